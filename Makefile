@@ -1,0 +1,36 @@
+# `make quickstart` and `make test` work on a bare machine with Python >= 3.11 and make.
+PYTHON ?= python3
+BIN := .venv/bin
+INSTALLED := .venv/installed
+
+.PHONY: quickstart test check slow constraints clean
+
+quickstart: $(INSTALLED)
+	$(BIN)/isogon quickstart
+
+test: check
+	$(BIN)/python -m pytest -m "not slow"
+
+slow: $(INSTALLED)
+	$(BIN)/python -m pytest -m slow
+
+check: $(INSTALLED)
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+$(INSTALLED): pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and f"Isogon needs Python 3.11 or newer, {sys.executable} is {sys.version.split()[0]}; run make with PYTHON=python3.12, say.")'
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt uv
+	$(BIN)/uv pip install --python $(BIN)/python --constraint constraints.txt --editable ".[distill,export,serving,quickstart,dev]"
+	touch $@
+
+# Pin what the ranges of pyproject.toml resolve to today, as plain name==version lines.
+constraints:
+	$(BIN)/uv pip compile --quiet --python-version 3.11 --no-annotate --no-header --no-emit-index-url --all-extras pyproject.toml --output-file constraints.txt
+	$(BIN)/uv --version | sed -E 's/^uv ([0-9.]+).*/uv==\1/' >> constraints.txt
+
+clean:
+	rm -rf .venv

@@ -1,0 +1,164 @@
+"""Any timm model as one thing: uint8 pixels in, tokens out, class token first."""
+
+import difflib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+import timm
+import torch
+from jaxtyping import Float, UInt8
+from torch import Tensor, nn
+
+from bundle import Preprocessing, UsageError
+
+# timm's models share methods, but no type that declares them.
+TimmModel = Any
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Features:
+    """A batch as a model sees it.
+
+    `tokens[:, 0]` is the class token and the rest are the grid's cells, row by row.
+    """
+
+    tokens: Float[Tensor, "b n d"]
+    grid: tuple[int, int]
+
+    @property
+    def pooled(self) -> Float[Tensor, "b d"]:
+        """The class token: one vector per image."""
+        return self.tokens[:, 0]
+
+    def detach(self) -> Self:
+        """Return the same features without their history."""
+        return type(self)(tokens=self.tokens.detach(), grid=self.grid)
+
+
+class Backbone(nn.Module):
+    """A timm model without its classifier, normalisation included.
+
+    Transformers give their last tokens after the final norm, registers left out; one
+    without class token gives its pooled vector in that place. For convolutional
+    networks (and Swin's maps) the tokens are the cells of the last feature map and
+    the class token is their pooled vector (ConvNeXt's after its norm), which extends
+    CosPress (arXiv:2411.15239) to them. A hidden layer between pooling and classifier
+    (MobileNetV3 and V4) is cut off, because it has no counterpart for cells.
+    """
+
+    model: TimmModel
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, model: TimmModel, preprocessing: Preprocessing) -> None:
+        super().__init__()
+        head_width = getattr(model, "head_hidden_size", None) or model.num_features
+        self._pools_in_head = head_width == model.num_features
+        if not self._pools_in_head:
+            model.prune_intermediate_layers(prune_head=True)
+        self.model = model
+        self.register_buffer("mean", _per_channel(preprocessing.mean), persistent=False)
+        self.register_buffer("std", _per_channel(preprocessing.std), persistent=False)
+        self.width: int = model.num_features
+
+    def forward(self, pixels: UInt8[Tensor, "b h w 3"]) -> Features:
+        """Return the tokens of uint8 RGB pixels."""
+        images = pixels.permute(0, 3, 1, 2).to(self.mean.dtype)
+        features = self.model.forward_features((images / 255 - self.mean) / self.std)
+        if features.ndim == 4:
+            return self._from_map(features)
+        return self._from_sequence(features)
+
+    @property
+    def is_convolutional(self) -> bool:
+        """Whether pooled features come from a map rather than from a class token."""
+        return not hasattr(self.model, "num_prefix_tokens")
+
+    def _from_map(self, features: Float[Tensor, "b _ _ _"]) -> Features:
+        channels_last = features
+        if getattr(self.model, "output_fmt", "NCHW") != "NHWC":
+            channels_last = features.permute(0, 2, 3, 1)
+        cells = channels_last.flatten(1, 2)
+        if self._pools_in_head:
+            pooled = self.model.forward_head(features, pre_logits=True)[:, None]
+        else:
+            pooled = cells.mean(dim=1, keepdim=True)
+        return Features(
+            tokens=torch.cat([pooled, cells], dim=1),
+            grid=(channels_last.shape[1], channels_last.shape[2]),
+        )
+
+    def _from_sequence(self, features: Float[Tensor, "b n d"]) -> Features:
+        cells = features[:, self.model.num_prefix_tokens :]
+        if getattr(self.model, "cls_token", None) is not None:
+            pooled = features[:, :1]
+        else:
+            pooled = self.model.forward_head(features, pre_logits=True)[:, None]
+        grid = self.model.patch_embed.grid_size
+        return Features(tokens=torch.cat([pooled, cells], dim=1), grid=tuple(grid))
+
+
+def timm_model(
+    name: str,
+    *,
+    size: tuple[int, int],
+    classes: int = 0,
+    pretrained: bool = False,
+    file: Path | None = None,
+) -> TimmModel:
+    """Return the timm model `name` for images of `size`.
+
+    Args:
+        name: a timm name, with or without tag.
+        size: (height, width) in pixels.
+        classes: outputs of its classifier; 0 leaves it out.
+        pretrained: whether to load weights, timm's own or those in `file`.
+        file: a local state dict to take instead of timm's.
+
+    Raises:
+        UsageError: timm has no such model, or it does not take this size.
+    """
+    if not timm.is_model(name):
+        raise UsageError(
+            f"timm {timm.__version__} has no model named {name!r}. "
+            f"Similar: {_similar(name) or 'none'}. `timm.list_models()` lists all."
+        )
+    config = timm.models.get_pretrained_cfg(name)
+    sizing: dict[str, Any] = {}
+    if config is not None and config.fixed_input_size:
+        sizing["img_size"] = size
+    overlay = None if file is None else {"file": str(file)}
+    try:
+        model = timm.create_model(
+            name, pretrained, pretrained_cfg_overlay=overlay, num_classes=classes, **sizing
+        )
+    except AssertionError as error:
+        raise _wrong_size(name, size, error) from error
+    _require_size(model, name, size)
+    return model
+
+
+def _require_size(model: TimmModel, name: str, size: tuple[int, int]) -> None:
+    """Try the size on one empty image; timm says so only when a model runs."""
+    try:
+        with torch.no_grad():
+            model.eval().forward_features(torch.zeros(1, 3, *size))
+    except (AssertionError, RuntimeError, ValueError) as error:
+        raise _wrong_size(name, size, error) from error
+
+
+def _wrong_size(name: str, size: tuple[int, int], error: Exception) -> UsageError:
+    return UsageError(
+        f"{name} does not take images of {size[0]} x {size[1]} pixels: {error}. "
+        f"Choose another `size`; transformers want a multiple of their patch."
+    )
+
+
+def _similar(name: str) -> str:
+    near = difflib.get_close_matches(name, timm.list_models(), n=4, cutoff=0.5)
+    return ", ".join(near)
+
+
+def _per_channel(values: tuple[float, float, float]) -> Float[Tensor, "3 1 1"]:
+    return torch.tensor(values, dtype=torch.float32).view(3, 1, 1)

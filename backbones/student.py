@@ -1,0 +1,86 @@
+"""The student: a backbone, an embedding layer where it needs one, unit-norm output."""
+
+from typing import Self
+
+import safetensors.torch
+import timm
+import torch.nn.functional as F
+from jaxtyping import Float, UInt8
+from torch import Tensor, nn
+
+from backbones.backbone import Backbone, Features, timm_model
+from bundle import Bundle, Preprocessing, StudentCard
+
+WEIGHTS = "model.safetensors"
+
+
+class Student(nn.Module):
+    """What is trained, stored in `model.safetensors` and exported; it has no other head.
+
+    A convolutional backbone's pooled features are usually non-negative and reach only
+    a corner of all directions, so it gets a linear embedding layer of its own, applied
+    to the pooled vector and to the cells alike. Our extension; a transformer ends in a
+    LayerNorm and gets one only if another width is asked for.
+    """
+
+    def __init__(self, backbone: Backbone, embedding: nn.Linear | None) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.embedding = embedding
+        self.width: int = backbone.width if embedding is None else embedding.out_features
+
+    @classmethod
+    def new(
+        cls, model: nn.Module, preprocessing: Preprocessing, *, width: int | None
+    ) -> Self:
+        """Build a student to be trained.
+
+        Args:
+            model: a timm model without classifier.
+            preprocessing: what its pixels went through.
+            width: of the embedding; None keeps a transformer's own width and gives a
+                convolutional network 192.
+        """
+        backbone = Backbone(model, preprocessing)
+        if width is None:
+            width = 192 if backbone.is_convolutional else backbone.width
+        needs_layer = backbone.is_convolutional or width != backbone.width
+        embedding = nn.Linear(backbone.width, width) if needs_layer else None
+        return cls(backbone, embedding)
+
+    def forward(self, pixels: UInt8[Tensor, "b h w 3"]) -> Features:
+        """Return the tokens in the embedding's space, not normalised."""
+        features: Features = self.backbone(pixels)
+        if self.embedding is None:
+            return features
+        return Features(tokens=self.embedding(features.tokens), grid=features.grid)
+
+    def embed(self, pixels: UInt8[Tensor, "b h w 3"]) -> Float[Tensor, "b d"]:
+        """Return unit-norm embeddings: the direction of the class token."""
+        features = self.backbone(pixels).pooled
+        if self.embedding is not None:
+            features = self.embedding(features)
+        return F.normalize(features, dim=1)
+
+
+def preprocessing_of(architecture: str, size: int, crop: float) -> Preprocessing:
+    """Return the preprocessing of a timm model at `size` x `size` pixels."""
+    config = timm.models.get_pretrained_cfg(architecture)
+    mean: tuple[float, ...] = (0.5, 0.5, 0.5)
+    std = mean
+    if config is not None:
+        mean, std = config.mean, config.std
+    document = {"height": size, "width": size, "crop": crop, "mean": mean, "std": std}
+    return Preprocessing.model_validate(document)
+
+
+def student_from_bundle(bundle: Bundle) -> Student:
+    """Return the bundle's student with its weights, in evaluation mode."""
+    card: StudentCard = bundle.manifest.student
+    preprocessing = bundle.manifest.preprocessing
+    size = (preprocessing.height, preprocessing.width)
+    backbone = Backbone(timm_model(card.architecture, size=size), preprocessing)
+    layer = nn.Linear(backbone.width, card.width) if card.embedding_layer else None
+    student = Student(backbone, layer)
+    safetensors.torch.load_model(student, bundle.file(WEIGHTS))
+    return student.eval().requires_grad_(False)

@@ -1,0 +1,72 @@
+"""The bundle: the one directory in which distil, export and serving meet. No torch.
+
+`README.md` beside this file specifies the format and its seven rules.
+"""
+
+from bundle.artifact import (
+    GOLDEN as GOLDEN,
+    ONNX as ONNX,
+    Artifact as Artifact,
+    golden_arrays as golden_arrays,
+    open_runner as open_runner,
+    parity_name as parity_name,
+    require_golden as require_golden,
+    vouched_artifact as vouched_artifact,
+)
+from bundle.calibration import (
+    Calibration as Calibration,
+    scores_needed as scores_needed,
+)
+from bundle.detectors import Detector as Detector, DetectorSpec as DetectorSpec
+from bundle.engines import EngineStamp as EngineStamp, Machine as Machine
+from bundle.errors import (
+    AppendOnlyError as AppendOnlyError,
+    BundleError as BundleError,
+    CheckFailedError as CheckFailedError,
+    DamagedFileError as DamagedFileError,
+    EngineMismatchError as EngineMismatchError,
+    ForbiddenFileError as ForbiddenFileError,
+    ImageError as ImageError,
+    ImageProblem as ImageProblem,
+    IsogonError as IsogonError,
+    SchemaVersionError as SchemaVersionError,
+    UnvouchedArtifactError as UnvouchedArtifactError,
+    UsageError as UsageError,
+)
+from bundle.folder import ImageFolder as ImageFolder
+from bundle.images import (
+    SUFFIXES as SUFFIXES,
+    ImageLimits as ImageLimits,
+    decode as decode,
+)
+from bundle.manifest import (
+    MANIFEST as MANIFEST,
+    SCHEMA_VERSION as SCHEMA_VERSION,
+    FileEntry as FileEntry,
+    Manifest as Manifest,
+    Provenance as Provenance,
+    StudentCard as StudentCard,
+    TeacherCard as TeacherCard,
+)
+from bundle.parity import (
+    Figures as Figures,
+    ParityReport as ParityReport,
+    Tolerance as Tolerance,
+    figures as figures,
+)
+from bundle.preprocessing import Preprocessing as Preprocessing
+from bundle.runners import (
+    OnnxRunner as OnnxRunner,
+    Outputs as Outputs,
+    Runner as Runner,
+)
+from bundle.split import (
+    Shares as Shares,
+    Split as Split,
+    split as split,
+)
+from bundle.store import (
+    Bundle as Bundle,
+    StageWriter as StageWriter,
+    require_absent as require_absent,
+)

@@ -1,0 +1,118 @@
+"""Artifacts: what may be run, and what vouches for it.
+
+An artifact is run only if its hash is in the manifest, a parity report names that
+very hash, and the report carries the artifact's own calibration. Before it answers
+anyone it must also reproduce the golden images.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from bundle.calibration import Calibration
+from bundle.engines import EngineStamp, Machine
+from bundle.errors import BundleError, CheckFailedError, UnvouchedArtifactError
+from bundle.parity import ParityReport, figures
+from bundle.runners import OnnxRunner, Outputs, Runner
+from bundle.store import Bundle
+
+ONNX = "onnx/model.onnx"
+GOLDEN = "golden.safetensors"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Artifact:
+    """A runnable file of a bundle, vouched for."""
+
+    name: str
+    path: Path
+    fingerprint: str  # SHA-256 of the file; its metadata holds the preprocessing
+    report: ParityReport
+    calibration: Calibration
+
+
+def parity_name(artifact: str) -> str:
+    """Return where the parity report of an artifact is kept."""
+    return f"parity/{Path(artifact).name}.json"
+
+
+def vouched_artifact(bundle: Bundle, name: str = ONNX) -> Artifact:
+    """Return the artifact, if a report vouches for exactly its bytes (rules 3 to 5).
+
+    Raises:
+        UnvouchedArtifactError: no report, one for another hash, one that failed, or
+            one without calibration.
+        EngineMismatchError: an engine built for another machine.
+    """
+    if name not in bundle or parity_name(name) not in bundle:
+        raise UnvouchedArtifactError(
+            f"{bundle.path} has no {name} with a parity report. "
+            f"Run `isogon export {bundle.path}` first."
+        )
+    if name.endswith(".engine"):
+        EngineStamp.from_name(name).require_match(Machine.here())
+    report = bundle.record(parity_name(name), ParityReport)
+    digest = bundle.manifest.files[name].sha256
+    if report.sha256 != digest:
+        raise UnvouchedArtifactError(
+            f"{bundle.path}: {parity_name(name)} vouches for {report.sha256[:12]}…, but "
+            f"{name} is {digest[:12]}…. Run `isogon export {bundle.path}` again."
+        )
+    if not report or report.calibration is None:
+        raise UnvouchedArtifactError(
+            f"{bundle.path}: {name} did not pass parity: {'; '.join(report.failures)}. "
+            f"Run `isogon export {bundle.path}` again."
+        )
+    return Artifact(
+        name=name,
+        path=bundle.file(name),
+        fingerprint=digest,
+        report=report,
+        calibration=report.calibration,
+    )
+
+
+def golden_arrays(pixels: np.ndarray, outputs: Outputs) -> dict[str, np.ndarray]:
+    """Return what `golden.safetensors` holds: pixels and the reference's answers."""
+    return {
+        "pixels": pixels,
+        "embeddings": outputs.embeddings,
+        "ood_scores": outputs.ood_scores,
+    }
+
+
+def require_golden(bundle: Bundle, artifact: Artifact, runner: Runner) -> None:
+    """Raise `CheckFailedError` unless `runner` reproduces the golden images (rule 7).
+
+    The bounds are those under which the artifact passed parity.
+    """
+    arrays = bundle.arrays(GOLDEN)
+    reference = Outputs(embeddings=arrays["embeddings"], ood_scores=arrays["ood_scores"])
+    candidate = runner.run(arrays["pixels"])
+    found = figures(
+        reference,
+        candidate,
+        reference_is_ood=artifact.calibration.is_ood(reference.ood_scores),
+        candidate_is_ood=artifact.calibration.is_ood(candidate.ood_scores),
+    ).failures(artifact.report.tolerance)
+    if found:
+        raise CheckFailedError(
+            f"{bundle.path}: {artifact.name} on {runner.name} does not reproduce the "
+            f"golden images: {'; '.join(found)}. It is not served; run "
+            f"`isogon export {bundle.path}` on this machine."
+        )
+
+
+def open_runner(artifact: Artifact, *, threads: int | None = None) -> Runner:
+    """Return the runner for an artifact.
+
+    Raises:
+        BundleError: an engine; this version builds none and runs ONNX graphs only.
+    """
+    if artifact.name.endswith(".engine"):
+        raise BundleError(
+            f"{artifact.name} is a TensorRT engine, and this version of Isogon runs "
+            f"ONNX graphs only. Serve {ONNX} instead."
+        )
+    return OnnxRunner(artifact.path, threads=threads)

@@ -1,0 +1,53 @@
+"""Distance to the k-th nearest familiar embedding."""
+
+from dataclasses import dataclass
+from typing import Self
+
+import numpy as np
+from jaxtyping import Float
+
+from bundle.detectors.detector import Detector
+from bundle.errors import UsageError
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Knn(Detector):
+    """Squared distance of directions, `2 - 2 cos`, to the k-th nearest in the bank.
+
+    k = 1 is the maximum cosine of CosPress's evaluation (arXiv:2411.15239), k = 50
+    the setting of OpenOOD v1.5 (Sun et al., arXiv:2204.06507). The score is the
+    negative of OpenOOD's `conf`.
+    """
+
+    bank: Float[np.ndarray, "n d"]  # unit norm
+    k: int
+
+    @classmethod
+    def fit(cls, embeddings: Float[np.ndarray, "n d"], *, k: int) -> Self:
+        """Keep the directions of the familiar embeddings as the bank.
+
+        Raises:
+            UsageError: the bank is smaller than k.
+        """
+        if len(embeddings) < k:
+            raise UsageError(
+                f"The knn detector with k = {k} needs a bank of at least {k} "
+                f"embeddings, got {len(embeddings)}; lower k or add images."
+            )
+        return cls(bank=_directions(embeddings), k=k)
+
+    def score(self, embeddings: Float[np.ndarray, "b d"]) -> Float[np.ndarray, " b"]:
+        """Return 2 - 2 cos to the k-th nearest of the bank, in [0, 4]."""
+        cosines = _directions(embeddings) @ self.bank.T
+        kth = cosines.shape[1] - self.k
+        scores: np.ndarray = 2 - 2 * np.partition(cosines, kth, axis=1)[:, kth]
+        return scores
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """Return the bank, [n, d]."""
+        return {"bank": self.bank}
+
+
+def _directions(embeddings: Float[np.ndarray, "n d"]) -> Float[np.ndarray, "n d"]:
+    directions: np.ndarray = embeddings / np.linalg.norm(embeddings, axis=1, keepdims=True)
+    return directions

@@ -1,0 +1,121 @@
+"""From bytes to an RGB image: the one decoder, for training and for uploads.
+
+EXIF orientation is applied, transparency is laid on white, 16-bit samples keep
+their high byte, greyscale, palette and CMYK become RGB. Embedded ICC profiles are
+ignored. Of an animation the first frame counts.
+"""
+
+import io
+import struct
+from dataclasses import dataclass
+
+import numpy as np
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from bundle.errors import ImageError, ImageProblem
+
+FORMATS = ("JPEG", "PNG", "WEBP")
+SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp"})
+
+# Formats people do send, told apart from noise by their first bytes.
+_OTHER_FORMATS = {
+    b"GIF8": "a GIF",
+    b"BM": "a BMP",
+    b"II*\0": "a TIFF",
+    b"MM\0*": "a TIFF",
+    b"%PDF": "a PDF",
+    b"<svg": "an SVG",
+    b"<?xml": "an XML",
+}
+_HEIF_BRANDS = (b"ftypheic", b"ftypheix", b"ftypmif1", b"ftypavif")
+
+# Our own limit is judged on the header, before any pixel is decoded, and per call.
+Image.MAX_IMAGE_PIXELS = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ImageLimits:
+    """The largest image that is decoded."""
+
+    bytes: int = 20 * 2**20
+    pixels: int = 64_000_000
+
+
+def decode(data: bytes, limits: ImageLimits | None = None) -> Image.Image:
+    """Return the RGB image that `data` encodes, upright.
+
+    Raises:
+        ImageError: too large (judged before decoding), an unsupported format, or
+            bytes that do not decode to the end.
+    """
+    limits = limits or ImageLimits()
+    if len(data) > limits.bytes:
+        raise ImageError(
+            ImageProblem.TOO_LARGE,
+            f"has {len(data):,} bytes, more than the limit of {limits.bytes:,}. "
+            f"Send a smaller file.",
+        )
+    image = _opened(data)
+    if image.width * image.height > limits.pixels:
+        raise ImageError(
+            ImageProblem.TOO_LARGE,
+            f"has {image.width} x {image.height} pixels, more than the limit of "
+            f"{limits.pixels:,}. Scale it down.",
+        )
+    try:
+        image.load()
+        return _rgb(_upright(image))
+    # Hostile bytes reach many decoders here, each with errors of its own kind.
+    except Exception as error:
+        raise ImageError(
+            ImageProblem.UNDECODABLE,
+            f"is truncated or damaged: {error}. Send the complete file.",
+        ) from error
+
+
+def _opened(data: bytes) -> Image.Image:
+    if not data:
+        raise ImageError(ImageProblem.UNDECODABLE, "is empty. Send JPEG, PNG or WebP data.")
+    try:
+        return Image.open(io.BytesIO(data), formats=FORMATS)
+    except UnidentifiedImageError as error:
+        found = _other_format(data)
+        if found:
+            raise ImageError(
+                ImageProblem.UNSUPPORTED, f"is {found} file. Send JPEG, PNG or WebP."
+            ) from error
+        raise ImageError(
+            ImageProblem.UNDECODABLE,
+            f"is not an image this service can read: it starts with {data[:8]!r}. "
+            f"Send JPEG, PNG or WebP.",
+        ) from error
+    except (OSError, SyntaxError, ValueError, struct.error) as error:
+        raise ImageError(
+            ImageProblem.UNDECODABLE,
+            f"has a damaged header: {error}. Send the complete file.",
+        ) from error
+
+
+def _other_format(data: bytes) -> str | None:
+    if data[4:12] in _HEIF_BRANDS:
+        return "a HEIF or AVIF"
+    start = data.lstrip()
+    return next((n for magic, n in _OTHER_FORMATS.items() if start.startswith(magic)), None)
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    try:
+        return ImageOps.exif_transpose(image)
+    except (OSError, SyntaxError, ValueError, KeyError, TypeError, struct.error):
+        return image  # unreadable EXIF says nothing about the orientation
+
+
+def _rgb(image: Image.Image) -> Image.Image:
+    if image.mode.startswith("I"):  # 16-bit greyscale; Pillow would clip at 255
+        high_byte = np.asarray(image).astype(np.uint32) >> 8
+        return Image.fromarray(high_byte.astype(np.uint8)).convert("RGB")
+    if image.has_transparency_data:
+        layer = image.convert("RGBA")
+        white = Image.new("RGBA", layer.size, "white")
+        return Image.alpha_composite(white, layer).convert("RGB")
+    return image.convert("RGB")

@@ -1,0 +1,47 @@
+"""From an RGB image to the uint8 pixels every runner takes: crop and resize, once.
+
+Training-evaluation, parity, calibration and serving all call this. Normalisation
+is not here: it is part of the exported graph.
+"""
+
+from typing import Annotated
+
+import numpy as np
+from jaxtyping import UInt8
+from PIL import Image
+from pydantic import BaseModel, ConfigDict, Field
+
+Channel = Annotated[float, Field(ge=0)]
+
+
+class Preprocessing(BaseModel):
+    """The centred box that is kept of an image, and the size it is brought to.
+
+    The box is the largest one with the target's aspect ratio, times `crop`; it is
+    resampled in one step (bicubic, antialiased). Cutting before resizing gives the
+    pixels of the usual resize-then-crop up to rounding, and bounds the work for
+    images of any aspect ratio.
+
+    `mean` and `std` are in units of [0, 1] and are applied inside the graph.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    height: int = Field(ge=1)
+    width: int = Field(ge=1)
+    crop: float = Field(default=1.0, gt=0, le=1)
+    mean: tuple[Channel, Channel, Channel]
+    std: tuple[Channel, Channel, Channel]
+
+    def pixels(self, image: Image.Image) -> UInt8[np.ndarray, "h w 3"]:
+        """Return the image's pixels at the model's size, RGB."""
+        scale = self.crop * min(image.width / self.width, image.height / self.height)
+        box_width, box_height = self.width * scale, self.height * scale
+        left = (image.width - box_width) / 2
+        top = (image.height - box_height) / 2
+        resized = image.resize(
+            (self.width, self.height),
+            Image.Resampling.BICUBIC,
+            box=(left, top, left + box_width, top + box_height),
+        )
+        return np.array(resized)

@@ -1,0 +1,190 @@
+"""What the command line shows: results on stdout, progress and errors on stderr."""
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from rich.table import Table
+
+if TYPE_CHECKING:
+    from bundle import Bundle, ParityReport
+
+_out = Console(highlight=False)
+_err = Console(stderr=True, highlight=False)
+
+
+def progress() -> Progress:
+    """Return progress bars with the work done, the time spent and the time left."""
+    return Progress(
+        TextColumn("{task.description:32}"),
+        BarColumn(bar_width=28),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+        console=_err,
+    )
+
+
+def note(text: str) -> None:
+    """Say something that is not a result."""
+    _err.print(text, markup=False, soft_wrap=True)
+
+
+def failure(error: Exception) -> None:
+    """Say what went wrong, the table of a failed gate first."""
+    report = getattr(error, "report", None)
+    if report is not None:
+        _err.print(_parity_table(report))
+    _err.print("[bold red]Error[/]", end=" ")
+    note(str(error))
+
+
+def as_json(document: Any) -> None:
+    """Print a result for machines."""
+    print(json.dumps(document, indent=2))
+
+
+def evaluation(path: Path, document: dict[str, Any]) -> None:
+    """Print what the student kept of its teacher, and what to do next."""
+    _out.print(_evaluation_table(document, title=str(path)))
+    _out.print(f"\nNext: isogon export {path}", markup=False)
+
+
+def parity(report: "ParityReport") -> None:
+    """Print a parity report that passed."""
+    _out.print(_parity_table(report))
+
+
+def inspection(bundle: "Bundle", document: dict[str, Any]) -> None:
+    """Print where a bundle comes from, what it is worth and what it holds."""
+    manifest = bundle.manifest
+    facts = _table(manifest.name, "", "")
+    facts.add_row("student", f"{manifest.student.architecture}, {manifest.width} wide")
+    facts.add_row(
+        "teacher", f"{manifest.teacher.architecture} ({manifest.teacher.weights})"
+    )
+    facts.add_row("teacher's licence", manifest.teacher.licence)
+    crop = manifest.preprocessing
+    facts.add_row("pixels", f"{crop.height} x {crop.width}, crop {crop.crop:g}")
+    provenance = manifest.provenance
+    facts.add_row("images", f"{provenance.images} ({provenance.image_count:,})")
+    facts.add_row("made", provenance.created)
+    for package, version in provenance.versions.items():
+        facts.add_row(package, version)
+    _out.print(facts)
+    _out.print(_evaluation_table(document, title="Evaluation"))
+    files = _table("Files, all intact", "file", "stage", "bytes", "SHA-256")
+    for name, entry in manifest.files.items():
+        files.add_row(name, entry.stage, f"{entry.bytes:,}", f"{entry.sha256[:12]}…")
+    _out.print(files)
+
+
+def quickstart(
+    bundle: "Bundle",
+    report: "ParityReport",
+    *,
+    latencies: dict[str, float],
+    examples: tuple[Path, ...],
+    answers: list[dict[str, Any]],
+) -> None:
+    """Print the whole chain's figures and the commands to go on with."""
+    document = json.loads(bundle.file("evaluation.json").read_bytes())
+    table = _evaluation_table(document, title=f"{bundle.path}", bundle=bundle)
+    figures = report.figures
+    table.add_section()
+    table.add_row("parity: minimum cosine", "", f"{figures.min_cosine:.7f}")
+    table.add_row("parity: largest error", "", f"{figures.max_abs_error:.1e}")
+    table.add_row("parity: neighbours kept", "", f"{figures.neighbour_agreement:.4f}")
+    table.add_row("parity: same decisions", "", f"{figures.decision_agreement:.4f}")
+    for name, milliseconds in latencies.items():
+        table.add_row(f"latency, {name}", "", f"{milliseconds:.2f} ms")
+    table.add_section()
+    for kind, image, ood in zip(("familiar", "unfamiliar"), examples, answers, strict=True):
+        verdict = "unfamiliar" if ood["is_ood"] else "familiar"
+        table.add_row(f"{kind}: {image.name}", "", f"p = {ood['p_value']:.4f}, {verdict}")
+    _out.print(table)
+    _out.print(
+        f"\nNext:\n"
+        f"  isogon serve {bundle.path}\n"
+        f"  curl -F images=@{examples[1]} localhost:3000/v1/embed\n"
+        f"  isogon inspect {bundle.path}\n"
+        f"  isogon quickstart --images YOUR_FOLDER --output yours.isogon",
+        markup=False,
+        soft_wrap=True,
+    )
+
+
+def _evaluation_table(
+    document: dict[str, Any], *, title: str, bundle: "Bundle | None" = None
+) -> Table:
+    table = _table(title, "", "teacher", "student")
+    if bundle is not None:
+        manifest = bundle.manifest
+        table.add_row("model", manifest.teacher.architecture, manifest.student.architecture)
+        table.add_row(
+            "parameters",
+            f"{manifest.teacher.parameters:,}",
+            f"{manifest.student.parameters:,}",
+        )
+    teacher, student = document["teacher"], document["student"]
+    fidelity = document["fidelity"]
+    table.add_row("angle distortion", "", f"{fidelity['angle_distortion']:.3f}")
+    table.add_row("neighbour overlap@10", "", f"{fidelity['neighbour_overlap']:.3f}")
+    if teacher["knn_accuracy"] is not None:
+        table.add_row(
+            "kNN accuracy",
+            f"{teacher['knn_accuracy']:.3f}",
+            f"{student['knn_accuracy']:.3f}",
+        )
+    for detector, auroc in (teacher["ood_auroc"] or {}).items():
+        table.add_row(
+            f"OOD AUROC, {detector}",
+            f"{auroc:.3f}",
+            f"{student['ood_auroc'][detector]:.3f}",
+        )
+    return table
+
+
+def _parity_table(report: "ParityReport") -> Table:
+    figures, tolerance = report.figures, report.tolerance
+    table = _table(f"{report.artifact} on {report.candidate}", "", "seen", "bound", "")
+    rows = [
+        ("largest error", figures.max_abs_error, "<=", tolerance.max_abs_error),
+        ("minimum cosine", figures.min_cosine, ">=", tolerance.min_cosine),
+        (
+            "neighbours kept",
+            figures.neighbour_agreement,
+            ">=",
+            tolerance.neighbour_agreement,
+        ),
+        (
+            "same decisions",
+            figures.decision_agreement,
+            ">=",
+            tolerance.decision_agreement,
+        ),
+    ]
+    for name, seen, sign, bound in rows:
+        holds = seen <= bound if sign == "<=" else seen >= bound
+        mark = "[green]ok[/]" if holds else "[red]broken[/]"
+        table.add_row(name, f"{seen:.8g}", f"{sign} {bound:g}", mark)
+    sizes = ", ".join(map(str, report.batch_sizes))
+    table.add_row("images compared", f"{figures.images:,}", "> 0", f"batches {sizes}")
+    return table
+
+
+def _table(title: str, *columns: str) -> Table:
+    table = Table(title=title, title_justify="left", title_style="bold", min_width=60)
+    for number, column in enumerate(columns):
+        table.add_column(column, justify="left" if number == 0 else "right")
+    return table

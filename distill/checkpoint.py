@@ -1,0 +1,55 @@
+"""Checkpoints: what an interrupted run continues from, replaced atomically."""
+
+import hashlib
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from bundle import UsageError
+from distill.recipe import Recipe
+
+NAME = "checkpoint.pt"
+
+
+class Checkpoint:
+    """One file per run, tied to the recipe and the images it belongs to."""
+
+    def __init__(self, folder: Path, recipe: Recipe, names: tuple[str, ...]) -> None:
+        content = recipe.model_dump_json() + "\n".join(names)
+        self._key = hashlib.sha256(content.encode("utf-8", "surrogateescape")).hexdigest()
+        self._folder = folder
+        self.path = folder / NAME
+
+    def save(self, state: dict[str, Any]) -> None:
+        """Replace the checkpoint; a run killed meanwhile leaves the previous one."""
+        self._folder.mkdir(parents=True, exist_ok=True)
+        pending = self.path.with_suffix(".pending")
+        with pending.open("wb") as file:
+            torch.save({"key": self._key, **state}, file)
+            file.flush()
+            os.fsync(file.fileno())
+        pending.replace(self.path)
+
+    def load(self) -> dict[str, Any] | None:
+        """Return the saved state, or None where no run was interrupted.
+
+        Raises:
+            UsageError: the checkpoint belongs to another recipe or other images.
+        """
+        if not self.path.exists():
+            return None
+        state: dict[str, Any] = torch.load(self.path, map_location="cpu", weights_only=True)
+        if state.pop("key") != self._key:
+            raise UsageError(
+                f"{self.path} is of a run with another recipe or other images. Remove "
+                f"{self._folder} to start anew, or choose another --output."
+            )
+        return state
+
+    def remove(self) -> None:
+        """Remove the checkpoint and its folder once the run's bundle exists."""
+        self.path.unlink(missing_ok=True)
+        if self._folder.exists():
+            self._folder.rmdir()

@@ -1,0 +1,121 @@
+"""Distil: a recipe and a folder of images become a bundle."""
+
+import importlib.metadata
+from datetime import UTC, datetime
+from pathlib import Path
+
+import safetensors.torch
+import tomli_w
+import torch
+from rich.progress import Progress
+
+from backbones import WEIGHTS, Student
+from bundle import Bundle, Manifest, Provenance, require_absent
+from distill.checkpoint import Checkpoint
+from distill.embedding import Embedded, embed_roles
+from distill.evaluation import Evaluation, evaluate
+from distill.loading import TrainingViews
+from distill.preparation import (
+    Data,
+    Models,
+    prepare_data,
+    prepare_models,
+    preprocessing_for,
+)
+from distill.recipe import Recipe
+from distill.trainer import train
+
+
+def distill(recipe: Recipe, output: Path, progress: Progress) -> Bundle:
+    """Run `recipe` and write the bundle `output`; an interrupted run is continued.
+
+    Raises:
+        UsageError: something is at `output`, or the images or models do not do.
+    """
+    require_absent(output)
+    torch.manual_seed(recipe.train.seed)
+    data = prepare_data(recipe, progress)
+    models = prepare_models(recipe)
+    checkpoint = Checkpoint(work_folder(output), recipe, data.familiar.names)
+    logs = train(
+        models.student,
+        models.teacher,
+        models.objective,
+        TrainingViews(
+            data.familiar,
+            data.split.bank,
+            recipe.data,
+            batch_size=recipe.train.batch_size,
+            workers=recipe.train.workers,
+            seed=recipe.train.seed,
+        ),
+        recipe.train,
+        checkpoint,
+        progress,
+    )
+    preprocessing = preprocessing_for(recipe, recipe.student.name)
+    teacher, student = embed_roles(
+        [lambda pixels: models.teacher(pixels).pooled, models.student.embed],
+        data,
+        preprocessing,
+        progress,
+        device=next(models.student.parameters()).device,
+        workers=recipe.train.workers,
+    )
+    evaluation = evaluate(data, teacher, student, logs)
+    bundle = _write(recipe, output, data, models, student, evaluation)
+    checkpoint.remove()
+    return bundle
+
+
+def work_folder(output: Path) -> Path:
+    """Return where a run towards `output` keeps its checkpoint until it is done."""
+    return output.with_name(output.name + ".work")
+
+
+def _write(
+    recipe: Recipe,
+    output: Path,
+    data: Data,
+    models: Models,
+    student: Embedded,
+    evaluation: Evaluation,
+) -> Bundle:
+    preprocessing = preprocessing_for(recipe, recipe.student.name)
+    detector = recipe.ood.fit(student.bank, data.familiar.labels(data.bank))
+    manifest = Manifest(
+        name=recipe.name,
+        width=models.student.width,
+        preprocessing=preprocessing,
+        student=models.student_card,
+        teacher=models.teacher_card,
+        provenance=_provenance(recipe, data),
+    )
+    with Bundle.create(output, manifest) as writer:
+        document = recipe.model_dump(mode="json", exclude_none=True)
+        writer.write("recipe.toml", tomli_w.dumps(document))
+        writer.write(WEIGHTS, _weights(models.student))
+        writer.write("evaluation.json", evaluation)
+        writer.write("ood/detector.json", recipe.ood)
+        writer.write_arrays("ood/reference.safetensors", detector.arrays())
+        writer.write_arrays("held_out.safetensors", data.held_out(preprocessing))
+    return Bundle.open(output)
+
+
+def _weights(student: Student) -> bytes:
+    state = {name: value.cpu() for name, value in student.state_dict().items()}
+    return safetensors.torch.save(state)
+
+
+def _provenance(recipe: Recipe, data: Data) -> Provenance:
+    return Provenance(
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+        images=recipe.data.images,
+        image_count=len(data.familiar),
+        classes=data.familiar.classes,
+        seed=recipe.train.seed,
+        versions={
+            package: importlib.metadata.version(package)
+            for package in ("isogon", "lightning-fabric", "timm", "torch")
+        },
+    )

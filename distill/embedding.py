@@ -1,0 +1,65 @@
+"""Embeddings of the images of every role, by several models, each image read once."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Float32
+from rich.progress import Progress
+from torch import Tensor
+
+from bundle import ImageFolder, Preprocessing
+from bundle.folder import Indices
+from distill.loading import plain_crops
+from distill.preparation import Data
+
+Embed = Callable[[Tensor], Float[Tensor, "b d"]]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Embedded:
+    """One model's unit-norm embeddings by role."""
+
+    bank: Float32[np.ndarray, "n d"]
+    test: Float32[np.ndarray, "m d"]
+    unfamiliar: Float32[np.ndarray, "u d"] | None
+
+
+def embed_roles(
+    models: Sequence[Embed],
+    data: Data,
+    preprocessing: Preprocessing,
+    progress: Progress,
+    *,
+    device: torch.device,
+    workers: int,
+) -> list[Embedded]:
+    """Return each model's embeddings of the bank, the test and the unfamiliar images.
+
+    The models are on `device`; the pixels, those of deployment, are brought there.
+    """
+
+    def embeddings(
+        folder: ImageFolder, indices: Indices, role: str
+    ) -> list[Float32[np.ndarray, "n _"]]:
+        crops = plain_crops(folder, indices, preprocessing, workers=workers)
+        batches: list[list[np.ndarray]] = [[] for _ in models]
+        with torch.inference_mode():
+            for pixels in progress.track(crops, description=f"Embedding the {role}"):
+                for found, model in zip(batches, models, strict=True):
+                    vectors = F.normalize(model(pixels.to(device)).float(), dim=1)
+                    found.append(vectors.cpu().numpy())
+        return [np.concatenate(found) for found in batches]
+
+    bank = embeddings(data.familiar, data.bank, "bank")
+    test = embeddings(data.familiar, data.split.test, "test images")
+    unfamiliar: Sequence[np.ndarray | None] = [None] * len(models)
+    if data.unfamiliar is not None:
+        everything = np.arange(len(data.unfamiliar))
+        unfamiliar = embeddings(data.unfamiliar, everything, "unfamiliar images")
+    return [
+        Embedded(bank=bank[i], test=test[i], unfamiliar=unfamiliar[i])
+        for i in range(len(models))
+    ]

@@ -1,0 +1,24 @@
+"""The plain baseline: point where the teacher points."""
+
+import torch.nn.functional as F
+from torch import nn
+
+from backbones import Features
+from distill.objectives.objective import Objective, Terms
+
+
+class Cosine(Objective):
+    """mean_b [1 - cos(W s_cls + c, t_cls)], with a trained map to the teacher's width.
+
+    The map is not kept, so the student's own angles follow the teacher's only as far
+    as W lets them; this is the baseline that CosPress improves on (arXiv:2411.15239).
+    """
+
+    def __init__(self, teacher_width: int, student_width: int) -> None:
+        super().__init__()
+        self.expand = nn.Linear(student_width, teacher_width)
+
+    def forward(self, student: Features, teacher: Features) -> Terms:
+        """Return the term cosine."""
+        cosine = F.cosine_similarity(self.expand(student.pooled), teacher.pooled, dim=1)
+        return {"cosine": (1 - cosine).mean()}

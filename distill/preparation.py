@@ -1,0 +1,155 @@
+"""What a run starts from: images with their roles, a teacher, a student, an objective."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import UInt8
+from rich.progress import Progress
+from torch import nn
+
+from backbones import Backbone, Student, preprocessing_of, timm_model
+from bundle import (
+    ImageFolder,
+    Preprocessing,
+    Shares,
+    Split,
+    StudentCard,
+    TeacherCard,
+    split,
+)
+from bundle.folder import Indices
+from distill.objectives import Cosine, CosPress, Objective
+from distill.recipe import CosPressSection, Recipe
+from distill.weights import pretrained
+
+_UNFAMILIAR_KEPT = 64  # unfamiliar images kept in the bundle for parity
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Data:
+    """The familiar images with their roles, and the unfamiliar ones."""
+
+    familiar: ImageFolder
+    split: Split
+    bank: Indices  # those training images that are kept as references
+    unfamiliar: ImageFolder | None
+
+    def held_out(self, preprocessing: Preprocessing) -> dict[str, np.ndarray]:
+        """Return the pixels that parity and calibration need, by role."""
+
+        def pixels(folder: ImageFolder, indices: Indices) -> UInt8[np.ndarray, "n h w 3"]:
+            return np.stack(
+                [preprocessing.pixels(folder.image(int(index))) for index in indices]
+            )
+
+        arrays = {"familiar": pixels(self.familiar, self.split.calibration)}
+        if self.unfamiliar is not None:
+            kept = np.arange(min(_UNFAMILIAR_KEPT, len(self.unfamiliar)))
+            arrays["unfamiliar"] = pixels(self.unfamiliar, kept)
+        return arrays
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Models:
+    """The networks of a run, each with what a bundle says of it."""
+
+    teacher: Backbone
+    teacher_card: TeacherCard
+    student: Student
+    student_card: StudentCard
+    objective: Objective
+
+
+def prepare_data(recipe: Recipe, progress: Progress) -> Data:
+    """List, check and divide the images.
+
+    Raises:
+        UsageError: a folder without images, or too few for the false-alarm rate.
+    """
+    section = recipe.data
+    familiar = ImageFolder.list(Path(section.images))
+    unfamiliar = None
+    if section.unfamiliar is not None:
+        unfamiliar = ImageFolder.list(Path(section.unfamiliar))
+    shares = Shares(
+        calibration=section.calibration_share,
+        calibration_limit=section.calibration_limit,
+        test=section.test_share,
+    )
+    roles = split(familiar, familiar.readable(progress), shares, alpha=recipe.ood.alpha)
+    return Data(
+        familiar=familiar,
+        split=roles,
+        bank=roles.bank[: section.bank_limit],
+        unfamiliar=unfamiliar,
+    )
+
+
+def prepare_models(recipe: Recipe) -> Models:
+    """Build the frozen teacher, the student and the objective between them.
+
+    Raises:
+        UsageError: a model or its weights are not to be had.
+    """
+    teacher, teacher_card = _teacher(recipe)
+    student, student_card = _student(recipe)
+    if isinstance(recipe.objective, CosPressSection):
+        objective: Objective = CosPress(
+            teacher.width, student.width, recipe.objective.temperatures
+        )
+    else:
+        objective = Cosine(teacher.width, student.width)
+    return Models(
+        teacher=teacher,
+        teacher_card=teacher_card,
+        student=student,
+        student_card=student_card,
+        objective=objective,
+    )
+
+
+def preprocessing_for(recipe: Recipe, architecture: str) -> Preprocessing:
+    """Return the recipe's crop and size with this architecture's normalisation."""
+    return preprocessing_of(architecture, recipe.data.size, recipe.data.crop)
+
+
+def _teacher(recipe: Recipe) -> tuple[Backbone, TeacherCard]:
+    section = recipe.teacher
+    source = pretrained(section.name, section.checkpoint, size=_size(recipe))
+    teacher = Backbone(source.model, preprocessing_for(recipe, section.name))
+    card = TeacherCard(
+        architecture=section.name,
+        weights=source.weights,
+        licence=source.licence,
+        width=teacher.width,
+        parameters=_parameters(teacher),
+    )
+    return teacher.eval().requires_grad_(False), card
+
+
+def _student(recipe: Recipe) -> tuple[Student, StudentCard]:
+    section = recipe.student
+    if section.pretrained or section.checkpoint:
+        source = pretrained(section.name, section.checkpoint, size=_size(recipe))
+        model, licence = source.model, source.licence
+    else:
+        model, licence = timm_model(section.name, size=_size(recipe)), "none given"
+    preprocessing = preprocessing_for(recipe, section.name)
+    student = Student.new(model, preprocessing, width=section.width)
+    card = StudentCard(
+        architecture=section.name,
+        licence=licence,
+        width=student.width,
+        embedding_layer=student.embedding is not None,
+        parameters=_parameters(student),
+    )
+    return student, card
+
+
+def _size(recipe: Recipe) -> tuple[int, int]:
+    return recipe.data.size, recipe.data.size
+
+
+def _parameters(module: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in module.parameters())

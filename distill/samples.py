@@ -1,0 +1,71 @@
+"""Real images that ship inside Python packages: digits to learn, photographs to doubt."""
+
+import shutil
+from importlib.resources import files
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+from rich.progress import Progress
+from sklearn.datasets import load_digits
+
+# scikit-image's photographs, micrographs and textures that are part of its wheel.
+_PHOTOGRAPHS = (
+    "astronaut.png", "brick.png", "camera.png", "cell.png", "chelsea.png",
+    "clock_motion.png", "coffee.png", "coins.png", "color.png", "grass.png",
+    "gravel.png", "hubble_deep_field.jpg", "ihc.png", "moon.png",
+    "motorcycle_left.png", "page.png", "retina.jpg", "rocket.jpg", "text.png",
+)  # fmt: skip
+_SCENES = ("china.jpg", "flower.jpg")  # scikit-learn's
+
+
+def sample_images(folder: Path, progress: Progress) -> tuple[Path, Path]:
+    """Write the sample images below `folder` once; return both folders.
+
+    The first is familiar: scikit-learn's 1,797 handwritten digits of 8 x 8 pixels,
+    by class. The second is unfamiliar: photographs and textures, each whole and as
+    its four quarters.
+    """
+    familiar, unfamiliar = folder / "familiar", folder / "unfamiliar"
+    if not familiar.exists():
+        _whole(familiar, _write_digits, progress)
+    if not unfamiliar.exists():
+        _whole(unfamiliar, _write_photographs, progress)
+    return familiar, unfamiliar
+
+
+def _whole(folder: Path, write, progress: Progress) -> None:  # type: ignore[no-untyped-def]
+    """Let `write` fill a folder that appears only when it is complete."""
+    partial = folder.with_name(f".{folder.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    write(partial, progress)
+    partial.rename(folder)
+
+
+def _write_digits(folder: Path, progress: Progress) -> None:
+    digits = load_digits()
+    pairs = list(zip(digits.images, digits.target, strict=True))
+    for number, (image, label) in enumerate(
+        progress.track(pairs, description="Writing sample images")
+    ):
+        path = folder / str(label) / f"{number:04}.png"
+        path.parent.mkdir(exist_ok=True)
+        grey = (image * 255 / 16).round().astype(np.uint8)
+        Image.fromarray(grey).save(path)
+
+
+def _write_photographs(folder: Path, progress: Progress) -> None:
+    sources = [files("skimage") / "data" / name for name in _PHOTOGRAPHS]
+    sources += [files("sklearn.datasets.images") / name for name in _SCENES]
+    for source in progress.track(sources, description="Writing sample images"):
+        stem = Path(source.name).stem
+        with source.open("rb") as file, Image.open(file) as opened:
+            image = opened.convert("RGB")
+        image.save(folder / f"{stem}.jpg", quality=95)
+        width, height = image.width // 2, image.height // 2
+        for quarter, (left, top) in enumerate(
+            [(0, 0), (width, 0), (0, height), (width, height)]
+        ):
+            part = image.crop((left, top, left + width, top + height))
+            part.save(folder / f"{stem}_{quarter}.jpg", quality=95)

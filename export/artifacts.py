@@ -1,0 +1,155 @@
+"""Export: make an artifact, gate it, and let it into the bundle only if it passes."""
+
+from functools import partial
+
+import numpy as np
+from jaxtyping import Int
+from rich.progress import Progress
+
+from bundle import (
+    GOLDEN,
+    ONNX,
+    Bundle,
+    OnnxRunner,
+    Outputs,
+    ParityReport,
+    Preprocessing,
+    Runner,
+    StageWriter,
+    Tolerance,
+    golden_arrays,
+    open_runner,
+    parity_name,
+    require_golden,
+    vouched_artifact,
+)
+from bundle.runners import Pixels
+from export.graph import Graph, TorchRunner, graph_from_bundle
+from export.onnx import save_onnx
+from export.parity import (
+    BATCH_SIZES,
+    Measured,
+    ParityFailedError,
+    ParityImages,
+    measure,
+)
+
+_REFERENCE_BATCH = 32
+_GOLDEN_IMAGES = 8
+
+
+def export_onnx(
+    bundle: Bundle,
+    progress: Progress,
+    *,
+    tolerance: Tolerance | None = None,
+    extra: Pixels | None = None,
+) -> ParityReport:
+    """Add `onnx/model.onnx` with its parity report, calibration and golden images.
+
+    Args:
+        bundle: a distilled bundle.
+        progress: where to show progress.
+        tolerance: the bounds of the gate.
+        extra: more real pixels to compare on, beside the bundle's held-out ones.
+
+    Raises:
+        ParityFailedError: a bound is broken; the bundle stays as it was.
+    """
+    with bundle.stage("export") as stage:
+        return add_onnx(
+            stage,
+            graph_from_bundle(bundle),
+            bundle.manifest.preprocessing,
+            ParityImages.of(bundle, extra),
+            progress,
+            tolerance or Tolerance(),
+        )
+
+
+def add_onnx(
+    stage: StageWriter,
+    graph: Graph,
+    preprocessing: Preprocessing,
+    images: ParityImages,
+    progress: Progress,
+    tolerance: Tolerance,
+) -> ParityReport:
+    """Write the ONNX artifact of `graph` and what vouches for it; see `export_onnx`."""
+    task = progress.add_task("Exporting to ONNX", total=None)
+    path = stage.path(ONNX)
+    save_onnx(graph, preprocessing, path)
+    progress.update(task, total=1, completed=1)
+    reference, candidate = TorchRunner(graph), OnnxRunner(path)
+    expected = _expected(reference, images, progress)
+    measured = measure(expected, candidate, images, progress)
+    report = _report(measured, reference, candidate, stage.sha256(ONNX), tolerance)
+    if not report:
+        raise ParityFailedError(report, "It did not enter the bundle.")
+    golden = _golden(expected)
+    outputs = Outputs(
+        embeddings=expected.embeddings[golden], ood_scores=expected.ood_scores[golden]
+    )
+    stage.write(parity_name(ONNX), report)
+    stage.write_arrays(GOLDEN, golden_arrays(images.pixels[golden], outputs))
+    return report
+
+
+def verify(bundle: Bundle, progress: Progress) -> ParityReport:
+    """Repeat the golden check and the parity claim of the ONNX artifact, here and now.
+
+    Opening the bundle has verified every hash already.
+
+    Raises:
+        UnvouchedArtifactError: nothing vouches for the artifact.
+        CheckFailedError: it does not compute what its report claims.
+    """
+    artifact = vouched_artifact(bundle)
+    candidate = open_runner(artifact)
+    require_golden(bundle, artifact, candidate)
+    reference = TorchRunner(graph_from_bundle(bundle))
+    images = ParityImages.of(bundle)
+    expected = _expected(reference, images, progress)
+    measured = measure(expected, candidate, images, progress)
+    report = _report(
+        measured, reference, candidate, artifact.fingerprint, artifact.report.tolerance
+    )
+    if not report:
+        raise ParityFailedError(
+            report, f"Run `isogon export {bundle.path}` on this machine."
+        )
+    return report
+
+
+def _expected(reference: TorchRunner, images: ParityImages, progress: Progress) -> Outputs:
+    return reference.run_all(
+        images.pixels,
+        _REFERENCE_BATCH,
+        partial(progress.track, description="Running the reference"),
+    )
+
+
+def _report(
+    measured: Measured,
+    reference: TorchRunner,
+    candidate: Runner,
+    sha256: str,
+    tolerance: Tolerance,
+) -> ParityReport:
+    return ParityReport(
+        artifact=ONNX,
+        sha256=sha256,
+        reference=reference.name,
+        candidate=candidate.name,
+        batch_sizes=BATCH_SIZES,
+        figures=measured.figures,
+        tolerance=tolerance,
+        calibration=measured.calibration,
+    )
+
+
+def _golden(expected: Outputs) -> Int[np.ndarray, " n"]:
+    """Choose the most and the least familiar images: no rounding flips their decision."""
+    order = np.argsort(expected.ood_scores)
+    half = _GOLDEN_IMAGES // 2
+    return np.concatenate([order[:half], order[-half:]])

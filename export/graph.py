@@ -1,0 +1,62 @@
+"""The deployed function in torch: pixels to embedding and OOD score. The reference."""
+
+import torch
+from jaxtyping import Float, UInt8
+from torch import Tensor, nn
+
+from backbones import Student, student_from_bundle
+from bundle import Bundle, Detector, DetectorSpec, Outputs, Runner
+from bundle.runners import Pixels
+from export.detectors import module_from_detector
+
+TRAINING_DETECTOR = "ood"
+SITE_DETECTOR = "ood/site"
+
+
+class Graph(nn.Module):
+    """Normalisation, student, unit norm and detector in one traceable function."""
+
+    def __init__(self, student: Student, detector: Detector) -> None:
+        super().__init__()
+        self.student = student
+        self.score = module_from_detector(detector)
+
+    def forward(
+        self, images: UInt8[Tensor, "b h w 3"]
+    ) -> tuple[Float[Tensor, "b d"], Float[Tensor, " b"]]:
+        """Return unit-norm embeddings and OOD scores."""
+        embedding = self.student.embed(images)
+        return embedding, self.score(embedding)
+
+
+class TorchRunner(Runner):
+    """A graph in eager float32 torch on the CPU: what artifacts are compared with."""
+
+    def __init__(self, graph: Graph) -> None:
+        self._graph = graph.eval()
+        self.name = f"torch {torch.__version__} eager float32 on CPU"
+
+    def run(self, pixels: Pixels) -> Outputs:
+        """Return embeddings [b, d] and OOD scores [b] of one batch."""
+        with torch.inference_mode():
+            embeddings, scores = self._graph(torch.from_numpy(pixels))
+        return Outputs(embeddings=embeddings.numpy(), ood_scores=scores.numpy())
+
+
+def detector_in_force(bundle: Bundle) -> str:
+    """Return where the detector in force is kept: the site's, else the training's."""
+    on_site = f"{SITE_DETECTOR}/detector.json" in bundle
+    return SITE_DETECTOR if on_site else TRAINING_DETECTOR
+
+
+def detector_spec(bundle: Bundle, folder: str) -> DetectorSpec:
+    """Return the specification of the detector kept in `folder`."""
+    return bundle.record(f"{folder}/detector.json", DetectorSpec)
+
+
+def graph_from_bundle(bundle: Bundle, folder: str | None = None) -> Graph:
+    """Return the bundle's student with the detector in `folder`, or the one in force."""
+    folder = folder or detector_in_force(bundle)
+    statistics = bundle.arrays(f"{folder}/reference.safetensors")
+    detector = detector_spec(bundle, folder).load(statistics)
+    return Graph(student_from_bundle(bundle), detector)

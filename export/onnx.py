@@ -1,0 +1,47 @@
+"""ONNX through torch's dynamo exporter: one file that takes uint8 pixels."""
+
+import contextlib
+import io
+import logging
+from pathlib import Path
+
+import torch
+from torch.export import Dim
+
+from bundle import Preprocessing
+from export.graph import Graph
+
+OPSET = 20
+_METADATA = "isogon.preprocessing"
+
+
+def save_onnx(graph: Graph, preprocessing: Preprocessing, path: Path) -> None:
+    """Write `graph` to `path`: `images` uint8 [b, h, w, 3] -> `embedding`, `ood_score`.
+
+    The batch is dynamic, normalisation and detector are inside. The metadata holds the
+    preprocessing, so that the file's hash vouches for it too.
+    """
+    shape = (2, preprocessing.height, preprocessing.width, 3)
+    example = torch.zeros(shape, dtype=torch.uint8)
+    with _quiet():
+        program = torch.onnx.export(
+            graph.eval(),
+            (example,),
+            dynamo=True,
+            input_names=["images"],
+            output_names=["embedding", "ood_score"],
+            dynamic_shapes={"images": {0: Dim("batch")}},
+            opset_version=OPSET,
+            verbose=False,
+        )
+    assert program is not None  # only without dynamo
+    program.model.metadata_props[_METADATA] = preprocessing.model_dump_json()
+    program.save(path, external_data=False)
+
+
+@contextlib.contextmanager
+def _quiet():  # type: ignore[no-untyped-def]
+    """Keep the exporter's progress lines off stdout, which is for results."""
+    logging.getLogger("onnxscript").setLevel(logging.ERROR)
+    with contextlib.redirect_stdout(io.StringIO()):
+        yield

@@ -1,0 +1,99 @@
+"""Calibrate: refit the detector on the images of the place where it will run."""
+
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+from rich.progress import Progress
+
+from bundle import (
+    Bundle,
+    DetectorSpec,
+    ImageFolder,
+    ParityReport,
+    Preprocessing,
+    Shares,
+    Tolerance,
+    split,
+)
+from bundle.runners import Pixels
+from export.artifacts import add_onnx
+from export.graph import (
+    SITE_DETECTOR,
+    TRAINING_DETECTOR,
+    Graph,
+    TorchRunner,
+    detector_spec,
+    graph_from_bundle,
+)
+from export.parity import HELD_OUT, ParityImages, unfamiliar_pixels
+
+_BATCH = 32
+
+
+def calibrate(
+    bundle: Bundle,
+    images: Path,
+    progress: Progress,
+    *,
+    spec: DetectorSpec | None = None,
+) -> ParityReport:
+    """Fit the detector on the site's images and export the artifact with it, gated.
+
+    Most images become the detector's bank; the rest, which it never sees, calibrate
+    it. The detector fitted in training stays in the bundle beside the site's.
+
+    Args:
+        bundle: a distilled bundle.
+        images: a folder of images that are familiar at the site.
+        progress: where to show progress.
+        spec: another detector or false-alarm rate than the recipe's.
+
+    Raises:
+        UsageError: too few images for the false-alarm rate.
+        ParityFailedError: the new artifact does not pass; the old one stays.
+    """
+    spec = spec or detector_spec(bundle, TRAINING_DETECTOR)
+    folder = ImageFolder.list(images)
+    roles = split(folder, folder.readable(progress), Shares(test=0.0), alpha=spec.alpha)
+    preprocessing = bundle.manifest.preprocessing
+    bank = pixels_of(folder, roles.bank, preprocessing, progress)
+    familiar = pixels_of(folder, roles.calibration, preprocessing, progress)
+    before = graph_from_bundle(bundle, TRAINING_DETECTOR)
+    embeddings = (
+        TorchRunner(before)
+        .run_all(
+            bank,
+            _BATCH,
+            partial(progress.track, description="Embedding the bank"),
+        )
+        .embeddings
+    )
+    detector = spec.fit(embeddings, folder.labels(roles.bank))
+    with bundle.stage("calibrate") as stage:
+        stage.write(f"{SITE_DETECTOR}/detector.json", spec)
+        stage.write_arrays(f"{SITE_DETECTOR}/reference.safetensors", detector.arrays())
+        stage.write_arrays(f"{SITE_DETECTOR}/{HELD_OUT}", {"familiar": familiar})
+        return add_onnx(
+            stage.also("export"),
+            Graph(before.student, detector),
+            preprocessing,
+            ParityImages.joined(familiar, unfamiliar_pixels(bundle), alpha=spec.alpha),
+            progress,
+            Tolerance(),
+        )
+
+
+def pixels_of(
+    folder: ImageFolder,
+    indices: np.ndarray,
+    preprocessing: Preprocessing,
+    progress: Progress,
+) -> Pixels:
+    """Return the preprocessed pixels of these images of a folder."""
+    return np.stack(
+        [
+            preprocessing.pixels(folder.image(int(index)))
+            for index in progress.track(indices, description="Preprocessing")
+        ]
+    )

@@ -1,0 +1,360 @@
+"""The command line: the one module that knows every stage.
+
+Results go to stdout, progress to stderr. Exit status: 0 done, 1 a check failed, 2 wrong
+usage or a bad bundle. A stage is imported inside its command, so that `--help` is
+instant and `serve` never loads torch.
+"""
+
+import json
+import sys
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+from rich.progress import Progress
+
+import console
+
+if TYPE_CHECKING:
+    from bundle import Bundle, ParityReport
+    from distill import Recipe
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="markdown",
+    help="""Distil a vision model into a small student that keeps its angles, export it
+with proof, and serve embeddings with calibrated out-of-distribution (OOD) scores.
+
+Start with `isogon quickstart`. Everything a run makes is one directory, the *bundle*:
+`distill` makes it, `export` and `calibrate` add to it, `serve` answers from it.""",
+)
+
+BundlePath = Annotated[Path, typer.Argument(metavar="BUNDLE", help="A bundle's directory.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for machines.")]
+
+
+@app.command()
+def quickstart(
+    images: Annotated[
+        Path | None,
+        typer.Option(
+            help="A folder of your own images, with or without class folders. "
+            "Without it: handwritten digits from scikit-learn.",
+            show_default=False,
+        ),
+    ] = None,
+    unfamiliar: Annotated[
+        Path | None,
+        typer.Option(
+            help="Images the OOD score should flag. Without it: photographs and "
+            "textures from scikit-image and scikit-learn.",
+            show_default=False,
+        ),
+    ] = None,
+    teacher: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME[:CHECKPOINT]",
+            help="Any timm model, with timm's weights or those of a file. Without it: "
+            "EfficientNet-Lite0 with ImageNet weights from a package.",
+            show_default=False,
+        ),
+    ] = None,
+    output: Annotated[
+        Path, typer.Option(help="The bundle to make, or to take up again.")
+    ] = Path("quickstart.isogon"),
+    size: Annotated[int, typer.Option(help="Image size in pixels.", min=32)] = 96,
+    epochs: Annotated[
+        int | None,
+        typer.Option(
+            help="Passes over the images. Without it: about 1,200 steps.",
+            min=1,
+            show_default=False,
+        ),
+    ] = None,
+) -> None:
+    """The whole chain on real images, in minutes: distil, export, calibrate, serve.
+
+    Run it again and what is done already is kept: `isogon quickstart` continues an
+    interrupted run, and only measures and serves a finished one.
+    """
+    from bundle import Bundle
+    from distill import (
+        TEACHER,
+        distill as run,
+        example_images,
+        quickstart_recipe,
+        sample_images,
+    )
+
+    with console.progress() as progress:
+        samples = sample_images(Path("quickstart-images"), progress)
+        recipe = quickstart_recipe(
+            images or samples[0],
+            unfamiliar or samples[1],
+            teacher=teacher or TEACHER,
+            size=size,
+            epochs=epochs,
+        )
+        if output.exists():
+            bundle = _made_by(recipe, Bundle.open(output, rewriting=["export"]))
+        else:
+            bundle = run(recipe, output, progress)
+        report = _exported(bundle, progress)
+        examples = example_images(recipe)
+        console.quickstart(
+            bundle,
+            report,
+            latencies=_latencies(bundle, progress),
+            examples=examples,
+            answers=_asked_over_http(bundle, examples, progress),
+        )
+
+
+@app.command()
+def distill(
+    recipe: Annotated[Path, typer.Argument(metavar="RECIPE", help="A TOML file.")],
+    output: Annotated[
+        Path | None,
+        typer.Option(help="The bundle to make. [default: NAME.isogon]"),
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Teach a student what a teacher knows of a folder of images, and evaluate it.
+
+    RECIPE says which teacher, student and images; `recipes/` has examples. A run that
+    was interrupted continues from its last epoch when started again.
+    """
+    from distill import distill as run, recipe_from_toml
+
+    parsed = recipe_from_toml(recipe)
+    with console.progress() as progress:
+        bundle = run(parsed, output or Path(f"{parsed.name}.isogon"), progress)
+    if as_json:
+        console.as_json(_evaluation(bundle))
+    else:
+        console.evaluation(bundle.path, _evaluation(bundle))
+
+
+@app.command()
+def export(
+    bundle: BundlePath,
+    images: Annotated[
+        Path | None,
+        typer.Option(
+            help="More real images to compare on, beside the bundle's own.",
+            show_default=False,
+        ),
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Write ONNX with normalisation and OOD detector inside; gate it by parity.
+
+    The file is compared with eager float32 torch on real images at batch sizes 1, 2
+    and 7. It enters the bundle only if every bound holds; otherwise the exit status
+    is 1 and the bundle stays as it was.
+    """
+    from bundle import Bundle, ImageFolder
+    from export import export_onnx, pixels_of
+
+    opened = Bundle.open(bundle, rewriting=["export"])
+    with console.progress() as progress:
+        extra = None
+        if images is not None:
+            folder = ImageFolder.list(images)
+            usable = folder.readable(progress)
+            extra = pixels_of(folder, usable, opened.manifest.preprocessing, progress)
+        report = export_onnx(opened, progress, extra=extra)
+    _report(report, as_json)
+
+
+@app.command()
+def verify(bundle: BundlePath, as_json: AsJson = False) -> None:
+    """Check every hash and repeat every parity claim, on this machine.
+
+    Run it after moving a bundle, or after upgrading Isogon, torch or ONNX Runtime.
+    """
+    from bundle import Bundle
+    from export import verify as run
+
+    opened = Bundle.open(bundle)
+    with console.progress() as progress:
+        report = run(opened, progress)
+    _report(report, as_json)
+
+
+@app.command()
+def calibrate(
+    bundle: BundlePath,
+    images: Annotated[
+        Path, typer.Option(help="A folder of images that are familiar at the site.")
+    ],
+    detector: Annotated[
+        Literal["knn", "mahalanobis", "relative_mahalanobis"] | None,
+        typer.Option(help="Without it: the recipe's.", show_default=False),
+    ] = None,
+    k: Annotated[
+        int | None,
+        typer.Option(help="Which neighbour counts (knn).", min=1, show_default=False),
+    ] = None,
+    alpha: Annotated[
+        float | None,
+        typer.Option(
+            help="False-alarm rate: the share of familiar images that may be flagged.",
+            min=1e-4,
+            max=0.5,
+            show_default=False,
+        ),
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Refit the OOD detector on the images of the place where the model will run.
+
+    Most of them become the detector's bank; the rest, unseen by it, calibrate the
+    p-values. The artifact is exported again with the new detector, and gated.
+    """
+    from bundle import Bundle
+    from export import TRAINING_DETECTOR, calibrate as run, detector_spec
+
+    opened = Bundle.open(bundle, rewriting=["calibrate", "export"])
+    asked = {"name": detector, "k": k, "alpha": alpha}
+    given = {key: value for key, value in asked.items() if value is not None}
+    spec = detector_spec(opened, TRAINING_DETECTOR).model_copy(update=given)
+    with console.progress() as progress:
+        report = run(opened, images, progress, spec=spec)
+    _report(report, as_json)
+
+
+@app.command()
+def inspect(bundle: BundlePath, as_json: AsJson = False) -> None:
+    """Show what a bundle holds and where it came from; every hash is checked."""
+    from bundle import Bundle
+
+    opened = Bundle.open(bundle)
+    if as_json:
+        manifest = opened.manifest.model_dump(mode="json")
+        console.as_json({"manifest": manifest, "evaluation": _evaluation(opened)})
+    else:
+        console.inspection(opened, _evaluation(opened))
+
+
+@app.command()
+def serve(
+    bundle: BundlePath,
+    port: Annotated[int, typer.Option(help="TCP port.", min=1, max=65535)] = 3000,
+    host: Annotated[
+        str, typer.Option(help="Address; 0.0.0.0 accepts other machines.")
+    ] = "127.0.0.1",
+) -> None:
+    """Serve embeddings and OOD scores over HTTP (BentoML), until interrupted.
+
+    Try `curl -F images=@photo.jpg localhost:3000/v1/embed`. Limits are set by
+    environment variables: ISOGON_ALPHA, ISOGON_MAX_IMAGES, ISOGON_MAX_IMAGE_BYTES,
+    ISOGON_MAX_IMAGE_PIXELS, ISOGON_MAX_BODY_BYTES, ISOGON_THREADS.
+    """
+    from bundle import Bundle, vouched_artifact
+    from serving import serve as run
+
+    vouched_artifact(Bundle.open(bundle))  # say what is wrong before a server starts
+    console.note(f"Serving {bundle} at http://{host}:{port}")
+    raise typer.Exit(run(bundle, host=host, port=port))
+
+
+def main() -> None:
+    """Run the command line; say what went wrong in the words of the error."""
+    try:
+        app()
+    except KeyboardInterrupt:
+        console.note("Interrupted. Run the same command again to continue.")
+        sys.exit(130)
+    except Exception as error:
+        from bundle import IsogonError
+
+        if not isinstance(error, IsogonError):
+            raise
+        console.failure(error)
+        sys.exit(error.exit_code)
+
+
+def _made_by(recipe: "Recipe", bundle: "Bundle") -> "Bundle":
+    """Return the bundle, if it is what this recipe makes."""
+    from bundle import UsageError
+    from distill import recipe_from_toml
+
+    theirs = recipe_from_toml(bundle.file("recipe.toml")).model_dump()
+    ours = recipe.model_dump()
+    differing = sorted(key for key in ours if ours[key] != theirs[key])
+    if differing:
+        raise UsageError(
+            f"{bundle.path} was made with other choices ({', '.join(differing)}), and "
+            f"a bundle is never overwritten. Choose another --output, or remove it."
+        )
+    return bundle
+
+
+def _exported(bundle: "Bundle", progress: Progress) -> "ParityReport":
+    """Return the parity report, exporting first unless an intact artifact has one."""
+    from bundle import Bundle, BundleError, vouched_artifact
+    from export import export_onnx
+
+    try:
+        return vouched_artifact(Bundle.open(bundle.path)).report
+    except BundleError:
+        return export_onnx(bundle, progress)
+
+
+def _latencies(bundle: "Bundle", progress: Progress) -> dict[str, float]:
+    """Return the milliseconds for one image in torch and in ONNX Runtime."""
+    from bundle import GOLDEN, open_runner, vouched_artifact
+    from export import TorchRunner, graph_from_bundle, latency
+
+    pixels = bundle.arrays(GOLDEN)["pixels"][:1]
+    runners = {
+        "torch": TorchRunner(graph_from_bundle(bundle)),
+        "ONNX Runtime": open_runner(vouched_artifact(bundle)),
+    }
+    return {
+        name: latency(runner, pixels)
+        for name, runner in progress.track(runners.items(), description="Measuring latency")
+    }
+
+
+def _asked_over_http(
+    bundle: "Bundle", images: tuple[Path, ...], progress: Progress
+) -> list[dict[str, Any]]:
+    """Return the OOD answers of a real service, started and stopped for it."""
+    import httpx
+
+    from serving import running_service
+
+    task = progress.add_task("Starting the service", total=1 + len(images))
+    log = Path(tempfile.mkdtemp(prefix="isogon-")) / "service.log"
+    answers = []
+    with running_service(bundle.path, log) as url:
+        progress.update(task, advance=1, description="Asking over HTTP")
+        for image in images:
+            with image.open("rb") as file:
+                answer = httpx.post(f"{url}/v1/embed", files={"images": file})
+            answer.raise_for_status()
+            answers.append(answer.json()["results"][0]["ood"])
+            progress.update(task, advance=1)
+    return answers
+
+
+def _evaluation(bundle: "Bundle") -> dict[str, Any]:
+    document: dict[str, Any] = json.loads(bundle.file("evaluation.json").read_bytes())
+    return document
+
+
+def _report(report: "ParityReport", as_json: bool) -> None:
+    if as_json:
+        console.as_json(report.model_dump(mode="json"))
+    else:
+        console.parity(report)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,110 @@
+"""Errors as `application/problem+json`, so that a client can tell what to mend."""
+
+import logging
+from http import HTTPStatus
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+from starlette.responses import Response
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from bundle import ImageError, ImageProblem
+from serving.schemas import Problem
+
+MEDIA_TYPE = "application/problem+json"
+
+_STATUS = {
+    ImageProblem.UNDECODABLE: HTTPStatus.BAD_REQUEST,
+    ImageProblem.TOO_LARGE: HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
+    ImageProblem.UNSUPPORTED: HTTPStatus.UNSUPPORTED_MEDIA_TYPE,
+}
+
+_log = logging.getLogger("isogon.serving")
+
+
+class ProblemError(Exception):
+    """A request that is refused, and why."""
+
+    def __init__(
+        self, status: HTTPStatus, detail: str, *, index: int | None = None
+    ) -> None:
+        super().__init__(detail)
+        self.status = status
+        self.detail = detail
+        self.index = index
+
+    @classmethod
+    def of_image(cls, error: ImageError, index: int) -> "ProblemError":
+        """Return the refusal of one image, named by its place in the request."""
+        return cls(_STATUS[error.problem], f"images[{index}] {error}", index=index)
+
+
+def problem_response(
+    status: int, detail: str, index: int | None = None, close: bool = False
+) -> Response:
+    """Return the response that tells of a problem."""
+    problem = Problem(
+        title=HTTPStatus(status).phrase, status=status, detail=detail, index=index
+    )
+    return Response(
+        problem.model_dump_json(exclude_none=True),
+        status_code=status,
+        media_type=MEDIA_TYPE,
+        headers={"connection": "close"} if close else None,
+    )
+
+
+def install_handlers(app: FastAPI) -> None:
+    """Answer every error of `app` as a problem."""
+
+    @app.exception_handler(ProblemError)
+    async def refuse(_: Request, error: ProblemError) -> Response:
+        # The rest of an oversized body is not read: the connection cannot go on.
+        close = error.status == HTTPStatus.REQUEST_ENTITY_TOO_LARGE
+        return problem_response(error.status, error.detail, error.index, close)
+
+    @app.exception_handler(RequestValidationError)
+    async def invalid(_: Request, error: RequestValidationError) -> Response:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        detail = f"{where}: {first['msg']}, got {first.get('input')!r}."
+        return problem_response(HTTPStatus.UNPROCESSABLE_ENTITY, detail)
+
+    @app.exception_handler(HTTPException)
+    async def http(_: Request, error: HTTPException) -> Response:
+        return problem_response(error.status_code, str(error.detail))
+
+    app.add_middleware(CatchAll)
+
+
+class CatchAll:
+    """Turn an unforeseen error into a 500 problem inside the connection's life.
+
+    An exception handler for `Exception` runs, but lets the error travel on: uvicorn
+    then drops the keep-alive connection, and the client's next request fails.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass the call on and catch what comes out of it."""
+        started = False
+
+        async def watched(message: Message) -> None:
+            nonlocal started
+            started = started or message["type"] == "http.response.start"
+            await send(message)
+
+        try:
+            await self._app(scope, receive, watched)
+        except Exception:
+            if scope["type"] != "http" or started:
+                raise
+            _log.exception("A request failed for a reason that is our fault")
+            response = problem_response(
+                HTTPStatus.INTERNAL_SERVER_ERROR,
+                "The service failed on this request; its log says why.",
+            )
+            await response(scope, receive, send)

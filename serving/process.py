@@ -1,0 +1,108 @@
+"""The service as a process: started, waited for, and ended by its own id."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from socket import socket
+
+from bundle import CheckFailedError
+
+_READY_WITHIN = 60.0  # seconds
+_STOPPED_WITHIN = 15.0
+
+
+def serve(bundle: Path, *, host: str, port: int) -> int:
+    """Serve `bundle` in the foreground until interrupted; return the exit status."""
+    with subprocess.Popen(_command(host, port), env=_environment(bundle)) as process:
+        while True:
+            try:
+                return process.wait()
+            except KeyboardInterrupt:
+                continue  # the child has it too, and finishes what it accepted
+
+
+@contextmanager
+def running_service(bundle: Path, log: Path) -> Iterator[str]:
+    """Serve `bundle` on a free loopback port; yield its URL once it is ready.
+
+    Args:
+        bundle: the bundle's directory.
+        log: a file for what the service prints.
+
+    Raises:
+        CheckFailedError: it ended or was not ready within a minute.
+    """
+    port = free_port()
+    url = f"http://127.0.0.1:{port}"
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            _command("127.0.0.1", port),
+            env=_environment(bundle),
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,  # its workers form a group that ends as one
+        )
+        try:
+            _wait_until_ready(process, url, log)
+            yield url
+        finally:
+            _end(process)
+
+
+def free_port() -> int:
+    """Return a loopback port that nobody listens on right now."""
+    with socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def _command(host: str, port: int) -> list[str]:
+    root = str(Path(__file__).resolve().parent.parent)
+    return [
+        *(sys.executable, "-m", "bentoml", "serve", "serving.service:Isogon"),
+        *("--working-dir", root, "--host", host, "--port", str(port)),
+    ]
+
+
+def _environment(bundle: Path) -> dict[str, str]:
+    return {
+        "BENTOML_DO_NOT_TRACK": "True",
+        "OTEL_SDK_DISABLED": "true",
+        **os.environ,
+        "ISOGON_BUNDLE": str(bundle.resolve()),
+    }
+
+
+def _wait_until_ready(process: subprocess.Popen[bytes], url: str, log: Path) -> None:
+    deadline = time.monotonic() + _READY_WITHIN
+    while time.monotonic() < deadline and process.poll() is None:
+        try:
+            with urllib.request.urlopen(f"{url}/readyz", timeout=2):
+                return
+        except (urllib.error.URLError, ConnectionError, TimeoutError):
+            time.sleep(0.1)
+    ended = process.poll()
+    what = "was not ready" if ended is None else f"ended with status {ended}"
+    tail = "\n".join(log.read_text(errors="replace").splitlines()[-15:])
+    raise CheckFailedError(
+        f"The service {what} within {_READY_WITHIN:.0f} s. Its log, {log}, ends:\n{tail}"
+    )
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    """End the service and its workers, gently first."""
+    if process.poll() is None:
+        os.killpg(process.pid, signal.SIGTERM)
+    try:
+        process.wait(_STOPPED_WITHIN)
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()

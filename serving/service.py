@@ -1,0 +1,27 @@
+"""The BentoML service: `bentoml serve serving.service:Isogon` with ISOGON_BUNDLE set."""
+
+import logging
+
+import bentoml
+
+from bundle import IsogonError
+from serving.model import ServedModel
+from serving.routes import create_app
+from serving.settings import Settings
+
+_log = logging.getLogger("isogon.serving")
+
+app = create_app()
+
+
+@bentoml.service(name="isogon", traffic={"timeout": 60})
+@bentoml.asgi_app(app, path="/")
+class Isogon:
+    """Load one bundle; the worker is ready only after its golden check."""
+
+    def __init__(self) -> None:
+        try:
+            app.state.model = ServedModel.load(Settings())  # type: ignore[call-arg]  # from ISOGON_*
+        except IsogonError as error:
+            _log.error("%s", error)
+            raise

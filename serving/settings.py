@@ -1,0 +1,37 @@
+"""What an operator may set, each by an environment variable `ISOGON_<NAME>`."""
+
+from pathlib import Path
+
+from pydantic import Field
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from bundle import ImageLimits
+
+
+class Settings(BaseSettings):
+    """The bundle to serve and the limits under which it is served."""
+
+    model_config = SettingsConfigDict(env_prefix="ISOGON_", frozen=True)
+
+    bundle: Path = Field(description="the bundle's directory")
+    alpha: float | None = Field(
+        default=None, gt=0, lt=1, description="false-alarm rate; None: the bundle's"
+    )
+    threads: int | None = Field(
+        default=None, ge=1, description="of the runtime per request; None: its choice"
+    )
+    max_images: int = Field(default=64, ge=1, description="images in one request")
+    max_body_bytes: int = Field(
+        default=96 * 2**20, ge=1, description="bytes of a request's body"
+    )
+    max_image_bytes: int = Field(
+        default=ImageLimits().bytes, ge=1, description="bytes of one encoded image"
+    )
+    max_image_pixels: int = Field(
+        default=ImageLimits().pixels, ge=1, description="width x height of one image"
+    )
+
+    @property
+    def image_limits(self) -> ImageLimits:
+        """The limits on one image, as the decoder takes them."""
+        return ImageLimits(bytes=self.max_image_bytes, pixels=self.max_image_pixels)
