@@ -3,7 +3,7 @@
 import difflib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import timm
 import torch
@@ -31,7 +31,7 @@ class Features:
         """The class token: one vector per image."""
         return self.tokens[:, 0]
 
-    def detach(self) -> Self:
+    def detach(self) -> "Features":
         """Return the same features without their history."""
         return type(self)(tokens=self.tokens.detach(), grid=self.grid)
 

@@ -1,7 +1,5 @@
 """The student: a backbone, an embedding layer where it needs one, unit-norm output."""
 
-from typing import Self
-
 import safetensors.torch
 import timm
 import torch.nn.functional as F
@@ -32,7 +30,7 @@ class Student(nn.Module):
     @classmethod
     def new(
         cls, model: nn.Module, preprocessing: Preprocessing, *, width: int | None
-    ) -> Self:
+    ) -> "Student":
         """Build a student to be trained.
 
         Args:

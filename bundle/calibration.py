@@ -7,7 +7,6 @@ Random World", 2005; one-sided, without randomised ties).
 """
 
 import math
-from typing import Self
 
 import numpy as np
 from jaxtyping import Bool, Float
@@ -30,7 +29,7 @@ class Calibration(BaseModel):
     scores: tuple[float, ...]
 
     @classmethod
-    def from_scores(cls, scores: Float[np.ndarray, " n"], alpha: float) -> Self:
+    def from_scores(cls, scores: Float[np.ndarray, " n"], alpha: float) -> "Calibration":
         """Calibrate on familiar images that the detector was not fitted on.
 
         Raises:

@@ -12,7 +12,6 @@ import shutil
 import subprocess
 from dataclasses import dataclass
 from pathlib import PurePosixPath
-from typing import Self
 
 from bundle.errors import EngineMismatchError
 
@@ -28,7 +27,7 @@ class Machine:
     versions: dict[str, str]  # flavour -> "major.minor" of what is installed
 
     @classmethod
-    def here(cls) -> Self:
+    def here(cls) -> "Machine":
         """Describe the machine this process runs on."""
         versions = {}
         for flavour, package in _PACKAGES.items():
@@ -51,7 +50,7 @@ class EngineStamp:
     precision: str
 
     @classmethod
-    def from_name(cls, name: str) -> Self:
+    def from_name(cls, name: str) -> "EngineStamp":
         """Read the stamp in a file name such as `engines/sm90-trt10.13-fp16.engine`."""
         match = _STAMP.fullmatch(PurePosixPath(name).name)
         if match is None:

@@ -4,7 +4,6 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Self
 
 import numpy as np
 from jaxtyping import Int
@@ -20,7 +19,7 @@ UNREADABLE_LIMIT = 0.1
 # Local files are the user's own: the limits only keep memory in bounds.
 _LIMITS = ImageLimits(bytes=2**30, pixels=250_000_000)
 
-Indices = Int[np.ndarray, " n"]
+Indices = Int[np.ndarray, " _"]  # of images, or of classes by image
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -37,7 +36,7 @@ class ImageFolder:
     class_numbers: tuple[int, ...]
 
     @classmethod
-    def list(cls, root: Path) -> Self:
+    def list(cls, root: Path) -> "ImageFolder":
         """List the images below `root`; hidden files are passed over.
 
         Raises:

@@ -5,8 +5,6 @@ figures, the bounds, and the SHA-256 of the one artifact it vouches for (rule 4)
 together with that artifact's own calibration (rule 5).
 """
 
-from typing import Self
-
 import numpy as np
 from jaxtyping import Bool, Float32, Int
 from pydantic import BaseModel, ConfigDict, Field
@@ -46,7 +44,7 @@ class Figures(_Record):
     decision_agreement: float  # share of images with the same is_ood
 
     @classmethod
-    def none(cls) -> Self:
+    def none(cls) -> "Figures":
         """Return the figures of a comparison that has seen nothing."""
         return cls(
             images=0,
@@ -56,7 +54,7 @@ class Figures(_Record):
             decision_agreement=1.0,
         )
 
-    def worst(self, other: Self) -> Self:
+    def worst(self, other: "Figures") -> "Figures":
         """Return the worse of both, field by field. A NaN stays."""
         return type(self)(
             images=self.images + other.images,

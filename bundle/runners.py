@@ -11,7 +11,7 @@ from jaxtyping import Float32, UInt8
 
 from bundle.errors import BundleError
 
-Pixels = UInt8[np.ndarray, "b h w 3"]
+Pixels = UInt8[np.ndarray, "_ h w 3"]  # any number of images
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -10,7 +10,7 @@ import shutil
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Self, TypeVar
+from typing import TypeVar
 
 import numpy as np
 import safetensors.numpy
@@ -136,7 +136,7 @@ class Bundle:
         self.manifest = manifest
 
     @classmethod
-    def open(cls, path: Path, *, rewriting: Collection[Stage] = ()) -> Self:
+    def open(cls, path: Path, *, rewriting: Collection[Stage] = ()) -> "Bundle":
         """Open the bundle at `path` and verify every file in its manifest.
 
         Args:

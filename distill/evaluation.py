@@ -14,8 +14,6 @@ from distill.trainer import EpochLog
 NEIGHBOURS = 10
 TEMPERATURE = 0.07
 
-Embeddings = Float32[np.ndarray, "n d"]
-
 
 class _Record(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -95,7 +93,10 @@ def quality(
 
 
 def knn_accuracy(
-    bank: Embeddings, bank_labels: Indices, test: Embeddings, test_labels: Indices
+    bank: Float32[np.ndarray, "bank d"],
+    bank_labels: Indices,
+    test: Float32[np.ndarray, "test d"],
+    test_labels: Indices,
 ) -> float:
     """Return the accuracy of the 10 nearest, each voting with exp(cos / 0.07)."""
     cosines = test @ bank.T

@@ -2,7 +2,6 @@
 
 from dataclasses import dataclass
 from functools import partial
-from typing import Self
 
 import numpy as np
 from jaxtyping import Bool
@@ -46,7 +45,9 @@ class ParityImages:
     alpha: float
 
     @classmethod
-    def joined(cls, familiar: Pixels, *others: Pixels | None, alpha: float) -> Self:
+    def joined(
+        cls, familiar: Pixels, *others: Pixels | None, alpha: float
+    ) -> "ParityImages":
         """Return the familiar images with whichever others there are behind them."""
         present = [pixels for pixels in others if pixels is not None]
         return cls(
@@ -56,7 +57,7 @@ class ParityImages:
         )
 
     @classmethod
-    def of(cls, bundle: Bundle, extra: Pixels | None = None) -> Self:
+    def of(cls, bundle: Bundle, extra: Pixels | None = None) -> "ParityImages":
         """Return the images held out for the detector in force, and `extra` ones."""
         folder = detector_in_force(bundle)
         on_site = folder == SITE_DETECTOR

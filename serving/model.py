@@ -7,6 +7,7 @@ from typing import Self
 
 import anyio
 import numpy as np
+from jaxtyping import UInt8
 from PIL import Image
 
 from bundle import (
@@ -22,7 +23,6 @@ from bundle import (
     require_golden,
     vouched_artifact,
 )
-from bundle.runners import Pixels
 from serving.problems import ProblemError
 from serving.schemas import Ood
 from serving.settings import Settings
@@ -92,12 +92,12 @@ class ServedModel:
             for score, p_value in zip(outputs.ood_scores, p_values, strict=True)
         ]
 
-    async def _decoded(self, data: bytes, index: int) -> Pixels:
+    async def _decoded(self, data: bytes, index: int) -> UInt8[np.ndarray, "h w 3"]:
         try:
             return await anyio.to_thread.run_sync(self._pixels, data, limiter=self.slots)
         except ImageError as error:
             raise ProblemError.of_image(error, index) from error
 
-    def _pixels(self, data: bytes) -> Pixels:
+    def _pixels(self, data: bytes) -> UInt8[np.ndarray, "h w 3"]:
         image: Image.Image = decode(data, self.settings.image_limits)
         return self.manifest.preprocessing.pixels(image)

@@ -1,7 +1,6 @@
 """Distance to the k-th nearest familiar embedding."""
 
 from dataclasses import dataclass
-from typing import Self
 
 import numpy as np
 from jaxtyping import Float
@@ -23,7 +22,7 @@ class Knn(Detector):
     k: int
 
     @classmethod
-    def fit(cls, embeddings: Float[np.ndarray, "n d"], *, k: int) -> Self:
+    def fit(cls, embeddings: Float[np.ndarray, "n d"], *, k: int) -> "Knn":
         """Keep the directions of the familiar embeddings as the bank.
 
         Raises:

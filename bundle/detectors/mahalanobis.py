@@ -1,7 +1,6 @@
 """Mahalanobis distance to the nearest class, alone and relative to all data."""
 
 from dataclasses import dataclass
-from typing import Self
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -26,7 +25,7 @@ class Gaussians:
     @classmethod
     def fit(
         cls, embeddings: Float[np.ndarray, "n d"], labels: Int[np.ndarray, " n"]
-    ) -> Self:
+    ) -> "Gaussians":
         """Fit the empirical covariance of class-centred embeddings, in float64.
 
         Directions whose variance is below d * eps(float32) of the largest hold
@@ -75,7 +74,7 @@ class Mahalanobis(Detector):
     @classmethod
     def fit(
         cls, embeddings: Float[np.ndarray, "n d"], labels: Int[np.ndarray, " n"] | None
-    ) -> Self:
+    ) -> "Mahalanobis":
         """Fit one Gaussian per class, or a single one without labels."""
         if labels is None:
             labels = np.zeros(len(embeddings), dtype=np.int64)
@@ -104,7 +103,7 @@ class RelativeMahalanobis(Detector):
     @classmethod
     def fit(
         cls, embeddings: Float[np.ndarray, "n d"], labels: Int[np.ndarray, " n"] | None
-    ) -> Self:
+    ) -> "RelativeMahalanobis":
         """Fit the class Gaussians and the one over everything.
 
         Raises:

@@ -1,0 +1,66 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from rich.progress import Progress
+
+from bundle import ImageFolder, Shares, UsageError, split
+
+
+def test_subfolders_are_classes_and_a_flat_folder_has_none(
+    digits: Path, photographs: Path
+) -> None:
+    by_class = ImageFolder.list(digits)
+    assert by_class.classes == tuple("0123456789")
+    labels = by_class.labels(np.arange(len(by_class)))
+    assert labels is not None
+    assert by_class.names[5].startswith(by_class.classes[labels[5]] + "/")
+    assert ImageFolder.list(photographs).labels(np.arange(3)) is None
+
+
+def test_a_folder_without_images_says_what_it_expected(tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").write_text("no image")
+    with pytest.raises(UsageError, match=r"holds no images; expected .*\.jpg"):
+        ImageFolder.list(tmp_path)
+    with pytest.raises(UsageError, match="found a file"):
+        ImageFolder.list(tmp_path / "notes.txt")
+    with pytest.raises(UsageError, match="found nothing"):
+        ImageFolder.list(tmp_path / "nowhere")
+
+
+def test_a_few_unreadable_images_are_named_and_left_out(
+    tmp_path: Path, progress: Progress, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for number in range(20):
+        Image.new("RGB", (8, 8)).save(tmp_path / f"{number:02}.png")
+    (tmp_path / "07.png").write_bytes(b"broken")
+    folder = ImageFolder.list(tmp_path)
+    usable = folder.readable(progress)
+    assert [folder.names[i] for i in set(range(20)) - set(usable)] == ["07.png"]
+    assert "1 of 20 images cannot be read" in capsys.readouterr().out
+
+
+def test_many_unreadable_images_stop_the_run(tmp_path: Path, progress: Progress) -> None:
+    for number in range(5):
+        (tmp_path / f"{number}.jpg").write_bytes(b"broken")
+    with pytest.raises(UsageError, match=r"5 of 5 images cannot be read(.|\n)*0\.jpg"):
+        ImageFolder.list(tmp_path).readable(progress)
+
+
+def test_roles_do_not_overlap_and_do_not_depend_on_the_listing(digits: Path) -> None:
+    folder = ImageFolder.list(digits)
+    everything = np.arange(len(folder))
+    roles = split(folder, everything, Shares(), alpha=0.05)
+    joined = np.concatenate([roles.bank, roles.calibration, roles.test])
+    assert sorted(joined) == everything.tolist()
+    again = split(folder, everything[::-1], Shares(), alpha=0.05)
+    assert np.array_equal(roles.calibration, again.calibration)
+
+
+def test_calibration_gets_what_alpha_needs(digits: Path) -> None:
+    folder = ImageFolder.list(digits)
+    roles = split(folder, np.arange(60), Shares(), alpha=0.05)
+    assert len(roles.calibration) == 19
+    with pytest.raises(UsageError, match="needs 99 for calibration"):
+        split(folder, np.arange(60), Shares(), alpha=0.01)

@@ -1,0 +1,172 @@
+import io
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from bundle import ImageError, ImageLimits, ImageProblem, Preprocessing, decode
+
+RAMP = np.linspace(0, 255, 40 * 30 * 3).reshape(30, 40, 3).astype(np.uint8)
+
+
+def encoded(image: Image.Image, kind: str = "PNG", **options: object) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+def refusal(data: bytes, limits: ImageLimits | None = None) -> ImageError:
+    with pytest.raises(ImageError) as caught:
+        decode(data, limits)
+    return caught.value
+
+
+def test_rgb_survives_a_lossless_format() -> None:
+    assert np.array_equal(decode(encoded(Image.fromarray(RAMP))), RAMP)
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP"])
+@pytest.mark.parametrize("mode", ["1", "L", "P", "RGB", "CMYK"])
+def test_every_mode_becomes_rgb(kind: str, mode: str) -> None:
+    if (kind, mode) in {("PNG", "CMYK"), ("JPEG", "P"), ("WEBP", "1"), ("WEBP", "CMYK")}:
+        kind = "JPEG" if mode == "CMYK" else "PNG"  # the one that can hold this mode
+    image = decode(encoded(Image.fromarray(RAMP).convert(mode), kind))
+    assert (image.mode, image.size) == ("RGB", (40, 30))
+
+
+def test_cmyk_keeps_its_colours() -> None:
+    red = Image.new("RGB", (8, 8), (200, 30, 40)).convert("CMYK")
+    assert np.abs(np.array(decode(encoded(red, "JPEG")))[0, 0] - [200, 30, 40]).max() < 8
+
+
+def test_transparency_is_laid_on_white() -> None:
+    half = Image.new("RGBA", (4, 4), (0, 0, 0, 0))
+    assert (np.array(decode(encoded(half))) == 255).all()
+    grey = Image.new("LA", (4, 4), (100, 255))
+    assert (np.array(decode(encoded(grey))) == 100).all()
+    palette = Image.new("P", (4, 4), 0)
+    assert (np.array(decode(encoded(palette, transparency=0))) == 255).all()
+
+
+def test_sixteen_bits_keep_their_high_byte() -> None:
+    levels = np.linspace(0, 65535, 256).reshape(16, 16).astype(np.uint16)
+    found = np.array(decode(encoded(Image.fromarray(levels))))
+    assert np.array_equal(found[..., 0], levels >> 8)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_exif_orientation_is_applied(orientation: int) -> None:
+    upright = Image.fromarray(RAMP)
+    stored = {
+        1: lambda i: i,
+        2: lambda i: i.transpose(Image.Transpose.FLIP_LEFT_RIGHT),
+        3: lambda i: i.transpose(Image.Transpose.ROTATE_180),
+        4: lambda i: i.transpose(Image.Transpose.FLIP_TOP_BOTTOM),
+        5: lambda i: i.transpose(Image.Transpose.TRANSPOSE),
+        6: lambda i: i.transpose(Image.Transpose.ROTATE_90),
+        7: lambda i: i.transpose(Image.Transpose.TRANSVERSE),
+        8: lambda i: i.transpose(Image.Transpose.ROTATE_270),
+    }[orientation](upright)
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    assert np.array_equal(decode(encoded(stored, exif=exif)), RAMP)
+
+
+def test_unreadable_exif_is_no_reason_to_refuse() -> None:
+    data = encoded(Image.fromarray(RAMP), "JPEG", exif=b"Exif\0\0garbage")
+    assert decode(data).size == (40, 30)
+
+
+@pytest.mark.parametrize(
+    ("data", "problem", "says"),
+    [
+        (b"", ImageProblem.UNDECODABLE, "is empty"),
+        (b"nope", ImageProblem.UNDECODABLE, "starts with b'nope'"),
+        (b"\x89PNG\r\n\x1a\n", ImageProblem.UNDECODABLE, "PNG"),
+        (b"GIF89a" + b"\0" * 50, ImageProblem.UNSUPPORTED, "is a GIF"),
+        (b"%PDF-1.7", ImageProblem.UNSUPPORTED, "is a PDF"),
+        (b"\0\0\0\x18ftypheic\0\0", ImageProblem.UNSUPPORTED, "HEIF"),
+    ],
+)
+def test_what_is_no_image_is_told_apart(
+    data: bytes, problem: ImageProblem, says: str
+) -> None:
+    error = refusal(data)
+    assert error.problem == problem
+    assert says in str(error)
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP"])
+@pytest.mark.parametrize("kept", [0.1, 0.5, 0.9])
+def test_a_truncated_file_is_undecodable(kind: str, kept: float) -> None:
+    noise = np.random.default_rng(0).integers(0, 255, (64, 64, 3), dtype=np.uint8)
+    data = encoded(Image.fromarray(noise), kind)
+    assert refusal(data[: int(len(data) * kept)]).problem == ImageProblem.UNDECODABLE
+
+
+def test_random_damage_raises_nothing_but_image_errors() -> None:
+    generator = np.random.default_rng(0)
+    sources: list[Callable[[], bytes]] = [
+        lambda kind=kind: encoded(Image.fromarray(RAMP), kind)
+        for kind in ("PNG", "JPEG", "WEBP")
+    ]
+    for source in sources:
+        for _ in range(300):
+            data = bytearray(source())
+            for position in generator.integers(0, len(data), 5):
+                data[position] = generator.integers(256)
+            try:
+                assert decode(bytes(data)).mode == "RGB"
+            except ImageError:
+                continue
+
+
+def test_limits_are_judged_before_decoding() -> None:
+    bomb = encoded(Image.new("L", (14_000, 14_000)))  # 196 megapixels in little space
+    error = refusal(bomb)
+    assert error.problem == ImageProblem.TOO_LARGE
+    assert "14000 x 14000" in str(error)
+    assert refusal(bomb, ImageLimits(bytes=10)).problem == ImageProblem.TOO_LARGE
+    just_fits = ImageLimits(bytes=10**6, pixels=1200)
+    assert decode(encoded(Image.fromarray(RAMP)), just_fits).size == (40, 30)
+
+
+def preprocessing(height: int, width: int, crop: float = 1.0) -> Preprocessing:
+    half = (0.5, 0.5, 0.5)
+    return Preprocessing(height=height, width=width, crop=crop, mean=half, std=half)
+
+
+def test_the_centre_is_kept_and_the_size_is_exact() -> None:
+    image = Image.new("RGB", (300, 100), "red")
+    image.paste("blue", (100, 0, 200, 100))
+    pixels = preprocessing(50, 50).pixels(image)
+    assert pixels.shape == (50, 50, 3)
+    assert (pixels[:, 2:-2] == (0, 0, 255)).all()
+
+
+def test_crop_keeps_a_share_of_the_shorter_side() -> None:
+    image = Image.new("RGB", (100, 100), "red")
+    image.paste("blue", (25, 25, 75, 75))  # the filter sees a little beyond
+    pixels = preprocessing(20, 20, crop=0.5).pixels(image)
+    assert (pixels[2:-2, 2:-2] == (0, 0, 255)).all()
+
+
+def test_equal_sizes_change_no_pixel() -> None:
+    assert np.array_equal(preprocessing(30, 40).pixels(Image.fromarray(RAMP)), RAMP)
+
+
+@pytest.mark.parametrize("size", [(1, 5000), (5000, 1), (1, 1)])
+def test_any_aspect_ratio_is_bounded_work(size: tuple[int, int]) -> None:
+    assert preprocessing(32, 32).pixels(Image.new("RGB", size)).shape == (32, 32, 3)
+
+
+def test_it_agrees_with_the_usual_resize_then_crop_up_to_rounding() -> None:
+    from skimage.data import chelsea
+
+    image = Image.fromarray(chelsea())
+    resized = image.resize((334, 222), Image.Resampling.BICUBIC)
+    left, top = (334 - 192) // 2, (222 - 192) // 2
+    usual = np.array(resized.crop((left, top, left + 192, top + 192)), dtype=float)
+    ours = preprocessing(192, 192, crop=192 / 222).pixels(image).astype(float)
+    assert np.abs(usual - ours).mean() < 1.5

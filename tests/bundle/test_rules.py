@@ -1,0 +1,315 @@
+"""The seven rules of `bundle/README.md`: one error and one test per way to break them."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from bundle import (
+    GOLDEN,
+    MANIFEST,
+    ONNX,
+    AppendOnlyError,
+    Bundle,
+    BundleError,
+    CheckFailedError,
+    DamagedFileError,
+    EngineMismatchError,
+    EngineStamp,
+    ForbiddenFileError,
+    Machine,
+    OnnxRunner,
+    ParityReport,
+    SchemaVersionError,
+    UnvouchedArtifactError,
+    UsageError,
+    parity_name,
+    require_golden,
+    vouched_artifact,
+)
+from bundle.manifest import manifest_from_bytes, manifest_to_bytes
+
+
+def reseal(path: Path, **changes: object) -> None:
+    """Write the manifest anew with these fields, its checksum right."""
+    from bundle.manifest import _canonical, _checksum
+
+    document = json.loads((path / MANIFEST).read_bytes()) | changes
+    document.pop("checksum")
+    (path / MANIFEST).write_bytes(_canonical({**document, "checksum": _checksum(document)}))
+
+
+# Rule 1: append-only.
+
+
+def test_a_stage_cannot_rewrite_another_stages_file(bundle: Bundle) -> None:
+    before = bundle.file("model.safetensors").read_bytes()
+    with (
+        pytest.raises(AppendOnlyError, match=r"model\.safetensors belongs to .*distill"),
+        bundle.stage("export") as stage,
+    ):
+        stage.write("model.safetensors", b"other weights")
+    assert Bundle.open(bundle.path).file("model.safetensors").read_bytes() == before
+
+
+def test_a_stage_may_replace_its_own_file(bundle: Bundle) -> None:
+    with bundle.stage("export") as stage:
+        stage.write("notes.md", "first")
+    with bundle.stage("export") as stage:
+        stage.write("notes.md", "second")
+    assert Bundle.open(bundle.path).file("notes.md").read_text() == "second"
+
+
+def test_a_bundle_is_never_overwritten(bundle: Bundle) -> None:
+    with (
+        pytest.raises(UsageError, match="never overwritten"),
+        Bundle.create(bundle.path, bundle.manifest),
+    ):
+        pass
+
+
+# Rule 2: the manifest comes last and is atomic; damage is named.
+
+
+def test_one_changed_byte_in_any_file_is_found_and_named(bundle: Bundle) -> None:
+    for name in bundle.manifest.files:
+        path = bundle.path / name
+        content = path.read_bytes()
+        for position in {0, len(content) // 2, len(content) - 1}:
+            changed = bytearray(content)
+            changed[position] ^= 0x01
+            path.write_bytes(changed)
+            with pytest.raises(DamagedFileError, match=name.replace(".", r"\.")):
+                Bundle.open(bundle.path)
+        path.write_bytes(content)
+    Bundle.open(bundle.path)
+
+
+@pytest.mark.parametrize("mask", [0x01, 0x20, 0x80])
+def test_one_changed_byte_anywhere_in_the_manifest_is_found(
+    bundle: Bundle, mask: int
+) -> None:
+    content = (bundle.path / MANIFEST).read_bytes()
+    for position in range(len(content)):
+        changed = bytearray(content)
+        changed[position] ^= mask
+        with pytest.raises(BundleError):
+            manifest_from_bytes(bytes(changed), where="here")
+
+
+def test_a_missing_and_a_truncated_file_are_named(bundle_path: Path) -> None:
+    weights = bundle_path / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1])
+    with pytest.raises(DamagedFileError, match=r"model\.safetensors is damaged.*bytes"):
+        Bundle.open(bundle_path)
+    weights.unlink()
+    with pytest.raises(DamagedFileError, match=r"model\.safetensors is missing"):
+        Bundle.open(bundle_path)
+
+
+def test_what_is_no_bundle_is_said_to_be_none(tmp_path: Path) -> None:
+    with pytest.raises(BundleError, match="found nothing"):
+        Bundle.open(tmp_path / "nowhere")
+    with pytest.raises(BundleError, match="a directory without manifest"):
+        Bundle.open(tmp_path)
+
+
+def test_a_stage_that_fails_leaves_the_bundle_as_it_was(bundle: Bundle) -> None:
+    before = sorted(path for path in bundle.path.rglob("*") if path.is_file())
+    with pytest.raises(RuntimeError), bundle.stage("export") as stage:
+        stage.write("notes.md", "half")
+        raise RuntimeError
+    assert sorted(p for p in bundle.path.rglob("*") if p.is_file()) == before
+
+
+def test_a_change_by_another_process_is_not_lost(bundle: Bundle) -> None:
+    with (
+        pytest.raises(BundleError, match="changed by another process"),
+        bundle.stage("export") as stage,
+    ):
+        with Bundle.open(bundle.path).stage("export") as other:
+            other.write("theirs.md", "theirs")
+        stage.write("ours.md", "ours")
+    assert "theirs.md" in Bundle.open(bundle.path)
+
+
+_REWRITER = """
+import sys
+from pathlib import Path
+from bundle import Bundle
+bundle = Bundle.open(Path(sys.argv[1]))
+print("go", flush=True)
+for number in range(10_000):
+    with bundle.stage("export") as stage:
+        for name in ("a.md", "b.md"):
+            stage.write(name, f"{number} " * 1000)
+"""
+
+
+def test_a_stage_killed_at_any_moment_leaves_a_valid_bundle(bundle: Bundle) -> None:
+    for attempt in range(8):
+        process = subprocess.Popen(
+            [sys.executable, "-c", _REWRITER, str(bundle.path)], stdout=subprocess.PIPE
+        )
+        assert process.stdout is not None
+        with process.stdout:
+            process.stdout.readline()
+            time.sleep(0.02 + 0.007 * attempt)
+            os.kill(process.pid, signal.SIGKILL)
+            process.wait()
+        found = Bundle.open(bundle.path)
+        assert found.file("a.md").read_bytes() == found.file("b.md").read_bytes()
+
+
+# Rule 3: nothing executable, and engines only where they were built.
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["model.pkl", "weights.pt", "run.py", "../outside.json", "/etc/x.json", "x", ".a.md"],
+)
+def test_files_that_could_execute_or_lie_outside_are_refused(
+    bundle: Bundle, name: str
+) -> None:
+    with pytest.raises(ForbiddenFileError, match="A bundle holds"):
+        with bundle.stage("export") as stage:
+            stage.write(name, b"")
+
+
+def test_a_manifest_that_names_such_a_file_is_refused(bundle_path: Path) -> None:
+    document = json.loads((bundle_path / MANIFEST).read_bytes())
+    files = document["files"]
+    files["model.pkl"] = files.pop("model.safetensors")
+    reseal(bundle_path, files=files)
+    with pytest.raises(ForbiddenFileError, match=r"model\.pkl"):
+        Bundle.open(bundle_path)
+
+
+def test_an_engine_of_another_machine_is_refused_in_both_directions() -> None:
+    stamp = EngineStamp.from_name("engines/sm90-trt10.13-fp16.engine")
+    stamp.require_match(Machine(gpu="sm90", versions={"trt": "10.13"}))
+    for machine, found in [
+        (Machine(gpu="sm89", versions={"trt": "10.13"}), "sm89"),
+        (Machine(gpu="sm90", versions={"trt": "10.11"}), r"10\.11"),
+        (Machine(gpu=None, versions={}), "no NVIDIA GPU"),
+    ]:
+        with pytest.raises(EngineMismatchError, match=rf"built for sm90.*{found}"):
+            stamp.require_match(machine)
+
+
+def test_an_engine_without_a_stamp_is_refused() -> None:
+    with pytest.raises(EngineMismatchError, match="has no stamp"):
+        EngineStamp.from_name("engines/model.engine")
+
+
+def test_an_engine_in_the_manifest_is_judged_before_it_is_loaded(bundle: Bundle) -> None:
+    engine = "engines/sm12-trt1.0-fp16.engine"  # no machine has this GPU
+    with bundle.stage("export") as stage:
+        stage.write(engine, b"not an engine")
+        stage.write(parity_name(engine), "{}")
+    with pytest.raises(EngineMismatchError, match="built for sm12"):
+        vouched_artifact(bundle, engine)
+
+
+# Rules 4 and 5: parity binds to a hash, calibration to an artifact.
+
+
+def test_an_artifact_without_a_report_is_not_run(bundle: Bundle) -> None:
+    with bundle.stage("export") as stage:
+        stage.write("onnx/other.onnx", b"graph")
+    with pytest.raises(UnvouchedArtifactError, match="isogon export"):
+        vouched_artifact(bundle, "onnx/other.onnx")
+
+
+def test_a_report_for_another_hash_vouches_for_nothing(bundle: Bundle) -> None:
+    with bundle.stage("export") as stage:
+        stage.write(ONNX, b"another graph")
+    with pytest.raises(UnvouchedArtifactError, match="vouches for"):
+        vouched_artifact(bundle)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"calibration": None},
+        {"figures": {"images": 0}},
+        {"figures": {"min_cosine": float("nan")}},
+        {"figures": {"max_abs_error": 1.0}},
+    ],
+)
+def test_a_report_that_does_not_hold_vouches_for_nothing(
+    bundle: Bundle, change: dict[str, object]
+) -> None:
+    report = bundle.record(parity_name(ONNX), ParityReport)
+    document = report.model_dump()
+    for key, value in change.items():
+        document[key] = document[key] | value if isinstance(value, dict) else value
+    with bundle.stage("export") as stage:
+        stage.write(parity_name(ONNX), ParityReport.model_validate(document))
+    with pytest.raises(UnvouchedArtifactError, match="did not pass parity"):
+        vouched_artifact(bundle)
+
+
+# Rule 6: schema versions.
+
+
+@pytest.mark.parametrize("version", [0, -1, "1", 1.5, True, None])
+def test_a_schema_version_that_is_no_known_integer_is_refused(
+    bundle_path: Path, version: object
+) -> None:
+    reseal(bundle_path, schema_version=version)
+    with pytest.raises(SchemaVersionError, match="integer from 1"):
+        Bundle.open(bundle_path)
+
+
+def test_a_newer_schema_is_refused_and_says_so(bundle_path: Path) -> None:
+    reseal(bundle_path, schema_version=2)
+    with pytest.raises(SchemaVersionError, match=r"has schema_version 2; .* up to 1"):
+        Bundle.open(bundle_path)
+
+
+def test_an_older_schema_is_upgraded_by_its_named_function(bundle: Bundle) -> None:
+    def upgrade_1_to_2(document: dict[str, object]) -> dict[str, object]:
+        return document | {"schema_version": 2, "name": "renamed"}
+
+    content = manifest_to_bytes(bundle.manifest)
+    upgraded = manifest_from_bytes(content, where="here", upgrades={1: upgrade_1_to_2})
+    assert (upgraded.schema_version, upgraded.name) == (2, "renamed")
+
+
+# Rule 7: the golden check.
+
+
+def test_the_golden_check_passes_on_the_artifact_it_was_made_with(bundle: Bundle) -> None:
+    artifact = vouched_artifact(bundle)
+    require_golden(bundle, artifact, OnnxRunner(artifact.path))
+
+
+@pytest.mark.parametrize("what", ["pixels", "embeddings", "ood_scores"])
+def test_the_golden_check_fails_on_any_difference(bundle: Bundle, what: str) -> None:
+    artifact = vouched_artifact(bundle)
+    arrays = bundle.arrays(GOLDEN)
+    if what == "pixels":
+        arrays[what] = 255 - arrays[what]
+    else:
+        arrays[what] = arrays[what][::-1]
+    with bundle.stage("export") as stage:
+        stage.write_arrays(GOLDEN, arrays)
+    with pytest.raises(CheckFailedError, match="golden images"):
+        require_golden(bundle, artifact, OnnxRunner(artifact.path))
+
+
+def test_a_nan_fails_the_golden_check(bundle: Bundle) -> None:
+    artifact = vouched_artifact(bundle)
+    arrays = bundle.arrays(GOLDEN)
+    arrays["embeddings"] = np.full_like(arrays["embeddings"], np.nan)
+    with bundle.stage("export") as stage:
+        stage.write_arrays(GOLDEN, arrays)
+    with pytest.raises(CheckFailedError, match="nan"):
+        require_golden(bundle, artifact, OnnxRunner(artifact.path))

