@@ -15,6 +15,8 @@ from bundle import Preprocessing, UsageError
 # timm's models share methods, but no type that declares them.
 TimmModel = Any
 
+_NO_NORM = (nn.Identity, type(None))
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Features:
@@ -40,7 +42,8 @@ class Backbone(nn.Module):
     """A timm model without its classifier, normalisation included.
 
     Transformers give their last tokens after the final norm, registers left out; one
-    without class token gives its pooled vector in that place. For convolutional
+    without class token, or with its norm behind the pooling, gives its pooled vector in
+    that place. For convolutional
     networks (and Swin's maps) the tokens are the cells of the last feature map and
     the class token is their pooled vector (ConvNeXt's after its norm), which extends
     CosPress (arXiv:2411.15239) to them. A hidden layer between pooling and classifier
@@ -90,13 +93,21 @@ class Backbone(nn.Module):
         )
 
     def _from_sequence(self, features: Float[Tensor, "b n d"]) -> Features:
-        cells = features[:, self.model.num_prefix_tokens :]
-        if getattr(self.model, "cls_token", None) is not None:
+        prefix = getattr(self.model, "num_prefix_tokens", None)
+        grid = getattr(getattr(self.model, "patch_embed", None), "grid_size", None)
+        if prefix is None or grid is None:
+            raise UsageError(
+                f"{type(self.model).__name__} gives tokens that lie on no known grid. "
+                f"Choose a ViT (with or without class token) or a convolutional network."
+            )
+        has_class_token = getattr(self.model, "cls_token", None) is not None
+        normed_later = not isinstance(getattr(self.model, "fc_norm", None), _NO_NORM)
+        if has_class_token and not normed_later:
             pooled = features[:, :1]
         else:
             pooled = self.model.forward_head(features, pre_logits=True)[:, None]
-        grid = self.model.patch_embed.grid_size
-        return Features(tokens=torch.cat([pooled, cells], dim=1), grid=tuple(grid))
+        tokens = torch.cat([pooled, features[:, prefix:]], dim=1)
+        return Features(tokens=tokens, grid=(grid[0], grid[1]))
 
 
 def timm_model(
@@ -128,7 +139,7 @@ def timm_model(
     sizing: dict[str, Any] = {}
     if config is not None and config.fixed_input_size:
         sizing["img_size"] = size
-    overlay = None if file is None else {"file": str(file)}
+    overlay = None if file is None else {"file": str(file), "num_classes": classes}
     try:
         model = timm.create_model(
             name, pretrained, pretrained_cfg_overlay=overlay, num_classes=classes, **sizing

@@ -4,6 +4,7 @@ import importlib.util
 from dataclasses import dataclass
 from pathlib import Path
 
+import timm
 import torch
 from torch import nn
 
@@ -74,13 +75,28 @@ def _from_file(name: str, path: Path, size: tuple[int, int]) -> Pretrained:
     if not path.is_file():
         raise UsageError(f"There are no weights for {name} at {path}.")
     try:
-        model = timm_model(name, size=size, pretrained=True, file=path)
-    except (RuntimeError, KeyError, ValueError, OSError) as error:
+        # timm is strict about names and shapes only if the number of classes agrees.
+        classes = _classes_in(timm.models.load_state_dict(str(path)), name)
+        model = timm_model(name, size=size, classes=classes, pretrained=True, file=path)
+    except UsageError:
+        raise
+    except Exception as error:  # of torch, of safetensors, and of timm's own remapping
         raise UsageError(
-            f"{path} does not fit timm's {name}: {str(error)[:600]} Expected a state "
+            f"{path} does not fit timm's {name}: {str(error)[:400]} Expected a state "
             f"dict (.safetensors or .pth) with this architecture's names and shapes."
         ) from error
+    model.reset_classifier(0)
     return Pretrained(model=model, weights=path.name, licence="unknown")
+
+
+def _classes_in(state: dict[str, torch.Tensor], name: str) -> int:
+    """Return how many classes the checkpoint's classifier has; 0 without one."""
+    config = timm.models.get_pretrained_cfg(name)
+    layers = () if config is None else config.classifier
+    for layer in (layers,) if isinstance(layers, str) else layers or ():
+        if f"{layer}.weight" in state:
+            return len(state[f"{layer}.weight"])
+    return 0
 
 
 def _from_package(name: str, package: str) -> Pretrained:

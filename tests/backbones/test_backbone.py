@@ -1,0 +1,109 @@
+import numpy as np
+import pytest
+import torch
+
+from backbones import Backbone, Student, preprocessing_of, timm_model
+from bundle import UsageError
+
+PIXELS = torch.from_numpy(
+    np.random.default_rng(0).integers(0, 256, (2, 64, 64, 3), dtype=np.uint8)
+)
+
+
+def backbone(name: str, size: int = 64) -> Backbone:
+    model = timm_model(name, size=(size, size))
+    return Backbone(model, preprocessing_of(name, size, 1.0)).eval()
+
+
+@pytest.mark.parametrize(
+    ("name", "grid", "width"),
+    [
+        ("test_vit", (4, 4), 64),  # class token
+        ("test_vit2", (4, 4), 64),  # a register, no class token
+        ("test_vit3", (4, 4), 96),  # pooled by attention
+        ("vit_small_patch14_reg4_dinov2", (4, 4), 384),  # class token and registers
+        ("eva02_tiny_patch14_224", (4, 4), 192),  # its norm comes after pooling
+        ("test_resnet", (2, 2), 96),
+        ("test_convnext", (2, 2), 64),  # its norm comes after pooling
+        ("test_mambaout", (2, 2), 64),
+        ("swin_tiny_patch4_window7_224", (2, 2), 768),  # a map with channels last
+        ("mobilenetv4_conv_small_035", (2, 2), 336),  # a hidden layer before the classifier
+        ("mobilenetv3_small_050", (2, 2), 288),
+    ],
+)
+def test_tokens_are_the_class_token_then_the_grid(
+    name: str, grid: tuple[int, int], width: int
+) -> None:
+    size = 56 if "patch14" in name else 64
+    model = backbone(name, size)
+    features = model(PIXELS[:, :size, :size].contiguous())
+    assert features.grid == grid
+    assert features.tokens.shape == (2, 1 + grid[0] * grid[1], width)
+    assert model.width == width
+    model.train()(PIXELS[:, :size, :size].contiguous()).tokens.sum().backward()
+    assert all(parameter.grad is not None for parameter in model.parameters())
+
+
+def test_the_class_token_is_the_models_own() -> None:
+    model = backbone("test_vit")
+    images = (PIXELS.permute(0, 3, 1, 2) / 255 - model.mean) / model.std
+    expected = model.model(images)  # without classifier: the pooled class token
+    assert torch.allclose(model(PIXELS).pooled, expected, atol=1e-5)
+
+
+def test_a_convolutional_networks_class_token_is_the_mean_of_its_cells() -> None:
+    features = backbone("test_resnet")(PIXELS)
+    assert torch.allclose(features.pooled, features.tokens[:, 1:].mean(dim=1), atol=1e-5)
+
+
+def test_normalisation_is_inside() -> None:
+    model = backbone("test_resnet")
+    images = PIXELS.permute(0, 3, 1, 2) / 255
+    by_hand = model.model.forward_features((images - 0.5) / 0.5).mean(dim=(2, 3))
+    assert torch.allclose(model(PIXELS).pooled, by_hand, atol=1e-5)
+
+
+def student(name: str, width: int | None) -> Student:
+    model = timm_model(name, size=(64, 64))
+    return Student.new(model, preprocessing_of(name, 64, 1.0), width=width).eval()
+
+
+@pytest.mark.parametrize(
+    ("name", "width", "expected", "has_layer"),
+    [
+        ("test_vit", None, 64, False),
+        ("test_vit", 64, 64, False),
+        ("test_vit", 32, 32, True),
+        ("test_resnet", None, 192, True),
+        ("test_resnet", 96, 96, True),  # non-negative features need one at any width
+    ],
+)
+def test_a_student_gets_an_embedding_layer_where_it_needs_one(
+    name: str, width: int | None, expected: int, has_layer: bool
+) -> None:
+    model = student(name, width)
+    assert (model.width, model.embedding is not None) == (expected, has_layer)
+    assert model(PIXELS).tokens.shape[2] == expected
+
+
+def test_embeddings_are_the_direction_of_the_class_token() -> None:
+    model = student("test_resnet", 48)
+    embeddings = model.embed(PIXELS)
+    assert torch.allclose(embeddings.norm(dim=1), torch.ones(2))
+    pooled = model(PIXELS).pooled
+    assert torch.allclose(embeddings, pooled / pooled.norm(dim=1, keepdim=True), atol=1e-6)
+
+
+def test_an_unknown_name_is_answered_with_similar_ones() -> None:
+    with pytest.raises(UsageError, match=r"Similar: .*resnet18"):
+        timm_model("resnet_18", size=(64, 64))
+
+
+def test_a_size_the_model_does_not_take_is_refused_at_once() -> None:
+    with pytest.raises(UsageError, match="does not take images of 70 x 70"):
+        timm_model("test_vit", size=(70, 70))
+
+
+def test_a_family_without_a_grid_is_refused() -> None:
+    with pytest.raises(UsageError, match="no known grid"):
+        backbone("xcit_nano_12_p16_224")(PIXELS)

@@ -1,0 +1,61 @@
+from pathlib import Path
+
+import pytest
+
+from bundle import UsageError
+from distill import Recipe, recipe_from_document, recipe_from_toml
+
+RECIPES = sorted((Path(__file__).parents[2] / "recipes").glob("*.toml"))
+SMALL = {
+    "teacher": {"name": "test_vit"},
+    "student": {"name": "test_resnet"},
+    "data": {"images": "images"},
+}
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
+def test_every_recipe_in_the_repository_is_valid_and_explains_itself(path: Path) -> None:
+    recipe_from_toml(path)
+    opening = path.read_text().split("\n\n[")[0]
+    for told in ("isogon distill", "Hardware", "Expect"):
+        assert told in opening
+
+
+def test_defaults_are_cospress_with_ten_temperatures() -> None:
+    recipe = recipe_from_document(SMALL, where="here")
+    assert recipe.objective.name == "cospress"
+    assert len(recipe.objective.temperatures) == 10
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (
+            {"train": {"learning_rat": 1}},
+            r"\[train\]: unknown key `learning_rat`; did",
+        ),
+        ({"trian": {}}, "unknown key `trian`; did you mean `train`"),
+        ({"train": {"zzz": 1}}, "known are epochs, batch_size"),
+        ({"data": {}}, r"\[data\]: `images` is missing"),
+        ({"train": {"epochs": 0}}, "`epochs`: .*greater than or equal to 1, got 0"),
+        ({"objective": {"name": "cospres"}}, "expected tags: 'cospress', 'cosine'"),
+        ({"objective": {"name": "cospress", "temperature": [1]}}, "mean `temperatures`"),
+        ({"ood": {"alpha": 2}}, "`alpha`"),
+    ],
+)
+def test_a_wrong_key_or_value_is_explained(change: dict[str, object], says: str) -> None:
+    with pytest.raises(UsageError, match=says):
+        recipe_from_document(SMALL | change, where="my.toml")
+
+
+def test_what_is_no_recipe_is_said_to_be_none(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="no recipe at"):
+        recipe_from_toml(tmp_path / "nowhere.toml")
+    path = tmp_path / "broken.toml"
+    path.write_text("name = ")
+    with pytest.raises(UsageError, match="is not TOML"):
+        recipe_from_toml(path)
+
+
+def test_a_recipe_survives_the_bundle(recipe: Recipe, exported: Path) -> None:
+    assert recipe_from_toml(exported / "recipe.toml") == recipe

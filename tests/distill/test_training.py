@@ -1,0 +1,233 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from rich.progress import Progress
+
+from backbones import Student
+from bundle import Bundle, ImageFolder, UsageError
+from distill import Evaluation, Recipe, distill, work_folder
+from distill.checkpoint import Checkpoint
+from distill.loading import TrainingViews
+from distill.preparation import Models, prepare_data, prepare_models
+from distill.trainer import train
+
+
+def views(recipe: Recipe, progress: Progress, workers: int = 0) -> TrainingViews:
+    data = prepare_data(recipe, progress)
+    return TrainingViews(
+        data.familiar,
+        data.split.bank,
+        recipe.data,
+        batch_size=recipe.train.batch_size,
+        workers=workers,
+        seed=0,
+    )
+
+
+def models(recipe: Recipe) -> Models:
+    torch.manual_seed(0)
+    return prepare_models(recipe)
+
+
+def trained(recipe: Recipe, folder: Path, progress: Progress, epochs: int) -> Student:
+    made = models(recipe)
+    section = recipe.train.model_copy(update={"epochs": epochs})
+    checkpoint = Checkpoint(folder, recipe, ("names",))
+    train(
+        made.student,
+        made.teacher,
+        made.objective,
+        views(recipe, progress),
+        section,
+        checkpoint,
+        progress,
+    )
+    return made.student
+
+
+def test_views_depend_on_seed_epoch_and_image_alone(
+    recipe: Recipe, progress: Progress
+) -> None:
+    first = list(views(recipe, progress).epoch(1))
+    torch.manual_seed(99)
+    again = list(views(recipe, progress, workers=2).epoch(1))
+    other = next(iter(views(recipe, progress).epoch(2)))
+    assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True))
+    assert not torch.equal(first[0], other)
+
+
+def test_reading_a_view_leaves_the_generators_alone(
+    recipe: Recipe, progress: Progress
+) -> None:
+    batches = views(recipe, progress).epoch(0)
+    next(batches)  # the loader itself draws once, when it starts
+    torch.manual_seed(5)
+    expected = torch.rand(3)
+    torch.manual_seed(5)
+    next(batches)
+    assert torch.equal(torch.rand(3), expected)
+
+
+def test_training_lowers_the_loss(exported: Path) -> None:
+    bundle = Bundle.open(exported)
+    logs = bundle.record("evaluation.json", Evaluation).training
+    assert sum(logs[-1].values()) < sum(logs[0].values())
+
+
+def test_only_the_student_and_the_head_learn(
+    recipe: Recipe, tmp_path: Path, progress: Progress
+) -> None:
+    made = models(recipe)
+    before = {name: value.clone() for name, value in made.teacher.state_dict().items()}
+    student = {name: value.clone() for name, value in made.student.state_dict().items()}
+    section = recipe.train.model_copy(update={"epochs": 1})
+    train(
+        made.student,
+        made.teacher,
+        made.objective,
+        views(recipe, progress),
+        section,
+        Checkpoint(tmp_path / "work", recipe, ("names",)),
+        progress,
+    )
+    after = made.teacher.state_dict()
+    assert all(torch.equal(after[name], value) for name, value in before.items())
+    moved = made.student.state_dict()
+    assert not all(torch.equal(moved[name], value) for name, value in student.items())
+
+
+def test_an_interrupted_run_ends_with_the_weights_of_an_uninterrupted_one(
+    recipe: Recipe, tmp_path: Path, progress: Progress
+) -> None:
+    class InterruptedError(Exception):
+        pass
+
+    class StopsAfterOne(Checkpoint):
+        def save(self, state: dict[str, object]) -> None:
+            super().save(state)
+            raise InterruptedError
+
+    made = models(recipe)
+    arguments = (made.student, made.teacher, made.objective, views(recipe, progress))
+    with pytest.raises(InterruptedError):
+        train(
+            *arguments,
+            recipe.train,
+            StopsAfterOne(tmp_path / "a", recipe, ("names",)),
+            progress,
+        )
+    resumed = trained(recipe, tmp_path / "a", progress, recipe.train.epochs)
+    straight = trained(recipe, tmp_path / "b", progress, recipe.train.epochs)
+    for name, value in straight.state_dict().items():
+        assert torch.equal(resumed.state_dict()[name], value), name
+
+
+def test_a_checkpoint_of_another_run_is_not_continued(
+    recipe: Recipe, tmp_path: Path
+) -> None:
+    Checkpoint(tmp_path, recipe, ("a",)).save({})
+    assert Checkpoint(tmp_path, recipe, ("a",)).load() == {}
+    with pytest.raises(UsageError, match="another recipe or other images"):
+        Checkpoint(tmp_path, recipe, ("b",)).load()
+
+
+def test_a_loss_that_is_not_finite_stops_with_a_remedy(
+    recipe: Recipe, tmp_path: Path, progress: Progress
+) -> None:
+    made = models(recipe)
+    for parameter in made.student.parameters():
+        parameter.data.fill_(float("nan"))
+    with pytest.raises(UsageError, match=r"not finite at step 0.*Lower `learning_rate`"):
+        train(
+            made.student,
+            made.teacher,
+            made.objective,
+            views(recipe, progress),
+            recipe.train,
+            Checkpoint(tmp_path, recipe, ()),
+            progress,
+        )
+
+
+def test_the_bundle_holds_the_students_weights_and_nothing_else(exported: Path) -> None:
+    bundle = Bundle.open(exported)
+    arrays = bundle.arrays("model.safetensors")
+    assert {name.split(".")[0] for name in arrays} == {"backbone", "embedding"}
+    counted = sum(
+        v.size for n, v in arrays.items() if "running" not in n and "num" not in n
+    )
+    assert counted == bundle.manifest.student.parameters
+
+
+def test_no_held_out_image_is_in_the_bank(
+    recipe: Recipe, exported: Path, progress: Progress
+) -> None:
+    data = prepare_data(recipe, progress)
+    assert not set(data.bank) & (set(data.split.calibration) | set(data.split.test))
+    bundle = Bundle.open(exported)
+    assert len(bundle.arrays("held_out.safetensors")["familiar"]) == len(
+        data.split.calibration
+    )
+    assert len(bundle.arrays("ood/reference.safetensors")["bank"]) == len(data.bank)
+
+
+def test_a_finished_run_leaves_no_work_behind(exported: Path) -> None:
+    assert not work_folder(exported).exists()
+
+
+def test_an_existing_output_is_refused_before_any_work(
+    recipe: Recipe, exported: Path, progress: Progress
+) -> None:
+    with pytest.raises(UsageError, match="never overwritten"):
+        distill(recipe, exported, progress)
+
+
+@pytest.mark.parametrize("objective", ["cospress", "cosine"])
+def test_a_transformer_learns_from_a_transformer(
+    recipe: Recipe, tmp_path: Path, progress: Progress, objective: str
+) -> None:
+    import safetensors.torch
+    import timm
+
+    path = tmp_path / "teacher.safetensors"
+    safetensors.torch.save_file(timm.create_model("test_vit2").state_dict(), path)
+    document = recipe.model_dump() | {
+        "teacher": {"name": "test_vit2", "checkpoint": str(path)},
+        "student": {"name": "test_vit"},
+        "objective": {"name": objective},
+    }
+    document["data"] = document["data"] | {"size": 64}
+    document["train"] = document["train"] | {"epochs": 1}
+    bundle = distill(Recipe.model_validate(document), tmp_path / "vit.isogon", progress)
+    assert not bundle.manifest.student.embedding_layer
+    assert bundle.manifest.width == 64
+
+
+def test_a_folder_without_classes_needs_no_labels(
+    recipe: Recipe, tmp_path: Path, digits: Path, progress: Progress
+) -> None:
+    flat = tmp_path / "flat"
+    flat.mkdir()
+    for number, path in enumerate(sorted(digits.rglob("*.png"))[:60]):
+        (flat / f"{number}.png").write_bytes(path.read_bytes())
+    document = recipe.model_dump()
+    document["data"] = document["data"] | {"images": str(flat), "unfamiliar": None}
+    bundle = distill(Recipe.model_validate(document), tmp_path / "f.isogon", progress)
+    evaluation = bundle.record("evaluation.json", Evaluation)
+    assert evaluation.student.knn_accuracy is None
+    assert evaluation.student.ood_auroc is None
+    assert bundle.manifest.provenance.classes == ()
+
+
+def test_crops_of_evaluation_are_those_of_deployment(
+    recipe: Recipe, exported: Path, digits: Path
+) -> None:
+    from distill.loading import plain_crops
+
+    preprocessing = Bundle.open(exported).manifest.preprocessing
+    folder = ImageFolder.list(digits)
+    (batch,) = plain_crops(folder, np.arange(3), preprocessing)
+    for number in range(3):
+        assert np.array_equal(batch[number], preprocessing.pixels(folder.image(number)))
