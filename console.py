@@ -1,6 +1,8 @@
 """What the command line shows: results on stdout, progress and errors on stderr."""
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -33,6 +35,14 @@ def progress() -> Progress:
         TimeRemainingColumn(),
         console=_err,
     )
+
+
+@contextmanager
+def loading(bars: Progress) -> Iterator[None]:
+    """Show that imports are under way: torch and its kin take seconds."""
+    task = bars.add_task("Loading PyTorch", total=None)
+    yield
+    bars.remove_task(task)
 
 
 def note(text: str) -> None:

@@ -82,16 +82,11 @@ def quickstart(
     interrupted run, and only measures and serves a finished one.
     """
     from bundle import Bundle
-    from distill import (
-        TEACHER,
-        distill as run,
-        example_images,
-        quickstart_recipe,
-        sample_images,
-    )
+    from distill import TEACHER, example_images, quickstart_recipe
 
     with console.progress() as progress:
-        samples = sample_images(Path("quickstart-images"), progress)
+        if images is None or unfamiliar is None:
+            samples = _sample_images(progress)
         recipe = quickstart_recipe(
             images or samples[0],
             unfamiliar or samples[1],
@@ -102,16 +97,14 @@ def quickstart(
         if output.exists():
             bundle = _made_by(recipe, Bundle.open(output, rewriting=["export"]))
         else:
-            bundle = run(recipe, output, progress)
+            bundle = _distilled(recipe, output, progress)
         report = _exported(bundle, progress)
+        latencies = _latencies(bundle, progress)
         examples = example_images(recipe)
-        console.quickstart(
-            bundle,
-            report,
-            latencies=_latencies(bundle, progress),
-            examples=examples,
-            answers=_asked_over_http(bundle, examples, progress),
-        )
+        answers = _asked_over_http(bundle, examples, progress)
+    console.quickstart(
+        bundle, report, latencies=latencies, examples=examples, answers=answers
+    )
 
 
 @app.command()
@@ -128,11 +121,11 @@ def distill(
     RECIPE says which teacher, student and images; `recipes/` has examples. A run that
     was interrupted continues from its last epoch when started again.
     """
-    from distill import distill as run, recipe_from_toml
+    from distill import recipe_from_toml
 
     parsed = recipe_from_toml(recipe)
     with console.progress() as progress:
-        bundle = run(parsed, output or Path(f"{parsed.name}.isogon"), progress)
+        bundle = _distilled(parsed, output or Path(f"{parsed.name}.isogon"), progress)
     if as_json:
         console.as_json(_evaluation(bundle))
     else:
@@ -158,10 +151,11 @@ def export(
     is 1 and the bundle stays as it was.
     """
     from bundle import Bundle, ImageFolder
-    from export import export_onnx, pixels_of
 
     opened = Bundle.open(bundle, rewriting=["export"])
     with console.progress() as progress:
+        with console.loading(progress):
+            from export import export_onnx, pixels_of
         extra = None
         if images is not None:
             folder = ImageFolder.list(images)
@@ -178,10 +172,11 @@ def verify(bundle: BundlePath, as_json: AsJson = False) -> None:
     Run it after moving a bundle, or after upgrading Isogon, torch or ONNX Runtime.
     """
     from bundle import Bundle
-    from export import verify as run
 
     opened = Bundle.open(bundle)
     with console.progress() as progress:
+        with console.loading(progress):
+            from export import verify as run
         report = run(opened, progress)
     _report(report, as_json)
 
@@ -217,13 +212,14 @@ def calibrate(
     p-values. The artifact is exported again with the new detector, and gated.
     """
     from bundle import Bundle
-    from export import TRAINING_DETECTOR, calibrate as run, detector_spec
 
     opened = Bundle.open(bundle, rewriting=["calibrate", "export"])
     asked = {"name": detector, "k": k, "alpha": alpha}
     given = {key: value for key, value in asked.items() if value is not None}
-    spec = detector_spec(opened, TRAINING_DETECTOR).model_copy(update=given)
     with console.progress() as progress:
+        with console.loading(progress):
+            from export import TRAINING_DETECTOR, calibrate as run, detector_spec
+        spec = detector_spec(opened, TRAINING_DETECTOR).model_copy(update=given)
         report = run(opened, images, progress, spec=spec)
     _report(report, as_json)
 
@@ -279,6 +275,22 @@ def main() -> None:
         sys.exit(error.exit_code)
 
 
+def _sample_images(progress: Progress) -> tuple[Path, Path]:
+    """Return the folders of familiar and unfamiliar sample images, written once."""
+    with console.loading(progress):
+        from distill.samples import sample_images
+    return sample_images(Path("quickstart-images"), progress)
+
+
+def _distilled(recipe: "Recipe", output: Path, progress: Progress) -> "Bundle":
+    from bundle import require_absent
+
+    require_absent(output)
+    with console.loading(progress):
+        from distill.distillation import distill as run
+    return run(recipe, output, progress)
+
+
 def _made_by(recipe: "Recipe", bundle: "Bundle") -> "Bundle":
     """Return the bundle, if it is what this recipe makes."""
     from bundle import UsageError
@@ -298,18 +310,21 @@ def _made_by(recipe: "Recipe", bundle: "Bundle") -> "Bundle":
 def _exported(bundle: "Bundle", progress: Progress) -> "ParityReport":
     """Return the parity report, exporting first unless an intact artifact has one."""
     from bundle import Bundle, BundleError, vouched_artifact
-    from export import export_onnx
 
     try:
         return vouched_artifact(Bundle.open(bundle.path)).report
     except BundleError:
+        with console.loading(progress):
+            from export import export_onnx
         return export_onnx(bundle, progress)
 
 
 def _latencies(bundle: "Bundle", progress: Progress) -> dict[str, float]:
     """Return the milliseconds for one image in torch and in ONNX Runtime."""
     from bundle import GOLDEN, open_runner, vouched_artifact
-    from export import TorchRunner, graph_from_bundle, latency
+
+    with console.loading(progress):
+        from export import TorchRunner, graph_from_bundle, latency
 
     pixels = bundle.arrays(GOLDEN)["pixels"][:1]
     runners = {

@@ -1,7 +1,9 @@
-"""Distil: teacher and images become a bundle with weights, detector and evaluation."""
+"""Distil: teacher and images become a bundle with weights, detector and evaluation.
 
-from distill.distillation import distill as distill, work_folder as work_folder
-from distill.evaluation import Evaluation as Evaluation
+Only what is said before work starts is imported here; `distill.distillation` and
+`distill.samples` load torch, timm and scikit-learn, which takes seconds.
+"""
+
 from distill.quickstart import (
     TEACHER as TEACHER,
     example_images as example_images,
@@ -12,4 +14,3 @@ from distill.recipe import (
     recipe_from_document as recipe_from_document,
     recipe_from_toml as recipe_from_toml,
 )
-from distill.samples import sample_images as sample_images

@@ -10,6 +10,7 @@ from bundle import (
     GOLDEN,
     ONNX,
     Bundle,
+    Calibration,
     OnnxRunner,
     Outputs,
     ParityReport,
@@ -36,6 +37,7 @@ from export.parity import (
 
 _REFERENCE_BATCH = 32
 _GOLDEN_IMAGES = 8
+_GOLDEN_MARGIN = 1e-3  # of the range of scores; rounding moves them by 1e-6 of it
 
 
 def export_onnx(
@@ -86,7 +88,8 @@ def add_onnx(
     report = _report(measured, reference, candidate, stage.sha256(ONNX), tolerance)
     if not report:
         raise ParityFailedError(report, "It did not enter the bundle.")
-    golden = _golden(expected)
+    assert report.calibration is not None  # or the report would be false
+    golden = _golden(expected, report.calibration)
     outputs = Outputs(
         embeddings=expected.embeddings[golden], ood_scores=expected.ood_scores[golden]
     )
@@ -148,8 +151,12 @@ def _report(
     )
 
 
-def _golden(expected: Outputs) -> Int[np.ndarray, " n"]:
-    """Choose the most and the least familiar images: no rounding flips their decision."""
-    order = np.argsort(expected.ood_scores)
+def _golden(expected: Outputs, calibration: Calibration) -> Int[np.ndarray, " n"]:
+    """Choose the most and the least familiar images whose decision no rounding flips."""
+    scores = expected.ood_scores
+    margin = _GOLDEN_MARGIN * (scores.max() - scores.min())
+    flagged, spared = (calibration.is_ood(scores + d) for d in (margin, -margin))
+    order = np.argsort(scores)
+    settled = order[(flagged == spared)[order]]
     half = _GOLDEN_IMAGES // 2
-    return np.concatenate([order[:half], order[-half:]])
+    return np.unique(np.concatenate([settled[:half], settled[-half:]]))

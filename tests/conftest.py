@@ -10,7 +10,8 @@ from rich.progress import Progress
 from sklearn.datasets import load_digits
 
 from bundle import Bundle
-from distill import Recipe, distill, recipe_from_document
+from distill import Recipe, recipe_from_document
+from distill.distillation import distill
 from export import export_onnx
 
 PACKAGED_TEACHER = {

@@ -7,8 +7,10 @@ from rich.progress import Progress
 
 from backbones import Student
 from bundle import Bundle, ImageFolder, UsageError
-from distill import Evaluation, Recipe, distill, work_folder
+from distill import Recipe
 from distill.checkpoint import Checkpoint
+from distill.distillation import distill, work_folder
+from distill.evaluation import Evaluation
 from distill.loading import TrainingViews
 from distill.preparation import Models, prepare_data, prepare_models
 from distill.trainer import train

@@ -1,0 +1,265 @@
+"""The gate: what may enter a bundle, and everything that may not."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from rich.progress import Progress
+
+from bundle import (
+    GOLDEN,
+    ONNX,
+    Bundle,
+    DetectorSpec,
+    OnnxRunner,
+    Outputs,
+    ParityReport,
+    Runner,
+    Tolerance,
+    UsageError,
+    parity_name,
+    vouched_artifact,
+)
+from bundle.runners import Pixels
+from export import (
+    ParityFailedError,
+    TorchRunner,
+    calibrate,
+    export_onnx,
+    graph_from_bundle,
+    verify,
+)
+from export.detectors import module_from_detector
+from export.parity import ParityImages, measure
+
+
+@pytest.fixture
+def images(bundle: Bundle) -> ParityImages:
+    return ParityImages.of(bundle)
+
+
+def test_the_graph_takes_uint8_and_a_batch_of_any_size(bundle: Bundle) -> None:
+    graph = onnx.load(bundle.file(ONNX)).graph
+    (images,) = graph.input
+    assert images.name == "images"
+    assert images.type.tensor_type.elem_type == onnx.TensorProto.UINT8
+    batch, *rest = images.type.tensor_type.shape.dim
+    assert batch.dim_param
+    assert [axis.dim_value for axis in rest] == [32, 32, 3]
+    assert [output.name for output in graph.output] == ["embedding", "ood_score"]
+
+
+def test_the_file_carries_the_preprocessing(bundle: Bundle) -> None:
+    (entry,) = onnx.load(bundle.file(ONNX)).metadata_props
+    assert entry.key == "isogon.preprocessing"
+    assert entry.value == bundle.manifest.preprocessing.model_dump_json()
+
+
+@pytest.mark.parametrize("batch", [1, 2, 7, 33])
+def test_onnx_equals_eager_torch_at_every_batch_size(
+    bundle: Bundle, images: ParityImages, batch: int
+) -> None:
+    pixels = images.pixels[:batch]
+    ours = OnnxRunner(bundle.file(ONNX)).run(pixels)
+    torchs = TorchRunner(graph_from_bundle(bundle)).run(pixels)
+    assert np.abs(ours.embeddings - torchs.embeddings).max() < 1e-5
+    assert np.allclose(np.linalg.norm(ours.embeddings, axis=1), 1, atol=1e-6)
+    assert np.allclose(ours.ood_scores, torchs.ood_scores, atol=1e-5)
+
+
+def test_the_report_says_what_was_compared_with_what(bundle: Bundle) -> None:
+    report = bundle.record(parity_name(ONNX), ParityReport)
+    held_out = bundle.arrays("held_out.safetensors")
+    compared = len(held_out["familiar"]) + len(held_out["unfamiliar"])
+    assert report
+    assert report.batch_sizes == (1, 2, 7)
+    assert report.figures.images == 3 * compared
+    assert "eager float32" in report.reference
+    assert report.sha256 == bundle.manifest.files[ONNX].sha256
+    assert report.calibration is not None
+    assert len(report.calibration.scores) == len(held_out["familiar"])
+
+
+def test_calibration_is_of_the_artifacts_own_scores(bundle: Bundle) -> None:
+    artifact = vouched_artifact(bundle)
+    familiar = bundle.arrays("held_out.safetensors")["familiar"]
+    scores = OnnxRunner(artifact.path).run_all(familiar, 7).ood_scores
+    assert np.sort(scores).tolist() == list(artifact.calibration.scores)
+
+
+def test_golden_images_are_real_and_of_both_kinds(
+    bundle: Bundle, images: ParityImages
+) -> None:
+    golden = bundle.arrays(GOLDEN)
+    real = {pixels.tobytes() for pixels in images.pixels}
+    assert {pixels.tobytes() for pixels in golden["pixels"]} <= real
+    flagged = vouched_artifact(bundle).calibration.is_ood(golden["ood_scores"])
+    assert flagged.any()
+    assert not flagged.all()
+
+
+@pytest.mark.parametrize("name", ["knn", "mahalanobis", "relative_mahalanobis"])
+def test_each_detector_scores_the_same_in_the_graph(name: str) -> None:
+    generator = np.random.default_rng(0)
+    labels = generator.integers(0, 4, 200)
+    bank = generator.normal(size=(200, 8)) + 3 * np.eye(8)[labels]
+    bank /= np.linalg.norm(bank, axis=1, keepdims=True)
+    detector = DetectorSpec(name=name, k=5).fit(bank.astype(np.float32), labels)
+    asked = bank[:50].astype(np.float32)
+    found = module_from_detector(detector)(torch.from_numpy(asked)).numpy()
+    assert found == pytest.approx(detector.score(asked), rel=1e-4, abs=1e-4)
+
+
+class Planted(Runner):
+    """The reference with an error of our choice."""
+
+    name = "planted"
+
+    def __init__(self, reference: Runner, plant: Callable[[Outputs], Outputs]) -> None:
+        self._reference = reference
+        self._plant = plant
+
+    def run(self, pixels: Pixels) -> Outputs:
+        return self._plant(self._reference.run(pixels))
+
+
+def with_nan(outputs: Outputs) -> Outputs:
+    embeddings = outputs.embeddings.copy()
+    embeddings[0, 0] = np.nan
+    return Outputs(embeddings=embeddings, ood_scores=outputs.ood_scores)
+
+
+def with_nan_score(outputs: Outputs) -> Outputs:
+    scores = outputs.ood_scores.copy()
+    scores[-1] = np.nan
+    return Outputs(embeddings=outputs.embeddings, ood_scores=scores)
+
+
+def with_noise(outputs: Outputs) -> Outputs:
+    noise = np.random.default_rng(0).normal(size=outputs.embeddings.shape) * 1e-2
+    noisy = (outputs.embeddings + noise).astype(np.float32)
+    return Outputs(embeddings=noisy, ood_scores=outputs.ood_scores)
+
+
+def with_shuffled_scores(outputs: Outputs) -> Outputs:
+    return Outputs(
+        embeddings=outputs.embeddings, ood_scores=outputs.ood_scores[::-1].copy()
+    )
+
+
+def with_its_channels_swapped(outputs: Outputs) -> Outputs:
+    swapped = outputs.embeddings.copy()
+    swapped[:, [0, 1]] = swapped[:, [1, 0]]
+    return Outputs(embeddings=swapped, ood_scores=outputs.ood_scores)
+
+
+@pytest.mark.parametrize(
+    ("plant", "breaks"),
+    [
+        (with_nan, "max_abs_error nan"),
+        (with_nan_score, "decision_agreement nan"),
+        (with_noise, "max_abs_error"),
+        (with_shuffled_scores, "decision_agreement"),
+        (with_its_channels_swapped, "min_cosine"),
+    ],
+    ids=lambda value: getattr(value, "__name__", None),
+)
+def test_a_planted_error_breaks_the_gate(
+    bundle: Bundle,
+    images: ParityImages,
+    progress: Progress,
+    plant: Callable[[Outputs], Outputs],
+    breaks: str,
+) -> None:
+    reference = TorchRunner(graph_from_bundle(bundle))
+    expected = reference.run_all(images.pixels, 32)
+    honest = measure(expected, reference, images, progress)
+    assert honest.figures.failures(Tolerance()) == ()
+    planted = measure(expected, Planted(reference, plant), images, progress)
+    assert breaks in "\n".join(planted.figures.failures(Tolerance()))
+
+
+def test_an_artifact_that_fails_does_not_enter_the_bundle(
+    bundle: Bundle, progress: Progress
+) -> None:
+    before = (bundle.path / "manifest.json").read_bytes()
+    impossible = Tolerance(min_cosine=1.1)
+    with pytest.raises(ParityFailedError, match="did not enter the bundle") as caught:
+        export_onnx(bundle, progress, tolerance=impossible)
+    assert "min_cosine" in str(caught.value)
+    assert not caught.value.report
+    assert (bundle.path / "manifest.json").read_bytes() == before
+    assert not list(bundle.path.rglob("*.pending"))
+    vouched_artifact(Bundle.open(bundle.path))
+
+
+def test_exporting_again_replaces_the_artifact_whole(
+    bundle: Bundle, progress: Progress
+) -> None:
+    assert export_onnx(bundle, progress)
+    vouched_artifact(Bundle.open(bundle.path))
+
+
+def test_more_images_are_compared_on_request(bundle: Bundle, progress: Progress) -> None:
+    extra = np.random.default_rng(0).integers(0, 256, (5, 32, 32, 3), dtype=np.uint8)
+    before = bundle.record(parity_name(ONNX), ParityReport).figures.images
+    assert export_onnx(bundle, progress, extra=extra).figures.images == before + 15
+
+
+def test_verify_repeats_the_claim(bundle: Bundle, progress: Progress) -> None:
+    assert verify(bundle, progress)
+
+
+def test_verify_finds_weights_that_are_not_the_artifacts(
+    bundle: Bundle, progress: Progress
+) -> None:
+    """An attacker, or a mix-up, with every hash right: parity itself must notice."""
+    arrays = bundle.arrays("model.safetensors")
+    arrays["embedding.weight"] = -arrays["embedding.weight"]
+    with bundle.stage("distill") as stage:
+        stage.write_arrays("model.safetensors", arrays)
+    with pytest.raises(ParityFailedError, match="is not equal to torch"):
+        verify(Bundle.open(bundle.path), progress)
+
+
+def test_calibrating_on_site_makes_the_sites_images_familiar(
+    bundle: Bundle, photographs: Path, tmp_path: Path, progress: Progress
+) -> None:
+    from PIL import Image
+
+    site = tmp_path / "site"
+    site.mkdir()
+    for path in photographs.glob("*.jpg"):
+        image = Image.open(path)
+        for number in range(5):
+            box = (number * 7, number * 5, image.width - 30 + number * 3, image.height - 20)
+            image.crop(box).save(site / f"{path.stem}-{number}.jpg")
+    pixels = bundle.arrays("held_out.safetensors")["unfamiliar"]
+
+    def flagged() -> float:
+        artifact = vouched_artifact(Bundle.open(bundle.path))
+        scores = OnnxRunner(artifact.path).run(pixels).ood_scores
+        return float(artifact.calibration.is_ood(scores).mean())
+
+    before = flagged()
+    assert calibrate(bundle, site, progress)
+    assert flagged() < before
+    again = Bundle.open(bundle.path)
+    assert "ood/reference.safetensors" in again  # the training's detector stays
+    assert again.manifest.files["ood/site/detector.json"].stage == "calibrate"
+    assert verify(again, progress)
+    spec = DetectorSpec(name="mahalanobis", alpha=0.1)
+    assert calibrate(again, site, progress, spec=spec)
+    assert vouched_artifact(Bundle.open(bundle.path)).calibration.alpha == 0.1
+
+
+def test_too_small_a_site_is_refused_and_nothing_changes(
+    bundle: Bundle, photographs: Path, progress: Progress
+) -> None:
+    before = (bundle.path / "manifest.json").read_bytes()
+    with pytest.raises(UsageError, match="needs 19 for calibration"):
+        calibrate(bundle, photographs, progress)
+    assert (bundle.path / "manifest.json").read_bytes() == before

@@ -1,0 +1,94 @@
+"""Settings, with the application in process: real bundle, real runtime, no server."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from fastapi.testclient import TestClient
+
+from bundle import GOLDEN, Bundle, CheckFailedError, UsageError
+from serving.model import ServedModel
+from serving.routes import create_app
+from serving.settings import Settings
+
+Serve = Callable[..., TestClient]
+
+
+@pytest.fixture
+def serve(exported: Path) -> Iterator[Serve]:
+    def with_settings(**settings: object) -> TestClient:
+        app = create_app()
+        app.state.model = ServedModel.load(Settings(bundle=exported, **settings))
+        return TestClient(app, raise_server_exceptions=False)
+
+    yield with_settings
+
+
+@pytest.fixture
+def photo(photographs: Path) -> bytes:
+    return (photographs / "coffee.jpg").read_bytes()
+
+
+def test_every_setting_is_an_environment_variable(
+    exported: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ISOGON_BUNDLE", str(exported))
+    monkeypatch.setenv("ISOGON_ALPHA", "0.2")
+    monkeypatch.setenv("ISOGON_MAX_IMAGES", "3")
+    settings = Settings()
+    assert (settings.bundle, settings.alpha, settings.max_images) == (exported, 0.2, 3)
+
+
+@pytest.mark.parametrize(
+    ("limit", "says"),
+    [
+        ({"max_image_bytes": 100}, "more than the limit of 100"),
+        ({"max_image_pixels": 100}, "pixels, more than the limit of 100"),
+        ({"max_body_bytes": 100}, "the limit is 100"),
+    ],
+)
+def test_each_limit_answers_413(
+    serve: Serve, photo: bytes, limit: dict[str, int], says: str
+) -> None:
+    answer = serve(**limit).post("/v1/embed", files={"images": photo})
+    assert answer.status_code == 413
+    assert says in answer.json()["detail"]
+
+
+def test_the_number_of_images_is_limited(serve: Serve, photo: bytes) -> None:
+    files = [("images", photo)] * 3
+    assert serve(max_images=3).post("/v1/score", files=files).status_code == 200
+    assert serve(max_images=2).post("/v1/score", files=files).status_code == 413
+
+
+def test_alpha_changes_decisions_and_must_be_kept(
+    serve: Serve, photo: bytes, exported: Path
+) -> None:
+    def answer(alpha: float) -> dict[str, float]:
+        response = serve(alpha=alpha).post("/v1/score", files={"images": photo})
+        ood: dict[str, float] = response.json()["results"][0]["ood"]
+        return ood
+
+    strict, lax = answer(0.04), answer(0.9)
+    assert strict["p_value"] == lax["p_value"]
+    assert lax["is_ood"] == (lax["p_value"] <= 0.9)
+    with pytest.raises(UsageError, match="false-alarm rate of 0"):
+        ServedModel.load(Settings(bundle=exported, alpha=0.001))
+
+
+def test_a_service_that_fails_its_golden_check_does_not_start(bundle: Bundle) -> None:
+    arrays = bundle.arrays(GOLDEN)
+    arrays["embeddings"] = -arrays["embeddings"]
+    with bundle.stage("export") as stage:
+        stage.write_arrays(GOLDEN, arrays)
+    with pytest.raises(CheckFailedError, match="golden images"):
+        ServedModel.load(Settings(bundle=bundle.path))
+
+
+def test_our_own_failure_is_a_problem_too(serve: Serve, photo: bytes) -> None:
+    client = serve()
+    del client.app.state.model
+    answer = client.post("/v1/embed", files={"images": photo})
+    assert answer.status_code == 500
+    assert answer.headers["content-type"] == "application/problem+json"
+    assert "its log says why" in answer.json()["detail"]

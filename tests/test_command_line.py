@@ -1,0 +1,237 @@
+"""The command line as a process: output, exit status, and the whole quickstart."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import safetensors.torch
+import timm
+from PIL import Image
+
+from serving.process import free_port
+
+
+def isogon(
+    *arguments: object, cwd: Path, timeout: float = 280
+) -> subprocess.CompletedProcess:
+    return subprocess.run(
+        [sys.executable, "-m", "isogon", *map(str, arguments)],
+        cwd=cwd,
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+        check=False,
+        env=os.environ | {"COLUMNS": "100"},
+    )
+
+
+def test_help_is_instant_and_loads_no_stage(tmp_path: Path) -> None:
+    found = isogon("--help", cwd=tmp_path)
+    assert found.returncode == 0
+    commands = (
+        "quickstart",
+        "distill",
+        "export",
+        "verify",
+        "calibrate",
+        "inspect",
+        "serve",
+    )
+    assert all(command in found.stdout for command in commands)
+    code = "import sys, isogon; print({'torch', 'bentoml', 'bundle'} & set(sys.modules))"
+    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert loaded.stdout.strip() == "set()"
+
+
+@pytest.mark.parametrize(
+    "command",
+    ["quickstart", "distill", "export", "verify", "calibrate", "inspect", "serve"],
+)
+def test_every_command_explains_itself(command: str, tmp_path: Path) -> None:
+    found = isogon(command, "--help", cwd=tmp_path)
+    assert found.returncode == 0
+    assert len(found.stdout.splitlines()) > 8
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["inspect", "nowhere.isogon"], "found nothing"),
+        (["verify", "."], "without manifest.json"),
+        (["distill", "nowhere.toml"], "no recipe at"),
+        (["quickstart", "--teacher", "vit_tinny"], "no model named 'vit_tinny'"),
+        (["quickstart", "--images", "nowhere"], "Expected a folder of images"),
+        (["inspect"], "Missing argument"),
+        (["export", "nowhere.isogon", "--colour"], "No such option"),
+    ],
+)
+def test_wrong_usage_is_2_and_told_on_stderr(
+    arguments: list[str], says: str, tmp_path: Path
+) -> None:
+    found = isogon(*arguments, cwd=tmp_path)
+    assert found.returncode == 2
+    assert says in " ".join(found.stderr.split())
+    assert "Traceback" not in found.stderr
+    assert found.stdout == ""
+
+
+def test_a_damaged_bundle_is_2_and_the_file_is_named(bundle_path: Path) -> None:
+    weights = bundle_path / "model.safetensors"
+    content = bytearray(weights.read_bytes())
+    content[-1] ^= 1
+    weights.write_bytes(content)
+    for command in ("inspect", "verify", "export", "serve"):
+        found = isogon(command, bundle_path, cwd=bundle_path.parent)
+        assert found.returncode == 2
+        assert "model.safetensors is damaged" in " ".join(found.stderr.split())
+
+
+def test_export_mends_an_artifact_that_was_damaged(bundle_path: Path) -> None:
+    graph = bundle_path / "onnx" / "model.onnx"
+    graph.write_bytes(b"damaged")
+    assert isogon("verify", bundle_path, cwd=bundle_path.parent).returncode == 2
+    assert isogon("export", bundle_path, cwd=bundle_path.parent).returncode == 0
+    assert isogon("verify", bundle_path, cwd=bundle_path.parent).returncode == 0
+
+
+def test_json_is_all_that_is_on_stdout(bundle_path: Path) -> None:
+    inspected = isogon("inspect", bundle_path, "--json", cwd=bundle_path.parent)
+    assert json.loads(inspected.stdout)["manifest"]["name"] == "digits"
+    verified = isogon("verify", bundle_path, "--json", cwd=bundle_path.parent)
+    assert json.loads(verified.stdout)["figures"]["min_cosine"] > 0.99999
+    assert "Parity at batch 7" in verified.stderr
+
+
+def test_a_failed_check_is_1(bundle_path: Path) -> None:
+    """A graph of other weights whose hash, report and golden images are all in order."""
+    from bundle import Bundle
+
+    bundle = Bundle.open(bundle_path)
+    arrays = bundle.arrays("model.safetensors")
+    arrays["embedding.bias"] = arrays["embedding.bias"] + 1
+    with bundle.stage("distill") as stage:
+        stage.write_arrays("model.safetensors", arrays)
+    found = isogon("verify", bundle_path, cwd=bundle_path.parent)
+    assert found.returncode == 1
+    assert "broken" in found.stderr
+    assert "is not equal to" in " ".join(found.stderr.split())
+
+
+def test_inspect_shows_origin_evaluation_and_files(bundle_path: Path) -> None:
+    shown = isogon("inspect", bundle_path, cwd=bundle_path.parent).stdout
+    for told in (
+        "tf_efficientnet_lite0",
+        "Apache-2.0",
+        "angle distortion",
+        "onnx/model.onnx",
+    ):
+        assert told in shown
+
+
+def test_serve_answers_and_ends_on_interrupt(bundle_path: Path, photographs: Path) -> None:
+    import signal
+
+    import httpx
+
+    port = free_port()
+    command = [
+        sys.executable,
+        "-m",
+        "isogon",
+        "serve",
+        str(bundle_path),
+        "--port",
+        str(port),
+    ]
+    with subprocess.Popen(
+        command,
+        stderr=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        start_new_session=True,
+    ) as process:
+        try:
+            deadline = time.monotonic() + 60
+            answer = None
+            while answer is None and time.monotonic() < deadline:
+                try:
+                    with (photographs / "grass.jpg").open("rb") as file:
+                        url = f"http://127.0.0.1:{port}/v1/score"
+                        answer = httpx.post(url, files={"images": file})
+                except httpx.TransportError:
+                    time.sleep(0.2)
+            assert answer is not None
+            assert answer.status_code == 200
+        finally:
+            os.killpg(process.pid, signal.SIGINT)
+            assert process.wait(30) is not None
+
+
+def test_the_quickstart_runs_the_whole_chain_and_is_fast_again(tmp_path: Path) -> None:
+    first = isogon("quickstart", "--epochs", 1, cwd=tmp_path)
+    assert first.returncode == 0, first.stderr
+    for told in (
+        "parameters",
+        "angle distortion",
+        "kNN accuracy",
+        "OOD AUROC",
+        "parity: minimum cosine",
+        "latency, torch",
+        "latency, ONNX Runtime",
+        "familiar: ",
+        "unfamiliar: astronaut.jpg",
+        "isogon serve quickstart.isogon",
+    ):
+        assert told in first.stdout
+    assert "Distilling" in first.stderr
+    manifest = (tmp_path / "quickstart.isogon" / "manifest.json").read_bytes()
+    again = isogon("quickstart", "--epochs", 1, cwd=tmp_path)
+    assert again.returncode == 0
+    assert "Distilling" not in again.stderr
+    assert "Exporting" not in again.stderr
+    assert (tmp_path / "quickstart.isogon" / "manifest.json").read_bytes() == manifest
+    other = isogon("quickstart", "--epochs", 2, cwd=tmp_path)
+    assert other.returncode == 2
+    assert "made with other choices (train)" in " ".join(other.stderr.split())
+
+
+def test_the_quickstart_takes_a_folder_and_a_teacher_of_ones_own(
+    tmp_path: Path, photographs: Path
+) -> None:
+    images = tmp_path / "mine"
+    images.mkdir()
+    for path in photographs.glob("*.jpg"):
+        image = Image.open(path)
+        for number in range(6):
+            box = (number * 9, number * 4, image.width - 60 + number * 5, image.height - 30)
+            image.crop(box).save(images / f"{path.stem}-{number}.webp")
+    (images / "broken.jpg").write_bytes(b"not an image")
+    (images / "notes.txt").write_text("not even named like one")
+    weights = tmp_path / "teacher.safetensors"
+    safetensors.torch.save_file(timm.create_model("test_vit").state_dict(), weights)
+    found = isogon(
+        *("quickstart", "--images", images, "--unfamiliar", photographs),
+        *("--teacher", f"test_vit:{weights}", "--epochs", 1, "--output", "mine.isogon"),
+        cwd=tmp_path,
+    )
+    assert found.returncode == 0, found.stderr
+    assert "1 of 73 images cannot be read" in found.stderr
+    assert "broken.jpg" in found.stderr
+    assert "kNN accuracy" not in found.stdout  # no classes, no accuracy
+    shown = isogon("inspect", "mine.isogon", cwd=tmp_path).stdout
+    assert "test_vit (teacher.safetensors)" in shown
+
+
+def test_the_recipe_of_the_repository_runs(tmp_path: Path, digits: Path) -> None:
+    recipe = (Path(__file__).parents[1] / "recipes" / "digits.toml").read_text()
+    recipe = recipe.replace("quickstart-images/familiar", str(digits))
+    recipe = recipe.replace('unfamiliar = "quickstart-images/unfamiliar"\n', "")
+    recipe = recipe.replace("epochs = 31", "epochs = 1").replace("size = 96", "size = 32")
+    (tmp_path / "digits.toml").write_text(recipe)
+    found = isogon("distill", "digits.toml", "--json", cwd=tmp_path)
+    assert found.returncode == 0, found.stderr
+    assert json.loads(found.stdout)["student"]["knn_accuracy"] is not None
+    assert isogon("export", "digits.isogon", cwd=tmp_path).returncode == 0

@@ -1,0 +1,51 @@
+"""The repository keeps its own promises."""
+
+import ast
+import itertools
+import re
+import tomllib
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PACKAGES = ("bundle", "backbones", "distill", "export", "serving")
+MODULES = sorted(p for name in PACKAGES for p in (ROOT / name).rglob("*.py"))
+
+
+@pytest.mark.parametrize("name", ["bundle", "bundle/detectors", "distill/objectives"])
+def test_a_package_re_exports_every_public_class_of_its_modules(name: str) -> None:
+    exported = (ROOT / name / "__init__.py").read_text()
+    for module in (ROOT / name).glob("*.py"):
+        for node in ast.parse(module.read_text()).body:
+            if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
+                assert f"{node.name} as {node.name}" in exported, node.name
+
+
+def test_modules_stay_small_and_say_what_they_are_for() -> None:
+    lengths = []
+    for module in MODULES:
+        text = module.read_text()
+        assert ast.get_docstring(ast.parse(text)), module
+        lengths.append(len(text.splitlines()))
+    assert max(lengths) <= 300
+    assert sorted(lengths)[len(lengths) // 2] <= 140
+
+
+def test_constraints_are_plain_pins() -> None:
+    lines = (ROOT / "constraints.txt").read_text().splitlines()
+    assert all(re.fullmatch(r"[A-Za-z0-9._-]+==[A-Za-z0-9.+]+", line) for line in lines)
+
+
+def test_every_dependency_is_pinned() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    extras = project["optional-dependencies"].values()
+    wanted = [*project["dependencies"], *itertools.chain(*extras)]
+    pinned = {
+        line.split("==")[0].lower().replace("_", "-")
+        for line in (ROOT / "constraints.txt").read_text().splitlines()
+    }
+    for requirement in wanted:
+        name = re.split(r"[<>=; ]", requirement)[0].lower()
+        if "darwin" not in requirement or "!=" in requirement:
+            assert name in pinned, requirement
