@@ -8,6 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from isogon import app
+from serving.settings import Settings
+
 ROOT = Path(__file__).parents[1]
 PACKAGES = ("bundle", "backbones", "distill", "export", "serving")
 MODULES = sorted(p for name in PACKAGES for p in (ROOT / name).rglob("*.py"))
@@ -49,3 +52,22 @@ def test_every_dependency_is_pinned() -> None:
         name = re.split(r"[<>=; ]", requirement)[0].lower()
         if "darwin" not in requirement or "!=" in requirement:
             assert name in pinned, requirement
+
+
+@pytest.mark.parametrize("page", ["README.md", "bundle/README.md", "CHANGELOG.md"])
+def test_links_lead_somewhere_and_commands_exist(page: str) -> None:
+    text = (ROOT / page).read_text()
+    for target in re.findall(r"\]\(([^)]+)\)", text):
+        if not target.startswith("https://"):
+            assert ((ROOT / page).parent / target).exists(), target
+    commands = {
+        command.name or command.callback.__name__ for command in app.registered_commands
+    }
+    assert set(re.findall(r"\bisogon (?!import)([a-z]+)\b", text)) <= commands
+
+
+def test_serves_help_names_every_setting() -> None:
+    (command,) = (c for c in app.registered_commands if c.callback.__name__ == "serve")
+    named = set(re.findall(r"ISOGON_([A-Z_]+)", command.callback.__doc__))
+    fields = {name.upper() for name in Settings.model_fields}
+    assert named == fields - {"BUNDLE"}
