@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -16,9 +17,12 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 from rich.table import Table
+from rich.text import Text
 
 if TYPE_CHECKING:
     from bundle import Bundle, ParityReport
+
+_STYLE: dict[str, Any] = {"title_justify": "left", "title_style": "bold", "min_width": 60}
 
 _out = Console(highlight=False)
 _err = Console(stderr=True, highlight=False)
@@ -75,27 +79,29 @@ def parity(report: "ParityReport") -> None:
     _out.print(_parity_table(report))
 
 
-def inspection(bundle: "Bundle", document: dict[str, Any]) -> None:
+def inspection(
+    bundle: "Bundle", document: dict[str, Any], reports: list["ParityReport"]
+) -> None:
     """Print where a bundle comes from, what it is worth and what it holds."""
     manifest = bundle.manifest
-    facts = _table(manifest.name, "", "")
-    facts.add_row("student", f"{manifest.student.architecture}, {manifest.width} wide")
-    facts.add_row(
-        "teacher", f"{manifest.teacher.architecture} ({manifest.teacher.weights})"
-    )
-    facts.add_row("teacher's licence", manifest.teacher.licence)
+    facts = Table(title=escape(manifest.name), show_header=False, **_STYLE)
+    _row(facts, "student", f"{manifest.student.architecture}, {manifest.width} wide")
+    _row(facts, "teacher", f"{manifest.teacher.architecture} ({manifest.teacher.weights})")
+    _row(facts, "teacher's licence", manifest.teacher.licence)
     crop = manifest.preprocessing
-    facts.add_row("pixels", f"{crop.height} x {crop.width}, crop {crop.crop:g}")
+    _row(facts, "pixels", f"{crop.height} x {crop.width}, crop {crop.crop:g}")
     provenance = manifest.provenance
-    facts.add_row("images", f"{provenance.images} ({provenance.image_count:,})")
-    facts.add_row("made", provenance.created)
+    _row(facts, "images", f"{provenance.images} ({provenance.image_count:,})")
+    _row(facts, "made", provenance.created)
     for package, version in provenance.versions.items():
-        facts.add_row(package, version)
+        _row(facts, package, version)
     _out.print(facts)
     _out.print(_evaluation_table(document, title="Evaluation"))
+    for report in reports:
+        _out.print(_parity_table(report))
     files = _table("Files, all intact", "file", "stage", "bytes", "SHA-256")
     for name, entry in manifest.files.items():
-        files.add_row(name, entry.stage, f"{entry.bytes:,}", f"{entry.sha256[:12]}…")
+        _row(files, name, entry.stage, f"{entry.bytes:,}", f"{entry.sha256[:12]}…")
     _out.print(files)
 
 
@@ -112,16 +118,16 @@ def quickstart(
     table = _evaluation_table(document, title=f"{bundle.path}", bundle=bundle)
     figures = report.figures
     table.add_section()
-    table.add_row("parity: minimum cosine", "", f"{figures.min_cosine:.7f}")
-    table.add_row("parity: largest error", "", f"{figures.max_abs_error:.1e}")
-    table.add_row("parity: neighbours kept", "", f"{figures.neighbour_agreement:.4f}")
-    table.add_row("parity: same decisions", "", f"{figures.decision_agreement:.4f}")
+    _row(table, "parity: minimum cosine", "", f"{figures.min_cosine:.7f}")
+    _row(table, "parity: largest error", "", f"{figures.max_abs_error:.1e}")
+    _row(table, "parity: neighbours kept", "", f"{figures.neighbour_agreement:.4f}")
+    _row(table, "parity: same decisions", "", f"{figures.decision_agreement:.4f}")
     for name, milliseconds in latencies.items():
-        table.add_row(f"latency, {name}", "", f"{milliseconds:.2f} ms")
+        _row(table, f"latency, {name}", "", f"{milliseconds:.2f} ms")
     table.add_section()
     for kind, image, ood in zip(("familiar", "unfamiliar"), examples, answers, strict=True):
         verdict = "unfamiliar" if ood["is_ood"] else "familiar"
-        table.add_row(f"{kind}: {image.name}", "", f"p = {ood['p_value']:.4f}, {verdict}")
+        _row(table, f"{kind}: {image.name}", "", f"p = {ood['p_value']:.4f}, {verdict}")
     _out.print(table)
     _out.print(
         f"\nNext:\n"
@@ -140,24 +146,27 @@ def _evaluation_table(
     table = _table(title, "", "teacher", "student")
     if bundle is not None:
         manifest = bundle.manifest
-        table.add_row("model", manifest.teacher.architecture, manifest.student.architecture)
-        table.add_row(
+        _row(table, "model", manifest.teacher.architecture, manifest.student.architecture)
+        _row(
+            table,
             "parameters",
             f"{manifest.teacher.parameters:,}",
             f"{manifest.student.parameters:,}",
         )
     teacher, student = document["teacher"], document["student"]
     fidelity = document["fidelity"]
-    table.add_row("angle distortion", "", f"{fidelity['angle_distortion']:.3f}")
-    table.add_row("neighbour overlap@10", "", f"{fidelity['neighbour_overlap']:.3f}")
+    _row(table, "angle distortion", "", f"{fidelity['angle_distortion']:.3f}")
+    _row(table, "neighbour overlap@10", "", f"{fidelity['neighbour_overlap']:.3f}")
     if teacher["knn_accuracy"] is not None:
-        table.add_row(
+        _row(
+            table,
             "kNN accuracy",
             f"{teacher['knn_accuracy']:.3f}",
             f"{student['knn_accuracy']:.3f}",
         )
     for detector, auroc in (teacher["ood_auroc"] or {}).items():
-        table.add_row(
+        _row(
+            table,
             f"OOD AUROC, {detector}",
             f"{auroc:.3f}",
             f"{student['ood_auroc'][detector]:.3f}",
@@ -166,35 +175,23 @@ def _evaluation_table(
 
 
 def _parity_table(report: "ParityReport") -> Table:
-    figures, tolerance = report.figures, report.tolerance
     table = _table(f"{report.artifact} on {report.candidate}", "", "seen", "bound", "")
-    rows = [
-        ("largest error", figures.max_abs_error, "<=", tolerance.max_abs_error),
-        ("minimum cosine", figures.min_cosine, ">=", tolerance.min_cosine),
-        (
-            "neighbours kept",
-            figures.neighbour_agreement,
-            ">=",
-            tolerance.neighbour_agreement,
-        ),
-        (
-            "same decisions",
-            figures.decision_agreement,
-            ">=",
-            tolerance.decision_agreement,
-        ),
-    ]
-    for name, seen, sign, bound in rows:
-        holds = seen <= bound if sign == "<=" else seen >= bound
-        mark = "[green]ok[/]" if holds else "[red]broken[/]"
-        table.add_row(name, f"{seen:.8g}", f"{sign} {bound:g}", mark)
+    for check in report.figures.checks(report.tolerance):
+        mark = Text("ok", "green") if check else Text("broken", "bold red")
+        name = check.name.replace("_", " ")
+        _row(table, name, f"{check.seen:.8g}", f"{check.sign} {check.bound:g}", mark)
     sizes = ", ".join(map(str, report.batch_sizes))
-    table.add_row("images compared", f"{figures.images:,}", "> 0", f"batches {sizes}")
+    _row(table, "comparisons", f"{report.figures.images:,}", "> 0", f"batches {sizes}")
     return table
 
 
 def _table(title: str, *columns: str) -> Table:
-    table = Table(title=title, title_justify="left", title_style="bold", min_width=60)
+    table = Table(title=escape(title), **_STYLE)
     for number, column in enumerate(columns):
         table.add_column(column, justify="left" if number == 0 else "right")
     return table
+
+
+def _row(table: Table, *cells: str | Text) -> None:
+    """Add a row whose strings are shown as they are, never read as markup."""
+    table.add_row(*(Text(cell) if isinstance(cell, str) else cell for cell in cells))

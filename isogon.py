@@ -100,7 +100,7 @@ def quickstart(
             bundle = _distilled(recipe, output, progress)
         report = _exported(bundle, progress)
         latencies = _latencies(bundle, progress)
-        examples = example_images(recipe)
+        examples = example_images(recipe, progress)
         answers = _asked_over_http(bundle, examples, progress)
     console.quickstart(
         bundle, report, latencies=latencies, examples=examples, answers=answers
@@ -155,12 +155,12 @@ def export(
     opened = Bundle.open(bundle, rewriting=["export"])
     with console.progress() as progress:
         with console.loading(progress):
-            from export import export_onnx, pixels_of
+            from export import export_onnx
         extra = None
         if images is not None:
             folder = ImageFolder.list(images)
             usable = folder.readable(progress)
-            extra = pixels_of(folder, usable, opened.manifest.preprocessing, progress)
+            extra = folder.pixels(usable, opened.manifest.preprocessing, progress)
         report = export_onnx(opened, progress, extra=extra)
     _report(report, as_json)
 
@@ -227,14 +227,20 @@ def calibrate(
 @app.command()
 def inspect(bundle: BundlePath, as_json: AsJson = False) -> None:
     """Show what a bundle holds and where it came from; every hash is checked."""
-    from bundle import Bundle
+    from bundle import Bundle, ParityReport
 
     opened = Bundle.open(bundle)
+    names = [name for name in opened.manifest.files if name.startswith("parity/")]
+    reports = [opened.record(name, ParityReport) for name in names]
     if as_json:
-        manifest = opened.manifest.model_dump(mode="json")
-        console.as_json({"manifest": manifest, "evaluation": _evaluation(opened)})
+        document = {
+            "manifest": opened.manifest.model_dump(mode="json"),
+            "evaluation": _evaluation(opened),
+            "parity": [report.model_dump(mode="json") for report in reports],
+        }
+        console.as_json(document)
     else:
-        console.inspection(opened, _evaluation(opened))
+        console.inspection(opened, _evaluation(opened), reports)
 
 
 @app.command()
@@ -251,28 +257,26 @@ def serve(
     environment variables: ISOGON_ALPHA, ISOGON_MAX_IMAGES, ISOGON_MAX_IMAGE_BYTES,
     ISOGON_MAX_IMAGE_PIXELS, ISOGON_MAX_BODY_BYTES, ISOGON_THREADS.
     """
-    from bundle import Bundle, vouched_artifact
     from serving import serve as run
 
-    vouched_artifact(Bundle.open(bundle))  # say what is wrong before a server starts
     console.note(f"Serving {bundle} at http://{host}:{port}")
-    raise typer.Exit(run(bundle, host=host, port=port))
+    run(bundle, host=host, port=port)
 
 
 def main() -> None:
     """Run the command line; say what went wrong in the words of the error."""
     try:
         app()
-    except KeyboardInterrupt:
-        console.note("Interrupted. Run the same command again to continue.")
-        sys.exit(130)
     except Exception as error:
         from bundle import IsogonError
 
-        if not isinstance(error, IsogonError):
-            raise
-        console.failure(error)
-        sys.exit(error.exit_code)
+        if isinstance(error, IsogonError):
+            console.failure(error)
+            sys.exit(error.exit_code)
+        if isinstance(error, OSError):
+            console.failure(error)
+            sys.exit(2)
+        raise
 
 
 def _sample_images(progress: Progress) -> tuple[Path, Path]:
@@ -288,7 +292,11 @@ def _distilled(recipe: "Recipe", output: Path, progress: Progress) -> "Bundle":
     require_absent(output)
     with console.loading(progress):
         from distill.distillation import distill as run
-    return run(recipe, output, progress)
+    try:
+        return run(recipe, output, progress)
+    except KeyboardInterrupt:
+        console.note("Interrupted. Run the same command again to continue.")
+        raise
 
 
 def _made_by(recipe: "Recipe", bundle: "Bundle") -> "Bundle":
@@ -329,7 +337,7 @@ def _latencies(bundle: "Bundle", progress: Progress) -> dict[str, float]:
     pixels = bundle.arrays(GOLDEN)["pixels"][:1]
     runners = {
         "torch": TorchRunner(graph_from_bundle(bundle)),
-        "ONNX Runtime": open_runner(vouched_artifact(bundle)),
+        "ONNX Runtime": open_runner(bundle, vouched_artifact(bundle)),
     }
     return {
         name: latency(runner, pixels)
@@ -348,11 +356,14 @@ def _asked_over_http(
     task = progress.add_task("Starting the service", total=1 + len(images))
     log = Path(tempfile.mkdtemp(prefix="isogon-")) / "service.log"
     answers = []
-    with running_service(bundle.path, log) as url:
+    with (
+        running_service(bundle.path, log) as url,
+        httpx.Client(base_url=url, timeout=60, trust_env=False) as client,
+    ):
         progress.update(task, advance=1, description="Asking over HTTP")
         for image in images:
             with image.open("rb") as file:
-                answer = httpx.post(f"{url}/v1/embed", files={"images": file})
+                answer = client.post("/v1/embed", files={"images": file})
             answer.raise_for_status()
             answers.append(answer.json()["results"][0]["ood"])
             progress.update(task, advance=1)

@@ -33,10 +33,6 @@ class Features:
         """The class token: one vector per image."""
         return self.tokens[:, 0]
 
-    def detach(self) -> "Features":
-        """Return the same features without their history."""
-        return type(self)(tokens=self.tokens.detach(), grid=self.grid)
-
 
 class Backbone(nn.Module):
     """A timm model without its classifier, normalisation included.
@@ -74,8 +70,8 @@ class Backbone(nn.Module):
         return self._from_sequence(features)
 
     @property
-    def is_convolutional(self) -> bool:
-        """Whether pooled features come from a map rather than from a class token."""
+    def pools_from_map(self) -> bool:
+        """Whether its features are a map: convolutional networks, and Swin."""
         return not hasattr(self.model, "num_prefix_tokens")
 
     def _from_map(self, features: Float[Tensor, "b _ _ _"]) -> Features:

@@ -15,10 +15,10 @@ WEIGHTS = "model.safetensors"
 class Student(nn.Module):
     """What is trained, stored in `model.safetensors` and exported; it has no other head.
 
-    A convolutional backbone's pooled features are usually non-negative and reach only
-    a corner of all directions, so it gets a linear embedding layer of its own, applied
-    to the pooled vector and to the cells alike. Our extension; a transformer ends in a
-    LayerNorm and gets one only if another width is asked for.
+    Features pooled from a convolutional map are usually non-negative and reach only a
+    corner of all directions, so a backbone that gives a map gets a linear embedding
+    layer of its own, applied to the pooled vector and to the cells alike. Our extension;
+    one that gives tokens ends in a LayerNorm and gets a layer only for another width.
     """
 
     def __init__(self, backbone: Backbone, embedding: nn.Linear | None) -> None:
@@ -36,13 +36,13 @@ class Student(nn.Module):
         Args:
             model: a timm model without classifier.
             preprocessing: what its pixels went through.
-            width: of the embedding; None keeps a transformer's own width and gives a
-                convolutional network 192.
+            width: of the embedding; None keeps the width of a backbone that gives
+                tokens, and gives one that gives a map 192.
         """
         backbone = Backbone(model, preprocessing)
         if width is None:
-            width = 192 if backbone.is_convolutional else backbone.width
-        needs_layer = backbone.is_convolutional or width != backbone.width
+            width = 192 if backbone.pools_from_map else backbone.width
+        needs_layer = backbone.pools_from_map or width != backbone.width
         embedding = nn.Linear(backbone.width, width) if needs_layer else None
         return cls(backbone, embedding)
 

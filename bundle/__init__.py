@@ -49,6 +49,7 @@ from bundle.manifest import (
     TeacherCard as TeacherCard,
 )
 from bundle.parity import (
+    Check as Check,
     Figures as Figures,
     ParityReport as ParityReport,
     Tolerance as Tolerance,
@@ -65,8 +66,5 @@ from bundle.split import (
     Split as Split,
     split as split,
 )
-from bundle.store import (
-    Bundle as Bundle,
-    StageWriter as StageWriter,
-    require_absent as require_absent,
-)
+from bundle.stage import StageWriter as StageWriter
+from bundle.store import Bundle as Bundle, require_absent as require_absent

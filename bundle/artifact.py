@@ -104,15 +104,26 @@ def require_golden(bundle: Bundle, artifact: Artifact, runner: Runner) -> None:
         )
 
 
-def open_runner(artifact: Artifact, *, threads: int | None = None) -> Runner:
+def open_runner(
+    bundle: Bundle, artifact: Artifact, *, threads: int | None = None
+) -> Runner:
     """Return the runner for an artifact.
 
     Raises:
         BundleError: an engine; this version builds none and runs ONNX graphs only.
+        UnvouchedArtifactError: the graph was made for other pixels than the bundle's.
     """
     if artifact.name.endswith(".engine"):
         raise BundleError(
             f"{artifact.name} is a TensorRT engine, and this version of Isogon runs "
             f"ONNX graphs only. Serve {ONNX} instead."
         )
-    return OnnxRunner(artifact.path, threads=threads)
+    runner = OnnxRunner(artifact.path, threads=threads)
+    expected = bundle.manifest.preprocessing.model_dump_json()
+    if runner.preprocessing != expected:
+        raise UnvouchedArtifactError(
+            f"{bundle.path}: {artifact.name} was exported for pixels preprocessed as "
+            f"{runner.preprocessing}, but the manifest says {expected}. "
+            f"Run `isogon export {bundle.path}` again."
+        )
+    return runner

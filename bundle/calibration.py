@@ -20,6 +20,11 @@ def scores_needed(alpha: float) -> int:
     return math.ceil(1 / alpha - 1e-9) - 1
 
 
+def _alpha_for(images: int) -> float:
+    """Return the smallest alpha, in thousandths, that so many images allow."""
+    return math.ceil(1000 / (images + 1)) / 1000
+
+
 class Calibration(BaseModel):
     """The scores of held-out familiar images under one artifact, ascending."""
 
@@ -46,7 +51,7 @@ class Calibration(BaseModel):
             raise UsageError(
                 f"A false-alarm rate of {alpha:g} can only be promised from "
                 f"{needed} held-out familiar images, got {len(scores)}; "
-                f"add images or raise alpha to {1 / (len(scores) + 1):.3g}."
+                f"add images or raise alpha to {_alpha_for(len(scores)):g}."
             )
         return cls(alpha=alpha, scores=tuple(float(score) for score in np.sort(scores)))
 

@@ -6,12 +6,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Int
+from jaxtyping import Int, UInt8
 from PIL import Image
 from rich.progress import Progress
 
 from bundle.errors import ImageError, UsageError
 from bundle.images import SUFFIXES, ImageLimits, decode
+from bundle.preprocessing import Preprocessing
 
 # Beyond this share of unreadable files something is wrong with the folder itself.
 UNREADABLE_LIMIT = 0.1
@@ -48,7 +49,7 @@ class ImageFolder:
         paths = sorted(
             path
             for path in root.rglob("*")
-            if path.suffix.lower() in SUFFIXES and not path.name.startswith(".")
+            if path.suffix.lower() in SUFFIXES and not _hidden(path.relative_to(root))
         )
         if not paths:
             raise UsageError(
@@ -57,11 +58,12 @@ class ImageFolder:
             )
         parents = [path.parent.name for path in paths]
         classes = sorted(set(parents))
+        numbers = {name: number for number, name in enumerate(classes)}
         return cls(
             root=root,
             names=tuple(path.relative_to(root).as_posix() for path in paths),
             classes=tuple(classes) if len(classes) > 1 else (),
-            class_numbers=tuple(classes.index(parent) for parent in parents),
+            class_numbers=tuple(numbers[parent] for parent in parents),
         )
 
     def __len__(self) -> int:
@@ -80,6 +82,13 @@ class ImageFolder:
             raise UsageError(f"{path} cannot be read: {error}.") from error
         except ImageError as error:
             raise UsageError(f"{path} {error}") from error
+
+    def pixels(
+        self, indices: Indices, preprocessing: Preprocessing, progress: Progress
+    ) -> UInt8[np.ndarray, "_ h w 3"]:
+        """Return these images as every runner sees them."""
+        tracked = progress.track(indices, description="Preprocessing")
+        return np.stack([preprocessing.pixels(self.image(int(i))) for i in tracked])
 
     def labels(self, indices: Indices) -> Indices | None:
         """Return the class numbers, or None for images without classes."""
@@ -117,3 +126,7 @@ class ImageFolder:
 
         with ThreadPoolExecutor() as pool:
             yield from pool.map(fault, range(len(self)))
+
+
+def _hidden(path: Path) -> bool:
+    return any(part.startswith(".") for part in path.parts)

@@ -131,7 +131,7 @@ def manifest_from_bytes(
         BundleError: the content is not a manifest.
     """
     try:
-        document = json.loads(content)
+        document = json.loads(content.decode("utf-8"))
         version = document["schema_version"]
     except (ValueError, KeyError, TypeError) as error:
         raise DamagedFileError(

@@ -11,7 +11,8 @@ from jaxtyping import UInt8
 from PIL import Image
 from pydantic import BaseModel, ConfigDict, Field
 
-Channel = Annotated[float, Field(ge=0)]
+Mean = Annotated[float, Field(ge=0)]
+Std = Annotated[float, Field(gt=0)]
 
 
 class Preprocessing(BaseModel):
@@ -30,13 +31,15 @@ class Preprocessing(BaseModel):
     height: int = Field(ge=1)
     width: int = Field(ge=1)
     crop: float = Field(default=1.0, gt=0, le=1)
-    mean: tuple[Channel, Channel, Channel]
-    std: tuple[Channel, Channel, Channel]
+    mean: tuple[Mean, Mean, Mean]
+    std: tuple[Std, Std, Std]
 
     def pixels(self, image: Image.Image) -> UInt8[np.ndarray, "h w 3"]:
         """Return the image's pixels at the model's size, RGB."""
         scale = self.crop * min(image.width / self.width, image.height / self.height)
-        box_width, box_height = self.width * scale, self.height * scale
+        # Rounding may put the product an ulp beyond the image, which Pillow refuses.
+        box_width = min(self.width * scale, image.width)
+        box_height = min(self.height * scale, image.height)
         left = (image.width - box_width) / 2
         top = (image.height - box_height) / 2
         resized = image.resize(

@@ -51,6 +51,10 @@ class Runner(ABC):
         )
 
 
+# Where an ONNX file keeps the preprocessing its pixels must have gone through.
+PREPROCESSING_KEY = "isogon.preprocessing"
+
+
 class OnnxRunner(Runner):
     """ONNX Runtime on the CPU provider. Safe to call from several threads.
 
@@ -78,6 +82,8 @@ class OnnxRunner(Runner):
                 f"{path} should map `images` to `embedding` and `ood_score`, "
                 f"it maps {inputs} to {outputs}. Export it with `isogon export`."
             )
+        metadata = self._session.get_modelmeta().custom_metadata_map
+        self.preprocessing: str | None = metadata.get(PREPROCESSING_KEY)
         self.name = f"onnxruntime {onnxruntime.__version__} CPUExecutionProvider"
 
     def run(self, pixels: Pixels) -> Outputs:

@@ -1,4 +1,4 @@
-"""Which image plays which role, decided by the hash of its name."""
+"""Which image plays which role, decided by the rank of its name's hash."""
 
 import hashlib
 from dataclasses import dataclass
@@ -26,7 +26,7 @@ class Shares:
 class Split:
     """Indices by role; no image plays two.
 
-    The same file gets the same role on any machine and in any order of listing.
+    The same files get the same roles on any machine and in any order of listing.
     """
 
     bank: Int[np.ndarray, " bank"]  # to learn from and to compare with
@@ -42,7 +42,7 @@ def split(folder: ImageFolder, usable: Indices, shares: Shares, *, alpha: float)
     """
     share = min(round(shares.calibration * len(usable)), shares.calibration_limit)
     calibration = max(scores_needed(alpha), share)
-    test = round(shares.test * len(usable))
+    test = max(1, round(shares.test * len(usable))) if shares.test > 0 else 0
     needed = calibration + test + SMALLEST_BANK
     if len(usable) < needed:
         raise UsageError(

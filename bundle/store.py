@@ -4,8 +4,6 @@ A stage writes beside the files in force and publishes with one atomic replaceme
 of the manifest, so a stage killed at any moment leaves the previous valid bundle.
 """
 
-import hashlib
-import os
 import shutil
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
@@ -17,19 +15,25 @@ import safetensors.numpy
 from pydantic import BaseModel, ValidationError
 
 from bundle.errors import (
-    AppendOnlyError,
     BundleError,
     DamagedFileError,
     UsageError,
 )
 from bundle.manifest import (
     MANIFEST,
-    FileEntry,
     Manifest,
     Stage,
     manifest_from_bytes,
     manifest_to_bytes,
-    require_safe_path,
+)
+from bundle.stage import (
+    LOCK,
+    StageWriter,
+    exclusive,
+    fault_of,
+    finish_renames,
+    fsync,
+    settled,
 )
 
 Record = TypeVar("Record", bound=BaseModel)
@@ -39,93 +43,6 @@ _REMEDIES: dict[Stage, str] = {
     "calibrate": "Restore it, or run `isogon calibrate {path} --images DIR` again.",
     "export": "Restore it from a copy, or run `isogon export {path}` again.",
 }
-
-
-class StageWriter:
-    """The files a stage adds; invisible until they are published together."""
-
-    def __init__(
-        self,
-        root: Path,
-        stage: Stage,
-        existing: dict[str, FileEntry],
-        pending: dict[str, Stage] | None = None,
-    ) -> None:
-        self._root = root
-        self._stage = stage
-        self._existing = existing
-        self._pending = {} if pending is None else pending
-
-    def also(self, stage: Stage) -> "StageWriter":
-        """Return a writer for another stage's files, published in the same moment."""
-        return StageWriter(self._root, stage, self._existing, self._pending)
-
-    def path(self, name: str) -> Path:
-        """Return where to write the file that will be `name` once published.
-
-        Raises:
-            AppendOnlyError: `name` belongs to another stage (rule 1).
-            ForbiddenFileError: `name` is not a kind of file a bundle holds (rule 3).
-        """
-        require_safe_path(name)
-        entry = self._existing.get(name)
-        if entry is not None and entry.stage != self._stage:
-            raise AppendOnlyError(
-                f"{name} belongs to the stage `{entry.stage}`, and the stage "
-                f"`{self._stage}` may only add files; write to a path of its own."
-            )
-        final = self._root / name
-        final.parent.mkdir(parents=True, exist_ok=True)
-        self._pending[name] = self._stage
-        return _pending(final)
-
-    def write(self, name: str, content: bytes | str | BaseModel) -> None:
-        """Add `name` with this content; a record becomes indented JSON."""
-        if isinstance(content, BaseModel):
-            content = content.model_dump_json(indent=2) + "\n"
-        data = content.encode() if isinstance(content, str) else content
-        self.path(name).write_bytes(data)
-
-    def write_arrays(self, name: str, arrays: dict[str, np.ndarray]) -> None:
-        """Add `name` as a safetensors file."""
-        contiguous = {key: np.ascontiguousarray(value) for key, value in arrays.items()}
-        self.write(name, safetensors.numpy.save(contiguous))
-
-    def sha256(self, name: str) -> str:
-        """Return the SHA-256, in hex, of a file this stage has written."""
-        return _digest(_pending(self._root / name))[0]
-
-    def publish(self, manifest: Manifest) -> Manifest:
-        """Bring every file written into force; the manifest comes last.
-
-        A file that replaces an older one of the same stage keeps its pending name
-        until the manifest promises the new bytes; `Bundle.open` finishes the rename
-        should this process die in between.
-        """
-        entries = dict(manifest.files)
-        for name, stage in self._pending.items():
-            pending = _pending(self._root / name)
-            _fsync(pending)
-            digest, size = _digest(pending)
-            entries[name] = FileEntry(sha256=digest, bytes=size, stage=stage)
-            if name not in manifest.files:
-                pending.replace(self._root / name)
-        manifest = manifest.model_copy(update={"files": dict(sorted(entries.items()))})
-        pending_manifest = _pending(self._root / MANIFEST)
-        pending_manifest.write_bytes(manifest_to_bytes(manifest))
-        _fsync(pending_manifest)
-        pending_manifest.replace(self._root / MANIFEST)
-        for name in self._pending:
-            pending = _pending(self._root / name)
-            if pending.exists():
-                pending.replace(self._root / name)
-        _fsync(self._root)
-        return manifest
-
-    def discard(self) -> None:
-        """Forget what was written: the stage did not finish."""
-        for name in self._pending:
-            _pending(self._root / name).unlink(missing_ok=True)
 
 
 class Bundle:
@@ -147,17 +64,19 @@ class Bundle:
             BundleError: there is no bundle; `DamagedFileError` names the file and
                 what is wrong with it, `SchemaVersionError` a format not read here.
         """
-        manifest_path = path / MANIFEST
-        if not manifest_path.is_file():
-            found = "a directory without manifest.json" if path.is_dir() else "nothing"
-            raise BundleError(
-                f"Expected a bundle at {path}, found {found}. Make one with "
-                f"`isogon quickstart` or `isogon distill RECIPE`."
-            )
-        bundle = cls(path, manifest_from_bytes(manifest_path.read_bytes(), where=str(path)))
-        for name, entry in bundle.manifest.files.items():
-            if entry.stage not in rewriting:
-                bundle._require_intact(name, entry)
+        bundle = cls._read(path)
+        damaged = bundle._damaged()
+        if damaged:
+            # A stage may have been killed between manifest and rename, or be there now.
+            with settled(path):
+                bundle = cls._read(path)
+                finish_renames(path, bundle.manifest)
+                damaged = bundle._damaged()
+        for name, fault in damaged.items():
+            stage = bundle.manifest.files[name].stage
+            if stage not in rewriting:
+                remedy = _REMEDIES[stage].format(path=path)
+                raise DamagedFileError(f"{path}: {name} {fault}. {remedy}")
         return bundle
 
     @classmethod
@@ -167,40 +86,43 @@ class Bundle:
 
         Raises:
             UsageError: something is at `path` already.
+            BundleError: another process is making it.
         """
         require_absent(path)
         partial = path.with_name(f".{path.name}.partial")
-        shutil.rmtree(partial, ignore_errors=True)  # of a run that was killed
-        partial.mkdir(parents=True)
-        writer = StageWriter(partial, "distill", {})
-        try:
+        partial.mkdir(parents=True, exist_ok=True)
+        with exclusive(partial):
+            for leftover in partial.iterdir():  # of a run that was killed
+                if leftover.is_dir():
+                    shutil.rmtree(leftover)
+                elif leftover.name != LOCK:
+                    leftover.unlink()
+            writer = StageWriter(partial, "distill", {})
             yield writer
             writer.publish(manifest)
             partial.rename(path)
-        except BaseException:
-            shutil.rmtree(partial, ignore_errors=True)
-            raise
+            fsync(path.parent)
 
     @contextmanager
     def stage(self, stage: Stage) -> Iterator[StageWriter]:
         """Add this stage's files; on an exception the bundle stays as it was.
 
         Raises:
-            BundleError: another process changed the bundle in the meantime.
+            BundleError: another process is changing the bundle, or has changed it.
         """
-        before = (self.path / MANIFEST).read_bytes()
-        writer = StageWriter(self.path, stage, self.manifest.files)
-        try:
-            yield writer
-            if (self.path / MANIFEST).read_bytes() != before:
+        with exclusive(self.path):
+            if (self.path / MANIFEST).read_bytes() != manifest_to_bytes(self.manifest):
                 raise BundleError(
-                    f"{self.path} was changed by another process while the stage "
-                    f"`{stage}` ran; nothing was written. Run it again."
+                    f"{self.path} was changed by another process since it was opened; "
+                    f"nothing was written. Run the command again."
                 )
+            writer = StageWriter(self.path, stage, self.manifest.files)
+            try:
+                yield writer
+            except BaseException:
+                writer.discard()
+                raise
             self.manifest = writer.publish(self.manifest)
-        except BaseException:
-            writer.discard()
-            raise
 
     def __contains__(self, name: str) -> bool:
         return name in self.manifest.files
@@ -231,17 +153,24 @@ class Bundle:
                 f"{self.path}: {name} is not a {model.__name__}: {error}"
             ) from error
 
-    def _require_intact(self, name: str, entry: FileEntry) -> None:
-        final = self.path / name
-        fault = _fault(final, entry)
-        if fault is None:
-            return
-        pending = _pending(final)
-        if _fault(pending, entry) is None:  # killed between manifest and rename
-            pending.replace(final)
-            return
-        remedy = _REMEDIES[entry.stage].format(path=self.path)
-        raise DamagedFileError(f"{self.path}: {name} {fault}. {remedy}")
+    @classmethod
+    def _read(cls, path: Path) -> "Bundle":
+        manifest_path = path / MANIFEST
+        if not manifest_path.is_file():
+            found = "a directory without manifest.json" if path.is_dir() else "nothing"
+            raise BundleError(
+                f"Expected a bundle at {path}, found {found}. Make one with "
+                f"`isogon quickstart` or `isogon distill RECIPE`."
+            )
+        return cls(path, manifest_from_bytes(manifest_path.read_bytes(), where=str(path)))
+
+    def _damaged(self) -> dict[str, str]:
+        """Return what is wrong, by file."""
+        faults = {
+            name: fault_of(self.path / name, entry)
+            for name, entry in self.manifest.files.items()
+        }
+        return {name: fault for name, fault in faults.items() if fault is not None}
 
 
 def require_absent(path: Path) -> None:
@@ -251,36 +180,3 @@ def require_absent(path: Path) -> None:
             f"{path} exists already, and a bundle is never overwritten. "
             f"Choose another --output, or remove it first."
         )
-
-
-def _fault(path: Path, entry: FileEntry) -> str | None:
-    """Return what is wrong with a file, or None."""
-    if not path.is_file():
-        return "is missing"
-    size = path.stat().st_size
-    if size != entry.bytes:
-        return f"is damaged: it has {size:,} bytes, the manifest promises {entry.bytes:,}"
-    digest, _ = _digest(path)
-    if digest != entry.sha256:
-        return (
-            f"is damaged: its SHA-256 is {digest[:12]}…, "
-            f"the manifest promises {entry.sha256[:12]}…"
-        )
-    return None
-
-
-def _digest(path: Path) -> tuple[str, int]:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest(), path.stat().st_size
-
-
-def _pending(final: Path) -> Path:
-    return final.with_name(f".{final.name}.pending")
-
-
-def _fsync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

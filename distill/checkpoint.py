@@ -1,14 +1,16 @@
 """Checkpoints: what an interrupted run continues from, replaced atomically."""
 
 import hashlib
+import json
 import os
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from bundle import UsageError
-from distill.recipe import Recipe
+from distill.recipe import Recipe, TrainSection
 
 NAME = "checkpoint.pt"
 
@@ -16,9 +18,26 @@ NAME = "checkpoint.pt"
 class Checkpoint:
     """One file per run, tied to the recipe and the images it belongs to."""
 
-    def __init__(self, folder: Path, recipe: Recipe, names: tuple[str, ...]) -> None:
-        content = recipe.model_dump_json() + "\n".join(names)
-        self._key = hashlib.sha256(content.encode("utf-8", "surrogateescape")).hexdigest()
+    def __init__(self, folder: Path, recipe: Recipe, trained: Iterable[str]) -> None:
+        """Name the run.
+
+        Args:
+            folder: where the checkpoint is kept.
+            recipe: what is run; only what shapes the weights counts.
+            trained: the names of the images that are learnt from.
+        """
+        shaping = recipe.model_dump(
+            mode="json",
+            include={
+                "teacher": True,
+                "student": True,
+                "objective": True,
+                "data": {"images", "size", "scale", "flip", "augment"},
+                "train": set(TrainSection.model_fields) - {"workers"},
+            },
+        )
+        content = json.dumps([shaping, list(trained)], sort_keys=True)
+        self._key = hashlib.sha256(content.encode()).hexdigest()
         self._folder = folder
         self.path = folder / NAME
 

@@ -36,7 +36,7 @@ def distill(recipe: Recipe, output: Path, progress: Progress) -> Bundle:
     torch.manual_seed(recipe.train.seed)
     data = prepare_data(recipe, progress)
     models = prepare_models(recipe)
-    checkpoint = Checkpoint(work_folder(output), recipe, data.familiar.names)
+    checkpoint = Checkpoint(work_folder(output), recipe, data.trained)
     logs = train(
         models.student,
         models.teacher,
@@ -63,7 +63,7 @@ def distill(recipe: Recipe, output: Path, progress: Progress) -> Bundle:
         workers=recipe.train.workers,
     )
     evaluation = evaluate(data, teacher, student, logs)
-    bundle = _write(recipe, output, data, models, student, evaluation)
+    bundle = _write(recipe, output, data, models, student, evaluation, progress)
     checkpoint.remove()
     return bundle
 
@@ -80,6 +80,7 @@ def _write(
     models: Models,
     student: Embedded,
     evaluation: Evaluation,
+    progress: Progress,
 ) -> Bundle:
     preprocessing = preprocessing_for(recipe, recipe.student.name)
     detector = recipe.ood.fit(student.bank, data.familiar.labels(data.bank))
@@ -98,7 +99,7 @@ def _write(
         writer.write("evaluation.json", evaluation)
         writer.write("ood/detector.json", recipe.ood)
         writer.write_arrays("ood/reference.safetensors", detector.arrays())
-        writer.write_arrays("held_out.safetensors", data.held_out(preprocessing))
+        writer.write_arrays("held_out.safetensors", data.held_out(preprocessing, progress))
     return Bundle.open(output)
 
 

@@ -57,8 +57,7 @@ def embed_roles(
     test = embeddings(data.familiar, data.split.test, "test images")
     unfamiliar: Sequence[np.ndarray | None] = [None] * len(models)
     if data.unfamiliar is not None:
-        everything = np.arange(len(data.unfamiliar))
-        unfamiliar = embeddings(data.unfamiliar, everything, "unfamiliar images")
+        unfamiliar = embeddings(data.unfamiliar, data.flaggable, "unfamiliar images")
     return [
         Embedded(bank=bank[i], test=test[i], unfamiliar=unfamiliar[i])
         for i in range(len(models))

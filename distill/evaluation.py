@@ -1,17 +1,17 @@
 """What was kept of the teacher: angles, neighbours, accuracy, OOD detection."""
 
 import numpy as np
-from jaxtyping import Float32, Int
+from jaxtyping import Float32
 from pydantic import BaseModel, ConfigDict
 from sklearn.metrics import roc_auc_score
 
 from bundle import Detector, DetectorSpec
 from bundle.folder import Indices
+from bundle.neighbours import NEIGHBOURS, nearest, neighbour_overlap
 from distill.embedding import Embedded
 from distill.preparation import Data
-from distill.trainer import EpochLog
+from distill.trainer import EpochMeans
 
-NEIGHBOURS = 10
 TEMPERATURE = 0.07
 
 
@@ -46,7 +46,7 @@ class Evaluation(_Record):
 
 
 def evaluate(
-    data: Data, teacher: Embedded, student: Embedded, logs: tuple[EpochLog, ...]
+    data: Data, teacher: Embedded, student: Embedded, logs: tuple[EpochMeans, ...]
 ) -> Evaluation:
     """Judge both models on the same images and compare their cosines."""
     bank_labels = data.familiar.labels(data.bank)
@@ -54,25 +54,20 @@ def evaluate(
     return Evaluation(
         bank_images=len(data.bank),
         test_images=len(data.split.test),
-        unfamiliar_images=0 if data.unfamiliar is None else len(data.unfamiliar),
+        unfamiliar_images=len(data.flaggable),
         fidelity=fidelity(teacher, student),
         teacher=quality(teacher, bank_labels, test_labels),
         student=quality(student, bank_labels, test_labels),
-        training=tuple(log.terms for log in logs),
+        training=logs,
     )
 
 
 def fidelity(teacher: Embedded, student: Embedded) -> Fidelity:
     """Compare the cosines of every test image with every bank image."""
     before, after = teacher.test @ teacher.bank.T, student.test @ student.bank.T
-    k = min(NEIGHBOURS, before.shape[1])
-    shared = [
-        len(set(a) & set(b)) / k
-        for a, b in zip(_nearest(before, k), _nearest(after, k), strict=True)
-    ]
     return Fidelity(
         angle_distortion=float(np.abs(after - before).mean()),
-        neighbour_overlap=float(np.mean(shared)),
+        neighbour_overlap=neighbour_overlap(before, after, k=_neighbours(teacher)),
     )
 
 
@@ -100,11 +95,11 @@ def knn_accuracy(
 ) -> float:
     """Return the accuracy of the 10 nearest, each voting with exp(cos / 0.07)."""
     cosines = test @ bank.T
-    nearest = _nearest(cosines, min(NEIGHBOURS, len(bank)))
-    weights = np.exp(np.take_along_axis(cosines, nearest, axis=1) / TEMPERATURE)
+    voters = nearest(cosines, min(NEIGHBOURS, len(bank)))
+    weights = np.exp(np.take_along_axis(cosines, voters, axis=1) / TEMPERATURE)
     votes = np.zeros((len(test), int(bank_labels.max()) + 1))
     rows = np.arange(len(test))[:, None]
-    np.add.at(votes, (rows, bank_labels[nearest]), weights)
+    np.add.at(votes, (rows, bank_labels[voters]), weights)
     return float((votes.argmax(axis=1) == test_labels).mean())
 
 
@@ -126,5 +121,5 @@ def _auroc(detector: Detector, embedded: Embedded) -> float:
     return float(roc_auc_score(is_unfamiliar, np.concatenate([familiar, unfamiliar])))
 
 
-def _nearest(cosines: Float32[np.ndarray, "n bank"], k: int) -> Int[np.ndarray, "n k"]:
-    return np.argpartition(-cosines, k - 1, axis=1)[:, :k]
+def _neighbours(embedded: Embedded) -> int:
+    return min(NEIGHBOURS, len(embedded.bank))

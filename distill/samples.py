@@ -1,6 +1,7 @@
 """Real images that ship inside Python packages: digits to learn, photographs to doubt."""
 
 import shutil
+from collections.abc import Callable
 from importlib.resources import files
 from pathlib import Path
 
@@ -34,7 +35,9 @@ def sample_images(folder: Path, progress: Progress) -> tuple[Path, Path]:
     return familiar, unfamiliar
 
 
-def _whole(folder: Path, write, progress: Progress) -> None:  # type: ignore[no-untyped-def]
+def _whole(
+    folder: Path, write: Callable[[Path, Progress], None], progress: Progress
+) -> None:
     """Let `write` fill a folder that appears only when it is complete."""
     partial = folder.with_name(f".{folder.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)

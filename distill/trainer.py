@@ -1,10 +1,9 @@
 """The training loop: a frozen teacher, a student, and an objective between them."""
 
 import math
-from dataclasses import dataclass
 
 import torch
-from jaxtyping import UInt8
+from jaxtyping import Float, UInt8
 from lightning_fabric import Fabric
 from rich.progress import Progress
 from timm.optim import param_groups_weight_decay
@@ -19,13 +18,8 @@ from distill.objectives import Objective
 from distill.objectives.objective import Terms
 from distill.recipe import TrainSection
 
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class EpochLog:
-    """The mean of each loss term over one epoch."""
-
-    epoch: int
-    terms: dict[str, float]
+# The mean of each loss term over one epoch.
+EpochMeans = dict[str, float]
 
 
 class _Pair(nn.Module):
@@ -36,8 +30,18 @@ class _Pair(nn.Module):
         self.student = student
         self.objective = objective
 
-    def forward(self, pixels: UInt8[Tensor, "b h w 3"], teacher: Features) -> Terms:
-        """Return the objective's terms for a batch of views."""
+    def forward(
+        self,
+        pixels: UInt8[Tensor, "b h w 3"],
+        teacher_tokens: Float[Tensor, "b n d"],
+        teacher_grid: tuple[int, int],
+    ) -> Terms:
+        """Return the objective's terms for a batch of views.
+
+        The teacher's features come in parts: Fabric casts inputs under mixed
+        precision, and reaches into tensors and tuples but not into our dataclass.
+        """
+        teacher = Features(tokens=teacher_tokens, grid=teacher_grid)
         terms: Terms = self.objective(self.student(pixels), teacher)
         return terms
 
@@ -50,7 +54,7 @@ def train(
     section: TrainSection,
     checkpoint: Checkpoint,
     progress: Progress,
-) -> tuple[EpochLog, ...]:
+) -> tuple[EpochMeans, ...]:
     """Train `student` in place, continuing from the checkpoint where there is one.
 
     The weights after a continued run on CPU equal those of an uninterrupted one:
@@ -72,8 +76,9 @@ def train(
         warmup_lr_init=section.learning_rate / 500,
         t_in_epochs=False,
     )
-    start, logs = _resume(checkpoint, pair, optimizer)
     model, optimizer = fabric.setup(pair, optimizer)
+    logs = _resume(checkpoint, pair, optimizer)  # after setup: state follows the weights
+    start = len(logs)
     teacher = teacher.to(fabric.device)
     task = progress.add_task(
         "Distilling", total=section.epochs * len(views), completed=start * len(views)
@@ -93,8 +98,7 @@ def train(
                 advance=1,
                 description=f"Distilling, loss {sum(terms.values()):.3f}",
             )
-        means = {name: value / len(views) for name, value in sums.items()}
-        logs.append(EpochLog(epoch=epoch, terms=means))
+        logs.append({name: value / len(views) for name, value in sums.items()})
         checkpoint.save(_state(pair, optimizer, logs))
     pair.eval()
     return tuple(logs)
@@ -110,7 +114,7 @@ def _step(
     pixels = fabric.to_device(pixels)
     with torch.no_grad(), fabric.autocast():
         target = teacher(pixels)
-    terms = model(pixels, target)
+    terms = model(pixels, target.tokens, target.grid)
     optimizer.zero_grad()
     fabric.backward(torch.stack(list(terms.values())).sum())
     optimizer.step()
@@ -128,24 +132,25 @@ def _require_finite(terms: dict[str, float], step: int, checkpoint: Checkpoint) 
 
 
 def _state(
-    pair: _Pair, optimizer: torch.optim.Optimizer, logs: list[EpochLog]
+    pair: _Pair, optimizer: torch.optim.Optimizer, logs: list[EpochMeans]
 ) -> dict[str, object]:
     return {
         "pair": pair.state_dict(),
         "optimizer": optimizer.state_dict(),
-        "logs": [{"epoch": log.epoch, "terms": log.terms} for log in logs],
+        "logs": logs,
         "generator": torch.get_rng_state(),
     }
 
 
 def _resume(
     checkpoint: Checkpoint, pair: _Pair, optimizer: torch.optim.Optimizer
-) -> tuple[int, list[EpochLog]]:
+) -> list[EpochMeans]:
+    """Take up an interrupted run, if there is one; return its epochs so far."""
     state = checkpoint.load()
     if state is None:
-        return 0, []
+        return []
     pair.load_state_dict(state["pair"])
     optimizer.load_state_dict(state["optimizer"])
     torch.set_rng_state(state["generator"])
-    logs = [EpochLog(epoch=log["epoch"], terms=log["terms"]) for log in state["logs"]]
-    return len(logs), logs
+    logs: list[EpochMeans] = state["logs"]
+    return logs

@@ -58,7 +58,7 @@ def _from_hub(name: str, size: tuple[int, int]) -> Pretrained:
     except Exception as error:  # the hub client, its transport and timm each have theirs
         raise UsageError(
             f"Expected pretrained weights for {name} from timm's hub, got "
-            f"{type(error).__name__}: {str(error).splitlines()[0]} Give a local file "
+            f"{type(error).__name__}: {str(error).partition(chr(10))[0]} Give a local file "
             f"instead: `--teacher {name}:weights.safetensors`, or `checkpoint` in the "
             f"recipe."
         ) from error

@@ -9,4 +9,4 @@ from export.graph import (
 )
 from export.latency import latency as latency
 from export.parity import ParityFailedError as ParityFailedError
-from export.site import calibrate as calibrate, pixels_of as pixels_of
+from export.site import calibrate as calibrate

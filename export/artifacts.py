@@ -9,8 +9,10 @@ from rich.progress import Progress
 from bundle import (
     GOLDEN,
     ONNX,
+    Artifact,
     Bundle,
     Calibration,
+    CheckFailedError,
     OnnxRunner,
     Outputs,
     ParityReport,
@@ -108,7 +110,7 @@ def verify(bundle: Bundle, progress: Progress) -> ParityReport:
         CheckFailedError: it does not compute what its report claims.
     """
     artifact = vouched_artifact(bundle)
-    candidate = open_runner(artifact)
+    candidate = open_runner(bundle, artifact)
     require_golden(bundle, artifact, candidate)
     reference = TorchRunner(graph_from_bundle(bundle))
     images = ParityImages.of(bundle)
@@ -121,7 +123,23 @@ def verify(bundle: Bundle, progress: Progress) -> ParityReport:
         raise ParityFailedError(
             report, f"Run `isogon export {bundle.path}` on this machine."
         )
+    _require_calibration(artifact, measured, bundle)
     return report
+
+
+def _require_calibration(artifact: Artifact, measured: Measured, bundle: Bundle) -> None:
+    """Raise `CheckFailedError` unless the stored calibration is what is measured here."""
+    stored, fresh = artifact.calibration, measured.calibration
+    if fresh is not None and len(stored.scores) == len(fresh.scores):
+        ours, theirs = np.array(stored.scores), np.array(fresh.scores)
+        error = np.abs(ours - theirs).max() / (np.ptp(theirs) or 1.0)
+        bound = artifact.report.tolerance.max_score_error
+        if error <= bound and stored.alpha == fresh.alpha:
+            return
+    raise CheckFailedError(
+        f"{bundle.path}: the calibration of {artifact.name} is not what its own scores "
+        f"on the held-out images give. Run `isogon export {bundle.path}` again."
+    )
 
 
 def _expected(reference: TorchRunner, images: ParityImages, progress: Progress) -> Outputs:

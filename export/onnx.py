@@ -3,16 +3,17 @@
 import contextlib
 import io
 import logging
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
 from torch.export import Dim
 
 from bundle import Preprocessing
+from bundle.runners import PREPROCESSING_KEY
 from export.graph import Graph
 
 OPSET = 20
-_METADATA = "isogon.preprocessing"
 
 
 def save_onnx(graph: Graph, preprocessing: Preprocessing, path: Path) -> None:
@@ -35,12 +36,12 @@ def save_onnx(graph: Graph, preprocessing: Preprocessing, path: Path) -> None:
             verbose=False,
         )
     assert program is not None  # only without dynamo
-    program.model.metadata_props[_METADATA] = preprocessing.model_dump_json()
+    program.model.metadata_props[PREPROCESSING_KEY] = preprocessing.model_dump_json()
     program.save(path, external_data=False)
 
 
 @contextlib.contextmanager
-def _quiet():  # type: ignore[no-untyped-def]
+def _quiet() -> Iterator[None]:
     """Keep the exporter's progress lines off stdout, which is for results."""
     logging.getLogger("onnxscript").setLevel(logging.ERROR)
     with contextlib.redirect_stdout(io.StringIO()):

@@ -3,7 +3,6 @@
 from functools import partial
 from pathlib import Path
 
-import numpy as np
 from rich.progress import Progress
 
 from bundle import (
@@ -11,12 +10,10 @@ from bundle import (
     DetectorSpec,
     ImageFolder,
     ParityReport,
-    Preprocessing,
     Shares,
     Tolerance,
     split,
 )
-from bundle.runners import Pixels
 from export.artifacts import add_onnx
 from export.graph import (
     SITE_DETECTOR,
@@ -57,8 +54,8 @@ def calibrate(
     folder = ImageFolder.list(images)
     roles = split(folder, folder.readable(progress), Shares(test=0.0), alpha=spec.alpha)
     preprocessing = bundle.manifest.preprocessing
-    bank = pixels_of(folder, roles.bank, preprocessing, progress)
-    familiar = pixels_of(folder, roles.calibration, preprocessing, progress)
+    bank = folder.pixels(roles.bank, preprocessing, progress)
+    familiar = folder.pixels(roles.calibration, preprocessing, progress)
     before = graph_from_bundle(bundle, TRAINING_DETECTOR)
     embeddings = (
         TorchRunner(before)
@@ -82,18 +79,3 @@ def calibrate(
             progress,
             Tolerance(),
         )
-
-
-def pixels_of(
-    folder: ImageFolder,
-    indices: np.ndarray,
-    preprocessing: Preprocessing,
-    progress: Progress,
-) -> Pixels:
-    """Return the preprocessed pixels of these images of a folder."""
-    return np.stack(
-        [
-            preprocessing.pixels(folder.image(int(index)))
-            for index in progress.track(indices, description="Preprocessing")
-        ]
-    )

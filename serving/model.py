@@ -50,7 +50,7 @@ class ServedModel:
         """
         bundle = Bundle.open(settings.bundle)
         artifact = vouched_artifact(bundle)
-        runner = open_runner(artifact, threads=settings.threads)
+        runner = open_runner(bundle, artifact, threads=settings.threads)
         require_golden(bundle, artifact, runner)
         calibration = artifact.calibration
         if settings.alpha is not None:

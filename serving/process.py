@@ -11,21 +11,26 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from socket import socket
+from typing import NoReturn
 
 from bundle import CheckFailedError
+from serving.model import ServedModel
+from serving.settings import settings_from_environment
 
 _READY_WITHIN = 60.0  # seconds
 _STOPPED_WITHIN = 15.0
 
 
-def serve(bundle: Path, *, host: str, port: int) -> int:
-    """Serve `bundle` in the foreground until interrupted; return the exit status."""
-    with subprocess.Popen(_command(host, port), env=_environment(bundle)) as process:
-        while True:
-            try:
-                return process.wait()
-            except KeyboardInterrupt:
-                continue  # the child has it too, and finishes what it accepted
+def serve(bundle: Path, *, host: str, port: int) -> NoReturn:
+    """Become the server for `bundle`: its signals and exit status are this process's.
+
+    The model is loaded once before, so that what is wrong is said and not retried.
+
+    Raises:
+        IsogonError: a setting, the bundle or its golden check is not in order.
+    """
+    ServedModel.load(settings_from_environment(bundle))
+    os.execve(sys.executable, _command(host, port), _environment(bundle))
 
 
 @contextmanager
@@ -83,9 +88,10 @@ def _environment(bundle: Path) -> dict[str, str]:
 
 def _wait_until_ready(process: subprocess.Popen[bytes], url: str, log: Path) -> None:
     deadline = time.monotonic() + _READY_WITHIN
+    direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     while time.monotonic() < deadline and process.poll() is None:
         try:
-            with urllib.request.urlopen(f"{url}/readyz", timeout=2):
+            with direct.open(f"{url}/readyz", timeout=2):
                 return
         except (urllib.error.URLError, ConnectionError, TimeoutError):
             time.sleep(0.1)

@@ -7,7 +7,7 @@ import bentoml
 from bundle import IsogonError
 from serving.model import ServedModel
 from serving.routes import create_app
-from serving.settings import Settings
+from serving.settings import settings_from_environment
 
 _log = logging.getLogger("isogon.serving")
 
@@ -21,7 +21,7 @@ class Isogon:
 
     def __init__(self) -> None:
         try:
-            app.state.model = ServedModel.load(Settings())  # type: ignore[call-arg]  # from ISOGON_*
+            app.state.model = ServedModel.load(settings_from_environment())
         except IsogonError as error:
             _log.error("%s", error)
             raise

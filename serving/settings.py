@@ -2,10 +2,10 @@
 
 from pathlib import Path
 
-from pydantic import Field
+from pydantic import Field, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from bundle import ImageLimits
+from bundle import ImageLimits, UsageError
 
 
 class Settings(BaseSettings):
@@ -35,3 +35,20 @@ class Settings(BaseSettings):
     def image_limits(self) -> ImageLimits:
         """The limits on one image, as the decoder takes them."""
         return ImageLimits(bytes=self.max_image_bytes, pixels=self.max_image_pixels)
+
+
+def settings_from_environment(bundle: Path | None = None) -> Settings:
+    """Return the settings; `bundle` goes before ISOGON_BUNDLE.
+
+    Raises:
+        UsageError: a variable is missing or has a value that does not do.
+    """
+    try:
+        return Settings() if bundle is None else Settings(bundle=bundle)  # type: ignore[call-arg]
+    except ValidationError as error:
+        fault = error.errors()[0]
+        name = "ISOGON_" + str(fault["loc"][0]).removeprefix("ISOGON_").upper()
+        raise UsageError(
+            f"The environment variable {name}: {fault['msg']}, got {fault['input']!r}. "
+            f"Set or unset it; `isogon serve --help` lists them."
+        ) from error

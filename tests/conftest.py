@@ -38,6 +38,15 @@ def digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def flat_digits(digits: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Sixty of the digits in one folder, without classes."""
+    folder = tmp_path_factory.mktemp("flat")
+    for number, path in enumerate(sorted(digits.rglob("*.png"))[:60]):
+        shutil.copy(path, folder / f"{number}.png")
+    return folder
+
+
+@pytest.fixture(scope="session")
 def photographs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A flat folder of 12 photographs and textures."""
     import skimage
@@ -66,7 +75,13 @@ def recipe(digits: Path, photographs: Path) -> Recipe:
             "size": 32,
             "scale": [0.5, 1.0],
         },
-        "train": {"epochs": 2, "batch_size": 16, "learning_rate": 3e-3, "workers": 0},
+        "train": {
+            "epochs": 2,
+            "warmup_epochs": 0.5,
+            "batch_size": 16,
+            "learning_rate": 3e-3,
+            "workers": 0,
+        },
     }
     return recipe_from_document(document, where="tests")
 

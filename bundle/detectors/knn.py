@@ -6,7 +6,6 @@ import numpy as np
 from jaxtyping import Float
 
 from bundle.detectors.detector import Detector
-from bundle.errors import UsageError
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -23,16 +22,7 @@ class Knn(Detector):
 
     @classmethod
     def fit(cls, embeddings: Float[np.ndarray, "n d"], *, k: int) -> "Knn":
-        """Keep the directions of the familiar embeddings as the bank.
-
-        Raises:
-            UsageError: the bank is smaller than k.
-        """
-        if len(embeddings) < k:
-            raise UsageError(
-                f"The knn detector with k = {k} needs a bank of at least {k} "
-                f"embeddings, got {len(embeddings)}; lower k or add images."
-            )
+        """Keep the directions of at least k familiar embeddings as the bank."""
         return cls(bank=_directions(embeddings), k=k)
 
     def score(self, embeddings: Float[np.ndarray, "b d"]) -> Float[np.ndarray, " b"]:

@@ -102,18 +102,9 @@ class RelativeMahalanobis(Detector):
 
     @classmethod
     def fit(
-        cls, embeddings: Float[np.ndarray, "n d"], labels: Int[np.ndarray, " n"] | None
+        cls, embeddings: Float[np.ndarray, "n d"], labels: Int[np.ndarray, " n"]
     ) -> "RelativeMahalanobis":
-        """Fit the class Gaussians and the one over everything.
-
-        Raises:
-            UsageError: there are no labels.
-        """
-        if labels is None:
-            raise UsageError(
-                "The relative_mahalanobis detector compares classes and needs labels, "
-                "got images without; sort them into class folders or use mahalanobis."
-            )
+        """Fit the class Gaussians and the one over everything."""
         return cls(
             classes=Gaussians.fit(embeddings, labels),
             everything=Gaussians.fit(embeddings, np.zeros_like(labels)),

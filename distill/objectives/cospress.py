@@ -9,8 +9,6 @@ from backbones import Features
 from distill.objectives.objective import Objective, Terms
 from distill.objectives.sne import sne_divergence
 
-TEMPERATURES = tuple(round(0.01 * step, 2) for step in range(1, 11))
-
 
 class CosPress(Objective):
     """Two tasks in one optimiser: a compression head, and a student without head.
@@ -35,7 +33,7 @@ class CosPress(Objective):
         self,
         teacher_width: int,
         student_width: int,
-        temperatures: tuple[float, ...] = TEMPERATURES,
+        temperatures: tuple[float, ...],
     ) -> None:
         super().__init__()
         self.norm = nn.LayerNorm(teacher_width)

@@ -37,6 +37,14 @@ def test_the_images_needed_are_just_enough_to_flag(alpha: float, needed: int) ->
         Calibration.from_scores(np.zeros(needed - 1), alpha=alpha)
 
 
+@pytest.mark.parametrize("images", range(2, 40))
+def test_the_alpha_that_is_advised_works(images: int) -> None:
+    with pytest.raises(UsageError) as caught:
+        Calibration.from_scores(np.zeros(images), alpha=0.001)
+    advised = float(str(caught.value).split()[-1].rstrip("."))
+    assert Calibration.from_scores(np.zeros(images), alpha=advised)
+
+
 def test_scores_that_are_not_finite_calibrate_nothing() -> None:
     with pytest.raises(UsageError, match="1 of 19"):
         Calibration.from_scores(np.where(SCORES == 3, np.nan, SCORES), alpha=0.05)

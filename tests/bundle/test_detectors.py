@@ -62,8 +62,8 @@ def test_directions_without_variance_do_not_blow_up() -> None:
 
 def test_impossible_fits_say_what_to_do() -> None:
     with pytest.raises(UsageError, match="k = 50 needs a bank"):
-        Knn.fit(BANK[:10], k=50)
+        DetectorSpec(name="knn", k=50).fit(BANK[:10])
     with pytest.raises(UsageError, match="needs labels"):
-        RelativeMahalanobis.fit(BANK, None)
+        DetectorSpec(name="relative_mahalanobis").fit(BANK)
     with pytest.raises(UsageError, match="vary within a class"):
         Mahalanobis.fit(np.ones((5, 3)), None)

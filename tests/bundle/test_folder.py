@@ -19,6 +19,13 @@ def test_subfolders_are_classes_and_a_flat_folder_has_none(
     assert ImageFolder.list(photographs).labels(np.arange(3)) is None
 
 
+def test_hidden_files_and_folders_are_passed_over(tmp_path: Path) -> None:
+    for name in ("a.png", ".b.png", ".ipynb_checkpoints/a.png"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        Image.new("RGB", (4, 4)).save(tmp_path / name)
+    assert ImageFolder.list(tmp_path).names == ("a.png",)
+
+
 def test_a_folder_without_images_says_what_it_expected(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("no image")
     with pytest.raises(UsageError, match=r"holds no images; expected .*\.jpg"):

@@ -156,6 +156,17 @@ def test_equal_sizes_change_no_pixel() -> None:
     assert np.array_equal(preprocessing(30, 40).pixels(Image.fromarray(RAMP)), RAMP)
 
 
+@pytest.mark.parametrize("target", [224, 299, 518])
+def test_no_size_of_an_image_puts_the_box_outside_it(target: int) -> None:
+    prepare = preprocessing(target, target)
+    for side in range(1, 600, 7):
+        for other in (1, 116, 195, 246, 284, 464, 512):
+            for size in ((side, other), (other, side)):
+                prepare.pixels(Image.new("RGB", size))
+    for size in ((246, 284), (512, 464), (195, 116)):  # these once did
+        assert prepare.pixels(Image.new("RGB", size)).shape == (target, target, 3)
+
+
 @pytest.mark.parametrize("size", [(1, 5000), (5000, 1), (1, 1)])
 def test_any_aspect_ratio_is_bounded_work(size: tuple[int, int]) -> None:
     assert preprocessing(32, 32).pixels(Image.new("RGB", size)).shape == (32, 32, 3)

@@ -33,15 +33,35 @@ def test_neighbours_agree_as_a_naive_loop_says() -> None:
     noisy = EMBEDDINGS + GENERATOR.normal(size=EMBEDDINGS.shape).astype(np.float32) / 5
     shares = []
     for i in range(30):
+        others = [j for j in range(30) if j != i]
         ours, theirs = (
-            {j for j in sorted(range(30), key=lambda j: -(e[i] @ e[j])) if j != i}
-            and set(
-                sorted((j for j in range(30) if j != i), key=lambda j: -(e[i] @ e[j]))[:10]
-            )
-            for e in (EMBEDDINGS, noisy)
+            set(sorted(others, key=lambda j: -(vectors[i] @ vectors[j]))[:10])
+            for vectors in (EMBEDDINGS, noisy)
         )
         shares.append(len(ours & theirs) / 10)
     assert compared(noisy).neighbour_agreement == pytest.approx(np.mean(shares))
+
+
+def test_duplicates_have_no_order_to_keep() -> None:
+    same = np.repeat(EMBEDDINGS[:1], 40, axis=0)
+    jittered = same + GENERATOR.normal(size=same.shape).astype(np.float32) * 1e-7
+    flags, scores = np.zeros(40, dtype=bool), np.zeros(40, dtype=np.float32)
+    found = figures(
+        Outputs(embeddings=same, ood_scores=scores),
+        Outputs(embeddings=jittered, ood_scores=scores),
+        reference_is_ood=flags,
+        candidate_is_ood=flags,
+    )
+    assert found.neighbour_agreement == 1
+
+
+@pytest.mark.parametrize("wrong", [SCORES * 0, -SCORES, 1000 * SCORES + 7])
+def test_wrong_scores_fail_even_where_no_decision_differs(wrong: np.ndarray) -> None:
+    candidate = Outputs(embeddings=EMBEDDINGS, ood_scores=wrong.astype(np.float32))
+    nothing = np.zeros(30, dtype=bool)
+    found = figures(SAME, candidate, reference_is_ood=nothing, candidate_is_ood=nothing)
+    assert found.decision_agreement == 1
+    assert "max_score_error" in "\n".join(found.failures(Tolerance()))
 
 
 @pytest.mark.parametrize("where", ["embeddings", "scores"])

@@ -29,6 +29,7 @@ from bundle import (
     SchemaVersionError,
     UnvouchedArtifactError,
     UsageError,
+    open_runner,
     parity_name,
     require_golden,
     vouched_artifact,
@@ -120,23 +121,73 @@ def test_what_is_no_bundle_is_said_to_be_none(tmp_path: Path) -> None:
         Bundle.open(tmp_path)
 
 
+def contents(path: Path) -> dict[str, bytes]:
+    return {
+        file.relative_to(path).as_posix(): file.read_bytes()
+        for file in path.rglob("*")
+        if file.is_file() and file.name != ".lock"
+    }
+
+
 def test_a_stage_that_fails_leaves_the_bundle_as_it_was(bundle: Bundle) -> None:
-    before = sorted(path for path in bundle.path.rglob("*") if path.is_file())
+    before = contents(bundle.path)
     with pytest.raises(RuntimeError), bundle.stage("export") as stage:
         stage.write("notes.md", "half")
         raise RuntimeError
-    assert sorted(p for p in bundle.path.rglob("*") if p.is_file()) == before
+    assert contents(bundle.path) == before
+
+
+def test_two_stages_at_once_are_refused(bundle: Bundle) -> None:
+    with bundle.stage("export") as stage:
+        stage.write("ours.md", "ours")
+        with (
+            pytest.raises(BundleError, match="Another process is writing"),
+            Bundle.open(bundle.path).stage("export"),
+        ):
+            pass
+    assert "ours.md" in Bundle.open(bundle.path)
 
 
 def test_a_change_by_another_process_is_not_lost(bundle: Bundle) -> None:
+    with Bundle.open(bundle.path).stage("export") as other:
+        other.write("theirs.md", "theirs")
     with (
         pytest.raises(BundleError, match="changed by another process"),
         bundle.stage("export") as stage,
     ):
-        with Bundle.open(bundle.path).stage("export") as other:
-            other.write("theirs.md", "theirs")
         stage.write("ours.md", "ours")
     assert "theirs.md" in Bundle.open(bundle.path)
+
+
+def interrupted_while_publishing(bundle: Bundle, name: str, content: str) -> None:
+    """Leave what a process leaves that dies right after replacing the manifest."""
+    final = bundle.path / name
+    old = final.read_bytes()
+    with bundle.stage("export") as stage:
+        stage.write(name, content)
+    final.replace(final.with_name(f".{final.name}.pending"))
+    final.write_bytes(old)
+
+
+@pytest.mark.parametrize("rewriting", [(), ("export",)])
+def test_opening_finishes_what_a_killed_stage_promised(
+    bundle: Bundle, rewriting: tuple[str, ...]
+) -> None:
+    with bundle.stage("export") as stage:
+        stage.write("notes.md", "first")
+    interrupted_while_publishing(bundle, "notes.md", "second")
+    found = Bundle.open(bundle.path, rewriting=rewriting)
+    assert found.file("notes.md").read_text() == "second"
+
+
+def test_a_stage_that_rewrites_may_open_what_it_will_mend(bundle: Bundle) -> None:
+    bundle.file(ONNX).write_bytes(b"damaged")
+    with pytest.raises(DamagedFileError):
+        Bundle.open(bundle.path)
+    assert Bundle.open(bundle.path, rewriting=["export"])
+    bundle.file("model.safetensors").write_bytes(b"damaged")
+    with pytest.raises(DamagedFileError, match=r"model\.safetensors"):
+        Bundle.open(bundle.path, rewriting=["export"])
 
 
 _REWRITER = """
@@ -153,6 +204,9 @@ for number in range(10_000):
 
 
 def test_a_stage_killed_at_any_moment_leaves_a_valid_bundle(bundle: Bundle) -> None:
+    with bundle.stage("export") as stage:
+        for name in ("a.md", "b.md"):
+            stage.write(name, "before")
     for attempt in range(8):
         process = subprocess.Popen(
             [sys.executable, "-c", _REWRITER, str(bundle.path)], stdout=subprocess.PIPE
@@ -241,6 +295,7 @@ def test_a_report_for_another_hash_vouches_for_nothing(bundle: Bundle) -> None:
         {"figures": {"images": 0}},
         {"figures": {"min_cosine": float("nan")}},
         {"figures": {"max_abs_error": 1.0}},
+        {"figures": {"max_score_error": 1.0}},
     ],
 )
 def test_a_report_that_does_not_hold_vouches_for_nothing(
@@ -254,6 +309,14 @@ def test_a_report_that_does_not_hold_vouches_for_nothing(
         stage.write(parity_name(ONNX), ParityReport.model_validate(document))
     with pytest.raises(UnvouchedArtifactError, match="did not pass parity"):
         vouched_artifact(bundle)
+
+
+def test_a_graph_for_other_pixels_than_the_manifests_is_not_run(bundle: Bundle) -> None:
+    document = json.loads((bundle.path / MANIFEST).read_bytes())
+    reseal(bundle.path, preprocessing=document["preprocessing"] | {"crop": 0.5})
+    changed = Bundle.open(bundle.path)
+    with pytest.raises(UnvouchedArtifactError, match="exported for pixels preprocessed"):
+        open_runner(changed, vouched_artifact(changed))
 
 
 # Rule 6: schema versions.

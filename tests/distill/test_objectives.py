@@ -6,10 +6,10 @@ import torch.nn.functional as F
 
 from backbones import Features
 from distill.objectives import Cosine, CosPress
-from distill.objectives.cospress import TEMPERATURES
 from distill.objectives.sne import sne_divergence
 
 torch.manual_seed(0)
+TEMPERATURES = tuple(step / 100 for step in range(1, 11))
 
 
 def naive_sne(target: torch.Tensor, learned: torch.Tensor, temperatures: tuple) -> float:
@@ -107,7 +107,7 @@ def test_sne_needs_two_vectors() -> None:
 
 
 def test_cospress_teaches_the_head_by_sne_and_the_student_by_cosines() -> None:
-    objective = CosPress(12, 6)
+    objective = CosPress(12, 6, TEMPERATURES)
     student, teacher = features(4, (2, 2), 6, requires_grad=True), features(4, (2, 2), 12)
     heads = list(objective.parameters())
     terms = objective(student, teacher)
@@ -126,7 +126,7 @@ def test_cospress_teaches_the_head_by_sne_and_the_student_by_cosines() -> None:
 
 
 def test_cospress_feature_term_is_one_cosine_per_image() -> None:
-    objective = CosPress(12, 6)
+    objective = CosPress(12, 6, TEMPERATURES)
     student, teacher = features(3, (2, 2), 6), features(3, (2, 2), 12)
     z = objective.compress(objective.norm(teacher.tokens))
     naive = [
@@ -137,23 +137,42 @@ def test_cospress_feature_term_is_one_cosine_per_image() -> None:
     assert found == pytest.approx(sum(naive) / 3, rel=1e-5)
 
 
-def test_cospress_resamples_the_teachers_grid_to_the_students() -> None:
-    objective = CosPress(12, 6)
-    student, teacher = features(3, (2, 3), 6), features(3, (4, 6), 12)
-    constant = teacher.tokens[:, :1].expand(-1, 25, -1).contiguous()
-    terms = objective(student, Features(tokens=constant, grid=(4, 6)))
-    z = objective.compress(objective.norm(constant[:, :1])).expand(-1, 7, -1)
-    same = objective(student, Features(tokens=constant[:, :7], grid=(2, 3)))
-    assert terms["feature"].item() == pytest.approx(same["feature"].item(), rel=1e-5)
-    assert z.shape == student.tokens.shape
+@pytest.mark.parametrize("axis", ["rows", "columns"])
+def test_cospress_resamples_the_teachers_grid_to_the_students(axis: str) -> None:
+    """A 4 x 8 map that varies along one axis becomes a 2 x 4 map that varies along it."""
+    objective = CosPress(12, 6, TEMPERATURES)
+    large = torch.randn(3, 4, 1, 12) if axis == "rows" else torch.randn(3, 1, 8, 12)
+    cells = large.expand(3, 4, 8, 12).reshape(3, 32, 12)
+    tokens = torch.cat([torch.randn(3, 1, 12), cells], dim=1)
+    z = objective.compress(objective.norm(tokens))
+    by_cell = z[:, 1:].mT.reshape(3, 6, 4, 8)
+    small = F.interpolate(by_cell, size=(2, 4), mode="bilinear", antialias=True)
+    varies, constant = (2, 3) if axis == "rows" else (3, 2)
+    assert small.std(dim=varies).min() > 1e-3
+    assert small.std(dim=constant).max() < 1e-5
+    student = features(3, (2, 4), 6)
+    target = torch.cat([z[:, :1], small.flatten(2).mT], dim=1)
+    naive = 1 - F.cosine_similarity(student.tokens.flatten(1), target.flatten(1), dim=1)
+    found = objective(student, Features(tokens=tokens, grid=(4, 8)))["feature"]
+    assert found.item() == pytest.approx(naive.mean().item(), rel=1e-5)
 
 
-def test_cosine_equals_a_naive_loop() -> None:
-    objective = Cosine(12, 6)
+def test_cosine_equals_its_formula_in_value_and_gradient() -> None:
+    objective = Cosine(12, 6).double()
     student, teacher = features(4, (1, 1), 6), features(4, (1, 1), 12)
-    naive = [
-        1 - F.cosine_similarity(objective.expand(s[0]), t[0], dim=0).item()
-        for s, t in zip(student.tokens, teacher.tokens, strict=True)
+    s = student.tokens.double().requires_grad_()
+    t = teacher.tokens.double()
+    found = objective(Features(tokens=s, grid=(1, 1)), Features(tokens=t, grid=(1, 1)))[
+        "cosine"
     ]
-    found = objective(student, teacher)["cosine"].item()
-    assert found == pytest.approx(sum(naive) / 4, rel=1e-5)
+    found.backward()
+    weight, bias = objective.expand.weight.detach(), objective.expand.bias.detach()
+    value, gradient = 0.0, torch.zeros_like(s)
+    for i in range(4):
+        y, target = weight @ s[i, 0].detach() + bias, t[i, 0] / t[i, 0].norm()
+        cosine = (y @ target) / y.norm()
+        value += (1 - cosine.item()) / 4
+        gradient[i, 0] = -weight.T @ (target - cosine * y / y.norm()) / y.norm() / 4
+    assert found.item() == pytest.approx(value, rel=1e-12)
+    assert s.grad is not None
+    assert torch.allclose(s.grad, gradient, rtol=1e-9, atol=1e-12)

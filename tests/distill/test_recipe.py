@@ -41,6 +41,11 @@ def test_defaults_are_cospress_with_ten_temperatures() -> None:
         ({"objective": {"name": "cospres"}}, "expected tags: 'cospress', 'cosine'"),
         ({"objective": {"name": "cospress", "temperature": [1]}}, "mean `temperatures`"),
         ({"ood": {"alpha": 2}}, "`alpha`"),
+        ({"data": {"images": "x", "scale": [1.0, 0.5]}}, "`scale`: .*smallest <= largest"),
+        ({"data": {"images": "x", "scale": [0.5, "a"]}}, r"\[data\]: `scale.1`"),
+        ({"data": {"images": "x", "augment": "nonsense"}}, "starts with one of"),
+        ({"train": {"epochs": 3, "warmup_epochs": 3}}, "warmup_epochs below epochs"),
+        ({"objective": {"name": "cospress", "temperatures": []}}, "at least 1 item"),
     ],
 )
 def test_a_wrong_key_or_value_is_explained(change: dict[str, object], says: str) -> None:
@@ -51,6 +56,8 @@ def test_a_wrong_key_or_value_is_explained(change: dict[str, object], says: str)
 def test_what_is_no_recipe_is_said_to_be_none(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="no recipe at"):
         recipe_from_toml(tmp_path / "nowhere.toml")
+    with pytest.raises(UsageError, match="cannot be read: Is a directory"):
+        recipe_from_toml(tmp_path)
     path = tmp_path / "broken.toml"
     path.write_text("name = ")
     with pytest.raises(UsageError, match="is not TOML"):

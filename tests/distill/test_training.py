@@ -1,3 +1,4 @@
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -78,13 +79,27 @@ def test_training_lowers_the_loss(exported: Path) -> None:
     assert sum(logs[-1].values()) < sum(logs[0].values())
 
 
-def test_only_the_student_and_the_head_learn(
-    recipe: Recipe, tmp_path: Path, progress: Progress
+@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
+def test_the_student_and_the_head_learn_and_the_teacher_does_not(
+    recipe: Recipe, tmp_path: Path, progress: Progress, precision: str
 ) -> None:
     made = models(recipe)
-    before = {name: value.clone() for name, value in made.teacher.state_dict().items()}
-    student = {name: value.clone() for name, value in made.student.state_dict().items()}
-    section = recipe.train.model_copy(update={"epochs": 1})
+
+    def parameters() -> dict[str, dict[str, torch.Tensor]]:
+        networks = {
+            "teacher": made.teacher,
+            "student": made.student,
+            "head": made.objective,
+        }
+        return {
+            role: {name: value.detach().clone() for name, value in net.named_parameters()}
+            for role, net in networks.items()
+        }
+
+    before = parameters()
+    section = recipe.train.model_copy(
+        update={"epochs": 1, "warmup_epochs": 0, "precision": precision}
+    )
     train(
         made.student,
         made.teacher,
@@ -94,10 +109,10 @@ def test_only_the_student_and_the_head_learn(
         Checkpoint(tmp_path / "work", recipe, ("names",)),
         progress,
     )
-    after = made.teacher.state_dict()
-    assert all(torch.equal(after[name], value) for name, value in before.items())
-    moved = made.student.state_dict()
-    assert not all(torch.equal(moved[name], value) for name, value in student.items())
+    after = parameters()
+    for role, moved in (("teacher", False), ("student", True), ("head", True)):
+        for name, value in before[role].items():
+            assert torch.equal(after[role][name], value) != moved, (role, name)
 
 
 def test_an_interrupted_run_ends_with_the_weights_of_an_uninterrupted_one(
@@ -186,6 +201,46 @@ def test_an_existing_output_is_refused_before_any_work(
         distill(recipe, exported, progress)
 
 
+def test_what_does_not_shape_the_weights_may_change_between_runs(
+    recipe: Recipe, tmp_path: Path
+) -> None:
+    Checkpoint(tmp_path, recipe, ("a",)).save({})
+    document = recipe.model_dump()
+    document["ood"]["k"] = 3
+    document["train"]["workers"] = 1
+    document["data"]["unfamiliar"] = None
+    assert Checkpoint(tmp_path, Recipe.model_validate(document), ("a",)).load() == {}
+    document["train"]["learning_rate"] = 1.0
+    with pytest.raises(UsageError, match="another recipe"):
+        Checkpoint(tmp_path, Recipe.model_validate(document), ("a",)).load()
+
+
+@pytest.mark.parametrize(
+    ("ood", "says"),
+    [({"k": 5000}, "k = 5000 needs a bank"), ({"name": "relative_mahalanobis"}, "labels")],
+)
+def test_an_impossible_detector_is_refused_before_training(
+    recipe: Recipe, flat_digits: Path, progress: Progress, ood: dict[str, object], says: str
+) -> None:
+    document = recipe.model_dump()
+    document["ood"] |= ood
+    document["data"]["images"] = str(flat_digits)
+    with pytest.raises(UsageError, match=says):
+        prepare_data(Recipe.model_validate(document), progress)
+
+
+def test_an_unreadable_unfamiliar_image_is_left_out(
+    recipe: Recipe, photographs: Path, tmp_path: Path, progress: Progress
+) -> None:
+    folder = Path(shutil.copytree(photographs, tmp_path / "photographs"))
+    (folder / "broken.jpg").write_bytes(b"broken")
+    document = recipe.model_dump()
+    document["data"]["unfamiliar"] = str(folder)
+    data = prepare_data(Recipe.model_validate(document), progress)
+    assert data.unfamiliar is not None
+    assert len(data.flaggable) == len(data.unfamiliar) - 1
+
+
 @pytest.mark.parametrize("objective", ["cospress", "cosine"])
 def test_a_transformer_learns_from_a_transformer(
     recipe: Recipe, tmp_path: Path, progress: Progress, objective: str
@@ -201,21 +256,17 @@ def test_a_transformer_learns_from_a_transformer(
         "objective": {"name": objective},
     }
     document["data"] = document["data"] | {"size": 64}
-    document["train"] = document["train"] | {"epochs": 1}
+    document["train"] = document["train"] | {"epochs": 1, "warmup_epochs": 0}
     bundle = distill(Recipe.model_validate(document), tmp_path / "vit.isogon", progress)
     assert not bundle.manifest.student.embedding_layer
     assert bundle.manifest.width == 64
 
 
 def test_a_folder_without_classes_needs_no_labels(
-    recipe: Recipe, tmp_path: Path, digits: Path, progress: Progress
+    recipe: Recipe, tmp_path: Path, flat_digits: Path, progress: Progress
 ) -> None:
-    flat = tmp_path / "flat"
-    flat.mkdir()
-    for number, path in enumerate(sorted(digits.rglob("*.png"))[:60]):
-        (flat / f"{number}.png").write_bytes(path.read_bytes())
     document = recipe.model_dump()
-    document["data"] = document["data"] | {"images": str(flat), "unfamiliar": None}
+    document["data"] |= {"images": str(flat_digits), "unfamiliar": None}
     bundle = distill(Recipe.model_validate(document), tmp_path / "f.isogon", progress)
     evaluation = bundle.record("evaluation.json", Evaluation)
     assert evaluation.student.knn_accuracy is None

@@ -13,6 +13,7 @@ from bundle import (
     GOLDEN,
     ONNX,
     Bundle,
+    CheckFailedError,
     DetectorSpec,
     OnnxRunner,
     Outputs,
@@ -150,6 +151,12 @@ def with_shuffled_scores(outputs: Outputs) -> Outputs:
     )
 
 
+def with_constant_scores(outputs: Outputs) -> Outputs:
+    return Outputs(
+        embeddings=outputs.embeddings, ood_scores=np.zeros_like(outputs.ood_scores)
+    )
+
+
 def with_its_channels_swapped(outputs: Outputs) -> Outputs:
     swapped = outputs.embeddings.copy()
     swapped[:, [0, 1]] = swapped[:, [1, 0]]
@@ -163,6 +170,7 @@ def with_its_channels_swapped(outputs: Outputs) -> Outputs:
         (with_nan_score, "decision_agreement nan"),
         (with_noise, "max_abs_error"),
         (with_shuffled_scores, "decision_agreement"),
+        (with_constant_scores, "max_score_error"),
         (with_its_channels_swapped, "min_cosine"),
     ],
     ids=lambda value: getattr(value, "__name__", None),
@@ -222,6 +230,18 @@ def test_verify_finds_weights_that_are_not_the_artifacts(
     with bundle.stage("distill") as stage:
         stage.write_arrays("model.safetensors", arrays)
     with pytest.raises(ParityFailedError, match="is not equal to torch"):
+        verify(Bundle.open(bundle.path), progress)
+
+
+def test_verify_finds_a_calibration_that_is_not_the_artifacts(
+    bundle: Bundle, progress: Progress
+) -> None:
+    report = bundle.record(parity_name(ONNX), ParityReport)
+    assert report.calibration is not None
+    flagging = report.calibration.model_copy(update={"scores": (-1.0,) * 36})
+    with bundle.stage("export") as stage:
+        stage.write(parity_name(ONNX), report.model_copy(update={"calibration": flagging}))
+    with pytest.raises(CheckFailedError, match="the calibration of"):
         verify(Bundle.open(bundle.path), progress)
 
 

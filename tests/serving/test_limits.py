@@ -9,7 +9,7 @@ from fastapi.testclient import TestClient
 from bundle import GOLDEN, Bundle, CheckFailedError, UsageError
 from serving.model import ServedModel
 from serving.routes import create_app
-from serving.settings import Settings
+from serving.settings import Settings, settings_from_environment
 
 Serve = Callable[..., TestClient]
 
@@ -37,6 +37,15 @@ def test_every_setting_is_an_environment_variable(
     monkeypatch.setenv("ISOGON_MAX_IMAGES", "3")
     settings = Settings()
     assert (settings.bundle, settings.alpha, settings.max_images) == (exported, 0.2, 3)
+
+
+@pytest.mark.parametrize(("name", "value"), [("ALPHA", "2"), ("MAX_IMAGES", "many")])
+def test_a_wrong_variable_is_named(
+    exported: Path, monkeypatch: pytest.MonkeyPatch, name: str, value: str
+) -> None:
+    monkeypatch.setenv(f"ISOGON_{name}", value)
+    with pytest.raises(UsageError, match=f"ISOGON_{name}: .*got '{value}'"):
+        settings_from_environment(exported)
 
 
 @pytest.mark.parametrize(

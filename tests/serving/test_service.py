@@ -284,7 +284,9 @@ def test_no_bad_image_costs_another_request_anything(
 
 def test_unknown_paths_and_methods_are_4xx(service: httpx.Client) -> None:
     assert service.get("/nowhere").status_code == 404
-    assert problem(service.get("/v1/embed"), 405)
+    refused = service.get("/v1/embed")
+    assert problem(refused, 405)
+    assert refused.headers["allow"] == "POST"
 
 
 def test_the_model_is_described(service: httpx.Client, exported: Path) -> None:

@@ -1,0 +1,35 @@
+"""The nearest by cosine, and whether two models agree on them."""
+
+import numpy as np
+from jaxtyping import Float, Int
+
+NEIGHBOURS = 10  # everywhere in Isogon: overlap@10, kNN with k = 10
+
+
+def nearest(cosines: Float[np.ndarray, "n bank"], k: int) -> Int[np.ndarray, "n k"]:
+    """Return, per row, the places of the k largest cosines, in no order."""
+    return np.argpartition(-cosines, k - 1, axis=1)[:, :k]
+
+
+def neighbour_overlap(
+    reference: Float[np.ndarray, "n bank"],
+    candidate: Float[np.ndarray, "n bank"],
+    *,
+    k: int = NEIGHBOURS,
+    tie: float = 0.0,
+) -> float:
+    """Return the mean share of the candidate's k nearest that the reference has too.
+
+    Args:
+        reference: cosines of n queries with a bank.
+        candidate: the same by another model.
+        k: how many neighbours; at most the bank.
+        tie: a neighbour counts if its reference cosine is within this of the k-th.
+
+    A candidate that is not finite has no neighbours: NaN.
+    """
+    if np.isnan(candidate).any():
+        return float("nan")
+    kth = -np.partition(-reference, k - 1, axis=1)[:, k - 1 : k]
+    chosen = np.take_along_axis(reference, nearest(candidate, k), axis=1)
+    return float((chosen >= kth - tie).mean())
