@@ -7,6 +7,7 @@ from typing import Any
 
 import timm
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
@@ -32,6 +33,20 @@ class Features:
     def pooled(self) -> Float[Tensor, "b d"]:
         """The class token: one vector per image."""
         return self.tokens[:, 0]
+
+    @property
+    def cells(self) -> Float[Tensor, "b cells d"]:
+        """The tokens of the grid, row by row."""
+        return self.tokens[:, 1:]
+
+    def on_grid(self, grid: tuple[int, int]) -> "Features":
+        """Return the features with cells resampled to `grid` (bilinear, antialiased)."""
+        if self.grid == grid:
+            return self
+        cells = self.cells.mT.reshape(len(self.tokens), -1, *self.grid)
+        resampled = F.interpolate(cells, size=grid, mode="bilinear", antialias=True)
+        tokens = torch.cat([self.tokens[:, :1], resampled.flatten(2).mT], dim=1)
+        return Features(tokens=tokens, grid=grid)
 
 
 class Backbone(nn.Module):

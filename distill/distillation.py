@@ -1,6 +1,7 @@
 """Distil: a recipe and a folder of images become a bundle."""
 
 import importlib.metadata
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -9,12 +10,12 @@ import tomli_w
 import torch
 from rich.progress import Progress
 
-from backbones import WEIGHTS, Student
-from bundle import Bundle, Manifest, Provenance, require_absent
+from backbones import WEIGHTS, Features, Student
+from bundle import Bundle, Manifest, Preprocessing, Provenance, require_absent
 from distill.checkpoint import Checkpoint
 from distill.embedding import Embedded, embed_roles
 from distill.evaluation import Evaluation, evaluate
-from distill.loading import TrainingViews
+from distill.loading import TrainingViews, plain_crops
 from distill.preparation import (
     Data,
     Models,
@@ -24,6 +25,8 @@ from distill.preparation import (
 )
 from distill.recipe import Recipe
 from distill.trainer import train
+
+_START_IMAGES = 2048  # enough for the second moments of the teacher's tokens
 
 
 def distill(recipe: Recipe, output: Path, progress: Progress) -> Bundle:
@@ -36,7 +39,10 @@ def distill(recipe: Recipe, output: Path, progress: Progress) -> Bundle:
     torch.manual_seed(recipe.train.seed)
     data = prepare_data(recipe, progress)
     models = prepare_models(recipe)
+    preprocessing = preprocessing_for(recipe, recipe.student.name)
     checkpoint = Checkpoint(work_folder(output), recipe, data.trained)
+    if models.objective.wants_start and checkpoint.load() is None:
+        models.objective.start(_teacher_features(models, data, preprocessing, progress))
     logs = train(
         models.student,
         models.teacher,
@@ -53,7 +59,6 @@ def distill(recipe: Recipe, output: Path, progress: Progress) -> Bundle:
         checkpoint,
         progress,
     )
-    preprocessing = preprocessing_for(recipe, recipe.student.name)
     teacher, student = embed_roles(
         [lambda pixels: models.teacher(pixels).pooled, models.student.embed],
         data,
@@ -66,6 +71,16 @@ def distill(recipe: Recipe, output: Path, progress: Progress) -> Bundle:
     bundle = _write(recipe, output, data, models, student, evaluation, progress)
     checkpoint.remove()
     return bundle
+
+
+def _teacher_features(
+    models: Models, data: Data, preprocessing: Preprocessing, progress: Progress
+) -> Iterator[Features]:
+    """Yield the teacher's features of training images, without augmentation."""
+    crops = plain_crops(data.familiar, data.split.bank[:_START_IMAGES], preprocessing)
+    with torch.inference_mode():
+        for pixels in progress.track(crops, description="Starting from the teacher"):
+            yield models.teacher(pixels)
 
 
 def work_folder(output: Path) -> Path:

@@ -17,8 +17,8 @@ from bundle import (
     split,
 )
 from bundle.folder import Indices
-from distill.objectives import Cosine, CosPress, Objective
-from distill.recipe import CosPressSection, Recipe
+from distill.objectives import Objective, objective_from_recipe
+from distill.recipe import Recipe
 from distill.weights import pretrained
 
 _UNFAMILIAR_KEPT = 64  # unfamiliar images kept in the bundle for parity
@@ -97,12 +97,7 @@ def prepare_models(recipe: Recipe) -> Models:
     """
     teacher, teacher_card = _teacher(recipe)
     student, student_card = _student(recipe)
-    if isinstance(recipe.objective, CosPressSection):
-        objective: Objective = CosPress(
-            teacher.width, student.width, recipe.objective.temperatures
-        )
-    else:
-        objective = Cosine(teacher.width, student.width)
+    objective = objective_from_recipe(recipe.objective, teacher.width, student.width)
     return Models(
         teacher=teacher,
         teacher_card=teacher_card,

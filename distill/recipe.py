@@ -3,7 +3,7 @@
 import difflib
 import tomllib
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 from pydantic import (
     BaseModel,
@@ -15,6 +15,7 @@ from pydantic import (
 )
 
 from bundle import DetectorSpec, Shares, UsageError
+from distill.recipe_objectives import SECTIONS, CosPressSection, ObjectiveSection
 
 # What timm.data.create_transform takes as auto_augment.
 _POLICIES = ("rand", "augmix", "3a", "original", "v0")
@@ -127,24 +128,6 @@ class TrainSection(_Section):
         return self
 
 
-class CosPressSection(_Section):
-    """CosPress, arXiv:2411.15239."""
-
-    name: Literal["cospress"]
-    temperatures: tuple[Annotated[float, Field(gt=0)], ...] = Field(
-        default=tuple(step / 100 for step in range(1, 11)), min_length=1
-    )
-
-
-class CosineSection(_Section):
-    """The baseline: match directions through one linear layer."""
-
-    name: Literal["cosine"]
-
-
-ObjectiveSection = Annotated[CosPressSection | CosineSection, Field(discriminator="name")]
-
-
 class Recipe(_Section):
     """Everything that determines a student."""
 
@@ -153,8 +136,27 @@ class Recipe(_Section):
     student: StudentSection
     data: DataSection
     train: TrainSection = TrainSection()
-    objective: ObjectiveSection = CosPressSection(name="cospress")
+    objective: tuple[ObjectiveSection, ...] = Field(
+        default=(CosPressSection(name="cospress"),), min_length=1
+    )
     ood: DetectorSpec = DetectorSpec()
+
+    @field_validator("objective", mode="before")
+    @classmethod
+    def _in_two_brackets(cls, objectives: object) -> object:
+        if isinstance(objectives, dict):
+            raise ValueError("write it as [[objective]], in two brackets")
+        return objectives
+
+    @field_validator("objective")
+    @classmethod
+    def _named_once(
+        cls, objectives: tuple[ObjectiveSection, ...]
+    ) -> tuple[ObjectiveSection, ...]:
+        names = [section.name for section in objectives]
+        if len(set(names)) < len(names):
+            raise ValueError("expected each objective once; change its weight instead")
+        return objectives
 
 
 def recipe_from_toml(path: Path) -> Recipe:
@@ -189,14 +191,15 @@ def recipe_from_document(document: dict[str, Any], *, where: str) -> Recipe:
 
 
 def _explain(fault: dict[str, Any], where: str) -> str:
-    # The path of a fault: section, for a tagged union its tag, key, place in a list.
-    path = [str(part) for part in fault["loc"]]
-    section, rest = path[:-1][:1], path[1:] or path
-    tag = rest[0] if len(rest) > 1 and rest[0] in _OBJECTIVES else None
-    key = ".".join(rest[1:] if tag else rest)
-    at = f"{where} [{section[0]}]" if section else where
+    # The place of a fault: section, in [[objective]] its number and name, then the key.
+    place = [str(part) for part in fault["loc"]]
+    inside = 3 if place[0] == "objective" else 1
+    section, key = place[:inside], ".".join(place[inside:])
+    if not key:
+        section, key = [], ".".join(place)
+    at = f"{where} [{' '.join(section)}]" if section else where
     if fault["type"] == "extra_forbidden":
-        known = _keys(section, tag)
+        known = _keys(section)
         near = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
         hint = f"did you mean `{near[0]}`?" if near else f"known are {', '.join(known)}."
         return f"{at}: unknown key `{key}`; {hint}"
@@ -205,16 +208,10 @@ def _explain(fault: dict[str, Any], where: str) -> str:
     return f"{at}: `{key}`: {fault['msg']}, got {fault['input']!r}."
 
 
-_OBJECTIVES: dict[str, type[BaseModel]] = {
-    "cospress": CosPressSection,
-    "cosine": CosineSection,
-}
-
-
-def _keys(section: list[str], tag: str | None) -> list[str]:
+def _keys(section: list[str]) -> list[str]:
     if not section:
         return list(Recipe.model_fields)
-    if tag:
-        return list(_OBJECTIVES[tag].model_fields)
+    if section[0] == "objective":
+        return list(SECTIONS[section[-1]].model_fields)
     model = Recipe.model_fields[section[0]].annotation
     return list(model.model_fields) if model else []

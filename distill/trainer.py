@@ -65,9 +65,11 @@ def train(
     """
     fabric = Fabric(accelerator="auto", devices=1, precision=section.precision)
     pair = _Pair(student, objective)
-    optimizer = torch.optim.AdamW(
-        param_groups_weight_decay(pair, section.weight_decay), lr=section.learning_rate
+    undecayed = {f"objective.{name}" for name in objective.undecayed()}
+    groups = param_groups_weight_decay(
+        pair, section.weight_decay, no_weight_decay_list=undecayed
     )
+    optimizer = torch.optim.AdamW(groups, lr=section.learning_rate)
     schedule = CosineLRScheduler(
         optimizer,
         t_initial=max(section.epochs * len(views), 2),

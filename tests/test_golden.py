@@ -15,7 +15,8 @@ from sklearn.metrics import roc_auc_score
 
 from backbones import Features
 from bundle import DetectorSpec
-from distill.objectives import CosPress
+from distill.objectives import CosPress, Coss
+from distill.objectives.vkd import vkd_loss
 
 FOLDER = Path(os.environ.get("ISOGON_GOLDEN") or Path(__file__).parent / "golden")
 FILES = sorted(FOLDER.glob("*.npz"))
@@ -35,12 +36,52 @@ def test_there_are_golden_arrays() -> None:
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
 def test_objectives_equal_the_authors_values_and_gradients(path: Path) -> None:
+    checks = {"cospress": cospress_equals, "vkd": vkd_equals, "coss": coss_equals}
     if family(path) == "ood":
         return  # detectors, below
-    if family(path) != "cospress":
+    if family(path) not in checks:
         not_yet(path.stem)
     with np.load(path) as arrays:
-        cospress_equals(dict(arrays))
+        checks[family(path)](dict(arrays))
+
+
+def require_equal(
+    found: dict[str, torch.Tensor | None], golden: dict[str, np.ndarray]
+) -> None:
+    for name, value in found.items():
+        assert value is not None, name
+        expected = golden[name]
+        scale = np.abs(expected).max()
+        ours = value.detach().numpy()
+        assert_allclose(ours, expected, rtol=1e-9, atol=1e-9 * scale, err_msg=name)
+
+
+def vkd_equals(golden: dict[str, np.ndarray]) -> None:
+    student = torch.from_numpy(golden["student"]).requires_grad_()
+    loss = vkd_loss(
+        student, torch.from_numpy(golden["teacher"]), torch.from_numpy(golden["projection"])
+    )
+    loss.backward()
+    require_equal({"loss": loss, "grad_student": student.grad}, golden)
+
+
+def coss_equals(golden: dict[str, np.ndarray]) -> None:
+    student = torch.from_numpy(golden["student"]).requires_grad_()
+    teacher = torch.from_numpy(golden["teacher"])
+    objective = Coss(
+        teacher.shape[1],
+        student.shape[1],
+        weight_space=float(golden["weight_space"]),
+        teacher_temperature=float(golden["teacher_temperature"]),
+        student_temperature=float(golden["student_temperature"]),
+    ).double()
+    terms = objective(
+        Features(tokens=student[:, None], grid=(0, 0)),
+        Features(tokens=teacher[:, None], grid=(0, 0)),
+    )
+    loss = terms["cosine"] + terms["space"]
+    loss.backward()
+    require_equal({"loss": loss, "grad_student": student.grad}, golden)
 
 
 def cospress_equals(golden: dict[str, np.ndarray]) -> None:
@@ -71,15 +112,7 @@ def cospress_equals(golden: dict[str, np.ndarray]) -> None:
         "grad_ln_weight": objective.norm.weight.grad,
         "grad_ln_bias": objective.norm.bias.grad,
     }
-    for name, value in found.items():
-        expected = golden[name]
-        assert_allclose(
-            value.detach().numpy(),
-            expected,
-            rtol=1e-9,
-            atol=1e-9 * np.abs(expected).max(),
-            err_msg=name,
-        )
+    require_equal(found, golden)
 
 
 def detector_scores() -> list[tuple[Path, str]]:

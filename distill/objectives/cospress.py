@@ -1,5 +1,7 @@
 """CosPress: compress the teacher so that angles survive, and imitate the result."""
 
+from collections.abc import Iterable
+
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
@@ -25,8 +27,9 @@ class CosPress(Objective):
 
     Reference: Mannix, Hodgkinson, Bondell, "Preserving Angles Improves Feature
     Distillation", arXiv:2411.15239; equal to the authors' code to 1e-9 in float64.
-    Our extension: where the grids of teacher and student differ, z's cells are
-    resampled (bilinear, antialiased) to the student's grid for `feature`.
+    Our extensions: where the grids of teacher and student differ, z's cells are
+    resampled (bilinear, antialiased) to the student's grid for `feature`; and the head
+    may start from a principal component analysis, see `start`.
     """
 
     def __init__(
@@ -34,37 +37,63 @@ class CosPress(Objective):
         teacher_width: int,
         student_width: int,
         temperatures: tuple[float, ...],
+        *,
+        pca_start: bool = False,
     ) -> None:
         super().__init__()
         self.norm = nn.LayerNorm(teacher_width)
         self.compress = nn.Linear(teacher_width, student_width)
         self.temperatures = temperatures
+        self.pca_start = pca_start
 
     def forward(self, student: Features, teacher: Features) -> Terms:
         """Return the terms local, global, feature and token."""
-        z = self.compress(self.norm(teacher.tokens))
-        target = Features(tokens=z.detach(), grid=teacher.grid)
+        return self.terms(student, teacher, self.compressed(teacher))
+
+    def compressed(self, teacher: Features) -> Features:
+        """Return z, the teacher's tokens in the student's width."""
+        return Features(tokens=self.compress(self.norm(teacher.tokens)), grid=teacher.grid)
+
+    def terms(self, student: Features, teacher: Features, z: Features) -> Terms:
+        """Return the terms for tokens that are compressed already."""
+        target = Features(tokens=z.tokens.detach(), grid=z.grid)
+        resampled = target.on_grid(student.grid).tokens
+        local = sne_divergence(teacher.tokens, z.tokens, self.temperatures).mean()
         return {
-            "local": sne_divergence(teacher.tokens, z, self.temperatures).mean(),
-            "global": sne_divergence(teacher.pooled, z[:, 0], self.temperatures),
-            "feature": _one_minus_cosine(
-                student.tokens.flatten(1), _on_grid(target, student.grid).flatten(1)
-            ),
+            "local": local,
+            "global": sne_divergence(teacher.pooled, z.pooled, self.temperatures),
+            "feature": _one_minus_cosine(student.tokens.flatten(1), resampled.flatten(1)),
             "token": _one_minus_cosine(student.pooled, target.pooled),
         }
+
+    @property
+    def wants_start(self) -> bool:
+        """Whether the head is to start from the teacher's principal components."""
+        return self.pca_start
+
+    @torch.no_grad()
+    def start(self, teacher: Iterable[Features]) -> None:
+        """Set the linear map to the uncentred PCA of the normalised tokens.
+
+        Of all linear maps of this rank it loses least of their inner products. The
+        vectors are LayerNorm(t), all of one length, which is what the map will see;
+        class tokens and cells count alike.
+        """
+        weight = self.compress.weight
+        moment = torch.zeros(weight.shape[1], weight.shape[1], dtype=torch.float64)
+        count = 0
+        for features in teacher:
+            vectors = self.norm(features.tokens.to(weight.device)).flatten(0, 1)
+            directions = F.normalize(vectors.double().cpu(), dim=1)
+            moment += directions.T @ directions
+            count += len(directions)
+        components = torch.linalg.eigh(moment / count).eigenvectors
+        leading = components.flip(1)[:, : weight.shape[0]].T  # largest first
+        weight[: len(leading)].copy_(leading)
+        self.compress.bias.zero_()
 
 
 def _one_minus_cosine(
     student: Float[Tensor, "b d"], target: Float[Tensor, "b d"]
 ) -> Float[Tensor, ""]:
     return (1 - F.cosine_similarity(student, target, dim=1)).mean()
-
-
-def _on_grid(features: Features, grid: tuple[int, int]) -> Float[Tensor, "b n d"]:
-    """Return the tokens with their cells resampled to `grid`; the class token stays."""
-    if features.grid == grid:
-        return features.tokens
-    tokens = features.tokens
-    cells = tokens[:, 1:].mT.reshape(len(tokens), -1, *features.grid)
-    resampled = F.interpolate(cells, size=grid, mode="bilinear", antialias=True)
-    return torch.cat([tokens[:, :1], resampled.flatten(2).mT], dim=1)

@@ -1,6 +1,7 @@
 """What every objective is: named loss terms from student and teacher features."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterable
 
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -19,3 +20,16 @@ class Objective(nn.Module, ABC):
 
         The teacher's features carry no gradient.
         """
+
+    @property
+    def wants_start(self) -> bool:
+        """Whether `start` is to be called before the first step of a run."""
+        return False
+
+    def start(self, teacher: Iterable[Features]) -> None:
+        """Set the heads from features of the teacher, before training."""
+        raise NotImplementedError(f"{type(self).__name__} starts as it is made.")
+
+    def undecayed(self) -> set[str]:
+        """Return the names of parameters that weight decay must leave alone."""
+        return set()

@@ -23,8 +23,9 @@ def test_every_recipe_in_the_repository_is_valid_and_explains_itself(path: Path)
 
 def test_defaults_are_cospress_with_ten_temperatures() -> None:
     recipe = recipe_from_document(SMALL, where="here")
-    assert recipe.objective.name == "cospress"
-    assert len(recipe.objective.temperatures) == 10
+    (objective,) = recipe.objective
+    assert objective.name == "cospress"
+    assert objective.temperatures == pytest.approx([0.01 * n for n in range(1, 11)])
 
 
 @pytest.mark.parametrize(
@@ -38,14 +39,20 @@ def test_defaults_are_cospress_with_ten_temperatures() -> None:
         ({"train": {"zzz": 1}}, "known are epochs, batch_size"),
         ({"data": {}}, r"\[data\]: `images` is missing"),
         ({"train": {"epochs": 0}}, "`epochs`: .*greater than or equal to 1, got 0"),
-        ({"objective": {"name": "cospres"}}, "expected tags: 'cospress', 'cosine'"),
-        ({"objective": {"name": "cospress", "temperature": [1]}}, "mean `temperatures`"),
+        ({"objective": {"name": "cospress"}}, "in two brackets"),
+        ({"objective": [{"name": "cospres"}]}, "expected tags: 'cospress', 'isogon'"),
+        (
+            {"objective": [{"name": "cospress", "temperature": [1]}]},
+            r"\[objective 0 cospress\]: unknown key `temperature`; did you mean `temperatures`",
+        ),
+        ({"objective": [{"name": "rkd"}, {"name": "rkd"}]}, "each objective once"),
+        ({"objective": []}, "at least 1 item"),
         ({"ood": {"alpha": 2}}, "`alpha`"),
         ({"data": {"images": "x", "scale": [1.0, 0.5]}}, "`scale`: .*smallest <= largest"),
         ({"data": {"images": "x", "scale": [0.5, "a"]}}, r"\[data\]: `scale.1`"),
         ({"data": {"images": "x", "augment": "nonsense"}}, "starts with one of"),
         ({"train": {"epochs": 3, "warmup_epochs": 3}}, "warmup_epochs below epochs"),
-        ({"objective": {"name": "cospress", "temperatures": []}}, "at least 1 item"),
+        ({"objective": [{"name": "cospress", "temperatures": []}]}, "at least 1 item"),
     ],
 )
 def test_a_wrong_key_or_value_is_explained(change: dict[str, object], says: str) -> None:

@@ -241,7 +241,9 @@ def test_an_unreadable_unfamiliar_image_is_left_out(
     assert len(data.flaggable) == len(data.unfamiliar) - 1
 
 
-@pytest.mark.parametrize("objective", ["cospress", "cosine"])
+@pytest.mark.parametrize(
+    "objective", ["cospress", "isogon", "vkd", "coss", "rkd", "proteus", "cosine"]
+)
 def test_a_transformer_learns_from_a_transformer(
     recipe: Recipe, tmp_path: Path, progress: Progress, objective: str
 ) -> None:
@@ -253,7 +255,7 @@ def test_a_transformer_learns_from_a_transformer(
     document = recipe.model_dump() | {
         "teacher": {"name": "test_vit2", "checkpoint": str(path)},
         "student": {"name": "test_vit"},
-        "objective": {"name": objective},
+        "objective": [{"name": objective}],
     }
     document["data"] = document["data"] | {"size": 64}
     document["train"] = document["train"] | {"epochs": 1, "warmup_epochs": 0}

@@ -1,0 +1,70 @@
+"""Isogon's own objective: CosPress, with absolute angles brought back."""
+
+from collections.abc import Iterable
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from backbones import Features
+from distill.objectives.cospress import CosPress
+from distill.objectives.objective import Objective, Terms
+from distill.objectives.sne import cosines
+
+
+class Isogon(Objective):
+    """CosPress's four terms, plus squared differences of cosines on both sides.
+
+    SNE compares softmaxes of cosines. It keeps the order of neighbours but does not
+    notice when all cosines of a row shift together, which is what a threshold on the
+    cosine, or an index built by the teacher, needs. With C the cosines of a set,
+
+        angle = angle_weight * [mean_b mse(C(z_b), C(t_b)) + mse(C(z_cls), C(t_cls))]
+        pairs = pairs_weight * [mean_b mse(C(s_b), C(t_b)) + mse(C(s_cls), C(t_cls))]
+
+    each once over the tokens of an image and once over the class tokens of the batch.
+    `angle` teaches the compression head, `pairs` the student; `pairs` compares with the
+    teacher itself, not with its compression. Student and teacher must have equal grids
+    for the per-image half of `pairs`; otherwise it compares class tokens only.
+    """
+
+    def __init__(
+        self, cospress: CosPress, *, angle_weight: float, pairs_weight: float
+    ) -> None:
+        super().__init__()
+        self.cospress = cospress
+        self.angle_weight = angle_weight
+        self.pairs_weight = pairs_weight
+
+    @property
+    def wants_start(self) -> bool:
+        """Whether the compression head does."""
+        return self.cospress.wants_start
+
+    def start(self, teacher: Iterable[Features]) -> None:
+        """Start the compression head."""
+        self.cospress.start(teacher)
+
+    def forward(self, student: Features, teacher: Features) -> Terms:
+        """Return CosPress's terms, angle and pairs."""
+        z = self.cospress.compressed(teacher)
+        angle = _difference(z.tokens, teacher.tokens) + _difference(
+            z.pooled, teacher.pooled
+        )
+        pairs = _difference(student.pooled, teacher.pooled)
+        if student.grid == teacher.grid:
+            pairs = pairs + _difference(student.tokens, teacher.tokens)
+        return self.cospress.terms(student, teacher, z) | {
+            "angle": self.angle_weight * angle,
+            "pairs": self.pairs_weight * pairs,
+        }
+
+
+def _difference(
+    ours: Float[Tensor, "*sets n d"], theirs: Float[Tensor, "*sets n e"]
+) -> Float[Tensor, ""]:
+    """Return the mean squared difference of all off-diagonal cosines."""
+    with torch.autocast(ours.device.type, enabled=False):
+        n = ours.shape[-2]
+        squares = (cosines(ours) - cosines(theirs)) ** 2
+        return squares.mean() * n / (n - 1)  # the diagonal is 0 on both sides

@@ -1,0 +1,39 @@
+"""Proteus: reproduce the teacher's tokens, class token and all."""
+
+import torch.nn.functional as F
+from torch import nn
+
+from backbones import Features
+from distill.objectives.objective import Objective, Terms
+
+
+class Proteus(Objective):
+    """Mean squared errors in the teacher's space, through heads on the student.
+
+        token   = MSE(g(s_cls), t_cls)
+        feature = MSE(h(s), t), over all tokens
+
+    g and h are LayerNorm(d_s) -> Linear(d_s, d_t), trained and not kept, so the student's
+    own angles are free. Reference: Zhang et al., "Accessing Vision Foundation Models at
+    ImageNet-level Costs", arXiv:2407.10366, without its patch-masking term. Our
+    extension: where the grids differ, the teacher's cells are resampled to the student's.
+    """
+
+    def __init__(self, teacher_width: int, student_width: int) -> None:
+        super().__init__()
+        self.token = _head(student_width, teacher_width)
+        self.feature = _head(student_width, teacher_width)
+
+    def forward(self, student: Features, teacher: Features) -> Terms:
+        """Return the terms token and feature."""
+        target = teacher.on_grid(student.grid)
+        return {
+            "token": F.mse_loss(self.token(student.pooled), teacher.pooled),
+            "feature": F.mse_loss(self.feature(student.tokens), target.tokens),
+        }
+
+
+def _head(student_width: int, teacher_width: int) -> nn.Module:
+    return nn.Sequential(
+        nn.LayerNorm(student_width), nn.Linear(student_width, teacher_width)
+    )

@@ -1,0 +1,59 @@
+"""RKD: compare the shape of a batch, not its coordinates."""
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor
+
+from backbones import Features
+from distill.objectives.objective import Objective, Terms
+
+
+class Rkd(Objective):
+    """Huber losses between the pairwise distances, and the angles, of two batches.
+
+        distance = huber(|s_i - s_j| / mean, |t_i - t_j| / mean) over pairs
+        angle    = huber(angle at j of s_i, s_j, s_k; the same of t) over triplets
+
+    Both are blind to rotation, translation and scale, so student and teacher may differ
+    in width and no head is needed. Angles take b^3 numbers: keep batches below 512.
+
+    Reference: Park et al., "Relational Knowledge Distillation", arXiv:1904.05068, as
+    released: distances are in units of their mean over i != j, and the losses average
+    over all b^2 pairs and b^3 triplets, the zero ones included. The default weights keep
+    the paper's ratio of 1 : 2.
+    """
+
+    def __init__(self, *, distance_weight: float, angle_weight: float) -> None:
+        super().__init__()
+        self.distance_weight = distance_weight
+        self.angle_weight = angle_weight
+
+    def forward(self, student: Features, teacher: Features) -> Terms:
+        """Return the terms distance and angle."""
+        with torch.autocast(student.tokens.device.type, enabled=False):
+            ours, theirs = _precise(student.pooled), _precise(teacher.pooled)
+            distance = F.smooth_l1_loss(_distances(ours), _distances(theirs))
+            angle = F.smooth_l1_loss(_angles(ours), _angles(theirs))
+        return {
+            "distance": self.distance_weight * distance,
+            "angle": self.angle_weight * angle,
+        }
+
+
+def _precise(features: Float[Tensor, "b d"]) -> Float[Tensor, "b d"]:
+    return features.to(torch.promote_types(features.dtype, torch.float32))
+
+
+def _distances(features: Float[Tensor, "b d"]) -> Float[Tensor, " pairs"]:
+    """Return all b^2 distances in units of their mean over i != j."""
+    pairs = F.pdist(features)  # i < j; its gradient is defined at zero distance
+    b = len(features)
+    zeros = pairs.new_zeros(b)
+    return torch.cat([pairs, pairs, zeros]) / pairs.mean().clamp_min(1e-12)
+
+
+def _angles(features: Float[Tensor, "b d"]) -> Float[Tensor, "b b b"]:
+    """Return the cosine of the angle at j between i and k, for all i, j, k."""
+    directions = F.normalize(features[None] - features[:, None], dim=2)
+    return directions @ directions.mT

@@ -1,0 +1,87 @@
+"""VkD: compare in the teacher's space, through a map that cannot distort."""
+
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn.utils.parametrizations import orthogonal
+
+from backbones import Features
+from distill.objectives.objective import Objective, Terms
+
+Normalisation = Literal["layer_norm", "standardise", "whiten"]
+
+_EPSILON = 1e-5
+
+
+class Vkd(Objective):
+    """SmoothL1(z_s Q^T, norm(z_t)), z the mean of the patch tokens of each side.
+
+    Q [d_t, d_s] has orthonormal columns where d_t >= d_s, so that norms and angles of
+    the student survive it, and orthonormal rows otherwise. `norm` acts on the teacher:
+
+        layer_norm   over channels, no affine, eps 1e-5 (the recognition recipe)
+        standardise  per channel over the batch, on both sides (the detection code)
+        whiten       the batch's covariance made the identity (ours: no released code)
+
+    Reference: Miles, Elezi, Deng, "VkD: Improving Knowledge Distillation using
+    Orthogonal Projections", arXiv:2403.06213; equal to the authors' code to 1e-9 in
+    float64. We parametrise Q by the Cayley map. The released Householder one keeps its
+    signs as integers of a diagonal that weight decay shrinks: after one AdamW step with
+    decay Q is zero. Ours has no such state, and the trainer never decays it.
+    """
+
+    def __init__(
+        self, teacher_width: int, student_width: int, normalisation: Normalisation
+    ) -> None:
+        super().__init__()
+        projection = nn.Linear(student_width, teacher_width, bias=False)
+        self.projection: Any = orthogonal(projection, orthogonal_map="cayley")
+        self.normalisation = normalisation
+
+    def forward(self, student: Features, teacher: Features) -> Terms:
+        """Return the term vkd."""
+        with torch.autocast(student.tokens.device.type, enabled=False):
+            projection: Tensor = self.projection.weight  # computed by the Cayley map
+            ours = student.cells.mean(dim=1).to(projection.dtype)
+            theirs = teacher.cells.mean(dim=1).to(projection.dtype)
+            loss = vkd_loss(ours, theirs, projection, self.normalisation)
+        return {"vkd": loss}
+
+    def undecayed(self) -> set[str]:
+        """The projection: decay would move it and teach nothing."""
+        return {name for name, _ in self.named_parameters()}
+
+
+def vkd_loss(
+    student: Float[Tensor, "b s"],
+    teacher: Float[Tensor, "b t"],
+    projection: Float[Tensor, "t s"],
+    normalisation: Normalisation = "layer_norm",
+) -> Float[Tensor, ""]:
+    """Return the loss of pooled features under a given projection."""
+    match normalisation:
+        case "layer_norm":
+            teacher = F.layer_norm(teacher, teacher.shape[1:], eps=_EPSILON)
+        case "standardise":
+            student, teacher = _standardised(student), _standardised(teacher)
+        case "whiten":
+            teacher = _whitened(teacher)
+    return F.smooth_l1_loss(student @ projection.T, teacher)
+
+
+def _standardised(features: Float[Tensor, "b d"]) -> Float[Tensor, "b d"]:
+    centred = features - features.mean(dim=0)
+    return centred / (features.var(dim=0, unbiased=False) + _EPSILON).sqrt()
+
+
+def _whitened(features: Float[Tensor, "b d"]) -> Float[Tensor, "b d"]:
+    """Return features of identity covariance, in the directions in which they vary."""
+    centred = features - features.mean(dim=0)
+    left, values, right = torch.linalg.svd(centred, full_matrices=False)
+    varies = values > _EPSILON * values.max()
+    scale = torch.where(varies, len(features) ** 0.5, 0.0).to(values.dtype)
+    whitened: Tensor = (left * scale) @ right
+    return whitened

@@ -1,0 +1,93 @@
+"""The `[[objective]]` tables of a recipe: which losses, with which settings."""
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+_Positive = Annotated[float, Field(gt=0)]
+_TEMPERATURES = tuple(step / 100 for step in range(1, 11))
+
+
+class _ObjectiveSection(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    weight: float = Field(default=1.0, gt=0, description="factor on all its terms")
+
+
+class _CompressionSection(_ObjectiveSection):
+    temperatures: tuple[_Positive, ...] = Field(default=_TEMPERATURES, min_length=1)
+    init: Literal["random", "pca"] = Field(
+        default="pca", description="how the compression head starts"
+    )
+
+
+class CosPressSection(_CompressionSection):
+    """CosPress, arXiv:2411.15239."""
+
+    name: Literal["cospress"]
+
+
+class IsogonSection(_CompressionSection):
+    """CosPress with absolute angles brought back; ours."""
+
+    name: Literal["isogon"]
+    angle_weight: float = Field(default=10.0, ge=0, description="on the head's cosines")
+    pairs_weight: float = Field(default=10.0, ge=0, description="on the student's")
+
+
+class VkdSection(_ObjectiveSection):
+    """VkD, arXiv:2403.06213."""
+
+    name: Literal["vkd"]
+    normalisation: Literal["layer_norm", "standardise", "whiten"] = "layer_norm"
+
+
+class CossSection(_ObjectiveSection):
+    """CoSS, arXiv:2409.13939."""
+
+    name: Literal["coss"]
+    weight_space: float = Field(default=1.0, ge=0)
+    teacher_temperature: float = Field(default=0.07, gt=0)
+    student_temperature: float = Field(default=0.1, gt=0)
+
+
+class RkdSection(_ObjectiveSection):
+    """RKD, arXiv:1904.05068."""
+
+    name: Literal["rkd"]
+    distance_weight: float = Field(default=1.0, ge=0)
+    angle_weight: float = Field(default=2.0, ge=0)
+
+
+class ProteusSection(_ObjectiveSection):
+    """Proteus, arXiv:2407.10366."""
+
+    name: Literal["proteus"]
+
+
+class CosineSection(_ObjectiveSection):
+    """The baseline: match directions through one linear layer."""
+
+    name: Literal["cosine"]
+
+
+SECTIONS: dict[str, type[BaseModel]] = {
+    "cospress": CosPressSection,
+    "isogon": IsogonSection,
+    "vkd": VkdSection,
+    "coss": CossSection,
+    "rkd": RkdSection,
+    "proteus": ProteusSection,
+    "cosine": CosineSection,
+}
+
+ObjectiveSection = Annotated[
+    CosPressSection
+    | IsogonSection
+    | VkdSection
+    | CossSection
+    | RkdSection
+    | ProteusSection
+    | CosineSection,
+    Field(discriminator="name"),
+]
