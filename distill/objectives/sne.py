@@ -14,6 +14,9 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
+# On a CPU a few images at a time stay in the cache: numbers per matrix and pass.
+_CACHED = 2**18
+
 
 def sne_divergence(
     target: Float[Tensor, "*sets n d"],
@@ -47,10 +50,17 @@ def cosines(vectors: Float[Tensor, "*sets n d"]) -> Float[Tensor, "*sets n n"]:
 class _SneDivergence(torch.autograd.Function):
     """K and its gradient in one pass per temperature; only dK/dD is kept.
 
-    With q and Q of the learned cosines D,
-    dK_tau/dD_ij = (q_{j|i} sum_k r_ik - r_ij) / (n tau), r_ij = q_{j|i} P_ij / Q_ij.
-    Probabilities reach e^-200 at tau = 0.01, so r is formed as
-    exp(log q + log P - log Q), which is at most 2n P.
+    D is symmetric, so with a_i = log sum_k exp(D_ik / tau) of the target and b_i of the
+    learned cosines, log 2n P_ij = D_ij / tau - a_i + softplus(a_i - a_j), and
+    q_{j|i} / Q_ij = 2n sigmoid(b_j - b_i) does not depend on D_ij at all. Hence
+
+        K = sum_ij P_ij [(D^t_ij - D^z_ij) / tau + b_i - a_i
+                         + softplus(a_i - a_j) - softplus(b_i - b_j)]
+        dK/dD^z_ij = (q_{j|i} sum_k r_ik - r_ij) / (n tau)
+        r_ij = 2n P_ij sigmoid(b_j - b_i)
+
+    Probabilities reach e^-200 at tau = 0.01 and may underflow to 0: they enter as
+    factors only, never under a logarithm, so what is lost is below 1e-36.
     """
 
     @staticmethod
@@ -61,19 +71,17 @@ class _SneDivergence(torch.autograd.Function):
         temperatures: tuple[float, ...],
     ) -> Float[Tensor, "*sets"]:
         n = target.shape[-1]
-        diagonal = torch.eye(n, dtype=torch.bool, device=target.device)
-        total = torch.zeros(target.shape[:-2], dtype=target.dtype, device=target.device)
-        gradient = torch.zeros_like(learned)
-        for temperature in temperatures:
-            log_p = _log_joint(_log_conditional(target, temperature, diagonal))
-            log_q = _log_conditional(learned, temperature, diagonal)
-            log_ratio = (log_p - _log_joint(log_q)).masked_fill_(diagonal, 0)
-            total += (log_p.exp() * log_ratio).sum(dim=(-2, -1))
-            r = (log_q + log_ratio).exp()  # 0 on the diagonal, where log_q is -inf
-            row = log_q.exp() * r.sum(dim=-1, keepdim=True)
-            gradient += (row - r) / (n * temperature)
-        ctx.save_for_backward(gradient / len(temperatures))
-        return total / len(temperatures)
+        gradient = torch.empty_like(learned)
+        value = target.new_empty(target.shape[:-2])
+        matrices = [part.reshape(-1, n, n) for part in (target, learned, gradient)]
+        values = value.reshape(-1, 1, 1)
+        step = len(values) if target.is_cuda else max(1, _CACHED // (n * n))
+        for first in range(0, len(values), step):
+            chunk = slice(first, first + step)
+            before, after, slope = (matrix[chunk] for matrix in matrices)
+            _divergence(before, after, slope, values[chunk], temperatures)
+        ctx.save_for_backward(gradient)
+        return value
 
     @staticmethod
     def backward(ctx: Any, upstream: Tensor) -> tuple[None, Tensor, None]:
@@ -81,14 +89,40 @@ class _SneDivergence(torch.autograd.Function):
         return None, gradient * upstream[..., None, None], None
 
 
-def _log_conditional(
-    cosine: Float[Tensor, "*sets n n"], temperature: float, diagonal: Tensor
-) -> Float[Tensor, "*sets n n"]:
-    return F.log_softmax((cosine / temperature).masked_fill_(diagonal, -math.inf), dim=-1)
+def _divergence(
+    target: Float[Tensor, "sets n n"],
+    learned: Float[Tensor, "sets n n"],
+    gradient: Float[Tensor, "sets n n"],
+    value: Float[Tensor, "sets 1 1"],
+    temperatures: tuple[float, ...],
+) -> None:
+    """Write the mean of K over the temperatures to `value`, of dK/dD to `gradient`."""
+    n = target.shape[-1]
+    diagonal = torch.eye(n, dtype=torch.bool, device=target.device)
+    difference = target - learned
+    gradient.zero_()
+    value.zero_()
+    for temperature in temperatures:
+        p, a = _conditional(target, temperature, diagonal)
+        q, b = _conditional(learned, temperature, diagonal)
+        joint = p.add_(p.mT.clone()).div_(2 * n)
+        gap = a - a.mT
+        bracket = F.softplus(gap).sub_(F.softplus(torch.sub(b, b.mT, out=gap)))
+        bracket.add_(difference, alpha=1 / temperature).add_(b - a).mul_(joint)
+        value += bracket.sum(dim=(-2, -1), keepdim=True)
+        r = gap.neg_().sigmoid_().mul_(joint).mul_(2 * n)
+        q.mul_(r.sum(dim=-1, keepdim=True)).sub_(r)
+        gradient.add_(q, alpha=1 / (n * temperature))
+    gradient.div_(len(temperatures))
+    value.div_(len(temperatures))
 
 
-def _log_joint(
-    log_conditional: Float[Tensor, "*sets n n"],
-) -> Float[Tensor, "*sets n n"]:
-    n = log_conditional.shape[-1]
-    return torch.logaddexp(log_conditional, log_conditional.mT) - math.log(2 * n)
+def _conditional(
+    cosine: Float[Tensor, "sets n n"], temperature: float, diagonal: Tensor
+) -> tuple[Float[Tensor, "sets n n"], Float[Tensor, "sets n 1"]]:
+    """Return p_{j|i} and log sum_k exp(cosine_ik / temperature), k != i."""
+    logits = (cosine / temperature).masked_fill_(diagonal, -math.inf)
+    largest = logits.amax(dim=-1, keepdim=True)
+    weights = logits.sub_(largest).exp_()
+    total = weights.sum(dim=-1, keepdim=True)
+    return weights.div_(total), largest.add_(total.log())
