@@ -1,7 +1,7 @@
 # `make quickstart` and `make test` work on a bare machine with Python >= 3.11 and make.
 PYTHON ?= python3
-# Threads that wait sleep: spinning beside another process costs more than it saves.
-export OMP_WAIT_POLICY ?= PASSIVE
+# Threads that wait go to sleep soon: spinning beside another process costs dearly.
+export GOMP_SPINCOUNT ?= 3000
 BIN := .venv/bin
 INSTALLED := .venv/installed
 

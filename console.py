@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 
 _STYLE: dict[str, Any] = {"title_justify": "left", "title_style": "bold", "min_width": 60}
 
-_out = Console(highlight=False)
-_err = Console(stderr=True, highlight=False)
+_out = Console(highlight=False, emoji=False)
+_err = Console(stderr=True, highlight=False, emoji=False)
 
 
 def progress() -> Progress:

@@ -31,7 +31,7 @@ class Calibration(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     alpha: float = Field(gt=0, lt=1)
-    scores: tuple[float, ...]
+    scores: tuple[float, ...] = Field(min_length=1)
 
     @classmethod
     def from_scores(cls, scores: Float[np.ndarray, " n"], alpha: float) -> "Calibration":

@@ -49,7 +49,9 @@ class ImageFolder:
         paths = sorted(
             path
             for path in root.rglob("*")
-            if path.suffix.lower() in SUFFIXES and not _hidden(path.relative_to(root))
+            if path.suffix.lower() in SUFFIXES
+            and not _hidden(path.relative_to(root))
+            and path.is_file()
         )
         if not paths:
             raise UsageError(

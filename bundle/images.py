@@ -10,7 +10,7 @@ import struct
 from dataclasses import dataclass
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
 
 from bundle.errors import ImageError, ImageProblem
 
@@ -28,6 +28,20 @@ _OTHER_FORMATS = {
     b"<?xml": "an XML",
 }
 _HEIF_BRANDS = (b"ftypheic", b"ftypheix", b"ftypmif1", b"ftypavif")
+
+_ORIENTATION = 0x0112  # EXIF tag; how to turn the stored image upright
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
+# A progressive JPEG is decoded once per scan: cameras write about ten, attackers thousands.
+_START_OF_SCAN, _MOST_SCANS = b"\xff\xda", 200
 
 # Our own limit is judged on the header, before any pixel is decoded, and per call.
 Image.MAX_IMAGE_PIXELS = None
@@ -61,6 +75,11 @@ def decode(data: bytes, limits: ImageLimits | None = None) -> Image.Image:
             ImageProblem.TOO_LARGE,
             f"has {image.width} x {image.height} pixels, more than the limit of "
             f"{limits.pixels:,}. Scale it down.",
+        )
+    if data.startswith(b"\xff\xd8") and data.count(_START_OF_SCAN) > _MOST_SCANS:
+        raise ImageError(
+            ImageProblem.TOO_LARGE,
+            f"has more than {_MOST_SCANS} progressive scans. Save it again as JPEG.",
         )
     try:
         image.load()
@@ -105,9 +124,11 @@ def _other_format(data: bytes) -> str | None:
 
 def _upright(image: Image.Image) -> Image.Image:
     try:
-        return ImageOps.exif_transpose(image)
+        orientation = image.getexif().get(_ORIENTATION)
     except (OSError, SyntaxError, ValueError, KeyError, TypeError, struct.error):
         return image  # unreadable EXIF says nothing about the orientation
+    turn = _TURNS.get(orientation) if isinstance(orientation, int) else None
+    return image if turn is None else image.transpose(turn)
 
 
 def _rgb(image: Image.Image) -> Image.Image:

@@ -133,7 +133,7 @@ def manifest_from_bytes(
     try:
         document = json.loads(content.decode("utf-8"))
         version = document["schema_version"]
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise DamagedFileError(
             f"{where}: {MANIFEST} is damaged: expected a JSON object with a "
             f"`schema_version`, got {content[:40]!r} ({error}). "

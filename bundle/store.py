@@ -13,6 +13,7 @@ from typing import TypeVar
 import numpy as np
 import safetensors.numpy
 from pydantic import BaseModel, ValidationError
+from safetensors import SafetensorError
 
 from bundle.errors import (
     BundleError,
@@ -142,7 +143,12 @@ class Bundle:
 
     def arrays(self, name: str) -> dict[str, np.ndarray]:
         """Return the arrays of a safetensors file."""
-        return safetensors.numpy.load_file(self.file(name))
+        try:
+            return safetensors.numpy.load_file(self.file(name))
+        except SafetensorError as error:
+            raise BundleError(
+                f"{self.path}: {name} is not a safetensors file: {error}. Restore it."
+            ) from error
 
     def record(self, name: str, model: type[Record]) -> Record:
         """Return a JSON file as the pydantic model it was written from."""
@@ -150,7 +156,8 @@ class Bundle:
             return model.model_validate_json(self.file(name).read_bytes())
         except ValidationError as error:
             raise BundleError(
-                f"{self.path}: {name} is not a {model.__name__}: {error}"
+                f"{self.path}: {name} is not a {model.__name__} of this version: "
+                f"{error.errors()[0]['msg']}. Make it again with this version of Isogon."
             ) from error
 
     @classmethod

@@ -44,6 +44,7 @@ class StudentSection(_Section):
     width: int | None = Field(
         default=None,
         ge=2,
+        le=65_536,
         description="of the embedding; a transformer's own width, else 192",
     )
     pretrained: bool = Field(
@@ -115,8 +116,8 @@ class TrainSection(_Section):
     warmup_epochs: float = Field(default=5, ge=0)
     weight_decay: float = Field(default=0.05, ge=0)
     precision: Literal["32-true", "bf16-mixed", "16-mixed"] = "32-true"
-    workers: int = Field(default=2, ge=0, description="processes that read images")
-    seed: int = 0
+    workers: int = Field(default=2, ge=0, le=256, description="processes that read images")
+    seed: int = Field(default=0, ge=0, lt=2**31)
 
     @model_validator(mode="after")
     def _warms_up_in_time(self) -> "TrainSection":

@@ -1,6 +1,5 @@
 """The served model: one vouched artifact, proven on this machine before it answers."""
 
-import asyncio
 import os
 from dataclasses import dataclass
 from typing import Self
@@ -72,12 +71,10 @@ class ServedModel:
             ProblemError: an image is refused; its index is named, no other request
                 is affected.
         """
-        tasks = [self._decoded(image, index) for index, image in enumerate(images)]
-        decoded = await asyncio.gather(*tasks, return_exceptions=True)
-        for result in decoded:
-            if isinstance(result, BaseException):
-                raise result
-        pixels = np.stack([result for result in decoded if isinstance(result, np.ndarray)])
+        # One at a time: the slots then go round between requests, whatever their size.
+        pixels = np.stack(
+            [await self._decoded(image, index) for index, image in enumerate(images)]
+        )
         return await anyio.to_thread.run_sync(self.runner.run, pixels, limiter=self.slots)
 
     def decisions(self, outputs: Outputs) -> list[Ood]:

@@ -10,10 +10,10 @@ import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from socket import socket
+from socket import SO_REUSEADDR, SOL_SOCKET, socket
 from typing import NoReturn
 
-from bundle import CheckFailedError
+from bundle import CheckFailedError, UsageError
 from serving.model import ServedModel
 from serving.settings import settings_from_environment
 
@@ -30,6 +30,16 @@ def serve(bundle: Path, *, host: str, port: int) -> NoReturn:
         IsogonError: a setting, the bundle or its golden check is not in order.
     """
     ServedModel.load(settings_from_environment(bundle))
+    try:
+        with socket() as probe:
+            probe.setsockopt(SOL_SOCKET, SO_REUSEADDR, 1)
+            probe.bind((host, port))
+    except OSError as error:
+        raise UsageError(
+            f"Cannot listen on {host}:{port}: {error.strerror}. Choose another --port or "
+            f"--host."
+        ) from error
+    print(f"Serving {bundle} at http://{host}:{port}", file=sys.stderr, flush=True)
     os.execve(sys.executable, _command(host, port), _environment(bundle))
 
 

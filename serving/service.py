@@ -14,7 +14,12 @@ _log = logging.getLogger("isogon.serving")
 app = create_app()
 
 
-@bentoml.service(name="isogon", traffic={"timeout": 60})
+# The access log decodes content types as UTF-8, and loses the answer where they are not.
+@bentoml.service(
+    name="isogon",
+    traffic={"timeout": 600},
+    logging={"access": {"request_content_type": False}},
+)
 @bentoml.asgi_app(app, path="/")
 class Isogon:
     """Load one bundle; the worker is ready only after its golden check."""

@@ -7,7 +7,7 @@ from http import HTTPStatus
 
 from fastapi import Request
 from pydantic import ValidationError
-from starlette.datastructures import UploadFile
+from starlette.datastructures import FormData, UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 
 from serving.problems import ProblemError
@@ -68,8 +68,24 @@ async def _limited(request: Request, settings: Settings) -> AsyncGenerator[bytes
     )
 
 
+class _CompleteParser(MultiPartParser):
+    """Starlette's parser, but a body cut off before its last boundary is refused."""
+
+    complete = False
+
+    def on_end(self) -> None:
+        self.complete = True
+
+    async def parse(self) -> FormData:
+        form = await super().parse()
+        if not self.complete:
+            await form.close()
+            raise MultiPartException("it ends before its last boundary.")
+        return form
+
+
 async def _from_multipart(request: Request, settings: Settings) -> list[bytes]:
-    parser = MultiPartParser(
+    parser = _CompleteParser(
         request.headers,
         _limited(request, settings),
         max_files=settings.max_images,
@@ -77,6 +93,11 @@ async def _from_multipart(request: Request, settings: Settings) -> list[bytes]:
     )
     try:
         form = await parser.parse()
+    except UnicodeError as error:
+        raise ProblemError(
+            HTTPStatus.BAD_REQUEST,
+            f"The multipart body names fields in a charset that does not fit: {error}.",
+        ) from error
     except MultiPartException as error:
         if error.message.startswith("Too many files"):
             raise _too_many(settings) from error
@@ -113,13 +134,18 @@ async def _from_part(part: UploadFile | str, index: int, settings: Settings) -> 
 
 
 def _from_json(body: bytes, settings: Settings) -> list[bytes]:
+    # Base64 holds none of these: more of them than images is no request of ours, and
+    # parsing millions would cost gigabytes.
+    if sum(map(body.count, (b",", b"[", b"{", b":"))) > settings.max_images + 8:
+        raise _too_many(settings)
     try:
         encoded = Base64Images.model_validate_json(body).images
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
         where = ".".join(str(part) for part in first["loc"]) or "body"
         raise _bad_field(
-            f'{where}: {first["msg"]}. Expected {{"images": [base64, …]}}.'
+            f'{where[:80]}: {first["msg"]}. Expected {{"images": [base64, …]}}.',
+            next((part for part in first["loc"] if isinstance(part, int)), None),
         ) from error
     if len(encoded) > settings.max_images:
         raise _too_many(settings)

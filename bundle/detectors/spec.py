@@ -23,7 +23,7 @@ class DetectorSpec(BaseModel):
 
     name: Literal["knn", "mahalanobis", "relative_mahalanobis"] = "knn"
     k: int = Field(default=1, ge=1)  # knn only
-    alpha: float = Field(default=0.05, gt=0, lt=1)
+    alpha: float = Field(default=0.05, ge=1e-6, lt=1)
 
     def fit(
         self,

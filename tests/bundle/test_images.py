@@ -73,6 +73,21 @@ def test_exif_orientation_is_applied(orientation: int) -> None:
     assert np.array_equal(decode(encoded(stored, exif=exif)), RAMP)
 
 
+def test_orientation_survives_an_odd_tag_beside_it() -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    exif[0x829A] = "not a rational"  # an exposure time that cannot be written again
+    stored = Image.fromarray(RAMP).transpose(Image.Transpose.ROTATE_90)
+    data = encoded(stored, exif=exif.tobytes().replace(b"not a rational", b"\xff" * 14))
+    assert np.array_equal(decode(data), RAMP)
+
+
+def test_thousands_of_progressive_scans_are_refused() -> None:
+    data = encoded(Image.fromarray(RAMP), "JPEG", progressive=True)
+    assert decode(data).size == (40, 30)
+    assert refusal(data + b"\xff\xda" * 300).problem == ImageProblem.TOO_LARGE
+
+
 def test_unreadable_exif_is_no_reason_to_refuse() -> None:
     data = encoded(Image.fromarray(RAMP), "JPEG", exif=b"Exif\0\0garbage")
     assert decode(data).size == (40, 30)

@@ -201,6 +201,7 @@ def test_types_that_are_not_accepted_are_415(service: httpx.Client, photo: bytes
         ({"json": {}}, "images: Field required"),
         ({"json": {"images": []}}, "at least 1 item"),
         ({"json": {"images": [5]}}, "images.0"),
+        ({"json": {"other" * 999: 1, "images": ["aGk="]}}, "Extra inputs"),
         ({"json": {"images": ["!!!"]}}, "images[0] is not base64"),
         ({"json": {"images": ["aGk="], "extra": 1}}, "extra"),
         ({"json": [1]}, "body"),
@@ -230,6 +231,38 @@ def test_malformed_multipart_is_400(service: httpx.Client) -> None:
             "/v1/embed", content=b"garbage", headers={"content-type": kind}
         )
         assert "multipart" in problem(response, 400)["detail"]
+
+
+def test_a_multipart_body_that_is_cut_off_loses_no_image_silently(
+    service: httpx.Client, photo: bytes
+) -> None:
+    request = service.build_request("POST", "/v1/embed", **multipart(photo, photo))
+    body = request.read()
+    cut = body[: body.rindex(b"--")][:-40]
+    headers = {"content-type": request.headers["content-type"]}
+    answer = service.post("/v1/embed", content=cut, headers=headers)
+    assert "last boundary" in problem(answer, 400)["detail"]
+
+
+def test_odd_headers_cost_no_answer(service: httpx.Client, photo: bytes) -> None:
+    body = b'--x\r\nContent-Disposition: form-data; name="images"; filename="a"\r\n\r\n'
+    body += photo + b"\r\n--x--\r\n"
+    kind = "multipart/form-data; boundary=x; charset=undefined"
+    problem(service.post("/v1/embed", content=body, headers={"content-type": kind}), 400)
+    headers = {b"content-type": b'image/jpeg; name="\xe9.jpg"'}
+    answer = service.post("/v1/embed", content=photo, headers=headers)
+    assert len(answer.json()["results"]) == 1
+
+
+def test_a_bomb_of_json_is_refused_at_once(service: httpx.Client) -> None:
+    bombs = (b'{"images":[' + b"1," * 5_000_000 + b"1]}", b'{"a":' + b"[" * 10**6 + b"}")
+    for bomb in bombs:
+        problem(
+            service.post(
+                "/v1/embed", content=bomb, headers={"content-type": "application/json"}
+            ),
+            413,
+        )
 
 
 def test_too_many_images_are_413(service: httpx.Client, photo: bytes) -> None:
