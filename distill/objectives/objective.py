@@ -27,8 +27,10 @@ class Objective(nn.Module, ABC):
         return False
 
     def start(self, teacher: Iterable[Features]) -> None:
-        """Set the heads from features of the teacher, before training."""
-        raise NotImplementedError(f"{type(self).__name__} starts as it is made.")
+        """Set the heads from features of the teacher, before training.
+
+        Called only where `wants_start`; most objectives start as they are made.
+        """
 
     def undecayed(self) -> set[str]:
         """Return the names of parameters that weight decay must leave alone."""
