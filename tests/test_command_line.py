@@ -207,6 +207,8 @@ def test_an_interrupted_distillation_says_how_to_continue_and_does(
         cwd=tmp_path,
         stderr=subprocess.PIPE,
         text=True,
+        # A test run in the background ignores interrupts, and its children inherit that.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     ) as process:
         deadline = time.monotonic() + 120
         while not checkpoint.exists() and time.monotonic() < deadline:
