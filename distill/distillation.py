@@ -41,7 +41,7 @@ def distill(recipe: Recipe, output: Path, progress: Progress) -> Bundle:
     models = prepare_models(recipe)
     preprocessing = preprocessing_for(recipe, recipe.student.name)
     checkpoint = Checkpoint(work_folder(output), recipe, data.trained)
-    if models.objective.wants_start and checkpoint.load() is None:
+    if models.objective.wants_start and not checkpoint.path.exists():
         models.objective.start(_teacher_features(models, data, preprocessing, progress))
     logs = train(
         models.student,

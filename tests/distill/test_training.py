@@ -34,19 +34,24 @@ def models(recipe: Recipe) -> Models:
     return prepare_models(recipe)
 
 
-def trained(recipe: Recipe, folder: Path, progress: Progress, epochs: int) -> Student:
-    made = models(recipe)
-    section = recipe.train.model_copy(update={"epochs": epochs})
-    checkpoint = Checkpoint(folder, recipe, ("names",))
+def learn(
+    made: Models,
+    recipe: Recipe,
+    checkpoint: Checkpoint,
+    progress: Progress,
+    **changes: object,
+) -> None:
+    """Train these models by the recipe, its [train] section changed."""
+    section = recipe.train.model_copy(update=changes)
+    batches = views(recipe, progress)
     train(
-        made.student,
-        made.teacher,
-        made.objective,
-        views(recipe, progress),
-        section,
-        checkpoint,
-        progress,
+        made.student, made.teacher, made.objective, batches, section, checkpoint, progress
     )
+
+
+def trained(recipe: Recipe, folder: Path, progress: Progress) -> Student:
+    made = models(recipe)
+    learn(made, recipe, Checkpoint(folder, recipe, ("names",)), progress)
     return made.student
 
 
@@ -97,18 +102,9 @@ def test_the_student_and_the_head_learn_and_the_teacher_does_not(
         }
 
     before = parameters()
-    section = recipe.train.model_copy(
-        update={"epochs": 1, "warmup_epochs": 0, "precision": precision}
-    )
-    train(
-        made.student,
-        made.teacher,
-        made.objective,
-        views(recipe, progress),
-        section,
-        Checkpoint(tmp_path / "work", recipe, ("names",)),
-        progress,
-    )
+    checkpoint = Checkpoint(tmp_path / "work", recipe, ("names",))
+    changes = {"epochs": 1, "warmup_epochs": 0, "precision": precision}
+    learn(made, recipe, checkpoint, progress, **changes)
     after = parameters()
     for role, moved in (("teacher", False), ("student", True), ("head", True)):
         for name, value in before[role].items():
@@ -135,8 +131,8 @@ def test_an_interrupted_run_ends_with_the_weights_of_an_uninterrupted_one(
             StopsAfterOne(tmp_path / "a", recipe, ("names",)),
             progress,
         )
-    resumed = trained(recipe, tmp_path / "a", progress, recipe.train.epochs)
-    straight = trained(recipe, tmp_path / "b", progress, recipe.train.epochs)
+    resumed = trained(recipe, tmp_path / "a", progress)
+    straight = trained(recipe, tmp_path / "b", progress)
     for name, value in straight.state_dict().items():
         assert torch.equal(resumed.state_dict()[name], value), name
 
