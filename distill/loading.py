@@ -1,61 +1,167 @@
 """Pixels for the models: random views to learn from, plain crops to measure on."""
 
-import random
-from collections.abc import Iterator
-from contextlib import contextmanager
+import signal
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 
 import numpy as np
 import torch
-from jaxtyping import UInt8
-from timm.data import create_transform
+from jaxtyping import Int64, UInt8
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, Sampler
 
 from bundle import ImageFolder, Preprocessing
 from bundle.folder import Indices
-from distill.recipe import DataSection
+from distill.views import View, Views
 
 Pixels = UInt8[Tensor, "b h w 3"]
 
 
-class _Views(Dataset[Tensor]):
-    """Random views; a view is a function of seed, epoch and image, and of nothing else."""
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Batch:
+    """Views of images, with what identifies them."""
 
-    def __init__(self, images: ImageFolder, data: DataSection, seed: int) -> None:
-        self._images = images
-        self._seed = seed
-        self._transform = create_transform(
-            (3, data.size, data.size),
-            is_training=True,
-            use_prefetcher=True,  # uint8 out: normalisation belongs to the models
-            scale=data.scale,
-            hflip=data.flip,
-            auto_augment=data.augment,
-            color_jitter=0.0,
-            interpolation="bicubic",
+    pixels: UInt8[Tensor, "b h w 3"]
+    indices: Int64[Tensor, " b"]  # which image each view shows
+    numbers: Int64[Tensor, " b"]  # which of the image's views it is
+    labels: Int64[Tensor, " b"] | None
+
+    def to(self, device: torch.device) -> "Batch":
+        """Return the batch with pixels and labels on `device`."""
+        labels = self.labels
+        return Batch(
+            pixels=self.pixels.to(device, non_blocking=True),
+            indices=self.indices,
+            numbers=self.numbers,
+            labels=None if labels is None else labels.to(device, non_blocking=True),
         )
 
-    def __getitem__(self, key: tuple[int, int]) -> UInt8[Tensor, "h w 3"]:
-        epoch, index = key
-        seed = int(np.random.SeedSequence((self._seed, epoch, index)).generate_state(1)[0])
-        with _seeded(seed):
-            view: Tensor = self._transform(self._images.image(index))
-        return view.permute(1, 2, 0)
+
+# The images of an epoch's global batches, in order: a function of the epoch's number.
+Plan = Callable[[int], list[Indices]]
 
 
-@contextmanager
-def _seeded(seed: int) -> Iterator[None]:
-    """Seed the generators that augmentations draw from, and put them back after."""
-    states = random.getstate(), np.random.get_state(), torch.get_rng_state()
-    random.seed(seed)
-    np.random.seed(seed)
-    torch.default_generator.manual_seed(seed)  # and not those of the GPUs
-    try:
-        yield
-    finally:
-        random.setstate(states[0])
-        np.random.set_state(states[1])
-        torch.set_rng_state(states[2])
+class TrainingViews:
+    """Batches of random views, epoch by epoch, in an order fixed by seed and epoch.
+
+    A global batch is what one optimiser step sees. It is cut into `parts` equal runs
+    of consecutive images, one per accumulated micro-batch and process.
+    """
+
+    def __init__(
+        self,
+        views: Views,
+        plan: Plan,
+        *,
+        labels: Int64[np.ndarray, " images"] | None,
+        workers: int,
+        parts: int = 1,
+        mine: tuple[int, ...] = (0,),
+        repeats: int = 1,
+        replayed: int | None = None,
+    ) -> None:
+        """Describe the views.
+
+        Args:
+            views: the images, and how they are varied.
+            plan: which images make the global batches of an epoch.
+            labels: the class of every image, where there are classes.
+            workers: processes that read images.
+            parts: how many micro-batches a global batch is cut into, over all processes.
+            mine: which of these parts this process takes, in order.
+            repeats: how many different views of an image an epoch has.
+            replayed: after how many views of an image they start again; None never.
+        """
+        self._keys = _Keys(plan, parts, mine, repeats, replayed)
+        self._labels = labels
+        self._loader = DataLoader(
+            views,
+            batch_sampler=self._keys,
+            num_workers=workers,
+            persistent_workers=workers > 0,
+            pin_memory=torch.cuda.is_available(),
+            worker_init_fn=_leave_interrupts_to_the_main_process,
+        )
+        self._micro_batches = len(mine)
+        self._steps = len(plan(0))
+
+    def __len__(self) -> int:
+        """Return the optimiser steps of one epoch; an incomplete batch is left out."""
+        return self._steps
+
+    def epoch(self, epoch: int, start: int = 0) -> Iterator[tuple[Batch, ...]]:
+        """Iterate over the micro-batches of each step of an epoch, from step `start`."""
+        self._keys.epoch, self._keys.start = epoch, start
+        micro_batches: list[Batch] = []
+        for pixels, indices, numbers in self._loader:
+            labels = None
+            if self._labels is not None:
+                labels = torch.from_numpy(self._labels[indices.numpy()])
+            micro_batches.append(
+                Batch(pixels=pixels, indices=indices, numbers=numbers, labels=labels)
+            )
+            if len(micro_batches) == self._micro_batches:
+                yield tuple(micro_batches)
+                micro_batches = []
+
+
+class _Keys(Sampler[list[View]]):
+    """Which views this process loads next, micro-batch by micro-batch."""
+
+    def __init__(
+        self,
+        plan: Plan,
+        parts: int,
+        mine: tuple[int, ...],
+        repeats: int,
+        replayed: int | None,
+    ) -> None:
+        self._plan = plan
+        self._parts = parts
+        self._mine = mine
+        self._repeats = repeats
+        self._replayed = replayed
+        self.epoch = 0
+        self.start = 0
+
+    def __iter__(self) -> Iterator[list[View]]:
+        seen: dict[int, int] = {}
+        for step, batch in enumerate(self._plan(self.epoch)):
+            views = [self._view(int(index), seen) for index in batch]
+            size = len(views) // self._parts
+            if step >= self.start:
+                for part in self._mine:
+                    yield views[part * size : (part + 1) * size]
+
+    def _view(self, index: int, seen: dict[int, int]) -> View:
+        turn = seen.get(index, 0)  # how often this epoch has shown the image already
+        seen[index] = turn + 1
+        number = self.epoch * self._repeats + turn % self._repeats
+        return index, number if self._replayed is None else number % self._replayed
+
+
+def shuffled(
+    indices: Indices, *, batch_size: int, parts: int, repeats: int, seed: int
+) -> Plan:
+    """Return the plan of an ordinary epoch: every image once, in random order.
+
+    With `repeats` r an epoch takes every r-th part of the images, r views of each in a
+    row ("repeated augmentation", arXiv:1901.09335). With fewer images than
+    `batch_size` all of them make one batch; a batch is a multiple of `parts`.
+    """
+    size = min(batch_size, len(indices)) // parts * parts
+
+    def plan(epoch: int) -> list[Indices]:
+        order = np.random.default_rng((seed, epoch)).permutation(indices)
+        order = np.repeat(order, repeats)[: len(indices)]
+        steps = len(order) // size
+        return np.split(order[: steps * size], steps)
+
+    return plan
+
+
+def _leave_interrupts_to_the_main_process(_: int) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 class _Crops(Dataset[Tensor]):
@@ -67,42 +173,6 @@ class _Crops(Dataset[Tensor]):
 
     def __getitem__(self, index: int) -> UInt8[Tensor, "h w 3"]:
         return torch.from_numpy(self._preprocessing.pixels(self._images.image(index)))
-
-
-class TrainingViews:
-    """Batches of random views, epoch by epoch, in an order fixed by seed and epoch."""
-
-    def __init__(
-        self,
-        images: ImageFolder,
-        indices: Indices,
-        data: DataSection,
-        *,
-        batch_size: int,
-        workers: int,
-        seed: int,
-    ) -> None:
-        self._views = _Views(images, data, seed)
-        self._indices = indices
-        self._batch_size = min(batch_size, len(indices))
-        self._workers = workers
-        self._seed = seed
-
-    def __len__(self) -> int:
-        """Return the batches of one epoch; an incomplete last one is left out."""
-        return len(self._indices) // self._batch_size
-
-    def epoch(self, epoch: int) -> Iterator[Pixels]:
-        """Iterate over the batches of one epoch."""
-        order = np.random.default_rng((self._seed, epoch)).permutation(self._indices)
-        keys = [(epoch, int(index)) for index in order]
-        yield from DataLoader(
-            self._views,
-            batch_size=self._batch_size,
-            sampler=keys,
-            drop_last=True,
-            num_workers=self._workers,
-        )
 
 
 def plain_crops(
