@@ -1,9 +1,8 @@
 """Checkpoints: what an interrupted run continues from, replaced atomically."""
 
-import hashlib
-import json
 import os
 from collections.abc import Iterable
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -14,30 +13,44 @@ from distill.recipe import Recipe, TrainSection
 
 NAME = "checkpoint.pt"
 
+# What may change between an interruption and its continuation, if that is asked for.
+_ADJUSTABLE = {
+    "epochs",
+    "learning_rate",
+    "final_learning_rate",
+    "milestones",
+    "warmup_epochs",
+    "weight_decay",
+    "clip_norm",
+    "precision",
+}
+# What does not shape the weights.
+_FREE = {"workers", "checkpoint_minutes"}
+
 
 class Checkpoint:
     """One file per run, tied to the recipe and the images it belongs to."""
 
-    def __init__(self, folder: Path, recipe: Recipe, trained: Iterable[str]) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        recipe: Recipe,
+        trained: Iterable[str],
+        *,
+        accept_changes: bool = False,
+    ) -> None:
         """Name the run.
 
         Args:
             folder: where the checkpoint is kept.
             recipe: what is run; only what shapes the weights counts.
             trained: the names of the images that are learnt from.
+            accept_changes: whether to continue a run whose learning rate, length,
+                clipping or precision was another.
         """
-        shaping = recipe.model_dump(
-            mode="json",
-            include={
-                "teacher": True,
-                "student": True,
-                "objective": True,
-                "data": {"images", "size", "scale", "flip", "augment"},
-                "train": set(TrainSection.model_fields) - {"workers"},
-            },
-        )
-        content = json.dumps([shaping, list(trained)], sort_keys=True)
-        self._key = hashlib.sha256(content.encode()).hexdigest()
+        names = sha256("\0".join(trained).encode("utf-8", "surrogateescape"))
+        self._shaping = _shaping(recipe) | {"names of the images": names.hexdigest()}
+        self._accept_changes = accept_changes
         self._folder = folder
         self.path = folder / NAME
 
@@ -46,7 +59,7 @@ class Checkpoint:
         self._folder.mkdir(parents=True, exist_ok=True)
         pending = self.path.with_suffix(".pending")
         with pending.open("wb") as file:
-            torch.save({"key": self._key, **state}, file)
+            torch.save({"shaping": self._shaping, **state}, file)
             file.flush()
             os.fsync(file.fileno())
         pending.replace(self.path)
@@ -60,15 +73,47 @@ class Checkpoint:
         if not self.path.exists():
             return None
         state: dict[str, Any] = torch.load(self.path, map_location="cpu", weights_only=True)
-        if state.pop("key") != self._key:
-            raise UsageError(
-                f"{self.path} is of a run with another recipe or other images. Remove "
-                f"{self._folder} to start anew, or choose another --output."
-            )
-        return state
+        theirs = state.pop("shaping")
+        changed = sorted(
+            key
+            for key in self._shaping.keys() | theirs.keys()
+            if self._shaping.get(key) != theirs.get(key)
+        )
+        adjustable = {f"train.{name}" for name in _ADJUSTABLE}
+        if not changed or (self._accept_changes and adjustable.issuperset(changed)):
+            return state
+        remedy = f"Remove {self._folder} to start anew, or choose another --output"
+        if adjustable.issuperset(changed):
+            remedy += ", or pass --accept-changes to continue with the new values"
+        raise UsageError(
+            f"{self.path} is of a run with another recipe or other images: it differs in "
+            f"{', '.join(changed)}. {remedy}."
+        )
 
     def remove(self) -> None:
-        """Remove the checkpoint and its folder once the run's bundle exists."""
+        """Remove the checkpoint once the run's bundle exists; the journal stays."""
         self.path.unlink(missing_ok=True)
-        if self._folder.exists():
-            self._folder.rmdir()
+        self.path.with_suffix(".pending").unlink(missing_ok=True)
+
+
+def _shaping(recipe: Recipe) -> dict[str, Any]:
+    """Return what shapes the weights, by dotted key."""
+    document = recipe.model_dump(
+        mode="json",
+        include={
+            "teacher": True,
+            "student": True,
+            "data": {
+                *("images", "size", "scale", "flip", "augment", "colour_jitter"),
+                *("colour_jitter_share", "grey", "blur", "erase", "repeats"),
+            },
+            "train": set(TrainSection.model_fields) - _FREE,
+        },
+    )
+    flat: dict[str, Any] = {
+        f"{section}.{key}": value
+        for section, fields in document.items()
+        for key, value in fields.items()
+    }
+    objectives = recipe.model_dump(mode="json", include={"objective"})["objective"]
+    return flat | {f"objective.{part['name']}": part for part in objectives}

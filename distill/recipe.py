@@ -81,6 +81,20 @@ class DataSection(_Section):
     augment: str | None = Field(
         default=None, description="a timm policy such as rand-m9-mstd0.5-inc1"
     )
+    colour_jitter: float = Field(
+        default=0, ge=0, le=1, description="strength; not together with augment"
+    )
+    colour_jitter_share: float = Field(
+        default=1, ge=0, le=1, description="of the views"
+    )
+    grey: float = Field(default=0, ge=0, le=1, description="share of grey views")
+    blur: float = Field(default=0, ge=0, le=1, description="share of blurred views")
+    erase: float = Field(
+        default=0, ge=0, le=1, description="share of views with a rectangle of noise"
+    )
+    repeats: int = Field(
+        default=1, ge=1, description="views of an image per batch (repeated augmentation)"
+    )
 
     @field_validator("scale")
     @classmethod
@@ -107,16 +121,43 @@ class DataSection(_Section):
 
 
 class TrainSection(_Section):
-    """The optimisation: AdamW, linear warm-up, cosine decay per step."""
+    """The optimisation: linear warm-up per step, then cosine decay or milestones."""
 
     epochs: int = Field(default=100, ge=1)
-    batch_size: int = Field(default=256, ge=2)
+    batch_size: int = Field(
+        default=256, ge=2, description="images per step, over all processes"
+    )
+    accumulate: int = Field(
+        default=1,
+        ge=1,
+        description="micro-batches per step; terms over a batch see one micro-batch",
+    )
+    optimizer: Literal["adamw", "sgd"] = "adamw"
     learning_rate: float = Field(default=5e-4, gt=0)
     final_learning_rate: float = Field(default=1e-5, ge=0)
+    milestones: tuple[int, ...] = Field(
+        default=(), description="epochs after which to divide by 10, instead of cosine"
+    )
     warmup_epochs: float = Field(default=5, ge=0)
     weight_decay: float = Field(default=0.05, ge=0)
+    momentum: float = Field(default=0.9, ge=0, lt=1, description="of sgd")
+    nesterov: bool = Field(default=False, description="for sgd")
+    clip_norm: float | None = Field(
+        default=None, gt=0, description="largest norm of all gradients"
+    )
+    ema_decay: float | None = Field(
+        default=None, gt=0, lt=1, description="keep a moving average as the student"
+    )
     precision: Literal["32-true", "bf16-mixed", "16-mixed"] = "32-true"
-    workers: int = Field(default=2, ge=0, le=256, description="processes that read images")
+    compile: bool = Field(default=False, description="torch.compile the student")
+    devices: int = Field(default=1, ge=1, description="processes per node, one per GPU")
+    nodes: int = Field(default=1, ge=1, description="machines, started by torchrun")
+    workers: int = Field(
+        default=2, ge=0, le=256, description="per process, to read images"
+    )
+    checkpoint_minutes: float = Field(
+        default=5, ge=0, description="at most so much work is lost; 0 for every step"
+    )
     seed: int = Field(default=0, ge=0, lt=2**31)
 
     @model_validator(mode="after")
@@ -127,6 +168,20 @@ class TrainSection(_Section):
                 f"and {self.epochs}"
             )
         return self
+
+    @model_validator(mode="after")
+    def _divides(self) -> "TrainSection":
+        if self.batch_size % self.parts or self.batch_size < 2 * self.parts:
+            raise ValueError(
+                f"expected batch_size to be a multiple of devices x nodes x accumulate = "
+                f"{self.parts} with 2 images or more for each, got {self.batch_size}"
+            )
+        return self
+
+    @property
+    def parts(self) -> int:
+        """Into how many micro-batches a step is cut, over all processes."""
+        return self.devices * self.nodes * self.accumulate
 
 
 class Recipe(_Section):

@@ -1,25 +1,52 @@
-"""The training loop: a frozen teacher, a student, and an objective between them."""
+"""The training loop: a student, an objective, and the teacher's features of each view."""
 
-import math
+import time
+from contextlib import AbstractContextManager, closing, nullcontext
+from dataclasses import dataclass, field
+from typing import Any
 
 import torch
-from jaxtyping import Float, UInt8
+from jaxtyping import Float, Int64, UInt8
 from lightning_fabric import Fabric
 from rich.progress import Progress
-from timm.optim import param_groups_weight_decay
-from timm.scheduler import CosineLRScheduler
+from timm.utils import ModelEmaV3
 from torch import Tensor, nn
 
-from backbones import Backbone, Features, Student
-from bundle import UsageError
+from backbones import Features, Student
 from distill.checkpoint import Checkpoint
-from distill.loading import TrainingViews
+from distill.divergence import DivergenceWatch, Values, require_finite
+from distill.interruption import interruption
+from distill.journal import Journal
+from distill.loading import Batch, TrainingViews
 from distill.objectives import Objective
 from distill.objectives.objective import Terms
+from distill.optimisation import optimizer_for, schedule_for
 from distill.recipe import TrainSection
+from distill.targets import Targets
 
 # The mean of each loss term over one epoch.
 EpochMeans = dict[str, float]
+
+_LOOK = 10  # steps between looks at the loss: each makes the host wait for the device
+
+
+@dataclass(kw_only=True, slots=True)
+class _Course:
+    """How far a run has come, and what it has met."""
+
+    epoch: int = 0
+    step: int = 0  # within the epoch
+    seconds: float = 0.0
+    sums: Values = field(default_factory=dict)  # of the terms, in this epoch
+    epochs: list[EpochMeans] = field(default_factory=list)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TrainingLog:
+    """What a finished run has met."""
+
+    epochs: tuple[EpochMeans, ...]
+    seconds_per_epoch: float
 
 
 class _Pair(nn.Module):
@@ -35,6 +62,7 @@ class _Pair(nn.Module):
         pixels: UInt8[Tensor, "b h w 3"],
         teacher_tokens: Float[Tensor, "b n d"],
         teacher_grid: tuple[int, int],
+        labels: Int64[Tensor, " b"] | None,
     ) -> Terms:
         """Return the objective's terms for a batch of views.
 
@@ -42,117 +70,240 @@ class _Pair(nn.Module):
         precision, and reaches into tensors and tuples but not into our dataclass.
         """
         teacher = Features(tokens=teacher_tokens, grid=teacher_grid)
-        terms: Terms = self.objective(self.student(pixels), teacher)
+        terms: Terms = self.objective(self.student(pixels), teacher, labels)
         return terms
 
 
-def train(
-    student: Student,
-    teacher: Backbone,
-    objective: Objective,
-    views: TrainingViews,
-    section: TrainSection,
-    checkpoint: Checkpoint,
-    progress: Progress,
-) -> tuple[EpochMeans, ...]:
-    """Train `student` in place, continuing from the checkpoint where there is one.
+class Trainer:
+    """One run of a recipe's `[train]`, continued from its checkpoint where there is one.
 
-    The weights after a continued run on CPU equal those of an uninterrupted one:
-    views and order depend on seed and epoch alone, and the generators are saved.
-
-    Raises:
-        UsageError: the loss stopped being finite; the last checkpoint is kept.
+    On CPU the weights after any number of kills and continuations are bit for bit those
+    of an uninterrupted run: views and their order are functions of seed and epoch, and
+    the checkpoint holds everything else (weights, heads, optimiser, average, gradient
+    scaler, generators, position).
     """
-    fabric = Fabric(accelerator="auto", devices=1, precision=section.precision)
-    pair = _Pair(student, objective)
-    undecayed = {f"objective.{name}" for name in objective.undecayed()}
-    groups = param_groups_weight_decay(
-        pair, section.weight_decay, no_weight_decay_list=undecayed
-    )
-    optimizer = torch.optim.AdamW(groups, lr=section.learning_rate)
-    schedule = CosineLRScheduler(
-        optimizer,
-        t_initial=max(section.epochs * len(views), 2),
-        lr_min=section.final_learning_rate,
-        warmup_t=math.ceil(section.warmup_epochs * len(views)),
-        warmup_lr_init=section.learning_rate / 500,
-        t_in_epochs=False,
-    )
-    model, optimizer = fabric.setup(pair, optimizer)
-    logs = _resume(checkpoint, pair, optimizer)  # after setup: state follows the weights
-    start = len(logs)
-    teacher = teacher.to(fabric.device)
-    task = progress.add_task(
-        "Distilling", total=section.epochs * len(views), completed=start * len(views)
-    )
-    for epoch in range(start, section.epochs):
-        model.train()
-        sums: dict[str, float] = {}
-        for batch, pixels in enumerate(views.epoch(epoch)):
-            step = epoch * len(views) + batch
-            schedule.step_update(step)
-            terms = _step(fabric, model, optimizer, teacher, pixels)
-            _require_finite(terms, step, checkpoint)
+
+    def __init__(
+        self,
+        fabric: Fabric,
+        student: Student,
+        objective: Objective,
+        targets: Targets,
+        views: TrainingViews,
+        section: TrainSection,
+        checkpoint: Checkpoint,
+        progress: Progress,
+    ) -> None:
+        self._fabric = fabric
+        self._pair = _Pair(student, objective)
+        self._targets = targets
+        self._views = views
+        self._section = section
+        self._checkpoint = checkpoint
+        self._progress = progress
+        undecayed = {f"objective.{name}" for name in objective.undecayed()}
+        optimizer = optimizer_for(self._pair, section, undecayed=undecayed)
+        self._schedule = schedule_for(optimizer, section, len(views))
+        self._ema = None
+        if section.ema_decay is not None:
+            self._ema = ModelEmaV3(student, section.ema_decay, use_warmup=True)
+        if section.compile:
+            student.compile()
+        self._model, self._optimizer = fabric.setup(self._pair, optimizer)
+        if self._ema is not None:
+            self._ema.to(fabric.device)
+        targets.place(fabric.device)
+        torch.manual_seed(section.seed + fabric.global_rank)  # of dropout, on each its own
+        self._watch = DivergenceWatch()
+        self._course = _Course()
+        self._unseen: list[Terms] = []  # terms of the latest steps, still on the device
+        self._restore()
+
+    def run(self) -> TrainingLog:
+        """Train the student in place, to the end of the recipe.
+
+        Asked to stop by a signal it saves after the step it is in, and ends.
+
+        Raises:
+            UsageError: the loss diverged; the last good checkpoint is kept.
+        """
+        course, steps = self._course, len(self._views)
+        total = self._section.epochs * steps
+        task = self._progress.add_task(
+            "Distilling", total=total, completed=self._done
+        )
+        saved = seen = time.monotonic()
+        with self._journal() as journal, interruption() as asked:
+            while course.epoch < self._section.epochs:
+                self._pair.objective.at_epoch(float(course.epoch))
+                self._model.train()
+                for micro_batches in self._views.epoch(course.epoch, course.step):
+                    self._step(micro_batches)
+                    course.step += 1
+                    last = course.step == steps
+                    minutes = (time.monotonic() - saved) / 60
+                    due = minutes >= self._section.checkpoint_minutes
+                    stop, save = self._agreed(bool(asked), due or bool(asked), last)
+                    if last or save or self._done % _LOOK == 0:
+                        looked = time.monotonic()
+                        figures = self._look(looked - seen)
+                        seen = looked
+                        if journal is not None:
+                            journal.write(self._done - 1, course.epoch, figures)
+                        self._progress.update(
+                            task,
+                            completed=self._done,
+                            description=_shown(figures),
+                        )
+                    if last:
+                        self._close_epoch()
+                    if save:
+                        self._save()
+                        saved = time.monotonic()
+                    if stop:
+                        asked.end()
+            self._save()
+        if self._ema is not None:
+            self._pair.student.load_state_dict(self._ema.module.state_dict())
+        self._pair.eval()
+        return TrainingLog(
+            epochs=tuple(course.epochs),
+            seconds_per_epoch=course.seconds / self._section.epochs,
+        )
+
+    def _journal(self) -> AbstractContextManager[Journal | None]:
+        if not self._fabric.is_global_zero:
+            return nullcontext()
+        return closing(Journal(self._checkpoint.path.parent, start=self._done))
+
+    @property
+    def _done(self) -> int:
+        """Steps of the whole run that are done."""
+        return self._course.epoch * len(self._views) + self._course.step
+
+    def _step(self, micro_batches: tuple[Batch, ...]) -> None:
+        self._schedule.step_update(self._done)
+        self._optimizer.zero_grad()
+        sums: Terms = {}
+        for number, batch in enumerate(micro_batches, start=1):
+            more = number < len(micro_batches)
+            with self._fabric.no_backward_sync(self._model, enabled=more):
+                terms = self._terms(batch.to(self._fabric.device))
+                loss = torch.stack(list(terms.values())).sum()
+                self._fabric.backward(loss / len(micro_batches))
             for name, value in terms.items():
-                sums[name] = sums.get(name, 0.0) + value
-            progress.update(
-                task,
-                advance=1,
-                description=f"Distilling, loss {sum(terms.values()):.3f}",
+                sums[name] = sums.get(name, 0.0) + value.detach() / len(micro_batches)
+        if self._section.clip_norm is not None:
+            self._fabric.clip_gradients(
+                self._model,
+                self._optimizer,
+                max_norm=self._section.clip_norm,
+                error_if_nonfinite=False,
             )
-        logs.append({name: value / len(views) for name, value in sums.items()})
-        checkpoint.save(_state(pair, optimizer, logs))
-    pair.eval()
-    return tuple(logs)
+        self._optimizer.step()
+        if self._ema is not None:
+            self._ema.update(self._pair.student, step=self._done)
+        self._unseen.append(sums)
+
+    def _terms(self, batch: Batch) -> Terms:
+        with torch.no_grad(), self._fabric.autocast():
+            target = self._targets.features(batch)
+        terms: Terms = self._model(batch.pixels, target.tokens, target.grid, batch.labels)
+        return terms
+
+    def _agreed(self, stop: bool, save: bool, last: bool) -> tuple[bool, bool]:
+        """Return what all processes do next: any of them may ask, at a look."""
+        if self._fabric.world_size == 1:
+            return stop, save
+        if not last and self._done % _LOOK:
+            return False, False
+        asked = torch.tensor([stop, save], dtype=torch.int32, device=self._fabric.device)
+        asked = self._fabric.all_reduce(asked, reduce_op="sum")
+        return bool(asked[0]), bool(asked[1])
+
+    def _look(self, seconds: float) -> Values:
+        """Bring the terms of the latest steps to the host, watch them, and sum up."""
+        names = list(self._unseen[0])
+        stacked = torch.stack(
+            [torch.stack([terms[name].float() for name in names]) for terms in self._unseen]
+        )
+        stacked = self._fabric.all_reduce(stacked, reduce_op="mean")
+        rows = stacked.cpu().tolist()
+        self._unseen.clear()
+        first = self._done - len(rows)
+        for step, row in enumerate(rows, start=first):
+            terms = dict(zip(names, row, strict=True))
+            self._watch.see(step, terms)
+            for name, value in terms.items():
+                self._course.sums[name] = self._course.sums.get(name, 0.0) + value
+        self._course.seconds += seconds
+        means = [sum(column) / len(rows) for column in zip(*rows, strict=True)]
+        images = len(rows) * self._section.batch_size
+        return {
+            "loss": sum(means),
+            **dict(zip(names, means, strict=True)),
+            "learning_rate": self._optimizer.param_groups[0]["lr"],
+            "images_per_second": images / max(seconds, 1e-9),
+        }
+
+    def _close_epoch(self) -> None:
+        course = self._course
+        steps = len(self._views)
+        course.epochs.append({name: value / steps for name, value in course.sums.items()})
+        course.sums = {}
+        course.epoch, course.step = course.epoch + 1, 0
+
+    def _save(self) -> None:
+        require_finite(self._pair, self._done)
+        generators = self._fabric.all_gather(_generator_state(self._fabric.device))
+        if not self._fabric.is_global_zero:
+            return
+        self._checkpoint.save(
+            {
+                "pair": self._pair.state_dict(),
+                "optimizer": self._optimizer.state_dict(),
+                "ema": None if self._ema is None else self._ema.module.state_dict(),
+                "precision": self._fabric.strategy.precision.state_dict(),
+                "generators": generators.reshape(self._fabric.world_size, -1).cpu(),
+                "watch": self._watch.state(),
+                "course": {
+                    name: getattr(self._course, name) for name in _Course.__slots__
+                },
+            }
+        )
+
+    def _restore(self) -> None:
+        """Take up an interrupted run, if there is one."""
+        state: dict[str, Any] | None = self._checkpoint.load()
+        if state is None:
+            return
+        self._pair.load_state_dict(state["pair"])
+        self._optimizer.load_state_dict(state["optimizer"])
+        if self._ema is not None:
+            self._ema.module.load_state_dict(state["ema"])
+        self._fabric.strategy.precision.load_state_dict(state["precision"])
+        _restore_generators(state["generators"][self._fabric.global_rank])
+        self._watch.restore(state["watch"])
+        self._course = _Course(**state["course"])
 
 
-def _step(
-    fabric: Fabric,
-    model: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    teacher: Backbone,
-    pixels: UInt8[Tensor, "b h w 3"],
-) -> dict[str, float]:
-    pixels = fabric.to_device(pixels)
-    with torch.no_grad(), fabric.autocast():
-        target = teacher(pixels)
-    terms = model(pixels, target.tokens, target.grid)
-    optimizer.zero_grad()
-    fabric.backward(torch.stack(list(terms.values())).sum())
-    optimizer.step()
-    return {name: value.item() for name, value in terms.items()}
+def _generator_state(device: torch.device) -> Tensor:
+    """Return the state of the generators that dropout draws from, as bytes."""
+    states = [torch.get_rng_state()]
+    if torch.cuda.is_available():
+        states.append(torch.cuda.get_rng_state())
+    return torch.cat(states).to(device)
 
 
-def _require_finite(terms: dict[str, float], step: int, checkpoint: Checkpoint) -> None:
-    if all(math.isfinite(value) for value in terms.values()):
-        return
-    shown = ", ".join(f"{name} {value:.4g}" for name, value in terms.items())
-    raise UsageError(
-        f"The loss is not finite at step {step}: {shown}. Lower `learning_rate` or use "
-        f'`precision = "32-true"`, remove {checkpoint.path.parent} and run again.'
+def _restore_generators(state: Tensor) -> None:
+    own = len(torch.get_rng_state())
+    torch.set_rng_state(state[:own].contiguous())
+    if torch.cuda.is_available() and len(state) > own:
+        torch.cuda.set_rng_state(state[own:].contiguous())
+
+
+def _shown(figures: Values) -> str:
+    return (
+        f"Distilling, loss {figures['loss']:.3f}, "
+        f"{figures['images_per_second']:.0f} images/s"
     )
-
-
-def _state(
-    pair: _Pair, optimizer: torch.optim.Optimizer, logs: list[EpochMeans]
-) -> dict[str, object]:
-    return {
-        "pair": pair.state_dict(),
-        "optimizer": optimizer.state_dict(),
-        "logs": logs,
-        "generator": torch.get_rng_state(),
-    }
-
-
-def _resume(
-    checkpoint: Checkpoint, pair: _Pair, optimizer: torch.optim.Optimizer
-) -> list[EpochMeans]:
-    """Take up an interrupted run, if there is one; return its epochs so far."""
-    state = checkpoint.load()
-    if state is None:
-        return []
-    pair.load_state_dict(state["pair"])
-    optimizer.load_state_dict(state["optimizer"])
-    torch.set_rng_state(state["generator"])
-    logs: list[EpochMeans] = state["logs"]
-    return logs

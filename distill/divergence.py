@@ -1,0 +1,68 @@
+"""A loss that will not come back: found before a checkpoint is spoilt by it."""
+
+import math
+from collections import deque
+
+import torch
+from torch import nn
+
+from bundle import UsageError
+
+_WINDOW = 100  # steps
+_FACTOR = 10.0
+
+Values = dict[str, float]
+
+
+class DivergenceWatch:
+    """Compares the recent loss with that of the first steps.
+
+    A run has diverged if a term is not finite, or if the mean loss of the last 100
+    steps exceeds ten times the largest magnitude of the first 100: what a loss that
+    grows without bound does, and no loss that merely fails to fall.
+    """
+
+    def __init__(self) -> None:
+        self._start = 0.0
+        self._counted = 0
+        self._recent: deque[float] = deque(maxlen=_WINDOW)
+
+    def see(self, step: int, terms: Values) -> None:
+        """Take note of one step.
+
+        Raises:
+            UsageError: the run has diverged; the message says what to change.
+        """
+        loss = sum(terms.values())
+        if not math.isfinite(loss):
+            raise _diverged("is not finite", step, terms)
+        self._recent.append(loss)
+        self._counted += 1
+        if self._counted <= _WINDOW:
+            self._start = max(self._start, abs(loss))
+        elif sum(self._recent) / _WINDOW > _FACTOR * self._start:
+            raise _diverged(f"grew beyond {_FACTOR:g} times its start", step, terms)
+
+    def state(self) -> dict[str, float]:
+        """Return what a continued run must know."""
+        return {"start": self._start, "counted": self._counted}
+
+    def restore(self, state: dict[str, float]) -> None:
+        """Go on from `state`; the window of recent steps fills anew."""
+        self._start, self._counted = state["start"], int(state["counted"])
+
+
+def require_finite(module: nn.Module, step: int) -> None:
+    """Raise `UsageError` if a weight is not finite: nothing to continue from."""
+    for name, weight in module.named_parameters():
+        if not bool(torch.isfinite(weight).all()):
+            raise _diverged(f"left {name} not finite", step, {})
+
+
+def _diverged(what: str, step: int, terms: Values) -> UsageError:
+    shown = "".join(f", {name} {value:.4g}" for name, value in terms.items())
+    return UsageError(
+        f"The loss {what} at step {step}{shown}. The last good checkpoint is kept. "
+        f"Lower `learning_rate`, set `clip_norm` or use `precision = \"32-true\"` in "
+        f"[train], and run again with --accept-changes to go on from there."
+    )

@@ -1,0 +1,51 @@
+"""Signals that ask a run to stop, answered between two steps rather than within one."""
+
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
+class Interruption:
+    """Whether somebody asked to stop, and by which signal."""
+
+    def __init__(self) -> None:
+        self.signal: int | None = None
+
+    def __bool__(self) -> bool:
+        return self.signal is not None
+
+    def end(self) -> None:
+        """End as the signal would have: by `KeyboardInterrupt` or `SystemExit`."""
+        if self.signal == signal.SIGINT:
+            raise KeyboardInterrupt
+        raise SystemExit(128 + (self.signal or 0))
+
+
+@contextmanager
+def interruption() -> Iterator[Interruption]:
+    """Take note of the first signal to stop; a second one acts at once.
+
+    Outside the main thread, where Python delivers no signals, nothing is noted.
+    """
+    asked = Interruption()
+    if threading.current_thread() is not threading.main_thread():
+        yield asked
+        return
+    before = {number: signal.getsignal(number) for number in _SIGNALS}
+
+    def note(number: int, frame: FrameType | None) -> None:
+        asked.signal = number
+        signal.signal(number, before[number])
+
+    for number in _SIGNALS:
+        if before[number] is not signal.SIG_IGN:  # as under nohup
+            signal.signal(number, note)
+    try:
+        yield asked
+    finally:
+        for number in _SIGNALS:
+            signal.signal(number, before[number])

@@ -1,0 +1,52 @@
+"""What a run writes down of itself: `metrics.jsonl` and TensorBoard's files."""
+
+import json
+from pathlib import Path
+
+from torch.utils.tensorboard import SummaryWriter
+
+METRICS = "metrics.jsonl"
+
+
+class Journal:
+    """Figures by step, in a folder beside the bundle; the first process writes them."""
+
+    def __init__(self, folder: Path, *, start: int) -> None:
+        """Open the journal, dropping what was written for step `start` or later.
+
+        A run that was killed has written more steps than its checkpoint knows; these
+        are run, and written, again.
+        """
+        folder.mkdir(parents=True, exist_ok=True)
+        path = folder / METRICS
+        kept = _before(path, start)
+        pending = path.with_suffix(".pending")
+        pending.write_text("".join(kept), encoding="utf-8")
+        pending.replace(path)
+        self._file = path.open("a", encoding="utf-8")
+        self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=start)
+
+    def write(self, step: int, epoch: int, figures: dict[str, float]) -> None:
+        """Append one line, and one point to each of TensorBoard's curves."""
+        line = {"step": step, "epoch": epoch} | figures
+        self._file.write(json.dumps(line) + "\n")
+        self._file.flush()
+        for name, value in figures.items():
+            self._board.add_scalar(name, value, step)
+
+    def close(self) -> None:
+        """Write out what is buffered."""
+        self._file.close()
+        self._board.close()
+
+
+def _before(path: Path, start: int) -> list[str]:
+    """Return the whole lines of steps before `start`."""
+    if not path.exists():
+        return []
+    kept = []
+    for line in path.read_text(encoding="utf-8").splitlines(keepends=True):
+        if not line.endswith("\n") or json.loads(line)["step"] >= start:
+            break
+        kept.append(line)
+    return kept

@@ -1,0 +1,58 @@
+"""The processes of a run: one, or several that each take a part of every batch."""
+
+import warnings
+
+import torch
+from lightning_fabric import Fabric
+from lightning_fabric.strategies import DDPStrategy, Strategy
+
+from bundle import UsageError
+from distill.recipe import TrainSection
+
+
+def launched(section: TrainSection) -> Fabric:
+    """Start the run's other processes, if it has any, and return this one's Fabric.
+
+    On one machine they are started from here; over several machines `torchrun` starts
+    one command line per process, and they find one another.
+
+    Raises:
+        UsageError: the machine has fewer GPUs than the recipe asks for.
+    """
+    accelerator = "cuda" if torch.cuda.is_available() else "cpu"
+    if accelerator == "cuda" and section.devices > torch.cuda.device_count():
+        raise UsageError(
+            f"The recipe asks for {section.devices} devices, this machine has "
+            f"{torch.cuda.device_count()} GPUs. Lower `devices` in [train]."
+        )
+    several = section.devices * section.nodes > 1
+    strategy: str | Strategy = DDPStrategy() if several else "auto"
+    with warnings.catch_warnings():
+        # It recommends `srun` and the like where they exist; the launcher is ours.
+        warnings.filterwarnings("ignore", module="lightning_fabric")
+        fabric = Fabric(
+            accelerator=accelerator,
+            devices=section.devices,
+            num_nodes=section.nodes,
+            strategy=strategy,
+            precision=section.precision,
+        )
+        fabric.launch()
+    if fabric.world_size != section.devices * section.nodes:
+        raise UsageError(
+            f"The recipe asks for {section.devices} devices on {section.nodes} nodes, "
+            f"{fabric.world_size} processes were started. Make `torchrun`'s "
+            f"--nproc-per-node and --nnodes agree with [train]."
+        )
+    return fabric
+
+
+def parts_of(fabric: Fabric, accumulate: int) -> tuple[int, ...]:
+    """Return which parts of every global batch this process takes, in order.
+
+    The parts are numbered micro-batch by micro-batch, and within one by process.
+    """
+    return tuple(
+        micro_batch * fabric.world_size + fabric.global_rank
+        for micro_batch in range(accumulate)
+    )
