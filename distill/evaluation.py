@@ -6,10 +6,10 @@ from pydantic import BaseModel, ConfigDict
 from sklearn.metrics import roc_auc_score
 
 from bundle import Detector, DetectorSpec
-from bundle.folder import Indices
+from bundle.collection import Indices
 from bundle.neighbours import NEIGHBOURS, nearest, neighbour_overlap
+from distill.data import Data
 from distill.embedding import Embedded
-from distill.preparation import Data
 from distill.trainer import EpochMeans
 
 TEMPERATURE = 0.07
@@ -30,7 +30,7 @@ class Quality(_Record):
     """What one model's embeddings are good for."""
 
     knn_accuracy: float | None  # k = 10, T = 0.07; None without classes
-    ood_auroc: dict[str, float] | None  # by detector; None without unfamiliar images
+    ood_auroc: dict[str, dict[str, float]] | None  # by set and detector; None without sets
 
 
 class Evaluation(_Record):
@@ -50,11 +50,11 @@ def evaluate(
 ) -> Evaluation:
     """Judge both models on the same images and compare their cosines."""
     bank_labels = data.familiar.labels(data.bank)
-    test_labels = data.familiar.labels(data.split.test)
+    test_labels = data.held_out.labels(data.split.test)
     return Evaluation(
         bank_images=len(data.bank),
         test_images=len(data.split.test),
-        unfamiliar_images=len(data.flaggable),
+        unfamiliar_images=sum(len(each.flaggable) for each in data.unfamiliar.values()),
         fidelity=fidelity(teacher, student),
         teacher=quality(teacher, bank_labels, test_labels),
         student=quality(student, bank_labels, test_labels),
@@ -79,10 +79,17 @@ def quality(
     if bank_labels is not None and test_labels is not None:
         accuracy = knn_accuracy(embedded.bank, bank_labels, embedded.test, test_labels)
     auroc = None
-    if embedded.unfamiliar is not None:
-        auroc = {
-            name: _auroc(spec.fit(embedded.bank, bank_labels), embedded)
+    if embedded.unfamiliar:
+        detectors = {
+            name: spec.fit(embedded.bank, bank_labels)
             for name, spec in _detectors(len(embedded.bank), bank_labels).items()
+        }
+        auroc = {
+            name: {
+                detector: _auroc(fitted, embedded.test, unfamiliar)
+                for detector, fitted in detectors.items()
+            }
+            for name, unfamiliar in embedded.unfamiliar.items()
         }
     return Quality(knn_accuracy=accuracy, ood_auroc=auroc)
 
@@ -113,12 +120,14 @@ def _detectors(bank_images: int, labels: Indices | None) -> dict[str, DetectorSp
     return found
 
 
-def _auroc(detector: Detector, embedded: Embedded) -> float:
-    assert embedded.unfamiliar is not None
-    familiar = detector.score(embedded.test)
-    unfamiliar = detector.score(embedded.unfamiliar)
-    is_unfamiliar = np.repeat([0, 1], [len(familiar), len(unfamiliar)])
-    return float(roc_auc_score(is_unfamiliar, np.concatenate([familiar, unfamiliar])))
+def _auroc(
+    detector: Detector,
+    test: Float32[np.ndarray, "m d"],
+    unfamiliar: Float32[np.ndarray, "u d"],
+) -> float:
+    scores = np.concatenate([detector.score(test), detector.score(unfamiliar)])
+    is_unfamiliar = np.repeat([0, 1], [len(test), len(unfamiliar)])
+    return float(roc_auc_score(is_unfamiliar, scores))
 
 
 def _neighbours(embedded: Embedded) -> int:

@@ -10,8 +10,8 @@ from jaxtyping import Int64, UInt8
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from bundle import ImageFolder, Preprocessing
-from bundle.folder import Indices
+from bundle import Images, Preprocessing
+from bundle.collection import Indices
 from distill.views import View, Views
 
 Pixels = UInt8[Tensor, "b h w 3"]
@@ -167,7 +167,7 @@ def _leave_interrupts_to_the_main_process(_: int) -> None:
 class _Crops(Dataset[Tensor]):
     """The images as every runner sees them."""
 
-    def __init__(self, images: ImageFolder, preprocessing: Preprocessing) -> None:
+    def __init__(self, images: Images, preprocessing: Preprocessing) -> None:
         self._images = images
         self._preprocessing = preprocessing
 
@@ -176,7 +176,7 @@ class _Crops(Dataset[Tensor]):
 
 
 def plain_crops(
-    images: ImageFolder,
+    images: Images,
     indices: Indices,
     preprocessing: Preprocessing,
     *,

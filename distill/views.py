@@ -12,7 +12,7 @@ from timm.data.random_erasing import RandomErasing
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from bundle import ImageFolder
+from bundle import Images
 from distill.recipe import DataSection
 
 # An image's index, and which of its views is meant.
@@ -26,7 +26,7 @@ class Views(Dataset[tuple[Tensor, int, int]]):
     pixels that the same `View` gives later, as long as seed and settings are the same.
     """
 
-    def __init__(self, images: ImageFolder, data: DataSection, seed: int) -> None:
+    def __init__(self, images: Images, data: DataSection, seed: int) -> None:
         self._images = images
         self._seed = seed
         self._transform = create_transform(
