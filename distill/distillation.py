@@ -17,6 +17,7 @@ from distill.data import Data, prepare_data
 from distill.embedding import Embedded, embed_roles
 from distill.evaluation import Evaluation, evaluate
 from distill.loading import TrainingViews, plain_crops
+from distill.objectives.objective import SAMPLE, Labels
 from distill.preparation import (
     Models,
     prepare_models,
@@ -24,8 +25,6 @@ from distill.preparation import (
 )
 from distill.recipe import Recipe
 from distill.trainer import train
-
-_START_IMAGES = 2048  # enough for the second moments of the teacher's tokens
 
 
 def distill(recipe: Recipe, output: Path, progress: Progress) -> Bundle:
@@ -40,7 +39,7 @@ def distill(recipe: Recipe, output: Path, progress: Progress) -> Bundle:
     models = prepare_models(recipe)
     preprocessing = preprocessing_for(recipe, recipe.student.name)
     checkpoint = Checkpoint(work_folder(output), recipe, data.trained)
-    if models.objective.wants_start and not checkpoint.path.exists():
+    if models.objective.start_on != "nothing" and not checkpoint.path.exists():
         models.objective.start(_teacher_features(models, data, preprocessing, progress))
     logs = train(
         models.student,
@@ -74,12 +73,18 @@ def distill(recipe: Recipe, output: Path, progress: Progress) -> Bundle:
 
 def _teacher_features(
     models: Models, data: Data, preprocessing: Preprocessing, progress: Progress
-) -> Iterator[Features]:
-    """Yield the teacher's features of training images, without augmentation."""
-    crops = plain_crops(data.familiar, data.split.bank[:_START_IMAGES], preprocessing)
+) -> Iterator[tuple[Features, Labels]]:
+    """Yield the teacher's features and the labels of training images, as they are."""
+    everything = models.objective.start_on == "everything"
+    indices = data.split.bank if everything else data.split.bank[:SAMPLE]
+    crops = plain_crops(data.familiar, indices, preprocessing)
+    numbers = data.familiar.labels(indices)
+    first = 0
     with torch.inference_mode():
         for pixels in progress.track(crops, description="Starting from the teacher"):
-            yield models.teacher(pixels)
+            chunk = slice(first, first := first + len(pixels))
+            labels = None if numbers is None else torch.from_numpy(numbers[chunk])
+            yield models.teacher(pixels), labels
 
 
 def work_folder(output: Path) -> Path:

@@ -4,7 +4,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from backbones import Features
-from distill.objectives.objective import Objective, Terms
+from distill.objectives.objective import Labels, Objective, Terms
 
 
 class Cosine(Objective):
@@ -18,7 +18,11 @@ class Cosine(Objective):
         super().__init__()
         self.expand = nn.Linear(student_width, teacher_width)
 
-    def forward(self, student: Features, teacher: Features) -> Terms:
+    def forward(self, student: Features, teacher: Features, labels: Labels = None) -> Terms:
         """Return the term cosine."""
         cosine = F.cosine_similarity(self.expand(student.pooled), teacher.pooled, dim=1)
         return {"cosine": (1 - cosine).mean()}
+
+    def to_teacher(self) -> nn.Linear:
+        """The trained layer: the loss is zero where it points as the teacher does."""
+        return self.expand

@@ -8,7 +8,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from backbones import Features
-from distill.objectives.objective import Objective, Terms
+from distill.objectives.objective import Labels, Objective, StartOn, Terms
 from distill.objectives.sne import sne_divergence
 
 
@@ -46,7 +46,7 @@ class CosPress(Objective):
         self.temperatures = temperatures
         self.pca_start = pca_start
 
-    def forward(self, student: Features, teacher: Features) -> Terms:
+    def forward(self, student: Features, teacher: Features, labels: Labels = None) -> Terms:
         """Return the terms local, global, feature and token."""
         return self.terms(student, teacher, self.compressed(teacher))
 
@@ -67,12 +67,12 @@ class CosPress(Objective):
         }
 
     @property
-    def wants_start(self) -> bool:
-        """Whether the head is to start from the teacher's principal components."""
-        return self.pca_start
+    def start_on(self) -> StartOn:
+        """A sample, where the head is to start from principal components."""
+        return "sample" if self.pca_start else "nothing"
 
     @torch.no_grad()
-    def start(self, teacher: Iterable[Features]) -> None:
+    def start(self, sample: Iterable[tuple[Features, Labels]]) -> None:
         """Set the linear map to the uncentred PCA of the normalised tokens.
 
         Of all linear maps of this rank it loses least of their inner products. The
@@ -82,7 +82,7 @@ class CosPress(Objective):
         weight = self.compress.weight
         moment = torch.zeros(weight.shape[1], weight.shape[1], dtype=torch.float64)
         count = 0
-        for features in teacher:
+        for features, _ in sample:
             vectors = self.norm(features.tokens.to(weight.device)).flatten(0, 1)
             directions = F.normalize(vectors.double().cpu(), dim=1)
             moment += directions.T @ directions

@@ -5,7 +5,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from backbones import Features
-from distill.objectives.objective import Objective, Terms
+from distill.objectives.objective import Labels, Objective, Terms
 
 _HIDDEN = 2048
 
@@ -45,7 +45,7 @@ class Coss(Objective):
         self.weight_space = weight_space
         self.gain = 1 / (teacher_temperature * student_temperature)
 
-    def forward(self, student: Features, teacher: Features) -> Terms:
+    def forward(self, student: Features, teacher: Features, labels: Labels = None) -> Terms:
         """Return the terms cosine and space."""
         ours = self.head(student.pooled)
         return {

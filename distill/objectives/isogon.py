@@ -8,7 +8,7 @@ from torch import Tensor
 
 from backbones import Features
 from distill.objectives.cospress import CosPress
-from distill.objectives.objective import Objective, Terms
+from distill.objectives.objective import Labels, Objective, StartOn, Terms
 from distill.objectives.sne import cosines
 
 
@@ -37,15 +37,15 @@ class Isogon(Objective):
         self.pairs_weight = pairs_weight
 
     @property
-    def wants_start(self) -> bool:
-        """Whether the compression head does."""
-        return self.cospress.wants_start
+    def start_on(self) -> StartOn:
+        """What the compression head asks for."""
+        return self.cospress.start_on
 
-    def start(self, teacher: Iterable[Features]) -> None:
+    def start(self, sample: Iterable[tuple[Features, Labels]]) -> None:
         """Start the compression head."""
-        self.cospress.start(teacher)
+        self.cospress.start(sample)
 
-    def forward(self, student: Features, teacher: Features) -> Terms:
+    def forward(self, student: Features, teacher: Features, labels: Labels = None) -> Terms:
         """Return CosPress's terms, angle and pairs."""
         z = self.cospress.compressed(teacher)
         angle = _difference(z.tokens, teacher.tokens) + _difference(

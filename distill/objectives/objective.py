@@ -2,35 +2,83 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
+from typing import Literal
 
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from backbones import Features
 
 Terms = dict[str, Float[Tensor, ""]]
+# The class numbers of a batch, or None where the images have no classes.
+Labels = Int[Tensor, " b"] | None
+# Which training images `start` is to see.
+StartOn = Literal["nothing", "sample", "everything"]
+
+# How many images make a sample: enough for the second moments of tokens.
+SAMPLE = 2048
 
 
 class Objective(nn.Module, ABC):
     """A loss with its own trainable heads, which are not part of the student."""
 
     @abstractmethod
-    def forward(self, student: Features, teacher: Features) -> Terms:
+    def forward(self, student: Features, teacher: Features, labels: Labels = None) -> Terms:
         """Return the terms by name; the loss is their sum.
 
-        The teacher's features carry no gradient.
+        The teacher's features carry no gradient. Where only the teacher's embeddings
+        are known they hold one token and the grid is (0, 0): see `needs_tokens`.
         """
 
     @property
-    def wants_start(self) -> bool:
-        """Whether `start` is to be called before the first step of a run."""
+    def needs_labels(self) -> bool:
+        """Whether `forward` and `start` require class numbers."""
         return False
 
-    def start(self, teacher: Iterable[Features]) -> None:
-        """Set the heads from features of the teacher, before training.
+    @property
+    def needs_tokens(self) -> bool:
+        """Whether the teacher's cells are required, not only its pooled vector.
 
-        Called only where `wants_start`; most objectives start as they are made.
+        An objective that makes use of cells but works without them says no, and tells
+        in its docstring what then remains.
         """
+        return False
+
+    @property
+    def start_on(self) -> StartOn:
+        """What `start` is to be called with before the first step of a run.
+
+        `sample` asks for the first `SAMPLE` images with their tokens; `everything` for
+        the whole training set, of which only the pooled vectors are read.
+        """
+        return "nothing"
+
+    def start(self, sample: Iterable[tuple[Features, Labels]]) -> None:
+        """Set heads and buffers from the teacher, before training.
+
+        Called once, unless `start_on` is `nothing`, and not in a continued run: what it
+        sets is in the state dict.
+
+        Args:
+            sample: the teacher's features of training images without augmentation,
+                batch by batch in random order, with their class numbers.
+        """
+
+    def at_epoch(self, epoch: float) -> None:
+        """Be told how many epochs are done, before each epoch or more often.
+
+        For weights that ramp up. Without a call they have their final value. Nothing of
+        it is in the state dict: a continued run calls again.
+        """
+
+    def to_teacher(self) -> nn.Linear | None:
+        """Return the trained linear map from the student's space to the teacher's.
+
+        Applied to the student's pooled vector it points where the teacher's pooled
+        vector points, so that an index built by the teacher can be queried. None where
+        the objective trains no such map.
+        """
+        return None
 
     def undecayed(self) -> set[str]:
         """Return the names of parameters that weight decay must leave alone."""

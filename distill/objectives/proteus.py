@@ -4,7 +4,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from backbones import Features
-from distill.objectives.objective import Objective, Terms
+from distill.objectives.objective import Labels, Objective, Terms
 
 
 class Proteus(Objective):
@@ -24,7 +24,12 @@ class Proteus(Objective):
         self.token = _head(student_width, teacher_width)
         self.feature = _head(student_width, teacher_width)
 
-    def forward(self, student: Features, teacher: Features) -> Terms:
+    @property
+    def needs_tokens(self) -> bool:
+        """The term feature compares cells."""
+        return True
+
+    def forward(self, student: Features, teacher: Features, labels: Labels = None) -> Terms:
         """Return the terms token and feature."""
         target = teacher.on_grid(student.grid)
         return {

@@ -6,7 +6,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from backbones import Features
-from distill.objectives.objective import Objective, Terms
+from distill.objectives.objective import Labels, Objective, Terms
 
 
 class Rkd(Objective):
@@ -29,7 +29,7 @@ class Rkd(Objective):
         self.distance_weight = distance_weight
         self.angle_weight = angle_weight
 
-    def forward(self, student: Features, teacher: Features) -> Terms:
+    def forward(self, student: Features, teacher: Features, labels: Labels = None) -> Terms:
         """Return the terms distance and angle."""
         with torch.autocast(student.tokens.device.type, enabled=False):
             ours, theirs = _precise(student.pooled), _precise(teacher.pooled)

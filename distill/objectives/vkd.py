@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn.utils.parametrizations import orthogonal
 
 from backbones import Features
-from distill.objectives.objective import Objective, Terms
+from distill.objectives.objective import Labels, Objective, Terms
 
 Normalisation = Literal["layer_norm", "standardise", "whiten"]
 
@@ -41,7 +41,7 @@ class Vkd(Objective):
         self.projection: Any = orthogonal(projection, orthogonal_map="cayley")
         self.normalisation = normalisation
 
-    def forward(self, student: Features, teacher: Features) -> Terms:
+    def forward(self, student: Features, teacher: Features, labels: Labels = None) -> Terms:
         """Return the term vkd."""
         with torch.autocast(student.tokens.device.type, enabled=False):
             projection: Tensor = self.projection.weight  # computed by the Cayley map

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping
 from torch import nn
 
 from backbones import Features
-from distill.objectives.objective import Objective, Terms
+from distill.objectives.objective import SAMPLE, Labels, Objective, StartOn, Terms
 
 
 class Weighted(Objective):
@@ -16,26 +16,68 @@ class Weighted(Objective):
         self.objectives = nn.ModuleDict({name: part for name, (_, part) in parts.items()})
         self.weights = {name: weight for name, (weight, _) in parts.items()}
 
-    def forward(self, student: Features, teacher: Features) -> Terms:
+    def forward(self, student: Features, teacher: Features, labels: Labels = None) -> Terms:
         """Return every objective's terms, weighted."""
         alone = len(self.weights) == 1
         return {
             term if alone else f"{name}.{term}": self.weights[name] * value
             for name, objective in self.objectives.items()
-            for term, value in objective(student, teacher).items()
+            for term, value in objective(student, teacher, labels).items()
         }
 
-    def start(self, teacher: Iterable[Features]) -> None:
-        """Start each objective on the same features, which are therefore kept."""
-        wanting = [part for part in self._parts() if part.wants_start]
-        kept = list(teacher) if len(wanting) > 1 else teacher
-        for part in wanting:
-            part.start(kept)
+    @property
+    def needs_labels(self) -> bool:
+        """Whether any of them does."""
+        return any(part.needs_labels for part in self._parts())
 
     @property
-    def wants_start(self) -> bool:
+    def needs_tokens(self) -> bool:
         """Whether any of them does."""
-        return any(part.wants_start for part in self._parts())
+        return any(part.needs_tokens for part in self._parts())
+
+    @property
+    def start_on(self) -> StartOn:
+        """The most that any of them asks for."""
+        wanted = {part.start_on for part in self._parts()}
+        if "everything" in wanted:
+            return "everything"
+        return "sample" if "sample" in wanted else "nothing"
+
+    def start(self, sample: Iterable[tuple[Features, Labels]]) -> None:
+        """Start each objective in one pass over the features.
+
+        Where several are to be started, tokens of the first `SAMPLE` images are kept
+        for those that ask for a sample, and the pooled vectors of all for the others.
+        """
+        on_sample = [part for part in self._parts() if part.start_on == "sample"]
+        on_all = [part for part in self._parts() if part.start_on == "everything"]
+        if len(on_sample) + len(on_all) == 1:
+            (on_sample + on_all)[0].start(sample)
+            return
+        kept: list[tuple[Features, Labels]] = []
+        pooled: list[tuple[Features, Labels]] = []
+        images = 0
+        for features, labels in sample:
+            if on_sample and images < SAMPLE:
+                kept.append((features, labels))
+            if on_all:
+                vectors = Features(tokens=features.tokens[:, :1].clone(), grid=(0, 0))
+                pooled.append((vectors, labels))
+            images += len(features.tokens)
+        for part in on_sample:
+            part.start(kept)
+        for part in on_all:
+            part.start(pooled)
+
+    def at_epoch(self, epoch: float) -> None:
+        """Tell each of them."""
+        for part in self._parts():
+            part.at_epoch(epoch)
+
+    def to_teacher(self) -> nn.Linear | None:
+        """The map of the first objective, in the recipe's order, that trains one."""
+        maps = (part.to_teacher() for part in self._parts())
+        return next((found for found in maps if found is not None), None)
 
     def undecayed(self) -> set[str]:
         """Return the names of each objective's undecayed parameters, from here."""

@@ -367,7 +367,7 @@ def test_the_pca_start_keeps_inner_products_best() -> None:
     z = objective.compressed(teacher).pooled
     target = objective.norm(teacher.pooled)
     gap = (cosines(z) - cosines(target)).abs().mean()
-    objective.start([teacher])
+    objective.start([(teacher, None)])
     z = objective.compressed(teacher).pooled
     assert gap > 0.05
     assert (cosines(z) - cosines(target)).abs().mean() < 1e-4  # rank 3 fits in width 6
