@@ -79,6 +79,7 @@ class TrainingViews:
             batch_sampler=self._keys,
             num_workers=workers,
             persistent_workers=workers > 0,
+            generator=torch.Generator(),  # else it draws from the one of dropout
             pin_memory=torch.cuda.is_available(),
             worker_init_fn=_leave_interrupts_to_the_main_process,
         )

@@ -93,9 +93,7 @@ class DataSection(_Section):
     colour_jitter: float = Field(
         default=0, ge=0, le=1, description="strength; not together with augment"
     )
-    colour_jitter_share: float = Field(
-        default=1, ge=0, le=1, description="of the views"
-    )
+    colour_jitter_share: float = Field(default=1, ge=0, le=1, description="of the views")
     grey: float = Field(default=0, ge=0, le=1, description="share of grey views")
     blur: float = Field(default=0, ge=0, le=1, description="share of blurred views")
     erase: float = Field(
@@ -171,9 +169,7 @@ class TrainSection(_Section):
     compile: bool = Field(default=False, description="torch.compile the student")
     devices: int = Field(default=1, ge=1, description="processes per node, one per GPU")
     nodes: int = Field(default=1, ge=1, description="machines, started by torchrun")
-    workers: int = Field(
-        default=2, ge=0, le=256, description="per process, to read images"
-    )
+    workers: int = Field(default=2, ge=0, le=256, description="per process, to read images")
     checkpoint_minutes: float = Field(
         default=5, ge=0, description="at most so much work is lost; 0 for every step"
     )
