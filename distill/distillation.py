@@ -1,6 +1,7 @@
 """Distil: a recipe and a folder of images become a bundle."""
 
 import importlib.metadata
+import json
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -53,7 +54,7 @@ def distill(
     require_absent(output)
     fabric = launched(recipe.train)
     torch.manual_seed(recipe.train.seed)
-    data = prepare_data(recipe, progress)
+    data = prepare_data(recipe, progress, work_folder(output))
     models = prepare_models(recipe)
     preprocessing = preprocessing_for(recipe, recipe.student.name)
     checkpoint = Checkpoint(
@@ -153,6 +154,8 @@ def _write(
         writer.write("recipe.toml", tomli_w.dumps(document))
         writer.write(WEIGHTS, _weights(models.student))
         writer.write("evaluation.json", evaluation)
+        if data.unreadable:
+            writer.write("unreadable.json", json.dumps(data.unreadable, indent=2))
         writer.write("ood/detector.json", recipe.ood)
         writer.write_arrays("ood/reference.safetensors", detector.arrays())
         writer.write_arrays(
