@@ -1,7 +1,7 @@
 """Equal to the authors' own code: the arrays of `$ISOGON_GOLDEN`, or `tests/golden`.
 
 A file or a score whose method does not exist yet is skipped by name. The cosine baseline
-has no golden array; `tests/distill/test_objectives.py` holds it to its formula.
+has no golden array; `tests/distill/objectives/test_cosine.py` holds it to its formula.
 """
 
 import os
