@@ -118,11 +118,12 @@ def _teacher_features(
     crops = plain_crops(data.familiar, indices, preprocessing)
     numbers = data.familiar.labels(indices)
     first = 0
-    with torch.inference_mode():
-        for pixels in progress.track(crops, description="Starting from the teacher"):
-            chunk = slice(first, first := first + len(pixels))
-            labels = None if numbers is None else torch.from_numpy(numbers[chunk])
-            yield models.teacher(pixels), labels
+    for pixels in progress.track(crops, description="Starting from the teacher"):
+        chunk = slice(first, first := first + len(pixels))
+        labels = None if numbers is None else torch.from_numpy(numbers[chunk])
+        with torch.inference_mode():  # not around the yield, which may be the last
+            features = models.teacher(pixels)
+        yield features, labels
 
 
 def work_folder(output: Path) -> Path:
