@@ -164,13 +164,14 @@ def _evaluation_table(
             f"{teacher['knn_accuracy']:.3f}",
             f"{student['knn_accuracy']:.3f}",
         )
-    for detector, auroc in (teacher["ood_auroc"] or {}).items():
-        _row(
-            table,
-            f"OOD AUROC, {detector}",
-            f"{auroc:.3f}",
-            f"{student['ood_auroc'][detector]:.3f}",
-        )
+    for name, detectors in (teacher["ood_auroc"] or {}).items():
+        for detector, auroc in detectors.items():
+            _row(
+                table,
+                f"OOD AUROC, {name}, {detector}",
+                f"{auroc:.3f}",
+                f"{student['ood_auroc'][name][detector]:.3f}",
+            )
     return table
 
 

@@ -17,6 +17,7 @@ from bundle.calibration import (
     Calibration as Calibration,
     scores_needed as scores_needed,
 )
+from bundle.collection import Images as Images
 from bundle.detectors import Detector as Detector, DetectorSpec as DetectorSpec
 from bundle.engines import EngineStamp as EngineStamp, Machine as Machine
 from bundle.errors import (
@@ -65,6 +66,7 @@ from bundle.split import (
     Shares as Shares,
     Split as Split,
     split as split,
+    split_apart as split_apart,
 )
 from bundle.stage import StageWriter as StageWriter
 from bundle.store import Bundle as Bundle, require_absent as require_absent

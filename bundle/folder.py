@@ -1,40 +1,27 @@
-"""A folder of images: listed by name, decoded by index, the unreadable ones named."""
+"""A folder of images: listed by name, decoded by index."""
 
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-from jaxtyping import Int, UInt8
 from PIL import Image
-from rich.progress import Progress
 
+from bundle.collection import Images, Indices as Indices, numbered
 from bundle.errors import ImageError, UsageError
 from bundle.images import SUFFIXES, ImageLimits, decode
-from bundle.preprocessing import Preprocessing
-
-# Beyond this share of unreadable files something is wrong with the folder itself.
-UNREADABLE_LIMIT = 0.1
 
 # Local files are the user's own: the limits only keep memory in bounds.
-_LIMITS = ImageLimits(bytes=2**30, pixels=250_000_000)
-
-Indices = Int[np.ndarray, " _"]  # of images, or of classes by image
+LOCAL_LIMITS = ImageLimits(bytes=2**30, pixels=250_000_000)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class ImageFolder:
-    """Images by index, in order of their names.
+class ImageFolder(Images):
+    """The images below a folder, in order of their names.
 
     The name of the folder an image lies in is its class; fewer than two such names
     mean that there are no classes.
     """
 
-    root: Path
-    names: tuple[str, ...]  # relative to root
-    classes: tuple[str, ...]  # empty without classes
-    class_numbers: tuple[int, ...]
+    root: Path  # the names are relative to it
 
     @classmethod
     def list(cls, root: Path) -> "ImageFolder":
@@ -58,76 +45,28 @@ class ImageFolder:
                 f"{root} holds no images; expected files ending in "
                 f"{', '.join(sorted(SUFFIXES))}, in folders by class or not."
             )
-        parents = [path.parent.name for path in paths]
-        classes = sorted(set(parents))
-        numbers = {name: number for number, name in enumerate(classes)}
+        classes, numbers = numbered([path.parent.name for path in paths])
         return cls(
-            root=root,
+            where=str(root),
             names=tuple(path.relative_to(root).as_posix() for path in paths),
-            classes=tuple(classes) if len(classes) > 1 else (),
-            class_numbers=tuple(numbers[parent] for parent in parents),
+            classes=classes,
+            class_numbers=numbers,
+            root=root,
         )
 
-    def __len__(self) -> int:
-        return len(self.names)
-
     def image(self, index: int) -> Image.Image:
-        """Return the decoded image.
+        """Return the decoded image, RGB and upright.
 
         Raises:
             UsageError: the file cannot be read as an image.
         """
         path = self.root / self.names[index]
         try:
-            return decode(path.read_bytes(), _LIMITS)
+            return decode(path.read_bytes(), LOCAL_LIMITS)
         except OSError as error:
             raise UsageError(f"{path} cannot be read: {error}.") from error
         except ImageError as error:
             raise UsageError(f"{path} {error}") from error
-
-    def pixels(
-        self, indices: Indices, preprocessing: Preprocessing, progress: Progress
-    ) -> UInt8[np.ndarray, "_ h w 3"]:
-        """Return these images as every runner sees them."""
-        tracked = progress.track(indices, description="Preprocessing")
-        return np.stack([preprocessing.pixels(self.image(int(i))) for i in tracked])
-
-    def labels(self, indices: Indices) -> Indices | None:
-        """Return the class numbers, or None for images without classes."""
-        return np.array(self.class_numbers)[indices] if self.classes else None
-
-    def readable(self, progress: Progress) -> Indices:
-        """Return the indices of the images that decode; say which do not.
-
-        Raises:
-            UsageError: more than a tenth do not decode.
-        """
-        faults = {
-            index: fault
-            for index, fault in progress.track(
-                enumerate(self._faults()), len(self), description="Reading images"
-            )
-            if fault is not None
-        }
-        if not faults:
-            return np.arange(len(self))
-        shown = "\n".join(f"  {fault}" for fault in list(faults.values())[:10])
-        summary = f"{len(faults)} of {len(self)} images cannot be read:\n{shown}"
-        if len(faults) > UNREADABLE_LIMIT * len(self):
-            raise UsageError(f"{summary}\nMend or remove them and run again.")
-        progress.console.print(f"{summary}\nThey are left out.", markup=False)
-        return np.array([i for i in range(len(self)) if i not in faults])
-
-    def _faults(self) -> Iterator[str | None]:
-        def fault(index: int) -> str | None:
-            try:
-                self.image(index)
-            except UsageError as error:
-                return str(error)
-            return None
-
-        with ThreadPoolExecutor() as pool:
-            yield from pool.map(fault, range(len(self)))
 
 
 def _hidden(path: Path) -> bool:

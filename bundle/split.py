@@ -7,15 +7,15 @@ import numpy as np
 from jaxtyping import Int
 
 from bundle.calibration import scores_needed
+from bundle.collection import Images, Indices
 from bundle.errors import UsageError
-from bundle.folder import ImageFolder, Indices
 
 SMALLEST_BANK = 10
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Shares:
-    """How much of a folder is held out."""
+    """How much of the images is held out."""
 
     calibration: float = 0.15  # or as many as alpha needs, if that is more
     calibration_limit: int = 500
@@ -26,7 +26,7 @@ class Shares:
 class Split:
     """Indices by role; no image plays two.
 
-    The same files get the same roles on any machine and in any order of listing.
+    The same images get the same roles on any machine and in any order of listing.
     """
 
     bank: Int[np.ndarray, " bank"]  # to learn from and to compare with
@@ -34,7 +34,7 @@ class Split:
     test: Int[np.ndarray, " test"]
 
 
-def split(folder: ImageFolder, usable: Indices, shares: Shares, *, alpha: float) -> Split:
+def split(images: Images, usable: Indices, shares: Shares, *, alpha: float) -> Split:
     """Divide the usable images so that a false-alarm rate `alpha` can be promised.
 
     Raises:
@@ -46,17 +46,61 @@ def split(folder: ImageFolder, usable: Indices, shares: Shares, *, alpha: float)
     needed = calibration + test + SMALLEST_BANK
     if len(usable) < needed:
         raise UsageError(
-            f"{folder.root} holds {len(usable)} readable images; a false-alarm rate of "
+            f"{images.where} holds {len(usable)} readable images; a false-alarm rate of "
             f"{alpha:g} needs {calibration} for calibration, {test} for the test and "
             f"{SMALLEST_BANK} to learn from, {needed} in all. Add images, or raise "
             f"alpha."
         )
-    ranked = np.array(sorted(usable.tolist(), key=lambda i: _hash(folder.names[i])))
+    ranked = _ranked(images, usable)
     return Split(
         calibration=ranked[:calibration],
         test=ranked[calibration : calibration + test],
         bank=ranked[calibration + test :],
     )
+
+
+def split_apart(
+    images: Images,
+    usable: Indices,
+    held_out: Images,
+    held_out_usable: Indices,
+    shares: Shares,
+    *,
+    alpha: float,
+) -> Split:
+    """Learn from all of `images`; calibrate and test on `held_out`.
+
+    The held-out images are divided in proportion to the shares. `calibration` and
+    `test` of the result index `held_out`, `bank` indexes `images`.
+
+    Raises:
+        UsageError: there are too few images of either.
+    """
+    if len(usable) < SMALLEST_BANK:
+        raise UsageError(
+            f"{images.where} holds {len(usable)} readable images; expected at least "
+            f"{SMALLEST_BANK} to learn from. Add images."
+        )
+    total = len(held_out_usable)
+    share = round(total * shares.calibration / (shares.calibration + shares.test))
+    calibration = max(scores_needed(alpha), min(share, shares.calibration_limit))
+    if total < calibration + 1:
+        raise UsageError(
+            f"{held_out.where} holds {total} readable images; a false-alarm rate of "
+            f"{alpha:g} needs {calibration} for calibration and 1 for the test. Add "
+            f"images, or raise alpha."
+        )
+    ranked = _ranked(held_out, held_out_usable)
+    return Split(
+        calibration=ranked[:calibration],
+        test=ranked[calibration:],
+        bank=_ranked(images, usable),
+    )
+
+
+def _ranked(images: Images, usable: Indices) -> Indices:
+    """Return the indices in the order of their names' hashes."""
+    return np.array(sorted(usable.tolist(), key=lambda i: _hash(images.names[i])))
 
 
 def _hash(name: str) -> bytes:

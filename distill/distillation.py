@@ -13,13 +13,12 @@ from rich.progress import Progress
 from backbones import WEIGHTS, Features, Student
 from bundle import Bundle, Manifest, Preprocessing, Provenance, require_absent
 from distill.checkpoint import Checkpoint
+from distill.data import Data, prepare_data
 from distill.embedding import Embedded, embed_roles
 from distill.evaluation import Evaluation, evaluate
 from distill.loading import TrainingViews, plain_crops
 from distill.preparation import (
-    Data,
     Models,
-    prepare_data,
     prepare_models,
     preprocessing_for,
 )
@@ -114,7 +113,9 @@ def _write(
         writer.write("evaluation.json", evaluation)
         writer.write("ood/detector.json", recipe.ood)
         writer.write_arrays("ood/reference.safetensors", detector.arrays())
-        writer.write_arrays("held_out.safetensors", data.held_out(preprocessing, progress))
+        writer.write_arrays(
+            "held_out.safetensors", data.held_out_pixels(preprocessing, progress)
+        )
     return Bundle.open(output)
 
 

@@ -10,10 +10,10 @@ from jaxtyping import Float, Float32
 from rich.progress import Progress
 from torch import Tensor
 
-from bundle import ImageFolder, Preprocessing
-from bundle.folder import Indices
+from bundle import Images, Preprocessing
+from bundle.collection import Indices
+from distill.data import Data
 from distill.loading import plain_crops
-from distill.preparation import Data
 
 Embed = Callable[[Tensor], Float[Tensor, "b d"]]
 
@@ -24,7 +24,7 @@ class Embedded:
 
     bank: Float32[np.ndarray, "n d"]
     test: Float32[np.ndarray, "m d"]
-    unfamiliar: Float32[np.ndarray, "u d"] | None
+    unfamiliar: dict[str, Float32[np.ndarray, "_ d"]]  # by the set's name
 
 
 def embed_roles(
@@ -42,9 +42,9 @@ def embed_roles(
     """
 
     def embeddings(
-        folder: ImageFolder, indices: Indices, role: str
+        images: Images, indices: Indices, role: str
     ) -> list[Float32[np.ndarray, "n _"]]:
-        crops = plain_crops(folder, indices, preprocessing, workers=workers)
+        crops = plain_crops(images, indices, preprocessing, workers=workers)
         batches: list[list[np.ndarray]] = [[] for _ in models]
         with torch.inference_mode():
             for pixels in progress.track(crops, description=f"Embedding the {role}"):
@@ -54,11 +54,16 @@ def embed_roles(
         return [np.concatenate(found) for found in batches]
 
     bank = embeddings(data.familiar, data.bank, "bank")
-    test = embeddings(data.familiar, data.split.test, "test images")
-    unfamiliar: Sequence[np.ndarray | None] = [None] * len(models)
-    if data.unfamiliar is not None:
-        unfamiliar = embeddings(data.unfamiliar, data.flaggable, "unfamiliar images")
+    test = embeddings(data.held_out, data.split.test, "test images")
+    unfamiliar = {
+        name: embeddings(each.images, each.flaggable, f"unfamiliar {name}")
+        for name, each in data.unfamiliar.items()
+    }
     return [
-        Embedded(bank=bank[i], test=test[i], unfamiliar=unfamiliar[i])
+        Embedded(
+            bank=bank[i],
+            test=test[i],
+            unfamiliar={name: found[i] for name, found in unfamiliar.items()},
+        )
         for i in range(len(models))
     ]

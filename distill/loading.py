@@ -11,8 +11,8 @@ from timm.data import create_transform
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from bundle import ImageFolder, Preprocessing
-from bundle.folder import Indices
+from bundle import Images, Preprocessing
+from bundle.collection import Indices
 from distill.recipe import DataSection
 
 Pixels = UInt8[Tensor, "b h w 3"]
@@ -21,7 +21,7 @@ Pixels = UInt8[Tensor, "b h w 3"]
 class _Views(Dataset[Tensor]):
     """Random views; a view is a function of seed, epoch and image, and of nothing else."""
 
-    def __init__(self, images: ImageFolder, data: DataSection, seed: int) -> None:
+    def __init__(self, images: Images, data: DataSection, seed: int) -> None:
         self._images = images
         self._seed = seed
         self._transform = create_transform(
@@ -61,7 +61,7 @@ def _seeded(seed: int) -> Iterator[None]:
 class _Crops(Dataset[Tensor]):
     """The images as every runner sees them."""
 
-    def __init__(self, images: ImageFolder, preprocessing: Preprocessing) -> None:
+    def __init__(self, images: Images, preprocessing: Preprocessing) -> None:
         self._images = images
         self._preprocessing = preprocessing
 
@@ -74,7 +74,7 @@ class TrainingViews:
 
     def __init__(
         self,
-        images: ImageFolder,
+        images: Images,
         indices: Indices,
         data: DataSection,
         *,
@@ -106,7 +106,7 @@ class TrainingViews:
 
 
 def plain_crops(
-    images: ImageFolder,
+    images: Images,
     indices: Indices,
     preprocessing: Preprocessing,
     *,

@@ -1,55 +1,14 @@
-"""What a run starts from: images with their roles, a teacher, a student, an objective."""
+"""The networks a run starts from: a teacher, a student, an objective between them."""
 
 from dataclasses import dataclass
-from pathlib import Path
 
-import numpy as np
-from rich.progress import Progress
 from torch import nn
 
 from backbones import Backbone, Student, preprocessing_of, timm_model
-from bundle import (
-    ImageFolder,
-    Preprocessing,
-    Split,
-    StudentCard,
-    TeacherCard,
-    split,
-)
-from bundle.folder import Indices
+from bundle import Preprocessing, StudentCard, TeacherCard
 from distill.objectives import Objective, objective_from_recipe
 from distill.recipe import Recipe
 from distill.weights import pretrained
-
-_UNFAMILIAR_KEPT = 64  # unfamiliar images kept in the bundle for parity
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Data:
-    """The familiar images with their roles, and the unfamiliar ones."""
-
-    familiar: ImageFolder
-    split: Split
-    bank: Indices  # those training images that are kept as references
-    unfamiliar: ImageFolder | None
-    flaggable: Indices  # the unfamiliar images that can be read
-
-    @property
-    def trained(self) -> list[str]:
-        """The names of the images that are learnt from."""
-        return [self.familiar.names[index] for index in self.split.bank]
-
-    def held_out(
-        self, preprocessing: Preprocessing, progress: Progress
-    ) -> dict[str, np.ndarray]:
-        """Return the pixels that parity and calibration need, by role."""
-        calibration = self.split.calibration
-        arrays = {"familiar": self.familiar.pixels(calibration, preprocessing, progress)}
-        if self.unfamiliar is not None:
-            places = np.linspace(0, len(self.flaggable) - 1, _UNFAMILIAR_KEPT).astype(int)
-            kept = self.flaggable[np.unique(places)]
-            arrays["unfamiliar"] = self.unfamiliar.pixels(kept, preprocessing, progress)
-        return arrays
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -61,32 +20,6 @@ class Models:
     student: Student
     student_card: StudentCard
     objective: Objective
-
-
-def prepare_data(recipe: Recipe, progress: Progress) -> Data:
-    """List, check and divide the images.
-
-    Raises:
-        UsageError: a folder without images, or images that do not do for `[ood]`.
-    """
-    section = recipe.data
-    familiar = ImageFolder.list(Path(section.images))
-    unfamiliar, flaggable = None, np.arange(0)
-    if section.unfamiliar is not None:
-        unfamiliar = ImageFolder.list(Path(section.unfamiliar))
-        flaggable = unfamiliar.readable(progress)
-    roles = split(
-        familiar, familiar.readable(progress), section.shares, alpha=recipe.ood.alpha
-    )
-    bank = roles.bank[: section.bank_limit]
-    recipe.ood.require_possible(len(bank), bool(familiar.classes))
-    return Data(
-        familiar=familiar,
-        split=roles,
-        bank=bank,
-        unfamiliar=unfamiliar,
-        flaggable=flaggable,
-    )
 
 
 def prepare_models(recipe: Recipe) -> Models:

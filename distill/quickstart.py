@@ -45,11 +45,11 @@ def quickstart_recipe(
         "student": {"name": STUDENT, "width": 128},
         "data": {
             "images": str(images),
-            "unfamiliar": str(unfamiliar),
             "size": size,
             "scale": (0.5, 1.0),
             "flip": 0.0,
         },
+        "unfamiliar": [{"name": "unfamiliar", "images": str(unfamiliar)}],
         "train": {
             "epochs": epochs,
             "batch_size": _BATCH,
@@ -67,8 +67,7 @@ def example_images(recipe: Recipe, progress: Progress) -> tuple[Path, Path]:
     familiar = ImageFolder.list(Path(recipe.data.images))
     usable = familiar.readable(progress)
     roles = split(familiar, usable, recipe.data.shares, alpha=recipe.ood.alpha)
-    assert recipe.data.unfamiliar is not None  # a quickstart always has some
-    unfamiliar = ImageFolder.list(Path(recipe.data.unfamiliar))
+    unfamiliar = ImageFolder.list(Path(recipe.unfamiliar[0].images))
     return (
         familiar.root / familiar.names[int(roles.test[0])],
         unfamiliar.root / unfamiliar.names[int(unfamiliar.readable(progress)[0])],

@@ -20,6 +20,13 @@ from distill.recipe_objectives import SECTIONS, CosPressSection, ObjectiveSectio
 # What timm.data.create_transform takes as auto_augment.
 _POLICIES = ("rand", "augmix", "3a", "original", "v0")
 
+_NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
+
+# Keys that earlier recipes had, and what to write instead.
+_MOVED: dict[tuple[str, ...], str] = {
+    ("data", "unfamiliar"): "write an [[unfamiliar]] table with `name` and `images`.",
+}
+
 
 class _Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -59,8 +66,10 @@ class DataSection(_Section):
     """The familiar images, and how they are divided and varied."""
 
     images: str = Field(description="a folder, with or without class folders")
-    unfamiliar: str | None = Field(
-        default=None, description="images the OOD evaluation should flag"
+    test: str | None = Field(
+        default=None,
+        description="other images of the same classes, to calibrate and test on; then "
+        "all of `images` is learnt from",
     )
     size: int = Field(default=224, ge=8, description="pixels, height and width")
     crop: float = Field(
@@ -106,6 +115,16 @@ class DataSection(_Section):
         )
 
 
+class UnfamiliarSection(_Section):
+    """One set of images that the OOD evaluation should flag."""
+
+    name: str = Field(pattern=_NAME)
+    images: str = Field(description="as for [data]")
+    kind: Literal["near", "far"] = Field(
+        default="far", description="near: such as other classes of the same kind"
+    )
+
+
 class TrainSection(_Section):
     """The optimisation: AdamW, linear warm-up, cosine decay per step."""
 
@@ -132,22 +151,33 @@ class TrainSection(_Section):
 class Recipe(_Section):
     """Everything that determines a student."""
 
-    name: str = Field(default="student", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    name: str = Field(default="student", pattern=_NAME)
     teacher: TeacherSection
     student: StudentSection
     data: DataSection
+    unfamiliar: tuple[UnfamiliarSection, ...] = ()
     train: TrainSection = TrainSection()
     objective: tuple[ObjectiveSection, ...] = Field(
         default=(CosPressSection(name="cospress"),), min_length=1
     )
     ood: DetectorSpec = DetectorSpec()
 
-    @field_validator("objective", mode="before")
+    @field_validator("objective", "unfamiliar", mode="before")
     @classmethod
-    def _in_two_brackets(cls, objectives: object) -> object:
-        if isinstance(objectives, dict):
-            raise ValueError("write it as [[objective]], in two brackets")
-        return objectives
+    def _in_two_brackets(cls, tables: object) -> object:
+        if isinstance(tables, dict):
+            raise ValueError("write the heading in two brackets, as in [[objective]]")
+        return tables
+
+    @field_validator("unfamiliar")
+    @classmethod
+    def _different_names(
+        cls, unfamiliar: tuple[UnfamiliarSection, ...]
+    ) -> tuple[UnfamiliarSection, ...]:
+        names = [section.name for section in unfamiliar]
+        if len(set(names)) < len(names):
+            raise ValueError("expected a different name for each set")
+        return unfamiliar
 
     @field_validator("objective")
     @classmethod
@@ -192,15 +222,18 @@ def recipe_from_document(document: dict[str, Any], *, where: str) -> Recipe:
 
 
 def _explain(fault: dict[str, Any], where: str) -> str:
-    # The place of a fault: section, in [[objective]] its number and name, then the key.
+    # The place of a fault: section, in [[...]] its number, of an objective also its
+    # name, then the key.
     place = [str(part) for part in fault["loc"]]
-    inside = 3 if place[0] == "objective" else 1
+    inside = {"objective": 3, "unfamiliar": 2}.get(place[0], 1)
     section, key = place[:inside], ".".join(place[inside:])
     if not key:
         section, key = [], ".".join(place)
     at = f"{where} [{' '.join(section)}]" if section else where
     if fault["type"] == "extra_forbidden":
         known = _keys(section)
+        if (*section, key) in _MOVED:
+            return f"{at}: `{key}` has moved; {_MOVED[*section, key]}"
         near = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
         hint = f"did you mean `{near[0]}`?" if near else f"known are {', '.join(known)}."
         return f"{at}: unknown key `{key}`; {hint}"
@@ -214,5 +247,7 @@ def _keys(section: list[str]) -> list[str]:
         return list(Recipe.model_fields)
     if section[0] == "objective":
         return list(SECTIONS[section[-1]].model_fields)
+    if section[0] == "unfamiliar":
+        return list(UnfamiliarSection.model_fields)
     model = Recipe.model_fields[section[0]].annotation
     return list(model.model_fields) if model else []

@@ -71,10 +71,10 @@ def recipe(digits: Path, photographs: Path) -> Recipe:
         "student": {"name": "test_resnet", "width": 32},
         "data": {
             "images": str(digits),
-            "unfamiliar": str(photographs),
             "size": 32,
             "scale": [0.5, 1.0],
         },
+        "unfamiliar": [{"name": "photographs", "images": str(photographs)}],
         "train": {
             "epochs": 2,
             "warmup_epochs": 0.5,

@@ -47,6 +47,20 @@ def test_defaults_are_cospress_with_ten_temperatures() -> None:
         ),
         ({"objective": [{"name": "rkd"}, {"name": "rkd"}]}, "each objective once"),
         ({"objective": []}, "at least 1 item"),
+        (
+            {"data": {"images": "x", "unfamiliar": "y"}},
+            r"\[data\]: `unfamiliar` has moved; write an \[\[unfamiliar\]\] table",
+        ),
+        ({"unfamiliar": {"name": "a", "images": "b"}}, "`unfamiliar`: .*in two brackets"),
+        (
+            {"unfamiliar": [{"name": "a", "image": "b"}]},
+            r"\[unfamiliar 0\]: unknown key `image`; did you mean `images`",
+        ),
+        ({"unfamiliar": [{"name": "a", "images": "b"}] * 2}, "a different name for each"),
+        (
+            {"unfamiliar": [{"name": "a", "images": "b", "kind": "x"}]},
+            r"\[unfamiliar 0\]: `kind`: .*'near' or 'far'",
+        ),
         ({"ood": {"alpha": 2}}, "`alpha`"),
         ({"data": {"images": "x", "scale": [1.0, 0.5]}}, "`scale`: .*smallest <= largest"),
         ({"data": {"images": "x", "scale": [0.5, "a"]}}, r"\[data\]: `scale.1`"),

@@ -10,10 +10,11 @@ from backbones import Student
 from bundle import Bundle, ImageFolder, UsageError
 from distill import Recipe
 from distill.checkpoint import Checkpoint
+from distill.data import prepare_data
 from distill.distillation import distill, work_folder
 from distill.evaluation import Evaluation
 from distill.loading import TrainingViews
-from distill.preparation import Models, prepare_data, prepare_models
+from distill.preparation import Models, prepare_models
 from distill.trainer import train
 
 
@@ -204,7 +205,7 @@ def test_what_does_not_shape_the_weights_may_change_between_runs(
     document = recipe.model_dump()
     document["ood"]["k"] = 3
     document["train"]["workers"] = 1
-    document["data"]["unfamiliar"] = None
+    document["unfamiliar"] = []
     assert Checkpoint(tmp_path, Recipe.model_validate(document), ("a",)).load() == {}
     document["train"]["learning_rate"] = 1.0
     with pytest.raises(UsageError, match="another recipe"):
@@ -231,10 +232,10 @@ def test_an_unreadable_unfamiliar_image_is_left_out(
     folder = Path(shutil.copytree(photographs, tmp_path / "photographs"))
     (folder / "broken.jpg").write_bytes(b"broken")
     document = recipe.model_dump()
-    document["data"]["unfamiliar"] = str(folder)
+    document["unfamiliar"][0]["images"] = str(folder)
     data = prepare_data(Recipe.model_validate(document), progress)
-    assert data.unfamiliar is not None
-    assert len(data.flaggable) == len(data.unfamiliar) - 1
+    found = data.unfamiliar["photographs"]
+    assert len(found.flaggable) == len(found.images) - 1
 
 
 @pytest.mark.parametrize(
@@ -264,7 +265,8 @@ def test_a_folder_without_classes_needs_no_labels(
     recipe: Recipe, tmp_path: Path, flat_digits: Path, progress: Progress
 ) -> None:
     document = recipe.model_dump()
-    document["data"] |= {"images": str(flat_digits), "unfamiliar": None}
+    document["data"]["images"] = str(flat_digits)
+    document["unfamiliar"] = []
     bundle = distill(Recipe.model_validate(document), tmp_path / "f.isogon", progress)
     evaluation = bundle.record("evaluation.json", Evaluation)
     assert evaluation.student.knn_accuracy is None

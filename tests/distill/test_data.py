@@ -1,0 +1,78 @@
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from rich.progress import Progress
+
+from bundle import Preprocessing, UsageError
+from distill import Recipe
+from distill.data import prepare_data
+
+EIGHT = Preprocessing(height=8, width=8, mean=(0.5,) * 3, std=(0.5,) * 3)
+
+
+def changed(recipe: Recipe, *, unfamiliar: object = (), **data: object) -> Recipe:
+    document = recipe.model_dump()
+    document["data"] |= data
+    return Recipe.model_validate(document | {"unfamiliar": unfamiliar})
+
+
+def test_a_source_of_its_own_is_calibrated_and_tested_on_and_all_else_is_learnt(
+    recipe: Recipe, digits: Path, tmp_path: Path, progress: Progress
+) -> None:
+    train, test = tmp_path / "train", tmp_path / "test"
+    for number, path in enumerate(sorted(digits.rglob("*.png"))):
+        copy = (train if number % 3 else test) / path.relative_to(digits)
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(path, copy)
+    data = prepare_data(changed(recipe, images=str(train), test=str(test)), progress)
+    assert sorted(data.split.bank) == list(range(160))
+    held_out = np.concatenate([data.split.calibration, data.split.test])
+    assert sorted(held_out) == list(range(80))
+    assert len(data.split.calibration) == 40  # both shares are 0.15
+    assert data.held_out.where == str(test)
+    labels = data.held_out.labels(data.split.test)
+    assert labels is not None
+    for index, label in zip(data.split.test, labels, strict=True):
+        assert data.held_out.names[index].startswith(data.familiar.classes[label] + "/")
+    arrays = data.held_out_pixels(EIGHT, progress)
+    first = data.held_out.image(int(data.split.calibration[0]))
+    assert np.array_equal(arrays["familiar"][0], EIGHT.pixels(first))
+
+
+def test_other_classes_in_the_test_images_are_refused(
+    recipe: Recipe, digits: Path, tmp_path: Path, progress: Progress
+) -> None:
+    test = Path(shutil.copytree(digits, tmp_path / "test"))
+    (test / "9").rename(test / "nine")
+    with pytest.raises(UsageError, match=r"same classes.* only one of them has 9, nine\."):
+        prepare_data(changed(recipe, test=str(test)), progress)
+
+
+def test_too_few_held_out_images_are_refused(
+    recipe: Recipe, digits: Path, photographs: Path, tmp_path: Path, progress: Progress
+) -> None:
+    with pytest.raises(UsageError, match=r"photographs.* 12 readable.* 19 for calib"):
+        prepare_data(changed(recipe, test=str(photographs)), progress)
+    shutil.copy(photographs / "brick.jpg", tmp_path)
+    with pytest.raises(UsageError, match="1 readable images; expected at least 10"):
+        prepare_data(changed(recipe, images=str(tmp_path), test=str(digits)), progress)
+
+
+def test_the_images_kept_of_unfamiliar_sets_come_from_each(
+    recipe: Recipe, digits: Path, photographs: Path, progress: Progress
+) -> None:
+    sets = [
+        {"name": "photographs", "images": str(photographs)},
+        {"name": "digits", "images": str(digits), "kind": "near"},
+    ]
+    data = prepare_data(changed(recipe, unfamiliar=sets), progress)
+    assert {name: each.kind for name, each in data.unfamiliar.items()} == {
+        "photographs": "far",
+        "digits": "near",
+    }
+    kept = data.held_out_pixels(EIGHT, progress)["unfamiliar"]
+    assert len(kept) == 12 + 32
+    last = data.unfamiliar["digits"].images.image(239)
+    assert np.array_equal(kept[-1], EIGHT.pixels(last))
