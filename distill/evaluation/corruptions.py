@@ -21,7 +21,7 @@ from torch.utils.data import DataLoader, Dataset
 from bundle import Preprocessing, UsageError
 from bundle.collection import Indices
 from distill.data import Data
-from distill.embedding import Embed, embedded_batches
+from distill.embedding import Embed, embed_batches
 from distill.evaluation.accuracy import knn_right
 from distill.evaluation.record import Corruptions
 from distill.loading import plain_crops
@@ -78,7 +78,7 @@ def corrupted(
 
 
 class _Corrupted(Dataset[Tensor]):
-    """Every image under every corruption at every severity, in this order, reversed."""
+    """Every image under every corruption at every severity in this order."""
 
     def __init__(
         self,
@@ -148,7 +148,7 @@ def embed_corrupted(
         batch_size=_BATCH,
         num_workers=workers,
     )
-    found = embedded_batches(models, batches, progress, "Embedding corruptions", device)
+    found = embed_batches(models, batches, progress, "Embedding corruptions", device)
     shape = (len(CORRUPTIONS), len(choice.severities), len(places))
     return [
         CorruptedEmbeddings(
