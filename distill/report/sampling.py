@@ -104,5 +104,6 @@ def _plane(embeddings: Float32[np.ndarray, "n d"], seed: int) -> Float[np.ndarra
     if len(embeddings) < 10:  # too few for neighbourhoods: the first two axes
         return np.pad(reduced, ((0, 0), (0, 2)))[:, :2]
     perplexity = min(30.0, (len(embeddings) - 1) / 3)
-    placed = TSNE(2, perplexity=perplexity, init="pca", random_state=seed)
-    return np.asarray(placed.fit_transform(reduced))
+    tsne = TSNE(2, perplexity=perplexity, init="pca", random_state=seed)
+    placed: np.ndarray = tsne.fit_transform(reduced)
+    return placed
