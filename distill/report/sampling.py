@@ -100,9 +100,9 @@ def _plane(embeddings: Float32[np.ndarray, "n d"], seed: int) -> Float[np.ndarra
     from sklearn.manifold import TSNE
 
     axes = min(50, *embeddings.shape)
-    reduced = PCA(axes, random_state=seed).fit_transform(embeddings)
+    reduced: np.ndarray = PCA(axes, random_state=seed).fit_transform(embeddings)
     if len(embeddings) < 10:  # too few for neighbourhoods: the first two axes
-        return np.pad(reduced, ((0, 0), (0, 2)))[:, :2]
+        return np.stack([reduced[:, 0], reduced[:, min(1, axes - 1)]], axis=1)
     perplexity = min(30.0, (len(embeddings) - 1) / 3)
     tsne = TSNE(2, perplexity=perplexity, init="pca", random_state=seed)
     placed: np.ndarray = tsne.fit_transform(reduced)
