@@ -1,6 +1,7 @@
 """The report: `report.html`, what a person reads of an evaluation.
 
-Matplotlib, Jinja2 and scikit-learn are imported only when a report is made.
+Importing this is quick; Matplotlib, Jinja2 and scikit-learn are loaded only when a report
+is written or points are placed.
 """
 
 from distill.report.drawn import (
@@ -13,8 +14,10 @@ from distill.report.drawn import (
     Scores as Scores,
 )
 from distill.report.page import report_html as report_html
+from distill.report.placing import embedding_map as embedding_map
 from distill.report.sampling import (
-    embedding_map as embedding_map,
+    flagging_threshold as flagging_threshold,
     sample_cosines as sample_cosines,
+    sample_queries as sample_queries,
     thumbnail as thumbnail,
 )

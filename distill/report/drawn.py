@@ -1,7 +1,7 @@
 """What the report draws beside the figures of the evaluation: points, scores, images."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Float, Float32, Int, UInt8
@@ -25,7 +25,7 @@ class Scores:
 
     detector: str
     alpha: float  # the false-alarm rate that was asked for
-    threshold: float  # a score at or above it is flagged
+    threshold: float  # a score above it is flagged; see `flagging_threshold`
     familiar: Float[np.ndarray, " t"]  # of test images
     unfamiliar: Mapping[str, Float[np.ndarray, " _"]]  # by set
 
@@ -68,4 +68,3 @@ class Drawn:
     scores: Scores | None = None
     queries: tuple[Query, ...] = ()
     map: EmbeddingMap | None = None
-    notes: tuple[str, ...] = field(default=())  # sentences to show under "Provenance"

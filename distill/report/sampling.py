@@ -1,13 +1,18 @@
-"""Which points and images of an evaluation the report shows, and where on its map."""
+"""Which pairs, images and neighbours of an evaluation the report shows."""
+
+from collections.abc import Callable
 
 import numpy as np
-from jaxtyping import Float, Float32, Int, UInt8
+from jaxtyping import Float32, Int, UInt8
 from PIL import Image
 
-from distill.report.drawn import UNFAMILIAR, CosinePairs, EmbeddingMap
+from bundle import Calibration
+from bundle.neighbours import nearest
+from distill.report.drawn import CosinePairs, Picture, Query
 
 PAIRS = 4000  # points of the cosine scatter
-MAPPED = 1500  # points of a map
+QUERIES = 6  # images whose neighbours are shown
+SHOWN = 8  # neighbours of each
 THUMBNAIL = 72  # pixels, the longer side
 
 
@@ -40,34 +45,59 @@ def sample_cosines(
     )
 
 
-def embedding_map(
-    student: Float32[np.ndarray, "n s"],
-    teacher: Float32[np.ndarray, "n t"] | None,
-    labels: Int[np.ndarray, " n"] | None,
-    student_unfamiliar: Float32[np.ndarray, "u s"] | None = None,
-    teacher_unfamiliar: Float32[np.ndarray, "u t"] | None = None,
-    *,
-    classes: tuple[str, ...] = (),
-    seed: int = 0,
-) -> EmbeddingMap:
-    """Place at most `MAPPED` images in the plane: PCA to 50 axes, then t-SNE.
+def flagging_threshold(calibration: Calibration) -> float:
+    """Return the score above which, and only above which, `is_ood` holds.
 
-    A fifth of the points, at most, are unfamiliar images. Reference: van der Maaten
-    and Hinton, "Visualizing Data using t-SNE", JMLR 2008; scikit-learn's
-    implementation, on cosine distances' Euclidean equivalent (unit-norm vectors).
+    p <= alpha leaves room for m calibration scores at or above the image's own, so it
+    holds above the (m + 1)-th largest of them.
     """
-    generator = np.random.default_rng(seed)
-    doubted = 0 if student_unfamiliar is None else len(student_unfamiliar)
-    outside = _choose(generator, doubted, MAPPED // 5)
-    inside = _choose(generator, len(student), MAPPED - len(outside))
-    known = np.zeros(len(student), dtype=np.int64) if labels is None else labels
-    return EmbeddingMap(
-        student=_plane(_joined(student, inside, student_unfamiliar, outside), seed),
-        teacher=None
-        if teacher is None
-        else _plane(_joined(teacher, inside, teacher_unfamiliar, outside), seed),
-        labels=np.concatenate([known[inside], np.full(len(outside), UNFAMILIAR)]),
-        classes=() if labels is None else classes,
+    n = len(calibration.scores)
+    p_values = (1 + np.arange(n)) / (n + 1)  # as `Calibration.p_values` rounds them
+    room = np.count_nonzero(p_values <= calibration.alpha) - 1
+    return calibration.scores[n - 1 - room]
+
+
+def sample_queries(
+    student_test: Float32[np.ndarray, "test s"],
+    student_bank: Float32[np.ndarray, "bank s"],
+    teacher_test: Float32[np.ndarray, "test t"] | None,
+    teacher_bank: Float32[np.ndarray, "bank t"] | None,
+    *,
+    test_picture: Callable[[int], Picture],
+    bank_picture: Callable[[int], Picture],
+) -> tuple[Query, ...]:
+    """Return `QUERIES` test images with their nearest of the bank, nearest first.
+
+    The images are spread evenly from the one whose neighbours the student keeps worst
+    to the one it keeps best; without a teacher, over the test images.
+
+    Args:
+        student_test: unit-norm embeddings, as all of these.
+        student_bank: of the images to search.
+        teacher_test: the same images by the teacher; None without one.
+        teacher_bank: given when `teacher_test` is.
+        test_picture: from the place of a test image to what is shown of it.
+        bank_picture: the same for the bank.
+    """
+    ours = _ranked(student_test, student_bank)
+    theirs = None
+    order = np.arange(len(ours))
+    if teacher_test is not None and teacher_bank is not None:
+        theirs = _ranked(teacher_test, teacher_bank)
+        kept = (ours[:, :, None] == theirs[:, None, :]).any(axis=2).sum(axis=1)
+        order = np.argsort(kept, kind="stable")
+    places = np.linspace(0, len(order) - 1, QUERIES).round().astype(int)
+
+    def pictures(row: Int[np.ndarray, " shown"]) -> tuple[Picture, ...]:
+        return tuple(bank_picture(int(place)) for place in row)
+
+    return tuple(
+        Query(
+            image=test_picture(int(chosen)),
+            student=pictures(ours[chosen]),
+            teacher=None if theirs is None else pictures(theirs[chosen]),
+        )
+        for chosen in order[np.unique(places)]
     )
 
 
@@ -78,32 +108,10 @@ def thumbnail(pixels: UInt8[np.ndarray, "h w 3"]) -> UInt8[np.ndarray, "_ _ 3"]:
     return np.asarray(image)
 
 
-def _choose(
-    generator: np.random.Generator, count: int, limit: int
-) -> Int[np.ndarray, " chosen"]:
-    return np.sort(generator.permutation(count)[:limit])
-
-
-def _joined(
-    familiar: Float32[np.ndarray, "n d"],
-    inside: Int[np.ndarray, " chosen"],
-    unfamiliar: Float32[np.ndarray, "u d"] | None,
-    outside: Int[np.ndarray, " doubted"],
-) -> Float32[np.ndarray, "mapped d"]:
-    if unfamiliar is None:
-        return familiar[inside]
-    return np.concatenate([familiar[inside], unfamiliar[outside]])
-
-
-def _plane(embeddings: Float32[np.ndarray, "n d"], seed: int) -> Float[np.ndarray, "n 2"]:
-    from sklearn.decomposition import PCA
-    from sklearn.manifold import TSNE
-
-    axes = min(50, *embeddings.shape)
-    reduced: np.ndarray = PCA(axes, random_state=seed).fit_transform(embeddings)
-    if len(embeddings) < 10:  # too few for neighbourhoods: the first two axes
-        return np.stack([reduced[:, 0], reduced[:, min(1, axes - 1)]], axis=1)
-    perplexity = min(30.0, (len(embeddings) - 1) / 3)
-    tsne = TSNE(2, perplexity=perplexity, init="pca", random_state=seed)
-    placed: np.ndarray = tsne.fit_transform(reduced)
-    return placed
+def _ranked(
+    test: Float32[np.ndarray, "test d"], bank: Float32[np.ndarray, "bank d"]
+) -> Int[np.ndarray, "test shown"]:
+    cosines = test @ bank.T
+    found = nearest(cosines, min(SHOWN, len(bank)))
+    order = np.argsort(-np.take_along_axis(cosines, found, axis=1), axis=1, kind="stable")
+    return np.take_along_axis(found, order, axis=1)
