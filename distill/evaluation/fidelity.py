@@ -39,9 +39,7 @@ def fidelity(teacher: Embedded, student: Embedded, *, same_space: bool) -> Fidel
     )
 
 
-def linear_cka(
-    before: Float[np.ndarray, "n _"], after: Float[np.ndarray, "n _"]
-) -> float:
+def linear_cka(before: Float[np.ndarray, "n _"], after: Float[np.ndarray, "n _"]) -> float:
     """Return the linear centred kernel alignment of two sets of features, in [0, 1].
 
     1 means equal up to rotation, isotropic scale and shift. By the feature-space

@@ -1,0 +1,23 @@
+"""The report: `report.html`, what a person reads of an evaluation.
+
+Importing this is quick; Matplotlib, Jinja2 and scikit-learn are loaded only when a report
+is written or points are placed.
+"""
+
+from distill.report.drawn import (
+    UNFAMILIAR as UNFAMILIAR,
+    CosinePairs as CosinePairs,
+    Drawn as Drawn,
+    EmbeddingMap as EmbeddingMap,
+    Picture as Picture,
+    Query as Query,
+    Scores as Scores,
+)
+from distill.report.page import report_html as report_html
+from distill.report.placing import embedding_map as embedding_map
+from distill.report.sampling import (
+    flagging_threshold as flagging_threshold,
+    sample_cosines as sample_cosines,
+    sample_queries as sample_queries,
+    thumbnail as thumbnail,
+)
