@@ -5,6 +5,7 @@ import html
 import io
 import re
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 from jaxtyping import UInt8
@@ -22,7 +23,7 @@ _MARKED = {
     for number, name in enumerate([*ROLES, *(f"class-{n}" for n in range(CLASSES))])
 }
 
-STYLE = {
+STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",  # text stays text: small, selectable, in the page's font
     "path.simplify": False,  # dots are lines of length zero
     "font.size": 9.0,
@@ -77,7 +78,7 @@ def svg(
     text = re.sub(r"url\(#", f"url(#{name}-", text)
     text = re.sub(r'xlink:href="#', f'href="#{name}-', text)
     text = text.replace("xlink:href=", "href=")
-    text = re.sub(r"(\d\.\d\d)\d+", r"\1", text)  # a hundredth of a point is enough
+    text = re.sub(r'"[^"]*"', _hundredths, text)  # of a point
     text = re.sub(r"\s*\n\s*", " ", text)
     for role, marked in _MARKED.items():
         text = text.replace(marked, f"var(--{role})")
@@ -89,6 +90,11 @@ def svg(
     )
     label = f'<svg role="img" aria-label="{html.escape(alt)}" '
     return Markup(text.replace("<svg ", label, 1))
+
+
+def _hundredths(quoted: re.Match[str]) -> str:
+    """Shorten the numbers of an attribute, not those that are printed as text."""
+    return re.sub(r"(\d\.\d\d)\d+", r"\1", quoted[0])
 
 
 def data_uri(pixels: UInt8[np.ndarray, "h w 3"]) -> str:

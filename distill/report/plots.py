@@ -8,6 +8,7 @@ from markupsafe import Markup
 from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from distill.evaluation import Corruptions
 from distill.report.drawn import UNFAMILIAR, CosinePairs, EmbeddingMap, Scores
@@ -15,7 +16,7 @@ from distill.report.inline import CLASSES, STYLE, colour, svg
 
 _WIDTH = 5.0  # inches; about 480 pixels on the page
 _MID_BLUE = "#4a8fc7"  # of the dots that are pixels: readable on light and on dark
-_BINS = 40
+_BINS = 60
 
 
 def cosine_scatter(pairs: CosinePairs) -> Markup:
@@ -54,8 +55,10 @@ def score_histogram(scores: Scores, unfamiliar: str, number: int) -> Markup:
     both = both[np.isfinite(both)]
     low, high = np.percentile(both, [0.5, 99.5]) if len(both) else (0.0, 1.0)
     low, high = min(low, scores.threshold), max(high, scores.threshold)
-    room = 0.02 * (high - low) or 1e-3
-    edges = np.linspace(low - room, high + room, _BINS + 1)
+    width = 1.02 * (high - low) / _BINS or 1e-3
+    # The threshold is an edge: no bin is half flagged.
+    below, above = (np.ceil(abs(scores.threshold - end) / width) + 1 for end in (low, high))
+    edges = scores.threshold + width * np.arange(-below, above + 1)
     with rc_context(STYLE):
         figure, axes = _panel(height=2.5)
         for role, values in (("familiar", scores.familiar), ("unfamiliar", others)):
@@ -97,8 +100,7 @@ def corruption_bars(student: Corruptions, teacher: Corruptions | None) -> Markup
             axes.axvline(
                 figures.clean_accuracy, color=colour(role), linewidth=1.2, dashes=(4, 3)
             )
-        words = {f"corruption-{n}": name.replace("_", " ") for n, name in enumerate(names)}
-        axes.set_yticks(places, list(words))
+        axes.set_yticks(places, [name.replace("_", " ") for name in names])
         axes.tick_params(axis="y", length=0)
         axes.invert_yaxis()
         axes.set(xlim=(0, 1), xlabel="kNN accuracy (dashed: uncorrupted)")
@@ -108,7 +110,6 @@ def corruption_bars(student: Corruptions, teacher: Corruptions | None) -> Markup
             name="corruptions",
             alt=f"Bars of kNN accuracy under {len(names)} corruptions; the table below "
             "holds the numbers.",
-            words=words,
         )
 
 
@@ -122,27 +123,23 @@ def training_curves(terms: tuple[Mapping[str, float], ...]) -> Markup:
     columns = min(3, len(curves))
     rows = -(-len(curves) // columns)
     marker = "o" if len(terms) < 15 else ""
-    words = {f"term-{n}": name.replace("_", " ") for n, name in enumerate(curves)}
     with rc_context(STYLE):
         figure = Figure(figsize=(2.6 * columns, 1.9 * rows), layout="constrained")
-        for place, (placeholder, values) in enumerate(
-            zip(words, curves.values(), strict=True)
-        ):
+        for place, (name, values) in enumerate(curves.items()):
             axes = figure.add_subplot(rows, columns, place + 1)
             axes.plot(
                 epochs, values, marker, linestyle="-", markersize=3,
                 color=colour("student"), linewidth=1.5,
             )  # fmt: skip
-            axes.set_title(placeholder, loc="left")
-            axes.xaxis.get_major_locator().set_params(integer=True)
-            axes.yaxis.get_major_locator().set_params(nbins=4)
+            axes.set_title(name.replace("_", " "), loc="left")
+            axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
+            axes.yaxis.set_major_locator(MaxNLocator(4))
             if place >= len(curves) - columns:
                 axes.set_xlabel("epoch")
         return svg(
             figure,
             name="training",
             alt=f"Curves of the loss and its {len(names)} terms over {len(terms)} epochs.",
-            words=words,
         )
 
 
@@ -168,7 +165,8 @@ def map_plot(
             own = points[drawn.labels == label]
             placeholder = f"class-name-{number}"
             words[placeholder] = _short(drawn.classes[label])
-            axes.text(*_centre(own), placeholder, ha="center", va="center", size=9)
+            x, y = _centre(own)
+            axes.text(x, y, placeholder, ha="center", va="center", size=9)
         axes.set(xticks=[], yticks=[])
         axes.spines[:].set_visible(True)
         return svg(
