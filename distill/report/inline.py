@@ -14,10 +14,12 @@ from matplotlib import rc_context
 from matplotlib.figure import Figure
 from PIL import Image
 
+from distill.report.placing import SPOTLIT
+
 # Colours of the figures by role. Each is written into the SVG as `var(--role)`, so
 # that the page's style sheet decides, for light and for dark.
 ROLES = ("ink", "faint", "teacher", "student", "familiar", "unfamiliar")
-CLASSES = 10  # classes that get a colour of their own on a map: --class-0 …
+CLASSES = SPOTLIT  # colours of classes on a map: --class-0 …
 _MARKED = {
     name: f"#0e0d{number:02x}"
     for number, name in enumerate([*ROLES, *(f"class-{n}" for n in range(CLASSES))])

@@ -25,12 +25,8 @@ from distill.report.words import (
 )
 
 
-def report_html(evaluation: Evaluation, drawn: Drawn) -> str:
-    """Return `report.html`: every figure inline; the same input gives the same text.
-
-    What was not measured has no section. Words that come from outside (class names,
-    sets, paths) are escaped, and the page's own policy forbids scripts and requests.
-    """
+def page(evaluation: Evaluation, drawn: Drawn) -> str:
+    """Return the page; see `distill.report.report_html`."""
     environment = Environment(
         loader=PackageLoader("distill.report", "."),
         autoescape=True,
@@ -53,7 +49,7 @@ def report_html(evaluation: Evaluation, drawn: Drawn) -> str:
         queries=[(query, kept(query)) for query in drawn.queries],
         maps={} if drawn.map is None else _maps(drawn.map, shown),
         shown=shown,
-        training=evaluation.training.terms and training_curves(evaluation.training.terms),
+        training=training_curves(evaluation.training.terms),
     )
 
 
@@ -85,9 +81,14 @@ def _maps(drawn: EmbeddingMap, shown: tuple[int, ...]) -> dict[str, Markup]:
 
 
 def _shown_classes(drawn: EmbeddingMap) -> tuple[int, ...]:
-    """Return the classes that get a colour: the most frequent ones, in their order."""
+    """Return the classes that get a colour: of the most frequent, spread over all."""
     if not drawn.classes:
         return ()
     counts = Counter(int(label) for label in drawn.labels if label != UNFAMILIAR)
-    frequent = sorted(counts, key=lambda label: (-counts[label], label))
-    return tuple(sorted(frequent[:CLASSES]))
+    ranked = sorted(counts.values(), reverse=True)
+    enough = ranked[min(CLASSES, len(ranked)) - 1] if ranked else 0
+    frequent = sorted(label for label, count in counts.items() if count >= enough)
+    step = max(1.0, len(frequent) / CLASSES)
+    return tuple(
+        frequent[int(place * step)] for place in range(min(CLASSES, len(frequent)))
+    )

@@ -46,9 +46,10 @@ def headlines(evaluation: Evaluation, drawn: Drawn) -> list[Headline]:
             ),
         ]
     if student.knn_accuracy is not None:
-        theirs = teacher and teacher.knn_accuracy and teacher.knn_accuracy.value
+        theirs = None if teacher is None else teacher.knn_accuracy
+        above = None if theirs is None else theirs.value
         ours = student.knn_accuracy.value
-        found.append(_headline("kNN accuracy", "k = 10, T = 0.07", ours, theirs))
+        found.append(_headline("kNN accuracy", "k = 10, T = 0.07", ours, above))
     for kind in evaluation.kinds():
         auroc = _auroc(evaluation, student, kind)
         if auroc is not None:
@@ -71,7 +72,8 @@ def headlines(evaluation: Evaluation, drawn: Drawn) -> list[Headline]:
         )
     )
     if student.corruptions is not None and student.corruptions.accuracy:
-        above = teacher and teacher.corruptions and teacher.corruptions.mean_accuracy
+        reached = None if teacher is None else teacher.corruptions
+        above = None if reached is None else reached.mean_accuracy
         mean = student.corruptions.mean_accuracy
         found.append(_headline("corrupted accuracy", "kNN, mean", mean, above))
     return found[:_HEADLINES]
