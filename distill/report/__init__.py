@@ -4,6 +4,7 @@ Importing this is quick; Matplotlib, Jinja2 and scikit-learn are loaded only whe
 is written or points are placed.
 """
 
+from distill.evaluation import Evaluation
 from distill.report.drawn import (
     UNFAMILIAR as UNFAMILIAR,
     CosinePairs as CosinePairs,
@@ -13,7 +14,6 @@ from distill.report.drawn import (
     Query as Query,
     Scores as Scores,
 )
-from distill.report.page import report_html as report_html
 from distill.report.placing import embedding_map as embedding_map
 from distill.report.sampling import (
     flagging_threshold as flagging_threshold,
@@ -21,3 +21,14 @@ from distill.report.sampling import (
     sample_queries as sample_queries,
     thumbnail as thumbnail,
 )
+
+
+def report_html(evaluation: Evaluation, drawn: Drawn) -> str:
+    """Return `report.html`: every figure inline; the same input gives the same text.
+
+    What was not measured has no section. Words that come from outside (class names,
+    sets, paths) are escaped, and the page's own policy forbids scripts and requests.
+    """
+    from distill.report.page import page
+
+    return page(evaluation, drawn)

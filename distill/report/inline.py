@@ -5,6 +5,7 @@ import html
 import io
 import re
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 from jaxtyping import UInt8
@@ -13,16 +14,18 @@ from matplotlib import rc_context
 from matplotlib.figure import Figure
 from PIL import Image
 
+from distill.report.placing import SPOTLIT
+
 # Colours of the figures by role. Each is written into the SVG as `var(--role)`, so
 # that the page's style sheet decides, for light and for dark.
 ROLES = ("ink", "faint", "teacher", "student", "familiar", "unfamiliar")
-CLASSES = 10  # classes that get a colour of their own on a map: --class-0 …
+CLASSES = SPOTLIT  # colours of classes on a map: --class-0 …
 _MARKED = {
     name: f"#0e0d{number:02x}"
     for number, name in enumerate([*ROLES, *(f"class-{n}" for n in range(CLASSES))])
 }
 
-STYLE = {
+STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",  # text stays text: small, selectable, in the page's font
     "path.simplify": False,  # dots are lines of length zero
     "font.size": 9.0,
@@ -77,7 +80,7 @@ def svg(
     text = re.sub(r"url\(#", f"url(#{name}-", text)
     text = re.sub(r'xlink:href="#', f'href="#{name}-', text)
     text = text.replace("xlink:href=", "href=")
-    text = re.sub(r"(\d\.\d\d)\d+", r"\1", text)  # a hundredth of a point is enough
+    text = re.sub(r'"[^"]*"', _hundredths, text)  # of a point
     text = re.sub(r"\s*\n\s*", " ", text)
     for role, marked in _MARKED.items():
         text = text.replace(marked, f"var(--{role})")
@@ -89,6 +92,11 @@ def svg(
     )
     label = f'<svg role="img" aria-label="{html.escape(alt)}" '
     return Markup(text.replace("<svg ", label, 1))
+
+
+def _hundredths(quoted: re.Match[str]) -> str:
+    """Shorten the numbers of an attribute, not those that are printed as text."""
+    return re.sub(r"(\d\.\d\d)\d+", r"\1", quoted[0])
 
 
 def data_uri(pixels: UInt8[np.ndarray, "h w 3"]) -> str:

@@ -8,6 +8,7 @@ from markupsafe import Markup
 from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from distill.evaluation import Corruptions
 from distill.report.drawn import UNFAMILIAR, CosinePairs, EmbeddingMap, Scores
@@ -15,7 +16,6 @@ from distill.report.inline import CLASSES, STYLE, colour, svg
 
 _WIDTH = 5.0  # inches; about 480 pixels on the page
 _MID_BLUE = "#4a8fc7"  # of the dots that are pixels: readable on light and on dark
-_BINS = 40
 
 
 def cosine_scatter(pairs: CosinePairs) -> Markup:
@@ -54,8 +54,11 @@ def score_histogram(scores: Scores, unfamiliar: str, number: int) -> Markup:
     both = both[np.isfinite(both)]
     low, high = np.percentile(both, [0.5, 99.5]) if len(both) else (0.0, 1.0)
     low, high = min(low, scores.threshold), max(high, scores.threshold)
-    room = 0.02 * (high - low) or 1e-3
-    edges = np.linspace(low - room, high + room, _BINS + 1)
+    fewest = min(len(scores.familiar), len(others))
+    width = (high - low) / np.clip(2 * np.sqrt(fewest), 24, 60) or 1e-3
+    # The threshold is an edge: no bin is half flagged.
+    below, above = (np.ceil(abs(scores.threshold - end) / width) + 1 for end in (low, high))
+    edges = scores.threshold + width * np.arange(-below, above + 1)
     with rc_context(STYLE):
         figure, axes = _panel(height=2.5)
         for role, values in (("familiar", scores.familiar), ("unfamiliar", others)):
@@ -67,7 +70,7 @@ def score_histogram(scores: Scores, unfamiliar: str, number: int) -> Markup:
         axes.axvline(scores.threshold, color=colour("ink"), linewidth=1, dashes=(4, 3))
         axes.annotate(
             "flagged →", (scores.threshold, 1), xycoords=axes.get_xaxis_transform(),
-            xytext=(4, -2), textcoords="offset points", verticalalignment="top",
+            xytext=(0, 2), textcoords="offset points", verticalalignment="bottom",
         )  # fmt: skip
         axes.yaxis.set_major_formatter(lambda share, _: f"{100 * share:.0f} %")
         axes.set(xlabel="OOD score (larger: less familiar)", ylabel="share of images")
@@ -97,8 +100,7 @@ def corruption_bars(student: Corruptions, teacher: Corruptions | None) -> Markup
             axes.axvline(
                 figures.clean_accuracy, color=colour(role), linewidth=1.2, dashes=(4, 3)
             )
-        words = {f"corruption-{n}": name.replace("_", " ") for n, name in enumerate(names)}
-        axes.set_yticks(places, list(words))
+        axes.set_yticks(places, [name.replace("_", " ") for name in names])
         axes.tick_params(axis="y", length=0)
         axes.invert_yaxis()
         axes.set(xlim=(0, 1), xlabel="kNN accuracy (dashed: uncorrupted)")
@@ -108,67 +110,64 @@ def corruption_bars(student: Corruptions, teacher: Corruptions | None) -> Markup
             name="corruptions",
             alt=f"Bars of kNN accuracy under {len(names)} corruptions; the table below "
             "holds the numbers.",
-            words=words,
         )
 
 
-def training_curves(terms: tuple[Mapping[str, float], ...]) -> Markup:
-    """Draw the total loss and each of its terms over the epochs, a panel for each."""
+def training_curves(terms: tuple[Mapping[str, float], ...]) -> list[Markup]:
+    """Draw the total loss and each of its terms over the epochs, a figure for each."""
     names = sorted({name for epoch in terms for name in epoch})
     curves = {name: [epoch.get(name, np.nan) for epoch in terms] for name in names}
     if len(names) > 1:
         curves = {"total": [sum(epoch.values()) for epoch in terms], **curves}
     epochs = np.arange(1, len(terms) + 1)
-    columns = min(3, len(curves))
-    rows = -(-len(curves) // columns)
     marker = "o" if len(terms) < 15 else ""
-    words = {f"term-{n}": name.replace("_", " ") for n, name in enumerate(curves)}
-    with rc_context(STYLE):
-        figure = Figure(figsize=(2.6 * columns, 1.9 * rows), layout="constrained")
-        for place, (placeholder, values) in enumerate(
-            zip(words, curves.values(), strict=True)
-        ):
-            axes = figure.add_subplot(rows, columns, place + 1)
+    drawn = []
+    for number, (name, values) in enumerate(curves.items()):
+        with rc_context(STYLE):
+            figure, axes = _panel(width=2.7, height=1.9)
             axes.plot(
                 epochs, values, marker, linestyle="-", markersize=3,
                 color=colour("student"), linewidth=1.5,
             )  # fmt: skip
-            axes.set_title(placeholder, loc="left")
-            axes.xaxis.get_major_locator().set_params(integer=True)
-            axes.yaxis.get_major_locator().set_params(nbins=4)
-            if place >= len(curves) - columns:
-                axes.set_xlabel("epoch")
-        return svg(
-            figure,
-            name="training",
-            alt=f"Curves of the loss and its {len(names)} terms over {len(terms)} epochs.",
-            words=words,
-        )
+            axes.set_title(name.replace("_", " "), loc="left", weight="bold")
+            axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
+            axes.yaxis.set_major_locator(MaxNLocator(4))
+            axes.set_xlabel("epoch")
+            alt = f"Curve of the {name} loss over {len(terms)} epochs, from "
+            alt += f"{values[0]:.3g} to {values[-1]:.3g}."
+            drawn.append(svg(figure, name=f"training-{number}", alt=alt))
+    return drawn
 
 
 def map_plot(
     points: Float[np.ndarray, "n 2"], drawn: EmbeddingMap, shown: tuple[int, ...], role: str
 ) -> Markup:
-    """Draw one model's map; the classes `shown` in their colours and by name."""
+    """Draw one model's map; the classes `shown` in their colours.
+
+    Their names stand in the map if these are all classes: names of a few among a
+    hundred would only hide the rest.
+    """
+    named = shown if len(shown) == len(drawn.classes) else ()
     other = (drawn.labels != UNFAMILIAR) & ~np.isin(drawn.labels, shown)
     words: dict[str, str] = {}
     with rc_context(STYLE):
         figure, axes = _panel(height=4.6)
         plain = "faint" if drawn.classes else "familiar"
         _dots(axes, points[other], colour(plain), size=2.4)
-        for number, label in enumerate(shown):
-            own = points[drawn.labels == label]
-            _dots(axes, own, colour(f"class-{number % CLASSES}"), size=3.6)
         outside = points[drawn.labels == UNFAMILIAR]
         axes.plot(
-            *outside.T, "x", markersize=3.2, markeredgewidth=0.9, color=colour("ink"),
-            alpha=0.75,
+            *outside.T, "x", markersize=3, markeredgewidth=0.8, color=colour("ink"),
+            alpha=0.5,
         )  # fmt: skip
         for number, label in enumerate(shown):
             own = points[drawn.labels == label]
+            _dots(axes, own, colour(f"class-{number % CLASSES}"), size=3.6)
+        for number, label in enumerate(named):
+            own = points[drawn.labels == label]
             placeholder = f"class-name-{number}"
             words[placeholder] = _short(drawn.classes[label])
-            axes.text(*_centre(own), placeholder, ha="center", va="center", size=9)
+            x, y = _centre(own)
+            axes.text(x, y, placeholder, ha="center", va="center", size=9)
         axes.set(xticks=[], yticks=[])
         axes.spines[:].set_visible(True)
         return svg(
@@ -180,8 +179,8 @@ def map_plot(
         )
 
 
-def _panel(*, height: float) -> tuple[Figure, Axes]:
-    figure = Figure(figsize=(_WIDTH, height), layout="constrained")
+def _panel(*, height: float, width: float = _WIDTH) -> tuple[Figure, Axes]:
+    figure = Figure(figsize=(width, height), layout="constrained")
     return figure, figure.add_subplot()
 
 
