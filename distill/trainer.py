@@ -129,9 +129,7 @@ class Trainer:
         """
         course, steps = self._course, len(self._views)
         total = self._section.epochs * steps
-        task = self._progress.add_task(
-            "Distilling", total=total, completed=self._done
-        )
+        task = self._progress.add_task("Distilling", total=total, completed=self._done)
         saved = seen = time.monotonic()
         with self._journal() as journal, interruption() as asked:
             while course.epoch < self._section.epochs:
@@ -266,9 +264,7 @@ class Trainer:
                 "precision": self._fabric.strategy.precision.state_dict(),
                 "generators": generators.reshape(self._fabric.world_size, -1).cpu(),
                 "watch": self._watch.state(),
-                "course": {
-                    name: getattr(self._course, name) for name in _Course.__slots__
-                },
+                "course": {name: getattr(self._course, name) for name in _Course.__slots__},
             }
         )
 

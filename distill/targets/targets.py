@@ -1,0 +1,22 @@
+"""What the student learns from: the teacher's features of exactly the views it sees."""
+
+from abc import ABC, abstractmethod
+
+import torch
+
+from backbones import Features
+from distill.loading import Batch
+
+
+class Targets(ABC):
+    """The teacher's features of a batch of views, wherever they come from."""
+
+    width: int
+    replayed: int | None = None  # after how many views of an image they start again
+
+    def place(self, device: torch.device) -> None:  # noqa: B027 (most compute nothing)
+        """Move what computes to `device`."""
+
+    @abstractmethod
+    def features(self, batch: Batch) -> Features:
+        """Return the teacher's features of the views, on the device of their pixels."""
