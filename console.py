@@ -1,6 +1,7 @@
 """What the command line shows: results on stdout, progress and errors on stderr."""
 
 import json
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -26,6 +27,9 @@ _STYLE: dict[str, Any] = {"title_justify": "left", "title_style": "bold", "min_w
 
 _out = Console(highlight=False, emoji=False)
 _err = Console(stderr=True, highlight=False, emoji=False)
+# The further processes of a run on several devices leave the talking to the first.
+_follower = os.environ.get("LOCAL_RANK", "0") != "0"
+_aside = Console(stderr=True, highlight=False, emoji=False, quiet=_follower)
 
 
 def progress() -> Progress:
@@ -37,7 +41,7 @@ def progress() -> Progress:
         TimeElapsedColumn(),
         TextColumn("left"),
         TimeRemainingColumn(),
-        console=_err,
+        console=_aside,
     )
 
 
@@ -51,7 +55,7 @@ def loading(bars: Progress) -> Iterator[None]:
 
 def note(text: str) -> None:
     """Say something that is not a result."""
-    _err.print(text, markup=False, soft_wrap=True)
+    _aside.print(text, markup=False, soft_wrap=True)
 
 
 def failure(error: Exception) -> None:
@@ -60,7 +64,7 @@ def failure(error: Exception) -> None:
     if report is not None:
         _err.print(_parity_table(report))
     _err.print("[bold red]Error[/]", end=" ")
-    note(str(error))
+    _err.print(str(error), markup=False, soft_wrap=True)
 
 
 def as_json(document: Any) -> None:

@@ -116,18 +116,27 @@ def distill(
         Path | None,
         typer.Option(help="The bundle to make. [default: NAME.isogon]"),
     ] = None,
+    accept_changes: Annotated[
+        bool,
+        typer.Option(
+            help="Continue an interrupted run although its learning rate, length, "
+            "clipping or precision was another."
+        ),
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Teach a student what a teacher knows of a folder of images, and evaluate it.
 
     RECIPE says which teacher, student and images; `recipes/` has examples. A run that
-    was interrupted continues from its last epoch when started again.
+    was interrupted, or even killed, continues from its last checkpoint when started
+    again. OUTPUT.work holds metrics.jsonl, and curves for `tensorboard --logdir`.
     """
     from distill import recipe_from_toml
 
     parsed = recipe_from_toml(recipe)
     with console.progress() as progress:
-        bundle = _distilled(parsed, output or Path(f"{parsed.name}.isogon"), progress)
+        path = output or Path(f"{parsed.name}.isogon")
+        bundle = _distilled(parsed, path, progress, accept_changes=accept_changes)
     if as_json:
         console.as_json(_evaluation(bundle))
     else:
@@ -292,16 +301,18 @@ def _sample_images(progress: Progress) -> tuple[Path, Path]:
     return sample_images(Path("quickstart-images"), progress)
 
 
-def _distilled(recipe: "Recipe", output: Path, progress: Progress) -> "Bundle":
+def _distilled(
+    recipe: "Recipe", output: Path, progress: Progress, *, accept_changes: bool = False
+) -> "Bundle":
     from bundle import require_absent
 
     require_absent(output)
     with console.loading(progress):
         from distill.distillation import distill as run
     try:
-        return run(recipe, output, progress)
-    except KeyboardInterrupt:
-        console.note("Interrupted. Run the same command again to continue.")
+        return run(recipe, output, progress, accept_changes=accept_changes)
+    except (KeyboardInterrupt, SystemExit):
+        console.note("Stopped. Run the same command again to continue.")
         raise
 
 

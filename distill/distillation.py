@@ -1,13 +1,16 @@
 """Distil: a recipe and a folder of images become a bundle."""
 
 import importlib.metadata
+import json
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 
+import numpy as np
 import safetensors.torch
 import tomli_w
 import torch
+from lightning_fabric import Fabric
 from rich.progress import Progress
 
 from backbones import WEIGHTS, Features, Student
@@ -16,59 +19,94 @@ from distill.checkpoint import Checkpoint
 from distill.data import Data, prepare_data
 from distill.embedding import Embedded, embed_roles
 from distill.evaluation import Evaluation, evaluate
-from distill.loading import TrainingViews, plain_crops
+from distill.loading import TrainingViews, plain_crops, shuffled
 from distill.objectives.objective import SAMPLE, Labels
 from distill.preparation import (
     Models,
     prepare_models,
     preprocessing_for,
 )
+from distill.processes import launched, parts_of
 from distill.recipe import Recipe
-from distill.trainer import train
+from distill.targets import OnlineTargets
+from distill.trainer import Trainer
+from distill.views import Views
 
 
-def distill(recipe: Recipe, output: Path, progress: Progress) -> Bundle:
+def distill(
+    recipe: Recipe, output: Path, progress: Progress, *, accept_changes: bool = False
+) -> Bundle:
     """Run `recipe` and write the bundle `output`; an interrupted run is continued.
+
+    With several devices this process starts the others, and each runs this function;
+    the first one evaluates the student and writes the bundle, the others end.
+
+    Args:
+        recipe: what to run.
+        output: where the bundle is to be.
+        progress: where to show progress.
+        accept_changes: whether to continue a run whose learning rate, length, clipping
+            or precision was another.
 
     Raises:
         UsageError: something is at `output`, or the images or models do not do.
     """
     require_absent(output)
+    fabric = launched(recipe.train)
     torch.manual_seed(recipe.train.seed)
-    data = prepare_data(recipe, progress)
+    data = prepare_data(recipe, progress, work_folder(output))
     models = prepare_models(recipe)
     preprocessing = preprocessing_for(recipe, recipe.student.name)
-    checkpoint = Checkpoint(work_folder(output), recipe, data.trained)
+    checkpoint = Checkpoint(
+        work_folder(output), recipe, data.trained, accept_changes=accept_changes
+    )
     if models.objective.start_on != "nothing" and not checkpoint.path.exists():
         models.objective.start(_teacher_features(models, data, preprocessing, progress))
-    logs = train(
+    trainer = Trainer(
+        fabric,
         models.student,
-        models.teacher,
         models.objective,
-        TrainingViews(
-            data.familiar,
-            data.split.bank,
-            recipe.data,
-            batch_size=recipe.train.batch_size,
-            workers=recipe.train.workers,
-            seed=recipe.train.seed,
-        ),
+        OnlineTargets(models.teacher),
+        _views(recipe, data, fabric),
         recipe.train,
         checkpoint,
         progress,
     )
+    log = trainer.run()
+    if not fabric.is_global_zero:
+        raise SystemExit(0)
     teacher, student = embed_roles(
         [lambda pixels: models.teacher(pixels).pooled, models.student.embed],
         data,
         preprocessing,
         progress,
-        device=next(models.student.parameters()).device,
+        device=fabric.device,
         workers=recipe.train.workers,
     )
-    evaluation = evaluate(data, teacher, student, logs)
+    evaluation = evaluate(data, teacher, student, log.epochs)
     bundle = _write(recipe, output, data, models, student, evaluation, progress)
     checkpoint.remove()
     return bundle
+
+
+def _views(recipe: Recipe, data: Data, fabric: Fabric) -> TrainingViews:
+    section = recipe.train
+    plan = shuffled(
+        data.split.bank,
+        batch_size=section.batch_size,
+        parts=section.parts,
+        repeats=recipe.data.repeats,
+        seed=section.seed,
+    )
+    return TrainingViews(
+        Views(data.familiar, recipe.data, section.seed),
+        plan,
+        labels=data.familiar.labels(np.arange(len(data.familiar))),
+        workers=section.workers,
+        parts=section.parts,
+        mine=parts_of(fabric, section.accumulate),
+        repeats=recipe.data.repeats,
+    )
 
 
 def _teacher_features(
@@ -88,7 +126,7 @@ def _teacher_features(
 
 
 def work_folder(output: Path) -> Path:
-    """Return where a run towards `output` keeps its checkpoint until it is done."""
+    """Return where a run towards `output` keeps its checkpoint and its journal."""
     return output.with_name(output.name + ".work")
 
 
@@ -116,6 +154,8 @@ def _write(
         writer.write("recipe.toml", tomli_w.dumps(document))
         writer.write(WEIGHTS, _weights(models.student))
         writer.write("evaluation.json", evaluation)
+        if data.unreadable:
+            writer.write("unreadable.json", json.dumps(data.unreadable, indent=2))
         writer.write("ood/detector.json", recipe.ood)
         writer.write_arrays("ood/reference.safetensors", detector.arrays())
         writer.write_arrays(

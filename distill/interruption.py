@@ -39,7 +39,7 @@ def interruption() -> Iterator[Interruption]:
 
     def note(number: int, frame: FrameType | None) -> None:
         asked.signal = number
-        signal.signal(number, before[number])
+        signal.signal(number, before[signal.Signals(number)])
 
     for number in _SIGNALS:
         if before[number] is not signal.SIG_IGN:  # as under nohup

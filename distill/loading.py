@@ -79,6 +79,7 @@ class TrainingViews:
             batch_sampler=self._keys,
             num_workers=workers,
             persistent_workers=workers > 0,
+            generator=torch.Generator(),  # else it draws from the one of dropout
             pin_memory=torch.cuda.is_available(),
             worker_init_fn=_leave_interrupts_to_the_main_process,
         )
@@ -169,6 +170,7 @@ def views_in_order(
         batch_size=64,
         sampler=_InOrder(indices, count, start),
         num_workers=workers,
+        generator=torch.Generator(),  # else it draws from everyone's
         pin_memory=torch.cuda.is_available(),
         worker_init_fn=_leave_interrupts_to_the_main_process,
     )
@@ -221,4 +223,5 @@ def plain_crops(
         batch_size=batch_size,
         sampler=[int(index) for index in indices],
         num_workers=workers,
+        generator=torch.Generator(),
     )

@@ -35,21 +35,23 @@ def schedule_for(
     optimizer: torch.optim.Optimizer, section: TrainSection, steps_per_epoch: int
 ) -> Scheduler:
     """Return the schedule; `step_update(step)` sets the learning rate of a step."""
-    warmup = {
-        "warmup_t": math.ceil(section.warmup_epochs * steps_per_epoch),
-        "warmup_lr_init": section.learning_rate * _WARMUP_START,
-        "t_in_epochs": False,
-    }
+    warmup = math.ceil(section.warmup_epochs * steps_per_epoch)
+    start = section.learning_rate * _WARMUP_START
     if section.milestones:
         return MultiStepLRScheduler(
             optimizer,
-            decay_t=[epoch * steps_per_epoch for epoch in section.milestones],
+            # timm counts from one: the first step after the milestone is the first decayed
+            decay_t=[epoch * steps_per_epoch + 1 for epoch in section.milestones],
             decay_rate=0.1,
-            **warmup,
+            warmup_t=warmup,
+            warmup_lr_init=start,
+            t_in_epochs=False,
         )
     return CosineLRScheduler(
         optimizer,
         t_initial=max(section.epochs * steps_per_epoch, 2),
         lr_min=section.final_learning_rate,
-        **warmup,
+        warmup_t=warmup,
+        warmup_lr_init=start,
+        t_in_epochs=False,
     )

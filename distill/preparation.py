@@ -47,6 +47,7 @@ def preprocessing_for(recipe: Recipe, architecture: str) -> Preprocessing:
 
 def _teacher(recipe: Recipe) -> tuple[Backbone, TeacherCard]:
     section = recipe.teacher
+    assert section.name is not None
     source = pretrained(section.name, section.checkpoint, size=_size(recipe))
     teacher = Backbone(source.model, preprocessing_for(recipe, section.name))
     card = TeacherCard(

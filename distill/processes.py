@@ -4,7 +4,9 @@ import warnings
 
 import torch
 from lightning_fabric import Fabric
-from lightning_fabric.strategies import DDPStrategy, Strategy
+from lightning_fabric.strategies.ddp import DDPStrategy
+from lightning_fabric.strategies.strategy import Strategy
+from torch import Tensor
 
 from bundle import UsageError
 from distill.recipe import TrainSection
@@ -56,3 +58,23 @@ def parts_of(fabric: Fabric, accumulate: int) -> tuple[int, ...]:
         micro_batch * fabric.world_size + fabric.global_rank
         for micro_batch in range(accumulate)
     )
+
+
+def mean_of_all(fabric: Fabric, values: Tensor) -> Tensor:
+    """Return the mean over the processes."""
+    mean = fabric.all_reduce(values, reduce_op="mean")
+    assert isinstance(mean, Tensor)
+    return mean
+
+
+def any_of_all(fabric: Fabric, *asked: bool) -> tuple[bool, ...]:
+    """Return, for each question, whether any process says yes."""
+    answers = torch.tensor(asked, dtype=torch.float32, device=fabric.device)
+    return tuple((mean_of_all(fabric, answers) > 0).tolist())
+
+
+def rows_of_all(fabric: Fabric, row: Tensor) -> Tensor:
+    """Return the processes' vectors as rows."""
+    rows = fabric.all_gather(row)
+    assert isinstance(rows, Tensor)
+    return rows.reshape(fabric.world_size, -1)

@@ -49,6 +49,10 @@ class CossSection(_ObjectiveSection):
     weight_space: float = Field(default=1.0, ge=0)
     teacher_temperature: float = Field(default=0.07, gt=0)
     student_temperature: float = Field(default=0.1, gt=0)
+    batches: Literal["random", "neighbours"] = Field(
+        default="random",
+        description="neighbours: images among their nearest; batch_size a multiple of 16",
+    )
 
 
 class RkdSection(_ObjectiveSection):
@@ -65,6 +69,25 @@ class ProteusSection(_ObjectiveSection):
     name: Literal["proteus"]
 
 
+class NdSection(_ObjectiveSection):
+    """ND of KD++, arXiv:2305.17007; needs classes."""
+
+    name: Literal["nd"]
+
+
+class KdSection(_ObjectiveSection):
+    """KD with cross-entropy, arXiv:1503.02531, as in KD++; needs classes."""
+
+    name: Literal["kd"]
+    temperature: float = Field(default=4.0, gt=0)
+    kd_weight: float = Field(
+        default=1.0, ge=0, description="of the divergence, beside the cross-entropy's 1"
+    )
+    warmup_epochs: float = Field(
+        default=0.0, ge=0, description="over which kd_weight grows from 0"
+    )
+
+
 class CosineSection(_ObjectiveSection):
     """The baseline: match directions through one linear layer."""
 
@@ -78,6 +101,8 @@ SECTIONS: dict[str, type[BaseModel]] = {
     "coss": CossSection,
     "rkd": RkdSection,
     "proteus": ProteusSection,
+    "nd": NdSection,
+    "kd": KdSection,
     "cosine": CosineSection,
 }
 
@@ -88,6 +113,8 @@ ObjectiveSection = Annotated[
     | CossSection
     | RkdSection
     | ProteusSection
+    | NdSection
+    | KdSection
     | CosineSection,
     Field(discriminator="name"),
 ]

@@ -21,6 +21,7 @@ from distill.loading import Batch, TrainingViews
 from distill.objectives import Objective
 from distill.objectives.objective import Terms
 from distill.optimisation import optimizer_for, schedule_for
+from distill.processes import any_of_all, mean_of_all, rows_of_all
 from distill.recipe import TrainSection
 from distill.targets import Targets
 
@@ -209,15 +210,13 @@ class Trainer:
         terms: Terms = self._model(batch.pixels, target.tokens, target.grid, batch.labels)
         return terms
 
-    def _agreed(self, stop: bool, save: bool, last: bool) -> tuple[bool, bool]:
+    def _agreed(self, stop: bool, save: bool, last: bool) -> tuple[bool, ...]:
         """Return what all processes do next: any of them may ask, at a look."""
         if self._fabric.world_size == 1:
             return stop, save
         if not last and self._done % _LOOK:
             return False, False
-        asked = torch.tensor([stop, save], dtype=torch.int32, device=self._fabric.device)
-        asked = self._fabric.all_reduce(asked, reduce_op="sum")
-        return bool(asked[0]), bool(asked[1])
+        return any_of_all(self._fabric, stop, save)
 
     def _look(self, seconds: float) -> Values:
         """Bring the terms of the latest steps to the host, watch them, and sum up."""
@@ -225,8 +224,7 @@ class Trainer:
         stacked = torch.stack(
             [torch.stack([terms[name].float() for name in names]) for terms in self._unseen]
         )
-        stacked = self._fabric.all_reduce(stacked, reduce_op="mean")
-        rows = stacked.cpu().tolist()
+        rows = mean_of_all(self._fabric, stacked).cpu().tolist()
         self._unseen.clear()
         first = self._done - len(rows)
         for step, row in enumerate(rows, start=first):
@@ -253,7 +251,7 @@ class Trainer:
 
     def _save(self) -> None:
         require_finite(self._pair, self._done)
-        generators = self._fabric.all_gather(_generator_state(self._fabric.device))
+        generators = rows_of_all(self._fabric, _generator_state(self._fabric.device))
         if not self._fabric.is_global_zero:
             return
         self._checkpoint.save(
@@ -262,7 +260,7 @@ class Trainer:
                 "optimizer": self._optimizer.state_dict(),
                 "ema": None if self._ema is None else self._ema.module.state_dict(),
                 "precision": self._fabric.strategy.precision.state_dict(),
-                "generators": generators.reshape(self._fabric.world_size, -1).cpu(),
+                "generators": generators.cpu(),
                 "watch": self._watch.state(),
                 "course": {name: getattr(self._course, name) for name in _Course.__slots__},
             }

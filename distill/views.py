@@ -1,8 +1,9 @@
 """Random views of images: a view is a function of seed, image and number."""
 
 import random
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,6 +15,8 @@ from torch.utils.data import Dataset
 
 from bundle import Images
 from distill.recipe import DataSection
+
+_MEAN, _DEVIATION = 0.45, 0.225  # of natural images, about those of ImageNet
 
 # An image's index, and which of its views is meant.
 View = tuple[int, int]
@@ -36,13 +39,16 @@ class Views(Dataset[tuple[Tensor, int, int]]):
             scale=data.scale,
             hflip=data.flip,
             auto_augment=data.augment,
-            color_jitter=data.colour_jitter or None,
+            color_jitter=data.colour_jitter,
             color_jitter_prob=data.colour_jitter_share,
             grayscale_prob=data.grey,
             gaussian_blur_prob=data.blur,
             interpolation="bicubic",
         )
-        self._erase = RandomErasing(data.erase, mode="pixel", device="cpu")
+        self._erase: Callable[[Tensor], Tensor] | None = None
+        if data.erase > 0:
+            erasing: Any = RandomErasing  # timm leaves it untyped
+            self._erase = erasing(data.erase, mode="pixel", device="cpu")
 
     def __getitem__(self, view: View) -> tuple[UInt8[Tensor, "h w 3"], int, int]:
         """Return the view's pixels, the image's index and the view's number."""
@@ -50,14 +56,18 @@ class Views(Dataset[tuple[Tensor, int, int]]):
         source = np.random.SeedSequence((self._seed, number, index))
         with _seeded(int(source.generate_state(1)[0])):
             pixels: Tensor = self._transform(self._images.image(index))
-            if self._erase.probability > 0:
-                pixels = self._erased(pixels)
+            if self._erase is not None:
+                pixels = _with_noise(pixels, self._erase)
         return pixels.permute(1, 2, 0), index, number
 
-    def _erased(self, pixels: UInt8[Tensor, "3 h w"]) -> UInt8[Tensor, "3 h w"]:
-        """Fill a random rectangle with noise as wide as natural images vary."""
-        normal = self._erase((pixels.float() / 255 - 0.45) / 0.225)
-        return ((normal * 0.225 + 0.45) * 255).round().clamp(0, 255).to(torch.uint8)
+
+def _with_noise(
+    pixels: UInt8[Tensor, "3 h w"], erase: Callable[[Tensor], Tensor]
+) -> UInt8[Tensor, "3 h w"]:
+    """Let `erase`, which draws standard normals, draw as widely as pixels vary."""
+    normal = erase((pixels.float() / 255 - _MEAN) / _DEVIATION)
+    noisy = (normal * _DEVIATION + _MEAN) * 255
+    return noisy.round().clamp(0, 255).to(torch.uint8)
 
 
 @contextmanager

@@ -1,7 +1,7 @@
 """Equal to the authors' own code: the arrays of `$ISOGON_GOLDEN`, or `tests/golden`.
 
 A file or a score whose method does not exist yet is skipped by name. The cosine baseline
-has no golden array; `tests/distill/test_objectives.py` holds it to its formula.
+has no golden array; `tests/distill/objectives/test_cosine.py` holds it to its formula.
 """
 
 import os
@@ -15,7 +15,8 @@ from sklearn.metrics import roc_auc_score
 
 from backbones import Features
 from bundle import DetectorSpec
-from distill.objectives import CosPress, Coss
+from distill.objectives import CosPress, Coss, Nd
+from distill.objectives.kd import kd_loss
 from distill.objectives.vkd import vkd_loss
 
 FOLDER = Path(os.environ.get("ISOGON_GOLDEN") or Path(__file__).parent / "golden")
@@ -36,7 +37,13 @@ def test_there_are_golden_arrays() -> None:
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
 def test_objectives_equal_the_authors_values_and_gradients(path: Path) -> None:
-    checks = {"cospress": cospress_equals, "vkd": vkd_equals, "coss": coss_equals}
+    checks = {
+        "cospress": cospress_equals,
+        "vkd": vkd_equals,
+        "coss": coss_equals,
+        "nd": nd_equals,
+        "kd": kd_equals,
+    }
     if family(path) == "ood":
         return  # detectors, below
     if family(path) not in checks:
@@ -80,6 +87,29 @@ def coss_equals(golden: dict[str, np.ndarray]) -> None:
         Features(tokens=teacher[:, None], grid=(0, 0)),
     )
     loss = terms["cosine"] + terms["space"]
+    loss.backward()
+    require_equal({"loss": loss, "grad_student": student.grad}, golden)
+
+
+def nd_equals(golden: dict[str, np.ndarray]) -> None:
+    tensors = {name: torch.from_numpy(value) for name, value in golden.items()}
+    student, teacher = tensors["student"].requires_grad_(), tensors["teacher"]
+    objective = Nd(teacher.shape[1], student.shape[1], len(tensors["class_means"]))
+    objective = objective.double()
+    objective.load_state_dict({"class_means": tensors["class_means"]})
+    terms = objective(
+        Features(tokens=student[:, None], grid=(0, 0)),
+        Features(tokens=teacher[:, None], grid=(0, 0)),
+        tensors["labels"],
+    )
+    terms["nd"].backward()
+    require_equal({"loss": terms["nd"], "grad_student": student.grad}, golden)
+
+
+def kd_equals(golden: dict[str, np.ndarray]) -> None:
+    student = torch.from_numpy(golden["student_logits"]).requires_grad_()
+    teacher = torch.from_numpy(golden["teacher_logits"])
+    loss = kd_loss(student, teacher, float(golden["temperature"]))
     loss.backward()
     require_equal({"loss": loss, "grad_student": student.grad}, golden)
 

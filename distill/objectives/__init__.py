@@ -5,6 +5,8 @@ from distill.objectives.cosine import Cosine as Cosine
 from distill.objectives.cospress import CosPress as CosPress
 from distill.objectives.coss import Coss as Coss
 from distill.objectives.isogon import Isogon as Isogon
+from distill.objectives.kd import Kd as Kd
+from distill.objectives.nd import Nd as Nd
 from distill.objectives.objective import Objective as Objective
 from distill.objectives.proteus import Proteus as Proteus
 from distill.objectives.rkd import Rkd as Rkd

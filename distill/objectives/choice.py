@@ -3,10 +3,13 @@
 from collections.abc import Sequence
 from typing import assert_never
 
+from bundle import UsageError
 from distill.objectives.cosine import Cosine
 from distill.objectives.cospress import CosPress
 from distill.objectives.coss import Coss
 from distill.objectives.isogon import Isogon
+from distill.objectives.kd import Kd
+from distill.objectives.nd import Nd
 from distill.objectives.objective import Objective
 from distill.objectives.proteus import Proteus
 from distill.objectives.rkd import Rkd
@@ -17,6 +20,8 @@ from distill.recipe_objectives import (
     CosPressSection,
     CossSection,
     IsogonSection,
+    KdSection,
+    NdSection,
     ObjectiveSection,
     ProteusSection,
     RkdSection,
@@ -25,18 +30,36 @@ from distill.recipe_objectives import (
 
 
 def objective_from_recipe(
-    sections: Sequence[ObjectiveSection], teacher_width: int, student_width: int
+    sections: Sequence[ObjectiveSection],
+    teacher_width: int,
+    student_width: int,
+    classes: int = 0,
 ) -> Objective:
-    """Return the weighted sum that the recipe asks for."""
+    """Return the weighted sum that the recipe asks for.
+
+    Args:
+        sections: the recipe's `[[objective]]` tables.
+        teacher_width: of the teacher's tokens.
+        student_width: of the student's.
+        classes: how many classes, or pseudo-classes, the training images have.
+
+    Raises:
+        UsageError: an objective needs classes and there are fewer than two.
+    """
     return Weighted(
         {
-            section.name: (section.weight, _built(section, teacher_width, student_width))
+            section.name: (
+                section.weight,
+                _built(section, teacher_width, student_width, classes),
+            )
             for section in sections
         }
     )
 
 
-def _built(section: ObjectiveSection, teacher_width: int, student_width: int) -> Objective:
+def _built(
+    section: ObjectiveSection, teacher_width: int, student_width: int, classes: int
+) -> Objective:
     match section:
         case IsogonSection():
             return Isogon(
@@ -62,10 +85,32 @@ def _built(section: ObjectiveSection, teacher_width: int, student_width: int) ->
             )
         case ProteusSection():
             return Proteus(teacher_width, student_width)
+        case NdSection():
+            _require_classes(section, classes)
+            return Nd(teacher_width, student_width, classes)
+        case KdSection():
+            _require_classes(section, classes)
+            return Kd(
+                teacher_width,
+                student_width,
+                classes,
+                temperature=section.temperature,
+                kd_weight=section.kd_weight,
+                warmup_epochs=section.warmup_epochs,
+            )
         case CosineSection():
             return Cosine(teacher_width, student_width)
         case _:
             assert_never(section)
+
+
+def _require_classes(section: NdSection | KdSection, classes: int) -> None:
+    if classes < 2:
+        raise UsageError(
+            f'The objective "{section.name}" learns from classes and needs at least 2, but '
+            f"the training images have {classes}. Put the images into one folder per "
+            f"class, or set `[data] pseudo_classes = 100`."
+        )
 
 
 def _cospress(

@@ -10,8 +10,9 @@ from distill.objectives.objective import Labels, Objective, Terms
 class Cosine(Objective):
     """mean_b [1 - cos(W s_cls + c, t_cls)], with a trained map to the teacher's width.
 
-    The map is not kept, so the student's own angles follow the teacher's only as far
-    as W lets them; this is the baseline that CosPress improves on (arXiv:2411.15239).
+    The map is no part of the student, unless it is asked for by `to_teacher`, so the
+    student's own angles follow the teacher's only as far as W lets them; this is the
+    baseline that CosPress improves on (arXiv:2411.15239). It has no paper of its own.
     """
 
     def __init__(self, teacher_width: int, student_width: int) -> None:

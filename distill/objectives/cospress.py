@@ -8,7 +8,9 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from backbones import Features
+from distill.objectives.gather import whole_batch
 from distill.objectives.objective import Labels, Objective, StartOn, Terms
+from distill.objectives.precision import precise
 from distill.objectives.sne import sne_divergence
 
 
@@ -21,15 +23,16 @@ class CosPress(Objective):
     which it cannot move:
 
         local   = mean_b K(t_b, z_b), over the tokens of an image
-        global  = K(t_cls, z_cls), over the class tokens of the batch
+        global  = K(t_cls, z_cls), over the class tokens of the batch of all processes
         feature = mean_b [1 - cos(vec(s_b), sg vec(z_b))], one cosine per image
         token   = mean_b [1 - cos(s_cls, sg z_cls)]
 
     Reference: Mannix, Hodgkinson, Bondell, "Preserving Angles Improves Feature
     Distillation", arXiv:2411.15239; equal to the authors' code to 1e-9 in float64.
     Our extensions: where the grids of teacher and student differ, z's cells are
-    resampled (bilinear, antialiased) to the student's grid for `feature`; and the head
-    may start from a principal component analysis, see `start`.
+    resampled (bilinear, antialiased) to the student's grid for `feature`; the head may
+    start from a principal component analysis, see `start`; and of a teacher known by its
+    embeddings alone, `global` and `token` remain.
     """
 
     def __init__(
@@ -47,7 +50,7 @@ class CosPress(Objective):
         self.pca_start = pca_start
 
     def forward(self, student: Features, teacher: Features, labels: Labels = None) -> Terms:
-        """Return the terms local, global, feature and token."""
+        """Return the terms global, token, local and feature."""
         return self.terms(student, teacher, self.compressed(teacher))
 
     def compressed(self, teacher: Features) -> Features:
@@ -57,13 +60,21 @@ class CosPress(Objective):
     def terms(self, student: Features, teacher: Features, z: Features) -> Terms:
         """Return the terms for tokens that are compressed already."""
         target = Features(tokens=z.tokens.detach(), grid=z.grid)
-        resampled = target.on_grid(student.grid).tokens
-        local = sne_divergence(teacher.tokens, z.tokens, self.temperatures).mean()
-        return {
-            "local": local,
-            "global": sne_divergence(teacher.pooled, z.pooled, self.temperatures),
-            "feature": _one_minus_cosine(student.tokens.flatten(1), resampled.flatten(1)),
+        pooled = {
+            "global": sne_divergence(
+                whole_batch(precise(teacher.pooled)),
+                whole_batch(precise(z.pooled)),
+                self.temperatures,
+            ),
             "token": _one_minus_cosine(student.pooled, target.pooled),
+        }
+        if teacher.grid == (0, 0):
+            return pooled
+        local = sne_divergence(teacher.tokens, z.tokens, self.temperatures)
+        resampled = target.on_grid(student.grid).tokens
+        return pooled | {
+            "local": local.mean(),
+            "feature": _one_minus_cosine(student.tokens.flatten(1), resampled.flatten(1)),
         }
 
     @property

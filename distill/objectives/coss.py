@@ -5,6 +5,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from backbones import Features
+from distill.objectives.gather import whole_batch
 from distill.objectives.objective import Labels, Objective, Terms
 
 _HIDDEN = 2048
@@ -16,13 +17,15 @@ class Coss(Objective):
         L_co = - mean over rows i    of cos(A_s[i, :], A_t[i, :])
         L_ss = - mean over columns j of cos(A_s[:, j], A_t[:, j])
 
-    Neither side is centred or normalised before. The temperatures divide vectors that
+    Columns run over the batch of all processes. Neither side is centred or normalised
+    before. The temperatures divide vectors that
     are normalised already, so they are a constant gain; the released runs use 0.07
     and 0.1, a gain of 142.86. Where widths differ the student passes a trained head
     Linear(d_s, 2048), ReLU, Linear(2048, d_t), which is not kept.
 
     Reference: Singh, Wang, "Simple Unsupervised Knowledge Distillation With Space
-    Similarity", arXiv:2409.13939; equal to the authors' code to 1e-9 in float64.
+    Similarity", arXiv:2409.13939; equal to the authors' code to 1e-9 in float64. Their
+    batches of neighbours are in `distill.neighbours`.
     """
 
     def __init__(
@@ -43,17 +46,25 @@ class Coss(Objective):
                 nn.Linear(_HIDDEN, teacher_width),
             )
         self.weight_space = weight_space
+        self.width = student_width
         self.gain = 1 / (teacher_temperature * student_temperature)
 
     def forward(self, student: Features, teacher: Features, labels: Labels = None) -> Terms:
         """Return the terms cosine and space."""
         ours = self.head(student.pooled)
+        columns = _minus_cosine(whole_batch(ours).mT, whole_batch(teacher.pooled).mT)
         return {
             "cosine": self.gain * _minus_cosine(ours, teacher.pooled),
-            "space": self.gain
-            * self.weight_space
-            * _minus_cosine(ours.mT, teacher.pooled.mT),
+            "space": self.gain * self.weight_space * columns,
         }
+
+    def to_teacher(self) -> nn.Linear | None:
+        """The identity where widths are equal; a nonlinear head is no linear map."""
+        if not isinstance(self.head, nn.Identity):
+            return None
+        identity = nn.Linear(self.width, self.width, bias=False)
+        nn.init.eye_(identity.weight)
+        return identity
 
 
 def _minus_cosine(

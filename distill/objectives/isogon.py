@@ -8,7 +8,9 @@ from torch import Tensor
 
 from backbones import Features
 from distill.objectives.cospress import CosPress
+from distill.objectives.gather import whole_batch
 from distill.objectives.objective import Labels, Objective, StartOn, Terms
+from distill.objectives.precision import precise
 from distill.objectives.sne import cosines
 
 
@@ -22,10 +24,15 @@ class Isogon(Objective):
         angle = angle_weight * [mean_b mse(C(z_b), C(t_b)) + mse(C(z_cls), C(t_cls))]
         pairs = pairs_weight * [mean_b mse(C(s_b), C(t_b)) + mse(C(s_cls), C(t_cls))]
 
-    each once over the tokens of an image and once over the class tokens of the batch.
+    each once over the tokens of an image and once over the class tokens of the batch of
+    all processes, the diagonals left out.
     `angle` teaches the compression head, `pairs` the student; `pairs` compares with the
     teacher itself, not with its compression. Student and teacher must have equal grids
-    for the per-image half of `pairs`; otherwise it compares class tokens only.
+    for the per-image half of `pairs`; otherwise it compares class tokens only. Of a
+    teacher known by its embeddings alone, CosPress's terms `global` and `token` remain,
+    and the halves over the class tokens.
+
+    Ours, without a paper; CosPress is arXiv:2411.15239. With both weights 0 it is CosPress.
     """
 
     def __init__(
@@ -48,10 +55,11 @@ class Isogon(Objective):
     def forward(self, student: Features, teacher: Features, labels: Labels = None) -> Terms:
         """Return CosPress's terms, angle and pairs."""
         z = self.cospress.compressed(teacher)
-        angle = _difference(z.tokens, teacher.tokens) + _difference(
-            z.pooled, teacher.pooled
-        )
-        pairs = _difference(student.pooled, teacher.pooled)
+        theirs = whole_batch(precise(teacher.pooled))
+        angle = _difference(whole_batch(precise(z.pooled)), theirs)
+        pairs = _difference(whole_batch(precise(student.pooled)), theirs)
+        if teacher.grid != (0, 0):
+            angle = angle + _difference(z.tokens, teacher.tokens)
         if student.grid == teacher.grid:
             pairs = pairs + _difference(student.tokens, teacher.tokens)
         return self.cospress.terms(student, teacher, z) | {

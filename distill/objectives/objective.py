@@ -11,7 +11,7 @@ from backbones import Features
 
 Terms = dict[str, Float[Tensor, ""]]
 # The class numbers of a batch, or None where the images have no classes.
-Labels = Int[Tensor, " b"] | None
+Labels = Int[Tensor, " _"] | None
 # Which training images `start` is to see.
 StartOn = Literal["nothing", "sample", "everything"]
 

@@ -15,8 +15,9 @@ class Proteus(Objective):
 
     g and h are LayerNorm(d_s) -> Linear(d_s, d_t), trained and not kept, so the student's
     own angles are free. Reference: Zhang et al., "Accessing Vision Foundation Models at
-    ImageNet-level Costs", arXiv:2407.10366, without its patch-masking term. Our
-    extension: where the grids differ, the teacher's cells are resampled to the student's.
+    ImageNet-level Costs", arXiv:2407.10366, without its patch-masking term, for which
+    the student would have to see a masked image. Our extension: where the grids differ,
+    the teacher's cells are resampled to the student's.
     """
 
     def __init__(self, teacher_width: int, student_width: int) -> None:
@@ -31,6 +32,11 @@ class Proteus(Objective):
 
     def forward(self, student: Features, teacher: Features, labels: Labels = None) -> Terms:
         """Return the terms token and feature."""
+        if teacher.grid == (0, 0):
+            raise ValueError(
+                "Proteus compares cells, but of this teacher only embeddings are known; "
+                "take an objective that works without, such as cospress or cosine."
+            )
         target = teacher.on_grid(student.grid)
         return {
             "token": F.mse_loss(self.token(student.pooled), teacher.pooled),

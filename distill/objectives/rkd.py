@@ -6,7 +6,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from backbones import Features
+from distill.objectives.gather import whole_batch
 from distill.objectives.objective import Labels, Objective, Terms
+from distill.objectives.precision import precise
 
 
 class Rkd(Objective):
@@ -16,7 +18,8 @@ class Rkd(Objective):
         angle    = huber(angle at j of s_i, s_j, s_k; the same of t) over triplets
 
     Both are blind to rotation, translation and scale, so student and teacher may differ
-    in width and no head is needed. Angles take b^3 numbers: keep batches below 512.
+    in width and no head is needed. The batch is that of all processes; angles take b^3
+    numbers in each of them: keep it below 512.
 
     Reference: Park et al., "Relational Knowledge Distillation", arXiv:1904.05068, as
     released: distances are in units of their mean over i != j, and the losses average
@@ -32,17 +35,14 @@ class Rkd(Objective):
     def forward(self, student: Features, teacher: Features, labels: Labels = None) -> Terms:
         """Return the terms distance and angle."""
         with torch.autocast(student.tokens.device.type, enabled=False):
-            ours, theirs = _precise(student.pooled), _precise(teacher.pooled)
+            ours = whole_batch(precise(student.pooled))
+            theirs = whole_batch(precise(teacher.pooled))
             distance = F.smooth_l1_loss(_distances(ours), _distances(theirs))
             angle = F.smooth_l1_loss(_angles(ours), _angles(theirs))
         return {
             "distance": self.distance_weight * distance,
             "angle": self.angle_weight * angle,
         }
-
-
-def _precise(features: Float[Tensor, "b d"]) -> Float[Tensor, "b d"]:
-    return features.to(torch.promote_types(features.dtype, torch.float32))
 
 
 def _distances(features: Float[Tensor, "b d"]) -> Float[Tensor, " pairs"]:

@@ -14,6 +14,8 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
+from distill.objectives.precision import precise
+
 # On a CPU a few images at a time stay in the cache: numbers per matrix and pass.
 _CACHED = 2**18
 
@@ -42,8 +44,7 @@ def sne_divergence(
 
 def cosines(vectors: Float[Tensor, "*sets n d"]) -> Float[Tensor, "*sets n n"]:
     """Return all pairwise cosines, in at least float32."""
-    precise = vectors.to(torch.promote_types(vectors.dtype, torch.float32))
-    directions = F.normalize(precise, dim=-1)
+    directions = F.normalize(precise(vectors), dim=-1)
     return directions @ directions.mT
 
 

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn.utils.parametrizations import orthogonal
 
 from backbones import Features
+from distill.objectives.gather import whole_batch
 from distill.objectives.objective import Labels, Objective, Terms
 
 Normalisation = Literal["layer_norm", "standardise", "whiten"]
@@ -25,6 +26,9 @@ class Vkd(Objective):
         layer_norm   over channels, no affine, eps 1e-5 (the recognition recipe)
         standardise  per channel over the batch, on both sides (the detection code)
         whiten       the batch's covariance made the identity (ours: no released code)
+
+    A batch is that of all processes. Where the teacher is known by its embeddings alone,
+    z is the pooled vector of each side; this is our extension.
 
     Reference: Miles, Elezi, Deng, "VkD: Improving Knowledge Distillation using
     Orthogonal Projections", arXiv:2403.06213; equal to the authors' code to 1e-9 in
@@ -45,10 +49,22 @@ class Vkd(Objective):
         """Return the term vkd."""
         with torch.autocast(student.tokens.device.type, enabled=False):
             projection: Tensor = self.projection.weight  # computed by the Cayley map
-            ours = student.cells.mean(dim=1).to(projection.dtype)
-            theirs = teacher.cells.mean(dim=1).to(projection.dtype)
+            ours, theirs = student.pooled, teacher.pooled
+            if teacher.grid != (0, 0):
+                ours, theirs = student.cells.mean(dim=1), teacher.cells.mean(dim=1)
+            ours, theirs = ours.to(projection.dtype), theirs.to(projection.dtype)
+            if self.normalisation != "layer_norm":
+                ours, theirs = whole_batch(ours), whole_batch(theirs)
             loss = vkd_loss(ours, theirs, projection, self.normalisation)
         return {"vkd": loss}
+
+    def to_teacher(self) -> None:
+        """None, although Q is linear: it leads to the normalised mean of the cells.
+
+        That is not where the teacher's pooled vector points: a LayerNorm takes away the
+        mean over channels, and a class token is not the mean of cells. An index of the
+        teacher's embeddings would be queried with the wrong vectors.
+        """
 
     def undecayed(self) -> set[str]:
         """The projection: decay would move it and teach nothing."""

@@ -32,6 +32,9 @@ class GivenTargets(Targets):
         self._embeddings = embeddings
         self.width = embeddings.shape[1]
 
+    def place(self, device: torch.device) -> None:
+        """Nothing computes."""
+
     def features(self, batch: Batch) -> Features:
         """Look the images up."""
         rows = self._embeddings[batch.indices.numpy()].astype(np.float32)

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from backbones import FeatureExtractor
-from bundle import ImageFolder, Images, Preprocessing
+from bundle import Images, Preprocessing
 from bundle.collection import Indices
 from distill.recipe import DataSection
 from distill.targets.record import Parts
@@ -20,7 +20,7 @@ VIEW_SETTINGS = {
 }
 # Other versions of these may draw, resample or compute otherwise.
 _LIBRARIES = ("pillow", "timm", "torch", "torchvision")
-_SPREAD = 32  # images whose pixels are hashed where files cannot be asked
+_SPREAD = 32  # images whose pixels are hashed where no files are known
 
 
 def view_parts(
@@ -77,23 +77,23 @@ def _image_parts(images: Images, indices: Indices) -> Parts:
 def _content(images: Images, indices: Indices) -> str:
     """Return a hash that changes when the images do, without reading all of them.
 
-    Of a folder: every file's size and time of change. Of other sources: those of the
-    file they are in, where there is one, and the pixels of a few images.
+    Size and time of change of every file of the source; where its files are not known,
+    the pixels of a few images.
     """
-    content = sha256()
-    if isinstance(images, ImageFolder):
-        for index in indices:
-            content.update(_stamp(images.root / images.names[index]))
-        return content.hexdigest()
-    content.update(_stamp(Path(images.where)))
-    spread = np.linspace(0, len(indices) - 1, min(_SPREAD, len(indices))).astype(int)
-    for index in indices[spread]:
-        content.update(np.asarray(images.image(int(index))).tobytes())
+    content, known = sha256(), False
+    for path in images.files():
+        known = True
+        content.update(_stamp(path))
+    if not known:
+        spread = np.linspace(0, len(indices) - 1, min(_SPREAD, len(indices))).astype(int)
+        for index in indices[spread]:
+            content.update(np.asarray(images.image(int(index))).tobytes())
     return content.hexdigest()
 
 
 def _stamp(path: Path) -> bytes:
-    if not path.exists():
-        return b"none"
-    status = path.stat()
+    try:
+        status = path.stat()
+    except OSError:
+        return b"missing\n"
     return f"{status.st_size} {status.st_mtime_ns}\n".encode()

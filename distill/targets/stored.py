@@ -1,6 +1,7 @@
 """Features computed once, before training."""
 
 import numpy as np
+import torch
 
 from backbones import Features
 from bundle.collection import Indices
@@ -24,6 +25,9 @@ class StoredTargets(Targets):
         self._rows[indices] = np.arange(len(indices))
         self.width = store.record.shape[3]
         self.replayed = store.record.shape[1]
+
+    def place(self, device: torch.device) -> None:
+        """Nothing computes."""
 
     def features(self, batch: Batch) -> Features:
         """Look the views up.

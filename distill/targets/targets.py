@@ -14,8 +14,9 @@ class Targets(ABC):
     width: int
     replayed: int | None = None  # after how many views of an image they start again
 
-    def place(self, device: torch.device) -> None:  # noqa: B027 (most compute nothing)
-        """Move what computes to `device`."""
+    @abstractmethod
+    def place(self, device: torch.device) -> None:
+        """Move what computes, if anything does, to `device`."""
 
     @abstractmethod
     def features(self, batch: Batch) -> Features:

@@ -1,0 +1,38 @@
+"""Class numbers, for the objectives that cannot do without."""
+
+from jaxtyping import Int
+from torch import Tensor
+
+from bundle import UsageError
+from distill.objectives.objective import Labels
+
+
+def required(labels: Labels, name: str, classes: int) -> Int[Tensor, " b"]:
+    """Return the class numbers as int64, for the objective called `name`.
+
+    Raises:
+        UsageError: there are none.
+    """
+    if labels is None:
+        raise UsageError(
+            f'The objective "{name}" needs the class of each image, but the images have '
+            f"none. Put them into one folder per class, or set "
+            f"`[data] pseudo_classes = {max(classes, 2)}`."
+        )
+    return labels.long()
+
+
+def required_below(labels: Labels, name: str, classes: int) -> Int[Tensor, " b"]:
+    """Return the class numbers on the CPU, checked; reading them waits for a GPU.
+
+    Raises:
+        UsageError: there are none, or some are not below `classes`.
+    """
+    numbers = required(labels, name, classes).cpu()
+    if len(numbers) and not 0 <= int(numbers.min()) <= int(numbers.max()) < classes:
+        raise UsageError(
+            f'The objective "{name}" was made for class numbers from 0 to {classes - 1}, '
+            f"but got {int(numbers.min())} to {int(numbers.max())}; make it for as many "
+            f"classes as the images have."
+        )
+    return numbers

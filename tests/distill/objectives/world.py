@@ -1,0 +1,158 @@
+"""One of two processes: is DistributedDataParallel what one process would do?
+
+`python world.py RANK FOLDER` writes, per objective, the differences from a single process
+that has the whole batch to FOLDER/RANK.json. Both processes do the same.
+"""
+
+import copy
+import datetime
+import json
+import sys
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+
+from backbones import Features
+from distill.objectives import (
+    Cosine,
+    CosPress,
+    Coss,
+    Isogon,
+    Kd,
+    Nd,
+    Objective,
+    Proteus,
+    Rkd,
+    Vkd,
+    Weighted,
+)
+
+RANKS, BATCH, TEACHER, STUDENT = 2, 12, 8, 6
+TEMPERATURES = (0.05, 0.1)
+
+
+class Pair(nn.Module):
+    """A student of one layer, and an objective."""
+
+    def __init__(self, objective: Objective, width: int) -> None:
+        super().__init__()
+        self.student = nn.Linear(5, width)
+        self.objective = objective
+
+    def forward(
+        self,
+        images: torch.Tensor,
+        tokens: torch.Tensor,
+        labels: torch.Tensor,
+        grid: tuple[int, int],
+    ) -> torch.Tensor:
+        student = Features(tokens=self.student(images), grid=(2, 2))
+        terms = self.objective(student, Features(tokens=tokens, grid=grid), labels)
+        return torch.stack(list(terms.values())).sum()
+
+
+def objectives() -> dict[str, tuple[Objective, int]]:
+    """Every objective without BatchNorm, with the student's width."""
+    gains = {"teacher_temperature": 0.5, "student_temperature": 0.5}
+
+    def cospress() -> CosPress:
+        return CosPress(TEACHER, STUDENT, TEMPERATURES, pca_start=True)
+
+    def isogon() -> Isogon:
+        return Isogon(cospress(), angle_weight=10.0, pairs_weight=10.0)
+
+    def rkd() -> Rkd:
+        return Rkd(distance_weight=1.0, angle_weight=2.0)
+
+    def kd() -> Kd:
+        return Kd(TEACHER, STUDENT, 3, temperature=2.0, kd_weight=2.0, warmup_epochs=0.0)
+
+    return {
+        "cosine": (Cosine(TEACHER, STUDENT), STUDENT),
+        "cospress": (cospress(), STUDENT),
+        "isogon": (isogon(), STUDENT),
+        "vkd layer_norm": (Vkd(TEACHER, STUDENT, "layer_norm"), STUDENT),
+        "vkd standardise": (Vkd(TEACHER, STUDENT, "standardise"), STUDENT),
+        "vkd whiten": (Vkd(TEACHER, STUDENT, "whiten"), STUDENT),
+        "coss": (Coss(TEACHER, STUDENT, weight_space=1.0, **gains), STUDENT),
+        "coss of one width": (Coss(TEACHER, TEACHER, weight_space=1.0, **gains), TEACHER),
+        "rkd": (rkd(), STUDENT),
+        "proteus": (Proteus(TEACHER, STUDENT), STUDENT),
+        "nd of one width": (Nd(TEACHER, TEACHER, 3), TEACHER),
+        "kd": (kd(), STUDENT),
+        "several": (Weighted({"isogon": (1.0, isogon()), "rkd": (3.0, rkd())}), STUDENT),
+    }
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Case:
+    """An objective with its batch, and the same after one process had the whole batch."""
+
+    pair: Pair
+    batch: tuple[torch.Tensor, torch.Tensor, torch.Tensor]
+    grid: tuple[int, int]
+    alone: Pair
+    loss: float
+
+
+def prepared(objective: Objective, width: int, grid: tuple[int, int]) -> Case:
+    images = torch.randn(BATCH, 5, 5).double()
+    tokens = torch.randn(BATCH, 1 + grid[0] * grid[1], TEACHER).double() + 0.3
+    labels = torch.arange(BATCH) % 3
+    pair = Pair(objective, width).double()
+    if objective.start_on != "nothing":
+        objective.start([(Features(tokens=tokens, grid=grid), labels)])
+    alone = copy.deepcopy(pair)
+    loss = alone(images, tokens, labels, grid)
+    loss.backward()
+    batch = (images, tokens, labels)
+    return Case(pair=pair, batch=batch, grid=grid, alone=alone, loss=loss.item())
+
+
+def differences(case: Case, rank: int) -> dict[str, float]:
+    """Return how far two processes are from one, relatively, in loss and gradients."""
+    mine = [part.chunk(RANKS)[rank] for part in case.batch]
+    model = DistributedDataParallel(case.pair)  # must live until the backward pass is done
+    loss = model(*mine, case.grid)
+    loss.backward()
+    mean = loss.detach().clone()
+    dist.all_reduce(mean)
+    found = {"loss": abs(mean.item() / RANKS / case.loss - 1)}
+    expected = dict(case.alone.named_parameters())
+    for name, parameter in case.pair.named_parameters():
+        assert parameter.grad is not None, name
+        gradient = expected[name].grad
+        assert gradient is not None, name
+        scale = gradient.abs().max().clamp_min(1e-6)
+        found[name] = ((parameter.grad - gradient).abs().max() / scale).item()
+    return found
+
+
+def main(rank: int, folder: Path) -> None:
+    torch.manual_seed(0)
+    cases = {}
+    for name, (objective, width) in objectives().items():
+        cases[name] = prepared(objective, width, (2, 2))
+    for name in ("cospress", "isogon", "vkd whiten"):  # embeddings alone
+        objective, width = objectives()[name]
+        cases[f"{name}, no cells"] = prepared(objective, width, (0, 0))
+    dist.init_process_group(
+        "gloo",
+        init_method=(folder / "meeting").as_uri(),
+        rank=rank,
+        world_size=RANKS,
+        timeout=datetime.timedelta(seconds=60),
+    )
+    found = {name: differences(case, rank) for name, case in cases.items()}
+    (folder / f"{rank}.json").write_text(json.dumps(found))
+    dist.destroy_process_group()
+
+
+if __name__ == "__main__":
+    warnings.simplefilter("error")
+    main(int(sys.argv[1]), Path(sys.argv[2]))
