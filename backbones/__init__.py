@@ -2,10 +2,14 @@
 
 from backbones.backbone import (
     Backbone as Backbone,
-    Features as Features,
     TimmModel as TimmModel,
     timm_model as timm_model,
 )
+from backbones.features import (
+    FeatureExtractor as FeatureExtractor,
+    Features as Features,
+)
+from backbones.imported import ImportedNetwork as ImportedNetwork
 from backbones.student import (
     WEIGHTS as WEIGHTS,
     Student as Student,

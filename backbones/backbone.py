@@ -1,16 +1,15 @@
 """Any timm model as one thing: uint8 pixels in, tokens out, class token first."""
 
 import difflib
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import timm
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
+from backbones.features import FeatureExtractor, Features
 from bundle import Preprocessing, UsageError
 
 # timm's models share methods, but no type that declares them.
@@ -19,37 +18,7 @@ TimmModel = Any
 _NO_NORM = (nn.Identity, type(None))
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Features:
-    """A batch as a model sees it.
-
-    `tokens[:, 0]` is the class token and the rest are the grid's cells, row by row.
-    """
-
-    tokens: Float[Tensor, "b n d"]
-    grid: tuple[int, int]
-
-    @property
-    def pooled(self) -> Float[Tensor, "b d"]:
-        """The class token: one vector per image."""
-        return self.tokens[:, 0]
-
-    @property
-    def cells(self) -> Float[Tensor, "b cells d"]:
-        """The tokens of the grid, row by row."""
-        return self.tokens[:, 1:]
-
-    def on_grid(self, grid: tuple[int, int]) -> "Features":
-        """Return the features with cells resampled to `grid` (bilinear, antialiased)."""
-        if self.grid == grid:
-            return self
-        cells = self.cells.mT.reshape(len(self.tokens), -1, *self.grid)
-        resampled = F.interpolate(cells, size=grid, mode="bilinear", antialias=True)
-        tokens = torch.cat([self.tokens[:, :1], resampled.flatten(2).mT], dim=1)
-        return Features(tokens=tokens, grid=grid)
-
-
-class Backbone(nn.Module):
+class Backbone(FeatureExtractor):
     """A timm model without its classifier, normalisation included.
 
     Transformers give their last tokens after the final norm, registers left out; one

@@ -6,7 +6,8 @@ import torch.nn.functional as F
 from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
-from backbones.backbone import Backbone, Features, timm_model
+from backbones.backbone import Backbone, timm_model
+from backbones.features import Features
 from bundle import Bundle, Preprocessing, StudentCard
 
 WEIGHTS = "model.safetensors"

@@ -52,6 +52,7 @@ def prepare_teacher(recipe: Recipe) -> tuple[Backbone, TeacherCard]:
         UsageError: the model or its weights are not to be had.
     """
     section = recipe.teacher
+    assert section.name is not None
     source = pretrained(section.name, section.checkpoint, size=_size(recipe))
     teacher = Backbone(source.model, preprocessing_for(recipe, section.name))
     card = TeacherCard(

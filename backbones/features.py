@@ -1,0 +1,54 @@
+"""What every network here gives for a batch of pixels, and what such a network is."""
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, UInt8
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Features:
+    """A batch as a model sees it.
+
+    `tokens[:, 0]` is the class token and the rest are the grid's cells, row by row.
+    Where there is nothing but one vector per image, the grid is (0, 0).
+    """
+
+    tokens: Float[Tensor, "b n d"]
+    grid: tuple[int, int]
+
+    @property
+    def pooled(self) -> Float[Tensor, "b d"]:
+        """The class token: one vector per image."""
+        return self.tokens[:, 0]
+
+    @property
+    def cells(self) -> Float[Tensor, "b cells d"]:
+        """The tokens of the grid, row by row."""
+        return self.tokens[:, 1:]
+
+    def on_grid(self, grid: tuple[int, int]) -> "Features":
+        """Return the features with cells resampled to `grid` (bilinear, antialiased)."""
+        if self.grid == grid:
+            return self
+        cells = self.cells.mT.reshape(len(self.tokens), -1, *self.grid)
+        resampled = F.interpolate(cells, size=grid, mode="bilinear", antialias=True)
+        tokens = torch.cat([self.tokens[:, :1], resampled.flatten(2).mT], dim=1)
+        return Features(tokens=tokens, grid=grid)
+
+    def without_cells(self) -> "Features":
+        """Return the pooled vectors alone."""
+        return Features(tokens=self.tokens[:, :1], grid=(0, 0))
+
+
+class FeatureExtractor(nn.Module, ABC):
+    """A network that takes uint8 RGB pixels, normalises them itself and gives tokens."""
+
+    width: int  # of the tokens
+
+    @abstractmethod
+    def forward(self, pixels: UInt8[Tensor, "b h w 3"]) -> Features:
+        """Return the tokens, class token first."""

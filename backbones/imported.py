@@ -1,0 +1,79 @@
+"""A user's own network as one of ours: normalisation included, its shapes checked."""
+
+import math
+
+import torch
+from jaxtyping import Float, UInt8
+from torch import Tensor, nn
+
+from backbones.features import FeatureExtractor, Features
+from bundle import Preprocessing, UsageError
+
+_EXPECTED = (
+    "Expected float images [b, 3, h, w] in, and out either embeddings [b, d] or tokens "
+    "[b, n, d], class token first."
+)
+
+
+class ImportedNetwork(FeatureExtractor):
+    """Any `nn.Module` from normalised float images [b, 3, h, w] to features.
+
+    It returns embeddings [b, d], or tokens [b, n, d] with the class token first and the
+    cells of a grid after it, row by row. The grid is the module's attribute `grid`
+    (rows, columns), or the square that n - 1 cells fill.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, network: nn.Module, preprocessing: Preprocessing) -> None:
+        """Wrap `network` and try it on two empty images, in evaluation mode.
+
+        Raises:
+            UsageError: it does not take the images, or gives another shape.
+        """
+        super().__init__()
+        self.network = network.eval()
+        mean, std = torch.tensor(preprocessing.mean), torch.tensor(preprocessing.std)
+        self.register_buffer("mean", mean.view(3, 1, 1), persistent=False)
+        self.register_buffer("std", std.view(3, 1, 1), persistent=False)
+        size = (preprocessing.height, preprocessing.width)
+        try:
+            with torch.no_grad():
+                tried = self(torch.zeros(2, *size, 3, dtype=torch.uint8))
+        except UsageError:
+            raise
+        except Exception as error:  # whatever a network of the user's own raises
+            raise UsageError(
+                f"{type(network).__name__} failed on two images of {size[0]} x {size[1]} "
+                f"pixels: {type(error).__name__}: {str(error)[:400]}. {_EXPECTED}"
+            ) from error
+        self.width: int = tried.tokens.shape[2]
+
+    def forward(self, pixels: UInt8[Tensor, "b h w 3"]) -> Features:
+        """Return the network's tokens of uint8 RGB pixels."""
+        images = pixels.permute(0, 3, 1, 2).to(self.mean.dtype)
+        output = self.network((images / 255 - self.mean) / self.std)
+        if not isinstance(output, Tensor):
+            raise self._wrong(f"a {type(output).__name__}")
+        if output.ndim not in (2, 3) or len(output) != len(pixels):
+            raise self._wrong(f"{list(output.shape)} for {len(pixels)} images")
+        if not output.is_floating_point():
+            raise self._wrong(f"values of {output.dtype}")
+        if output.ndim == 2:
+            return Features(tokens=output[:, None], grid=(0, 0))
+        return Features(tokens=output, grid=self._grid(output))
+
+    def _grid(self, tokens: Float[Tensor, "b n d"]) -> tuple[int, int]:
+        cells = tokens.shape[1] - 1
+        side = math.isqrt(max(cells, 0))
+        rows, columns = getattr(self.network, "grid", (side, side))
+        if cells < 0 or rows * columns != cells:
+            raise self._wrong(
+                f"{list(tokens.shape)}, whose {cells} cells do not fill a grid of "
+                f"{rows} x {columns} (give the module an attribute `grid`)"
+            )
+        return int(rows), int(columns)
+
+    def _wrong(self, found: str) -> UsageError:
+        return UsageError(f"{type(self.network).__name__} gave {found}. {_EXPECTED}")

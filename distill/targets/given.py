@@ -1,0 +1,154 @@
+"""A teacher that is only known by its embeddings: an API's, another framework's."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa  # type: ignore[import-untyped]
+import pyarrow.compute as pc  # type: ignore[import-untyped]
+import pyarrow.parquet as pq  # type: ignore[import-untyped]
+import torch
+from jaxtyping import Float, Float32
+
+from backbones import Features
+from bundle import Images, UsageError
+from bundle.collection import Indices
+from distill.loading import Batch
+from distill.targets.targets import Targets
+
+_CHECKED = 65_536  # rows looked at in one go
+_NAMED = 5  # offenders that a message names
+
+
+class GivenTargets(Targets):
+    """One embedding per image.
+
+    A known limit: every view of an image has the embedding of the whole image, so that
+    strong crops teach the student what they do not show. Keep `scale` high.
+    """
+
+    def __init__(self, embeddings: Float[np.ndarray, "images d"]) -> None:
+        self._embeddings = embeddings
+        self.width = embeddings.shape[1]
+
+    def place(self, device: torch.device) -> None:
+        """Nothing computes."""
+
+    def features(self, batch: Batch) -> Features:
+        """Look the images up."""
+        rows = self._embeddings[batch.indices.numpy()].astype(np.float32)
+        tokens = torch.from_numpy(rows)[:, None].to(batch.pixels.device)
+        return Features(tokens=tokens, grid=(0, 0))
+
+
+def given_embeddings(path: Path, images: Images) -> Float[np.ndarray, "images d"]:
+    """Return the embeddings in `path` by the images' index.
+
+    An .npy file is mapped into memory, not read.
+
+    Raises:
+        UsageError: not such a file, images without an embedding, or embeddings that
+            have no direction.
+    """
+    if not path.is_file():
+        raise UsageError(f"There are no embeddings at {path}; see `path` in [teacher].")
+    readers = {".npy": _from_npy, ".parquet": _from_parquet}
+    if path.suffix not in readers:
+        raise UsageError(
+            f"Expected embeddings in a file ending in {' or '.join(readers)}, got {path}."
+        )
+    embeddings = readers[path.suffix](path, images)
+    _require_directions(embeddings, images.names, path)
+    return embeddings
+
+
+def _from_npy(path: Path, images: Images) -> Float[np.ndarray, "images d"]:
+    try:
+        embeddings = np.load(path, mmap_mode="r", allow_pickle=False)
+    except (OSError, ValueError) as error:
+        raise UsageError(
+            f"{path} is no .npy file of numbers: {error}. Write it with `numpy.save`."
+        ) from error
+    expected = f"Expected {path} to hold float embeddings [{len(images)}, d]"
+    if embeddings.dtype.kind != "f" or embeddings.ndim != 2 or not embeddings.shape[1]:
+        raise UsageError(f"{expected}, got {embeddings.dtype} {list(embeddings.shape)}.")
+    if len(embeddings) != len(images):
+        raise UsageError(
+            f"{expected}, a row for each image of {images.where} in order of the names, "
+            f"got {len(embeddings)} rows. With a .parquet file, rows are found by name."
+        )
+    return np.asarray(embeddings)
+
+
+def _from_parquet(path: Path, images: Images) -> Float32[np.ndarray, "images d"]:
+    try:
+        columns = pq.read_schema(path).names
+        key = next((name for name in ("name", "path") if name in columns), None)
+        if key is None or "embedding" not in columns:
+            raise UsageError(
+                f"Expected {path} to have the columns `name` (or `path`) and "
+                f"`embedding`, got {', '.join(columns)}."
+            )
+        table = pq.read_table(path, columns=[key, "embedding"])
+    except (OSError, pa.ArrowException) as error:
+        raise UsageError(f"{path} cannot be read as Parquet: {error}.") from error
+    rows = _rows_by_name(table[key].to_pylist(), images, path)
+    return _matrix(table["embedding"].take(pa.array(rows)), path)
+
+
+def _rows_by_name(names: Sequence[Any], images: Images, path: Path) -> Indices:
+    row_of = {name: row for row, name in enumerate(names)}
+    if len(row_of) < len(names):
+        twice = [name for row, name in enumerate(names) if row_of[name] != row]
+        raise UsageError(f"{path} has more than one embedding for {_listed(twice)}.")
+    missing = [name for name in images.names if name not in row_of]
+    if missing:
+        raise UsageError(
+            f"{path} has no embedding for {len(missing):,} of {len(images):,} images: "
+            f"{_listed(missing)}. Its own names are such as {_listed(names)}; they must "
+            f"be those of the images, relative to {images.where}."
+        )
+    return np.array([row_of[name] for name in images.names])
+
+
+def _matrix(column: pa.ChunkedArray, path: Path) -> Float32[np.ndarray, "images d"]:
+    kind = column.type
+    lists = pa.types.is_list(kind) or pa.types.is_large_list(kind)
+    if not (lists or pa.types.is_fixed_size_list(kind)) or not pa.types.is_floating(
+        kind.value_type
+    ):
+        raise UsageError(
+            f"Expected `embedding` in {path} to be lists of floats, got {kind}."
+        )
+    lengths = pc.list_value_length(column)
+    widths = pc.unique(lengths).to_pylist()
+    if len(widths) != 1 or not widths[0]:
+        raise UsageError(
+            f"Expected embeddings of one length in {path}, got lengths {widths[:_NAMED]}."
+        )
+    values = pc.list_flatten(column).cast(pa.float32())
+    matrix: Float32[np.ndarray, "images d"] = values.to_numpy().reshape(-1, widths[0])
+    return matrix
+
+
+def _require_directions(
+    embeddings: Float[np.ndarray, "images d"], names: Sequence[str], path: Path
+) -> None:
+    """Refuse embeddings with NaN or infinity, and zeros, which have no direction."""
+    faulty: list[str] = []
+    for first in range(0, len(embeddings), _CHECKED):
+        rows = embeddings[first : first + _CHECKED]
+        good = np.isfinite(rows).all(axis=1) & (rows != 0).any(axis=1)
+        faulty += [names[first + int(place)] for place in np.flatnonzero(~good)]
+    if faulty:
+        raise UsageError(
+            f"{path} has embeddings that are zero or not finite, for {len(faulty):,} of "
+            f"{len(names):,} images: {_listed(faulty)}. Compute these again, or remove "
+            f"the images."
+        )
+
+
+def _listed(names: Sequence[Any]) -> str:
+    more = ", …" if len(names) > _NAMED else ""
+    return ", ".join(map(str, names[:_NAMED])) + more

@@ -1,0 +1,99 @@
+"""What a store's features depend on, so that a change of any of it is another store."""
+
+import importlib.metadata
+from hashlib import sha256
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from backbones import FeatureExtractor
+from bundle import Images, Preprocessing
+from bundle.collection import Indices
+from distill.recipe import DataSection
+from distill.targets.record import Parts
+
+# The keys of [data] that the pixels of a view depend on; a test holds `Views` to it.
+VIEW_SETTINGS = {
+    *("size", "scale", "flip", "augment", "colour_jitter", "colour_jitter_share"),
+    *("grey", "blur", "erase"),
+}
+# Other versions of these may draw, resample or compute otherwise.
+_LIBRARIES = ("pillow", "timm", "torch", "torchvision")
+_SPREAD = 32  # images whose pixels are hashed where no files are known
+
+
+def view_parts(
+    images: Images, indices: Indices, data: DataSection, *, seed: int, views: int
+) -> Parts:
+    """Return what the pixels of the views 0 to `views` - 1 depend on."""
+    settings: Parts = data.model_dump(mode="json", include=VIEW_SETTINGS)
+    return _image_parts(images, indices) | settings | {"seed": seed, "views": views}
+
+
+def crop_parts(images: Images, indices: Indices, preprocessing: Preprocessing) -> Parts:
+    """Return what the pixels of the plain crops depend on; normalisation comes later."""
+    geometry: Parts = preprocessing.model_dump(
+        mode="json", include={"height", "width", "crop"}
+    )
+    return _image_parts(images, indices) | geometry
+
+
+def network_parts(
+    network: FeatureExtractor, name: str, source: Path | None, precision: str
+) -> Parts:
+    """Return what the features depend on besides the pixels.
+
+    Args:
+        network: every parameter and buffer counts, the normalisation among them.
+        name: by which it was found.
+        source: the file of the user's own network, whose code counts too; not that of
+            the modules it imports.
+        precision: as in `[train]`.
+    """
+    weights = sha256()
+    state = [*network.named_parameters(), *network.named_buffers()]
+    for key, value in sorted(state, key=lambda pair: pair[0]):
+        array = value.detach().cpu().contiguous()
+        weights.update(f"{key} {array.dtype} {list(array.shape)}\n".encode())
+        weights.update(array.reshape(-1).view(torch.uint8).numpy().data)
+    code = None if source is None else sha256(source.read_bytes()).hexdigest()
+    return {
+        "teacher": name,
+        "weights": weights.hexdigest(),
+        "code": code,
+        "precision": precision,
+        "libraries": {name: importlib.metadata.version(name) for name in _LIBRARIES},
+    }
+
+
+def _image_parts(images: Images, indices: Indices) -> Parts:
+    names = sha256(np.ascontiguousarray(indices, dtype=np.int64).tobytes())
+    for index in indices:
+        names.update(f"{images.names[index]}\0".encode("utf-8", "surrogateescape"))
+    return {"names": names.hexdigest(), "content": _content(images, indices)}
+
+
+def _content(images: Images, indices: Indices) -> str:
+    """Return a hash that changes when the images do, without reading all of them.
+
+    Size and time of change of every file of the source; where its files are not known,
+    the pixels of a few images.
+    """
+    content, known = sha256(), False
+    for path in images.files():
+        known = True
+        content.update(_stamp(path))
+    if not known:
+        spread = np.linspace(0, len(indices) - 1, min(_SPREAD, len(indices))).astype(int)
+        for index in indices[spread]:
+            content.update(np.asarray(images.image(int(index))).tobytes())
+    return content.hexdigest()
+
+
+def _stamp(path: Path) -> bytes:
+    try:
+        status = path.stat()
+    except OSError:
+        return b"missing\n"
+    return f"{status.st_size} {status.st_mtime_ns}\n".encode()

@@ -1,0 +1,187 @@
+"""A teacher that is a network, its features computed as the recipe asks."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+from jaxtyping import Float, UInt8
+from rich.progress import Progress
+from torch import Tensor
+
+from backbones import FeatureExtractor, Features
+from bundle import Images, Preprocessing, TeacherCard
+from bundle.collection import Indices
+from distill.loading import plain_crops, views_in_order
+from distill.recipe import Recipe
+from distill.targets.filling import RowSource, filled_store
+from distill.targets.identity import crop_parts, network_parts, view_parts
+from distill.targets.online import OnlineTargets
+from distill.targets.record import Parts, StoreRecord
+from distill.targets.store import FeatureStore
+from distill.targets.stored import StoredTargets
+from distill.targets.targets import Targets
+from distill.targets.teacher import Embed, Teacher
+from distill.views import Views
+
+Precision = Literal["32-true", "bf16-mixed", "16-mixed"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Pixels:
+    """What the network is to look at: `views` views of each of the images."""
+
+    indices: Indices
+    views: int
+    parts: Parts
+    batches: Callable[[int], Iterator[UInt8[Tensor, "b h w 3"]]]  # from a view on
+
+
+class NetworkTeacher(Teacher):
+    """A frozen network, and the images it teaches on."""
+
+    network: FeatureExtractor
+
+    def __init__(
+        self,
+        network: FeatureExtractor,
+        card: TeacherCard,
+        images: Images,
+        preprocessing: Preprocessing,
+        recipe: Recipe,
+        *,
+        source: Path | None = None,
+    ) -> None:
+        """Freeze the network.
+
+        Args:
+            network: in evaluation from now on.
+            card: what a bundle says of it.
+            images: what indices mean.
+            preprocessing: of the plain crops.
+            recipe: its [teacher], [data] and [train] say what is computed.
+            source: the file of the user's own network.
+        """
+        self.network = network.eval().requires_grad_(False)
+        self.card = card
+        self._images = images
+        self.preprocessing = preprocessing
+        self._recipe = recipe
+        self._source = source
+
+    def targets(
+        self, indices: Indices, device: torch.device, progress: Progress
+    ) -> Targets:
+        """Return the network itself, or its features of `views` views of each image.
+
+        They are computed in the precision of [train], as they would be in training.
+        """
+        kind = self._recipe.teacher.features
+        if kind == "online":
+            return OnlineTargets(self.network)
+        precision = self._recipe.train.precision
+        store = self._store(kind, self._views(indices), precision, device, progress)
+        return StoredTargets(store, indices)
+
+    def sample(self, indices: Indices, device: torch.device) -> Iterator[Features]:
+        """Run the network on the plain crops."""
+        self.network.to(device)
+        pooled = self._recipe.teacher.features == "embedding"
+        for pixels in self._plain(indices).batches(0):
+            features = self._features(pixels, device, "32-true")
+            yield features.without_cells() if pooled else features
+
+    def pooled(
+        self, indices: Indices, device: torch.device, progress: Progress
+    ) -> Float[np.ndarray, "n d"]:
+        """Return the network's features of the plain crops, computed in float32."""
+        store = self._store("plain", self._plain(indices), "32-true", device, progress)
+        return store.values[:, 0, 0]
+
+    @property
+    def embed(self) -> Embed:
+        """Run the network on pixels, on their device."""
+
+        def embed(pixels: UInt8[Tensor, "b h w 3"]) -> Float[Tensor, "b d"]:
+            features: Features = self.network.to(pixels.device)(pixels)
+            return features.pooled
+
+        return embed
+
+    def _views(self, indices: Indices) -> _Pixels:
+        data, seed = self._recipe.data, self._recipe.train.seed
+        count, workers = self._recipe.teacher.views, self._recipe.train.workers
+        views = Views(self._images, data, seed)
+        return _Pixels(
+            indices=indices,
+            views=count,
+            parts=view_parts(self._images, indices, data, seed=seed, views=count),
+            batches=lambda start: views_in_order(
+                views, indices, count, start=start, workers=workers
+            ),
+        )
+
+    def _plain(self, indices: Indices) -> _Pixels:
+        return _Pixels(
+            indices=indices,
+            views=1,
+            parts=crop_parts(self._images, indices, self.preprocessing),
+            batches=lambda start: iter(
+                plain_crops(
+                    self._images,
+                    indices[start:],
+                    self.preprocessing,
+                    workers=self._recipe.train.workers,
+                )
+            ),
+        )
+
+    def _store(
+        self,
+        kind: Literal["embedding", "tokens", "plain"],
+        pixels: _Pixels,
+        precision: Precision,
+        device: torch.device,
+        progress: Progress,
+    ) -> FeatureStore:
+        name = self.card.architecture
+        network = network_parts(self.network, name, self._source, precision)
+
+        def features(batch: UInt8[Tensor, "b h w 3"]) -> Features:
+            found = self._features(batch, device, precision)
+            return found if kind == "tokens" else found.without_cells()
+
+        self.network.to(device)
+        size = (self.preprocessing.height, self.preprocessing.width)
+        tried = features(torch.zeros(1, *size, 3, dtype=torch.uint8))
+        _, tokens, width = tried.tokens.shape
+        store = filled_store(
+            Path(self._recipe.teacher.cache),
+            StoreRecord(
+                parts={"kind": kind} | pixels.parts | network,
+                shape=(len(pixels.indices), pixels.views, tokens, width),
+                grid=tried.grid,
+                teacher=self.card,
+            ),
+            RowSource(
+                batches=lambda start: (
+                    features(batch).tokens for batch in pixels.batches(start)
+                ),
+                image=lambda row: self._images.names[pixels.indices[row // pixels.views]],
+            ),
+            progress,
+        )
+        self.network.cpu()  # training needs the room
+        return store
+
+    @torch.no_grad()
+    def _features(
+        self, pixels: UInt8[Tensor, "b h w 3"], device: torch.device, precision: Precision
+    ) -> Features:
+        mixed = precision != "32-true"
+        dtype = torch.float16 if precision == "16-mixed" else torch.bfloat16
+        with torch.autocast(device.type, dtype=dtype, enabled=mixed):
+            features: Features = self.network(pixels.to(device, non_blocking=True))
+        return features

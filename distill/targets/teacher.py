@@ -1,0 +1,104 @@
+"""The teacher of a run: a network, or embeddings that someone else computed."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator
+
+import numpy as np
+import torch
+from jaxtyping import Float, UInt8
+from rich.progress import Progress
+from torch import Tensor
+
+from backbones import Features
+from bundle import TeacherCard
+from bundle.collection import Indices
+from distill.targets.given import GivenTargets
+from distill.targets.targets import Targets
+
+Embed = Callable[[UInt8[Tensor, "b h w 3"]], Float[Tensor, "b d"]]
+
+_BATCH = 64
+
+
+class Teacher(ABC):
+    """What a run asks of its teacher; images are meant by their index."""
+
+    card: TeacherCard
+
+    @property
+    @abstractmethod
+    def embed(self) -> Embed | None:
+        """What embeds any pixels, on their device; None where there is no network."""
+
+    @abstractmethod
+    def targets(
+        self, indices: Indices, device: torch.device, progress: Progress
+    ) -> Targets:
+        """Return what the student learns from on these images.
+
+        May take hours, where the features are computed once and are not there yet.
+        Every process of a run calls it, and one of them computes.
+
+        Raises:
+            UsageError: see `filled_store`.
+        """
+
+    @abstractmethod
+    def sample(self, indices: Indices, device: torch.device) -> Iterator[Features]:
+        """Yield features of the plain crops in order, batch by batch, on `device`.
+
+        They are of the kind that the targets give: with cells, or pooled alone.
+        """
+
+    @abstractmethod
+    def pooled(
+        self, indices: Indices, device: torch.device, progress: Progress
+    ) -> Float[np.ndarray, "n d"]:
+        """Return the pooled features of the plain crops, in order; mapped from disk.
+
+        Computed once for these images and kept, in float16; given ones as they are.
+
+        Raises:
+            UsageError: see `filled_store`.
+        """
+
+
+class GivenTeacher(Teacher):
+    """A teacher known by one embedding for each image."""
+
+    def __init__(
+        self, embeddings: Float[np.ndarray, "images d"], card: TeacherCard
+    ) -> None:
+        self._embeddings = embeddings
+        self.card = card
+
+    @property
+    def embed(self) -> None:
+        """Nothing embeds other images than these."""
+        return None
+
+    def targets(
+        self, indices: Indices, device: torch.device, progress: Progress
+    ) -> Targets:
+        """Return the embeddings, the same for every view of an image."""
+        return GivenTargets(self._embeddings)
+
+    def sample(self, indices: Indices, device: torch.device) -> Iterator[Features]:
+        """Yield the embeddings, batch by batch."""
+        yield from in_batches(self._embeddings, indices, device)
+
+    def pooled(
+        self, indices: Indices, device: torch.device, progress: Progress
+    ) -> Float[np.ndarray, "n d"]:
+        """Return the embeddings."""
+        rows: Float[np.ndarray, "n d"] = self._embeddings[indices]
+        return rows
+
+
+def in_batches(
+    embeddings: Float[np.ndarray, "images d"], indices: Indices, device: torch.device
+) -> Iterator[Features]:
+    """Yield these rows as float32 features of one token, batch by batch."""
+    for first in range(0, len(indices), _BATCH):
+        rows = embeddings[indices[first : first + _BATCH]].astype(np.float32)
+        yield Features(tokens=torch.from_numpy(rows)[:, None].to(device), grid=(0, 0))

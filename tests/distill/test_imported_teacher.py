@@ -1,0 +1,164 @@
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from bundle import ImageFolder, UsageError
+from distill import Recipe, recipe_from_document
+from distill.targets import NetworkTeacher, teacher_from_recipe
+
+MODULE = """
+import torch
+from torch import nn
+
+number = 3
+
+class Network(nn.Module):
+    def __init__(self, give):
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(1))
+        self.give = give
+
+    def forward(self, images):
+        return self.give(images)
+
+def embeddings():
+    return Network(lambda images: images.mean((2, 3)))
+
+def tokens():
+    return Network(lambda images: torch.cat(
+        [images.mean((2, 3))[..., None], images[:, :, ::16, ::16].flatten(2)], 2).mT)
+
+def oblong():
+    network = Network(lambda images: images[:, :, 0, :7].mT)
+    network.grid = (2, 3)
+    return network
+
+def unaligned(): return Network(lambda images: images[:, :, 0, :7].mT)
+def maps(): return Network(lambda images: images)
+def pairs(): return Network(lambda images: (images, images))
+def integers(): return Network(lambda images: images.mean((2, 3)).int())
+def one(): return Network(lambda images: images.mean((0, 2, 3))[None])
+def fails(): return Network(lambda images: images @ torch.ones(5, 5))
+def breaks(): raise OSError("no weights here")
+def dictionary(): return {}
+"""
+
+
+@pytest.fixture(autouse=True)
+def module(
+    tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> str:
+    folder = tmp_path_factory.mktemp("own")
+    name = folder.name.replace("-", "_") + "_teachers"
+    (folder / f"{name}.py").write_text(MODULE)
+    (folder / f"{name}_broken.py").write_text("import a_package_nobody_has")
+    (folder / f"{name}_faulty.py").write_text("1 / 0")
+    monkeypatch.chdir(folder)
+    monkeypatch.setattr(sys, "path", [p for p in sys.path if p not in ("", str(folder))])
+    return name
+
+
+def imported(recipe: Recipe, name: str, **more: object) -> NetworkTeacher:
+    document = recipe.model_dump(mode="json", exclude_unset=True)
+    document["teacher"] = {"name": name, **more}
+    recipe = recipe_from_document(document, where="tests")
+    teacher = teacher_from_recipe(recipe, ImageFolder.list(Path(recipe.data.images)))
+    assert isinstance(teacher, NetworkTeacher)
+    return teacher
+
+
+def test_a_teacher_in_the_current_folder_is_found_and_normalised(
+    recipe: Recipe, module: str
+) -> None:
+    pixels = torch.full((3, 32, 32, 3), 255, dtype=torch.uint8)
+    teacher = imported(recipe, f"{module}:embeddings", licence="MIT")
+    features = teacher.network(pixels)
+    expected = (1 - torch.tensor([0.485, 0.456, 0.406])) / torch.tensor(
+        [0.229, 0.224, 0.225]
+    )
+    assert torch.allclose(features.pooled, expected.expand(3, 3))
+    assert (features.tokens.shape, features.grid) == ((3, 1, 3), (0, 0))
+    assert (teacher.card.width, teacher.card.licence, teacher.card.parameters) == (
+        3,
+        "MIT",
+        1,
+    )
+    assert not any(p.requires_grad for p in teacher.network.parameters())
+    plain = imported(recipe, f"{module}:embeddings", mean=[0.0] * 3, std=[0.5] * 3)
+    assert torch.equal(plain.network(pixels).pooled, torch.full((3, 3), 2.0))
+
+
+@pytest.mark.parametrize(("factory", "grid"), [("tokens", (2, 2)), ("oblong", (2, 3))])
+def test_tokens_lie_on_a_square_or_on_the_grid_of_the_module(
+    recipe: Recipe, module: str, factory: str, grid: tuple[int, int]
+) -> None:
+    network = imported(recipe, f"{module}:{factory}").network
+    features = network(torch.zeros(2, 32, 32, 3, dtype=torch.uint8))
+    assert features.grid == grid
+    assert features.cells.shape == (2, grid[0] * grid[1], 3)
+
+
+@pytest.mark.parametrize(
+    ("factory", "said"),
+    [
+        ("unaligned", r"gave \[2, 7, 3\], whose 6 cells do not fill a grid of 2 x 2"),
+        ("maps", r"gave \[2, 3, 32, 32\] for 2 images"),
+        ("pairs", "gave a tuple"),
+        ("integers", "gave values of torch.int32"),
+        ("one", r"gave \[1, 3\] for 2 images"),
+        ("fails", "failed on two images of 32 x 32 pixels: RuntimeError"),
+        ("breaks", r"breaks\(\) failed: OSError: no weights here"),
+        ("dictionary", "return a torch.nn.Module, got a dict"),
+        ("number", r"a function 'number' in .*teachers.py\), found a int"),
+        ("missing", "found nothing of this name"),
+    ],
+)
+def test_a_teacher_that_does_not_do_is_refused(
+    recipe: Recipe, module: str, factory: str, said: str
+) -> None:
+    with pytest.raises(UsageError, match=said):
+        imported(recipe, f"{module}:{factory}")
+
+
+@pytest.mark.parametrize(
+    ("suffix", "said"),
+    [
+        ("_nowhere", "There is no module '.*_nowhere'.*in the current folder"),
+        ("_broken", "failed: No module named 'a_package_nobody_has'. Install what"),
+        ("_faulty", "failed: ZeroDivisionError: division by zero"),
+    ],
+)
+def test_a_module_that_cannot_be_imported_is_told(
+    recipe: Recipe, module: str, suffix: str, said: str
+) -> None:
+    with pytest.raises(UsageError, match=said):
+        imported(recipe, f"{module}{suffix}:factory")
+
+
+@pytest.mark.parametrize("name", [":factory", ".relative:factory", "..:x"])
+def test_a_name_that_is_no_import_path_is_told(recipe: Recipe, name: str) -> None:
+    with pytest.raises(UsageError, match=r"package.module:factory"):
+        imported(recipe, name)
+
+
+@pytest.mark.parametrize(
+    ("section", "said"),
+    [
+        ({}, "expected a `name`, or the `path`"),
+        ({"path": "e.npy", "checkpoint": "w.pth"}, "leave out `checkpoint` with `path`"),
+        ({"path": "e.npy", "features": "tokens"}, "leave out `features` with `path`"),
+        ({"name": "m:f", "checkpoint": "w.pth"}, "`checkpoint` with an imported teacher"),
+        ({"name": "vit", "mean": [0.5, 0.5, 0.5]}, "leave out `mean` with a timm model"),
+        ({"name": "vit", "views": 2}, "leave out `views` with `features = \"online\"`"),
+        ({"name": "vit", "features": "token"}, "'online', 'embedding' or 'tokens'"),
+        ({"name": "vit", "feature": "tokens"}, "did you mean `features`"),
+    ],
+)  # fmt: skip
+def test_keys_that_contradict_one_another_are_refused(
+    recipe: Recipe, section: dict[str, object], said: str
+) -> None:
+    document = recipe.model_dump(mode="json", exclude_unset=True)
+    with pytest.raises(UsageError, match=said):
+        recipe_from_document({**document, "teacher": section}, where="tests")
