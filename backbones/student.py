@@ -2,6 +2,7 @@
 
 import safetensors.torch
 import timm
+import torch
 import torch.nn.functional as F
 from jaxtyping import Float, UInt8
 from torch import Tensor, nn
@@ -60,6 +61,21 @@ class Student(nn.Module):
         if self.embedding is not None:
             features = self.embedding(features)
         return F.normalize(features, dim=1)
+
+    def followed_by(self, layer: nn.Linear) -> "Student":
+        """Return a student whose embeddings are this one's, mapped by `layer`.
+
+        The map becomes one with the embedding layer, so that it costs nothing.
+        """
+        weight, bias = layer.weight, layer.bias
+        if self.embedding is not None:
+            bias = layer(self.embedding.bias)
+            weight = weight @ self.embedding.weight
+        folded = nn.Linear(weight.shape[1], weight.shape[0], device=weight.device)
+        with torch.no_grad():
+            folded.weight.copy_(weight)
+            folded.bias.zero_() if bias is None else folded.bias.copy_(bias)
+        return Student(self.backbone, folded)
 
 
 def preprocessing_of(architecture: str, size: int, crop: float) -> Preprocessing:

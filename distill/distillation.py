@@ -1,38 +1,31 @@
 """Distil: a recipe and a folder of images become a bundle."""
 
-import importlib.metadata
-import json
 from collections.abc import Iterator
-from datetime import UTC, datetime
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
-import safetensors.torch
-import tomli_w
 import torch
-from lightning_fabric import Fabric
 from rich.progress import Progress
 
-from backbones import WEIGHTS, Features, Student
-from bundle import Bundle, Manifest, Preprocessing, Provenance, require_absent
+from backbones import Features, Student
+from bundle import Bundle, require_absent
 from distill.checkpoint import Checkpoint
 from distill.data import Data, prepare_data
-from distill.embedding import Embedded, embed_roles
-from distill.evaluation import Evaluation, Training
-from distill.evaluation.drawing import drawn_from, write_evaluation
+from distill.embedding import embed_both
+from distill.evaluation import Training
 from distill.evaluation.evaluate import evaluate
-from distill.loading import TrainingViews, plain_crops, shuffled
+from distill.loading import Plan, TrainingViews, neighbourly, shuffled
+from distill.neighbours import kept_neighbours
 from distill.objectives.objective import SAMPLE, Labels
-from distill.preparation import (
-    Models,
-    prepare_models,
-    preprocessing_for,
-)
+from distill.preparation import Models, card_of, prepare_models, preprocessing_for
 from distill.processes import launched, parts_of
 from distill.recipe import Recipe
-from distill.targets import OnlineTargets
+from distill.recipe_objectives import CossSection
+from distill.targets import Teacher, in_batches
 from distill.trainer import Trainer
 from distill.views import Views
+from distill.writing import Judged, write_bundle
 
 
 def distill(
@@ -57,19 +50,29 @@ def distill(
     fabric = launched(recipe.train)
     torch.manual_seed(recipe.train.seed)
     data = prepare_data(recipe, progress, work_folder(output))
-    models = prepare_models(recipe)
-    preprocessing = preprocessing_for(recipe, recipe.student.name)
+    device = fabric.device
+    models = prepare_models(recipe, data, device, progress)
     checkpoint = Checkpoint(
         work_folder(output), recipe, data.trained, accept_changes=accept_changes
     )
     if models.objective.start_on != "nothing" and not checkpoint.path.exists():
-        models.objective.start(_teacher_features(models, data, preprocessing, progress))
+        models.objective.start(_start(models, data, device, progress))
+    targets = models.teacher.targets(data.split.bank, device, progress)
     trainer = Trainer(
         fabric,
         models.student,
         models.objective,
-        OnlineTargets(models.teacher),
-        _views(recipe, data, fabric),
+        targets,
+        TrainingViews(
+            Views(data.familiar, recipe.data, recipe.train.seed),
+            _plan(recipe, data, models.teacher, output, device, progress),
+            labels=models.labels,
+            workers=recipe.train.workers,
+            parts=recipe.train.parts,
+            mine=parts_of(fabric, recipe.train.accumulate),
+            repeats=recipe.data.repeats,
+            replayed=targets.replayed,
+        ),
         recipe.train,
         checkpoint,
         progress,
@@ -77,116 +80,112 @@ def distill(
     log = trainer.run()
     if not fabric.is_global_zero:
         raise SystemExit(0)
-    teacher, student = embed_roles(
-        [lambda pixels: models.teacher(pixels).pooled, models.student.embed],
+    final = _final_student(recipe, models)
+    teacher, student = embed_both(
+        models.teacher,
+        final.embed,
         data,
-        preprocessing,
+        preprocessing_for(recipe, recipe.student.name),
         progress,
-        device=fabric.device,
+        device=device,
         workers=recipe.train.workers,
     )
+    if teacher is None:
+        progress.console.print(
+            "The teacher's embeddings do not cover the test images, so nothing is "
+            "compared with it.",
+            markup=False,
+        )
     evaluation = evaluate(
-        data, teacher, student, detector=recipe.ood, training=Training(terms=log.epochs)
+        data,
+        teacher,
+        student,
+        detector=recipe.ood,
+        training=Training(terms=log.epochs, seconds_per_epoch=log.seconds_per_epoch),
+        same_space=recipe.student.space == "teacher",
     )
-    bundle = _write(recipe, output, data, models, teacher, student, evaluation, progress)
+    bundle = write_bundle(
+        output,
+        recipe,
+        data,
+        models.teacher.card,
+        final,
+        card_of(final, recipe, models.student_licence),
+        Judged(teacher=teacher, student=student, evaluation=evaluation),
+        progress,
+    )
     checkpoint.remove()
     return bundle
 
 
-def _views(recipe: Recipe, data: Data, fabric: Fabric) -> TrainingViews:
-    section = recipe.train
-    plan = shuffled(
-        data.split.bank,
+def _start(
+    models: Models, data: Data, device: torch.device, progress: Progress
+) -> Iterator[tuple[Features, Labels]]:
+    """Yield the teacher's features and the labels of training images, as they are.
+
+    Those of the first `SAMPLE` with all their tokens, those of the rest pooled.
+    """
+    learnt = data.split.bank
+    if models.objective.start_on == "sample":
+        learnt = learnt[:SAMPLE]
+        pooled = np.empty((0, models.teacher.card.width))
+    else:
+        pooled = models.teacher.pooled(learnt, device, progress)  # computed once, kept
+    rest = np.arange(SAMPLE, len(pooled))
+    task = progress.add_task("Starting from the teacher", total=len(learnt))
+    first = 0
+    for features in chain(
+        models.teacher.sample(learnt[:SAMPLE], device), in_batches(pooled, rest, device)
+    ):
+        chunk = learnt[first : first + len(features.tokens)]
+        first += len(chunk)
+        labels = None if models.labels is None else torch.from_numpy(models.labels[chunk])
+        progress.update(task, advance=len(chunk))
+        yield features, labels
+
+
+def _plan(
+    recipe: Recipe,
+    data: Data,
+    teacher: Teacher,
+    output: Path,
+    device: torch.device,
+    progress: Progress,
+) -> Plan:
+    """Return which images make the batches: random ones, or neighbours of each other."""
+    section, learnt = recipe.train, data.split.bank
+    if not any(
+        isinstance(one, CossSection) and one.batches == "neighbours"
+        for one in recipe.objective
+    ):
+        return shuffled(
+            learnt,
+            batch_size=section.batch_size,
+            parts=section.parts,
+            repeats=recipe.data.repeats,
+            seed=section.seed,
+        )
+    neighbours = kept_neighbours(
+        work_folder(output) / "neighbours.npy", teacher.pooled(learnt, device, progress)
+    )
+    return neighbourly(
+        learnt,
+        neighbours,
         batch_size=section.batch_size,
         parts=section.parts,
-        repeats=recipe.data.repeats,
         seed=section.seed,
     )
-    return TrainingViews(
-        Views(data.familiar, recipe.data, section.seed),
-        plan,
-        labels=data.familiar.labels(np.arange(len(data.familiar))),
-        workers=section.workers,
-        parts=section.parts,
-        mine=parts_of(fabric, section.accumulate),
-        repeats=recipe.data.repeats,
-    )
 
 
-def _teacher_features(
-    models: Models, data: Data, preprocessing: Preprocessing, progress: Progress
-) -> Iterator[tuple[Features, Labels]]:
-    """Yield the teacher's features and the labels of training images, as they are."""
-    everything = models.objective.start_on == "everything"
-    indices = data.split.bank if everything else data.split.bank[:SAMPLE]
-    crops = plain_crops(data.familiar, indices, preprocessing)
-    numbers = data.familiar.labels(indices)
-    first = 0
-    for pixels in progress.track(crops, description="Starting from the teacher"):
-        chunk = slice(first, first := first + len(pixels))
-        labels = None if numbers is None else torch.from_numpy(numbers[chunk])
-        with torch.inference_mode():  # not around the yield, which may be the last
-            features = models.teacher(pixels)
-        yield features, labels
+def _final_student(recipe: Recipe, models: Models) -> Student:
+    """Return what is deployed: with `space = "teacher"` the map there is folded in."""
+    if recipe.student.space == "student":
+        return models.student
+    layer = models.objective.to_teacher()
+    assert layer is not None  # checked when the models were made
+    return models.student.followed_by(layer).eval()
 
 
 def work_folder(output: Path) -> Path:
     """Return where a run towards `output` keeps its checkpoint and its journal."""
     return output.with_name(output.name + ".work")
-
-
-def _write(
-    recipe: Recipe,
-    output: Path,
-    data: Data,
-    models: Models,
-    teacher: Embedded,
-    student: Embedded,
-    evaluation: Evaluation,
-    progress: Progress,
-) -> Bundle:
-    preprocessing = preprocessing_for(recipe, recipe.student.name)
-    detector = recipe.ood.fit(student.bank, data.familiar.labels(data.bank))
-    manifest = Manifest(
-        name=recipe.name,
-        width=models.student.width,
-        preprocessing=preprocessing,
-        student=models.student_card,
-        teacher=models.teacher_card,
-        provenance=_provenance(recipe, data),
-    )
-    text = tomli_w.dumps(recipe.model_dump(mode="json", exclude_none=True))
-    drawn = drawn_from(
-        data, teacher, student, detector=recipe.ood, manifest=manifest, recipe=text
-    )
-    with Bundle.create(output, manifest) as writer:
-        writer.write("recipe.toml", text)
-        writer.write(WEIGHTS, _weights(models.student))
-        write_evaluation(writer, evaluation, drawn)
-        if data.unreadable:
-            writer.write("unreadable.json", json.dumps(data.unreadable, indent=2))
-        writer.write("ood/detector.json", recipe.ood)
-        writer.write_arrays("ood/reference.safetensors", detector.arrays())
-        writer.write_arrays(
-            "held_out.safetensors", data.held_out_pixels(preprocessing, progress)
-        )
-    return Bundle.open(output)
-
-
-def _weights(student: Student) -> bytes:
-    state = {name: value.cpu() for name, value in student.state_dict().items()}
-    return safetensors.torch.save(state)
-
-
-def _provenance(recipe: Recipe, data: Data) -> Provenance:
-    return Provenance(
-        created=datetime.now(UTC).isoformat(timespec="seconds"),
-        images=recipe.data.images,
-        image_count=len(data.familiar),
-        classes=data.familiar.classes,
-        seed=recipe.train.seed,
-        versions={
-            package: importlib.metadata.version(package)
-            for package in ("isogon", "lightning-fabric", "timm", "torch")
-        },
-    )

@@ -14,6 +14,7 @@ from bundle import Images, Preprocessing
 from bundle.collection import Indices
 from distill.data import Data
 from distill.loading import plain_crops
+from distill.targets import Teacher
 
 Embed = Callable[[Tensor], Float[Tensor, "b d"]]
 
@@ -26,6 +27,42 @@ class Embedded:
     test: Float32[np.ndarray, "m d"]
     unfamiliar: dict[str, Float32[np.ndarray, "_ d"]]  # by the set's name
     calibration: Float32[np.ndarray, "c d"] | None = None
+
+
+def embed_both(
+    teacher: Teacher | None,
+    student: Embed,
+    data: Data,
+    preprocessing: Preprocessing,
+    progress: Progress,
+    *,
+    device: torch.device,
+    workers: int,
+) -> tuple[Embedded | None, Embedded]:
+    """Return the teacher's and the student's embeddings of the images of every role.
+
+    Of a teacher that is only known by its embeddings there are those of the familiar
+    images; where the images to test on come from elsewhere there are none at all.
+    """
+    models = [student]
+    embed = None if teacher is None else teacher.embed
+    if embed is not None:
+        models.append(embed)
+    ours, *theirs = embed_roles(
+        models, data, preprocessing, progress, device=device, workers=workers
+    )
+    if teacher is None or theirs:
+        return (theirs[0] if theirs else None), ours
+    if data.held_out is not data.familiar:
+        return None, ours
+
+    def known(indices: Indices) -> Float32[np.ndarray, "_ d"]:
+        vectors = teacher.pooled(indices, device, progress).astype(np.float32)
+        directions: np.ndarray = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+        return directions
+
+    bank, test = known(data.bank), known(data.split.test)
+    return Embedded(bank=bank, test=test, unfamiliar={}), ours
 
 
 def embed_roles(

@@ -6,12 +6,13 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from jaxtyping import Int64, UInt8
+from jaxtyping import Int32, Int64, UInt8
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from bundle import Images, Preprocessing
+from bundle import Images, Preprocessing, UsageError
 from bundle.collection import Indices
+from distill.neighbours import DRAWN, neighbour_batches
 from distill.views import View, Views
 
 Pixels = UInt8[Tensor, "b h w 3"]
@@ -192,6 +193,43 @@ class _InOrder(Sampler[View]):
     def __iter__(self) -> Iterator[View]:
         for row in range(self._start, len(self._indices) * self._count):
             yield int(self._indices[row // self._count]), row % self._count
+
+
+def neighbourly(
+    learnt: Indices,
+    neighbours: Int32[np.ndarray, "n _"],
+    *,
+    batch_size: int,
+    parts: int,
+    seed: int,
+) -> Plan:
+    """Return the plan of epochs whose batches are anchors and neighbours of theirs.
+
+    Args:
+        learnt: the images, as `neighbours` counts them.
+        neighbours: for each, the places of its nearest.
+        batch_size: of a global batch.
+        parts: how many micro-batches it is cut into, over all processes.
+        seed: with the epoch it fixes the batches.
+
+    Raises:
+        UsageError: a part of a batch is no multiple of an anchor and its neighbours.
+    """
+    group = DRAWN + 1
+    if batch_size % (group * parts):
+        raise UsageError(
+            f"Batches of neighbours hold groups of {group} images, and `batch_size = "
+            f"{batch_size}` is cut into {parts} parts. Make it a multiple of "
+            f"{group * parts}."
+        )
+
+    def plan(epoch: int) -> list[Indices]:
+        return [
+            learnt[places]
+            for places in neighbour_batches(neighbours, batch_size, seed, epoch)
+        ]
+
+    return plan
 
 
 def _leave_interrupts_to_the_main_process(_: int) -> None:

@@ -4,8 +4,11 @@ Neighbours are computed once, from the teacher's features of the training images
 augmentation. An image is named by its place among them.
 """
 
+from pathlib import Path
+
 import faiss
 import numpy as np
+from filelock import FileLock
 from jaxtyping import Float, Int32, Int64, Integer
 
 from bundle import UsageError
@@ -49,6 +52,23 @@ def nearest_neighbours(
         itself[~itself.any(axis=1), -1] = True  # behind k + 1 duplicates: drop the last
         neighbours[first : first + block] = found[~itself].reshape(-1, k)
     return neighbours
+
+
+def kept_neighbours(
+    path: Path, features: Float[np.ndarray, "n d"]
+) -> Int32[np.ndarray, "n k"]:
+    """Return the `AMONG` nearest, mapped from `path`, where they are written first.
+
+    Of several processes that want them one computes and the others wait.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(path.with_suffix(".lock")):
+        if not path.exists():
+            pending = path.with_suffix(".pending.npy")
+            np.save(pending, nearest_neighbours(features, AMONG))
+            pending.replace(path)
+    kept: Int32[np.ndarray, "n k"] = np.load(path, mmap_mode="r")
+    return kept
 
 
 def neighbour_batches(

@@ -2,41 +2,64 @@
 
 from dataclasses import dataclass
 
+import numpy as np
+import torch
+from jaxtyping import Int64
+from rich.progress import Progress
 from torch import nn
 
-from backbones import Backbone, Student, preprocessing_of, timm_model
-from bundle import Preprocessing, StudentCard, TeacherCard
+from backbones import Student, preprocessing_of, timm_model
+from bundle import Preprocessing, StudentCard, UsageError
+from distill.data import Data
 from distill.objectives import Objective, objective_from_recipe
+from distill.pseudo_classes import pseudo_classes
 from distill.recipe import Recipe
+from distill.targets import Teacher, teacher_from_recipe
 from distill.weights import pretrained
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Models:
-    """The networks of a run, each with what a bundle says of it."""
+    """What a run starts from, beside its images."""
 
-    teacher: Backbone
-    teacher_card: TeacherCard
+    teacher: Teacher
     student: Student
-    student_card: StudentCard
+    student_licence: str
     objective: Objective
+    labels: Int64[np.ndarray, " images"] | None  # classes or pseudo-classes, by image
 
 
-def prepare_models(recipe: Recipe) -> Models:
-    """Build the frozen teacher, the student and the objective between them.
+def prepare_models(
+    recipe: Recipe, data: Data, device: torch.device, progress: Progress
+) -> Models:
+    """Build the teacher, the student and the objective between them.
 
     Raises:
-        UsageError: a model or its weights are not to be had.
+        UsageError: a model or its weights are not to be had, or do not go together
+            with the objective.
     """
-    teacher, teacher_card = prepare_teacher(recipe)
-    student, student_card = _student(recipe)
-    objective = objective_from_recipe(recipe.objective, teacher.width, student.width)
+    teacher = teacher_from_recipe(recipe, data.familiar)
+    student, licence = _student(recipe)
+    labels = _labels(recipe, data, teacher, device, progress)
+    objective = objective_from_recipe(
+        recipe.objective,
+        teacher.card.width,
+        student.width,
+        classes=0 if labels is None else int(labels.max()) + 1,
+    )
+    _require_tokens(objective, teacher, data, device)
+    if recipe.student.space == "teacher" and objective.to_teacher() is None:
+        raise UsageError(
+            'With `space = "teacher"` an objective must train a linear map to the '
+            "teacher's space, and none of this recipe's does. Add `[[objective]]` "
+            '`name = "cosine"`.'
+        )
     return Models(
         teacher=teacher,
-        teacher_card=teacher_card,
         student=student,
-        student_card=student_card,
+        student_licence=licence,
         objective=objective,
+        labels=labels,
     )
 
 
@@ -45,47 +68,54 @@ def preprocessing_for(recipe: Recipe, architecture: str) -> Preprocessing:
     return preprocessing_of(architecture, recipe.data.size, recipe.data.crop)
 
 
-def prepare_teacher(recipe: Recipe) -> tuple[Backbone, TeacherCard]:
-    """Build the frozen teacher alone.
-
-    Raises:
-        UsageError: the model or its weights are not to be had.
-    """
-    section = recipe.teacher
-    assert section.name is not None
-    source = pretrained(section.name, section.checkpoint, size=_size(recipe))
-    teacher = Backbone(source.model, preprocessing_for(recipe, section.name))
-    card = TeacherCard(
-        architecture=section.name,
-        weights=source.weights,
-        licence=source.licence,
-        width=teacher.width,
-        parameters=_parameters(teacher),
-    )
-    return teacher.eval().requires_grad_(False), card
-
-
-def _student(recipe: Recipe) -> tuple[Student, StudentCard]:
-    section = recipe.student
-    if section.pretrained or section.checkpoint:
-        source = pretrained(section.name, section.checkpoint, size=_size(recipe))
-        model, licence = source.model, source.licence
-    else:
-        model, licence = timm_model(section.name, size=_size(recipe)), "none given"
-    preprocessing = preprocessing_for(recipe, section.name)
-    student = Student.new(model, preprocessing, width=section.width)
-    card = StudentCard(
-        architecture=section.name,
+def card_of(student: Student, recipe: Recipe, licence: str) -> StudentCard:
+    """Return what a bundle says of a student."""
+    return StudentCard(
+        architecture=recipe.student.name,
         licence=licence,
         width=student.width,
         embedding_layer=student.embedding is not None,
         parameters=_parameters(student),
     )
-    return student, card
 
 
-def _size(recipe: Recipe) -> tuple[int, int]:
-    return recipe.data.size, recipe.data.size
+def _student(recipe: Recipe) -> tuple[Student, str]:
+    section = recipe.student
+    size = recipe.data.size, recipe.data.size
+    if section.pretrained or section.checkpoint:
+        source = pretrained(section.name, section.checkpoint, size=size)
+        model, licence = source.model, source.licence
+    else:
+        model, licence = timm_model(section.name, size=size), "none given"
+    preprocessing = preprocessing_for(recipe, section.name)
+    return Student.new(model, preprocessing, width=section.width), licence
+
+
+def _labels(
+    recipe: Recipe, data: Data, teacher: Teacher, device: torch.device, progress: Progress
+) -> Int64[np.ndarray, " images"] | None:
+    """Return the images' classes, or clusters of the teacher's features."""
+    if not recipe.data.pseudo_classes:
+        return data.familiar.labels(np.arange(len(data.familiar)))
+    learnt = data.split.bank
+    pooled = teacher.pooled(learnt, device, progress)
+    labels = np.full(len(data.familiar), -1, np.int64)
+    labels[learnt] = pseudo_classes(pooled, recipe.data.pseudo_classes, recipe.train.seed)
+    return labels
+
+
+def _require_tokens(
+    objective: Objective, teacher: Teacher, data: Data, device: torch.device
+) -> None:
+    if not objective.needs_tokens:
+        return
+    (features,) = teacher.sample(data.split.bank[:1], device)
+    if features.grid == (0, 0):
+        raise UsageError(
+            "An objective of this recipe compares tokens, and the teacher gives one "
+            'vector per image. Take `features = "online"` or "tokens" in [teacher], or '
+            "another objective."
+        )
 
 
 def _parameters(module: nn.Module) -> int:

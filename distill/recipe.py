@@ -43,6 +43,11 @@ class StudentSection(_Section):
         le=65_536,
         description="of the embedding; a transformer's own width, else 192",
     )
+    space: Literal["student", "teacher"] = Field(
+        default="student",
+        description="`teacher`: embeddings that can query an index the teacher built; "
+        "their width is the teacher's",
+    )
     pretrained: bool = Field(
         default=False, description="start from timm's pretrained weights"
     )
@@ -99,6 +104,12 @@ class DataSection(_Section):
     blur: float = Field(default=0, ge=0, le=1, description="share of blurred views")
     erase: float = Field(
         default=0, ge=0, le=1, description="share of views with a rectangle of noise"
+    )
+    pseudo_classes: int = Field(
+        default=0,
+        ge=0,
+        description="clusters of the teacher's features to use as classes, for "
+        "objectives that need them; 0 for the images' own classes",
     )
     repeats: int = Field(
         default=1, ge=1, description="views of an image per batch (repeated augmentation)"

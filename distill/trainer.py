@@ -107,7 +107,7 @@ class Trainer:
         self._schedule = schedule_for(optimizer, section, len(views))
         self._ema = None
         if section.ema_decay is not None:
-            self._ema = ModelEmaV3(student, section.ema_decay, use_warmup=True)
+            self._ema = ModelEmaV3(self._pair, section.ema_decay, use_warmup=True)
         if section.compile:
             student.compile()
         self._model, self._optimizer = fabric.setup(self._pair, optimizer)
@@ -163,7 +163,7 @@ class Trainer:
                         asked.end()
             self._save()
         if self._ema is not None:
-            self._pair.student.load_state_dict(self._ema.module.state_dict())
+            self._pair.load_state_dict(self._ema.module.state_dict())
         self._pair.eval()
         return TrainingLog(
             epochs=tuple(course.epochs),
@@ -201,7 +201,7 @@ class Trainer:
             )
         self._optimizer.step()
         if self._ema is not None:
-            self._ema.update(self._pair.student, step=self._done)
+            self._ema.update(self._pair, step=self._done)
         self._unseen.append(sums)
 
     def _terms(self, batch: Batch) -> Terms:

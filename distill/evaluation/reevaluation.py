@@ -11,7 +11,7 @@ from backbones import student_from_bundle
 from bundle import Bundle, BundleError, UsageError
 from bundle.stage import fault_of
 from distill.data import Data, prepare_data
-from distill.embedding import Embed, embed_roles
+from distill.embedding import Embed, embed_both
 from distill.evaluation.corruptions import (
     CorruptedEmbeddings,
     CorruptionChoice,
@@ -21,8 +21,8 @@ from distill.evaluation.corruptions import (
 from distill.evaluation.drawing import EVALUATION, drawn_from, write_evaluation
 from distill.evaluation.evaluate import evaluate
 from distill.evaluation.record import Evaluation, Kind, Role, Training
-from distill.preparation import prepare_teacher
 from distill.recipe import Recipe, UnfamiliarSection, recipe_from_toml
+from distill.targets import Teacher, teacher_from_recipe
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -77,16 +77,24 @@ def reevaluate(
     data = prepare_data(recipe, progress)
     crop = bundle.manifest.preprocessing
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    models: dict[Role, Embed] = _models(bundle, recipe, with_teacher, device)
+    teacher = _teacher(recipe, data) if with_teacher else None
+    embeds: dict[Role, Embed] = {"student": student_from_bundle(bundle).to(device).embed}
+    if teacher is not None and teacher.embed is not None:
+        embeds["teacher"] = teacher.embed
     workers = recipe.train.workers
-    found = embed_roles(
-        list(models.values()), data, crop, progress, device=device, workers=workers
+    theirs, ours = embed_both(
+        teacher,
+        embeds["student"],
+        data,
+        crop,
+        progress,
+        device=device,
+        workers=workers,
     )
-    embedded = dict(zip(models, found, strict=True))
     corrupted: dict[Role, CorruptedEmbeddings] = {}
     if corruptions is not None and _possible(data, bundle, progress):
         several = embed_corrupted(
-            list(models.values()),
+            list(embeds.values()),
             data,
             crop,
             corruptions,
@@ -94,11 +102,11 @@ def reevaluate(
             device=device,
             workers=workers,
         )
-        corrupted = dict(zip(models, several, strict=True))
+        corrupted = dict(zip(embeds, several, strict=True))
     evaluation = evaluate(
         data,
-        embedded.get("teacher"),
-        embedded["student"],
+        theirs,
+        ours,
         detector=recipe.ood,
         training=Training(terms=()) if before is None else before.training,
         same_space=bundle.manifest.space == "teacher",
@@ -113,8 +121,8 @@ def reevaluate(
         )
     drawn = drawn_from(
         data,
-        embedded.get("teacher"),
-        embedded["student"],
+        theirs,
+        ours,
         detector=recipe.ood,
         manifest=bundle.manifest,
         recipe=text,
@@ -124,20 +132,13 @@ def reevaluate(
     return evaluation
 
 
-def _models(
-    bundle: Bundle, recipe: Recipe, with_teacher: bool, device: torch.device
-) -> dict[Role, Embed]:
-    models: dict[Role, Embed] = {}
-    if with_teacher:
-        try:
-            teacher = prepare_teacher(recipe)[0].to(device)
-        except UsageError as error:
-            raise UsageError(
-                f"{error} Or evaluate the student alone, with --no-teacher."
-            ) from error
-        models["teacher"] = lambda pixels: teacher(pixels).pooled
-    models["student"] = student_from_bundle(bundle).to(device).embed
-    return models
+def _teacher(recipe: Recipe, data: Data) -> Teacher:
+    try:
+        return teacher_from_recipe(recipe, data.familiar)
+    except UsageError as error:
+        raise UsageError(
+            f"{error} Or evaluate the student alone, with --no-teacher."
+        ) from error
 
 
 def _possible(data: Data, bundle: Bundle, progress: Progress) -> bool:

@@ -13,7 +13,7 @@ import tomli_w
 import torch
 from rich.progress import Progress
 
-from backbones import Features, Student
+from backbones import FeatureExtractor, Features, Student
 from bundle import Bundle, ImageFolder, UsageError
 from distill import Recipe
 from distill.checkpoint import Checkpoint
@@ -25,9 +25,11 @@ from distill.loading import Batch, TrainingViews, shuffled
 from distill.preparation import Models, prepare_models
 from distill.processes import launched, parts_of
 from distill.recipe import TrainSection
-from distill.targets import OnlineTargets
+from distill.targets import NetworkTeacher, OnlineTargets
 from distill.trainer import Trainer, TrainingLog
 from distill.views import Views
+
+CPU = torch.device("cpu")
 
 
 def views(
@@ -66,7 +68,13 @@ def pixels(steps: Iterable[tuple[Batch, ...]]) -> list[torch.Tensor]:
 
 def models(recipe: Recipe) -> Models:
     torch.manual_seed(0)
-    return prepare_models(recipe)
+    quiet = Progress(disable=True)
+    return prepare_models(recipe, prepare_data(recipe, quiet), CPU, quiet)
+
+
+def network(made: Models) -> FeatureExtractor:
+    assert isinstance(made.teacher, NetworkTeacher)
+    return made.teacher.network
 
 
 def learn(
@@ -82,7 +90,7 @@ def learn(
     batches = views(
         recipe, progress, parts=section.parts, mine=parts_of(fabric, section.accumulate)
     )
-    targets = OnlineTargets(made.teacher)
+    targets = OnlineTargets(network(made))
     return Trainer(
         fabric,
         made.student,
@@ -187,7 +195,7 @@ def test_the_student_and_the_head_learn_and_the_teacher_does_not(
 
     def parameters() -> dict[str, dict[str, torch.Tensor]]:
         networks = {
-            "teacher": made.teacher,
+            "teacher": network(made),
             "student": made.student,
             "head": made.objective,
         }
@@ -349,7 +357,7 @@ def test_a_signal_saves_after_the_step_and_ends(
             launched(recipe.train),
             made.student,
             made.objective,
-            Signalled(made.teacher),
+            Signalled(network(made)),
             views(recipe, progress),
             recipe.train,
             checkpoint,
@@ -408,7 +416,7 @@ def test_a_loss_that_is_not_finite_stops_with_a_remedy_and_keeps_the_last_checkp
         launched(recipe.train),
         made.student,
         made.objective,
-        Spoilt(made.teacher),
+        Spoilt(network(made)),
         views(recipe, progress),
         recipe.train,
         checkpoint,

@@ -1,0 +1,93 @@
+"""What a run leaves: a bundle with the student, its detector and its evaluation."""
+
+import importlib.metadata
+import json
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+import safetensors.torch
+import tomli_w
+from rich.progress import Progress
+
+from backbones import WEIGHTS, Student
+from bundle import Bundle, Manifest, Provenance, StudentCard, TeacherCard
+from distill.data import Data
+from distill.embedding import Embedded
+from distill.evaluation import Evaluation
+from distill.evaluation.drawing import drawn_from, write_evaluation
+from distill.preparation import preprocessing_for
+from distill.recipe import Recipe
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Judged:
+    """The embeddings of every role, and what was measured on them."""
+
+    teacher: Embedded | None
+    student: Embedded
+    evaluation: Evaluation
+
+
+def write_bundle(
+    output: Path,
+    recipe: Recipe,
+    data: Data,
+    teacher_card: TeacherCard,
+    student: Student,
+    student_card: StudentCard,
+    judged: Judged,
+    progress: Progress,
+) -> Bundle:
+    """Write everything that later stages need; it appears whole, or not at all."""
+    preprocessing = preprocessing_for(recipe, recipe.student.name)
+    detector = recipe.ood.fit(judged.student.bank, data.familiar.labels(data.bank))
+    manifest = Manifest(
+        name=recipe.name,
+        width=student.width,
+        space=recipe.student.space,
+        preprocessing=preprocessing,
+        student=student_card,
+        teacher=teacher_card,
+        provenance=_provenance(recipe, data),
+    )
+    text = tomli_w.dumps(recipe.model_dump(mode="json", exclude_none=True))
+    drawn = drawn_from(
+        data,
+        judged.teacher,
+        judged.student,
+        detector=recipe.ood,
+        manifest=manifest,
+        recipe=text,
+    )
+    with Bundle.create(output, manifest) as writer:
+        writer.write("recipe.toml", text)
+        writer.write(WEIGHTS, _weights(student))
+        write_evaluation(writer, judged.evaluation, drawn)
+        if data.unreadable:
+            writer.write("unreadable.json", json.dumps(data.unreadable, indent=2))
+        writer.write("ood/detector.json", recipe.ood)
+        writer.write_arrays("ood/reference.safetensors", detector.arrays())
+        writer.write_arrays(
+            "held_out.safetensors", data.held_out_pixels(preprocessing, progress)
+        )
+    return Bundle.open(output)
+
+
+def _weights(student: Student) -> bytes:
+    state = {name: value.cpu() for name, value in student.state_dict().items()}
+    return safetensors.torch.save(state)
+
+
+def _provenance(recipe: Recipe, data: Data) -> Provenance:
+    return Provenance(
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+        images=recipe.data.images,
+        image_count=len(data.familiar),
+        classes=data.familiar.classes,
+        seed=recipe.train.seed,
+        versions={
+            package: importlib.metadata.version(package)
+            for package in ("isogon", "lightning-fabric", "timm", "torch")
+        },
+    )
