@@ -74,10 +74,10 @@ def reevaluate(
     text = bundle.file("recipe.toml").read_text(encoding="utf-8")
     recipe = (moved or Moved()).applied(recipe_from_toml(bundle.file("recipe.toml")))
     before = _before(bundle, progress)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    models = _models(bundle, recipe, with_teacher, device)
     data = prepare_data(recipe, progress)
     crop = bundle.manifest.preprocessing
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    models: dict[Role, Embed] = _models(bundle, recipe, with_teacher, device)
     workers = recipe.train.workers
     found = embed_roles(
         list(models.values()), data, crop, progress, device=device, workers=workers
