@@ -15,7 +15,9 @@ from bundle import Bundle, Manifest, Preprocessing, Provenance, require_absent
 from distill.checkpoint import Checkpoint
 from distill.data import Data, prepare_data
 from distill.embedding import Embedded, embed_roles
-from distill.evaluation import Evaluation, evaluate
+from distill.evaluation import Evaluation, Training
+from distill.evaluation.drawing import drawn_from, write_evaluation
+from distill.evaluation.evaluate import evaluate
 from distill.loading import TrainingViews, plain_crops
 from distill.preparation import (
     Models,
@@ -66,8 +68,10 @@ def distill(recipe: Recipe, output: Path, progress: Progress) -> Bundle:
         device=next(models.student.parameters()).device,
         workers=recipe.train.workers,
     )
-    evaluation = evaluate(data, teacher, student, logs)
-    bundle = _write(recipe, output, data, models, student, evaluation, progress)
+    evaluation = evaluate(
+        data, teacher, student, detector=recipe.ood, training=Training(terms=logs)
+    )
+    bundle = _write(recipe, output, data, models, teacher, student, evaluation, progress)
     checkpoint.remove()
     return bundle
 
@@ -92,6 +96,7 @@ def _write(
     output: Path,
     data: Data,
     models: Models,
+    teacher: Embedded,
     student: Embedded,
     evaluation: Evaluation,
     progress: Progress,
@@ -106,11 +111,14 @@ def _write(
         teacher=models.teacher_card,
         provenance=_provenance(recipe, data),
     )
+    text = tomli_w.dumps(recipe.model_dump(mode="json", exclude_none=True))
+    drawn = drawn_from(
+        data, teacher, student, detector=recipe.ood, manifest=manifest, recipe=text
+    )
     with Bundle.create(output, manifest) as writer:
-        document = recipe.model_dump(mode="json", exclude_none=True)
-        writer.write("recipe.toml", tomli_w.dumps(document))
+        writer.write("recipe.toml", text)
         writer.write(WEIGHTS, _weights(models.student))
-        writer.write("evaluation.json", evaluation)
+        write_evaluation(writer, evaluation, drawn)
         writer.write("ood/detector.json", recipe.ood)
         writer.write_arrays("ood/reference.safetensors", detector.arrays())
         writer.write_arrays(

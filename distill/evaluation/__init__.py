@@ -12,6 +12,7 @@ from distill.evaluation.record import (
     Kind as Kind,
     OodFigures as OodFigures,
     Quality as Quality,
+    Role as Role,
     Training as Training,
     UnfamiliarSet as UnfamiliarSet,
 )

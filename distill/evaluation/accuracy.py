@@ -1,17 +1,13 @@
-"""Accuracy of the embeddings: nearest neighbours and a linear probe."""
+"""Accuracy by nearest neighbours; the linear probe is `bundle.LinearProbe`."""
 
 import numpy as np
 from jaxtyping import Bool, Float32
-from sklearn.linear_model import LogisticRegression
 
-from bundle.folder import Indices
+from bundle.collection import Indices
 from bundle.neighbours import NEIGHBOURS, nearest
 from distill.evaluation.fidelity import BLOCK
 
 TEMPERATURE = 0.07
-
-# Inverse regularisation: unit-norm features are small, so weights must be large.
-_PROBE_STRENGTH = 10.0
 
 
 def knn_right(
@@ -34,19 +30,6 @@ def knn_right(
         weights = np.exp(np.take_along_axis(cosines, voters, axis=1) / TEMPERATURE)
         votes = np.zeros((len(cosines), classes))
         np.add.at(votes, (np.arange(len(cosines))[:, None], bank_labels[voters]), weights)
-        right[start : start + BLOCK] = (
-            votes.argmax(axis=1) == test_labels[start : start + BLOCK]
-        )
+        labels = test_labels[start : start + BLOCK]
+        right[start : start + BLOCK] = votes.argmax(axis=1) == labels
     return right
-
-
-def linear_right(
-    bank: Float32[np.ndarray, "bank d"],
-    bank_labels: Indices,
-    test: Float32[np.ndarray, "test d"],
-    test_labels: Indices,
-) -> Bool[np.ndarray, " test"]:
-    """Return where a logistic regression fitted on the bank is right."""
-    probe = LogisticRegression(C=_PROBE_STRENGTH, max_iter=1000)
-    found: np.ndarray = probe.fit(bank, bank_labels).predict(test) == test_labels
-    return found

@@ -8,6 +8,7 @@ from distill.evaluation.record import Bootstrap, Estimate
 BOOTSTRAP = Bootstrap(resamples=1000, seed=0)
 
 _TAILS = (2.5, 97.5)  # percentiles
+_HELD = 100_000  # counts at a time: what fits in a cache
 
 
 def accuracy_estimate(right: Bool[np.ndarray, " n"]) -> Estimate:
@@ -50,12 +51,14 @@ class AurocBootstrap:
         below = np.searchsorted(ranked, unfamiliar, side="left")
         up_to = np.searchsorted(ranked, unfamiliar, side="right")
         pairs = 2.0 * len(familiar) * len(unfamiliar)
-        cumulated = np.zeros(len(familiar) + 1)
         drawn = np.empty(BOOTSTRAP.resamples)
-        resamples = zip(self._familiar, self._unfamiliar, strict=True)
-        for number, (counts, weights) in enumerate(resamples):
-            np.cumsum(counts[order], out=cumulated[1:])
-            drawn[number] = weights @ (cumulated[below] + cumulated[up_to]) / pairs
+        together = max(1, _HELD // len(familiar))  # resamples at a time
+        for start in range(0, len(drawn), together):
+            part = slice(start, start + together)
+            cumulated = np.zeros((len(drawn[part]), len(familiar) + 1))
+            np.cumsum(self._familiar[part][:, order], axis=1, out=cumulated[:, 1:])
+            ranks = cumulated[:, below] + cumulated[:, up_to]
+            drawn[part] = np.einsum("ru,ru->r", self._unfamiliar[part], ranks) / pairs
         low, high = np.percentile(drawn, _TAILS)
         value = float((below.sum() + up_to.sum()) / pairs)
         return Estimate(value=value, low=float(low), high=float(high))

@@ -64,14 +64,14 @@ def corrupted(
 
     Measured per image, all fifteen: 10 ms at 32 pixels, 20 ms at 96, 110 ms at 224.
     """
-    from imagecorruptions import corrupt
+    from imagecorruptions import corrupt  # type: ignore[import-untyped]
 
     options = {"seed": seed} if corruption in _TAKE_A_SEED else {}
     state = np.random.get_state()
     np.random.seed(seed)
     try:
         with redirect_stdout(None):  # the package prints when it rounds a size
-            found: np.ndarray = corrupt(pixels, severity, corruption, **options)
+            found = np.array(corrupt(pixels, severity, corruption, **options))
     finally:
         np.random.set_state(state)
     return found
@@ -95,7 +95,7 @@ class _Corrupted(Dataset[Tensor]):
         return int(np.prod(self._shape))
 
     def __getitem__(self, place: int) -> UInt8[Tensor, "h w 3"]:
-        kind, strength, image = np.unravel_index(place, self._shape)
+        kind, strength, image = map(int, np.unravel_index(place, self._shape))
         corruption, severity = CORRUPTIONS[kind], self._severities[strength]
         key = f"{self._names[image]} {corruption} {severity}"
         digest = hashlib.blake2b(key.encode("utf-8", "surrogateescape"), digest_size=4)

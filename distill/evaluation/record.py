@@ -11,6 +11,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict
 
 Kind = Literal["near", "far"]
+Role = Literal["teacher", "student"]
 
 
 class _Record(BaseModel):
