@@ -35,6 +35,13 @@ SAFE_SUFFIXES = frozenset(
     {".safetensors", ".json", ".toml", ".onnx", ".engine", ".html", ".md"}
 )
 
+# How a page in a bundle must start: with a policy that the browser then keeps to.
+PAGE_START = (
+    '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+    '<meta http-equiv="Content-Security-Policy" content="'
+    "default-src 'none'; img-src data:; style-src 'unsafe-inline'\">\n"
+)
+
 
 class _Record(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -107,6 +114,16 @@ def require_safe_path(path: str) -> None:
             f"({', '.join(sorted(SAFE_SUFFIXES))}), got {path!r}; "
             f"convert it, for example pickled weights to safetensors."
         )
+
+
+def require_inert(path: str, content: bytes) -> None:
+    """Raise `ForbiddenFileError` if a page could run or fetch something (rule 3)."""
+    if content.lstrip().startswith(PAGE_START.encode()) and b"<script" not in content:
+        return
+    raise ForbiddenFileError(
+        f"A page in a bundle runs nothing: expected {path} to start with\n{PAGE_START}and "
+        f"to hold no <script>; got something else. Make it again with `isogon evaluate`."
+    )
 
 
 def manifest_to_bytes(manifest: Manifest) -> bytes:

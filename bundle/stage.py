@@ -23,6 +23,7 @@ from bundle.manifest import (
     Manifest,
     Stage,
     manifest_to_bytes,
+    require_inert,
     require_safe_path,
 )
 
@@ -94,6 +95,8 @@ class StageWriter:
         entries = dict(manifest.files)
         for name, stage in self._pending.items():
             pending = _pending(self._root / name)
+            if name.endswith(".html"):
+                require_inert(name, pending.read_bytes())
             fsync(pending)
             digest, size = _digest(pending)
             entries[name] = FileEntry(sha256=digest, bytes=size, stage=stage)

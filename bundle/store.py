@@ -26,6 +26,7 @@ from bundle.manifest import (
     Stage,
     manifest_from_bytes,
     manifest_to_bytes,
+    require_inert,
 )
 from bundle.stage import (
     LOCK,
@@ -64,7 +65,8 @@ class Bundle:
 
         Raises:
             BundleError: there is no bundle; `DamagedFileError` names the file and
-                what is wrong with it, `SchemaVersionError` a format not read here.
+                what is wrong with it, `SchemaVersionError` a format not read here,
+                `ForbiddenFileError` a page that could run something.
         """
         bundle = cls._read(path)
         damaged = bundle._damaged()
@@ -79,6 +81,9 @@ class Bundle:
             if stage not in rewriting:
                 remedy = _REMEDIES[stage].format(path=path)
                 raise DamagedFileError(f"{path}: {name} {fault}. {remedy}")
+        for name in bundle.manifest.files:
+            if name.endswith(".html") and name not in damaged:
+                require_inert(name, (path / name).read_bytes())
         return bundle
 
     @classmethod

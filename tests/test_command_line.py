@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -37,6 +38,8 @@ def test_help_is_instant_and_loads_no_stage(tmp_path: Path) -> None:
     commands = (
         "quickstart",
         "distill",
+        "evaluate",
+        "compare",
         "export",
         "verify",
         "calibrate",
@@ -51,7 +54,17 @@ def test_help_is_instant_and_loads_no_stage(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "command",
-    ["quickstart", "distill", "export", "verify", "calibrate", "inspect", "serve"],
+    [
+        "quickstart",
+        "distill",
+        "evaluate",
+        "compare",
+        "export",
+        "verify",
+        "calibrate",
+        "inspect",
+        "serve",
+    ],
 )
 def test_every_command_explains_itself(command: str, tmp_path: Path) -> None:
     found = isogon(command, "--help", cwd=tmp_path)
@@ -68,6 +81,8 @@ def test_every_command_explains_itself(command: str, tmp_path: Path) -> None:
         (["quickstart", "--teacher", "vit_tinny"], "no model named 'vit_tinny'"),
         (["quickstart", "--images", "nowhere"], "Expected a folder of images"),
         (["inspect"], "Missing argument"),
+        (["evaluate", "nowhere.isogon"], "found nothing"),
+        (["compare", "nowhere.isogon"], "found nothing"),
         (["export", "nowhere.isogon", "--colour"], "No such option"),
     ],
 )
@@ -220,6 +235,76 @@ def test_an_interrupted_distillation_says_how_to_continue_and_does(
     assert isogon("distill", "digits.toml", cwd=tmp_path).returncode == 0
     assert (tmp_path / "d.isogon" / "manifest.json").exists()
     assert not checkpoint.parent.exists()
+
+
+def test_evaluate_measures_again_and_compare_sets_side_by_side(
+    bundle_path: Path, digits: Path, photographs: Path
+) -> None:
+    folder = bundle_path.parent
+    weights = (bundle_path / "model.safetensors").read_bytes()
+    before = json.loads((bundle_path / "evaluation.json").read_bytes())
+    moved = folder / "moved"
+    shutil.copytree(digits, moved)
+    found = isogon(
+        *("evaluate", bundle_path, "--images", moved, "--corrupted-images", 4),
+        *("--unfamiliar", f"textures:near={photographs}", "--severity", "all"),
+        cwd=folder,
+    )
+    assert found.returncode == 0, found.stderr
+    for told in (
+        "angle distortion",
+        "linear CKA",
+        "linear probe accuracy",
+        "OOD AUROC, textures (near)",
+        "relative_mahalanobis",
+        "glass blur",
+        "severity 1, 2, 3, 4, 5, 4 images",
+        "report.html",
+    ):
+        assert told in found.stdout, told
+    assert "not the test images" not in found.stderr
+    after = json.loads((bundle_path / "evaluation.json").read_bytes())
+    same = ("fidelity", "training", "test_digest", "detector")
+    assert {key: after[key] for key in same} == {key: before[key] for key in same}
+    assert after["teacher"]["knn_accuracy"] == before["teacher"]["knn_accuracy"]
+    assert set(after["unfamiliar"]) == {*before["unfamiliar"], "textures"}
+    assert (bundle_path / "model.safetensors").read_bytes() == weights
+    assert isogon("verify", bundle_path, cwd=folder).returncode == 0
+
+    other = shutil.copytree(bundle_path, folder / "other.isogon")
+    alone = isogon(
+        *("evaluate", other, "--images", photographs, "--no-teacher"),
+        *("--no-corruptions", "--json"),
+        cwd=folder,
+    )
+    assert alone.returncode == 2  # 12 photographs are too few to promise a rate
+    alone = isogon(
+        *("evaluate", other, "--images", moved, "--no-teacher", "--no-corruptions"),
+        "--json",
+        cwd=folder,
+    )
+    document = json.loads(alone.stdout)
+    assert (document["fidelity"], document["teacher"]) == (None, None)
+    assert document["student"]["corruptions"] is None
+
+    compared = isogon("compare", "copy.isogon", "other.isogon", cwd=folder)
+    assert compared.returncode == 0, compared.stderr
+    for told in ("copy.isogon", "other.isogon", "kNN accuracy", "AUROC far", "FPR95 near"):
+        assert told in compared.stdout, told
+    assert "Careful: Their unfamiliar images differ" in " ".join(compared.stderr.split())
+    as_json = isogon("compare", "copy.isogon", "other.isogon", "--json", cwd=folder)
+    figures = json.loads(as_json.stdout)["figures"]
+    assert figures["angle distortion"]["best"] == ["copy.isogon"]
+    assert figures["kNN accuracy"]["best"] == ["copy.isogon", "other.isogon"]
+
+
+@pytest.mark.parametrize("given", ["photographs", "a:middle=photographs", "=photographs"])
+def test_a_set_without_name_or_of_no_known_kind_is_refused(
+    bundle_path: Path, given: str
+) -> None:
+    found = isogon("evaluate", bundle_path, "--unfamiliar", given, cwd=bundle_path.parent)
+    assert found.returncode == 2
+    assert "NAME=PATH or NAME:near=PATH" in " ".join(found.stderr.split())
 
 
 def test_calibrate_and_export_take_images_of_ones_own(

