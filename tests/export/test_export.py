@@ -262,6 +262,17 @@ def test_calibrating_on_site_makes_the_sites_images_familiar(
     assert vouched_artifact(Bundle.open(bundle.path)).calibration.alpha == 0.1
 
 
+@pytest.mark.parametrize("name", ["vim", "gen", "she", "nnguide"])
+def test_a_detector_with_a_probe_goes_through_calibration_and_parity(
+    bundle: Bundle, digits: Path, progress: Progress, name: str
+) -> None:
+    spec = DetectorSpec.model_validate({"name": name, "alpha": 0.1})
+    assert calibrate(bundle, digits, progress, spec=spec)
+    assert verify(Bundle.open(bundle.path), progress)
+    stored = Bundle.open(bundle.path).arrays("ood/site/reference.safetensors")
+    assert stored["probe.weight"].shape == (10, 32)
+
+
 def test_too_small_a_site_is_refused_and_nothing_changes(
     bundle: Bundle, photographs: Path, progress: Progress
 ) -> None:
