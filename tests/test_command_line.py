@@ -14,7 +14,6 @@ import safetensors.torch
 import timm
 from PIL import Image
 
-from bundle.detectors import DETECTORS
 from serving.process import free_port
 
 
@@ -254,12 +253,6 @@ def test_calibrate_says_that_labels_are_missing_before_it_works(
     )
     assert "Embedding the bank" not in refused.stderr
     assert (bundle_path / "manifest.json").read_bytes() == before
-
-
-def test_the_command_line_offers_every_detector() -> None:
-    told = isogon("calibrate", "--help", cwd=Path.cwd()).stdout
-    for name in DETECTORS:
-        assert name in told
 
 
 def test_the_quickstart_runs_the_whole_chain_and_is_fast_again(tmp_path: Path) -> None:
