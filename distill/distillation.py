@@ -52,6 +52,9 @@ def distill(
     data = prepare_data(recipe, progress, work_folder(output))
     device = fabric.device
     models = prepare_models(recipe, data, device, progress)
+    recipe.ood.require_possible(
+        len(data.bank), bool(data.familiar.classes), models.student.width
+    )
     checkpoint = Checkpoint(
         work_folder(output), recipe, data.trained, accept_changes=accept_changes
     )
