@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,7 +21,9 @@ from rich.table import Table
 from rich.text import Text
 
 if TYPE_CHECKING:
-    from bundle import Bundle, ParityReport
+    from bundle import Bundle, Manifest, ParityReport
+    from distill.evaluation import Estimate, Evaluation, Quality
+    from distill.evaluation.comparison import Figure
 
 _STYLE: dict[str, Any] = {"title_justify": "left", "title_style": "bold", "min_width": 60}
 
@@ -72,10 +74,31 @@ def as_json(document: Any) -> None:
     print(json.dumps(document, indent=2))
 
 
-def evaluation(path: Path, document: dict[str, Any]) -> None:
+def evaluation(path: Path, found: "Evaluation", *, following: str) -> None:
     """Print what the student kept of its teacher, and what to do next."""
-    _out.print(_evaluation_table(document, title=str(path)))
-    _out.print(f"\nNext: isogon export {path}", markup=False)
+    _print_evaluation(found, title=str(path))
+    _out.print(
+        f"\nRead {path / 'report.html'} in a browser.\nNext: {following}",
+        markup=False,
+        soft_wrap=True,
+    )
+
+
+def comparison(subjects: "Mapping[str, tuple[Manifest, Evaluation]]") -> None:
+    """Print the figures of several bundles, the best of each in bold."""
+    from distill.evaluation.comparison import compared
+
+    figures = compared(subjects)
+    wide = _table("Students", "bundle", *(figure.name for figure in figures))
+    for name in subjects:
+        _row(wide, name, *(_compared_cell(figure, name) for figure in figures))
+    if wide.__rich_measure__(_out, _out.options).minimum <= _out.width:
+        _out.print(wide)
+        return
+    tall = _table("Students", "", *subjects)
+    for figure in figures:
+        _row(tall, figure.name, *(_compared_cell(figure, name) for name in subjects))
+    _out.print(tall)
 
 
 def parity(report: "ParityReport") -> None:
@@ -84,7 +107,7 @@ def parity(report: "ParityReport") -> None:
 
 
 def inspection(
-    bundle: "Bundle", document: dict[str, Any], reports: list["ParityReport"]
+    bundle: "Bundle", found: "Evaluation", reports: list["ParityReport"]
 ) -> None:
     """Print where a bundle comes from, what it is worth and what it holds."""
     manifest = bundle.manifest
@@ -100,7 +123,7 @@ def inspection(
     for package, version in provenance.versions.items():
         _row(facts, package, version)
     _out.print(facts)
-    _out.print(_evaluation_table(document, title="Evaluation"))
+    _print_evaluation(found, title="Evaluation")
     for report in reports:
         _out.print(_parity_table(report))
     files = _table("Files, all intact", "file", "stage", "bytes", "SHA-256")
@@ -112,14 +135,14 @@ def inspection(
 def quickstart(
     bundle: "Bundle",
     report: "ParityReport",
+    found: "Evaluation",
     *,
     latencies: dict[str, float],
     examples: tuple[Path, ...],
     answers: list[dict[str, Any]],
 ) -> None:
     """Print the whole chain's figures and the commands to go on with."""
-    document = json.loads(bundle.file("evaluation.json").read_bytes())
-    table = _evaluation_table(document, title=f"{bundle.path}", bundle=bundle)
+    table = _evaluation_table(found, title=f"{bundle.path}", bundle=bundle)
     figures = report.figures
     table.add_section()
     _row(table, "parity: minimum cosine", "", f"{figures.min_cosine:.7f}")
@@ -144,8 +167,16 @@ def quickstart(
     )
 
 
+def _print_evaluation(found: "Evaluation", *, title: str) -> None:
+    _out.print(_evaluation_table(found, title=title))
+    if found.unfamiliar:
+        _out.print(_detectors_table(found))
+    if found.student.corruptions is not None:
+        _out.print(_corruptions_table(found))
+
+
 def _evaluation_table(
-    document: dict[str, Any], *, title: str, bundle: "Bundle | None" = None
+    found: "Evaluation", *, title: str, bundle: "Bundle | None" = None
 ) -> Table:
     table = _table(title, "", "teacher", "student")
     if bundle is not None:
@@ -157,26 +188,107 @@ def _evaluation_table(
             f"{manifest.teacher.parameters:,}",
             f"{manifest.student.parameters:,}",
         )
-    teacher, student = document["teacher"], document["student"]
-    fidelity = document["fidelity"]
-    _row(table, "angle distortion", "", f"{fidelity['angle_distortion']:.3f}")
-    _row(table, "neighbour overlap@10", "", f"{fidelity['neighbour_overlap']:.3f}")
-    if teacher["knn_accuracy"] is not None:
-        _row(
-            table,
-            "kNN accuracy",
-            f"{teacher['knn_accuracy']:.3f}",
-            f"{student['knn_accuracy']:.3f}",
-        )
-    for name, detectors in (teacher["ood_auroc"] or {}).items():
-        for detector, auroc in detectors.items():
+    teacher, student, kept = found.teacher, found.student, found.fidelity
+    if kept is not None:
+        _row(table, "angle distortion", "", f"{kept.angle_distortion:.3f}")
+        _row(table, "neighbour overlap@10", "", f"{kept.neighbour_overlap:.3f}")
+        _row(table, "linear CKA", "", f"{kept.linear_cka:.3f}")
+        if kept.teacher_index_recall is not None:
             _row(
-                table,
-                f"OOD AUROC, {name}, {detector}",
-                f"{auroc:.3f}",
-                f"{student['ood_auroc'][name][detector]:.3f}",
+                table, "recall@10, teacher's index", "", f"{kept.teacher_index_recall:.3f}"
             )
+
+    def both(name: str, figure: "Callable[[Quality], Estimate | None]") -> None:
+        ours, theirs = figure(student), None if teacher is None else figure(teacher)
+        if ours is not None:
+            _row(table, name, _estimate(theirs), _estimate(ours))
+
+    both("kNN accuracy", lambda quality: quality.knn_accuracy)
+    both("linear probe accuracy", lambda quality: quality.linear_accuracy)
+    for name, one in found.unfamiliar.items():
+        both(
+            f"OOD AUROC, {name} ({one.kind})",
+            lambda quality, name=name: _in_force(found, quality, name),  # type: ignore[misc]
+        )
+    table.caption = _caption(found)
+    table.caption_justify = "left"
     return table
+
+
+def _in_force(found: "Evaluation", quality: "Quality", name: str) -> "Estimate | None":
+    figures = quality.ood.get(name, {}).get(found.detector)
+    return None if figures is None else figures.auroc
+
+
+def _caption(found: "Evaluation") -> str:
+    caption = (
+        f"{found.test_images:,} test images against {found.bank_images:,}; 95 % intervals"
+    )
+    return f"{caption}; OOD by {found.detector}" if found.unfamiliar else caption
+
+
+def _estimate(found: "Estimate | None") -> str:
+    if found is None:
+        return ""
+    return f"{found.value:.3f} [{found.low:.3f}, {found.high:.3f}]"
+
+
+def _detectors_table(found: "Evaluation") -> Table:
+    """AUROC of every detector: the mean over each kind of unfamiliar set."""
+    kinds = found.kinds()
+    columns = [f"{kind}, {role}" for kind in kinds for role in ("teacher", "student")]
+    table = _table("OOD AUROC by detector", "", *columns)
+    cells = [
+        {} if quality is None else found.mean_auroc(quality, kind)
+        for kind in kinds
+        for quality in (found.teacher, found.student)
+    ]
+    best = [max(column.values(), default=None) for column in cells]
+    for detector in {name: None for column in cells for name in column}:
+        shown = [
+            _figure(column.get(detector), best=column.get(detector) == highest)
+            for column, highest in zip(cells, best, strict=True)
+        ]
+        mark = " (in force)" if detector == found.detector else ""
+        _row(table, f"{detector}{mark}", *shown)
+    table.caption = "; ".join(
+        f"{kind}: {', '.join(names)}" for kind, names in kinds.items()
+    )
+    table.caption_justify = "left"
+    return table
+
+
+def _corruptions_table(found: "Evaluation") -> Table:
+    ours = found.student.corruptions
+    assert ours is not None
+    theirs = None if found.teacher is None else found.teacher.corruptions
+    severities = ", ".join(map(str, ours.severities))
+    title = f"kNN accuracy under corruptions, severity {severities}, {ours.images} images"
+    table = _table(title, "", "teacher", "student")
+    _row(
+        table,
+        "none",
+        _figure(None if theirs is None else theirs.clean_accuracy),
+        _figure(ours.clean_accuracy),
+    )
+    for name, accuracy in ours.accuracy.items():
+        before = None if theirs is None else theirs.accuracy[name]
+        _row(table, name.replace("_", " "), _figure(before), _figure(accuracy))
+    table.add_section()
+    mean = None if theirs is None else theirs.mean_accuracy
+    _row(table, "mean", _figure(mean), _figure(ours.mean_accuracy))
+    return table
+
+
+def _figure(value: float | None, *, best: bool = False) -> Text:
+    return Text("" if value is None else f"{value:.3f}", "bold" if best else "")
+
+
+def _compared_cell(figure: "Figure", name: str) -> Text:
+    value = figure.values.get(name)
+    shown = "" if value is None else f"{value:,.0f}" if value > 1 else f"{value:.3f}"
+    best = len(figure.values) > 1 and name in figure.best
+    return Text(shown, "bold" if best else "", no_wrap=True)
 
 
 def _parity_table(report: "ParityReport") -> Table:

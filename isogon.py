@@ -5,7 +5,6 @@ usage or a bad bundle. A stage is imported inside its command, so that `--help` 
 instant and `serve` never loads torch.
 """
 
-import json
 import os
 import signal
 import sys
@@ -21,6 +20,7 @@ import console
 if TYPE_CHECKING:
     from bundle import Bundle, ParityReport
     from distill import Recipe
+    from distill.evaluation import Evaluation, Kind
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -105,7 +105,12 @@ def quickstart(
         examples = example_images(recipe, progress)
         answers = _asked_over_http(bundle, examples, progress)
     console.quickstart(
-        bundle, report, latencies=latencies, examples=examples, answers=answers
+        bundle,
+        report,
+        _evaluation(bundle),
+        latencies=latencies,
+        examples=examples,
+        answers=answers,
     )
 
 
@@ -138,9 +143,136 @@ def distill(
         path = output or Path(f"{parsed.name}.isogon")
         bundle = _distilled(parsed, path, progress, accept_changes=accept_changes)
     if as_json:
-        console.as_json(_evaluation(bundle))
+        console.as_json(_evaluation(bundle).model_dump(mode="json"))
     else:
-        console.evaluation(bundle.path, _evaluation(bundle))
+        following = f"isogon evaluate {bundle.path}, or isogon export {bundle.path}"
+        console.evaluation(bundle.path, _evaluation(bundle), following=following)
+
+
+@app.command()
+def evaluate(
+    bundle: BundlePath,
+    images: Annotated[
+        Path | None,
+        typer.Option(
+            help="Where the familiar images are now. Without it: where the recipe says.",
+            show_default=False,
+        ),
+    ] = None,
+    test: Annotated[
+        Path | None,
+        typer.Option(
+            help="Where the images to test on are, if they are a source of their own.",
+            show_default=False,
+        ),
+    ] = None,
+    unfamiliar: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME[:near|far]=PATH",
+            help="Where a set of unfamiliar images is; a new name adds a set. May be "
+            "given several times.",
+            show_default=False,
+        ),
+    ] = None,
+    teacher: Annotated[
+        bool,
+        typer.Option(
+            help="Evaluate the teacher beside the student. Without its weights: "
+            "--no-teacher, which leaves out fidelity too."
+        ),
+    ] = True,
+    corruptions: Annotated[
+        bool,
+        typer.Option(help="Measure accuracy under the 15 common corruptions."),
+    ] = True,
+    severity: Annotated[
+        Literal["1", "2", "3", "4", "5", "all"],
+        typer.Option(help="How strong the corruptions are; `all` takes the mean of 1-5."),
+    ] = "3",
+    corrupted_images: Annotated[
+        int, typer.Option(help="How many test images to corrupt, at most.", min=1)
+    ] = 500,
+    as_json: AsJson = False,
+) -> None:
+    """Measure again what the student kept: angles, accuracy, OOD detection, robustness.
+
+    The recipe inside the bundle says which images and which teacher; images that have
+    moved since are named here. Test images are those that took no part in training.
+    The bundle's `evaluation.json` and `report.html` are replaced, nothing else is.
+
+    Angle distortion is the mean |cos student - cos teacher| over pairs of images (0 is
+    perfect), overlap@10 the share of the teacher's ten nearest neighbours that are kept.
+    Near and far say how unlike the familiar images an unfamiliar set is.
+    """
+    from bundle import Bundle
+
+    opened = Bundle.open(bundle, rewriting=["evaluate"])
+    sets = dict(map(_named_set, unfamiliar or []))
+    with console.progress() as progress:
+        with console.loading(progress):
+            from distill.evaluation.corruptions import CorruptionChoice
+            from distill.evaluation.reevaluation import Moved, reevaluate
+        severities = tuple(range(1, 6)) if severity == "all" else (int(severity),)
+        choice = CorruptionChoice(images=corrupted_images, severities=severities)
+        found = reevaluate(
+            opened,
+            progress,
+            moved=Moved(images=images, test=test, unfamiliar=sets),
+            with_teacher=teacher,
+            corruptions=choice if corruptions else None,
+        )
+    if as_json:
+        console.as_json(found.model_dump(mode="json"))
+    else:
+        console.evaluation(bundle, found, following=f"isogon compare {bundle} OTHER")
+
+
+@app.command()
+def compare(
+    bundles: Annotated[
+        list[Path], typer.Argument(metavar="BUNDLE...", help="Bundles' directories.")
+    ],
+    as_json: AsJson = False,
+) -> None:
+    """Put the students of several bundles side by side; the best figures are bold.
+
+    AUROC and FPR95 (with unfamiliar images as positive) are of each bundle's own
+    detector, as the mean over the near and the far sets. A warning says when bundles
+    were not evaluated on the same images: then run `isogon evaluate` on each with the
+    same --images, --test and --unfamiliar.
+    """
+    from bundle import Bundle
+    from distill.evaluation.comparison import compared, unfair
+
+    subjects = {}
+    for path in bundles:
+        opened = Bundle.open(path)
+        subjects[str(path)] = (opened.manifest, _evaluation(opened))
+    reasons = unfair(subjects)
+    for reason in reasons:
+        console.note(f"Careful: {reason}")
+    if as_json:
+        console.as_json(
+            {
+                "bundles": list(subjects),
+                "figures": {
+                    figure.name: {
+                        "better": figure.better,
+                        "best": figure.best,
+                        "values": figure.values,
+                        "intervals": {
+                            name: [one.low, one.high]
+                            for name, one in figure.intervals.items()
+                        },
+                    }
+                    for figure in compared(subjects)
+                },
+                "warnings": reasons,
+            }
+        )
+    else:
+        console.comparison(subjects)
 
 
 @app.command()
@@ -246,7 +378,7 @@ def inspect(bundle: BundlePath, as_json: AsJson = False) -> None:
     if as_json:
         document = {
             "manifest": opened.manifest.model_dump(mode="json"),
-            "evaluation": _evaluation(opened),
+            "evaluation": _evaluation(opened).model_dump(mode="json"),
             "parity": [report.model_dump(mode="json") for report in reports],
         }
         console.as_json(document)
@@ -387,9 +519,25 @@ def _asked_over_http(
     return answers
 
 
-def _evaluation(bundle: "Bundle") -> dict[str, Any]:
-    document: dict[str, Any] = json.loads(bundle.file("evaluation.json").read_bytes())
-    return document
+def _evaluation(bundle: "Bundle") -> "Evaluation":
+    from distill.evaluation import Evaluation
+
+    return bundle.record("evaluation.json", Evaluation)
+
+
+def _named_set(text: str) -> "tuple[str, tuple[Path, Kind | None]]":
+    """Return the name, the folder and the kind that NAME[:KIND]=PATH says."""
+    from bundle import UsageError
+
+    name, given, path = text.partition("=")
+    name, colon, kind = name.partition(":")
+    if not (name and given and path) or (colon and kind not in ("near", "far")):
+        raise UsageError(
+            f"Expected --unfamiliar as NAME=PATH or NAME:near=PATH, got {text!r}; write "
+            f"for example --unfamiliar textures:far=data/textures."
+        )
+    found: Kind | None = "near" if kind == "near" else "far" if kind == "far" else None
+    return name, (Path(path), found)
 
 
 def _report(report: "ParityReport", as_json: bool) -> None:

@@ -18,7 +18,13 @@ from bundle.calibration import (
     scores_needed as scores_needed,
 )
 from bundle.collection import Images as Images
-from bundle.detectors import Detector as Detector, DetectorSpec as DetectorSpec
+from bundle.detectors import (
+    Detector as Detector,
+    DetectorName as DetectorName,
+    DetectorSpec as DetectorSpec,
+    LinearProbe as LinearProbe,
+    applicable_detectors as applicable_detectors,
+)
 from bundle.engines import EngineStamp as EngineStamp, Machine as Machine
 from bundle.errors import (
     AppendOnlyError as AppendOnlyError,

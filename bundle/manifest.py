@@ -24,7 +24,7 @@ from bundle.preprocessing import Preprocessing
 SCHEMA_VERSION = 1
 MANIFEST = "manifest.json"
 
-Stage = Literal["distill", "calibrate", "export"]
+Stage = Literal["distill", "evaluate", "calibrate", "export"]
 Upgrade = Callable[[dict[str, Any]], dict[str, Any]]
 
 # Rule 6: a format change adds `upgrade_<n>_to_<n+1>` here, by name and with a test.

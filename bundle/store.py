@@ -41,6 +41,7 @@ Record = TypeVar("Record", bound=BaseModel)
 
 _REMEDIES: dict[Stage, str] = {
     "distill": "Restore it from a copy, or distil into a new bundle.",
+    "evaluate": "Restore it, or run `isogon evaluate {path}` again.",
     "calibrate": "Restore it, or run `isogon calibrate {path} --images DIR` again.",
     "export": "Restore it from a copy, or run `isogon export {path}` again.",
 }

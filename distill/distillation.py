@@ -18,7 +18,9 @@ from bundle import Bundle, Manifest, Preprocessing, Provenance, require_absent
 from distill.checkpoint import Checkpoint
 from distill.data import Data, prepare_data
 from distill.embedding import Embedded, embed_roles
-from distill.evaluation import Evaluation, evaluate
+from distill.evaluation import Evaluation, Training
+from distill.evaluation.drawing import drawn_from, write_evaluation
+from distill.evaluation.evaluate import evaluate
 from distill.loading import TrainingViews, plain_crops, shuffled
 from distill.objectives.objective import SAMPLE, Labels
 from distill.preparation import (
@@ -83,8 +85,10 @@ def distill(
         device=fabric.device,
         workers=recipe.train.workers,
     )
-    evaluation = evaluate(data, teacher, student, log.epochs)
-    bundle = _write(recipe, output, data, models, student, evaluation, progress)
+    evaluation = evaluate(
+        data, teacher, student, detector=recipe.ood, training=Training(terms=log.epochs)
+    )
+    bundle = _write(recipe, output, data, models, teacher, student, evaluation, progress)
     checkpoint.remove()
     return bundle
 
@@ -118,11 +122,12 @@ def _teacher_features(
     crops = plain_crops(data.familiar, indices, preprocessing)
     numbers = data.familiar.labels(indices)
     first = 0
-    with torch.inference_mode():
-        for pixels in progress.track(crops, description="Starting from the teacher"):
-            chunk = slice(first, first := first + len(pixels))
-            labels = None if numbers is None else torch.from_numpy(numbers[chunk])
-            yield models.teacher(pixels), labels
+    for pixels in progress.track(crops, description="Starting from the teacher"):
+        chunk = slice(first, first := first + len(pixels))
+        labels = None if numbers is None else torch.from_numpy(numbers[chunk])
+        with torch.inference_mode():  # not around the yield, which may be the last
+            features = models.teacher(pixels)
+        yield features, labels
 
 
 def work_folder(output: Path) -> Path:
@@ -135,6 +140,7 @@ def _write(
     output: Path,
     data: Data,
     models: Models,
+    teacher: Embedded,
     student: Embedded,
     evaluation: Evaluation,
     progress: Progress,
@@ -149,11 +155,14 @@ def _write(
         teacher=models.teacher_card,
         provenance=_provenance(recipe, data),
     )
+    text = tomli_w.dumps(recipe.model_dump(mode="json", exclude_none=True))
+    drawn = drawn_from(
+        data, teacher, student, detector=recipe.ood, manifest=manifest, recipe=text
+    )
     with Bundle.create(output, manifest) as writer:
-        document = recipe.model_dump(mode="json", exclude_none=True)
-        writer.write("recipe.toml", tomli_w.dumps(document))
+        writer.write("recipe.toml", text)
         writer.write(WEIGHTS, _weights(models.student))
-        writer.write("evaluation.json", evaluation)
+        write_evaluation(writer, evaluation, drawn)
         if data.unreadable:
             writer.write("unreadable.json", json.dumps(data.unreadable, indent=2))
         writer.write("ood/detector.json", recipe.ood)

@@ -1,6 +1,6 @@
 """Embeddings of the images of every role, by several models, each image read once."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -25,6 +25,7 @@ class Embedded:
     bank: Float32[np.ndarray, "n d"]
     test: Float32[np.ndarray, "m d"]
     unfamiliar: dict[str, Float32[np.ndarray, "_ d"]]  # by the set's name
+    calibration: Float32[np.ndarray, "c d"] | None = None
 
 
 def embed_roles(
@@ -36,7 +37,7 @@ def embed_roles(
     device: torch.device,
     workers: int,
 ) -> list[Embedded]:
-    """Return each model's embeddings of the bank, the test and the unfamiliar images.
+    """Return each model's embeddings of the images of every role.
 
     The models are on `device`; the pixels, those of deployment, are brought there.
     """
@@ -45,16 +46,11 @@ def embed_roles(
         images: Images, indices: Indices, role: str
     ) -> list[Float32[np.ndarray, "n _"]]:
         crops = plain_crops(images, indices, preprocessing, workers=workers)
-        batches: list[list[np.ndarray]] = [[] for _ in models]
-        with torch.inference_mode():
-            for pixels in progress.track(crops, description=f"Embedding the {role}"):
-                for found, model in zip(batches, models, strict=True):
-                    vectors = F.normalize(model(pixels.to(device)).float(), dim=1)
-                    found.append(vectors.cpu().numpy())
-        return [np.concatenate(found) for found in batches]
+        return embed_batches(models, crops, progress, f"Embedding the {role}", device)
 
     bank = embeddings(data.familiar, data.bank, "bank")
     test = embeddings(data.held_out, data.split.test, "test images")
+    calibration = embeddings(data.held_out, data.split.calibration, "calibration images")
     unfamiliar = {
         name: embeddings(each.images, each.flaggable, f"unfamiliar {name}")
         for name, each in data.unfamiliar.items()
@@ -64,6 +60,24 @@ def embed_roles(
             bank=bank[i],
             test=test[i],
             unfamiliar={name: found[i] for name, found in unfamiliar.items()},
+            calibration=calibration[i],
         )
         for i in range(len(models))
     ]
+
+
+def embed_batches(
+    models: Sequence[Embed],
+    batches: Iterable[Tensor],
+    progress: Progress,
+    description: str,
+    device: torch.device,
+) -> list[Float32[np.ndarray, "n _"]]:
+    """Return each model's unit-norm embeddings of batches of uint8 [b, h, w, 3]."""
+    found: list[list[np.ndarray]] = [[] for _ in models]
+    with torch.inference_mode():
+        for pixels in progress.track(batches, description=description):
+            for vectors, model in zip(found, models, strict=True):
+                embedded = F.normalize(model(pixels.to(device)).float(), dim=1)
+                vectors.append(embedded.cpu().numpy())
+    return [np.concatenate(vectors) for vectors in found]

@@ -28,7 +28,7 @@ def prepare_models(recipe: Recipe) -> Models:
     Raises:
         UsageError: a model or its weights are not to be had.
     """
-    teacher, teacher_card = _teacher(recipe)
+    teacher, teacher_card = prepare_teacher(recipe)
     student, student_card = _student(recipe)
     objective = objective_from_recipe(recipe.objective, teacher.width, student.width)
     return Models(
@@ -45,7 +45,12 @@ def preprocessing_for(recipe: Recipe, architecture: str) -> Preprocessing:
     return preprocessing_of(architecture, recipe.data.size, recipe.data.crop)
 
 
-def _teacher(recipe: Recipe) -> tuple[Backbone, TeacherCard]:
+def prepare_teacher(recipe: Recipe) -> tuple[Backbone, TeacherCard]:
+    """Build the frozen teacher alone.
+
+    Raises:
+        UsageError: the model or its weights are not to be had.
+    """
     section = recipe.teacher
     assert section.name is not None
     source = pretrained(section.name, section.checkpoint, size=_size(recipe))

@@ -315,6 +315,9 @@ def test_the_whole_quickstart_keeps_what_the_readme_claims(tmp_path: Path) -> No
         isogon("inspect", "quickstart.isogon", "--json", cwd=tmp_path).stdout
     )
     evaluation = shown["evaluation"]
-    assert evaluation["student"]["knn_accuracy"] > evaluation["teacher"]["knn_accuracy"]
+    assert (
+        evaluation["student"]["knn_accuracy"]["value"]
+        > evaluation["teacher"]["knn_accuracy"]["value"]
+    )
     assert evaluation["fidelity"]["angle_distortion"] < 0.25
-    assert evaluation["student"]["ood_auroc"]["unfamiliar"]["knn_k1"] > 0.99
+    assert evaluation["student"]["ood"]["unfamiliar"]["knn_k1"]["auroc"]["value"] > 0.99

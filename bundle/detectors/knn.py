@@ -6,6 +6,7 @@ import numpy as np
 from jaxtyping import Float
 
 from bundle.detectors.detector import Detector
+from bundle.detectors.stored import Stored
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -23,11 +24,11 @@ class Knn(Detector):
     @classmethod
     def fit(cls, embeddings: Float[np.ndarray, "n d"], *, k: int) -> "Knn":
         """Keep the directions of at least k familiar embeddings as the bank."""
-        return cls(bank=_directions(embeddings), k=k)
+        return cls(bank=directions(embeddings), k=k)
 
     def score(self, embeddings: Float[np.ndarray, "b d"]) -> Float[np.ndarray, " b"]:
         """Return 2 - 2 cos to the k-th nearest of the bank, in [0, 4]."""
-        cosines = _directions(embeddings) @ self.bank.T
+        cosines = directions(embeddings) @ self.bank.T
         kth = cosines.shape[1] - self.k
         scores: np.ndarray = 2 - 2 * np.partition(cosines, kth, axis=1)[:, kth]
         return scores
@@ -36,7 +37,15 @@ class Knn(Detector):
         """Return the bank, [n, d]."""
         return {"bank": self.bank}
 
+    @classmethod
+    def from_stored(cls, stored: Stored, *, k: int) -> "Knn":
+        """Return the detector that `arrays` stored."""
+        bank = stored.take("bank", "n d")
+        stored.require_bank(k)
+        return cls(bank=bank, k=k)
 
-def _directions(embeddings: Float[np.ndarray, "n d"]) -> Float[np.ndarray, "n d"]:
-    directions: np.ndarray = embeddings / np.linalg.norm(embeddings, axis=1, keepdims=True)
-    return directions
+
+def directions(embeddings: Float[np.ndarray, "n d"]) -> Float[np.ndarray, "n d"]:
+    """Return the embeddings divided by their norms."""
+    found: np.ndarray = embeddings / np.linalg.norm(embeddings, axis=1, keepdims=True)
+    return found

@@ -6,6 +6,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from bundle.detectors.detector import Detector
+from bundle.detectors.stored import Stored
 from bundle.errors import UsageError
 
 
@@ -60,6 +61,23 @@ class Gaussians:
         nearest: np.ndarray = squares.min(axis=1)
         return nearest
 
+    def arrays(self, prefix: str) -> dict[str, np.ndarray]:
+        """Return center [d], whitening [d, r] and means [c, r], named by the prefix."""
+        return {
+            f"{prefix}.center": self.center,
+            f"{prefix}.whitening": self.whitening,
+            f"{prefix}.means": self.means,
+        }
+
+    @classmethod
+    def from_stored(cls, stored: Stored, prefix: str) -> "Gaussians":
+        """Return the Gaussians that `arrays` stored under the prefix."""
+        return cls(
+            center=stored.take(f"{prefix}.center", "d"),
+            whitening=stored.take(f"{prefix}.whitening", f"d {prefix}.r"),
+            means=stored.take(f"{prefix}.means", f"{prefix}.c {prefix}.r"),
+        )
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Mahalanobis(Detector):
@@ -86,7 +104,12 @@ class Mahalanobis(Detector):
 
     def arrays(self) -> dict[str, np.ndarray]:
         """Return center [d], whitening [d, r] and means [c, r]."""
-        return _arrays("classes", self.classes)
+        return self.classes.arrays("classes")
+
+    @classmethod
+    def from_stored(cls, stored: Stored) -> "Mahalanobis":
+        """Return the detector that `arrays` stored."""
+        return cls(classes=Gaussians.from_stored(stored, "classes"))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -119,21 +142,12 @@ class RelativeMahalanobis(Detector):
 
     def arrays(self) -> dict[str, np.ndarray]:
         """Return both sets of center [d], whitening [d, r] and means [c, r]."""
-        return _arrays("classes", self.classes) | _arrays("everything", self.everything)
+        return self.classes.arrays("classes") | self.everything.arrays("everything")
 
-
-def _arrays(prefix: str, gaussians: Gaussians) -> dict[str, np.ndarray]:
-    return {
-        f"{prefix}.center": gaussians.center,
-        f"{prefix}.whitening": gaussians.whitening,
-        f"{prefix}.means": gaussians.means,
-    }
-
-
-def gaussians_from_arrays(prefix: str, arrays: dict[str, np.ndarray]) -> Gaussians:
-    """Return the Gaussians that `arrays()` stored under `prefix`."""
-    return Gaussians(
-        center=arrays[f"{prefix}.center"],
-        whitening=arrays[f"{prefix}.whitening"],
-        means=arrays[f"{prefix}.means"],
-    )
+    @classmethod
+    def from_stored(cls, stored: Stored) -> "RelativeMahalanobis":
+        """Return the detector that `arrays` stored."""
+        return cls(
+            classes=Gaussians.from_stored(stored, "classes"),
+            everything=Gaussians.from_stored(stored, "everything"),
+        )

@@ -1,6 +1,6 @@
 """Which detector, with which setting: what a recipe asks for and a bundle records."""
 
-from typing import Literal, assert_never
+from typing import Literal, get_args
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -8,12 +8,39 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from bundle.detectors.detector import Detector
 from bundle.detectors.knn import Knn
-from bundle.detectors.mahalanobis import (
-    Mahalanobis,
-    RelativeMahalanobis,
-    gaussians_from_arrays,
-)
+from bundle.detectors.logit import Energy, Gen, LogitDetector, MaxLogit, Msp
+from bundle.detectors.mahalanobis import Mahalanobis, RelativeMahalanobis
+from bundle.detectors.nnguide import NnGuide
+from bundle.detectors.probe import LinearProbe
+from bundle.detectors.she import She
+from bundle.detectors.stored import Stored
+from bundle.detectors.vim import Residual, Vim
 from bundle.errors import UsageError
+
+DetectorName = Literal[
+    "knn",
+    "mahalanobis",
+    "relative_mahalanobis",
+    "residual",
+    "vim",
+    "msp",
+    "max_logit",
+    "energy",
+    "gen",
+    "she",
+    "nnguide",
+]
+DETECTORS: tuple[DetectorName, ...] = get_args(DetectorName)
+
+_WITHOUT_LABELS = ("knn", "mahalanobis", "residual")
+_IN_SUBSPACE = ("residual", "vim")
+_NEIGHBOURS = {"knn": 1, "nnguide": 10}
+_OF_LOGITS: dict[str, type[LogitDetector]] = {
+    "msp": Msp,
+    "max_logit": MaxLogit,
+    "energy": Energy,
+    "gen": Gen,
+}
 
 
 class DetectorSpec(BaseModel):
@@ -21,56 +48,156 @@ class DetectorSpec(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    name: Literal["knn", "mahalanobis", "relative_mahalanobis"] = "knn"
-    k: int = Field(default=1, ge=1)  # knn only
+    name: DetectorName = "knn"
+    k: int | None = Field(
+        default=None,
+        ge=1,
+        description="which neighbour counts (knn, else 1), or how many (nnguide, else 10)",
+    )
+    dim: int | None = Field(
+        default=None,
+        ge=1,
+        description="of the principal subspace (residual and vim), below the embedding's "
+        "width; else half of it",
+    )
     alpha: float = Field(default=0.05, ge=1e-6, lt=1)
 
     def fit(
         self,
         embeddings: Float[np.ndarray, "n d"],
         labels: Int[np.ndarray, " n"] | None = None,
+        *,
+        probe: LinearProbe | None = None,
     ) -> Detector:
         """Return the detector fitted on familiar embeddings.
 
+        Args:
+            embeddings: of the bank, as they are deployed.
+            labels: the class of each; None without classes.
+            probe: the linear probe of these embeddings and labels, where several
+                detectors share it; without it, one is fitted if the detector needs it.
+
         Raises:
-            UsageError: they are too few, or labels are needed and missing.
+            UsageError: they are too few, labels are needed and missing, or `dim` is
+                not below the width.
         """
-        self.require_possible(len(embeddings), labels is not None)
+        self.require_possible(len(embeddings), labels is not None, embeddings.shape[1])
         match self.name:
             case "knn":
-                return Knn.fit(embeddings, k=self.k)
+                return Knn.fit(embeddings, k=self._neighbours)
             case "mahalanobis":
                 return Mahalanobis.fit(embeddings, labels)
-            case "relative_mahalanobis":
-                assert labels is not None  # else refused above
-                return RelativeMahalanobis.fit(embeddings, labels)
-            case _:
-                assert_never(self.name)
+            case "residual" if labels is None:
+                return Residual.fit(embeddings, None, dim=self._dim(embeddings.shape[1]))
+        assert labels is not None  # else refused above
+        if self.name == "relative_mahalanobis":
+            return RelativeMahalanobis.fit(embeddings, labels)
+        return self._with_probe(
+            embeddings, labels, probe or LinearProbe.fit(embeddings, labels)
+        )
 
-    def require_possible(self, bank: int, labelled: bool) -> None:
-        """Raise `UsageError` if no such detector can be fitted on such a bank."""
-        if self.name == "knn" and bank < self.k:
+    def require_possible(self, bank: int, labelled: bool, width: int | None = None) -> None:
+        """Raise `UsageError` if no such detector can be fitted on such a bank.
+
+        Args:
+            bank: how many embeddings there are.
+            labelled: whether their classes are known.
+            width: of the embeddings, where it is known already.
+        """
+        if self.name in _NEIGHBOURS and bank < self._neighbours:
             raise UsageError(
-                f"The knn detector with k = {self.k} needs a bank of at least {self.k} "
-                f"images, got {bank}; lower k or add images."
+                f"The {self.name} detector with k = {self._neighbours} needs a bank of at "
+                f"least {self._neighbours} images, got {bank}; lower k or add images."
             )
-        if self.name == "relative_mahalanobis" and not labelled:
+        if not labelled and self.name not in _WITHOUT_LABELS:
             raise UsageError(
-                "The relative_mahalanobis detector compares classes and needs labels, "
-                "got images without; sort them into class folders or use mahalanobis."
+                f"The {self.name} detector compares classes and needs labels, got images "
+                f"without; sort them into class folders, or use a detector that needs "
+                f"none: {', '.join(_WITHOUT_LABELS)}."
             )
+        if width is not None and self.name in _IN_SUBSPACE:
+            dim = self._dim(width)
+            if dim >= width:
+                raise UsageError(
+                    f"The {self.name} detector measures what lies outside a subspace and "
+                    f"needs dim below the embedding's width, got dim = {dim} and width "
+                    f"{width}; lower dim, or leave it out for half the width."
+                )
+            if bank <= dim:
+                raise UsageError(
+                    f"The {self.name} detector with dim = {dim} needs a bank of more than "
+                    f"{dim} images, got {bank}; lower dim or add images."
+                )
 
     def load(self, arrays: dict[str, np.ndarray]) -> Detector:
-        """Return the detector whose statistics were stored as `arrays`."""
+        """Return the detector whose statistics were stored as `arrays`.
+
+        Raises:
+            BundleError: an array is missing, or is not of the shape it must have.
+        """
+        stored = Stored(detector=self.name, arrays=arrays)
         match self.name:
             case "knn":
-                return Knn(bank=arrays["bank"], k=self.k)
+                return Knn.from_stored(stored, k=self._neighbours)
             case "mahalanobis":
-                return Mahalanobis(classes=gaussians_from_arrays("classes", arrays))
+                return Mahalanobis.from_stored(stored)
             case "relative_mahalanobis":
-                return RelativeMahalanobis(
-                    classes=gaussians_from_arrays("classes", arrays),
-                    everything=gaussians_from_arrays("everything", arrays),
-                )
+                return RelativeMahalanobis.from_stored(stored)
+            case "residual":
+                return Residual.from_stored(stored)
+            case "vim":
+                return Vim.from_stored(stored)
+            case "she":
+                return She.from_stored(stored)
+            case "nnguide":
+                return NnGuide.from_stored(stored, k=self._neighbours)
             case _:
-                assert_never(self.name)
+                return _OF_LOGITS[self.name](probe=LinearProbe.from_stored(stored))
+
+    def _with_probe(
+        self,
+        embeddings: Float[np.ndarray, "n d"],
+        labels: Int[np.ndarray, " n"],
+        probe: LinearProbe,
+    ) -> Detector:
+        match self.name:
+            case "residual":
+                return Residual.fit(embeddings, probe, dim=self._dim(embeddings.shape[1]))
+            case "vim":
+                return Vim.fit(embeddings, probe, dim=self._dim(embeddings.shape[1]))
+            case "she":
+                return She.fit(embeddings, labels, probe)
+            case "nnguide":
+                return NnGuide.fit(embeddings, probe, k=self._neighbours)
+            case _:
+                return _OF_LOGITS[self.name](probe=probe)
+
+    @property
+    def _neighbours(self) -> int:
+        return self.k or _NEIGHBOURS[self.name]
+
+    def _dim(self, width: int) -> int:
+        return self.dim or width // 2
+
+
+def applicable_detectors(bank: int, width: int, labelled: bool) -> dict[str, DetectorSpec]:
+    """Return every detector that can be fitted on such a bank, by a name for tables.
+
+    Args:
+        bank: how many embeddings there are.
+        width: of the embeddings.
+        labelled: whether their classes are known.
+    """
+    specs = {"knn_k1": DetectorSpec(name="knn"), "knn_k50": DetectorSpec(name="knn", k=50)}
+    specs |= {name: DetectorSpec(name=name) for name in DETECTORS if name != "knn"}
+    return {
+        name: spec for name, spec in specs.items() if _fits(spec, bank, width, labelled)
+    }
+
+
+def _fits(spec: DetectorSpec, bank: int, width: int, labelled: bool) -> bool:
+    try:
+        spec.require_possible(bank, labelled, width)
+    except UsageError:
+        return False
+    return True

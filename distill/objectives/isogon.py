@@ -60,8 +60,8 @@ class Isogon(Objective):
         pairs = _difference(whole_batch(precise(student.pooled)), theirs)
         if teacher.grid != (0, 0):
             angle = angle + _difference(z.tokens, teacher.tokens)
-        if student.grid == teacher.grid:
-            pairs = pairs + _difference(student.tokens, teacher.tokens)
+            if student.grid == teacher.grid:
+                pairs = pairs + _difference(student.tokens, teacher.tokens)
         return self.cospress.terms(student, teacher, z) | {
             "angle": self.angle_weight * angle,
             "pairs": self.pairs_weight * pairs,

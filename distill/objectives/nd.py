@@ -23,7 +23,8 @@ class Nd(Objective):
     without augmentation, computed once at the start and kept as a buffer. Nothing is
     detached: below the teacher's norm the term pushes norm and direction, above it
     direction only. Where widths differ the student passes BatchNorm1d(d_s),
-    Dropout(0.5), Linear(d_s, d_t) for this term only; it is not kept.
+    Dropout(0.5), Linear(d_s, d_t) for this term only; it is not kept. Of several
+    processes each normalises its own images, unless BatchNorm is made synchronous.
 
     Reference: Wang et al., "Improving Knowledge Distillation via Regularizing Feature
     Norm and Direction", arXiv:2305.17007, the term ND of KD++; equal to the authors'

@@ -1,0 +1,97 @@
+"""The linear probe: class logits from embeddings, for detectors that need a classifier."""
+
+import warnings
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from bundle.detectors.stored import Stored
+from bundle.errors import UsageError
+
+_C = 1.0
+_STEPS = 200
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LinearProbe:
+    """Logits W f + c, by multinomial logistic regression on familiar embeddings."""
+
+    weight: Float[np.ndarray, "c d"]
+    bias: Float[np.ndarray, " c"]
+    classes: Int[np.ndarray, " c"]  # the label each row stands for, ascending
+
+    @classmethod
+    def fit(
+        cls, embeddings: Float[np.ndarray, "n d"], labels: Int[np.ndarray, " n"]
+    ) -> "LinearProbe":
+        """Fit with scikit-learn, in float64.
+
+        Raises:
+            UsageError: fewer than two classes.
+        """
+        from sklearn.exceptions import ConvergenceWarning
+        from sklearn.linear_model import LogisticRegression
+
+        classes = np.unique(labels)
+        if len(classes) < 2:
+            raise UsageError(
+                f"A linear probe tells classes apart and needs two or more, got "
+                f"{len(classes)}; add images of another class or use the knn detector."
+            )
+        data = embeddings.astype(np.float64)
+        center = data.mean(axis=0)
+        scale = 1 / max(float(np.sqrt((data - center).var(axis=0).mean())), 1e-12)
+        regression = LogisticRegression(C=_C, max_iter=_STEPS)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ConvergenceWarning)
+            regression.fit((data - center) * scale, labels)
+        weight, bias = regression.coef_ * scale, regression.intercept_
+        if len(classes) == 2:  # one row, whose sigmoid is the softmax of these two
+            weight = np.concatenate([-weight, weight]) / 2
+            bias = np.concatenate([-bias, bias]) / 2
+        return cls(weight=weight, bias=bias - weight @ center, classes=classes)
+
+    def logits(self, embeddings: Float[np.ndarray, "b d"]) -> Float[np.ndarray, "b c"]:
+        """Return the class logits, float64."""
+        found: np.ndarray = embeddings.astype(np.float64) @ self.weight.T + self.bias
+        return found
+
+    def predictions(self, embeddings: Float[np.ndarray, "b d"]) -> Int[np.ndarray, " b"]:
+        """Return the row of the largest logit."""
+        found: np.ndarray = self.logits(embeddings).argmax(axis=1)
+        return found
+
+    def origin(self) -> Float[np.ndarray, " d"]:
+        """Return u = -W^+ c, the point of least norm whose logits are nearest to zero.
+
+        Singular values below max(c, d) eps of the largest count as zero: the rows of a
+        fitted W sum to zero, and without that bound its last one would blow up.
+        """
+        bound = max(self.weight.shape) * np.finfo(np.float64).eps
+        found: np.ndarray = -np.linalg.pinv(self.weight, rcond=bound) @ self.bias
+        return found
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """Return weight [c, d], bias [c] and classes [c]."""
+        return {
+            "probe.weight": self.weight,
+            "probe.bias": self.bias,
+            "probe.classes": self.classes,
+        }
+
+    @classmethod
+    def from_stored(cls, stored: Stored) -> "LinearProbe":
+        """Return the probe that `arrays` stored."""
+        return cls(
+            weight=stored.take("probe.weight", "c d"),
+            bias=stored.take("probe.bias", "c"),
+            classes=stored.take("probe.classes", "c"),
+        )
+
+
+def log_sum_exp(logits: Float[np.ndarray, "b c"]) -> Float[np.ndarray, " b"]:
+    """Return log sum_c exp l_c, without overflow."""
+    largest = logits.max(axis=1, keepdims=True)
+    found: np.ndarray = np.log(np.exp(logits - largest).sum(axis=1)) + largest[:, 0]
+    return found

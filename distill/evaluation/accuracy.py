@@ -1,0 +1,35 @@
+"""Accuracy by nearest neighbours; the linear probe is `bundle.LinearProbe`."""
+
+import numpy as np
+from jaxtyping import Bool, Float32
+
+from bundle.collection import Indices
+from bundle.neighbours import NEIGHBOURS, nearest
+from distill.evaluation.fidelity import BLOCK
+
+TEMPERATURE = 0.07
+
+
+def knn_right(
+    bank: Float32[np.ndarray, "bank d"],
+    bank_labels: Indices,
+    test: Float32[np.ndarray, "test d"],
+    test_labels: Indices,
+) -> Bool[np.ndarray, " test"]:
+    """Return where the 10 nearest, each voting with exp(cos / 0.07), are right.
+
+    The protocol of Wu et al., arXiv:1805.01978, with the k of CosPress's evaluation
+    (arXiv:2411.15239).
+    """
+    voters_wanted = min(NEIGHBOURS, len(bank))
+    classes = int(max(bank_labels.max(), test_labels.max())) + 1
+    right = np.empty(len(test), bool)
+    for start in range(0, len(test), BLOCK):
+        cosines = test[start : start + BLOCK] @ bank.T
+        voters = nearest(cosines, voters_wanted)
+        weights = np.exp(np.take_along_axis(cosines, voters, axis=1) / TEMPERATURE)
+        votes = np.zeros((len(cosines), classes))
+        np.add.at(votes, (np.arange(len(cosines))[:, None], bank_labels[voters]), weights)
+        labels = test_labels[start : start + BLOCK]
+        right[start : start + BLOCK] = votes.argmax(axis=1) == labels
+    return right

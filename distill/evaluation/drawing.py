@@ -1,0 +1,138 @@
+"""What the report shows of an evaluation: scores, cosines, neighbours and a map."""
+
+from collections.abc import Callable
+
+import numpy as np
+
+from bundle import (
+    Calibration,
+    DetectorSpec,
+    Images,
+    Manifest,
+    Preprocessing,
+    StageWriter,
+)
+from bundle.collection import Indices
+from distill.data import Data
+from distill.embedding import Embedded
+from distill.evaluation.ood import detector_key
+from distill.evaluation.record import Evaluation
+from distill.report import (
+    Drawn,
+    EmbeddingMap,
+    Picture,
+    Scores,
+    embedding_map,
+    flagging_threshold,
+    report_html,
+    sample_cosines,
+    sample_queries,
+    thumbnail,
+)
+
+EVALUATION, REPORT = "evaluation.json", "report.html"
+
+
+def drawn_from(
+    data: Data,
+    teacher: Embedded | None,
+    student: Embedded,
+    *,
+    detector: DetectorSpec,
+    manifest: Manifest,
+    recipe: str,
+) -> Drawn:
+    """Gather what the report shows beside the figures.
+
+    Args:
+        data: the images and their classes.
+        teacher: its embeddings, where it is at hand.
+        student: the student's.
+        detector: the recipe's; its threshold comes from the calibration images.
+        manifest: of the bundle.
+        recipe: the TOML that was run.
+    """
+    known = (None, None) if teacher is None else (teacher.test, teacher.bank)
+    cosines = None
+    if teacher is not None:
+        cosines = sample_cosines(teacher.test, teacher.bank, student.test, student.bank)
+    crop = manifest.preprocessing
+    return Drawn(
+        manifest=manifest,
+        recipe=recipe,
+        cosines=cosines,
+        scores=_scores(data, student, detector),
+        queries=sample_queries(
+            student.test,
+            student.bank,
+            *known,
+            test_picture=_pictures(data.held_out, data.split.test, crop),
+            bank_picture=_pictures(data.familiar, data.bank, crop),
+        ),
+        map=_map(data, teacher, student),
+    )
+
+
+def write_evaluation(writer: StageWriter, evaluation: Evaluation, drawn: Drawn) -> None:
+    """Add `evaluation.json` and `report.html`, which the stage `evaluate` owns.
+
+    Args:
+        writer: of the stage `evaluate`, or of another one that runs it as well.
+        evaluation: the figures.
+        drawn: what the report shows beside them.
+    """
+    stage = writer.also("evaluate")
+    stage.write(EVALUATION, evaluation)
+    stage.write(REPORT, report_html(evaluation, drawn))
+
+
+def _scores(data: Data, student: Embedded, spec: DetectorSpec) -> Scores | None:
+    if student.calibration is None:
+        return None
+    detector = spec.fit(student.bank, data.familiar.labels(data.bank))
+    scores = detector.score(student.calibration)
+    return Scores(
+        detector=detector_key(spec),
+        alpha=spec.alpha,
+        threshold=flagging_threshold(Calibration.from_scores(scores, spec.alpha)),
+        familiar=detector.score(student.test),
+        unfamiliar={
+            name: detector.score(vectors) for name, vectors in student.unfamiliar.items()
+        },
+    )
+
+
+def _pictures(
+    images: Images, indices: Indices, preprocessing: Preprocessing
+) -> Callable[[int], Picture]:
+    labels = images.labels(indices)
+
+    def picture(place: int) -> Picture:
+        index = int(indices[place])
+        return Picture(
+            index=index,
+            pixels=thumbnail(preprocessing.pixels(images.image(index))),
+            label=None if labels is None else images.classes[labels[place]],
+        )
+
+    return picture
+
+
+def _map(data: Data, teacher: Embedded | None, student: Embedded) -> EmbeddingMap:
+    labels = data.held_out.labels(data.split.test)
+    ours, theirs = _unfamiliar(student), None if teacher is None else _unfamiliar(teacher)
+    if teacher is not None and theirs is None:
+        ours = None  # both maps show the same images
+    return embedding_map(
+        student.test,
+        None if teacher is None else teacher.test,
+        labels,
+        ours,
+        theirs,
+        classes=data.held_out.classes,
+    )
+
+
+def _unfamiliar(embedded: Embedded) -> np.ndarray | None:
+    sets = list(embedded.unfamiliar.values())
+    return np.concatenate(sets) if sets else None

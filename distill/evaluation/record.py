@@ -1,0 +1,131 @@
+"""The schema of `evaluation.json`: every figure, with what it was measured on.
+
+A figure that could not be measured is None or absent, never a guess: accuracy needs
+classes, OOD detection needs unfamiliar images, and a teacher known only by stored
+embeddings has none for images it never saw.
+"""
+
+from typing import Literal
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict
+
+Kind = Literal["near", "far"]
+Role = Literal["teacher", "student"]
+
+
+class _Record(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Estimate(_Record):
+    """A figure and the 95 % interval that resampling the test images gives it."""
+
+    value: float
+    low: float
+    high: float
+
+
+class Bootstrap(_Record):
+    """How the intervals were made: percentiles over resamples, with replacement."""
+
+    resamples: int
+    seed: int
+
+
+class Fidelity(_Record):
+    """How far the student keeps the teacher's angles, test images against the bank."""
+
+    angle_distortion: float  # mean |cos_student - cos_teacher| over test-bank pairs
+    neighbour_overlap: float  # mean share of the teacher's 10 nearest that are kept
+    linear_cka: float  # of the test embeddings, centred; 1 is equal up to rotation
+    # Share of the teacher's 10 nearest that a student query finds in an index of the
+    # teacher's vectors; None unless the student lives in the teacher's space.
+    teacher_index_recall: float | None = None
+
+
+class OodFigures(_Record):
+    """How well one detector tells one unfamiliar set from the familiar test images.
+
+    Both conventions of FPR95 are lower when better.
+    """
+
+    auroc: Estimate
+    # Share of familiar images flagged when 95 % of the unfamiliar are (OpenOOD).
+    fpr95_ood_positive: float
+    # Share of unfamiliar images passed when 95 % of the familiar are (ViM, CosPress).
+    fpr95_id_positive: float
+
+
+class Corruptions(_Record):
+    """kNN accuracy on corrupted test images against the clean bank."""
+
+    images: int  # a seeded subset of the test images
+    severities: tuple[int, ...]  # 1 to 5; each accuracy is the mean over these
+    clean_accuracy: float  # of the same images, uncorrupted
+    accuracy: dict[str, float]  # by corruption
+
+    @property
+    def mean_accuracy(self) -> float:
+        """The mean over the corruptions."""
+        return float(np.mean(list(self.accuracy.values())))
+
+
+class Quality(_Record):
+    """What one model's embeddings are good for."""
+
+    knn_accuracy: Estimate | None  # k = 10, T = 0.07; None without classes
+    linear_accuracy: Estimate | None  # of a linear probe; None without classes
+    ood: dict[str, dict[str, OodFigures]]  # by unfamiliar set, then by detector
+    corruptions: Corruptions | None = None  # None where not measured
+
+
+class UnfamiliarSet(_Record):
+    """One set of images that the OOD score should flag."""
+
+    images: int
+    kind: Kind
+
+
+class Training(_Record):
+    """How the run went."""
+
+    terms: tuple[dict[str, float], ...]  # mean of each loss term, weighted, per epoch
+    seconds_per_epoch: float | None = None  # mean; None where it was not measured
+
+
+class Evaluation(_Record):
+    """The content of `evaluation.json`."""
+
+    bank_images: int
+    test_images: int
+    # SHA-256 of the test images' names: bundles that differ in it are not comparable.
+    test_digest: str
+    unfamiliar: dict[str, UnfamiliarSet]
+    detector: str  # the recipe's, among those of `ood`
+    bootstrap: Bootstrap
+    fidelity: Fidelity | None  # None without the teacher
+    teacher: Quality | None  # None without the teacher
+    student: Quality
+    training: Training
+
+    def kinds(self) -> dict[Kind, list[str]]:
+        """Return the names of the unfamiliar sets by kind, the kinds that occur."""
+        found: dict[Kind, list[str]] = {}
+        for name, one in self.unfamiliar.items():
+            found.setdefault(one.kind, []).append(name)
+        return found
+
+    def mean_auroc(self, quality: Quality, kind: Kind) -> dict[str, float]:
+        """Return each detector's mean AUROC over the sets of this kind.
+
+        Only detectors and sets that `quality` has: empty where it has none.
+        """
+        sets = [quality.ood[name] for name in self.kinds()[kind] if name in quality.ood]
+        shared = (
+            [name for name in sets[0] if all(name in one for one in sets)] if sets else []
+        )
+        return {
+            detector: float(np.mean([one[detector].auroc.value for one in sets]))
+            for detector in shared
+        }

@@ -1,0 +1,160 @@
+"""Evaluate a bundle anew: its recipe's images and teacher, its own weights."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from rich.progress import Progress
+
+from backbones import student_from_bundle
+from bundle import Bundle, BundleError, UsageError
+from bundle.stage import fault_of
+from distill.data import Data, prepare_data
+from distill.embedding import Embed, embed_roles
+from distill.evaluation.corruptions import (
+    CorruptedEmbeddings,
+    CorruptionChoice,
+    embed_corrupted,
+    why_not,
+)
+from distill.evaluation.drawing import EVALUATION, drawn_from, write_evaluation
+from distill.evaluation.evaluate import evaluate
+from distill.evaluation.record import Evaluation, Kind, Role, Training
+from distill.preparation import prepare_teacher
+from distill.recipe import Recipe, UnfamiliarSection, recipe_from_toml
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Moved:
+    """Where the images are now, where that is not what the recipe says."""
+
+    images: Path | None = None
+    test: Path | None = None
+    # By the set's name; a name the recipe does not have adds a set. None as the kind
+    # keeps the recipe's, or is "far".
+    unfamiliar: Mapping[str, tuple[Path, Kind | None]] = field(default_factory=dict)
+
+    def applied(self, recipe: Recipe) -> Recipe:
+        """Return the recipe with these sources."""
+        changed = {"images": self.images, "test": self.test}
+        paths = {key: str(path) for key, path in changed.items() if path is not None}
+        sets = {section.name: section for section in recipe.unfamiliar}
+        for name, (path, kind) in self.unfamiliar.items():
+            known = sets[name].kind if name in sets else "far"
+            sets[name] = UnfamiliarSection(name=name, images=str(path), kind=kind or known)
+        return recipe.model_copy(
+            update={
+                "data": recipe.data.model_copy(update=paths),
+                "unfamiliar": tuple(sets.values()),
+            }
+        )
+
+
+def reevaluate(
+    bundle: Bundle,
+    progress: Progress,
+    *,
+    moved: Moved | None = None,
+    with_teacher: bool = True,
+    corruptions: CorruptionChoice | None = None,
+) -> Evaluation:
+    """Measure the bundle's student again and replace `evaluation.json` and the report.
+
+    Args:
+        bundle: what to evaluate; opened.
+        progress: where to show progress, and to say what was left out.
+        moved: where the images are, if not where the recipe says.
+        with_teacher: whether the teacher is evaluated as well, and fidelity.
+        corruptions: how much to measure under corruptions; None for nothing.
+
+    Raises:
+        UsageError: the images or the teacher are not to be had.
+    """
+    text = bundle.file("recipe.toml").read_text(encoding="utf-8")
+    recipe = (moved or Moved()).applied(recipe_from_toml(bundle.file("recipe.toml")))
+    before = _before(bundle, progress)
+    data = prepare_data(recipe, progress)
+    crop = bundle.manifest.preprocessing
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    models: dict[Role, Embed] = _models(bundle, recipe, with_teacher, device)
+    workers = recipe.train.workers
+    found = embed_roles(
+        list(models.values()), data, crop, progress, device=device, workers=workers
+    )
+    embedded = dict(zip(models, found, strict=True))
+    corrupted: dict[Role, CorruptedEmbeddings] = {}
+    if corruptions is not None and _possible(data, bundle, progress):
+        several = embed_corrupted(
+            list(models.values()),
+            data,
+            crop,
+            corruptions,
+            progress,
+            device=device,
+            workers=workers,
+        )
+        corrupted = dict(zip(models, several, strict=True))
+    evaluation = evaluate(
+        data,
+        embedded.get("teacher"),
+        embedded["student"],
+        detector=recipe.ood,
+        training=Training(terms=()) if before is None else before.training,
+        same_space=bundle.manifest.space == "teacher",
+        corrupted=corrupted,
+    )
+    if before is not None and evaluation.test_digest != before.test_digest:
+        progress.console.print(
+            "These are not the test images of the evaluation before: the figures are "
+            "not comparable with it, and an image the student learnt from may be among "
+            "them.",
+            markup=False,
+        )
+    drawn = drawn_from(
+        data,
+        embedded.get("teacher"),
+        embedded["student"],
+        detector=recipe.ood,
+        manifest=bundle.manifest,
+        recipe=text,
+    )
+    with bundle.stage("evaluate") as stage:
+        write_evaluation(stage, evaluation, drawn)
+    return evaluation
+
+
+def _models(
+    bundle: Bundle, recipe: Recipe, with_teacher: bool, device: torch.device
+) -> dict[Role, Embed]:
+    models: dict[Role, Embed] = {}
+    if with_teacher:
+        try:
+            teacher = prepare_teacher(recipe)[0].to(device)
+        except UsageError as error:
+            raise UsageError(
+                f"{error} Or evaluate the student alone, with --no-teacher."
+            ) from error
+        models["teacher"] = lambda pixels: teacher(pixels).pooled
+    models["student"] = student_from_bundle(bundle).to(device).embed
+    return models
+
+
+def _possible(data: Data, bundle: Bundle, progress: Progress) -> bool:
+    reason = why_not(data, bundle.manifest.preprocessing)
+    if reason is not None:
+        progress.console.print(f"Corruptions are left out: {reason}.", markup=False)
+    return reason is None
+
+
+def _before(bundle: Bundle, progress: Progress) -> Evaluation | None:
+    """Return the evaluation that is replaced: it alone knows how the training went."""
+    try:
+        fault = fault_of(bundle.file(EVALUATION), bundle.manifest.files[EVALUATION])
+        if fault is None:
+            return bundle.record(EVALUATION, Evaluation)
+        fault = f"{EVALUATION} {fault}"
+    except BundleError as error:
+        fault = str(error)
+    progress.console.print(f"{fault}\nThe log of the training is lost.", markup=False)
+    return None

@@ -1,0 +1,34 @@
+"""The report: `report.html`, what a person reads of an evaluation.
+
+Importing this is quick; Matplotlib, Jinja2 and scikit-learn are loaded only when a report
+is written or points are placed.
+"""
+
+from distill.evaluation import Evaluation
+from distill.report.drawn import (
+    UNFAMILIAR as UNFAMILIAR,
+    CosinePairs as CosinePairs,
+    Drawn as Drawn,
+    EmbeddingMap as EmbeddingMap,
+    Picture as Picture,
+    Query as Query,
+    Scores as Scores,
+)
+from distill.report.placing import embedding_map as embedding_map
+from distill.report.sampling import (
+    flagging_threshold as flagging_threshold,
+    sample_cosines as sample_cosines,
+    sample_queries as sample_queries,
+    thumbnail as thumbnail,
+)
+
+
+def report_html(evaluation: Evaluation, drawn: Drawn) -> str:
+    """Return `report.html`: every figure inline; the same input gives the same text.
+
+    What was not measured has no section. Words that come from outside (class names,
+    sets, paths) are escaped, and the page's own policy forbids scripts and requests.
+    """
+    from distill.report.page import page
+
+    return page(evaluation, drawn)

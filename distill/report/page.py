@@ -1,0 +1,94 @@
+"""The report as one HTML page that asks nothing of any host and runs no script."""
+
+from collections import Counter
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+from distill.evaluation import Evaluation
+from distill.report.drawn import UNFAMILIAR, Drawn, EmbeddingMap
+from distill.report.inline import CLASSES, data_uri
+from distill.report.plots import (
+    corruption_bars,
+    cosine_scatter,
+    map_plot,
+    score_histogram,
+    training_curves,
+)
+from distill.report.words import (
+    headlines,
+    kept,
+    percent,
+    scatter_words,
+    score_words,
+    summary,
+)
+
+
+def page(evaluation: Evaluation, drawn: Drawn) -> str:
+    """Return the page; see `distill.report.report_html`."""
+    environment = Environment(
+        loader=PackageLoader("distill.report", "."),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters.update(percent=percent, data_uri=data_uri)
+    shown = () if drawn.map is None else _shown_classes(drawn.map)
+    return environment.get_template("page.html.j2").render(
+        evaluation=evaluation,
+        drawn=drawn,
+        manifest=drawn.manifest,
+        headlines=headlines(evaluation, drawn),
+        summary=summary(evaluation, drawn),
+        scatter=drawn.cosines and cosine_scatter(drawn.cosines),
+        scatter_words=drawn.cosines and scatter_words(drawn.cosines),
+        histograms=_histograms(drawn),
+        corruptions=_corruptions(evaluation),
+        queries=[(query, kept(query)) for query in drawn.queries],
+        maps={} if drawn.map is None else _maps(drawn.map, shown),
+        shown=shown,
+        training=training_curves(evaluation.training.terms),
+    )
+
+
+def _histograms(drawn: Drawn) -> list[tuple[str, Markup, str]]:
+    scores = drawn.scores
+    if scores is None:
+        return []
+    return [
+        (name, score_histogram(scores, name, number), score_words(scores, name))
+        for number, name in enumerate(scores.unfamiliar)
+    ]
+
+
+def _corruptions(evaluation: Evaluation) -> Markup | None:
+    ours = evaluation.student.corruptions
+    if ours is None or not ours.accuracy:
+        return None
+    teacher = evaluation.teacher
+    return corruption_bars(ours, None if teacher is None else teacher.corruptions)
+
+
+def _maps(drawn: EmbeddingMap, shown: tuple[int, ...]) -> dict[str, Markup]:
+    both = {"teacher": drawn.teacher, "student": drawn.student}
+    return {
+        role: map_plot(points, drawn, shown, role)
+        for role, points in both.items()
+        if points is not None
+    }
+
+
+def _shown_classes(drawn: EmbeddingMap) -> tuple[int, ...]:
+    """Return the classes that get a colour: of the most frequent, spread over all."""
+    if not drawn.classes:
+        return ()
+    counts = Counter(int(label) for label in drawn.labels if label != UNFAMILIAR)
+    ranked = sorted(counts.values(), reverse=True)
+    enough = ranked[min(CLASSES, len(ranked)) - 1] if ranked else 0
+    frequent = sorted(label for label, count in counts.items() if count >= enough)
+    step = max(1.0, len(frequent) / CLASSES)
+    return tuple(
+        frequent[int(place * step)] for place in range(min(CLASSES, len(frequent)))
+    )

@@ -1,0 +1,216 @@
+"""The report's figures, drawn without pyplot and its global state."""
+
+from collections.abc import Mapping
+
+import numpy as np
+from jaxtyping import Float
+from markupsafe import Markup
+from matplotlib import rc_context
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from distill.evaluation import Corruptions
+from distill.report.drawn import UNFAMILIAR, CosinePairs, EmbeddingMap, Scores
+from distill.report.inline import CLASSES, STYLE, colour, svg
+
+_WIDTH = 5.0  # inches; about 480 pixels on the page
+_MID_BLUE = "#4a8fc7"  # of the dots that are pixels: readable on light and on dark
+
+
+def cosine_scatter(pairs: CosinePairs) -> Markup:
+    """Draw the student's cosine over the teacher's, with its median and the diagonal."""
+    lowest = float(min(pairs.teacher.min(), pairs.student.min()))
+    limits = (lowest - 0.02, 1.02)
+    with rc_context(STYLE):
+        figure, axes = _panel(height=4.4)
+        axes.plot(
+            pairs.teacher, pairs.student, "o", markersize=2.2, markeredgewidth=0,
+            color=_MID_BLUE, alpha=0.35, rasterized=True,
+        )  # fmt: skip
+        axes.plot(limits, limits, color=colour("ink"), linewidth=0.9, dashes=(4, 3))
+        middle, quantiles = _bands(pairs)
+        axes.plot(middle, quantiles[1], color=colour("student"), linewidth=2)
+        for quantile in (quantiles[0], quantiles[2]):
+            axes.plot(middle, quantile, color=colour("student"), linewidth=0.9)
+        axes.set(
+            xlim=limits, ylim=limits, aspect="equal",
+            xlabel="teacher's cosine", ylabel="student's cosine",
+        )  # fmt: skip
+        figure.set_dpi(200)
+        return svg(
+            figure,
+            name="cosines",
+            alt="Scatter plot of the student's cosine over the teacher's cosine for "
+            f"{len(pairs.teacher):,} image pairs, with the diagonal of equality and the "
+            "student's median.",
+        )
+
+
+def score_histogram(scores: Scores, unfamiliar: str, number: int) -> Markup:
+    """Draw the OOD scores of the test images and of one unfamiliar set."""
+    others = scores.unfamiliar[unfamiliar]
+    both = np.concatenate([scores.familiar, others])
+    both = both[np.isfinite(both)]
+    low, high = np.percentile(both, [0.5, 99.5]) if len(both) else (0.0, 1.0)
+    low, high = min(low, scores.threshold), max(high, scores.threshold)
+    fewest = min(len(scores.familiar), len(others))
+    width = (high - low) / np.clip(2 * np.sqrt(fewest), 24, 60) or 1e-3
+    # The threshold is an edge: no bin is half flagged.
+    below, above = (np.ceil(abs(scores.threshold - end) / width) + 1 for end in (low, high))
+    edges = scores.threshold + width * np.arange(-below, above + 1)
+    with rc_context(STYLE):
+        figure, axes = _panel(height=2.5)
+        for role, values in (("familiar", scores.familiar), ("unfamiliar", others)):
+            inside = np.clip(values[~np.isnan(values)], edges[0], edges[-1])
+            counts, _ = np.histogram(inside, edges)
+            shares = counts / max(len(values), 1)
+            axes.stairs(shares, edges, fill=True, color=colour(role), alpha=0.28)
+            axes.stairs(shares, edges, color=colour(role), linewidth=1.3)
+        axes.axvline(scores.threshold, color=colour("ink"), linewidth=1, dashes=(4, 3))
+        axes.annotate(
+            "flagged →", (scores.threshold, 1), xycoords=axes.get_xaxis_transform(),
+            xytext=(0, 2), textcoords="offset points", verticalalignment="bottom",
+        )  # fmt: skip
+        axes.yaxis.set_major_formatter(lambda share, _: f"{100 * share:.0f} %")
+        axes.set(xlabel="OOD score (larger: less familiar)", ylabel="share of images")
+        axes.margins(x=0)
+        return svg(
+            figure,
+            name=f"scores-{number}",
+            alt=f"Histogram of OOD scores: {len(scores.familiar):,} familiar test images "
+            f"and {len(others):,} images of {unfamiliar}, with the threshold.",
+        )
+
+
+def corruption_bars(student: Corruptions, teacher: Corruptions | None) -> Markup:
+    """Draw the accuracy under every corruption, largest first, beside the clean one."""
+    names = sorted(student.accuracy, key=lambda name: -student.accuracy[name])
+    models = {"student": student} if teacher is None else {
+        "teacher": teacher, "student": student,
+    }  # fmt: skip
+    thickness = 0.8 / len(models)
+    places = np.arange(len(names), dtype=float)
+    with rc_context(STYLE):
+        figure, axes = _panel(height=0.7 + 0.27 * len(names))
+        for order, (role, figures) in enumerate(models.items()):
+            offset = (order - (len(models) - 1) / 2) * thickness
+            values = [figures.accuracy.get(name, np.nan) for name in names]
+            axes.barh(places + offset, values, height=thickness * 0.88, color=colour(role))
+            axes.axvline(
+                figures.clean_accuracy, color=colour(role), linewidth=1.2, dashes=(4, 3)
+            )
+        axes.set_yticks(places, [name.replace("_", " ") for name in names])
+        axes.tick_params(axis="y", length=0)
+        axes.invert_yaxis()
+        axes.set(xlim=(0, 1), xlabel="kNN accuracy (dashed: uncorrupted)")
+        axes.margins(y=0.01)
+        return svg(
+            figure,
+            name="corruptions",
+            alt=f"Bars of kNN accuracy under {len(names)} corruptions; the table below "
+            "holds the numbers.",
+        )
+
+
+def training_curves(terms: tuple[Mapping[str, float], ...]) -> list[Markup]:
+    """Draw the total loss and each of its terms over the epochs, a figure for each."""
+    names = sorted({name for epoch in terms for name in epoch})
+    curves = {name: [epoch.get(name, np.nan) for epoch in terms] for name in names}
+    if len(names) > 1:
+        curves = {"total": [sum(epoch.values()) for epoch in terms], **curves}
+    epochs = np.arange(1, len(terms) + 1)
+    marker = "o" if len(terms) < 15 else ""
+    drawn = []
+    for number, (name, values) in enumerate(curves.items()):
+        with rc_context(STYLE):
+            figure, axes = _panel(width=2.7, height=1.9)
+            axes.plot(
+                epochs, values, marker, linestyle="-", markersize=3,
+                color=colour("student"), linewidth=1.5,
+            )  # fmt: skip
+            axes.set_title(name.replace("_", " "), loc="left", weight="bold")
+            axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
+            axes.yaxis.set_major_locator(MaxNLocator(4))
+            axes.set_xlabel("epoch")
+            alt = f"Curve of the {name} loss over {len(terms)} epochs, from "
+            alt += f"{values[0]:.3g} to {values[-1]:.3g}."
+            drawn.append(svg(figure, name=f"training-{number}", alt=alt))
+    return drawn
+
+
+def map_plot(
+    points: Float[np.ndarray, "n 2"], drawn: EmbeddingMap, shown: tuple[int, ...], role: str
+) -> Markup:
+    """Draw one model's map; the classes `shown` in their colours.
+
+    Their names stand in the map if these are all classes: names of a few among a
+    hundred would only hide the rest.
+    """
+    named = shown if len(shown) == len(drawn.classes) else ()
+    other = (drawn.labels != UNFAMILIAR) & ~np.isin(drawn.labels, shown)
+    words: dict[str, str] = {}
+    with rc_context(STYLE):
+        figure, axes = _panel(height=4.6)
+        plain = "faint" if drawn.classes else "familiar"
+        _dots(axes, points[other], colour(plain), size=2.4)
+        outside = points[drawn.labels == UNFAMILIAR]
+        axes.plot(
+            *outside.T, "x", markersize=3, markeredgewidth=0.8, color=colour("ink"),
+            alpha=0.5,
+        )  # fmt: skip
+        for number, label in enumerate(shown):
+            own = points[drawn.labels == label]
+            _dots(axes, own, colour(f"class-{number % CLASSES}"), size=3.6)
+        for number, label in enumerate(named):
+            own = points[drawn.labels == label]
+            placeholder = f"class-name-{number}"
+            words[placeholder] = _short(drawn.classes[label])
+            x, y = _centre(own)
+            axes.text(x, y, placeholder, ha="center", va="center", size=9)
+        axes.set(xticks=[], yticks=[])
+        axes.spines[:].set_visible(True)
+        return svg(
+            figure,
+            name=f"map-{role}",
+            alt=f"Map of the {role}'s embeddings: {len(points) - len(outside):,} test "
+            f"images and {len(outside):,} unfamiliar images as points in the plane.",
+            words=words,
+        )
+
+
+def _panel(*, height: float, width: float = _WIDTH) -> tuple[Figure, Axes]:
+    figure = Figure(figsize=(width, height), layout="constrained")
+    return figure, figure.add_subplot()
+
+
+def _bands(
+    pairs: CosinePairs,
+) -> tuple[Float[np.ndarray, " bins"], Float[np.ndarray, "3 bins"]]:
+    """Return the student's 10, 50 and 90 % quantiles along the teacher's cosine.
+
+    Bins hold equal numbers of pairs, so that every quantile rests on as many.
+    """
+    order = np.argsort(pairs.teacher, kind="stable")
+    groups = np.array_split(order, min(24, max(1, len(order) // 20)))
+    middle = [float(np.median(pairs.teacher[group])) for group in groups]
+    found = [np.percentile(pairs.student[group], [10, 50, 90]) for group in groups]
+    return np.asarray(middle, dtype=float), np.asarray(found, dtype=float).T
+
+
+def _dots(axes: Axes, points: Float[np.ndarray, "n 2"], paint: str, size: float) -> None:
+    """Draw points as one path: lines of length zero with round ends, a third the text."""
+    gap = np.full(len(points), np.nan)
+    x, y = (np.stack([line, line, gap], axis=1).ravel() for line in points.T)
+    axes.plot(x, y, color=paint, linewidth=size, solid_capstyle="round")
+
+
+def _centre(points: Float[np.ndarray, "n 2"]) -> Float[np.ndarray, " 2"]:
+    """Return the point nearest to the median: inside the crowd, not between crowds."""
+    distances = np.linalg.norm(points - np.median(points, axis=0), axis=1)
+    nearest: Float[np.ndarray, " 2"] = points[distances.argmin()]
+    return nearest
+
+
+def _short(name: str) -> str:
+    return name if len(name) <= 16 else name[:15] + "…"

@@ -1,0 +1,190 @@
+"""What the report says in words and in large numbers, from the figures alone."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float
+
+from distill.evaluation import Corruptions, Estimate, Evaluation, Kind, Quality
+from distill.report.drawn import CosinePairs, Drawn, Query, Scores
+
+_HEADLINES = 6
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Headline:
+    """One large number, the teacher's beside the student's."""
+
+    name: str
+    student: str
+    teacher: str | None
+    hint: str
+
+
+def percent(share: float) -> str:
+    """Return a share as it is printed: 0.967 is 96.7 %."""
+    return f"{100 * share:.1f}\N{NO-BREAK SPACE}%"
+
+
+def headlines(evaluation: Evaluation, drawn: Drawn) -> list[Headline]:
+    """Return the numbers to see first, of those that were measured; at most six."""
+    student, teacher = evaluation.student, evaluation.teacher
+    found = []
+    if evaluation.fidelity is not None:
+        found += [
+            Headline(
+                name="angle distortion",
+                student=f"{evaluation.fidelity.angle_distortion:.3f}",
+                teacher=None,
+                hint="mean change of a cosine; 0 is perfect",
+            ),
+            Headline(
+                name="neighbour overlap@10",
+                student=percent(evaluation.fidelity.neighbour_overlap),
+                teacher=None,
+                hint="of the teacher's ten nearest kept",
+            ),
+        ]
+    if student.knn_accuracy is not None:
+        theirs = None if teacher is None else teacher.knn_accuracy
+        above = None if theirs is None else theirs.value
+        ours = student.knn_accuracy.value
+        found.append(_headline("kNN accuracy", "k = 10, T = 0.07", ours, above))
+    for kind in evaluation.kinds():
+        auroc = _auroc(evaluation, student, kind)
+        if auroc is not None:
+            reference = teacher and _auroc(evaluation, teacher, kind)
+            found.append(
+                Headline(
+                    name=f"AUROC, {kind} OOD",
+                    student=f"{auroc:.3f}",
+                    teacher=None if reference is None else f"{reference:.3f}",
+                    hint=f"by {evaluation.detector}; 0.5 is guessing",
+                )
+            )
+    cards = drawn.manifest.student, drawn.manifest.teacher
+    found.append(
+        Headline(
+            name="parameters",
+            student=_count(cards[0].parameters),
+            teacher=_count(cards[1].parameters),
+            hint="of the whole network",
+        )
+    )
+    if student.corruptions is not None and student.corruptions.accuracy:
+        reached = None if teacher is None else teacher.corruptions
+        above = None if reached is None else reached.mean_accuracy
+        mean = student.corruptions.mean_accuracy
+        found.append(_headline("corrupted accuracy", "kNN, mean", mean, above))
+    return found[:_HEADLINES]
+
+
+def summary(evaluation: Evaluation, drawn: Drawn) -> list[str]:
+    """Return what the figures say, a sentence for each question, best first or not."""
+    student, teacher = evaluation.student, evaluation.teacher
+    cards = drawn.manifest.student, drawn.manifest.teacher
+    said = [
+        f"The student {cards[0].architecture} embeds an image in {drawn.manifest.width:,} "
+        f"numbers with {_ratio(cards[0].parameters, cards[1].parameters)} the parameters "
+        f"of its teacher, {cards[1].architecture}."
+    ]
+    fidelity = evaluation.fidelity
+    if fidelity is not None:
+        said.append(
+            f"Its cosines differ from the teacher's by {fidelity.angle_distortion:.3f} on "
+            f"average, and of the teacher's ten nearest neighbours it keeps "
+            f"{10 * fidelity.neighbour_overlap:.1f}."
+        )
+    if student.knn_accuracy is not None:
+        accuracy = f"Its neighbours name the right class for {_share(student.knn_accuracy)}"
+        if teacher is not None and teacher.knn_accuracy is not None:
+            accuracy += f"; the teacher's do for {_share(teacher.knn_accuracy)}"
+        said.append(accuracy + " of the test images.")
+    for kind in evaluation.kinds():
+        auroc = _auroc(evaluation, student, kind)
+        if auroc is not None:
+            reference = teacher and _auroc(evaluation, teacher, kind)
+            than = "" if reference is None else f" (teacher {reference:.3f})"
+            names = ", ".join(evaluation.kinds()[kind])
+            said.append(
+                f"It {_verdict(auroc)} {kind} unfamiliar images ({names}) from familiar "
+                f"ones: AUROC {auroc:.3f}{than}."
+            )
+    said += _corrupted(student.corruptions)
+    return said
+
+
+def scatter_words(pairs: CosinePairs) -> str:
+    """Return where the student's cosines lie, on the pairs that are drawn."""
+    shift = float(np.mean(pairs.student - pairs.teacher))
+    related = float(np.corrcoef(pairs.teacher, pairs.student)[0, 1])
+    side = "lower" if shift < 0 else "higher"
+    return (
+        f"On these {len(pairs.teacher):,} pairs the student's cosine is {abs(shift):.3f} "
+        f"{side} on average; the correlation is {related:.3f}."
+    )
+
+
+def score_words(scores: Scores, unfamiliar: str) -> str:
+    """Return what the threshold does to the test images and to one unfamiliar set."""
+    return (
+        f"The threshold {scores.threshold:.4g}, set for a false-alarm rate of "
+        f"{percent(scores.alpha)}, flags {percent(_flagged(scores, scores.familiar))} of "
+        f"{len(scores.familiar):,} familiar test images and "
+        f"{percent(_flagged(scores, scores.unfamiliar[unfamiliar]))} of these "
+        f"{len(scores.unfamiliar[unfamiliar]):,} unfamiliar ones."
+    )
+
+
+def kept(query: Query) -> frozenset[int]:
+    """Return the images that both models show among the nearest."""
+    theirs = query.teacher or ()
+    ours = frozenset(picture.index for picture in query.student)
+    return ours & frozenset(picture.index for picture in theirs)
+
+
+def _auroc(evaluation: Evaluation, quality: Quality, kind: Kind) -> float | None:
+    return evaluation.mean_auroc(quality, kind).get(evaluation.detector)
+
+
+def _headline(name: str, hint: str, student: float, teacher: float | None) -> Headline:
+    reference = None if teacher is None else percent(teacher)
+    return Headline(name=name, student=percent(student), teacher=reference, hint=hint)
+
+
+def _flagged(scores: Scores, values: Float[np.ndarray, " n"]) -> float:
+    passed = np.count_nonzero(values <= scores.threshold)  # NaN is flagged
+    return 1 - passed / len(values) if len(values) else 0.0
+
+
+def _corrupted(corruptions: Corruptions | None) -> list[str]:
+    if corruptions is None or not corruptions.accuracy:
+        return []
+    worst = min(corruptions.accuracy, key=lambda name: corruptions.accuracy[name])
+    return [
+        f"Corruptions lower its kNN accuracy from {percent(corruptions.clean_accuracy)} to "
+        f"{percent(corruptions.mean_accuracy)} on average; {worst.replace('_', ' ')} does "
+        f"most harm ({percent(corruptions.accuracy[worst])})."
+    ]
+
+
+def _share(estimate: Estimate) -> str:
+    return percent(estimate.value)
+
+
+def _verdict(auroc: float) -> str:
+    if not auroc >= 0.6:
+        return "hardly tells"
+    if auroc < 0.8:
+        return "partly tells"
+    return "tells" if auroc < 0.95 else "clearly tells"
+
+
+def _count(parameters: int) -> str:
+    if parameters >= 10**6:
+        return f"{parameters / 1e6:.3g}\N{NO-BREAK SPACE}M"
+    return f"{parameters / 1e3:.3g}\N{NO-BREAK SPACE}k"
+
+
+def _ratio(student: int, teacher: int) -> str:
+    return percent(student / teacher) + " of" if teacher else "an unknown share of"

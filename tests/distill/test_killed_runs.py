@@ -1,0 +1,126 @@
+"""Whole runs in processes of their own: killed, stopped, and shared by two processes."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tomli_w
+
+from bundle import Bundle
+from distill import Recipe
+
+ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1"}  # the order of sums is that of threads
+
+
+def command(folder: Path, document: dict[str, Any], name: str) -> list[str]:
+    """The command line of a run towards `folder/NAME.isogon`."""
+    recipe = folder / f"{name}.toml"
+    recipe.write_text(tomli_w.dumps(document))
+    output = folder / f"{name}.isogon"
+    return [sys.executable, "-m", "isogon", "distill", str(recipe), "--output", str(output)]
+
+
+def run(arguments: list[str]) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        arguments, check=True, capture_output=True, text=True, timeout=240, env=ENVIRONMENT
+    )
+
+
+def small(recipe: Recipe, **train: object) -> dict[str, Any]:
+    document = recipe.model_dump(mode="json", exclude_none=True)
+    document["unfamiliar"] = []
+    document["train"] |= train
+    return document
+
+
+def steps_done(folder: Path) -> int:
+    metrics = folder / "metrics.jsonl"
+    return len(metrics.read_text().splitlines()) if metrics.exists() else 0
+
+
+def test_a_run_killed_at_any_moment_ends_bit_identical(
+    recipe: Recipe, tmp_path: Path
+) -> None:
+    document = small(recipe, checkpoint_minutes=0, ema_decay=0.9, epochs=3)
+    run(command(tmp_path, document, "straight"))
+    arguments = command(tmp_path, document, "killed")
+    work = tmp_path / "killed.isogon.work"
+    moments = random.Random(0)
+    reached = []
+    for _ in range(3):
+        process = subprocess.Popen(arguments, stderr=subprocess.DEVNULL, env=ENVIRONMENT)
+        start, deadline = steps_done(work), time.monotonic() + 120
+        while steps_done(work) < start + 2 and time.monotonic() < deadline:
+            assert process.poll() is None, "the run ended before it could be killed"
+            time.sleep(0.002)
+        time.sleep(moments.uniform(0, 0.05))  # in a step, or in the midst of saving
+        process.kill()
+        process.wait(timeout=30)
+        reached.append(steps_done(work))
+        assert (work / "checkpoint.pt").exists()
+        assert not (tmp_path / "killed.isogon").exists()
+    assert reached == sorted(reached)
+    run(arguments)
+    for name in ("model.safetensors", "ood/reference.safetensors"):
+        straight, killed = (
+            tmp_path / f"{run}.isogon" / name for run in ("straight", "killed")
+        )
+        assert straight.read_bytes() == killed.read_bytes(), name
+    lines = (work / "metrics.jsonl").read_text().splitlines()
+    steps = [json.loads(line)["step"] for line in lines]
+    assert steps == list(range(len(steps))), "steps are missing, or written twice"
+
+
+def test_a_terminated_run_saves_says_so_and_continues(
+    recipe: Recipe, tmp_path: Path
+) -> None:
+    document = small(recipe, checkpoint_minutes=60, epochs=40, warmup_epochs=0)
+    arguments = command(tmp_path, document, "terminated")
+    work = tmp_path / "terminated.isogon.work"
+    process = subprocess.Popen(
+        arguments, stderr=subprocess.PIPE, text=True, env=ENVIRONMENT
+    )
+    deadline = time.monotonic() + 120
+    while not steps_done(work) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    process.send_signal(signal.SIGTERM)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 128 + signal.SIGTERM
+    assert "Run the same command again to continue" in said
+    assert "Traceback" not in said
+    assert (work / "checkpoint.pt").exists()
+
+
+def test_two_processes_train_the_student_of_one(recipe: Recipe, tmp_path: Path) -> None:
+    """Their command line is that of one: the first process starts the second."""
+    document = small(recipe, epochs=2, optimizer="sgd", learning_rate=0.05, clip_norm=1.0)
+    document["student"] = {
+        "name": "test_vit",
+        "width": 32,
+    }  # LayerNorm: no batch statistics
+    document["data"]["size"] = 64
+    weights = []
+    for devices in (1, 2):
+        document["train"]["devices"] = devices
+        run(command(tmp_path, document, f"by{devices}"))
+        bundle = Bundle.open(tmp_path / f"by{devices}.isogon")
+        weights.append(bundle.arrays("model.safetensors"))
+    for name, value in weights[0].items():
+        assert np.allclose(weights[1][name], value, atol=1e-5), name
+    one, two = (
+        json.loads(
+            (tmp_path / f"by{devices}.isogon.work/metrics.jsonl")
+            .read_text()
+            .splitlines()[-1]
+        )
+        for devices in (1, 2)
+    )
+    assert two["loss"] == pytest.approx(one["loss"], rel=1e-4)
