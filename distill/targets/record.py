@@ -60,10 +60,10 @@ def rows_done(folder: Path, record: StoreRecord) -> int:
     try:
         done = json.loads((folder / _DONE).read_bytes())
         found = StoreRecord.model_validate_json((folder / RECORD).read_bytes())
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return 0
     except (ValidationError, ValueError) as error:
-        raise damaged(folder, str(error)) from error
+        raise damaged(folder, f"its {RECORD} or {_DONE} cannot be read") from error
     if found.model_dump(exclude={"teacher"}) != record.model_dump(exclude={"teacher"}):
         raise damaged(folder, f"{RECORD} is of another store")
     file = folder / FEATURES

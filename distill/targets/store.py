@@ -60,4 +60,4 @@ class FeatureStore:
 
 
 def _within(numbers: Int[np.ndarray, " b"], count: int) -> bool:
-    return len(numbers) == 0 or (0 <= numbers.min() and numbers.max() < count)
+    return bool(((numbers >= 0) & (numbers < count)).all())

@@ -46,7 +46,7 @@ def test_rows_are_found_by_image_and_view(tmp_path: Path, progress: Progress) ->
 
 def test_an_interrupted_store_continues(tmp_path: Path, progress: Progress) -> None:
     with pytest.raises(KeyboardInterrupt):
-        filled_store(tmp_path, record(), source(until=12), progress, sync_seconds=0)
+        filled_store(tmp_path, record(), source(until=12), progress, sync_seconds=0.0)
     starts = []
 
     def batches(start: int) -> Iterator[torch.Tensor]:
@@ -97,7 +97,7 @@ def test_what_is_computed_already_needs_no_room(
     tmp_path: Path, progress: Progress, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with pytest.raises(KeyboardInterrupt):
-        filled_store(tmp_path, record(), source(until=12), progress, sync_seconds=0)
+        filled_store(tmp_path, record(), source(until=12), progress, sync_seconds=0.0)
     usage = shutil.disk_usage(tmp_path)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=360))
     filled_store(tmp_path, record(), source(), progress)
