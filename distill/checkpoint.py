@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Iterable
-from hashlib import sha256
+from hashlib import file_digest, sha256
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +10,7 @@ import torch
 
 from bundle import UsageError
 from distill.recipe import Recipe, TrainSection
+from distill.recipe_teacher import TeacherSection
 
 NAME = "checkpoint.pt"
 
@@ -90,10 +91,12 @@ class Checkpoint:
             f"{', '.join(changed)}. {remedy}."
         )
 
-    def remove(self) -> None:
-        """Remove the checkpoint once the run's bundle exists; the journal stays."""
-        self.path.unlink(missing_ok=True)
-        self.path.with_suffix(".pending").unlink(missing_ok=True)
+
+def remove_checkpoint(folder: Path) -> None:
+    """Remove a run's checkpoint once its bundle exists; the journal stays."""
+    path = folder / NAME
+    path.unlink(missing_ok=True)
+    path.with_suffix(".pending").unlink(missing_ok=True)
 
 
 def _shaping(recipe: Recipe) -> dict[str, Any]:
@@ -101,11 +104,12 @@ def _shaping(recipe: Recipe) -> dict[str, Any]:
     document = recipe.model_dump(
         mode="json",
         include={
-            "teacher": True,
+            "teacher": set(TeacherSection.model_fields) - {"cache", "licence"},
             "student": True,
             "data": {
                 *("images", "size", "scale", "flip", "augment", "colour_jitter"),
                 *("colour_jitter_share", "grey", "blur", "erase", "repeats"),
+                "pseudo_classes",
             },
             "train": set(TrainSection.model_fields) - _FREE,
         },
@@ -116,4 +120,7 @@ def _shaping(recipe: Recipe) -> dict[str, Any]:
         for key, value in fields.items()
     }
     objectives = recipe.model_dump(mode="json", include={"objective"})["objective"]
+    if recipe.teacher.path is not None and Path(recipe.teacher.path).is_file():
+        with Path(recipe.teacher.path).open("rb") as file:
+            flat["teacher's embeddings"] = file_digest(file, "sha256").hexdigest()
     return flat | {f"objective.{part['name']}": part for part in objectives}

@@ -1,6 +1,7 @@
 """Distil: a recipe and a folder of images become a bundle."""
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 
@@ -9,8 +10,8 @@ import torch
 from rich.progress import Progress
 
 from backbones import Features, Student
-from bundle import Bundle, require_absent
-from distill.checkpoint import Checkpoint
+from bundle import Bundle, StudentCard, require_absent
+from distill.checkpoint import Checkpoint, remove_checkpoint
 from distill.data import Data, prepare_data
 from distill.embedding import embed_both
 from distill.evaluation import Training
@@ -23,9 +24,21 @@ from distill.processes import launched, parts_of
 from distill.recipe import Recipe
 from distill.recipe_objectives import CossSection
 from distill.targets import Teacher, in_batches
-from distill.trainer import Trainer
+from distill.trainer import Trainer, TrainingLog
 from distill.views import Views
 from distill.writing import Judged, write_bundle
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Learnt:
+    """A trained student, and what it learnt from."""
+
+    student: Student  # as it is deployed, in evaluation mode
+    teacher: Teacher
+    data: Data
+    log: TrainingLog
+    card: StudentCard
+    device: torch.device
 
 
 def distill(
@@ -47,17 +60,65 @@ def distill(
         UsageError: something is at `output`, or the images or models do not do.
     """
     require_absent(output)
+    work = work_folder(output)
+    learnt = learn(recipe, work, progress, accept_changes=accept_changes)
+    teacher, student = embed_both(
+        learnt.teacher,
+        learnt.student.embed,
+        learnt.data,
+        preprocessing_for(recipe, recipe.student.name),
+        progress,
+        device=learnt.device,
+        workers=recipe.train.workers,
+    )
+    if teacher is None:
+        progress.console.print(
+            "The teacher's embeddings do not cover the test images, so nothing is "
+            "compared with it.",
+            markup=False,
+        )
+    log = learnt.log
+    evaluation = evaluate(
+        learnt.data,
+        teacher,
+        student,
+        detector=recipe.ood,
+        training=Training(terms=log.epochs, seconds_per_epoch=log.seconds_per_epoch),
+        same_space=recipe.student.space == "teacher",
+    )
+    bundle = write_bundle(
+        output,
+        recipe,
+        learnt.data,
+        learnt.teacher.card,
+        learnt.student,
+        learnt.card,
+        Judged(teacher=teacher, student=student, evaluation=evaluation),
+        progress,
+    )
+    remove_checkpoint(work)
+    return bundle
+
+
+def learn(
+    recipe: Recipe, work: Path, progress: Progress, *, accept_changes: bool = False
+) -> Learnt:
+    """Train the recipe's student, continuing from the checkpoint in `work`.
+
+    The checkpoint stays: remove it when what the student was trained for is done.
+
+    Raises:
+        UsageError: the images or models do not do, or the loss diverged.
+    """
     fabric = launched(recipe.train)
     torch.manual_seed(recipe.train.seed)
-    data = prepare_data(recipe, progress, work_folder(output))
     device = fabric.device
+    data = prepare_data(recipe, progress, work)
     models = prepare_models(recipe, data, device, progress)
     recipe.ood.require_possible(
         len(data.bank), bool(data.familiar.classes), models.student.width
     )
-    checkpoint = Checkpoint(
-        work_folder(output), recipe, data.trained, accept_changes=accept_changes
-    )
+    checkpoint = Checkpoint(work, recipe, data.trained, accept_changes=accept_changes)
     if models.objective.start_on != "nothing" and not checkpoint.path.exists():
         models.objective.start(_start(models, data, device, progress))
     targets = models.teacher.targets(data.split.bank, device, progress)
@@ -68,7 +129,7 @@ def distill(
         targets,
         TrainingViews(
             Views(data.familiar, recipe.data, recipe.train.seed),
-            _plan(recipe, data, models.teacher, output, device, progress),
+            _plan(recipe, data, models.teacher, work, device, progress),
             labels=models.labels,
             workers=recipe.train.workers,
             parts=recipe.train.parts,
@@ -83,42 +144,15 @@ def distill(
     log = trainer.run()
     if not fabric.is_global_zero:
         raise SystemExit(0)
-    final = _final_student(recipe, models)
-    teacher, student = embed_both(
-        models.teacher,
-        final.embed,
-        data,
-        preprocessing_for(recipe, recipe.student.name),
-        progress,
+    student = _final_student(recipe, models)
+    return Learnt(
+        student=student,
+        teacher=models.teacher,
+        data=data,
+        log=log,
+        card=card_of(student, recipe, models.student_licence),
         device=device,
-        workers=recipe.train.workers,
     )
-    if teacher is None:
-        progress.console.print(
-            "The teacher's embeddings do not cover the test images, so nothing is "
-            "compared with it.",
-            markup=False,
-        )
-    evaluation = evaluate(
-        data,
-        teacher,
-        student,
-        detector=recipe.ood,
-        training=Training(terms=log.epochs, seconds_per_epoch=log.seconds_per_epoch),
-        same_space=recipe.student.space == "teacher",
-    )
-    bundle = write_bundle(
-        output,
-        recipe,
-        data,
-        models.teacher.card,
-        final,
-        card_of(final, recipe, models.student_licence),
-        Judged(teacher=teacher, student=student, evaluation=evaluation),
-        progress,
-    )
-    checkpoint.remove()
-    return bundle
 
 
 def _start(
@@ -151,7 +185,7 @@ def _plan(
     recipe: Recipe,
     data: Data,
     teacher: Teacher,
-    output: Path,
+    work: Path,
     device: torch.device,
     progress: Progress,
 ) -> Plan:
@@ -169,7 +203,7 @@ def _plan(
             seed=section.seed,
         )
     neighbours = kept_neighbours(
-        work_folder(output) / "neighbours.npy", teacher.pooled(learnt, device, progress)
+        work / "neighbours.npy", teacher.pooled(learnt, device, progress)
     )
     return neighbourly(
         learnt,
