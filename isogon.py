@@ -464,7 +464,7 @@ def main() -> None:
 def _sample_images(progress: Progress) -> tuple[Path, Path]:
     """Return the folders of familiar and unfamiliar sample images, written once."""
     with console.loading(progress):
-        from distill.samples import sample_images
+        from distill.images.samples import sample_images
     return sample_images(Path("quickstart-images"), progress)
 
 

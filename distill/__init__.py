@@ -1,7 +1,7 @@
 """Distil: teacher and images become a bundle with weights, detector and evaluation.
 
 Only what is said before work starts is imported here; `distill.distillation` and
-`distill.samples` load torch, timm and scikit-learn, which takes seconds.
+`distill.images.samples` load torch, timm and scikit-learn, which takes seconds.
 """
 
 from distill.quickstart import (

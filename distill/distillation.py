@@ -11,21 +11,21 @@ from rich.progress import Progress
 
 from backbones import Features, Student
 from bundle import Bundle, StudentCard, require_absent
-from distill.checkpoint import Checkpoint, remove_checkpoint
-from distill.data import Data, prepare_data
 from distill.embedding import embed_both
 from distill.evaluation import Training
 from distill.evaluation.evaluate import evaluate
-from distill.loading import Plan, TrainingViews, neighbourly, shuffled
-from distill.neighbours import kept_neighbours
+from distill.images.data import Data, prepare_data
+from distill.images.loading import Plan, TrainingViews, neighbourly, shuffled
+from distill.images.neighbours import kept_neighbours
+from distill.images.views import Views
 from distill.objectives.objective import SAMPLE, Labels
 from distill.preparation import Models, card_of, prepare_models, preprocessing_for
-from distill.processes import launched, parts_of
 from distill.recipe import Recipe
-from distill.recipe_objectives import CossSection
+from distill.recipe.objectives import CossSection
 from distill.targets import Teacher, in_batches
-from distill.trainer import Trainer, TrainingLog
-from distill.views import Views
+from distill.training.checkpoint import Checkpoint, remove_checkpoint
+from distill.training.processes import launched, parts_of
+from distill.training.trainer import Trainer, TrainingLog
 from distill.writing import Judged, write_bundle
 
 

@@ -12,8 +12,8 @@ from torch import Tensor
 
 from bundle import Images, Preprocessing
 from bundle.collection import Indices
-from distill.data import Data
-from distill.loading import plain_crops
+from distill.images.data import Data
+from distill.images.loading import plain_crops
 from distill.targets import Teacher
 
 Embed = Callable[[Tensor], Float[Tensor, "b d"]]

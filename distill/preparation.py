@@ -10,9 +10,9 @@ from torch import nn
 
 from backbones import Student, preprocessing_of, timm_model
 from bundle import Preprocessing, StudentCard, UsageError
-from distill.data import Data
+from distill.images.data import Data
+from distill.images.pseudo_classes import pseudo_classes
 from distill.objectives import Objective, objective_from_recipe
-from distill.pseudo_classes import pseudo_classes
 from distill.recipe import Recipe
 from distill.targets import Teacher, teacher_from_recipe
 from distill.weights import pretrained

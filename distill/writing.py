@@ -12,10 +12,10 @@ from rich.progress import Progress
 
 from backbones import WEIGHTS, Student
 from bundle import Bundle, Manifest, Provenance, StudentCard, TeacherCard
-from distill.data import Data
 from distill.embedding import Embedded
 from distill.evaluation import Evaluation
 from distill.evaluation.drawing import drawn_from, write_evaluation
+from distill.images.data import Data
 from distill.preparation import preprocessing_for
 from distill.recipe import Recipe
 

@@ -20,11 +20,11 @@ from torch.utils.data import DataLoader, Dataset
 
 from bundle import Preprocessing, UsageError
 from bundle.collection import Indices
-from distill.data import Data
 from distill.embedding import Embed, embed_batches
 from distill.evaluation.accuracy import knn_right
 from distill.evaluation.record import Corruptions
-from distill.loading import plain_crops
+from distill.images.data import Data
+from distill.images.loading import plain_crops
 
 CORRUPTIONS = (
     "gaussian_noise", "shot_noise", "impulse_noise",

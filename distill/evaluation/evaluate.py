@@ -7,7 +7,6 @@ import numpy as np
 
 from bundle import DetectorSpec, LinearProbe
 from bundle.collection import Indices
-from distill.data import Data
 from distill.embedding import Embedded
 from distill.evaluation.accuracy import knn_right
 from distill.evaluation.bootstrap import BOOTSTRAP, AurocBootstrap, accuracy_estimate
@@ -22,6 +21,7 @@ from distill.evaluation.record import (
     Training,
     UnfamiliarSet,
 )
+from distill.images.data import Data
 
 
 def evaluate(

@@ -10,7 +10,6 @@ from rich.progress import Progress
 from backbones import student_from_bundle
 from bundle import Bundle, BundleError, UsageError
 from bundle.stage import fault_of
-from distill.data import Data, prepare_data
 from distill.embedding import Embed, embed_both
 from distill.evaluation.corruptions import (
     CorruptedEmbeddings,
@@ -21,6 +20,7 @@ from distill.evaluation.corruptions import (
 from distill.evaluation.drawing import EVALUATION, drawn_from, write_evaluation
 from distill.evaluation.evaluate import evaluate
 from distill.evaluation.record import Evaluation, Kind, Role, Training
+from distill.images.data import Data, prepare_data
 from distill.recipe import Recipe, UnfamiliarSection, recipe_from_toml
 from distill.targets import Teacher, teacher_from_recipe
 

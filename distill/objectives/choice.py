@@ -15,7 +15,7 @@ from distill.objectives.proteus import Proteus
 from distill.objectives.rkd import Rkd
 from distill.objectives.vkd import Vkd
 from distill.objectives.weighted import Weighted
-from distill.recipe_objectives import (
+from distill.recipe.objectives import (
     CosineSection,
     CosPressSection,
     CossSection,

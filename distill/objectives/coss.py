@@ -25,7 +25,7 @@ class Coss(Objective):
 
     Reference: Singh, Wang, "Simple Unsupervised Knowledge Distillation With Space
     Similarity", arXiv:2409.13939; equal to the authors' code to 1e-9 in float64. Their
-    batches of neighbours are in `distill.neighbours`.
+    batches of neighbours are in `distill.images.neighbours`.
     """
 
     def __init__(

@@ -9,11 +9,13 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from backbones import Features
-from distill.linear_probe import linear_probe
+from bundle import LinearProbe
 from distill.objectives.labels import required, required_below
 from distill.objectives.objective import Labels, Objective, StartOn, Terms
 from distill.objectives.precision import precise
 
+# The logit of a class without images: its probability underflows to 0.
+_ABSENT = -1e4
 _PROBED = 50_000  # most images that the teacher's classifier is fitted on
 
 
@@ -98,11 +100,13 @@ class Kd(Objective):
             images += len(vectors[-1])
             if images >= _PROBED:
                 break
-        weight, bias = linear_probe(
-            np.concatenate(vectors)[:_PROBED], np.concatenate(numbers)[:_PROBED], classes
+        probe = LinearProbe.fit(
+            np.concatenate(vectors)[:_PROBED], np.concatenate(numbers)[:_PROBED]
         )
-        self.probe_weight.copy_(torch.from_numpy(weight))
-        self.probe_bias.copy_(torch.from_numpy(bias))
+        self.probe_weight.zero_()
+        self.probe_bias.fill_(_ABSENT)
+        self.probe_weight[probe.classes] = torch.from_numpy(probe.weight).float()
+        self.probe_bias[probe.classes] = torch.from_numpy(probe.bias).float()
 
     def at_epoch(self, epoch: float) -> None:
         """Set the ramp of the divergence."""

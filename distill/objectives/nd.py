@@ -29,7 +29,7 @@ class Nd(Objective):
     Reference: Wang et al., "Improving Knowledge Distillation via Regularizing Feature
     Norm and Direction", arXiv:2305.17007, the term ND of KD++; equal to the authors'
     code to 1e-9 in float64. Our extension: classes may be pseudo-classes, clusters of
-    the teacher's features; see `distill.pseudo_classes`.
+    the teacher's features; see `distill.images.pseudo_classes`.
     """
 
     class_means: Tensor

@@ -14,7 +14,7 @@ from jaxtyping import Float, Float32
 from backbones import Features
 from bundle import Images, UsageError
 from bundle.collection import Indices
-from distill.loading import Batch
+from distill.images.loading import Batch
 from distill.targets.targets import Targets
 
 _CHECKED = 65_536  # rows looked at in one go

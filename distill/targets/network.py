@@ -14,7 +14,8 @@ from torch import Tensor
 from backbones import FeatureExtractor, Features
 from bundle import Images, Preprocessing, TeacherCard
 from bundle.collection import Indices
-from distill.loading import plain_crops, views_in_order
+from distill.images.loading import plain_crops, views_in_order
+from distill.images.views import Views
 from distill.recipe import Recipe
 from distill.targets.filling import RowSource, filled_store
 from distill.targets.identity import crop_parts, network_parts, view_parts
@@ -24,7 +25,6 @@ from distill.targets.store import FeatureStore
 from distill.targets.stored import StoredTargets
 from distill.targets.targets import Targets
 from distill.targets.teacher import Embed, Teacher
-from distill.views import Views
 
 Precision = Literal["32-true", "bf16-mixed", "16-mixed"]
 

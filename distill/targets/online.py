@@ -3,7 +3,7 @@
 import torch
 
 from backbones import FeatureExtractor, Features
-from distill.loading import Batch
+from distill.images.loading import Batch
 from distill.targets.targets import Targets
 
 

@@ -5,7 +5,7 @@ import torch
 
 from backbones import Features
 from bundle.collection import Indices
-from distill.loading import Batch
+from distill.images.loading import Batch
 from distill.targets.store import FeatureStore
 from distill.targets.targets import Targets
 

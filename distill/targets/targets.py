@@ -5,7 +5,7 @@ from abc import ABC, abstractmethod
 import torch
 
 from backbones import Features
-from distill.loading import Batch
+from distill.images.loading import Batch
 
 
 class Targets(ABC):

@@ -9,8 +9,8 @@ from rich.progress import Progress
 
 from bundle import Bundle, Preprocessing, UsageError
 from distill import Recipe
-from distill.data import prepare_data
 from distill.distillation import distill
+from distill.images.data import prepare_data
 
 EIGHT = Preprocessing(height=8, width=8, mean=(0.5,) * 3, std=(0.5,) * 3)
 

@@ -7,7 +7,6 @@ from rich.progress import Progress
 
 from bundle import Preprocessing, UsageError
 from distill import Recipe
-from distill.data import Data, prepare_data
 from distill.evaluation.corruptions import (
     CORRUPTIONS,
     SMALLEST_SIDE,
@@ -18,6 +17,7 @@ from distill.evaluation.corruptions import (
     embed_corrupted,
     why_not,
 )
+from distill.images.data import Data, prepare_data
 from distill.preparation import preprocessing_for
 
 CPU = torch.device("cpu")

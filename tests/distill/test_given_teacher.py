@@ -9,7 +9,7 @@ from rich.progress import Progress
 
 from bundle import ImageFolder, UsageError
 from distill import Recipe
-from distill.loading import Batch
+from distill.images.loading import Batch
 from distill.targets import GivenTeacher, Teacher, given_embeddings, teacher_from_recipe
 
 CPU = torch.device("cpu")

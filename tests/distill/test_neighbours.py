@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from bundle import UsageError
-from distill.neighbours import nearest_neighbours, neighbour_batches
+from distill.images.neighbours import nearest_neighbours, neighbour_batches
 
 
 def vectors(n: int, width: int = 8) -> np.ndarray:

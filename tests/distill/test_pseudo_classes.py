@@ -3,7 +3,7 @@ import pytest
 from sklearn.metrics import adjusted_rand_score
 
 from bundle import UsageError
-from distill.pseudo_classes import pseudo_classes
+from distill.images.pseudo_classes import pseudo_classes
 
 
 def clusters() -> tuple[np.ndarray, np.ndarray]:

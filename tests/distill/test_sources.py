@@ -15,9 +15,9 @@ from rich.progress import Progress
 from timm.data.readers import create_reader
 
 from bundle import ImageFolder, Images, Preprocessing, UsageError, decode
-from distill.loading import plain_crops
-from distill.sources import open_images
-from distill.sources.opening import _without_braces
+from distill.images.loading import plain_crops
+from distill.images.sources import open_images
+from distill.images.sources.opening import _without_braces
 
 EIGHT = Preprocessing(height=8, width=8, mean=(0.5,) * 3, std=(0.5,) * 3)
 
@@ -317,7 +317,7 @@ def test_parquet_that_does_not_do_says_why(
         opened({"image": [b"x", None]}).image(1)
     with pytest.raises(UsageError, match=r"a\.parquet: 0 is not an image"):
         opened({"image": [b"x", None]}).image(0)
-    monkeypatch.setattr("distill.sources.parquet._LARGEST_GROUP", 10)
+    monkeypatch.setattr("distill.images.sources.parquet._LARGEST_GROUP", 10)
     with pytest.raises(UsageError, match=r"Row group 0 of .*row_group_size=100"):
         opened({"image": [b"x" * 100]})
     (tmp_path / "a.parquet").write_bytes(b"no parquet")

@@ -16,12 +16,12 @@ from rich.progress import Progress
 
 from bundle import ImageFolder
 from distill import Recipe
-from distill.loading import Batch, TrainingViews, plain_crops, shuffled
+from distill.images.loading import Batch, TrainingViews, plain_crops, shuffled
+from distill.images.views import Views
 from distill.recipe import DataSection
 from distill.targets import NetworkTeacher, Targets, teacher_from_recipe
 from distill.targets.identity import VIEW_SETTINGS
 from distill.targets.record import FEATURES, RECORD
-from distill.views import Views
 
 CPU = torch.device("cpu")
 ROOT = Path(__file__).parents[2]

@@ -16,18 +16,18 @@ from rich.progress import Progress
 from backbones import FeatureExtractor, Features, Student
 from bundle import Bundle, ImageFolder, UsageError
 from distill import Recipe
-from distill.checkpoint import Checkpoint
-from distill.data import prepare_data
 from distill.distillation import distill, work_folder
-from distill.divergence import DivergenceWatch
 from distill.evaluation import Evaluation
-from distill.loading import Batch, TrainingViews, shuffled
+from distill.images.data import prepare_data
+from distill.images.loading import Batch, TrainingViews, shuffled
+from distill.images.views import Views
 from distill.preparation import Models, prepare_models
-from distill.processes import launched, parts_of
 from distill.recipe import TrainSection
 from distill.targets import NetworkTeacher, OnlineTargets
-from distill.trainer import Trainer, TrainingLog
-from distill.views import Views
+from distill.training.checkpoint import Checkpoint
+from distill.training.divergence import DivergenceWatch
+from distill.training.processes import launched, parts_of
+from distill.training.trainer import Trainer, TrainingLog
 
 CPU = torch.device("cpu")
 
@@ -580,7 +580,7 @@ def test_a_folder_without_classes_needs_no_labels(
 def test_crops_of_evaluation_are_those_of_deployment(
     recipe: Recipe, exported: Path, digits: Path
 ) -> None:
-    from distill.loading import plain_crops
+    from distill.images.loading import plain_crops
 
     preprocessing = Bundle.open(exported).manifest.preprocessing
     folder = ImageFolder.list(digits)

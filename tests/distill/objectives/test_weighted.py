@@ -16,7 +16,7 @@ from distill.objectives import (
     objective_from_recipe,
 )
 from distill.objectives.objective import Labels
-from distill.recipe_objectives import CossSection
+from distill.recipe.objectives import CossSection
 
 
 def features(batch: int, grid: tuple[int, int], width: int, **options: object) -> Features:

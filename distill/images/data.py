@@ -16,8 +16,8 @@ from bundle import (
     split_apart,
 )
 from bundle.collection import Indices
+from distill.images.sources import open_images
 from distill.recipe import Recipe
-from distill.sources import open_images
 
 _UNFAMILIAR_KEPT = 64  # unfamiliar images kept in the bundle for parity
 

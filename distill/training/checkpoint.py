@@ -10,7 +10,7 @@ import torch
 
 from bundle import UsageError
 from distill.recipe import Recipe, TrainSection
-from distill.recipe_teacher import TeacherSection
+from distill.recipe.teacher import TeacherSection
 
 NAME = "checkpoint.pt"
 

@@ -12,7 +12,7 @@ from PIL import Image
 
 from bundle import Images, UsageError
 from bundle.collection import Indices, decoded, numbered, require_unique
-from distill.sources.listed import complete_labels, images_at
+from distill.images.sources.listed import complete_labels, images_at
 
 # A row group is the smallest part that can be read; each process keeps two.
 _LARGEST_GROUP = 256 * 2**20  # bytes, of encoded images

@@ -1,32 +1,23 @@
-"""The recipe: every choice of a distillation, in one TOML file, checked before work."""
+"""Every choice of a distillation, checked before work."""
 
-import difflib
-import tomllib
-from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from pydantic import (
     BaseModel,
     ConfigDict,
     Field,
-    ValidationError,
     field_validator,
     model_validator,
 )
 
-from bundle import DetectorSpec, Shares, UsageError
-from distill.recipe_objectives import SECTIONS, CosPressSection, ObjectiveSection
-from distill.recipe_teacher import TeacherSection
+from bundle import DetectorSpec, Shares
+from distill.recipe.objectives import CosPressSection, ObjectiveSection
+from distill.recipe.teacher import TeacherSection
 
 # What timm.data.create_transform takes as auto_augment.
 _POLICIES = ("rand", "augmix", "3a", "original", "v0")
 
 _NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
-
-# Keys that earlier recipes had, and what to write instead.
-_MOVED: dict[tuple[str, ...], str] = {
-    ("data", "unfamiliar"): "write an [[unfamiliar]] table with `name` and `images`.",
-}
 
 
 class _Section(BaseModel):
@@ -251,66 +242,3 @@ class Recipe(_Section):
         if len(set(names)) < len(names):
             raise ValueError("expected each objective once; change its weight instead")
         return objectives
-
-
-def recipe_from_toml(path: Path) -> Recipe:
-    """Read a recipe; relative paths in it are relative to the current folder.
-
-    Raises:
-        UsageError: no such file, not TOML, or a key or value that does not fit; an
-            unknown key is answered with the nearest known one.
-    """
-    try:
-        document = tomllib.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise UsageError(
-            f"There is no recipe at {path}. Start from one in `recipes/`."
-        ) from error
-    except OSError as error:
-        raise UsageError(f"{path} cannot be read: {error.strerror}.") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise UsageError(
-            f"{path} is not TOML: {error}. See `recipes/` for examples."
-        ) from error
-    return recipe_from_document(document, where=str(path))
-
-
-def recipe_from_document(document: dict[str, Any], *, where: str) -> Recipe:
-    """Check a parsed recipe; see `recipe_from_toml`."""
-    try:
-        return Recipe.model_validate(document)
-    except ValidationError as error:
-        lines = [_explain(dict(fault), where) for fault in error.errors()]
-        raise UsageError("\n".join(lines)) from error
-
-
-def _explain(fault: dict[str, Any], where: str) -> str:
-    # The place of a fault: section, in [[...]] its number, of an objective also its
-    # name, then the key.
-    place = [str(part) for part in fault["loc"]]
-    inside = {"objective": 3, "unfamiliar": 2}.get(place[0], 1)
-    section, key = place[:inside], ".".join(place[inside:])
-    if not key:
-        section, key = [], ".".join(place)
-    at = f"{where} [{' '.join(section)}]" if section else where
-    if fault["type"] == "extra_forbidden":
-        known = _keys(section)
-        if (*section, key) in _MOVED:
-            return f"{at}: `{key}` has moved; {_MOVED[*section, key]}"
-        near = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
-        hint = f"did you mean `{near[0]}`?" if near else f"known are {', '.join(known)}."
-        return f"{at}: unknown key `{key}`; {hint}"
-    if fault["type"] == "missing":
-        return f"{at}: `{key}` is missing; add it."
-    return f"{at}: `{key}`: {fault['msg']}, got {fault['input']!r}."
-
-
-def _keys(section: list[str]) -> list[str]:
-    if not section:
-        return list(Recipe.model_fields)
-    if section[0] == "objective":
-        return list(SECTIONS[section[-1]].model_fields)
-    if section[0] == "unfamiliar":
-        return list(UnfamiliarSection.model_fields)
-    model = Recipe.model_fields[section[0]].annotation
-    return list(model.model_fields) if model else []

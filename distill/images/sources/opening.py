@@ -4,8 +4,8 @@ import re
 from pathlib import Path
 
 from bundle import ImageFolder, Images, UsageError
-from distill.sources.archive import TarImages
-from distill.sources.listed import listed_images
+from distill.images.sources.archive import TarImages
+from distill.images.sources.listed import listed_images
 
 FORMS = (
     "a folder; a .tar, or shards such as `shard-{0000..0009}.tar`; a .csv, .tsv or "
@@ -45,7 +45,7 @@ def open_images(source: str) -> Images:
             f"{_IN_ORDER_ONLY[reader]}"
         )
     if reader == "hfds":
-        from distill.sources.hugging_face import hugging_face_images  # imports torch
+        from distill.images.sources.hugging_face import hugging_face_images  # imports torch
 
         return hugging_face_images(name)
     files = _expanded(source.removeprefix("wds/"))
@@ -65,7 +65,7 @@ def _from_files(files: list[Path], source: str) -> Images:
     if kinds <= {".csv", ".tsv"}:
         return listed_images(files, where=source)
     if kinds == {".parquet"}:
-        from distill.sources.parquet import parquet_images  # imports pyarrow
+        from distill.images.sources.parquet import parquet_images  # imports pyarrow
 
         return parquet_images(files, where=source)
     if kinds & {".gz", ".tgz", ".bz2", ".xz", ".zst", ".zip"}:

@@ -13,17 +13,17 @@ from timm.utils import ModelEmaV3
 from torch import Tensor, nn
 
 from backbones import Features, Student
-from distill.checkpoint import Checkpoint
-from distill.divergence import DivergenceWatch, Values, require_finite
-from distill.interruption import interruption
-from distill.journal import Journal
-from distill.loading import Batch, TrainingViews
+from distill.images.loading import Batch, TrainingViews
 from distill.objectives import Objective
 from distill.objectives.objective import Terms
-from distill.optimisation import optimizer_for, schedule_for
-from distill.processes import any_of_all, mean_of_all, rows_of_all
 from distill.recipe import TrainSection
 from distill.targets import Targets
+from distill.training.checkpoint import Checkpoint
+from distill.training.divergence import DivergenceWatch, Values, require_finite
+from distill.training.interruption import interruption
+from distill.training.journal import Journal
+from distill.training.optimisation import optimizer_for, schedule_for
+from distill.training.processes import any_of_all, mean_of_all, rows_of_all
 
 # The mean of each loss term over one epoch.
 EpochMeans = dict[str, float]

@@ -4,4 +4,4 @@ Every source serves images by index, since a view depends on seed, epoch and ima
 alone. All decode through `bundle.decode`, with its limits and its EXIF handling.
 """
 
-from distill.sources.opening import open_images as open_images
+from distill.images.sources.opening import open_images as open_images

@@ -12,8 +12,8 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from bundle import Images, Preprocessing, UsageError
 from bundle.collection import Indices
-from distill.neighbours import DRAWN, neighbour_batches
-from distill.views import View, Views
+from distill.images.neighbours import DRAWN, neighbour_batches
+from distill.images.views import View, Views
 
 Pixels = UInt8[Tensor, "b h w 3"]
 

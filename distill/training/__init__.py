@@ -1,0 +1,1 @@
+"""One run: its loop, its processes, and what survives an interruption of it."""
