@@ -283,7 +283,7 @@ def _figure(value: float | None, *, best: bool = False) -> Text:
 def _compared_cell(figure: "Figure", name: str) -> Text:
     value = figure.values.get(name)
     shown = "" if value is None else f"{value:,.0f}" if value > 1 else f"{value:.3f}"
-    best = len(figure.values) > 1 and name in figure.best
+    best = len(figure.best) < len(figure.values) and name in figure.best
     return Text(shown, "bold" if best else "", no_wrap=True)
 
 
