@@ -259,8 +259,9 @@ def _corruptions_table(found: "Evaluation") -> Table:
     assert ours is not None
     theirs = None if found.teacher is None else found.teacher.corruptions
     severities = ", ".join(map(str, ours.severities))
-    title = f"kNN accuracy under corruptions, severity {severities}, {ours.images} images"
-    table = _table(title, "", "teacher", "student")
+    table = _table("kNN accuracy under corruptions", "", "teacher", "student")
+    table.caption = f"severity {severities}; {ours.images:,} images"
+    table.caption_justify = "left"
     _row(
         table,
         "none",

@@ -258,7 +258,7 @@ def test_evaluate_measures_again_and_compare_sets_side_by_side(
         "OOD AUROC, textures (near)",
         "relative_mahalanobis",
         "glass blur",
-        "severity 1, 2, 3, 4, 5, 4 images",
+        "severity 1, 2, 3, 4, 5; 4 images",
         "report.html",
     ):
         assert told in found.stdout, told
