@@ -40,6 +40,7 @@ from bundle.errors import (
     UnvouchedArtifactError as UnvouchedArtifactError,
     UsageError as UsageError,
 )
+from bundle.faults import FaultRecord as FaultRecord
 from bundle.folder import ImageFolder as ImageFolder
 from bundle.images import (
     SUFFIXES as SUFFIXES,

@@ -1,20 +1,30 @@
 """Images by index, whatever holds them: one name each, a class if there are classes."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from jaxtyping import Int, UInt8
 from PIL import Image
 from rich.progress import Progress
 
-from bundle.errors import UsageError
+from bundle.errors import ImageError, UsageError
+from bundle.faults import FaultRecord
+from bundle.images import ImageLimits, decode
 from bundle.preprocessing import Preprocessing
 
 # Beyond this share of unreadable images something is wrong with the source itself.
 UNREADABLE_LIMIT = 0.1
+
+_SHOWN = 10  # faults in a message
+_PART = 4096  # images per round of decoding
+
+# Local files are the user's own: the limits only keep memory in bounds.
+_LIMITS = ImageLimits(bytes=2**30, pixels=250_000_000)
 
 Indices = Int[np.ndarray, " _"]  # of images, or of classes by image
 
@@ -54,27 +64,61 @@ class Images(ABC):
         """Return the class numbers, or None for images without classes."""
         return np.array(self.class_numbers)[indices] if self.classes else None
 
-    def readable(self, progress: Progress) -> Indices:
+    def files(self) -> Iterable[Path]:
+        """Yield the files that hold the images; nothing where that is not known."""
+        return ()
+
+    def faults(self, progress: Progress, cache: Path | None = None) -> dict[str, str]:
+        """Decode every image once; return what is wrong with those that fail, by name.
+
+        Args:
+            progress: where to show progress.
+            cache: a folder for the answer. It is read back, and nothing is decoded, as
+                long as names, sizes and times of change of the files stay the same.
+        """
+        record = FaultRecord.at(cache, self.where, self.names, self.files())
+        known = record.load()
+        if known is not None:
+            return known
+        tracked = progress.track(
+            zip(self.names, self._faults(), strict=True),
+            len(self),
+            description="Reading images",
+        )
+        found = {name: fault for name, fault in tracked if fault is not None}
+        record.save(found)
+        return found
+
+    def readable(
+        self,
+        progress: Progress,
+        *,
+        limit: float = UNREADABLE_LIMIT,
+        faults: Mapping[str, str] | None = None,
+    ) -> Indices:
         """Return the indices of the images that decode; say which do not.
 
+        Args:
+            progress: where to show progress and to say what is left out.
+            limit: the largest share of images that may be left out.
+            faults: what `faults` returned, where it was asked before.
+
         Raises:
-            UsageError: more than a tenth do not decode.
+            UsageError: more than that do not decode.
         """
-        faults = {
-            index: fault
-            for index, fault in progress.track(
-                enumerate(self._faults()), len(self), description="Reading images"
-            )
-            if fault is not None
-        }
+        faults = self.faults(progress) if faults is None else faults
         if not faults:
             return np.arange(len(self))
-        shown = "\n".join(f"  {fault}" for fault in list(faults.values())[:10])
-        summary = f"{len(faults)} of {len(self)} images cannot be read:\n{shown}"
-        if len(faults) > UNREADABLE_LIMIT * len(self):
-            raise UsageError(f"{summary}\nMend or remove them and run again.")
+        shown = "\n".join(f"  {fault}" for fault in list(faults.values())[:_SHOWN])
+        more = f"\n  and {len(faults) - _SHOWN} more" if len(faults) > _SHOWN else ""
+        summary = f"{len(faults)} of {len(self)} images cannot be read:\n{shown}{more}"
+        if len(faults) > limit * len(self):
+            raise UsageError(
+                f"{summary}\nAt most {limit:.3g} of {self.where} may be left out. Mend or "
+                f"remove them and run again."
+            )
         progress.console.print(f"{summary}\nThey are left out.", markup=False)
-        return np.array([i for i in range(len(self)) if i not in faults])
+        return np.array([i for i, name in enumerate(self.names) if name not in faults])
 
     def _faults(self) -> Iterator[str | None]:
         def fault(index: int) -> str | None:
@@ -84,8 +128,32 @@ class Images(ABC):
                 return str(error)
             return None
 
-        with ThreadPoolExecutor() as pool:
-            yield from pool.map(fault, range(len(self)))
+        with ThreadPoolExecutor() as pool:  # in parts: each task costs a kilobyte
+            for start in range(0, len(self), _PART):
+                yield from pool.map(fault, range(start, min(start + _PART, len(self))))
+
+
+def decoded(data: bytes, name: str) -> Image.Image:
+    """Return the image that a file of the user's own holds.
+
+    Raises:
+        UsageError: it does not decode; the message begins with `name`.
+    """
+    try:
+        return decode(data, _LIMITS)
+    except ImageError as error:
+        raise UsageError(f"{name} {error}") from error
+
+
+def require_unique(names: Sequence[str], where: str) -> None:
+    """Refuse names that occur twice: the roles of images depend on their names."""
+    if len(set(names)) == len(names):
+        return
+    twice = [name for name, count in Counter(names).items() if count > 1]
+    raise UsageError(
+        f"{where} names {len(twice)} images more than once: {', '.join(twice[:10])}. "
+        f"List every image once."
+    )
 
 
 def numbered(labels: Sequence[str]) -> tuple[tuple[str, ...], tuple[int, ...]]:

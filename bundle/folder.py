@@ -1,31 +1,28 @@
 """A folder of images: listed by name, decoded by index."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 from PIL import Image
 
-from bundle.collection import Images, Indices as Indices, numbered
-from bundle.errors import ImageError, UsageError
-from bundle.images import SUFFIXES, ImageLimits, decode
-
-# Local files are the user's own: the limits only keep memory in bounds.
-LOCAL_LIMITS = ImageLimits(bytes=2**30, pixels=250_000_000)
+from bundle.collection import Images, Indices as Indices, decoded, numbered
+from bundle.errors import UsageError
+from bundle.images import SUFFIXES
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ImageFolder(Images):
-    """The images below a folder, in order of their names.
+    """Images that are files of their own: those below a folder, or those of a list."""
 
-    The name of the folder an image lies in is its class; fewer than two such names
-    mean that there are no classes.
-    """
-
-    root: Path  # the names are relative to it
+    root: Path  # the names are relative to it, or absolute
 
     @classmethod
     def list(cls, root: Path) -> "ImageFolder":
-        """List the images below `root`; hidden files are passed over.
+        """List the images below `root` by name; hidden files are passed over.
+
+        The name of the folder an image lies in is its class; fewer than two such names
+        mean that there are no classes.
 
         Raises:
             UsageError: there is no such folder, or no image in it.
@@ -62,11 +59,14 @@ class ImageFolder(Images):
         """
         path = self.root / self.names[index]
         try:
-            return decode(path.read_bytes(), LOCAL_LIMITS)
+            data = path.read_bytes()
         except OSError as error:
             raise UsageError(f"{path} cannot be read: {error}.") from error
-        except ImageError as error:
-            raise UsageError(f"{path} {error}") from error
+        return decoded(data, str(path))
+
+    def files(self) -> Iterable[Path]:
+        """Yield each image's file."""
+        return (self.root / name for name in self.names)
 
 
 def _hidden(path: Path) -> bool:

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import shutil
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -68,7 +69,5 @@ class Checkpoint:
         return state
 
     def remove(self) -> None:
-        """Remove the checkpoint and its folder once the run's bundle exists."""
-        self.path.unlink(missing_ok=True)
-        if self._folder.exists():
-            self._folder.rmdir()
+        """Remove the work folder, and all that is in it, once the run's bundle exists."""
+        shutil.rmtree(self._folder, ignore_errors=True)

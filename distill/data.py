@@ -8,7 +8,6 @@ import numpy as np
 from rich.progress import Progress
 
 from bundle import (
-    ImageFolder,
     Images,
     Preprocessing,
     Split,
@@ -17,7 +16,8 @@ from bundle import (
     split_apart,
 )
 from bundle.collection import Indices
-from distill.recipe import DataSection, Recipe, UnfamiliarSection
+from distill.recipe import Recipe
+from distill.sources import open_images
 
 _UNFAMILIAR_KEPT = 64  # unfamiliar images kept in the bundle for parity
 
@@ -44,6 +44,7 @@ class Data:
     split: Split
     bank: Indices  # those training images that are kept as references
     unfamiliar: dict[str, Unfamiliar]  # by the set's name; empty where there are none
+    unreadable: dict[str, dict[str, str]]  # what is left out: source, name, reason
 
     @property
     def trained(self) -> list[str]:
@@ -73,16 +74,35 @@ class Data:
         return kept
 
 
-def prepare_data(recipe: Recipe, progress: Progress) -> Data:
+def prepare_data(recipe: Recipe, progress: Progress, cache: Path | None = None) -> Data:
     """List, check and divide the images.
+
+    Args:
+        recipe: names the images.
+        progress: where to show progress, and what is left out.
+        cache: a folder that remembers which images can be read; see `Images.faults`.
 
     Raises:
         UsageError: a source without images, sources with different classes, or images
             that do not do for `[ood]`.
     """
-    unfamiliar = {each.name: _unfamiliar(each, progress) for each in recipe.unfamiliar}
-    familiar, held_out, roles = _familiar(recipe.data, recipe.ood.alpha, progress)
-    bank = roles.bank[: recipe.data.bank_limit]
+    section, alpha = recipe.data, recipe.ood.alpha
+    reading = _Reading(progress, section.unreadable_limit, cache)
+    unfamiliar = {}
+    for each in recipe.unfamiliar:
+        images, usable = reading.usable(each.images)
+        unfamiliar[each.name] = Unfamiliar(images=images, flaggable=usable, kind=each.kind)
+    familiar, learnable = reading.usable(section.images)
+    if section.test is None:
+        held_out = familiar
+        roles = split(familiar, learnable, section.shares, alpha=alpha)
+    else:
+        held_out, usable = reading.usable(section.test)
+        _require_comparable(familiar, held_out)
+        roles = split_apart(
+            familiar, learnable, held_out, usable, section.shares, alpha=alpha
+        )
+    bank = roles.bank[: section.bank_limit]
     recipe.ood.require_possible(len(bank), bool(familiar.classes))
     return Data(
         familiar=familiar,
@@ -90,36 +110,39 @@ def prepare_data(recipe: Recipe, progress: Progress) -> Data:
         split=roles,
         bank=bank,
         unfamiliar=unfamiliar,
+        unreadable=reading.unreadable,
     )
 
 
-def _familiar(
-    section: DataSection, alpha: float, progress: Progress
-) -> tuple[Images, Images, Split]:
-    familiar = ImageFolder.list(Path(section.images))
-    if section.test is None:
-        usable = familiar.readable(progress)
-        return familiar, familiar, split(familiar, usable, section.shares, alpha=alpha)
-    held_out = ImageFolder.list(Path(section.test))
-    _require_same_classes(familiar, held_out)
-    roles = split_apart(
-        familiar,
-        familiar.readable(progress),
-        held_out,
-        held_out.readable(progress),
-        section.shares,
-        alpha=alpha,
-    )
-    return familiar, held_out, roles
+class _Reading:
+    """Opens sources, reads all they hold once, and keeps what cannot be read."""
+
+    def __init__(self, progress: Progress, limit: float, cache: Path | None) -> None:
+        self._progress = progress
+        self._limit = limit
+        self._cache = cache
+        self.unreadable: dict[str, dict[str, str]] = {}
+
+    def usable(self, source: str) -> tuple[Images, Indices]:
+        """Return the images of a source and the indices of those that can be read."""
+        images = open_images(source)
+        faults = images.faults(self._progress, self._cache)
+        if faults:
+            self.unreadable[images.where] = faults
+        usable = images.readable(self._progress, limit=self._limit, faults=faults)
+        return images, usable
 
 
-def _unfamiliar(section: UnfamiliarSection, progress: Progress) -> Unfamiliar:
-    images = ImageFolder.list(Path(section.images))
-    return Unfamiliar(images=images, flaggable=images.readable(progress), kind=section.kind)
+def _require_comparable(familiar: Images, held_out: Images) -> None:
+    """Refuse a test on what is learnt from, and classes that differ.
 
-
-def _require_same_classes(familiar: Images, held_out: Images) -> None:
-    """Refuse classes that differ; where either has none there is nothing to compare."""
+    Where either has no classes there is nothing to compare.
+    """
+    if familiar.where == held_out.where:
+        raise UsageError(
+            f"`images` and `test` of [data] are both {familiar.where}, so that the test "
+            f"would be on what is learnt from. Leave `test` out; a part is held out then."
+        )
     if not familiar.classes or not held_out.classes:
         return
     differing = sorted(set(familiar.classes) ^ set(held_out.classes))

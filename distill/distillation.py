@@ -1,6 +1,7 @@
 """Distil: a recipe and a folder of images become a bundle."""
 
 import importlib.metadata
+import json
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -38,7 +39,7 @@ def distill(recipe: Recipe, output: Path, progress: Progress) -> Bundle:
     """
     require_absent(output)
     torch.manual_seed(recipe.train.seed)
-    data = prepare_data(recipe, progress)
+    data = prepare_data(recipe, progress, work_folder(output))
     models = prepare_models(recipe)
     preprocessing = preprocessing_for(recipe, recipe.student.name)
     checkpoint = Checkpoint(work_folder(output), recipe, data.trained)
@@ -119,6 +120,8 @@ def _write(
         writer.write("recipe.toml", text)
         writer.write(WEIGHTS, _weights(models.student))
         write_evaluation(writer, evaluation, drawn)
+        if data.unreadable:
+            writer.write("unreadable.json", json.dumps(data.unreadable, indent=2))
         writer.write("ood/detector.json", recipe.ood)
         writer.write_arrays("ood/reference.safetensors", detector.arrays())
         writer.write_arrays(

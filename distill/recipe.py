@@ -65,11 +65,23 @@ class StudentSection(_Section):
 class DataSection(_Section):
     """The familiar images, and how they are divided and varied."""
 
-    images: str = Field(description="a folder, with or without class folders")
+    images: str = Field(
+        description="a folder, with or without class folders; a .tar, or several such "
+        "as `shard-{0000..0009}.tar`, WebDataset's too; a .csv, .tsv or .parquet list "
+        "with `path` and maybe `label`; Parquet with the images in `image`; or "
+        "`hfds/NAME:SPLIT` of Hugging Face"
+    )
     test: str | None = Field(
         default=None,
         description="other images of the same classes, to calibrate and test on; then "
         "all of `images` is learnt from",
+    )
+    unreadable_limit: float = Field(
+        default=0.1,
+        ge=0,
+        lt=1,
+        description="largest share of a source's images that may be left out because "
+        "they cannot be read",
     )
     size: int = Field(default=224, ge=8, description="pixels, height and width")
     crop: float = Field(

@@ -55,6 +55,46 @@ def test_many_unreadable_images_stop_the_run(tmp_path: Path, progress: Progress)
         ImageFolder.list(tmp_path).readable(progress)
 
 
+def test_all_faults_are_returned_and_ten_are_shown(
+    tmp_path: Path, progress: Progress, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for number in range(12):
+        (tmp_path / f"{number:02}.jpg").write_bytes(b"broken")
+    Image.new("RGB", (8, 8)).save(tmp_path / "12.png")
+    folder = ImageFolder.list(tmp_path)
+    faults = folder.faults(progress)
+    assert set(faults) == {f"{number:02}.jpg" for number in range(12)}
+    usable = folder.readable(progress, limit=0.95, faults=faults)
+    assert usable.tolist() == [12]
+    shown = capsys.readouterr().out
+    assert "09.jpg" in shown
+    assert "10.jpg" not in shown
+    assert "and 2 more" in shown
+
+
+def test_images_are_read_again_only_when_a_file_changes(
+    tmp_path: Path, progress: Progress
+) -> None:
+    images, cache = tmp_path / "images", tmp_path / "cache"
+    images.mkdir()
+    for number in range(3):
+        Image.new("RGB", (8, 8)).save(images / f"{number}.png")
+    (images / "1.png").write_bytes(b"broken")
+    before = ImageFolder.list(images).faults(progress, cache)
+    assert set(before) == {"1.png"}
+    (record,) = cache.iterdir()
+    record.write_text(record.read_text().replace("is not an image", "was remembered"))
+    again = ImageFolder.list(images).faults(progress, cache)
+    assert "was remembered" in again["1.png"]  # nothing was decoded
+    assert "is not an image" in ImageFolder.list(images).faults(progress)["1.png"]
+    Image.new("RGB", (8, 8)).save(images / "1.png")
+    assert ImageFolder.list(images).faults(progress, cache) == {}
+    (images / "2.png").write_bytes(b"broken")
+    assert set(ImageFolder.list(images).faults(progress, cache)) == {"2.png"}
+    record.write_text("{")  # a damaged record is as good as none
+    assert set(ImageFolder.list(images).faults(progress, cache)) == {"2.png"}
+
+
 def test_roles_do_not_overlap_and_do_not_depend_on_the_listing(digits: Path) -> None:
     folder = ImageFolder.list(digits)
     everything = np.arange(len(folder))

@@ -1,13 +1,16 @@
+import json
 import shutil
+import tarfile
 from pathlib import Path
 
 import numpy as np
 import pytest
 from rich.progress import Progress
 
-from bundle import Preprocessing, UsageError
+from bundle import Bundle, Preprocessing, UsageError
 from distill import Recipe
 from distill.data import prepare_data
+from distill.distillation import distill
 
 EIGHT = Preprocessing(height=8, width=8, mean=(0.5,) * 3, std=(0.5,) * 3)
 
@@ -46,6 +49,8 @@ def test_other_classes_in_the_test_images_are_refused(
 ) -> None:
     test = Path(shutil.copytree(digits, tmp_path / "test"))
     (test / "9").rename(test / "nine")
+    with pytest.raises(UsageError, match=r"both .*on what is learnt from"):
+        prepare_data(changed(recipe, test=str(digits)), progress)
     with pytest.raises(UsageError, match=r"same classes.* only one of them has 9, nine\."):
         prepare_data(changed(recipe, test=str(test)), progress)
 
@@ -76,3 +81,37 @@ def test_the_images_kept_of_unfamiliar_sets_come_from_each(
     assert len(kept) == 12 + 32
     last = data.unfamiliar["digits"].images.image(239)
     assert np.array_equal(kept[-1], EIGHT.pixels(last))
+
+
+def test_a_run_on_a_tar_names_what_it_left_out_in_the_bundle(
+    recipe: Recipe, digits: Path, photographs: Path, tmp_path: Path, progress: Progress
+) -> None:
+    (tmp_path / "broken.png").write_bytes(b"broken")
+    (tmp_path / "list.csv").write_text(
+        "path\n" + "\n".join(str(path) for path in sorted(photographs.glob("*.jpg")))
+    )
+    with tarfile.open(tmp_path / "digits.tar", "w") as archive:
+        archive.add(digits, "digits")
+        archive.add(tmp_path / "broken.png", "digits/3/broken.png")
+    images = str(tmp_path / "digits.tar")
+    sets = [{"name": "photographs", "images": str(tmp_path / "list.csv")}]
+    output = tmp_path / "tar.isogon"
+    bundle = distill(changed(recipe, images=images, unfamiliar=sets), output, progress)
+    left_out = json.loads(bundle.file("unreadable.json").read_bytes())
+    assert list(left_out) == [images]
+    assert list(left_out[images]) == ["digits/3/broken.png"]
+    assert "is not an image" in left_out[images]["digits/3/broken.png"]
+    assert bundle.manifest.provenance.classes == tuple("0123456789")
+
+
+def test_nothing_left_out_is_no_file_and_none_allowed_stops_the_run(
+    recipe: Recipe, exported: Path, digits: Path, tmp_path: Path, progress: Progress
+) -> None:
+    assert "unreadable.json" not in Bundle.open(exported).manifest.files
+    folder = Path(shutil.copytree(digits, tmp_path / "digits"))
+    (folder / "3" / "broken.png").write_bytes(b"broken")
+    strict = changed(recipe, images=str(folder), unreadable_limit=0.0)
+    with pytest.raises(
+        UsageError, match=r"1 of 241 images cannot be read(.|\n)*broken\.png"
+    ):
+        prepare_data(strict, progress)
