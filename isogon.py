@@ -322,12 +322,42 @@ def calibrate(
         Path, typer.Option(help="A folder of images that are familiar at the site.")
     ],
     detector: Annotated[
-        Literal["knn", "mahalanobis", "relative_mahalanobis"] | None,
-        typer.Option(help="Without it: the recipe's.", show_default=False),
+        Literal[
+            "knn",
+            "mahalanobis",
+            "relative_mahalanobis",
+            "residual",
+            "vim",
+            "msp",
+            "max_logit",
+            "energy",
+            "gen",
+            "she",
+            "nnguide",
+        ]
+        | None,
+        typer.Option(
+            help="Without it: the recipe's. All but knn, mahalanobis and residual need "
+            "the images in folders by class.",
+            show_default=False,
+        ),
     ] = None,
     k: Annotated[
         int | None,
-        typer.Option(help="Which neighbour counts (knn).", min=1, show_default=False),
+        typer.Option(
+            help="Which neighbour counts (knn), or how many do (nnguide).",
+            min=1,
+            show_default=False,
+        ),
+    ] = None,
+    dim: Annotated[
+        int | None,
+        typer.Option(
+            help="Dimension of the principal subspace (residual, vim). Without it: half "
+            "the embedding's width.",
+            min=1,
+            show_default=False,
+        ),
     ] = None,
     alpha: Annotated[
         float | None,
@@ -348,12 +378,17 @@ def calibrate(
     from bundle import Bundle
 
     opened = Bundle.open(bundle, rewriting=["calibrate", "export"])
-    asked = {"name": detector, "k": k, "alpha": alpha}
-    given = {key: value for key, value in asked.items() if value is not None}
+    asked = {"name": detector, "k": k, "dim": dim, "alpha": alpha}
+    given: dict[str, Any] = {
+        key: value for key, value in asked.items() if value is not None
+    }
     with console.progress() as progress:
         with console.loading(progress):
             from export import TRAINING_DETECTOR, calibrate as run, detector_spec
-        spec = detector_spec(opened, TRAINING_DETECTOR).model_copy(update=given)
+        spec = detector_spec(opened, TRAINING_DETECTOR)
+        if detector not in (None, spec.name):  # k and dim are another's
+            given = {"k": None, "dim": None} | given
+        spec = spec.model_copy(update=given)
         report = run(opened, images, progress, spec=spec)
     _report(report, as_json)
 

@@ -41,6 +41,9 @@ def distill(recipe: Recipe, output: Path, progress: Progress) -> Bundle:
     torch.manual_seed(recipe.train.seed)
     data = prepare_data(recipe, progress, work_folder(output))
     models = prepare_models(recipe)
+    recipe.ood.require_possible(
+        len(data.bank), bool(data.familiar.classes), models.student.width
+    )
     preprocessing = preprocessing_for(recipe, recipe.student.name)
     checkpoint = Checkpoint(work_folder(output), recipe, data.trained)
     if models.objective.wants_start and not checkpoint.path.exists():

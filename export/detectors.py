@@ -1,12 +1,36 @@
 """The numpy detectors of `bundle.detectors`, as torch modules for the graph."""
 
-import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from bundle import Detector
-from bundle.detectors import Gaussians, Knn, Mahalanobis, RelativeMahalanobis
+from bundle.detectors import (
+    Energy,
+    Gaussians,
+    Gen,
+    Knn,
+    Mahalanobis,
+    MaxLogit,
+    Msp,
+    NnGuide,
+    RelativeMahalanobis,
+    Residual,
+    She,
+    Vim,
+)
+from export.constants import float32
+from export.probe_detectors import (
+    EnergyScore,
+    GenScore,
+    Logits,
+    MaxLogitScore,
+    MspScore,
+    NnGuideScore,
+    ResidualScore,
+    SheScore,
+    VimScore,
+)
 
 
 class _KnnScore(nn.Module):
@@ -16,7 +40,7 @@ class _KnnScore(nn.Module):
 
     def __init__(self, detector: Knn) -> None:
         super().__init__()
-        self.register_buffer("bank", _float32(detector.bank))
+        self.register_buffer("bank", float32(detector.bank))
         self.k = detector.k
 
     def forward(self, embeddings: Float[Tensor, "b d"]) -> Float[Tensor, " b"]:
@@ -34,10 +58,10 @@ class _SquaredDistance(nn.Module):
 
     def __init__(self, gaussians: Gaussians) -> None:
         super().__init__()
-        self.register_buffer("center", _float32(gaussians.center))
-        self.register_buffer("whitening", _float32(gaussians.whitening))
-        self.register_buffer("means", _float32(gaussians.means))
-        self.register_buffer("squared_means", _float32((gaussians.means**2).sum(axis=1)))
+        self.register_buffer("center", float32(gaussians.center))
+        self.register_buffer("whitening", float32(gaussians.whitening))
+        self.register_buffer("means", float32(gaussians.means))
+        self.register_buffer("squared_means", float32((gaussians.means**2).sum(axis=1)))
 
     def forward(self, embeddings: Float[Tensor, "b d"]) -> Float[Tensor, " b"]:
         whitened = (embeddings - self.center) @ self.whitening
@@ -74,9 +98,21 @@ def module_from_detector(detector: Detector) -> nn.Module:
                 _SquaredDistance(detector.classes),
                 _SquaredDistance(detector.everything),
             )
+        case Residual():
+            return ResidualScore(detector)
+        case Vim():
+            return VimScore(detector)
+        case Msp():
+            return nn.Sequential(Logits(detector.probe), MspScore())
+        case MaxLogit():
+            return nn.Sequential(Logits(detector.probe), MaxLogitScore())
+        case Energy():
+            return nn.Sequential(Logits(detector.probe), EnergyScore())
+        case Gen():
+            return nn.Sequential(Logits(detector.probe), GenScore())
+        case She():
+            return SheScore(detector)
+        case NnGuide():
+            return NnGuideScore(detector)
         case _:
             raise TypeError(f"No graph is known for {type(detector).__name__}.")
-
-
-def _float32(array: np.ndarray) -> Float[Tensor, "..."]:
-    return torch.from_numpy(np.ascontiguousarray(array, dtype=np.float32))

@@ -47,12 +47,14 @@ def calibrate(
         spec: another detector or false-alarm rate than the recipe's.
 
     Raises:
-        UsageError: too few images for the false-alarm rate.
+        UsageError: too few images for the false-alarm rate, or images that do not do
+            for the detector, such as images without classes.
         ParityFailedError: the new artifact does not pass; the old one stays.
     """
     spec = spec or detector_spec(bundle, TRAINING_DETECTOR)
     folder = ImageFolder.list(images)
     roles = split(folder, folder.readable(progress), Shares(test=0.0), alpha=spec.alpha)
+    spec.require_possible(len(roles.bank), bool(folder.classes), bundle.manifest.width)
     preprocessing = bundle.manifest.preprocessing
     bank = folder.pixels(roles.bank, preprocessing, progress)
     familiar = folder.pixels(roles.calibration, preprocessing, progress)

@@ -323,6 +323,23 @@ def test_calibrate_and_export_take_images_of_ones_own(
     assert isogon("verify", bundle_path, cwd=folder).returncode == 0
 
 
+@pytest.mark.parametrize("detector", ["vim", "energy", "nnguide"])
+def test_calibrate_says_that_labels_are_missing_before_it_works(
+    bundle_path: Path, flat_digits: Path, detector: str
+) -> None:
+    before = (bundle_path / "manifest.json").read_bytes()
+    refused = isogon(
+        *("calibrate", bundle_path, "--images", flat_digits, "--detector", detector),
+        cwd=bundle_path.parent,
+    )
+    assert refused.returncode == 2
+    assert f"The {detector} detector compares classes and needs labels" in " ".join(
+        refused.stderr.split()
+    )
+    assert "Embedding the bank" not in refused.stderr
+    assert (bundle_path / "manifest.json").read_bytes() == before
+
+
 def test_the_quickstart_runs_the_whole_chain_and_is_fast_again(tmp_path: Path) -> None:
     first = isogon("quickstart", "--epochs", 1, cwd=tmp_path)
     assert first.returncode == 0, first.stderr

@@ -5,10 +5,12 @@ import itertools
 import re
 import tomllib
 from pathlib import Path
+from typing import get_type_hints
 
 import pytest
 
-from isogon import app
+from bundle.detectors import DetectorName
+from isogon import app, calibrate
 from serving.settings import Settings
 
 ROOT = Path(__file__).parents[1]
@@ -71,3 +73,7 @@ def test_serves_help_names_every_setting() -> None:
     named = set(re.findall(r"ISOGON_([A-Z_]+)", command.callback.__doc__))
     fields = {name.upper() for name in Settings.model_fields}
     assert named == fields - {"BUNDLE"}
+
+
+def test_calibrate_offers_every_detector() -> None:
+    assert get_type_hints(calibrate)["detector"] == DetectorName | None

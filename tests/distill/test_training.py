@@ -226,6 +226,16 @@ def test_an_impossible_detector_is_refused_before_training(
         prepare_data(Recipe.model_validate(document), progress)
 
 
+def test_a_subspace_as_wide_as_the_student_is_refused_before_training(
+    recipe: Recipe, tmp_path: Path, progress: Progress
+) -> None:
+    document = recipe.model_dump()
+    document["ood"] |= {"name": "vim", "dim": 32}
+    with pytest.raises(UsageError, match="got dim = 32 and width 32"):
+        distill(Recipe.model_validate(document), tmp_path / "vim.isogon", progress)
+    assert not list(tmp_path.iterdir())
+
+
 def test_an_unreadable_unfamiliar_image_is_left_out(
     recipe: Recipe, photographs: Path, tmp_path: Path, progress: Progress
 ) -> None:

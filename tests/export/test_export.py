@@ -6,7 +6,6 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-import torch
 from rich.progress import Progress
 
 from bundle import (
@@ -33,7 +32,6 @@ from export import (
     graph_from_bundle,
     verify,
 )
-from export.detectors import module_from_detector
 from export.parity import ParityImages, measure
 
 
@@ -100,18 +98,6 @@ def test_golden_images_are_real_and_of_both_kinds(
     flagged = vouched_artifact(bundle).calibration.is_ood(golden["ood_scores"])
     assert flagged.any()
     assert not flagged.all()
-
-
-@pytest.mark.parametrize("name", ["knn", "mahalanobis", "relative_mahalanobis"])
-def test_each_detector_scores_the_same_in_the_graph(name: str) -> None:
-    generator = np.random.default_rng(0)
-    labels = generator.integers(0, 4, 200)
-    bank = generator.normal(size=(200, 8)) + 3 * np.eye(8)[labels]
-    bank /= np.linalg.norm(bank, axis=1, keepdims=True)
-    detector = DetectorSpec(name=name, k=5).fit(bank.astype(np.float32), labels)
-    asked = bank[:50].astype(np.float32)
-    found = module_from_detector(detector)(torch.from_numpy(asked)).numpy()
-    assert found == pytest.approx(detector.score(asked), rel=1e-4, abs=1e-4)
 
 
 class Planted(Runner):
@@ -274,6 +260,17 @@ def test_calibrating_on_site_makes_the_sites_images_familiar(
     spec = DetectorSpec(name="mahalanobis", alpha=0.1)
     assert calibrate(again, site, progress, spec=spec)
     assert vouched_artifact(Bundle.open(bundle.path)).calibration.alpha == 0.1
+
+
+@pytest.mark.parametrize("name", ["vim", "gen", "she", "nnguide"])
+def test_a_detector_with_a_probe_goes_through_calibration_and_parity(
+    bundle: Bundle, digits: Path, progress: Progress, name: str
+) -> None:
+    spec = DetectorSpec.model_validate({"name": name, "alpha": 0.1})
+    assert calibrate(bundle, digits, progress, spec=spec)
+    assert verify(Bundle.open(bundle.path), progress)
+    stored = Bundle.open(bundle.path).arrays("ood/site/reference.safetensors")
+    assert stored["probe.weight"].shape == (10, 32)
 
 
 def test_too_small_a_site_is_refused_and_nothing_changes(
