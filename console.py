@@ -263,8 +263,9 @@ def _corruptions_table(found: "Evaluation") -> Table:
     assert ours is not None
     theirs = None if found.teacher is None else found.teacher.corruptions
     severities = ", ".join(map(str, ours.severities))
-    title = f"kNN accuracy under corruptions, severity {severities}, {ours.images} images"
-    table = _table(title, "", "teacher", "student")
+    table = _table("kNN accuracy under corruptions", "", "teacher", "student")
+    table.caption = f"severity {severities}; {ours.images:,} images"
+    table.caption_justify = "left"
     _row(
         table,
         "none",
@@ -287,7 +288,7 @@ def _figure(value: float | None, *, best: bool = False) -> Text:
 def _compared_cell(figure: "Figure", name: str) -> Text:
     value = figure.values.get(name)
     shown = "" if value is None else f"{value:,.0f}" if value > 1 else f"{value:.3f}"
-    best = len(figure.values) > 1 and name in figure.best
+    best = len(figure.best) < len(figure.values) and name in figure.best
     return Text(shown, "bold" if best else "", no_wrap=True)
 
 

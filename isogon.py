@@ -153,15 +153,17 @@ def distill(
 def evaluate(
     bundle: BundlePath,
     images: Annotated[
-        Path | None,
+        str | None,
         typer.Option(
+            metavar="SOURCE",
             help="Where the familiar images are now. Without it: where the recipe says.",
             show_default=False,
         ),
     ] = None,
     test: Annotated[
-        Path | None,
+        str | None,
         typer.Option(
+            metavar="SOURCE",
             help="Where the images to test on are, if they are a source of their own.",
             show_default=False,
         ),
@@ -169,7 +171,7 @@ def evaluate(
     unfamiliar: Annotated[
         list[str] | None,
         typer.Option(
-            metavar="NAME[:near|far]=PATH",
+            metavar="NAME[:near|far]=SOURCE",
             help="Where a set of unfamiliar images is; a new name adds a set. May be "
             "given several times.",
             show_default=False,
@@ -198,7 +200,8 @@ def evaluate(
     """Measure again what the student kept: angles, accuracy, OOD detection, robustness.
 
     The recipe inside the bundle says which images and which teacher; images that have
-    moved since are named here. Test images are those that took no part in training.
+    moved since are named here, by a SOURCE as in a recipe: a folder for example. Test
+    images are those that took no part in training.
     The bundle's `evaluation.json` and `report.html` are replaced, nothing else is.
 
     Angle distortion is the mean |cos student - cos teacher| over pairs of images (0 is
@@ -560,19 +563,19 @@ def _evaluation(bundle: "Bundle") -> "Evaluation":
     return bundle.record("evaluation.json", Evaluation)
 
 
-def _named_set(text: str) -> "tuple[str, tuple[Path, Kind | None]]":
-    """Return the name, the folder and the kind that NAME[:KIND]=PATH says."""
+def _named_set(text: str) -> "tuple[str, tuple[str, Kind | None]]":
+    """Return the name, the source and the kind that NAME[:KIND]=SOURCE says."""
     from bundle import UsageError
 
-    name, given, path = text.partition("=")
+    name, given, source = text.partition("=")
     name, colon, kind = name.partition(":")
-    if not (name and given and path) or (colon and kind not in ("near", "far")):
+    if not (name and given and source) or (colon and kind not in ("near", "far")):
         raise UsageError(
-            f"Expected --unfamiliar as NAME=PATH or NAME:near=PATH, got {text!r}; write "
-            f"for example --unfamiliar textures:far=data/textures."
+            f"Expected --unfamiliar as NAME=SOURCE or NAME:near=SOURCE, got {text!r}; "
+            f"write for example --unfamiliar textures:far=data/textures."
         )
     found: Kind | None = "near" if kind == "near" else "far" if kind == "far" else None
-    return name, (Path(path), found)
+    return name, (source, found)
 
 
 def _report(report: "ParityReport", as_json: bool) -> None:

@@ -258,7 +258,7 @@ def test_evaluate_measures_again_and_compare_sets_side_by_side(
         "OOD AUROC, textures (near)",
         "relative_mahalanobis",
         "glass blur",
-        "severity 1, 2, 3, 4, 5, 4 images",
+        "severity 1, 2, 3, 4, 5; 4 images",
         "report.html",
     ):
         assert told in found.stdout, told
@@ -304,7 +304,7 @@ def test_a_set_without_name_or_of_no_known_kind_is_refused(
 ) -> None:
     found = isogon("evaluate", bundle_path, "--unfamiliar", given, cwd=bundle_path.parent)
     assert found.returncode == 2
-    assert "NAME=PATH or NAME:near=PATH" in " ".join(found.stderr.split())
+    assert "NAME=SOURCE or NAME:near=SOURCE" in " ".join(found.stderr.split())
 
 
 def test_calibrate_and_export_take_images_of_ones_own(

@@ -64,7 +64,7 @@ def corrupted(
 
     Measured per image, all fifteen: 10 ms at 32 pixels, 20 ms at 96, 110 ms at 224.
     """
-    from imagecorruptions import corrupt  # type: ignore[import-untyped]
+    from imagecorruptions import corrupt
 
     options = {"seed": seed} if corruption in _TAKE_A_SEED else {}
     state = np.random.get_state()

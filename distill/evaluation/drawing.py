@@ -120,9 +120,11 @@ def _pictures(
 
 def _map(data: Data, teacher: Embedded | None, student: Embedded) -> EmbeddingMap:
     labels = data.held_out.labels(data.split.test)
-    ours, theirs = _unfamiliar(student), None if teacher is None else _unfamiliar(teacher)
-    if teacher is not None and theirs is None:
-        ours = None  # both maps show the same images
+    shared = [  # both maps show the same images
+        name for name in student.unfamiliar if teacher is None or name in teacher.unfamiliar
+    ]
+    ours = _unfamiliar(student, shared)
+    theirs = None if teacher is None else _unfamiliar(teacher, shared)
     return embedding_map(
         student.test,
         None if teacher is None else teacher.test,
@@ -133,6 +135,6 @@ def _map(data: Data, teacher: Embedded | None, student: Embedded) -> EmbeddingMa
     )
 
 
-def _unfamiliar(embedded: Embedded) -> np.ndarray | None:
-    sets = list(embedded.unfamiliar.values())
+def _unfamiliar(embedded: Embedded, names: list[str]) -> np.ndarray | None:
+    sets = [embedded.unfamiliar[name] for name in names]
     return np.concatenate(sets) if sets else None

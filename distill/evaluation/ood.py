@@ -32,7 +32,10 @@ def ood_figures(
         return {}
     figures: dict[str, dict[str, OodFigures]] = {name: {} for name in embedded.unfamiliar}
     for detector_name, spec in detectors.items():
-        detector = spec.fit(embedded.bank, bank_labels, probe=probe)
+        try:
+            detector = spec.fit(embedded.bank, bank_labels, probe=probe)
+        except UsageError:  # embeddings that vary in too few directions, say
+            continue
         familiar = detector.score(embedded.test)
         for name, embeddings in embedded.unfamiliar.items():
             unfamiliar = detector.score(embeddings)

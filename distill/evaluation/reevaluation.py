@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import torch
 from rich.progress import Progress
@@ -29,20 +28,20 @@ from distill.targets import Teacher, teacher_from_recipe
 class Moved:
     """Where the images are now, where that is not what the recipe says."""
 
-    images: Path | None = None
-    test: Path | None = None
+    images: str | None = None  # as in a recipe
+    test: str | None = None
     # By the set's name; a name the recipe does not have adds a set. None as the kind
     # keeps the recipe's, or is "far".
-    unfamiliar: Mapping[str, tuple[Path, Kind | None]] = field(default_factory=dict)
+    unfamiliar: Mapping[str, tuple[str, Kind | None]] = field(default_factory=dict)
 
     def applied(self, recipe: Recipe) -> Recipe:
         """Return the recipe with these sources."""
         changed = {"images": self.images, "test": self.test}
-        paths = {key: str(path) for key, path in changed.items() if path is not None}
+        paths = {key: place for key, place in changed.items() if place is not None}
         sets = {section.name: section for section in recipe.unfamiliar}
-        for name, (path, kind) in self.unfamiliar.items():
+        for name, (place, kind) in self.unfamiliar.items():
             known = sets[name].kind if name in sets else "far"
-            sets[name] = UnfamiliarSection(name=name, images=str(path), kind=kind or known)
+            sets[name] = UnfamiliarSection(name=name, images=place, kind=kind or known)
         return recipe.model_copy(
             update={
                 "data": recipe.data.model_copy(update=paths),

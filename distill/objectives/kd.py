@@ -105,8 +105,9 @@ class Kd(Objective):
         )
         self.probe_weight.zero_()
         self.probe_bias.fill_(_ABSENT)
-        self.probe_weight[probe.classes] = torch.from_numpy(probe.weight).float()
-        self.probe_bias[probe.classes] = torch.from_numpy(probe.bias).float()
+        rows = torch.from_numpy(probe.classes)
+        self.probe_weight[rows] = torch.from_numpy(probe.weight).to(self.probe_weight)
+        self.probe_bias[rows] = torch.from_numpy(probe.bias).to(self.probe_bias)
 
     def at_epoch(self, epoch: float) -> None:
         """Set the ramp of the divergence."""

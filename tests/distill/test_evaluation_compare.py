@@ -57,8 +57,8 @@ def test_a_sources_new_place_replaces_the_recipes(exported: Path) -> None:
     recipe = recipe_from_toml(Bundle.open(exported).file("recipe.toml"))
     name = recipe.unfamiliar[0].name
     moved = Moved(
-        images=Path("here"),
-        unfamiliar={name: (Path("there"), None), "new": (Path("new"), "near")},
+        images="here",
+        unfamiliar={name: ("there", None), "new": ("new", "near")},
     ).applied(recipe)
     assert moved.data.images == "here"
     assert moved.data.test is None
@@ -76,7 +76,7 @@ def test_other_test_images_and_a_lost_log_are_told(
 ) -> None:
     evaluation = bundle.file("evaluation.json")
     before = bundle.record("evaluation.json", Evaluation)
-    moved = Moved(images=flat_digits)
+    moved = Moved(images=str(flat_digits))
     found = reevaluate(bundle, progress, moved=moved, with_teacher=False)
     assert found.test_digest != before.test_digest
     assert found.training == before.training

@@ -525,7 +525,8 @@ def test_a_subspace_as_wide_as_the_student_is_refused_before_training(
     document["ood"] |= {"name": "vim", "dim": 32}
     with pytest.raises(UsageError, match="got dim = 32 and width 32"):
         distill(Recipe.model_validate(document), tmp_path / "vim.isogon", progress)
-    assert not list(tmp_path.iterdir())
+    assert not (tmp_path / "vim.isogon").exists()
+    assert not Checkpoint(work_folder(tmp_path / "vim.isogon"), recipe, ()).path.exists()
 
 
 def test_an_unreadable_unfamiliar_image_is_left_out(
