@@ -46,7 +46,8 @@ class LinearProbe:
         if len(classes) < 2:
             raise UsageError(
                 f"A linear probe tells classes apart and needs two or more, got "
-                f"{len(classes)}; add images of another class or use the knn detector."
+                f"{len(classes)}; add images of another class, or choose a detector or "
+                f"an objective that needs no classes."
             )
         data = embeddings.astype(np.float64)
         center = data.mean(axis=0)

@@ -20,6 +20,7 @@ from distill.recipe import TrainSection
 from distill.targets import Targets
 from distill.training.checkpoint import Checkpoint
 from distill.training.divergence import DivergenceWatch, Values, require_finite
+from distill.training.generators import generator_state, restore_generators
 from distill.training.interruption import interruption
 from distill.training.journal import Journal
 from distill.training.optimisation import optimizer_for, schedule_for
@@ -251,7 +252,7 @@ class Trainer:
 
     def _save(self) -> None:
         require_finite(self._pair, self._done)
-        generators = rows_of_all(self._fabric, _generator_state(self._fabric.device))
+        generators = rows_of_all(self._fabric, generator_state(self._fabric.device))
         if not self._fabric.is_global_zero:
             return
         self._checkpoint.save(
@@ -276,28 +277,6 @@ class Trainer:
         if self._ema is not None:
             self._ema.module.load_state_dict(state["ema"])
         self._fabric.strategy.precision.load_state_dict(state["precision"])
-        _restore_generators(state["generators"][self._fabric.global_rank])
+        restore_generators(state["generators"][self._fabric.global_rank])
         self._watch.restore(state["watch"])
         self._course = _Course(**state["course"])
-
-
-def _generator_state(device: torch.device) -> Tensor:
-    """Return the state of the generators that dropout draws from, as bytes."""
-    states = [torch.get_rng_state()]
-    if torch.cuda.is_available():
-        states.append(torch.cuda.get_rng_state())
-    return torch.cat(states).to(device)
-
-
-def _restore_generators(state: Tensor) -> None:
-    own = len(torch.get_rng_state())
-    torch.set_rng_state(state[:own].contiguous())
-    if torch.cuda.is_available() and len(state) > own:
-        torch.cuda.set_rng_state(state[own:].contiguous())
-
-
-def _shown(figures: Values) -> str:
-    return (
-        f"Distilling, loss {figures['loss']:.3f}, "
-        f"{figures['images_per_second']:.0f} images/s"
-    )
