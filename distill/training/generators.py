@@ -18,10 +18,3 @@ def restore_generators(state: Tensor) -> None:
     torch.set_rng_state(state[:own].contiguous())
     if torch.cuda.is_available() and len(state) > own:
         torch.cuda.set_rng_state(state[own:].contiguous())
-
-
-def _shown(figures: Values) -> str:
-    return (
-        f"Distilling, loss {figures['loss']:.3f}, "
-        f"{figures['images_per_second']:.0f} images/s"
-    )

@@ -280,3 +280,10 @@ class Trainer:
         restore_generators(state["generators"][self._fabric.global_rank])
         self._watch.restore(state["watch"])
         self._course = _Course(**state["course"])
+
+
+def _shown(figures: Values) -> str:
+    return (
+        f"Distilling, loss {figures['loss']:.3f}, "
+        f"{figures['images_per_second']:.0f} images/s"
+    )
