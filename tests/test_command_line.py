@@ -15,6 +15,7 @@ import safetensors.torch
 import timm
 from PIL import Image
 
+from distill import recipe_from_toml
 from serving.process import free_port
 
 
@@ -395,18 +396,36 @@ def test_the_quickstart_takes_a_folder_and_a_teacher_of_ones_own(
     assert "test_vit (teacher.safetensors)" in shown
 
 
-def test_the_recipe_of_the_repository_runs(
+def test_the_smallest_recipe_runs_as_it_stands(
     tmp_path: Path, digits: Path, photographs: Path
 ) -> None:
-    recipe = (Path(__file__).parents[1] / "recipes" / "digits.toml").read_text()
-    recipe = recipe.replace("quickstart-images/familiar", str(digits))
-    recipe = recipe.replace("quickstart-images/unfamiliar", str(photographs))
-    recipe = recipe.replace("epochs = 23", "epochs = 2").replace("size = 96", "size = 32")
-    (tmp_path / "digits.toml").write_text(recipe)
-    found = isogon("distill", "digits.toml", "--json", cwd=tmp_path)
+    images = tmp_path / "quickstart-images"
+    images.mkdir()
+    (images / "familiar").symlink_to(digits)
+    (images / "unfamiliar").symlink_to(photographs)
+    recipe = Path(__file__).parents[1] / "recipes" / "smallest.toml"
+    found = isogon("distill", recipe, "--json", cwd=tmp_path)
     assert found.returncode == 0, found.stderr
-    assert json.loads(found.stdout)["student"]["knn_accuracy"] is not None
-    assert isogon("export", "digits.isogon", cwd=tmp_path).returncode == 0
+    evaluation = json.loads(found.stdout)
+    assert evaluation["test_images"] == 36
+    assert evaluation["bank_images"] == 168
+    assert evaluation["unfamiliar"] == {"photographs": {"images": 12, "kind": "far"}}
+    assert set(evaluation["training"]["terms"][0]) == {
+        "global",
+        "token",
+        "local",
+        "feature",
+    }
+    before, after = (sum(terms.values()) for terms in evaluation["training"]["terms"])
+    assert after < before
+    assert 0 < evaluation["fidelity"]["angle_distortion"] < 1
+    for role, better_than in (("teacher", 0.5), ("student", 0.2)):  # chance is 0.1
+        assert evaluation[role]["knn_accuracy"]["value"] > better_than
+    ood = evaluation["teacher"]["ood"]["photographs"]
+    assert ood["knn_k1"]["auroc"]["value"] > 0.9
+    bundle = tmp_path / "smallest.isogon"
+    assert json.loads((bundle / "evaluation.json").read_bytes()) == evaluation
+    assert recipe_from_toml(bundle / "recipe.toml") == recipe_from_toml(recipe)
 
 
 @pytest.mark.slow

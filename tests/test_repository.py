@@ -56,7 +56,9 @@ def test_every_dependency_is_pinned() -> None:
             assert name in pinned, requirement
 
 
-@pytest.mark.parametrize("page", ["README.md", "bundle/README.md", "CHANGELOG.md"])
+@pytest.mark.parametrize(
+    "page", ["README.md", "bundle/README.md", "recipes/README.md", "CHANGELOG.md"]
+)
 def test_links_lead_somewhere_and_commands_exist(page: str) -> None:
     text = (ROOT / page).read_text()
     for target in re.findall(r"\]\(([^)]+)\)", text):
