@@ -19,6 +19,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from hashlib import sha256
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -139,7 +140,8 @@ def network(name: tuple[str, str], options: argparse.Namespace) -> Embed:
 
 def reference(options: argparse.Namespace, progress: Progress) -> Path:
     """Return the file with the teacher's embeddings, computed once for all runs."""
-    path: Path = options.runs / "teacher.pt"
+    path = result_path("teacher", ROLE_SEED, options).with_suffix(".pt")
+    path.parent.mkdir(exist_ok=True)
     if not path.exists():
         data = prepare_data(recipe_for("cosine", 0, options), progress, options.runs)
         pending = path.with_suffix(".pending")
@@ -180,7 +182,13 @@ def result_path(objective: str, seed: int, options: argparse.Namespace) -> Path:
     """Return where one run's evaluation is kept."""
     slug = "".join(c if c.isalnum() or c in ".=" else "-" for c in objective.lower())
     runs: Path = options.runs
-    return runs / f"{slug}-{seed}.json"
+    return runs / settings_digest(options) / f"{slug}-{seed}.json"
+
+
+def settings_digest(options: argparse.Namespace) -> str:
+    """Return what names the settings that all runs share: results are not mixed."""
+    shared = recipe_for("cosine", 0, options).model_dump_json()
+    return sha256(f"{shared} {options.corrupted}".encode()).hexdigest()[:10]
 
 
 def run_all(options: argparse.Namespace) -> None:
@@ -301,8 +309,8 @@ def explained(options: argparse.Namespace) -> str:
             f"commit {commit}.",
             "",
             f"Student {STUDENT[0]} from ImageNet weights with a new {options.width}-wide "
-            f"embedding layer, teacher {TEACHER[0]} with stored tokens; Tiny-ImageNet, 100 "
-            f"classes, 14,000 training images at {options.size} pixels, {options.epochs} "
+            f"embedding layer, teacher {TEACHER[0]} with stored tokens; Tiny-ImageNet's "
+            f"train.tar (100 classes of 140) at {options.size} pixels, {options.epochs} "
             f"epochs, batches of {options.batch}, AdamW {options.learning_rate:g}, cosine. "
             f"{counts} OOD by the nearest neighbour's cosine (k = 1).",
             "",

@@ -235,7 +235,7 @@ def test_an_interrupted_distillation_says_how_to_continue_and_does(
     assert "Run the same command again to continue" in told
     assert isogon("distill", "digits.toml", cwd=tmp_path).returncode == 0
     assert (tmp_path / "d.isogon" / "manifest.json").exists()
-    assert not checkpoint.parent.exists()
+    assert not checkpoint.exists()
 
 
 def test_evaluate_measures_again_and_compare_sets_side_by_side(
