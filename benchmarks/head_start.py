@@ -208,6 +208,7 @@ def main() -> None:
     )
     print(f"\n## Angle distortion (less is better)\n\n{table(runs, 0)}")
     print(f"\n## Neighbour overlap@10 (more is better)\n\n{table(runs, 1)}")
+    print(f"\n![Both figures by step]({options.plot.name})")
     print(f"\n{time.perf_counter() - begun:.0f} s in all.")
     with rc_context({"svg.hashsalt": options.plot.stem}):  # the same file for the same runs
         drawn(runs).savefig(options.plot, metadata={"Date": None})
