@@ -66,8 +66,8 @@ def failure(error: Exception) -> None:
     report = getattr(error, "report", None)
     if report is not None:
         _err.print(_parity_table(report))
-    _err.print("[bold red]Error[/]", end=" ")
-    _err.print(str(error), markup=False, soft_wrap=True)
+    _aside.print("[bold red]Error[/]", end=" ")
+    _aside.print(str(error), markup=False, soft_wrap=True)
 
 
 def as_json(document: Any) -> None:

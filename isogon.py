@@ -481,8 +481,9 @@ def _distilled(
         from distill.distillation import distill as run
     try:
         return run(recipe, output, progress, accept_changes=accept_changes)
-    except (KeyboardInterrupt, SystemExit):
-        console.note("Stopped. Run the same command again to continue.")
+    except (KeyboardInterrupt, SystemExit) as stopped:
+        if getattr(stopped, "code", None) != 0:  # 0: a further process of a finished run
+            console.note("Stopped. Run the same command again to continue.")
         raise
 
 
@@ -569,10 +570,12 @@ def _named_set(text: str) -> "tuple[str, tuple[str, Kind | None]]":
 
     name, given, source = text.partition("=")
     name, colon, kind = name.partition(":")
-    if not (name and given and source) or (colon and kind not in ("near", "far")):
+    plain = name.replace("-", "").replace("_", "").replace(".", "").isalnum()
+    if not (plain and given and source) or (colon and kind not in ("near", "far")):
         raise UsageError(
-            f"Expected --unfamiliar as NAME=SOURCE or NAME:near=SOURCE, got {text!r}; "
-            f"write for example --unfamiliar textures:far=data/textures."
+            f"Expected --unfamiliar as NAME=SOURCE or NAME:near=SOURCE, NAME of letters, "
+            f"digits, `-`, `_` and `.`, got {text!r}; write for example --unfamiliar "
+            f"textures:far=data/textures."
         )
     found: Kind | None = "near" if kind == "near" else "far" if kind == "far" else None
     return name, (source, found)

@@ -39,6 +39,10 @@ class Features:
         tokens = torch.cat([self.tokens[:, :1], resampled.flatten(2).mT], dim=1)
         return Features(tokens=tokens, grid=grid)
 
+    def cpu(self) -> "Features":
+        """Return the features in the host's memory."""
+        return Features(tokens=self.tokens.cpu(), grid=self.grid)
+
     def without_cells(self) -> "Features":
         """Return the pooled vectors alone."""
         return Features(tokens=self.tokens[:, :1], grid=(0, 0))

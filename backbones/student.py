@@ -1,5 +1,7 @@
 """The student: a backbone, an embedding layer where it needs one, unit-norm output."""
 
+import copy
+
 import safetensors.torch
 import timm
 import torch
@@ -67,6 +69,7 @@ class Student(nn.Module):
 
         The map becomes one with the embedding layer, so that it costs nothing.
         """
+        layer = copy.deepcopy(layer).to(self.backbone.mean.device)
         weight, bias = layer.weight, layer.bias
         if self.embedding is not None:
             bias = layer(self.embedding.bias)

@@ -196,6 +196,9 @@ def run_all(options: argparse.Namespace) -> None:
     wanted = [("start", 0)]
     wanted += [(one, seed) for seed in options.seeds for one in options.objectives]
     missing = [one for one in wanted if not result_path(*one, options).exists()]
+    if missing:  # once, before several want it
+        with Progress(disable=True) as progress:
+            reference(options, progress)
     environment = os.environ | {"GOMP_SPINCOUNT": "3000"}
     if options.jobs > 1:
         environment[THREADS] = str(max(1, (os.cpu_count() or 1) // options.jobs))

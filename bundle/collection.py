@@ -77,17 +77,18 @@ class Images(ABC):
                 long as names, sizes and times of change of the files stay the same.
         """
         record = FaultRecord.at(cache, self.where, self.names, self.files())
-        known = record.load()
-        if known is not None:
-            return known
-        tracked = progress.track(
-            zip(self.names, self._faults(), strict=True),
-            len(self),
-            description="Reading images",
-        )
-        found = {name: fault for name, fault in tracked if fault is not None}
-        record.save(found)
-        return found
+        with record.alone():  # of several processes one reads, the others wait
+            known = record.load()
+            if known is not None:
+                return known
+            tracked = progress.track(
+                zip(self.names, self._faults(), strict=True),
+                len(self),
+                description="Reading images",
+            )
+            found = {name: fault for name, fault in tracked if fault is not None}
+            record.save(found)
+            return found
 
     def readable(
         self,

@@ -3,10 +3,12 @@
 import hashlib
 import json
 from collections.abc import Iterable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
 import PIL
+from filelock import FileLock
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 
@@ -40,6 +42,13 @@ class FaultRecord:
         number = hashlib.blake2b(_bytes(where), digest_size=6).hexdigest()
         return cls(path=folder / f"readable-{number}.json", where=where, revision=revision)
 
+    def alone(self) -> AbstractContextManager[object]:
+        """Return a lock on the record, to be held while it is made."""
+        if self.path is None:
+            return nullcontext()
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        return FileLock(self.path.with_suffix(".lock"))
+
     def load(self) -> dict[str, str] | None:
         """Return the faults found before, or None where something has changed since."""
         if self.path is None or not self.path.is_file():
@@ -55,7 +64,6 @@ class FaultRecord:
         if self.path is None:
             return
         content = {"where": self.where, "revision": self.revision, "faults": faults}
-        self.path.parent.mkdir(parents=True, exist_ok=True)
         pending = self.path.with_suffix(".pending")
         pending.write_text(json.dumps(content, indent=2), encoding="utf-8")
         pending.replace(self.path)

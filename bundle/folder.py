@@ -28,15 +28,16 @@ class ImageFolder(Images):
             UsageError: there is no such folder, or no image in it.
         """
         if not root.is_dir():
-            found = "a file" if root.exists() else "nothing"
-            raise UsageError(f"Expected a folder of images at {root}, found {found}.")
-        paths = sorted(
+            there = "a file" if root.exists() else "nothing"
+            raise UsageError(f"Expected a folder of images at {root}, found {there}.")
+        found = (
             path
             for path in root.rglob("*")
             if path.suffix.lower() in SUFFIXES
             and not _hidden(path.relative_to(root))
             and path.is_file()
         )
+        paths = sorted(found, key=lambda path: path.relative_to(root).as_posix())
         if not paths:
             raise UsageError(
                 f"{root} holds no images; expected files ending in "

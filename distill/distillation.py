@@ -114,11 +114,15 @@ def learn(
     torch.manual_seed(recipe.train.seed)
     device = fabric.device
     data = prepare_data(recipe, progress, work)
-    models = prepare_models(recipe, data, device, progress)
-    recipe.ood.require_possible(
-        len(data.bank), bool(data.familiar.classes), models.student.width
-    )
     checkpoint = Checkpoint(work, recipe, data.trained, accept_changes=accept_changes)
+    checkpoint.require_continuable()
+    models = prepare_models(recipe, data, device, progress)
+    in_teachers = recipe.student.space == "teacher"
+    recipe.ood.require_possible(
+        len(data.bank),
+        bool(data.familiar.classes),
+        models.teacher.card.width if in_teachers else models.student.width,
+    )
     if models.objective.start_on != "nothing" and not checkpoint.path.exists():
         models.objective.start(_start(models, data, device, progress))
     targets = models.teacher.targets(data.split.bank, device, progress)
@@ -202,9 +206,7 @@ def _plan(
             repeats=recipe.data.repeats,
             seed=section.seed,
         )
-    neighbours = kept_neighbours(
-        work / "neighbours.npy", teacher.pooled(learnt, device, progress)
-    )
+    neighbours = kept_neighbours(work, teacher.pooled(learnt, device, progress))
     return neighbourly(
         learnt,
         neighbours,

@@ -48,6 +48,7 @@ def prepare_models(
         classes=0 if labels is None else int(labels.max()) + 1,
     )
     _require_tokens(objective, teacher, data, device)
+    _require_taught_embedding(recipe, student)
     if recipe.student.space == "teacher" and objective.to_teacher() is None:
         raise UsageError(
             'With `space = "teacher"` an objective must train a linear map to the '
@@ -115,6 +116,18 @@ def _require_tokens(
             "An objective of this recipe compares tokens, and the teacher gives one "
             'vector per image. Take `features = "online"` or "tokens" in [teacher], or '
             "another objective."
+        )
+
+
+def _require_taught_embedding(recipe: Recipe, student: Student) -> None:
+    """Refuse VkD alone for an embedding that its loss does not reach."""
+    alone = {objective.name for objective in recipe.objective} == {"vkd"}
+    if alone and getattr(student.backbone.model, "cls_token", None) is not None:
+        raise UsageError(
+            f"VkD teaches the mean of the cells, and the embedding of "
+            f"{recipe.student.name} is its class token, which nothing would teach. Add "
+            f'an [[objective]] that does: `name = "cosine"`, or "kd" where there are '
+            f"classes."
         )
 
 

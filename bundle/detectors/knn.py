@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float
 
+from bundle.detectors.blocks import in_blocks
 from bundle.detectors.detector import Detector
 from bundle.detectors.stored import Stored
 
@@ -28,10 +29,14 @@ class Knn(Detector):
 
     def score(self, embeddings: Float[np.ndarray, "b d"]) -> Float[np.ndarray, " b"]:
         """Return 2 - 2 cos to the k-th nearest of the bank, in [0, 4]."""
-        cosines = directions(embeddings) @ self.bank.T
-        kth = cosines.shape[1] - self.k
-        scores: np.ndarray = 2 - 2 * np.partition(cosines, kth, axis=1)[:, kth]
-        return scores
+        kth = len(self.bank) - self.k
+
+        def score(some: Float[np.ndarray, "b d"]) -> Float[np.ndarray, " b"]:
+            cosines = directions(some) @ self.bank.T
+            scores: np.ndarray = 2 - 2 * np.partition(cosines, kth, axis=1)[:, kth]
+            return scores
+
+        return in_blocks(score, embeddings)
 
     def arrays(self) -> dict[str, np.ndarray]:
         """Return the bank, [n, d]."""

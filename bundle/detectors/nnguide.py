@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float
 
+from bundle.detectors.blocks import in_blocks
 from bundle.detectors.detector import Detector
 from bundle.detectors.knn import directions
 from bundle.detectors.probe import LinearProbe, log_sum_exp
@@ -35,11 +36,15 @@ class NnGuide(Detector):
 
     def score(self, embeddings: Float[np.ndarray, "b d"]) -> Float[np.ndarray, " b"]:
         """Return the negative of energy times guidance."""
-        guidance = directions(embeddings) @ self.guides.T
-        first = guidance.shape[1] - self.k
-        nearest = np.partition(guidance, first, axis=1)[:, first:].mean(axis=1)
-        found: np.ndarray = -log_sum_exp(self.probe.logits(embeddings)) * nearest
-        return found
+        first = len(self.guides) - self.k
+
+        def score(some: Float[np.ndarray, "b d"]) -> Float[np.ndarray, " b"]:
+            guidance = directions(some) @ self.guides.T
+            nearest = np.partition(guidance, first, axis=1)[:, first:].mean(axis=1)
+            found: np.ndarray = -log_sum_exp(self.probe.logits(some)) * nearest
+            return found
+
+        return in_blocks(score, embeddings)
 
     def arrays(self) -> dict[str, np.ndarray]:
         """Return the probe's arrays and the guides [n, d]."""

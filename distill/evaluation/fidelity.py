@@ -39,10 +39,13 @@ def fidelity(teacher: Embedded, student: Embedded, *, same_space: bool) -> Fidel
     )
 
 
-def linear_cka(before: Float[np.ndarray, "n _"], after: Float[np.ndarray, "n _"]) -> float:
+def linear_cka(
+    before: Float[np.ndarray, "n _"], after: Float[np.ndarray, "n _"]
+) -> float | None:
     """Return the linear centred kernel alignment of two sets of features, in [0, 1].
 
-    1 means equal up to rotation, isotropic scale and shift. By the feature-space
+    None where one of them does not vary: a single image, or a collapsed model. 1 means
+    equal up to rotation, isotropic scale and shift. By the feature-space
     formula of Kornblith et al., "Similarity of Neural Network Representations
     Revisited", ICML 2019, arXiv:1905.00414, section 3: the biased estimate, which is
     too high where the images are few for the width.
@@ -50,7 +53,7 @@ def linear_cka(before: Float[np.ndarray, "n _"], after: Float[np.ndarray, "n _"]
     x = _centred(before)
     y = _centred(after)
     scale = np.linalg.norm(x.T @ x) * np.linalg.norm(y.T @ y)
-    return float(np.linalg.norm(y.T @ x) ** 2 / scale) if scale > 0 else float("nan")
+    return float(np.linalg.norm(y.T @ x) ** 2 / scale) if scale > 0 else None
 
 
 def _centred(features: Float[np.ndarray, "n d"]) -> Float[np.ndarray, "n d"]:

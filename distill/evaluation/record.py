@@ -15,7 +15,8 @@ Role = Literal["teacher", "student"]
 
 
 class _Record(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    # JSON has no NaN: what would be written as null is refused when it is made.
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class Estimate(_Record):
@@ -38,7 +39,8 @@ class Fidelity(_Record):
 
     angle_distortion: float  # mean |cos_student - cos_teacher| over test-bank pairs
     neighbour_overlap: float  # mean share of the teacher's 10 nearest that are kept
-    linear_cka: float  # of the test embeddings, centred; 1 is equal up to rotation
+    # Of the test embeddings, centred; 1 is equal up to rotation. None without variation.
+    linear_cka: float | None
     # Share of the teacher's 10 nearest that a student query finds in an index of the
     # teacher's vectors; None unless the student lives in the teacher's space.
     teacher_index_recall: float | None = None

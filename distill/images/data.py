@@ -133,15 +133,22 @@ class _Reading:
         return images, usable
 
 
+def _files(images: Images) -> set[Path]:
+    """Return the files behind the images, however they were named."""
+    return {path.resolve() for path in images.files()}
+
+
 def _require_comparable(familiar: Images, held_out: Images) -> None:
     """Refuse a test on what is learnt from, and classes that differ.
 
     Where either has no classes there is nothing to compare.
     """
-    if familiar.where == held_out.where:
+    shared = _files(familiar) & _files(held_out)
+    if shared:
         raise UsageError(
-            f"`images` and `test` of [data] are both {familiar.where}, so that the test "
-            f"would be on what is learnt from. Leave `test` out; a part is held out then."
+            f"`images` and `test` of [data] share {len(shared)} files, such as "
+            f"{min(shared)}, so that the test would be on what is learnt from. Name "
+            f"other images, or leave `test` out; a part is held out then."
         )
     if not familiar.classes or not held_out.classes:
         return

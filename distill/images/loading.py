@@ -1,8 +1,9 @@
 """Pixels for the models: random views to learn from, plain crops to measure on."""
 
-import signal
-from collections.abc import Callable, Iterator
+import os
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -82,7 +83,7 @@ class TrainingViews:
             persistent_workers=workers > 0,
             generator=torch.Generator(),  # else it draws from the one of dropout
             pin_memory=torch.cuda.is_available(),
-            worker_init_fn=_leave_interrupts_to_the_main_process,
+            worker_init_fn=leave_signals_to_the_main_process,
         )
         self._micro_batches = len(mine)
         self._steps = len(plan(0))
@@ -95,7 +96,7 @@ class TrainingViews:
         """Iterate over the micro-batches of each step of an epoch, from step `start`."""
         self._keys.epoch, self._keys.start = epoch, start
         micro_batches: list[Batch] = []
-        for pixels, indices, numbers in self._loader:
+        for pixels, indices, numbers in _plainly(self._loader):
             labels = None
             if self._labels is not None:
                 labels = torch.from_numpy(self._labels[indices.numpy()])
@@ -105,6 +106,14 @@ class TrainingViews:
             if len(micro_batches) == self._micro_batches:
                 yield tuple(micro_batches)
                 micro_batches = []
+
+
+def _plainly(loader: Iterable[Any]) -> Iterator[Any]:
+    """Iterate, giving an error of a worker process as it was raised there."""
+    try:
+        yield from loader
+    except UsageError as error:
+        raise UsageError(str(error).rpartition("UsageError: ")[2]) from error
 
 
 class _Keys(Sampler[list[View]]):
@@ -150,8 +159,16 @@ def shuffled(
     With `repeats` r an epoch takes every r-th part of the images, r views of each in a
     row ("repeated augmentation", arXiv:1901.09335). With fewer images than
     `batch_size` all of them make one batch; a batch is a multiple of `parts`.
+
+    Raises:
+        UsageError: there are fewer than two images for each part.
     """
     size = min(batch_size, len(indices)) // parts * parts
+    if size < 2 * parts:
+        raise UsageError(
+            f"{len(indices)} images to learn from cannot be cut into {parts} parts with 2 "
+            f"or more in each. Add images, or lower `devices` or `accumulate` in [train]."
+        )
 
     def plan(epoch: int) -> list[Indices]:
         order = np.random.default_rng((seed, epoch)).permutation(indices)
@@ -173,7 +190,7 @@ def views_in_order(
         num_workers=workers,
         generator=torch.Generator(),  # else it draws from everyone's
         pin_memory=torch.cuda.is_available(),
-        worker_init_fn=_leave_interrupts_to_the_main_process,
+        worker_init_fn=leave_signals_to_the_main_process,
     )
     for pixels, _, _ in loader:
         yield pixels
@@ -232,8 +249,12 @@ def neighbourly(
     return plan
 
 
-def _leave_interrupts_to_the_main_process(_: int) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+def leave_signals_to_the_main_process(_: int) -> None:
+    """Keep a loader's worker out of signals to the run's process group.
+
+    The main process stops between two steps, and needs the worker until then.
+    """
+    os.setsid()
 
 
 class _Crops(Dataset[Tensor]):

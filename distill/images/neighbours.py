@@ -4,6 +4,7 @@ Neighbours are computed once, from the teacher's features of the training images
 augmentation. An image is named by its place among them.
 """
 
+from hashlib import sha256
 from pathlib import Path
 
 import faiss
@@ -13,13 +14,14 @@ from jaxtyping import Float, Int32, Int64, Integer
 
 from bundle import UsageError
 
+_BLOCK = 4096
 NEAREST = 384  # what the authors keep per image
 DRAWN = 15
 AMONG = 31
 
 
 def nearest_neighbours(
-    features: Float[np.ndarray, "n d"], k: int = NEAREST, block: int = 4096
+    features: Float[np.ndarray, "n d"], k: int = NEAREST, block: int = _BLOCK
 ) -> Int32[np.ndarray, "n k"]:
     """Return, per image, the places of its nearest by cosine, the nearest first.
 
@@ -55,13 +57,18 @@ def nearest_neighbours(
 
 
 def kept_neighbours(
-    path: Path, features: Float[np.ndarray, "n d"]
+    folder: Path, features: Float[np.ndarray, "n d"]
 ) -> Int32[np.ndarray, "n k"]:
-    """Return the `AMONG` nearest, mapped from `path`, where they are written first.
+    """Return the `AMONG` nearest, mapped from a file in `folder`, written first.
 
-    Of several processes that want them one computes and the others wait.
+    The file is named by the features' hash. Of several processes that want it one
+    computes and the others wait.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
+    digest = sha256()
+    for first in range(0, len(features), _BLOCK):
+        digest.update(features[first : first + _BLOCK].tobytes())
+    path = folder / f"neighbours-{digest.hexdigest()[:16]}.npy"
+    folder.mkdir(parents=True, exist_ok=True)
     with FileLock(path.with_suffix(".lock")):
         if not path.exists():
             pending = path.with_suffix(".pending.npy")

@@ -8,12 +8,13 @@ from typing import Any
 import numpy as np
 import torch
 from jaxtyping import UInt8
+from PIL import Image
 from timm.data import create_transform
 from timm.data.random_erasing import RandomErasing
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from bundle import Images
+from bundle import Images, UsageError
 from distill.recipe import DataSection
 
 _MEAN, _DEVIATION = 0.45, 0.225  # of natural images, about those of ImageNet
@@ -32,19 +33,7 @@ class Views(Dataset[tuple[Tensor, int, int]]):
     def __init__(self, images: Images, data: DataSection, seed: int) -> None:
         self._images = images
         self._seed = seed
-        self._transform = create_transform(
-            (3, data.size, data.size),
-            is_training=True,
-            use_prefetcher=True,  # uint8 out: normalisation belongs to the models
-            scale=data.scale,
-            hflip=data.flip,
-            auto_augment=data.augment,
-            color_jitter=data.colour_jitter,
-            color_jitter_prob=data.colour_jitter_share,
-            grayscale_prob=data.grey,
-            gaussian_blur_prob=data.blur,
-            interpolation="bicubic",
-        )
+        self._transform = _transform(data)
         self._erase: Callable[[Tensor], Tensor] | None = None
         if data.erase > 0:
             erasing: Any = RandomErasing  # timm leaves it untyped
@@ -68,6 +57,29 @@ def _with_noise(
     normal = erase((pixels.float() / 255 - _MEAN) / _DEVIATION)
     noisy = (normal * _DEVIATION + _MEAN) * 255
     return noisy.round().clamp(0, 255).to(torch.uint8)
+
+
+def _transform(data: DataSection) -> Callable[[Image.Image], Tensor]:
+    try:
+        made: Callable[[Image.Image], Tensor] = create_transform(
+            (3, data.size, data.size),
+            is_training=True,
+            use_prefetcher=True,  # uint8 out: normalisation belongs to the models
+            scale=data.scale,
+            hflip=data.flip,
+            auto_augment=data.augment,
+            color_jitter=data.colour_jitter,
+            color_jitter_prob=data.colour_jitter_share,
+            grayscale_prob=data.grey,
+            gaussian_blur_prob=data.blur,
+            interpolation="bicubic",
+        )
+    except (AssertionError, ValueError, KeyError, IndexError) as error:
+        raise UsageError(
+            f"timm does not take these views: {error or type(error).__name__}. See "
+            f"`augment` in [data]; `rand-m9-mstd0.5-inc1` is an example."
+        ) from error
+    return made
 
 
 @contextmanager

@@ -1,10 +1,10 @@
 """The plain baseline: point where the teacher points."""
 
-import torch.nn.functional as F
 from torch import nn
 
 from backbones import Features
 from distill.objectives.objective import Labels, Objective, Terms
+from distill.objectives.precision import cosine
 
 
 class Cosine(Objective):
@@ -21,8 +21,7 @@ class Cosine(Objective):
 
     def forward(self, student: Features, teacher: Features, labels: Labels = None) -> Terms:
         """Return the term cosine."""
-        cosine = F.cosine_similarity(self.expand(student.pooled), teacher.pooled, dim=1)
-        return {"cosine": (1 - cosine).mean()}
+        return {"cosine": (1 - cosine(self.expand(student.pooled), teacher.pooled)).mean()}
 
     def to_teacher(self) -> nn.Linear:
         """The trained layer: the loss is zero where it points as the teacher does."""

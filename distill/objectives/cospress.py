@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from backbones import Features
 from distill.objectives.gather import whole_batch
 from distill.objectives.objective import Labels, Objective, StartOn, Terms
-from distill.objectives.precision import precise
+from distill.objectives.precision import cosine, precise
 from distill.objectives.sne import sne_divergence
 
 
@@ -107,4 +107,4 @@ class CosPress(Objective):
 def _one_minus_cosine(
     student: Float[Tensor, "b d"], target: Float[Tensor, "b d"]
 ) -> Float[Tensor, ""]:
-    return (1 - F.cosine_similarity(student, target, dim=1)).mean()
+    return (1 - cosine(student, target)).mean()

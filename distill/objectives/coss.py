@@ -1,12 +1,12 @@
 """CoSS: images alike as vectors over channels, channels alike as vectors over images."""
 
-import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from backbones import Features
 from distill.objectives.gather import whole_batch
 from distill.objectives.objective import Labels, Objective, Terms
+from distill.objectives.precision import cosine
 
 _HIDDEN = 2048
 
@@ -70,4 +70,4 @@ class Coss(Objective):
 def _minus_cosine(
     student: Float[Tensor, "n d"], teacher: Float[Tensor, "n d"]
 ) -> Float[Tensor, ""]:
-    return -F.cosine_similarity(student, teacher, dim=1).mean()
+    return -cosine(student, teacher).mean()

@@ -30,6 +30,9 @@ class Vkd(Objective):
     A batch is that of all processes. Where the teacher is known by its embeddings alone,
     z is the pooled vector of each side; this is our extension.
 
+    The class token of a transformer is not in it: alone it cannot train an embedding that
+    is one, and the paper has a classification loss beside it.
+
     Reference: Miles, Elezi, Deng, "VkD: Improving Knowledge Distillation using
     Orthogonal Projections", arXiv:2403.06213; equal to the authors' code to 1e-9 in
     float64. We parametrise Q by the Cayley map. The released Householder one keeps its

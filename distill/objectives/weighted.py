@@ -59,9 +59,9 @@ class Weighted(Objective):
         images = 0
         for features, labels in sample:
             if on_sample and images < SAMPLE:
-                kept.append((features, labels))
+                kept.append((features.cpu(), labels))
             if on_all:
-                vectors = Features(tokens=features.tokens[:, :1].clone(), grid=(0, 0))
+                vectors = Features(tokens=features.tokens[:, :1].cpu().clone(), grid=(0, 0))
                 pooled.append((vectors, labels))
             images += len(features.tokens)
         for part in on_sample:

@@ -120,6 +120,12 @@ class DataSection(_Section):
             raise ValueError(f"expected a policy that starts with one of {_POLICIES}")
         return augment
 
+    @model_validator(mode="after")
+    def _one_kind_of_colour(self) -> "DataSection":
+        if self.augment is not None and self.colour_jitter:
+            raise ValueError("expected either augment or colour_jitter, got both")
+        return self
+
     @property
     def shares(self) -> Shares:
         """How much of the familiar images is held out."""
@@ -185,6 +191,19 @@ class TrainSection(_Section):
                 f"expected warmup_epochs below epochs, got {self.warmup_epochs:g} "
                 f"and {self.epochs}"
             )
+        return self
+
+    @field_validator("milestones")
+    @classmethod
+    def _ascending(cls, milestones: tuple[int, ...]) -> tuple[int, ...]:
+        if list(milestones) != sorted({max(1, epoch) for epoch in milestones}):
+            raise ValueError("expected epochs from 1, ascending")
+        return milestones
+
+    @model_validator(mode="after")
+    def _has_momentum(self) -> "TrainSection":
+        if self.nesterov and not self.momentum:
+            raise ValueError("expected momentum above 0 with nesterov")
         return self
 
     @model_validator(mode="after")

@@ -36,7 +36,8 @@ class TeacherSection(BaseModel):
     )
     path: str | None = Field(
         default=None,
-        description="an .npy file with a row per image, in order of their names, or a "
+        description="an .npy file with a row per image in the order of their source (of a "
+        "folder: sorted by path below it; of a list or an archive: as it lists them), or a "
         ".parquet file with columns `name` (or `path`) and `embedding`, instead of a model",
     )
     licence: str | None = Field(

@@ -8,6 +8,7 @@ from PIL import Image
 
 from bundle import Calibration
 from bundle.neighbours import nearest
+from distill.evaluation.fidelity import BLOCK
 from distill.report.drawn import CosinePairs, Picture, Query
 
 PAIRS = 4000  # points of the cosine scatter
@@ -111,7 +112,11 @@ def thumbnail(pixels: UInt8[np.ndarray, "h w 3"]) -> UInt8[np.ndarray, "_ _ 3"]:
 def _ranked(
     test: Float32[np.ndarray, "test d"], bank: Float32[np.ndarray, "bank d"]
 ) -> Int[np.ndarray, "test shown"]:
-    cosines = test @ bank.T
-    found = nearest(cosines, min(SHOWN, len(bank)))
-    order = np.argsort(-np.take_along_axis(cosines, found, axis=1), axis=1, kind="stable")
-    return np.take_along_axis(found, order, axis=1)
+    rows = []
+    for start in range(0, len(test), BLOCK):
+        cosines = test[start : start + BLOCK] @ bank.T
+        found = nearest(cosines, min(SHOWN, len(bank)))
+        values = np.take_along_axis(cosines, found, axis=1)
+        order = np.argsort(-values, axis=1, kind="stable")
+        rows.append(np.take_along_axis(found, order, axis=1))
+    return np.concatenate(rows)

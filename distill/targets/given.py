@@ -75,7 +75,7 @@ def _from_npy(path: Path, images: Images) -> Float[np.ndarray, "images d"]:
         raise UsageError(f"{expected}, got {embeddings.dtype} {list(embeddings.shape)}.")
     if len(embeddings) != len(images):
         raise UsageError(
-            f"{expected}, a row for each image of {images.where} in order of the names, "
+            f"{expected}, a row for each image of {images.where} in its order, "
             f"got {len(embeddings)} rows. With a .parquet file, rows are found by name."
         )
     return np.asarray(embeddings)

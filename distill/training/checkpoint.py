@@ -4,6 +4,7 @@ import os
 from collections.abc import Iterable
 from hashlib import file_digest, sha256
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
@@ -65,6 +66,10 @@ class Checkpoint:
             os.fsync(file.fileno())
         pending.replace(self.path)
 
+    def require_continuable(self) -> None:
+        """Raise what `load` would raise; before hours are spent on other things."""
+        self.load()
+
     def load(self) -> dict[str, Any] | None:
         """Return the saved state, or None where no run was interrupted.
 
@@ -73,7 +78,14 @@ class Checkpoint:
         """
         if not self.path.exists():
             return None
-        state: dict[str, Any] = torch.load(self.path, map_location="cpu", weights_only=True)
+        try:
+            state: dict[str, Any] = torch.load(
+                self.path, map_location="cpu", weights_only=True, mmap=True
+            )
+        except (RuntimeError, EOFError, IndexError, UnpicklingError) as error:
+            raise UsageError(
+                f"{self.path} is damaged ({error}). Remove {self._folder} to start anew."
+            ) from error
         theirs = state.pop("shaping")
         changed = sorted(
             key
@@ -120,7 +132,12 @@ def _shaping(recipe: Recipe) -> dict[str, Any]:
         for key, value in fields.items()
     }
     objectives = recipe.model_dump(mode="json", include={"objective"})["objective"]
-    if recipe.teacher.path is not None and Path(recipe.teacher.path).is_file():
-        with Path(recipe.teacher.path).open("rb") as file:
-            flat["teacher's embeddings"] = file_digest(file, "sha256").hexdigest()
+    for key, name in {
+        "content of teacher.path": recipe.teacher.path,
+        "content of teacher.checkpoint": recipe.teacher.checkpoint,
+        "content of student.checkpoint": recipe.student.checkpoint,
+    }.items():
+        if name is not None and Path(name).is_file():
+            with Path(name).open("rb") as file:
+                flat[key] = file_digest(file, "sha256").hexdigest()
     return flat | {f"objective.{part['name']}": part for part in objectives}

@@ -18,9 +18,12 @@ def optimizer_for(
     module: nn.Module, section: TrainSection, *, undecayed: Collection[str]
 ) -> torch.optim.Optimizer:
     """Return the optimiser; weight decay leaves vectors and `undecayed` alone."""
+    # Two groups also where nothing decays: a continued run may change that.
     groups = param_groups_weight_decay(
-        module, section.weight_decay, no_weight_decay_list=undecayed
+        module, section.weight_decay or 1.0, no_weight_decay_list=undecayed
     )
+    for group in groups:
+        group["weight_decay"] = section.weight_decay if group["weight_decay"] else 0.0
     if section.optimizer == "adamw":
         return torch.optim.AdamW(groups, lr=section.learning_rate)
     return torch.optim.SGD(

@@ -78,3 +78,13 @@ def rows_of_all(fabric: Fabric, row: Tensor) -> Tensor:
     rows = fabric.all_gather(row)
     assert isinstance(rows, Tensor)
     return rows.reshape(fabric.world_size, -1)
+
+
+def require_agreement(fabric: Fabric, step: int) -> None:
+    """Raise `UsageError` unless all processes continue from the same step."""
+    steps = rows_of_all(fabric, torch.tensor([step], device=fabric.device)).flatten()
+    if len(set(steps.tolist())) > 1:
+        raise UsageError(
+            f"The processes would continue from different steps, {steps.tolist()}: all "
+            f"nodes must see the same checkpoint. Put --output on a folder they share."
+        )

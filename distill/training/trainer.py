@@ -24,7 +24,12 @@ from distill.training.generators import generator_state, restore_generators
 from distill.training.interruption import interruption
 from distill.training.journal import Journal
 from distill.training.optimisation import optimizer_for, schedule_for
-from distill.training.processes import any_of_all, mean_of_all, rows_of_all
+from distill.training.processes import (
+    any_of_all,
+    mean_of_all,
+    require_agreement,
+    rows_of_all,
+)
 
 # The mean of each loss term over one epoch.
 EpochMeans = dict[str, float]
@@ -120,6 +125,7 @@ class Trainer:
         self._course = _Course()
         self._unseen: list[Terms] = []  # terms of the latest steps, still on the device
         self._restore()
+        require_agreement(fabric, self._done)
 
     def run(self) -> TrainingLog:
         """Train the student in place, to the end of the recipe.
@@ -160,6 +166,8 @@ class Trainer:
                     if save:
                         self._save()
                         saved = time.monotonic()
+                    if stop and not self._fabric.is_global_zero:
+                        raise SystemExit(0)  # or the first would be ended before it saved
                     if stop:
                         asked.end()
             self._save()
@@ -273,10 +281,14 @@ class Trainer:
         if state is None:
             return
         self._pair.load_state_dict(state["pair"])
+        decays = [group["weight_decay"] for group in self._optimizer.param_groups]
         self._optimizer.load_state_dict(state["optimizer"])
+        for group, decay in zip(self._optimizer.param_groups, decays, strict=True):
+            group["weight_decay"] = decay  # may have been changed between
         if self._ema is not None:
             self._ema.module.load_state_dict(state["ema"])
-        self._fabric.strategy.precision.load_state_dict(state["precision"])
+        if state["precision"]:  # the gradient scaler of 16-mixed
+            self._fabric.strategy.precision.load_state_dict(state["precision"])
         restore_generators(state["generators"][self._fabric.global_rank])
         self._watch.restore(state["watch"])
         self._course = _Course(**state["course"])
