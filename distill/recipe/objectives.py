@@ -32,7 +32,7 @@ class IsogonSection(_CompressionSection):
 
     name: Literal["isogon"]
     angle_weight: float = Field(default=10.0, ge=0, description="on the head's cosines")
-    pairs_weight: float = Field(default=10.0, ge=0, description="on the student's")
+    pairs_weight: float = Field(default=3.0, ge=0, description="on the student's")
 
 
 class VkdSection(_ObjectiveSection):

@@ -157,9 +157,7 @@ class Trainer:
                         if journal is not None:
                             journal.write(self._done - 1, course.epoch, figures)
                         self._progress.update(
-                            task,
-                            completed=self._done,
-                            description=_shown(figures),
+                            task, completed=self._done, description=_shown(figures)
                         )
                     if last:
                         self._close_epoch()

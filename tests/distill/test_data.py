@@ -49,8 +49,10 @@ def test_other_classes_in_the_test_images_are_refused(
 ) -> None:
     test = Path(shutil.copytree(digits, tmp_path / "test"))
     (test / "9").rename(test / "nine")
-    with pytest.raises(UsageError, match=r"both .*on what is learnt from"):
-        prepare_data(changed(recipe, test=str(digits)), progress)
+    with pytest.raises(UsageError, match=r"share 240 files.*on what is learnt from"):
+        prepare_data(changed(recipe, test=str(digits / "..") + f"/{digits.name}"), progress)
+    with pytest.raises(UsageError, match=r"share .*on what is learnt from"):
+        prepare_data(changed(recipe, test=str(digits / "3")), progress)
     with pytest.raises(UsageError, match=r"same classes.* only one of them has 9, nine\."):
         prepare_data(changed(recipe, test=str(test)), progress)
 

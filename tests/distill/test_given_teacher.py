@@ -90,7 +90,7 @@ def test_rows_of_a_table_are_found_by_name(
 @pytest.mark.parametrize(
     ("array", "said"),
     [
-        (np.ones((59, 6)), "order of the names, got 59 rows"),
+        (np.ones((59, 6)), "in its order, got 59 rows"),
         (np.ones(60), r"float embeddings \[60, d\], got float64 \[60\]"),
         (np.ones((60, 6), int), r"got int64 \[60, 6\]"),
         (np.ones((60, 0)), r"got float64 \[60, 0\]"),
