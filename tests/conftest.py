@@ -75,6 +75,8 @@ def recipe(digits: Path, photographs: Path) -> Recipe:
             "scale": [0.5, 1.0],
         },
         "unfamiliar": [{"name": "photographs", "images": str(photographs)}],
+        "objective": [{"name": "cospress"}],
+        "ood": {"name": "knn"},
         "train": {
             "epochs": 2,
             "warmup_epochs": 0.5,

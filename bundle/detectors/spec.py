@@ -48,7 +48,7 @@ class DetectorSpec(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    name: DetectorName = "knn"
+    name: DetectorName = "mahalanobis"
     k: int | None = Field(
         default=None,
         ge=1,

@@ -11,7 +11,7 @@ from pydantic import (
 )
 
 from bundle import DetectorSpec, Shares
-from distill.recipe.objectives import CosPressSection, ObjectiveSection
+from distill.recipe.objectives import IsogonSection, ObjectiveSection
 from distill.recipe.teacher import TeacherSection
 
 # What timm.data.create_transform takes as auto_augment.
@@ -231,7 +231,7 @@ class Recipe(_Section):
     unfamiliar: tuple[UnfamiliarSection, ...] = ()
     train: TrainSection = TrainSection()
     objective: tuple[ObjectiveSection, ...] = Field(
-        default=(CosPressSection(name="cospress"),), min_length=1
+        default=(IsogonSection(name="isogon"),), min_length=1
     )
     ood: DetectorSpec = DetectorSpec()
 

@@ -120,13 +120,13 @@ def training_curves(terms: tuple[Mapping[str, float], ...]) -> list[Markup]:
     if len(names) > 1:
         curves = {"total": [sum(epoch.values()) for epoch in terms], **curves}
     epochs = np.arange(1, len(terms) + 1)
-    marker = "o" if len(terms) < 15 else ""
+    marker = "o" if len(terms) < 15 else None
     drawn = []
     for number, (name, values) in enumerate(curves.items()):
         with rc_context(STYLE):
             figure, axes = _panel(width=2.7, height=1.9)
             axes.plot(
-                epochs, values, marker, linestyle="-", markersize=3,
+                epochs, values, marker=marker, linestyle="-", markersize=3,
                 color=colour("student"), linewidth=1.5,
             )  # fmt: skip
             axes.set_title(name.replace("_", " "), loc="left", weight="bold")

@@ -173,7 +173,7 @@ def test_auroc_and_both_fpr95_are_those_of_openood() -> None:
 def test_accuracy_and_ood_are_absent_where_they_mean_nothing() -> None:
     data = embedded(6)
     alone = Embedded(bank=data.bank, test=data.test, unfamiliar={})
-    found = quality(alone, None, None, DetectorSpec(), {})
+    found = quality(alone, None, None, DetectorSpec(name="knn"), {})
     assert (found.knn_accuracy, found.linear_accuracy, found.ood) == (None, None, {})
 
 
@@ -193,7 +193,7 @@ def test_every_detector_that_applies_is_evaluated_and_the_recipes_too() -> None:
 def test_a_bank_of_one_class_has_no_accuracy() -> None:
     data = embedded(6)
     labels = np.zeros(60, int)
-    found = quality(data, labels, labels[:25], DetectorSpec(), resamples(data))
+    found = quality(data, labels, labels[:25], DetectorSpec(name="knn"), resamples(data))
     assert (found.knn_accuracy, found.linear_accuracy) == (None, None)
     assert "knn_k1" in found.ood["elsewhere"]
 

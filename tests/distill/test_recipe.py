@@ -12,10 +12,11 @@ SMALL = {
 }
 
 
-def test_defaults_are_cospress_with_ten_temperatures() -> None:
+def test_defaults_are_isogon_with_ten_temperatures_and_mahalanobis() -> None:
     recipe = recipe_from_document(SMALL, where="here")
     (objective,) = recipe.objective
-    assert objective.name == "cospress"
+    assert objective.name == "isogon"
+    assert recipe.ood.name == "mahalanobis"
     assert objective.temperatures == pytest.approx([0.01 * n for n in range(1, 11)])
 
 

@@ -39,6 +39,7 @@ from distill.report import (
     sample_queries,
     thumbnail,
 )
+from distill.report.plots import training_curves
 
 HOSTILE = '<script>alert("x")</script>&$\\frac$ 类'
 CLASSES = ("cat", HOSTILE, "class-name-0", "salamander")
@@ -397,3 +398,9 @@ def test_matplotlib_waits_until_a_report_is_written() -> None:
         "sys.exit(any(name in sys.modules for name in ('matplotlib', 'jinja2', 'sklearn')))"
     )
     assert subprocess.run([sys.executable, "-c", check], check=False).returncode == 0
+
+
+def test_long_runs_have_curves_without_markers() -> None:
+    terms = tuple({"feature": 1 / (1 + epoch)} for epoch in range(30))
+    (curve,) = training_curves(terms)
+    assert "over 30 epochs" in curve
