@@ -307,7 +307,7 @@ def explained(options: argparse.Namespace) -> str:
         [
             "# Every objective on the same budget",
             "",
-            f"`python {' '.join(sys.argv)}` on {device}, {os.cpu_count()} cores, "
+            f"`python {' '.join(a for a in sys.argv if a != '--table-only')}` on {device}, {os.cpu_count()} cores, "
             f"{platform.machine()}, torch {version('torch')}, timm {version('timm')}, "
             f"commit {commit}.",
             "",
