@@ -303,11 +303,12 @@ def explained(options: argparse.Namespace) -> str:
         ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True
     ).stdout.strip()
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU"
+    asked = [argument for argument in sys.argv if argument != "--table-only"]
     return "\n".join(
         [
             "# Every objective on the same budget",
             "",
-            f"`python {' '.join(a for a in sys.argv if a != '--table-only')}` on {device}, {os.cpu_count()} cores, "
+            f"`python {' '.join(asked)}` on {device}, {os.cpu_count()} cores, "
             f"{platform.machine()}, torch {version('torch')}, timm {version('timm')}, "
             f"commit {commit}.",
             "",
