@@ -570,12 +570,10 @@ def _named_set(text: str) -> "tuple[str, tuple[str, Kind | None]]":
 
     name, given, source = text.partition("=")
     name, colon, kind = name.partition(":")
-    plain = name.replace("-", "").replace("_", "").replace(".", "").isalnum()
-    if not (plain and given and source) or (colon and kind not in ("near", "far")):
+    if not (name and given and source) or (colon and kind not in ("near", "far")):
         raise UsageError(
-            f"Expected --unfamiliar as NAME=SOURCE or NAME:near=SOURCE, NAME of letters, "
-            f"digits, `-`, `_` and `.`, got {text!r}; write for example --unfamiliar "
-            f"textures:far=data/textures."
+            f"Expected --unfamiliar as NAME=SOURCE or NAME:near=SOURCE, got {text!r}; "
+            f"write for example --unfamiliar textures:far=data/textures."
         )
     found: Kind | None = "near" if kind == "near" else "far" if kind == "far" else None
     return name, (source, found)

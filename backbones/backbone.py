@@ -31,24 +31,19 @@ class Backbone(FeatureExtractor):
     """
 
     model: TimmModel
-    mean: Tensor
-    std: Tensor
 
     def __init__(self, model: TimmModel, preprocessing: Preprocessing) -> None:
-        super().__init__()
+        super().__init__(preprocessing)
         head_width = getattr(model, "head_hidden_size", None) or model.num_features
         self._pools_in_head = head_width == model.num_features
         if not self._pools_in_head:
             model.prune_intermediate_layers(prune_head=True)
         self.model = model
-        self.register_buffer("mean", _per_channel(preprocessing.mean), persistent=False)
-        self.register_buffer("std", _per_channel(preprocessing.std), persistent=False)
         self.width: int = model.num_features
 
     def forward(self, pixels: UInt8[Tensor, "b h w 3"]) -> Features:
         """Return the tokens of uint8 RGB pixels."""
-        images = pixels.permute(0, 3, 1, 2).to(self.mean.dtype)
-        features = self.model.forward_features((images / 255 - self.mean) / self.std)
+        features = self.model.forward_features(self.normalised(pixels))
         if features.ndim == 4:
             return self._from_map(features)
         return self._from_sequence(features)
@@ -149,7 +144,3 @@ def _wrong_size(name: str, size: tuple[int, int], error: Exception) -> UsageErro
 def _similar(name: str) -> str:
     near = difflib.get_close_matches(name, timm.list_models(), n=4, cutoff=0.5)
     return ", ".join(near)
-
-
-def _per_channel(values: tuple[float, float, float]) -> Float[Tensor, "3 1 1"]:
-    return torch.tensor(values, dtype=torch.float32).view(3, 1, 1)

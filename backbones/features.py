@@ -8,6 +8,8 @@ import torch.nn.functional as F
 from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
+from bundle import Preprocessing
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Features:
@@ -52,7 +54,23 @@ class FeatureExtractor(nn.Module, ABC):
     """A network that takes uint8 RGB pixels, normalises them itself and gives tokens."""
 
     width: int  # of the tokens
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, preprocessing: Preprocessing) -> None:
+        super().__init__()
+        self.register_buffer("mean", _per_channel(preprocessing.mean), persistent=False)
+        self.register_buffer("std", _per_channel(preprocessing.std), persistent=False)
+
+    def normalised(self, pixels: UInt8[Tensor, "b h w 3"]) -> Float[Tensor, "b 3 h w"]:
+        """Return the pixels as the network was trained on them."""
+        images = pixels.permute(0, 3, 1, 2).to(self.mean.dtype)
+        return (images / 255 - self.mean) / self.std
 
     @abstractmethod
     def forward(self, pixels: UInt8[Tensor, "b h w 3"]) -> Features:
         """Return the tokens, class token first."""
+
+
+def _per_channel(values: tuple[float, float, float]) -> Float[Tensor, "3 1 1"]:
+    return torch.tensor(values, dtype=torch.float32).view(3, 1, 1)

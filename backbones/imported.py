@@ -23,20 +23,14 @@ class ImportedNetwork(FeatureExtractor):
     (rows, columns), or the square that n - 1 cells fill.
     """
 
-    mean: Tensor
-    std: Tensor
-
     def __init__(self, network: nn.Module, preprocessing: Preprocessing) -> None:
         """Wrap `network` and try it on two empty images, in evaluation mode.
 
         Raises:
             UsageError: it does not take the images, or gives another shape.
         """
-        super().__init__()
+        super().__init__(preprocessing)
         self.network = network.eval()
-        mean, std = torch.tensor(preprocessing.mean), torch.tensor(preprocessing.std)
-        self.register_buffer("mean", mean.view(3, 1, 1), persistent=False)
-        self.register_buffer("std", std.view(3, 1, 1), persistent=False)
         size = (preprocessing.height, preprocessing.width)
         try:
             with torch.no_grad():
@@ -52,8 +46,7 @@ class ImportedNetwork(FeatureExtractor):
 
     def forward(self, pixels: UInt8[Tensor, "b h w 3"]) -> Features:
         """Return the network's tokens of uint8 RGB pixels."""
-        images = pixels.permute(0, 3, 1, 2).to(self.mean.dtype)
-        output = self.network((images / 255 - self.mean) / self.std)
+        output = self.network(self.normalised(pixels))
         if not isinstance(output, Tensor):
             raise self._wrong(f"a {type(output).__name__}")
         if output.ndim not in (2, 3) or len(output) != len(pixels):

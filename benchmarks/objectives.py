@@ -14,18 +14,17 @@ import argparse
 import contextlib
 import math
 import os
-import platform
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from hashlib import sha256
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from conditions import conditions
 from rich.progress import Progress
 
 from backbones import Backbone, preprocessing_of
@@ -299,18 +298,11 @@ def explained(options: argparse.Namespace) -> str:
             f"test images."
         )
     )
-    commit = subprocess.run(
-        ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True
-    ).stdout.strip()
-    device = torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU"
-    asked = [argument for argument in sys.argv if argument != "--table-only"]
     return "\n".join(
         [
             "# Every objective on the same budget",
             "",
-            f"`python {' '.join(asked)}` on {device}, {os.cpu_count()} cores, "
-            f"{platform.machine()}, torch {version('torch')}, timm {version('timm')}, "
-            f"commit {commit}.",
+            conditions(),
             "",
             f"Student {STUDENT[0]} from ImageNet weights with a new {options.width}-wide "
             f"embedding layer, teacher {TEACHER[0]} with stored tokens; Tiny-ImageNet's "

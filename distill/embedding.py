@@ -12,6 +12,7 @@ from torch import Tensor
 
 from bundle import Images, Preprocessing
 from bundle.collection import Indices
+from bundle.detectors.knn import directions
 from distill.images.data import Data
 from distill.images.loading import plain_crops
 from distill.targets import Teacher
@@ -57,9 +58,7 @@ def embed_both(
         return None, ours
 
     def known(indices: Indices) -> Float32[np.ndarray, "_ d"]:
-        vectors = teacher.pooled(indices, device, progress).astype(np.float32)
-        directions: np.ndarray = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
-        return directions
+        return directions(teacher.pooled(indices, device, progress).astype(np.float32))
 
     bank, test = known(data.bank), known(data.split.test)
     return Embedded(bank=bank, test=test, unfamiliar={}), ours

@@ -57,6 +57,7 @@ def write_bundle(
         judged.teacher,
         judged.student,
         detector=recipe.ood,
+        fitted=detector,
         manifest=manifest,
         recipe=text,
     )

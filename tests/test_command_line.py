@@ -324,6 +324,22 @@ def test_calibrate_and_export_take_images_of_ones_own(
     assert isogon("verify", bundle_path, cwd=folder).returncode == 0
 
 
+def test_calibrate_offers_every_detector() -> None:
+    import click
+    import typer
+
+    from bundle.detectors import DETECTORS
+    from isogon import app
+
+    group = typer.main.get_command(app)
+    assert isinstance(group, click.Group)
+    (option,) = [
+        one for one in group.commands["calibrate"].params if one.name == "detector"
+    ]
+    assert isinstance(option.type, click.Choice)
+    assert tuple(option.type.choices) == DETECTORS
+
+
 @pytest.mark.parametrize("detector", ["vim", "energy", "nnguide"])
 def test_calibrate_says_that_labels_are_missing_before_it_works(
     bundle_path: Path, flat_digits: Path, detector: str

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float
 
-from bundle.detectors.blocks import in_blocks
+from bundle.blocks import in_blocks
 from bundle.detectors.detector import Detector
 from bundle.detectors.knn import directions
 from bundle.detectors.probe import LinearProbe, log_sum_exp

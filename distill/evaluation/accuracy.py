@@ -1,11 +1,11 @@
 """Accuracy by nearest neighbours; the linear probe is `bundle.LinearProbe`."""
 
 import numpy as np
-from jaxtyping import Bool, Float32
+from jaxtyping import Bool, Float32, Int
 
+from bundle.blocks import in_blocks
 from bundle.collection import Indices
 from bundle.neighbours import NEIGHBOURS, nearest
-from distill.evaluation.fidelity import BLOCK
 
 TEMPERATURE = 0.07
 
@@ -23,13 +23,15 @@ def knn_right(
     """
     voters_wanted = min(NEIGHBOURS, len(bank))
     classes = int(max(bank_labels.max(), test_labels.max())) + 1
-    right = np.empty(len(test), bool)
-    for start in range(0, len(test), BLOCK):
-        cosines = test[start : start + BLOCK] @ bank.T
+
+    def elected(some: Float32[np.ndarray, "n d"]) -> Int[np.ndarray, " n"]:
+        cosines = some @ bank.T
         voters = nearest(cosines, voters_wanted)
         weights = np.exp(np.take_along_axis(cosines, voters, axis=1) / TEMPERATURE)
         votes = np.zeros((len(cosines), classes))
         np.add.at(votes, (np.arange(len(cosines))[:, None], bank_labels[voters]), weights)
-        labels = test_labels[start : start + BLOCK]
-        right[start : start + BLOCK] = votes.argmax(axis=1) == labels
+        winners: np.ndarray = votes.argmax(axis=1)
+        return winners
+
+    right: np.ndarray = in_blocks(elected, test) == test_labels
     return right

@@ -6,6 +6,7 @@ import numpy as np
 
 from bundle import (
     Calibration,
+    Detector,
     DetectorSpec,
     Images,
     Manifest,
@@ -39,6 +40,7 @@ def drawn_from(
     student: Embedded,
     *,
     detector: DetectorSpec,
+    fitted: Detector,
     manifest: Manifest,
     recipe: str,
 ) -> Drawn:
@@ -49,6 +51,7 @@ def drawn_from(
         teacher: its embeddings, where it is at hand.
         student: the student's.
         detector: the recipe's; its threshold comes from the calibration images.
+        fitted: the same, fitted on the student's bank.
         manifest: of the bundle.
         recipe: the TOML that was run.
     """
@@ -61,7 +64,7 @@ def drawn_from(
         manifest=manifest,
         recipe=recipe,
         cosines=cosines,
-        scores=_scores(data, student, detector),
+        scores=_scores(student, detector, fitted),
         queries=sample_queries(
             student.test,
             student.bank,
@@ -86,10 +89,9 @@ def write_evaluation(writer: StageWriter, evaluation: Evaluation, drawn: Drawn) 
     stage.write(REPORT, report_html(evaluation, drawn))
 
 
-def _scores(data: Data, student: Embedded, spec: DetectorSpec) -> Scores | None:
+def _scores(student: Embedded, spec: DetectorSpec, detector: Detector) -> Scores | None:
     if student.calibration is None:
         return None
-    detector = spec.fit(student.bank, data.familiar.labels(data.bank))
     scores = detector.score(student.calibration)
     return Scores(
         detector=detector_key(spec),

@@ -3,11 +3,10 @@
 import numpy as np
 from jaxtyping import Float
 
+from bundle.blocks import BLOCK
 from bundle.neighbours import NEIGHBOURS, neighbour_overlap
 from distill.embedding import Embedded
 from distill.evaluation.record import Fidelity
-
-BLOCK = 1024  # queries whose cosines with the bank are held at once
 
 
 def fidelity(teacher: Embedded, student: Embedded, *, same_space: bool) -> Fidelity:

@@ -20,7 +20,7 @@ from distill.evaluation.drawing import EVALUATION, drawn_from, write_evaluation
 from distill.evaluation.evaluate import evaluate
 from distill.evaluation.record import Evaluation, Kind, Role, Training
 from distill.images.data import Data, prepare_data
-from distill.recipe import Recipe, UnfamiliarSection, recipe_from_toml
+from distill.recipe import Recipe, recipe_from_document, recipe_from_toml
 from distill.targets import Teacher, teacher_from_recipe
 
 
@@ -35,19 +35,20 @@ class Moved:
     unfamiliar: Mapping[str, tuple[str, Kind | None]] = field(default_factory=dict)
 
     def applied(self, recipe: Recipe) -> Recipe:
-        """Return the recipe with these sources."""
+        """Return the recipe with these sources, checked as a recipe is.
+
+        Raises:
+            UsageError: a set's name that a recipe could not have.
+        """
+        document = recipe.model_dump()
         changed = {"images": self.images, "test": self.test}
-        paths = {key: place for key, place in changed.items() if place is not None}
-        sets = {section.name: section for section in recipe.unfamiliar}
+        document["data"] |= {key: place for key, place in changed.items() if place}
+        sets = {one["name"]: one for one in document["unfamiliar"]}
         for name, (place, kind) in self.unfamiliar.items():
-            known = sets[name].kind if name in sets else "far"
-            sets[name] = UnfamiliarSection(name=name, images=place, kind=kind or known)
-        return recipe.model_copy(
-            update={
-                "data": recipe.data.model_copy(update=paths),
-                "unfamiliar": tuple(sets.values()),
-            }
-        )
+            known = sets[name]["kind"] if name in sets else "far"
+            sets[name] = {"name": name, "images": place, "kind": kind or known}
+        document["unfamiliar"] = list(sets.values())
+        return recipe_from_document(document, where="isogon evaluate")
 
 
 def reevaluate(
@@ -123,6 +124,7 @@ def reevaluate(
         theirs,
         ours,
         detector=recipe.ood,
+        fitted=recipe.ood.fit(ours.bank, data.familiar.labels(data.bank)),
         manifest=bundle.manifest,
         recipe=text,
     )

@@ -7,8 +7,8 @@ from jaxtyping import Float32, Int, UInt8
 from PIL import Image
 
 from bundle import Calibration
+from bundle.blocks import in_blocks
 from bundle.neighbours import nearest
-from distill.evaluation.fidelity import BLOCK
 from distill.report.drawn import CosinePairs, Picture, Query
 
 PAIRS = 4000  # points of the cosine scatter
@@ -112,11 +112,11 @@ def thumbnail(pixels: UInt8[np.ndarray, "h w 3"]) -> UInt8[np.ndarray, "_ _ 3"]:
 def _ranked(
     test: Float32[np.ndarray, "test d"], bank: Float32[np.ndarray, "bank d"]
 ) -> Int[np.ndarray, "test shown"]:
-    rows = []
-    for start in range(0, len(test), BLOCK):
-        cosines = test[start : start + BLOCK] @ bank.T
+    def ranked(some: Float32[np.ndarray, "n d"]) -> Int[np.ndarray, "n shown"]:
+        cosines = some @ bank.T
         found = nearest(cosines, min(SHOWN, len(bank)))
         values = np.take_along_axis(cosines, found, axis=1)
         order = np.argsort(-values, axis=1, kind="stable")
-        rows.append(np.take_along_axis(found, order, axis=1))
-    return np.concatenate(rows)
+        return np.take_along_axis(found, order, axis=1)
+
+    return in_blocks(ranked, test)

@@ -12,6 +12,7 @@ import torch
 from bundle import UsageError
 from distill.recipe import Recipe, TrainSection
 from distill.recipe.teacher import TeacherSection
+from distill.targets.identity import VIEW_SETTINGS
 
 NAME = "checkpoint.pt"
 
@@ -118,11 +119,7 @@ def _shaping(recipe: Recipe) -> dict[str, Any]:
         include={
             "teacher": set(TeacherSection.model_fields) - {"cache", "licence"},
             "student": True,
-            "data": {
-                *("images", "size", "scale", "flip", "augment", "colour_jitter"),
-                *("colour_jitter_share", "grey", "blur", "erase", "repeats"),
-                "pseudo_classes",
-            },
+            "data": VIEW_SETTINGS | {"images", "repeats", "pseudo_classes"},
             "train": set(TrainSection.model_fields) - _FREE,
         },
     )
