@@ -10,9 +10,9 @@ from torch.export import Dim
 
 from bundle import DetectorSpec
 from bundle.detectors import DETECTORS, Energy, Gen, LinearProbe, MaxLogit, Msp
-from export.detectors import module_from_detector
+from export.graph.detectors import module_from_detector
+from export.graph.probe_detectors import EnergyScore, GenScore, MaxLogitScore, MspScore
 from export.onnx import OPSET
-from export.probe_detectors import EnergyScore, GenScore, MaxLogitScore, MspScore
 
 WIDTH, CLASSES = 16, 6
 

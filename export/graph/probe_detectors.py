@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 from bundle import LinearProbe
 from bundle.detectors import GEN_CLASSES, GEN_GAMMA, NnGuide, Residual, She, Vim
-from export.constants import float32
+from export.graph.constants import float32
 
 
 class Logits(nn.Module):

@@ -19,8 +19,8 @@ from bundle.detectors import (
     She,
     Vim,
 )
-from export.constants import float32
-from export.probe_detectors import (
+from export.graph.constants import float32
+from export.graph.probe_detectors import (
     EnergyScore,
     GenScore,
     Logits,

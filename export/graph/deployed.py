@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from backbones import Student, student_from_bundle
 from bundle import Bundle, Detector, DetectorSpec, Outputs, Runner
 from bundle.runners import Pixels
-from export.detectors import module_from_detector
+from export.graph.detectors import module_from_detector
 
 TRAINING_DETECTOR = "ood"
 SITE_DETECTOR = "ood/site"

@@ -1,0 +1,3 @@
+"""ONNX: the deployed graph as one file, in every precision."""
+
+from export.onnx.float32 import OPSET as OPSET, save_onnx as save_onnx
