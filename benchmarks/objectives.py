@@ -91,6 +91,7 @@ def recipe_for(objective: str, seed: int, options: argparse.Namespace) -> Recipe
             for name, (kind, path) in UNFAMILIAR.items()
         ],
         "objective": [*parsed(objective)],
+        "ood": {"name": "knn"},
         "train": {
             "epochs": options.epochs,
             "batch_size": options.batch,
