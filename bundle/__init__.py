@@ -56,6 +56,10 @@ from bundle.manifest import (
     StudentCard as StudentCard,
     TeacherCard as TeacherCard,
 )
+from bundle.metadata import (
+    Metadata as Metadata,
+    function_fingerprint as function_fingerprint,
+)
 from bundle.parity import (
     Check as Check,
     Figures as Figures,
@@ -64,6 +68,13 @@ from bundle.parity import (
     figures as figures,
 )
 from bundle.preprocessing import Preprocessing as Preprocessing
+from bundle.reduction import (
+    REDUCED as REDUCED,
+    REDUCTION as REDUCTION,
+    Reduction as Reduction,
+    reduced_detector as reduced_detector,
+    reduction_in_force as reduction_in_force,
+)
 from bundle.runners import (
     OnnxRunner as OnnxRunner,
     Outputs as Outputs,
@@ -76,4 +87,10 @@ from bundle.split import (
     split_apart as split_apart,
 )
 from bundle.stage import StageWriter as StageWriter
+from bundle.standalone import (
+    Answer as Answer,
+    StandaloneModel as StandaloneModel,
+    Unread as Unread,
+    save_answers as save_answers,
+)
 from bundle.store import Bundle as Bundle, require_absent as require_absent
