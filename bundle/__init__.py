@@ -58,6 +58,10 @@ from bundle.manifest import (
     StudentCard as StudentCard,
     TeacherCard as TeacherCard,
 )
+from bundle.metadata import (
+    Metadata as Metadata,
+    function_fingerprint as function_fingerprint,
+)
 from bundle.page import REPORT as REPORT, with_parity as with_parity
 from bundle.parity import (
     TOLERANCES as TOLERANCES,
@@ -73,6 +77,13 @@ from bundle.parity import (
 )
 from bundle.preprocessing import Preprocessing as Preprocessing
 from bundle.profile import BatchProfile as BatchProfile
+from bundle.reduction import (
+    REDUCED as REDUCED,
+    REDUCTION as REDUCTION,
+    Reduction as Reduction,
+    reduced_detector as reduced_detector,
+    reduction_in_force as reduction_in_force,
+)
 from bundle.runners import (
     OnnxRunner as OnnxRunner,
     Outputs as Outputs,
@@ -85,4 +96,10 @@ from bundle.split import (
     split_apart as split_apart,
 )
 from bundle.stage import StageWriter as StageWriter
+from bundle.standalone import (
+    Answer as Answer,
+    StandaloneModel as StandaloneModel,
+    Unread as Unread,
+    save_answers as save_answers,
+)
 from bundle.store import Bundle as Bundle, require_absent as require_absent

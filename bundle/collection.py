@@ -24,7 +24,7 @@ _SHOWN = 10  # faults in a message
 _PART = 4096  # images per round of decoding
 
 # Local files are the user's own: the limits only keep memory in bounds.
-_LIMITS = ImageLimits(bytes=2**30, pixels=250_000_000)
+LOCAL_LIMITS = ImageLimits(bytes=2**30, pixels=250_000_000)
 
 Indices = Int[np.ndarray, " _"]  # of images, or of classes by image
 
@@ -141,7 +141,7 @@ def decoded(data: bytes, name: str) -> Image.Image:
         UsageError: it does not decode; the message begins with `name`.
     """
     try:
-        return decode(data, _LIMITS)
+        return decode(data, LOCAL_LIMITS)
     except ImageError as error:
         raise UsageError(f"{name} {error}") from error
 

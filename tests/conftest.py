@@ -9,10 +9,11 @@ from PIL import Image
 from rich.progress import Progress
 from sklearn.datasets import load_digits
 
-from bundle import Bundle
+from bundle import ONNX, Bundle, Metadata, function_fingerprint, vouched_artifact
 from distill import Recipe, recipe_from_document
 from distill.distillation import distill
 from export import export_onnx
+from export.onnx import stamp
 
 PACKAGED_TEACHER = {
     "name": "tf_efficientnet_lite0",
@@ -108,3 +109,24 @@ def bundle_path(exported: Path, tmp_path: Path) -> Path:
 @pytest.fixture
 def bundle(bundle_path: Path) -> Bundle:
     return Bundle.open(bundle_path)
+
+
+@pytest.fixture(scope="session")
+def standalone_file(exported: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The exported ONNX file, away from its bundle, with all that makes it stand alone."""
+    bundle = Bundle.open(exported)
+    path = tmp_path_factory.mktemp("standalone") / "digits.onnx"
+    shutil.copy(bundle.file(ONNX), path)
+    files = bundle.manifest.files
+    metadata = Metadata(
+        preprocessing=bundle.manifest.preprocessing,
+        calibration=vouched_artifact(bundle).calibration,
+        fingerprint=function_fingerprint(
+            bundle.manifest,
+            detector=files["ood/detector.json"].sha256,
+            statistics=files["ood/reference.safetensors"].sha256,
+            reduction=None,
+        ),
+    )
+    stamp(path, metadata)
+    return path

@@ -1,6 +1,8 @@
 """Runners: whatever turns pixels into embeddings and OOD scores."""
 
 from bundle.runners.onnx import (
+    CALIBRATION_KEY as CALIBRATION_KEY,
+    FINGERPRINT_KEY as FINGERPRINT_KEY,
     PREPROCESSING_KEY as PREPROCESSING_KEY,
     OnnxRunner as OnnxRunner,
 )

@@ -7,8 +7,10 @@ import onnxruntime
 from bundle.errors import BundleError
 from bundle.runners.runner import Outputs, Pixels, Runner
 
-# Where an ONNX file keeps the preprocessing its pixels must have gone through.
+# Where an ONNX file keeps what makes it stand alone; `bundle.metadata` says what it is.
 PREPROCESSING_KEY = "isogon.preprocessing"
+CALIBRATION_KEY = "isogon.calibration"
+FINGERPRINT_KEY = "isogon.fingerprint"
 
 
 class OnnxRunner(Runner):
@@ -39,6 +41,7 @@ class OnnxRunner(Runner):
                 f"it maps {inputs} to {outputs}. Export it with `isogon export`."
             )
         metadata = self._session.get_modelmeta().custom_metadata_map
+        self.metadata: dict[str, str] = metadata
         self.preprocessing: str | None = metadata.get(PREPROCESSING_KEY)
         self.name = f"onnxruntime {onnxruntime.__version__} CPUExecutionProvider"
 

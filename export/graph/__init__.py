@@ -1,5 +1,11 @@
 """The deployed function in torch: what every artifact must compute."""
 
+from export.graph.coreset import (
+    Banked as Banked,
+    bank_of as bank_of,
+    banked as banked,
+    with_bank_of as with_bank_of,
+)
 from export.graph.deployed import (
     SITE_DETECTOR as SITE_DETECTOR,
     TRAINING_DETECTOR as TRAINING_DETECTOR,
@@ -7,6 +13,7 @@ from export.graph.deployed import (
     TorchRunner as TorchRunner,
     detector_in_force as detector_in_force,
     detector_spec as detector_spec,
+    full_detector as full_detector,
     graph_from_bundle as graph_from_bundle,
 )
 from export.graph.detectors import module_from_detector as module_from_detector

@@ -5,7 +5,15 @@ from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
 from backbones import Student, student_from_bundle
-from bundle import Bundle, Detector, DetectorSpec, Outputs, Runner
+from bundle import (
+    Bundle,
+    Detector,
+    DetectorSpec,
+    Outputs,
+    Runner,
+    reduced_detector,
+    reduction_in_force,
+)
 from bundle.runners import Pixels
 from export.graph.detectors import module_from_detector
 
@@ -54,9 +62,21 @@ def detector_spec(bundle: Bundle, folder: str) -> DetectorSpec:
     return bundle.record(f"{folder}/detector.json", DetectorSpec)
 
 
-def graph_from_bundle(bundle: Bundle, folder: str | None = None) -> Graph:
-    """Return the bundle's student with the detector in `folder`, or the one in force."""
-    folder = folder or detector_in_force(bundle)
+def full_detector(bundle: Bundle, folder: str) -> Detector:
+    """Return the detector kept in `folder`, with its whole bank if it has one."""
     statistics = bundle.arrays(f"{folder}/reference.safetensors")
-    detector = detector_spec(bundle, folder).load(statistics)
+    return detector_spec(bundle, folder).load(statistics)
+
+
+def graph_from_bundle(bundle: Bundle, folder: str | None = None) -> Graph:
+    """Return the bundle's student with the detector in `folder`, or the one in force.
+
+    Its bank is the reduced one where `isogon export --bank` has made one of it.
+    """
+    folder = folder or detector_in_force(bundle)
+    reduction = reduction_in_force(bundle, folder)
+    if reduction is None:
+        detector = full_detector(bundle, folder)
+    else:
+        detector = reduced_detector(bundle, detector_spec(bundle, folder), reduction)
     return Graph(student_from_bundle(bundle), detector)

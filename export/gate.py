@@ -1,0 +1,103 @@
+"""The gate: a file is calibrated, stamped, measured and judged before it may enter."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import onnx
+from rich.progress import Progress
+
+from bundle import (
+    Claim,
+    Metadata,
+    OnnxRunner,
+    Outputs,
+    ParityRun,
+    Precision,
+    Preprocessing,
+    Runner,
+    Tolerance,
+    sha256_of,
+)
+from export.deployed import Deployed
+from export.graph import TorchRunner
+from export.onnx import save_model, set_metadata
+from export.parity import ParityImages, batch_sizes, measure
+from export.plan import ExportPlan
+
+_REFERENCE_BATCH = 32
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Gate:
+    """The reference's answers about real images, and the bounds around them."""
+
+    reference: str  # what ran it, and where
+    expected: Outputs
+    images: ParityImages
+    sizes: tuple[int, ...]  # batch sizes
+    tolerances: Mapping[Precision, Tolerance]
+    fingerprint: str  # of the function that every artifact has to compute
+    preprocessing: Preprocessing
+    progress: Progress
+
+    @classmethod
+    def of(cls, deployed: Deployed, plan: ExportPlan, progress: Progress) -> "Gate":
+        """Ask the reference about every image."""
+        reference = TorchRunner(deployed.graph)
+        return cls(
+            reference=reference.name,
+            expected=expected_outputs(reference, deployed.images, progress),
+            images=deployed.images,
+            sizes=batch_sizes(plan.profile),
+            tolerances=plan.tolerances,
+            fingerprint=deployed.fingerprint,
+            preprocessing=deployed.preprocessing,
+            progress=progress,
+        )
+
+    def try_model(
+        self, model: onnx.ModelProto, file: Path, artifact: str, precision: Precision
+    ) -> ParityRun:
+        """Write the model to `file`, with its own calibration inside, and run it."""
+        save_model(model, file)
+        first = self.images.pixels[: self.images.familiar]
+        calibration = self.images.calibrate(OnnxRunner(file).run_all(first, self.sizes[0]))
+        if calibration is not None:  # or it fails at the gate
+            set_metadata(
+                model,
+                Metadata(
+                    preprocessing=self.preprocessing,
+                    calibration=calibration,
+                    fingerprint=self.fingerprint,
+                ),
+            )
+            save_model(model, file)
+        return self.run(OnnxRunner(file), file, artifact, precision)
+
+    def run(
+        self, runner: Runner, file: Path, artifact: str, precision: Precision
+    ) -> ParityRun:
+        """Run a file beside the reference, at every batch size of the profile."""
+        claim = Claim(
+            artifact=artifact,
+            sha256=sha256_of(file),
+            precision=precision,
+            reference=self.reference,
+            function=self.fingerprint,
+        )
+        return measure(
+            self.expected, runner, self.images, self.progress, self.sizes, claim=claim
+        )
+
+
+def expected_outputs(
+    reference: TorchRunner, images: ParityImages, progress: Progress
+) -> Outputs:
+    """Return the reference's answers about every image."""
+    return reference.run_all(
+        images.pixels,
+        _REFERENCE_BATCH,
+        partial(progress.track, description="Running the reference"),
+    )

@@ -1,0 +1,58 @@
+"""What makes an ONNX file stand alone, and how a model becomes a file."""
+
+from pathlib import Path
+
+import onnx
+
+from bundle import Metadata
+from bundle.stage import fsync
+
+# What one protobuf file may hold, less room for nodes and names.
+_LARGEST = onnx.checker.MAXIMUM_PROTOBUF - 2**26
+
+
+def stamp(path: Path, metadata: Metadata) -> None:
+    """Write `metadata` into the ONNX file at `path`; what it held of it is replaced.
+
+    The file is replaced in one moment, and nothing in it changes but the metadata. The
+    same file and metadata give the same bytes. Tensors in a file beside it stay there.
+    """
+    model = onnx.load_model(path, load_external_data=False)
+    set_metadata(model, metadata)
+    _replace(path, model)
+
+
+def set_metadata(model: onnx.ModelProto, metadata: Metadata) -> None:
+    """Put `metadata` into a model in memory; what it held of it is replaced.
+
+    Properties of other names stay, in their order and before ours.
+    """
+    ours = metadata.properties()
+    kept = {e.key: e.value for e in model.metadata_props if e.key not in ours}
+    onnx.helper.set_model_props(model, kept | ours)
+
+
+def save_model(model: onnx.ModelProto, path: Path, *, largest: int = _LARGEST) -> None:
+    """Write `model` to `path`: one file, unless its tensors have more than 2 GB.
+
+    Then they go to a file beside it, named as it is with `.data` behind, and the model
+    in memory keeps none of them. What was there is replaced.
+    """
+    tensors = path.with_name(f"{path.name}.data")
+    tensors.unlink(missing_ok=True)
+    if sum(len(tensor.raw_data) for tensor in model.graph.initializer) > largest:
+        onnx.external_data_helper.convert_model_to_external_data(
+            model, location=tensors.name
+        )
+        model = onnx.external_data_helper.write_external_data_tensors(
+            model, str(path.parent)
+        )
+        fsync(tensors)
+    _replace(path, model)
+
+
+def _replace(path: Path, model: onnx.ModelProto) -> None:
+    pending = path.with_name(f"{path.name}.stamped")
+    pending.write_bytes(model.SerializeToString(deterministic=True))
+    fsync(pending)
+    pending.replace(path)

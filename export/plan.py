@@ -1,0 +1,83 @@
+"""What `isogon export` is asked to make, and within which bounds."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import get_args
+
+from bundle import (
+    TOLERANCES,
+    BatchProfile,
+    Flavour,
+    Precision,
+    Tolerance,
+    UsageError,
+    cuda_device,
+)
+from bundle.runners import Pixels
+from export.onnx import RangeMethod
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ExportPlan:
+    """The artifacts to make; float32 ONNX always comes first, the others from it."""
+
+    lower: tuple[Precision, ...] = ()  # precisions below float32
+    engines: tuple[Flavour, ...] = ()  # in each lower precision, or else in float32
+    build_only: bool = False  # engines that cannot run here; nothing vouches for them
+    profile: BatchProfile = field(default_factory=BatchProfile)
+    bank: int | None = None  # vectors of the detector's bank to keep; None: as it is
+    repair: bool = True  # keep nodes in float32 until a lower precision passes
+    ranges: RangeMethod = "percentile"  # of the activations, for int8
+    tolerances: Mapping[Precision, Tolerance] = field(default_factory=lambda: TOLERANCES)
+    extra: Pixels | None = None  # real pixels to compare on, beside the held-out ones
+
+    @property
+    def engine_precisions(self) -> tuple[Precision, ...]:
+        """The precisions of the engines."""
+        return self.lower or ("fp32",)
+
+    def require_possible(self) -> None:
+        """Raise `UsageError` if engines are wanted that could not be proven here."""
+        if self.engines and not self.build_only and cuda_device() is None:
+            raise UsageError(
+                "An engine enters the bundle only once it has answered as the reference "
+                "does, and this process sees no CUDA device to run it on. Export on the "
+                "machine that will serve it. `--build-only` builds engines of "
+                "tensorrt-rtx here; `isogon verify --vouch` then proves them there."
+            )
+
+
+def tolerances(bounds: Iterable[str]) -> Mapping[Precision, Tolerance]:
+    """Return the default bounds with these in their place.
+
+    Args:
+        bounds: `NAME=VALUE` for every precision, or `PRECISION.NAME=VALUE` for one, for
+            example `int8.min_cosine=0.98`.
+
+    Raises:
+        UsageError: no such bound or precision, or no number.
+    """
+    changed: dict[Precision, Tolerance] = dict(TOLERANCES)
+    for text in bounds:
+        left, _, number = text.partition("=")
+        prefix, _, name = left.rpartition(".")
+        value = _number(number)
+        known = name in Tolerance.model_fields and prefix in ("", *get_args(Precision))
+        if value is None or not known:
+            raise UsageError(
+                f"Expected --bound as NAME=VALUE or PRECISION.NAME=VALUE, got {text!r}; "
+                f"write for example --bound int8.min_cosine=0.98. The names: "
+                f"{', '.join(Tolerance.model_fields)}; the precisions: "
+                f"{', '.join(get_args(Precision))}."
+            )
+        for precision, tolerance in changed.items():
+            if prefix in ("", precision):
+                changed[precision] = tolerance.model_copy(update={name: value})
+    return changed
+
+
+def _number(text: str) -> float | None:
+    try:
+        return float(text)
+    except ValueError:
+        return None

@@ -1,0 +1,102 @@
+"""Reduce the bank in the graph, and measure what that costs in detection."""
+
+import hashlib
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+import safetensors.numpy
+from jaxtyping import Float
+from rich.progress import Progress
+
+from backbones import student_from_bundle
+from bundle import REDUCED, REDUCTION, Bundle, Detector, Reduction, StageWriter
+from export.graph import (
+    Graph,
+    TorchRunner,
+    bank_of,
+    banked,
+    detector_in_force,
+    full_detector,
+    with_bank_of,
+)
+from export.parity import ParityImages
+
+_BATCH = 32
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ReducedBank:
+    """A detector with its smaller bank, and the record of what was done."""
+
+    detector: Detector
+    record: Reduction
+
+    def write(self, stage: StageWriter) -> None:
+        """Add both to the bundle; from then on `graph_from_bundle` uses them."""
+        stage.write(REDUCED, _content(self.detector, whole=self.record.whole))
+        stage.write(REDUCTION, self.record)
+
+
+def reduce_bank(bundle: Bundle, size: int, progress: Progress) -> ReducedBank:
+    """Reduce the bank of the detector in force to `size` vectors.
+
+    Starts from the whole bank, also where a reduction is in force. A `size` of the
+    whole bank or more reduces nothing: the record says `whole`, and once written it
+    ends a reduction that was in force.
+
+    The AUROC is that of the bundle's held-out images, familiar against unfamiliar ones,
+    before and after; it is None where there are no unfamiliar ones.
+
+    Raises:
+        UsageError: the detector has no bank, or `size` is less than 1.
+    """
+    folder = detector_in_force(bundle)
+    before = banked(full_detector(bundle, folder))
+    after = with_bank_of(before, size, progress)
+    images = ParityImages.of(bundle)
+    embeddings = (
+        TorchRunner(Graph(student_from_bundle(bundle), after))
+        .run_all(
+            images.pixels,
+            _BATCH,
+            partial(progress.track, description="Embedding the held-out images"),
+        )
+        .embeddings
+    )
+    bank, kept = len(bank_of(before)), len(bank_of(after))
+    content = _content(after, whole=kept == bank)
+    record = Reduction(
+        statistics=bundle.manifest.files[f"{folder}/reference.safetensors"].sha256,
+        vectors=hashlib.sha256(content).hexdigest(),
+        bank=bank,
+        size=kept,
+        k_before=before.k,
+        k=after.k,
+        familiar=images.familiar,
+        unfamiliar=len(embeddings) - images.familiar,
+        auroc_before=_auroc(before, embeddings, images.familiar),
+        auroc=_auroc(after, embeddings, images.familiar),
+    )
+    return ReducedBank(detector=after, record=record)
+
+
+def _content(detector: Detector, *, whole: bool) -> bytes:
+    """Return the file of the statistics; a whole bank is in the bundle already."""
+    arrays = {} if whole else detector.arrays()
+    return safetensors.numpy.save(
+        {key: np.ascontiguousarray(value) for key, value in arrays.items()}
+    )
+
+
+def _auroc(
+    detector: Detector, embeddings: Float[np.ndarray, "n d"], familiar: int
+) -> float | None:
+    """Return the chance that an unfamiliar image scores higher; ties count half."""
+    scores = detector.score(embeddings)
+    ranked, unfamiliar = np.sort(scores[:familiar]), scores[familiar:]
+    if not len(unfamiliar):
+        return None
+    below = np.searchsorted(ranked, unfamiliar, side="left")
+    up_to = np.searchsorted(ranked, unfamiliar, side="right")
+    return float((below + up_to).mean() / (2 * familiar))

@@ -1,0 +1,53 @@
+"""What did not pass: kept beside the bundle, never in it, to be looked into."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from bundle import Bundle, ParityReport, ParityRun
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Rejected:
+    """An artifact that failed, and where its file and its parity run are."""
+
+    report: ParityReport
+    file: Path
+
+    @property
+    def advice(self) -> str:
+        """What to do about it, as commands."""
+        run = self.file.with_name(f"{self.file.name}.safetensors")
+        return (
+            f"It did not enter the bundle and is kept as {self.file}. `isogon diverge "
+            f"BUNDLE {self.file}` names the first layer that diverges; `isogon judge "
+            f"{run} --bound NAME=VALUE` judges the same run within other bounds, and "
+            f"`isogon export --bound` lets it in under them."
+        )
+
+
+def rejected_folder(bundle: Bundle) -> Path:
+    """Return the folder beside the bundle where rejected artifacts are kept."""
+    return bundle.path.with_name(f"{bundle.path.name}.rejected")
+
+
+def reject(bundle: Bundle, file: Path, run: ParityRun, report: ParityReport) -> Rejected:
+    """Move a file out of the way, with its run and its report beside it."""
+    folder = rejected_folder(bundle)
+    folder.mkdir(exist_ok=True)
+    name = Path(report.artifact).name
+    for tensors in (file.with_name(f"{file.name}.data"),):
+        if tensors.exists():
+            tensors.replace(folder / tensors.name)
+    kept = file.replace(folder / name)
+    run.save(folder / f"{name}.safetensors")
+    (folder / f"{name}.json").write_text(report.model_dump_json(indent=2) + "\n")
+    return Rejected(report=report, file=kept)
+
+
+def forget_rejected(bundle: Bundle, artifact: str) -> None:
+    """Remove what was kept of an artifact that has passed since."""
+    folder, name = rejected_folder(bundle), Path(artifact).name
+    for suffix in ("", ".data", ".safetensors", ".json"):
+        (folder / f"{name}{suffix}").unlink(missing_ok=True)
+    if folder.is_dir() and not any(folder.iterdir()):
+        folder.rmdir()

@@ -1,0 +1,139 @@
+"""Verify: every parity claim of a bundle again, on this machine."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from rich.progress import Progress
+
+from bundle import (
+    Artifact,
+    Bundle,
+    BundleError,
+    Calibration,
+    CheckFailedError,
+    Claim,
+    EngineMismatchError,
+    ParityReport,
+    UnvouchedArtifactError,
+    artifact_names,
+    open_runner,
+    require_golden,
+    vouched_artifact,
+)
+from export.deployed import Deployed
+from export.gate import expected_outputs
+from export.graph import TorchRunner
+from export.parity import ParityFailedError, measure
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Verified:
+    """What was measured again, what was wrong, and what this machine cannot tell."""
+
+    reports: tuple[ParityReport, ...]  # of the artifacts that hold
+    faults: tuple[BundleError | CheckFailedError, ...]  # of those that do not
+    skipped: Mapping[str, str]  # artifact -> why
+
+    def require(self) -> None:
+        """Raise unless every artifact that could be run holds, and at least one could.
+
+        Raises:
+            BundleError: nothing vouches for an artifact.
+            CheckFailedError: an artifact does not compute what its report claims, or
+                nothing could be run.
+        """
+        if self.faults:
+            first, *others = self.faults
+            for other in others:
+                first.add_note(str(other))
+            raise first
+        if not self.reports:
+            raise CheckFailedError(
+                f"Nothing could be verified on this machine: "
+                f"{' '.join(self.skipped.values())}"
+            )
+
+
+def verify(bundle: Bundle, progress: Progress) -> Verified:
+    """Repeat the golden check and the parity claim of every artifact, here and now.
+
+    Opening the bundle has verified every hash already. Engines that were built for
+    another machine are skipped, and named.
+
+    Raises:
+        UnvouchedArtifactError: the bundle has no artifact.
+    """
+    names = artifact_names(bundle)
+    if not names:
+        raise UnvouchedArtifactError(
+            f"{bundle.path} has no artifact to verify. Run `isogon export {bundle.path}`."
+        )
+    again = _Again(bundle, progress)
+    reports: list[ParityReport] = []
+    faults: list[BundleError | CheckFailedError] = []
+    skipped: dict[str, str] = {}
+    for name in names:
+        try:
+            reports.append(again.report(vouched_artifact(bundle, name)))
+        except EngineMismatchError as error:
+            skipped[name] = str(error)
+        except (BundleError, CheckFailedError) as error:
+            faults.append(error)
+    return Verified(reports=tuple(reports), faults=tuple(faults), skipped=skipped)
+
+
+class _Again:
+    """The reference's answers, once for all artifacts."""
+
+    def __init__(self, bundle: Bundle, progress: Progress) -> None:
+        self._bundle = bundle
+        self._deployed = Deployed.of(bundle)
+        self._progress = progress
+        reference = TorchRunner(self._deployed.graph)
+        self._reference = reference.name
+        self._expected = expected_outputs(reference, self._deployed.images, progress)
+
+    def report(self, artifact: Artifact) -> ParityReport:
+        """Return what is measured of an artifact now, if it holds."""
+        bundle, claimed = self._bundle, artifact.report
+        runner = open_runner(bundle, artifact)
+        require_golden(bundle, artifact, runner)
+        run = measure(
+            self._expected,
+            runner,
+            self._deployed.images,
+            self._progress,
+            claimed.batch_sizes,
+            claim=Claim(
+                artifact=artifact.name,
+                sha256=artifact.fingerprint,
+                precision=claimed.precision,
+                reference=self._reference,
+                function=self._deployed.fingerprint,
+            ),
+        )
+        report = run.judge(claimed.tolerance)
+        if not report:
+            raise ParityFailedError(
+                report, f"Run `isogon export {bundle.path}` on this machine."
+            )
+        _require_calibration(artifact, report.calibration, bundle)
+        return report
+
+
+def _require_calibration(
+    artifact: Artifact, fresh: Calibration | None, bundle: Bundle
+) -> None:
+    """Raise `CheckFailedError` unless the stored calibration is what is measured here."""
+    stored = artifact.calibration
+    if fresh is not None and len(stored.scores) == len(fresh.scores):
+        ours, theirs = np.array(stored.scores), np.array(fresh.scores)
+        error = np.abs(ours - theirs).max() / (np.ptp(theirs) or 1.0)
+        bound = artifact.report.tolerance.max_score_error
+        if error <= bound and stored.alpha == fresh.alpha:
+            return
+    raise CheckFailedError(
+        f"{bundle.path}: the calibration of {artifact.name} is not what its own scores "
+        f"on the held-out images give. Run `isogon export {bundle.path}` again."
+    )
