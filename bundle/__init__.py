@@ -20,6 +20,7 @@ from bundle.calibration import (
     scores_needed as scores_needed,
 )
 from bundle.collection import Images as Images
+from bundle.cuda import CudaDevice as CudaDevice, cuda_device as cuda_device
 from bundle.detectors import (
     Detector as Detector,
     DetectorName as DetectorName,
@@ -43,6 +44,7 @@ from bundle.errors import (
     UsageError as UsageError,
 )
 from bundle.faults import FaultRecord as FaultRecord
+from bundle.flavours import Flavour as Flavour
 from bundle.folder import ImageFolder as ImageFolder
 from bundle.images import (
     SUFFIXES as SUFFIXES,
@@ -87,7 +89,9 @@ from bundle.reduction import (
 from bundle.runners import (
     OnnxRunner as OnnxRunner,
     Outputs as Outputs,
+    Provider as Provider,
     Runner as Runner,
+    TensorRTRunner as TensorRTRunner,
 )
 from bundle.split import (
     Shares as Shares,
