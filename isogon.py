@@ -14,11 +14,14 @@ import typer
 import console
 from commands.calibration import calibrate
 from commands.distillation import distill
+from commands.divergence import diverge
 from commands.evaluation import compare, evaluate
-from commands.exporting import export, verify
+from commands.exporting import export
 from commands.inspection import inspect
 from commands.quickstart import quickstart
+from commands.running import run
 from commands.serving import serve
+from commands.verification import judge, verify
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -39,8 +42,11 @@ for command in (
     compare,
     export,
     verify,
+    judge,
+    diverge,
     calibrate,
     inspect,
+    run,
     serve,
 ):
     app.command()(command)

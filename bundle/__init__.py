@@ -7,6 +7,9 @@ from bundle.artifact import (
     GOLDEN as GOLDEN,
     ONNX as ONNX,
     Artifact as Artifact,
+    artifact_names as artifact_names,
+    onnx_name as onnx_name,
+    tensors_name as tensors_name,
     golden_arrays as golden_arrays,
     open_runner as open_runner,
     parity_name as parity_name,
@@ -99,7 +102,7 @@ from bundle.split import (
     split as split,
     split_apart as split_apart,
 )
-from bundle.stage import StageWriter as StageWriter
+from bundle.stage import StageWriter as StageWriter, sha256_of as sha256_of
 from bundle.standalone import (
     Answer as Answer,
     StandaloneModel as StandaloneModel,

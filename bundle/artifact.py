@@ -13,7 +13,7 @@ import numpy as np
 from bundle.calibration import Calibration
 from bundle.engines import EngineStamp, Machine
 from bundle.errors import CheckFailedError, UnvouchedArtifactError
-from bundle.parity import ParityReport, figures
+from bundle.parity import ParityReport, Precision, figures
 from bundle.runners import OnnxRunner, Outputs, Provider, Runner, TensorRTRunner
 from bundle.store import Bundle
 
@@ -30,6 +30,23 @@ class Artifact:
     fingerprint: str  # SHA-256 of the file; its metadata holds the preprocessing
     report: ParityReport
     calibration: Calibration
+
+
+def onnx_name(precision: Precision) -> str:
+    """Return where the ONNX artifact of a precision is kept."""
+    return ONNX if precision == "fp32" else f"onnx/model.{precision}.onnx"
+
+
+def tensors_name(artifact: str) -> str:
+    """Return where the weights of an ONNX artifact of more than 2 GB are kept."""
+    return f"{artifact}.data"
+
+
+def artifact_names(bundle: Bundle) -> tuple[str, ...]:
+    """Return every ONNX file and engine of a bundle, vouched for or not."""
+    return tuple(
+        name for name in bundle.manifest.files if name.endswith((".onnx", ".engine"))
+    )
 
 
 def parity_name(artifact: str) -> str:
@@ -72,6 +89,12 @@ def vouched_artifact(bundle: Bundle, name: str = ONNX) -> Artifact:
         EngineStamp.from_name(name).require_match(Machine.here())
     report = bundle.record(parity_name(name), ParityReport)
     digest = bundle.manifest.files[name].sha256
+    tensors = bundle.manifest.files.get(tensors_name(name))
+    if report.tensors != (None if tensors is None else tensors.sha256):
+        raise UnvouchedArtifactError(
+            f"{bundle.path}: {parity_name(name)} vouches for other weights than those in "
+            f"{tensors_name(name)}. Run `isogon export {bundle.path}` again."
+        )
     if report.sha256 != digest:
         raise UnvouchedArtifactError(
             f"{bundle.path}: {parity_name(name)} vouches for {report.sha256[:12]}…, but "

@@ -32,7 +32,7 @@ UPGRADES: Mapping[int, Upgrade] = {}
 
 # Rule 3: data, text and graphs; nothing that runs by being opened.
 SAFE_SUFFIXES = frozenset(
-    {".safetensors", ".json", ".toml", ".onnx", ".engine", ".html", ".md"}
+    {".safetensors", ".json", ".toml", ".onnx", ".data", ".engine", ".html", ".md"}
 )
 
 # How a page in a bundle must start: with a policy that the browser then keeps to.

@@ -195,9 +195,14 @@ def fault_of(path: Path, entry: FileEntry) -> str | None:
     return None
 
 
-def _digest(path: Path) -> tuple[str, int]:
+def sha256_of(path: Path) -> str:
+    """Return a file's SHA-256, in hex."""
     with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest(), path.stat().st_size
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _digest(path: Path) -> tuple[str, int]:
+    return sha256_of(path), path.stat().st_size
 
 
 def _pending(final: Path) -> Path:

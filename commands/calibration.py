@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 import console
-from commands.exporting import print_report
+from commands.exporting import print_exported
 from commands.options import AsJson, BundlePath
 
 if TYPE_CHECKING:
@@ -86,5 +86,6 @@ def calibrate(
         if detector not in (None, spec.name):  # k and dim are another's
             given = {"k": None, "dim": None} | given
         spec = spec.model_copy(update=given)
-        report = run(opened, images, progress, spec=spec)
-    print_report(report, as_json)
+        exported = run(opened, images, progress, spec=spec)
+    print_exported(opened, exported, as_json)
+    exported.require()

@@ -1,19 +1,69 @@
-"""`isogon export` and `isogon verify`: artifacts, and the proof of them."""
+"""`isogon export`: artifacts in every precision, each gated by parity."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
+from rich.progress import Progress
 
 import console
-from commands.options import AsJson, BundlePath
+from commands.options import AsJson, Bounds, BundlePath
 
 if TYPE_CHECKING:
-    from bundle import ParityReport
+    from bundle import Bundle, Precision
+    from bundle.runners import Pixels
+    from export import Exported
+
+_PROFILE = "1:8:32"
 
 
 def export(
     bundle: BundlePath,
+    fp16: Annotated[
+        bool, typer.Option("--fp16", help="Add float16: half the size, for GPUs.")
+    ] = False,
+    int8: Annotated[
+        bool,
+        typer.Option("--int8", help="Add int8: a quarter of the size, for CPUs too."),
+    ] = False,
+    engine: Annotated[
+        list[Literal["tensorrt", "tensorrt-rtx"]] | None,
+        typer.Option(
+            help="Add a TensorRT engine for this machine's GPU, in the precisions asked "
+            "for, or else in float32. May be given several times.",
+            show_default=False,
+        ),
+    ] = None,
+    batch: Annotated[
+        str,
+        typer.Option(
+            metavar="MIN:OPT:MAX",
+            help="Batch sizes of an engine: the smallest, the one it is tuned for, the "
+            "largest. Parity is measured at these as well.",
+        ),
+    ] = _PROFILE,
+    bank: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N",
+            help="Reduce the bank of the detector (knn, nnguide) to N vectors; the "
+            "AUROC before and after is reported. Without it: as it is.",
+            min=1,
+            show_default=False,
+        ),
+    ] = None,
+    ranges: Annotated[
+        Literal["percentile", "entropy"],
+        typer.Option(help="How the ranges of int8's activations are chosen."),
+    ] = "percentile",
+    repair: Annotated[
+        bool,
+        typer.Option(
+            help="Where float16 or int8 fails, keep in float32 the few nodes that spoil "
+            "it, until it passes."
+        ),
+    ] = True,
+    bound: Bounds = None,
     images: Annotated[
         Path | None,
         typer.Option(
@@ -21,47 +71,91 @@ def export(
             show_default=False,
         ),
     ] = None,
+    build_only: Annotated[
+        bool,
+        typer.Option(
+            "--build-only",
+            help="Build engines of tensorrt-rtx where they cannot run. Nothing vouches "
+            "for them until `isogon verify --vouch` has run them on their GPU.",
+        ),
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Write ONNX with normalisation and OOD detector inside; gate it by parity.
+    """Write ONNX files and TensorRT engines; each enters only if it passes parity.
 
-    The file is compared with eager float32 torch on real images at batch sizes 1, 2
-    and 7. It enters the bundle only if every bound holds; otherwise the exit status
-    is 1 and the bundle stays as it was.
+    Every artifact takes uint8 pixels and gives the embedding and the OOD score:
+    normalisation and detector are inside. An ONNX file stands alone (`isogon run`).
+
+    Each is compared with eager float32 torch on real images, at several batch sizes:
+    cosine, neighbours, OOD scores and decisions, batch invariance, determinism. What
+    breaks a bound is kept beside the bundle, and the exit status is 1: `isogon diverge`
+    then names the first layer that differs.
     """
-    from bundle import Bundle, ImageFolder
+    from bundle import BatchProfile, Bundle
 
+    profile = BatchProfile.parse(batch)
     opened = Bundle.open(bundle, rewriting=["export"])
     with console.progress() as progress:
         with console.loading(progress):
-            from export import export_onnx
-        extra = None
-        if images is not None:
-            folder = ImageFolder.list(images)
-            usable = folder.readable(progress)
-            extra = folder.pixels(usable, opened.manifest.preprocessing, progress)
-        report = export_onnx(opened, progress, extra=extra)
-    print_report(report, as_json)
+            from export import ExportPlan, export_bundle, tolerances
+        plan = ExportPlan(
+            lower=_lower(fp16=fp16, int8=int8),
+            engines=tuple(engine or ()),
+            build_only=build_only,
+            profile=profile,
+            bank=bank,
+            repair=repair,
+            ranges=ranges,
+            tolerances=tolerances(bound or ()),
+            extra=_pixels(images, opened, progress),
+        )
+        exported = export_bundle(opened, progress, plan)
+    print_exported(opened, exported, as_json)
+    exported.require()
 
 
-def verify(bundle: BundlePath, as_json: AsJson = False) -> None:
-    """Check every hash and repeat every parity claim, on this machine.
-
-    Run it after moving a bundle, or after upgrading Isogon, torch or ONNX Runtime.
-    """
-    from bundle import Bundle
-
-    opened = Bundle.open(bundle)
-    with console.progress() as progress:
-        with console.loading(progress):
-            from export import verify as run
-        report = run(opened, progress)
-    print_report(report, as_json)
-
-
-def print_report(report: "ParityReport", as_json: bool) -> None:
-    """Print a parity report that passed, as a table or as JSON."""
+def print_exported(bundle: "Bundle", exported: "Exported", as_json: bool) -> None:
+    """Print what an export made, as tables or as JSON."""
     if as_json:
-        console.as_json(report.model_dump(mode="json"))
+        console.as_json(_document(exported))
     else:
-        console.parity(report)
+        console.exported(bundle, exported)
+
+
+def _lower(*, fp16: bool, int8: bool) -> "tuple[Precision, ...]":
+    asked: dict[Precision, bool] = {"fp16": fp16, "int8": int8}
+    return tuple(precision for precision, wanted in asked.items() if wanted)
+
+
+def _pixels(images: Path | None, bundle: "Bundle", progress: Progress) -> "Pixels | None":
+    from bundle import ImageFolder
+
+    if images is None:
+        return None
+    folder = ImageFolder.list(images)
+    usable = folder.readable(progress)
+    return folder.pixels(usable, bundle.manifest.preprocessing, progress)
+
+
+def _document(exported: "Exported") -> dict[str, Any]:
+    reduction = exported.reduction
+    return {
+        "reports": [report.model_dump(mode="json") for report in exported.reports],
+        "repairs": {
+            made.report.artifact: {
+                "kept_nodes": [node.name for node in made.repair.kept],
+                "converted_nodes": made.repair.converted,
+                "size_ratio": made.repair.size_cost,
+                "time_ratio": made.time_cost,
+            }
+            for made in exported.lowered
+            if made.repair is not None and made.repair.kept
+        },
+        "reduction": None if reduction is None else reduction.model_dump(mode="json"),
+        "unvouched": exported.unvouched,
+        "withdrawn": list(exported.withdrawn),
+        "rejected": [
+            {"file": str(one.file), "report": one.report.model_dump(mode="json")}
+            for one in exported.rejected
+        ],
+    }

@@ -9,3 +9,15 @@ BundlePath = Annotated[Path, typer.Argument(metavar="BUNDLE", help="A bundle's d
 
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for machines.")]
+
+
+Bounds = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--bound",
+        metavar="[PRECISION.]NAME=VALUE",
+        help="Another bound of the gate, such as int8.min_cosine=0.98. May be given "
+        "several times.",
+        show_default=False,
+    ),
+]

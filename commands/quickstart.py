@@ -122,8 +122,8 @@ def _exported(bundle: "Bundle", progress: Progress) -> "ParityReport":
         return vouched_artifact(Bundle.open(bundle.path)).report
     except BundleError:
         with console.loading(progress):
-            from export import export_onnx
-        return export_onnx(bundle, progress)
+            from export import export_bundle
+        return export_bundle(bundle, progress).reports[0]
 
 
 def _latencies(bundle: "Bundle", progress: Progress) -> dict[str, float]:

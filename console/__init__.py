@@ -1,7 +1,10 @@
 """What the command line shows: results on stdout, progress and errors on stderr."""
 
+from console.answers_table import answers as answers
 from console.comparison_table import comparison as comparison
+from console.divergence_table import divergence as divergence
 from console.evaluation_tables import evaluation as evaluation
+from console.export_tables import exported as exported, verified as verified
 from console.failures import failure as failure
 from console.inspection_tables import inspection as inspection
 from console.parity_table import parity as parity

@@ -1,6 +1,7 @@
 """Export: a bundle's student as artifacts, each gated by parity on real images."""
 
-from export.artifacts import export_onnx as export_onnx, verify as verify
+from export.artifacts import Exported as Exported, export_bundle as export_bundle
+from export.divergence import Divergence as Divergence, divergence_of as divergence_of
 from export.graph import (
     TRAINING_DETECTOR as TRAINING_DETECTOR,
     TorchRunner as TorchRunner,
@@ -9,4 +10,6 @@ from export.graph import (
 )
 from export.latency import latency as latency
 from export.parity import ParityFailedError as ParityFailedError
+from export.plan import ExportPlan as ExportPlan, tolerances as tolerances
 from export.site import calibrate as calibrate
+from export.verification import Verified as Verified, verify as verify

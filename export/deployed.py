@@ -1,6 +1,8 @@
 """The function to deploy, and the images on which its artifacts prove that they are it."""
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import partial
 
 from bundle import (
     Bundle,
@@ -11,7 +13,9 @@ from bundle import (
 )
 from bundle.runners import Pixels
 from export.graph import Graph, detector_in_force, graph_from_bundle
+from export.onnx import quantisation_pixels
 from export.parity import ParityImages
+from export.reduction import ReducedBank
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -22,25 +26,39 @@ class Deployed:
     fingerprint: str  # SHA-256 of what fixes the function, the same in any precision
     preprocessing: Preprocessing
     images: ParityImages
-    samples: Pixels | None  # familiar ones, which the gate does not use; for int8
-    reduction: Reduction | None = None  # of the detector's bank
+    samples: Callable[[], Pixels]  # real ones that the gate does not use; for int8
+    reduction: Reduction | None  # of the detector's bank
 
     @classmethod
     def of(cls, bundle: Bundle, extra: Pixels | None = None) -> "Deployed":
         """Return the function that the bundle's artifacts compute."""
         folder = detector_in_force(bundle)
-        files = bundle.manifest.files
         reduction = reduction_in_force(bundle, folder)
         return cls(
             graph=graph_from_bundle(bundle),
-            fingerprint=function_fingerprint(
-                bundle.manifest,
-                detector=files[f"{folder}/detector.json"].sha256,
-                statistics=files[f"{folder}/reference.safetensors"].sha256,
-                reduction=reduction,
-            ),
+            fingerprint=_fingerprint(bundle, folder, reduction),
             preprocessing=bundle.manifest.preprocessing,
             images=ParityImages.of(bundle, extra),
-            samples=samples(bundle, folder),
+            samples=partial(quantisation_pixels, bundle),
             reduction=reduction,
         )
+
+    def with_bank(self, bundle: Bundle, reduced: ReducedBank) -> "Deployed":
+        """Return the function with another bank in its detector."""
+        record = None if reduced.record.whole else reduced.record
+        return replace(
+            self,
+            graph=Graph(self.graph.student, reduced.detector),
+            fingerprint=_fingerprint(bundle, detector_in_force(bundle), record),
+            reduction=record,
+        )
+
+
+def _fingerprint(bundle: Bundle, folder: str, reduction: Reduction | None) -> str:
+    files = bundle.manifest.files
+    return function_fingerprint(
+        bundle.manifest,
+        detector=files[f"{folder}/detector.json"].sha256,
+        statistics=files[f"{folder}/reference.safetensors"].sha256,
+        reduction=reduction,
+    )

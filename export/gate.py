@@ -13,16 +13,18 @@ from bundle import (
     Metadata,
     OnnxRunner,
     Outputs,
+    ParityReport,
     ParityRun,
     Precision,
     Preprocessing,
     Runner,
     Tolerance,
     sha256_of,
+    tensors_name,
 )
 from export.deployed import Deployed
 from export.graph import TorchRunner
-from export.onnx import save_model, set_metadata
+from export.onnx import save_model, stamp
 from export.parity import ParityImages, batch_sizes, measure
 from export.plan import ExportPlan
 
@@ -62,27 +64,27 @@ class Gate:
     ) -> ParityRun:
         """Write the model to `file`, with its own calibration inside, and run it."""
         save_model(model, file)
-        first = self.images.pixels[: self.images.familiar]
-        calibration = self.images.calibrate(OnnxRunner(file).run_all(first, self.sizes[0]))
+        familiar = self.images.pixels[: self.images.familiar]
+        outputs = OnnxRunner(file).run_all(familiar, self.sizes[0])
+        calibration = self.images.calibrate(outputs)
         if calibration is not None:  # or it fails at the gate
-            set_metadata(
-                model,
-                Metadata(
-                    preprocessing=self.preprocessing,
-                    calibration=calibration,
-                    fingerprint=self.fingerprint,
-                ),
+            metadata = Metadata(
+                preprocessing=self.preprocessing,
+                calibration=calibration,
+                fingerprint=self.fingerprint,
             )
-            save_model(model, file)
+            stamp(file, metadata)
         return self.run(OnnxRunner(file), file, artifact, precision)
 
     def run(
         self, runner: Runner, file: Path, artifact: str, precision: Precision
     ) -> ParityRun:
         """Run a file beside the reference, at every batch size of the profile."""
+        tensors = file.with_name(tensors_name(file.name))
         claim = Claim(
             artifact=artifact,
             sha256=sha256_of(file),
+            tensors=sha256_of(tensors) if tensors.exists() else None,
             precision=precision,
             reference=self.reference,
             function=self.fingerprint,
@@ -90,6 +92,10 @@ class Gate:
         return measure(
             self.expected, runner, self.images, self.progress, self.sizes, claim=claim
         )
+
+    def judge(self, run: ParityRun) -> ParityReport:
+        """Return the report under the bounds of the run's precision."""
+        return run.judge(self.tolerances[run.claim.precision])
 
 
 def expected_outputs(

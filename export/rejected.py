@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from bundle import Bundle, ParityReport, ParityRun
+from bundle import Bundle, ParityReport, ParityRun, tensors_name
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -35,9 +35,9 @@ def reject(bundle: Bundle, file: Path, run: ParityRun, report: ParityReport) -> 
     folder = rejected_folder(bundle)
     folder.mkdir(exist_ok=True)
     name = Path(report.artifact).name
-    for tensors in (file.with_name(f"{file.name}.data"),):
-        if tensors.exists():
-            tensors.replace(folder / tensors.name)
+    tensors = file.with_name(tensors_name(file.name))
+    if tensors.exists():
+        tensors.replace(folder / tensors.name)
     kept = file.replace(folder / name)
     run.save(folder / f"{name}.safetensors")
     (folder / f"{name}.json").write_text(report.model_dump_json(indent=2) + "\n")

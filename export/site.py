@@ -9,12 +9,12 @@ from bundle import (
     Bundle,
     DetectorSpec,
     ImageFolder,
-    ParityReport,
     Shares,
-    Tolerance,
+    function_fingerprint,
     split,
 )
-from export.artifacts import add_onnx
+from export.artifacts import Exported, add_artifacts
+from export.deployed import Deployed
 from export.graph import (
     SITE_DETECTOR,
     TRAINING_DETECTOR,
@@ -24,7 +24,7 @@ from export.graph import (
     graph_from_bundle,
 )
 from export.parity import HELD_OUT, ParityImages, unfamiliar_pixels
-from export.parity_page import show_parity
+from export.plan import ExportPlan
 
 _BATCH = 32
 
@@ -35,11 +35,12 @@ def calibrate(
     progress: Progress,
     *,
     spec: DetectorSpec | None = None,
-) -> ParityReport:
+) -> Exported:
     """Fit the detector on the site's images and export the artifact with it, gated.
 
     Most images become the detector's bank; the rest, which it never sees, calibrate
-    it. The detector fitted in training stays in the bundle beside the site's.
+    it. The detector fitted in training stays in the bundle beside the site's. Artifacts
+    that hold another detector are withdrawn; `Exported.withdrawn` names them.
 
     Args:
         bundle: a distilled bundle.
@@ -71,17 +72,25 @@ def calibrate(
     )
     detector = spec.fit(embeddings, folder.labels(roles.bank))
     with bundle.stage("calibrate") as stage:
-        stage.write(f"{SITE_DETECTOR}/detector.json", spec)
-        stage.write_arrays(f"{SITE_DETECTOR}/reference.safetensors", detector.arrays())
-        stage.write_arrays(f"{SITE_DETECTOR}/{HELD_OUT}", {"familiar": familiar})
-        exporting = stage.also("export")
-        report = add_onnx(
-            exporting,
-            Graph(before.student, detector),
-            preprocessing,
-            ParityImages.joined(familiar, unfamiliar_pixels(bundle), alpha=spec.alpha),
-            progress,
-            Tolerance(),
+        names = {key: f"{SITE_DETECTOR}/{name}" for key, name in _FILES.items()}
+        stage.write(names["detector"], spec)
+        stage.write_arrays(names["statistics"], detector.arrays())
+        stage.write_arrays(names["held out"], {"familiar": familiar})
+        stage.write_arrays(names["samples"], {"familiar": sampled(bank)})
+        deployed = Deployed(
+            graph=Graph(before.student, detector),
+            fingerprint=function_fingerprint(
+                bundle.manifest,
+                detector=stage.sha256(names["detector"]),
+                statistics=stage.sha256(names["statistics"]),
+                reduction=None,
+            ),
+            preprocessing=preprocessing,
+            images=ParityImages.joined(
+                familiar, unfamiliar_pixels(bundle), alpha=spec.alpha
+            ),
+            samples=lambda: bank,
+            reduction=None,
         )
-        show_parity(bundle, exporting, [report])
-        return report
+        exporting = stage.also("export")
+        return add_artifacts(bundle, exporting, deployed, ExportPlan(), progress)

@@ -22,6 +22,7 @@ from bundle import (
     vouched_artifact,
 )
 from export.deployed import Deployed
+from export.engines import vouch_for_engines
 from export.gate import expected_outputs
 from export.graph import TorchRunner
 from export.parity import ParityFailedError, measure
@@ -55,15 +56,23 @@ class Verified:
             )
 
 
-def verify(bundle: Bundle, progress: Progress) -> Verified:
+def verify(bundle: Bundle, progress: Progress, *, vouch: bool = False) -> Verified:
     """Repeat the golden check and the parity claim of every artifact, here and now.
 
     Opening the bundle has verified every hash already. Engines that were built for
     another machine are skipped, and named.
 
+    Args:
+        bundle: an exported bundle.
+        progress: where to show progress.
+        vouch: let engines in that were only built, if they pass here.
+
     Raises:
         UnvouchedArtifactError: the bundle has no artifact.
+        ParityFailedError: an engine to be let in does not pass.
     """
+    if vouch:
+        vouch_for_engines(bundle, progress)
     names = artifact_names(bundle)
     if not names:
         raise UnvouchedArtifactError(

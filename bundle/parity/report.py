@@ -19,6 +19,8 @@ class ParityReport(ParityRecord):
 
     artifact: str
     sha256: str = Field(pattern="^[0-9a-f]{64}$")
+    tensors: str | None = None  # SHA-256 of the weights' own file, over 2 GB
+    function: str = Field(pattern="^[0-9a-f]{64}$")  # what it is to compute
     precision: Precision
     reference: str
     candidate: str

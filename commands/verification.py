@@ -1,0 +1,80 @@
+"""`isogon verify` and `isogon judge`: claims measured again, and judged again."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+import console
+from commands.options import AsJson, Bounds, BundlePath
+
+
+def verify(
+    bundle: BundlePath,
+    vouch: Annotated[
+        bool,
+        typer.Option(
+            "--vouch",
+            help="Let engines in that were only built (`isogon export --build-only`), if "
+            "they pass on this machine.",
+        ),
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Check every hash and repeat every parity claim, on this machine.
+
+    Run it after moving a bundle, or after upgrading Isogon, torch, ONNX Runtime or
+    TensorRT: it tells whether the artifacts still hold. Engines for another GPU are
+    passed over, and named.
+    """
+    from bundle import Bundle
+
+    opened = Bundle.open(bundle)
+    with console.progress() as progress:
+        with console.loading(progress):
+            from export import verify as run
+        verified = run(opened, progress, vouch=vouch)
+    if as_json:
+        console.as_json(
+            {
+                "reports": [report.model_dump(mode="json") for report in verified.reports],
+                "faults": [str(fault) for fault in verified.faults],
+                "skipped": dict(verified.skipped),
+            }
+        )
+    else:
+        console.verified(verified)
+    verified.require()
+
+
+def judge(
+    run: Annotated[
+        Path,
+        typer.Argument(
+            metavar="RUN",
+            help="A saved parity run: parity/ARTIFACT.safetensors in a bundle, or beside "
+            "a rejected artifact.",
+        ),
+    ],
+    bound: Bounds = None,
+    as_json: AsJson = False,
+) -> None:
+    """Judge a saved parity run again, within other bounds; nothing is run.
+
+    Exit status 1 if a bound is broken. The bundle is not touched: to let an artifact
+    in, give the same --bound to `isogon export`.
+    """
+    from bundle import ParityRun
+
+    loaded = ParityRun.load(run)
+    from export import ParityFailedError, tolerances
+
+    report = loaded.judge(tolerances(bound or ())[loaded.claim.precision])
+    if not report:
+        if as_json:
+            console.as_json(report.model_dump(mode="json"))
+        raise ParityFailedError(report, "Nothing was changed.")
+    if as_json:
+        console.as_json(report.model_dump(mode="json"))
+    else:
+        console.parity(report)

@@ -1,0 +1,93 @@
+"""What an export made, and what a verification found, as tables."""
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+from rich.table import Table
+from rich.text import Text
+
+from console.parity_table import parity_table
+from console.tables import add_row, titled
+from console.terminal import note, out
+
+if TYPE_CHECKING:
+    from bundle import Bundle, ParityReport, Reduction
+    from export import Exported, Verified
+
+
+def exported(bundle: "Bundle", made: "Exported") -> None:
+    """Print each artifact's parity, then all of them side by side."""
+    for report in made.reports:
+        out.print(parity_table(report))
+    if len(made.reports) > 1:
+        sizes = {name: entry.bytes for name, entry in bundle.manifest.files.items()}
+        table = _summary(str(bundle.path), made.reports)
+        for report in made.reports:
+            _add_artifact(table, report, sizes[report.artifact])
+        out.print(table)
+    if made.reduction is not None:
+        out.print(_reduction(made.reduction), soft_wrap=True)
+    for one in made.lowered:
+        repair = one.repair
+        if repair is None or not repair.kept:
+            continue
+        told = f"{one.report.artifact}: {repair.reason}"
+        if one.time_cost is not None:
+            told += (
+                f" That costs {repair.size_cost - 1:+.1%} in size and "
+                f"{one.time_cost - 1:+.0%} in time for one image."
+            )
+        out.print(told, soft_wrap=True, markup=False)
+        for node in repair.kept[:8]:
+            out.print(f"  {node.name} ({node.op_type}, {node.module})", markup=False)
+        if len(repair.kept) > 8:
+            out.print(f"  and {len(repair.kept) - 8} more")
+    for name in made.withdrawn:
+        note(f"{name} was withdrawn: it held another detector. Export it again.")
+    for name in made.unvouched:
+        note(
+            f"{name} was built but could not be run here: nothing vouches for it until "
+            f"`isogon verify --vouch {bundle.path}` has run on its GPU."
+        )
+    for rejected in made.rejected[1:]:  # the first one ends the command
+        out.print(parity_table(rejected.report))
+        note(rejected.advice)
+
+
+def verified(found: "Verified") -> None:
+    """Print the parity of every artifact that holds, and name the others."""
+    for report in found.reports:
+        out.print(parity_table(report))
+    for name, reason in found.skipped.items():
+        note(f"{name} was passed over: {reason}")
+    for fault in found.faults[1:]:  # the first one ends the command
+        note(str(fault))
+
+
+def _summary(title: str, reports: "Iterable[ParityReport]") -> Table:
+    columns = ("MB", "min cosine", "neighbours", "decisions", "score ranks")
+    return titled(title, "artifact", *columns)
+
+
+def _add_artifact(table: Table, report: "ParityReport", size: int) -> None:
+    figures = report.figures
+    add_row(
+        table,
+        report.artifact,
+        f"{size / 1e6:.2f}",
+        f"{figures.min_cosine:.6f}",
+        f"{figures.neighbour_agreement:.4f}",
+        f"{figures.decision_agreement:.4f}",
+        f"{figures.score_rank_correlation:.4f}",
+    )
+
+
+def _reduction(reduction: "Reduction") -> Text:
+    told = f"The detector's bank was reduced from {reduction.bank:,} to {reduction.size:,}"
+    if reduction.auroc is None or reduction.auroc_before is None:
+        return Text(f"{told} vectors; without unfamiliar images, AUROC is not known.")
+    return Text(
+        f"{told} vectors: AUROC {reduction.auroc_before:.4f} before, "
+        f"{reduction.auroc:.4f} after, {reduction.familiar:,} familiar and "
+        f"{reduction.unfamiliar:,} unfamiliar images."
+    )

@@ -1,0 +1,105 @@
+"""TensorRT engines of the ONNX artifacts: built, run and judged where there is a GPU."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.progress import Progress
+
+from bundle import (
+    Bundle,
+    EngineStamp,
+    Flavour,
+    Machine,
+    ParityReport,
+    ParityRun,
+    Precision,
+    TensorRTRunner,
+    artifact_names,
+    cuda_device,
+    parity_name,
+    parity_reports,
+    parity_run_name,
+)
+from export.deployed import Deployed
+from export.gate import Gate
+from export.parity import ParityFailedError
+from export.parity_page import show_parity
+from export.plan import ExportPlan
+from export.tensorrt import EngineOptions, build_engine
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class BuiltEngine:
+    """An engine's file, and what the gate said of it if it could run here."""
+
+    artifact: str
+    file: Path
+    run: ParityRun | None
+    report: ParityReport | None
+
+
+def built_engine(
+    onnx_file: Path,
+    flavour: Flavour,
+    precision: Precision,
+    *,
+    gate: Gate,
+    plan: ExportPlan,
+    timing_cache: Path,
+    progress: Progress,
+) -> BuiltEngine:
+    """Build the engine of an ONNX file beside it, and judge what it computes.
+
+    Raises:
+        UsageError: it cannot be built on this machine.
+        EngineMismatchError: it can, but not for this machine's GPU.
+    """
+    options = EngineOptions(flavour=flavour, precision=precision)
+    stamp = options.stamp()
+    if not plan.build_only:
+        stamp.require_match(Machine.here())
+    content = build_engine(
+        onnx_file,
+        options,
+        profile=plan.profile,
+        progress=progress,
+        timing_cache=timing_cache,
+    )
+    file = onnx_file.with_name(Path(stamp.name).name)
+    file.write_bytes(content)
+    if cuda_device() is None or plan.build_only:
+        return BuiltEngine(artifact=stamp.name, file=file, run=None, report=None)
+    run = gate.run(TensorRTRunner(file), file, stamp.name, precision)
+    return BuiltEngine(artifact=stamp.name, file=file, run=run, report=gate.judge(run))
+
+
+def vouch_for_engines(bundle: Bundle, progress: Progress) -> None:
+    """Let in the engines that were only built and run on this machine, if they pass.
+
+    Raises:
+        ParityFailedError: one does not pass; it stays as it was.
+    """
+    machine = Machine.here()
+    waiting = [
+        EngineStamp.from_name(name)
+        for name in artifact_names(bundle)
+        if name.endswith(".engine") and parity_name(name) not in bundle
+    ]
+    runnable = [stamp for stamp in waiting if stamp.matches(machine)]
+    if not runnable:
+        return
+    deployed = Deployed.of(bundle)
+    with bundle.stage("export") as stage:
+        reports = [*parity_reports(bundle)]
+        for stamp in runnable:
+            runner = TensorRTRunner(bundle.file(stamp.name))
+            gate = Gate.of(deployed, ExportPlan(profile=runner.profile), progress)
+            file = bundle.file(stamp.name)
+            run = gate.run(runner, file, stamp.name, stamp.precision)
+            report = gate.judge(run)
+            if not report:
+                raise ParityFailedError(report, "It stays unvouched for, and unused.")
+            stage.write(parity_name(stamp.name), report)
+            run.save(stage.path(parity_run_name(stamp.name)))
+            reports.append(report)
+        show_parity(bundle, stage, reports)

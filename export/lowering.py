@@ -1,0 +1,116 @@
+"""Float16 and int8: converted from float32, gated, and repaired where they fail."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import onnx
+from rich.progress import Progress
+
+from bundle import OnnxRunner, ParityReport, ParityRun, Precision, UsageError, onnx_name
+from bundle.runners import Pixels
+from export.deployed import Deployed
+from export.gate import Gate
+from export.latency import latency
+from export.onnx import float16_model, int8_model, save_model
+from export.plan import ExportPlan
+from export.repair import Repair, repaired
+
+_RANKED_ON = 8  # images
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Lowered:
+    """An artifact below float32: what became of it at the gate, and by which repair."""
+
+    file: Path
+    run: ParityRun
+    report: ParityReport
+    repair: Repair | None  # None where it passed at once, or was not to be repaired
+    time_cost: float | None  # of one image after the repair, over before it
+
+
+def lowered(
+    deployed: Deployed,
+    float32: onnx.ModelProto,
+    precision: Precision,
+    folder: Path,
+    *,
+    gate: Gate,
+    plan: ExportPlan,
+    progress: Progress,
+) -> Lowered:
+    """Write the artifact of a lower precision to `folder` and judge it.
+
+    Raises:
+        UsageError: int8 without images to take the ranges of activations from.
+    """
+    trial = _Trial(
+        gate=gate,
+        file=folder / Path(onnx_name(precision)).name,
+        artifact=onnx_name(precision),
+        precision=precision,
+    )
+
+    def convert(keep: frozenset[str]) -> onnx.ModelProto:
+        if precision == "fp16":
+            return float16_model(float32, keep=keep)
+        return int8_model(
+            float32,
+            deployed.samples(),
+            method=plan.ranges,
+            keep=keep,
+            progress=progress,
+        )
+
+    if not plan.repair:
+        return trial.lowered(convert(frozenset()))
+    ranked_on = deployed.images.pixels[:: max(1, len(deployed.images.pixels) // _RANKED_ON)]
+    repair = repaired(
+        convert, trial.accepts, float32, ranked_on[:_RANKED_ON], progress=progress
+    )
+    if not repair.kept:
+        return trial.lowered(repair.model)
+    unrepaired = folder / f"unrepaired.{precision}.onnx"
+    save_model(repair.unrepaired, unrepaired)
+    found = trial.lowered(repair.model, repair)
+    one = deployed.images.pixels[:1]
+    before, after = (latency(OnnxRunner(file), one) for file in (unrepaired, found.file))
+    return Lowered(
+        file=found.file,
+        run=found.run,
+        report=found.report,
+        repair=repair,
+        time_cost=after / before,
+    )
+
+
+class _Trial:
+    """Asks the gate about one conversion after the other, and remembers the last."""
+
+    def __init__(self, *, gate: Gate, file: Path, artifact: str, precision: Precision):
+        self._gate = gate
+        self._file = file
+        self._artifact = artifact
+        self._precision = precision
+        self._last: tuple[onnx.ModelProto, ParityRun] | None = None
+
+    def accepts(self, model: onnx.ModelProto) -> ParityReport:
+        """Return the report on a conversion; it is false if the gate is closed."""
+        return self._gate.judge(self._run(model))
+
+    def lowered(self, model: onnx.ModelProto, repair: Repair | None = None) -> Lowered:
+        """Return what the gate says of the conversion that was chosen."""
+        run = self._run(model)
+        return Lowered(
+            file=self._file,
+            run=run,
+            report=self._gate.judge(run),
+            repair=repair,
+            time_cost=None,
+        )
+
+    def _run(self, model: onnx.ModelProto) -> ParityRun:
+        if self._last is None or self._last[0] is not model:
+            run = self._gate.try_model(model, self._file, self._artifact, self._precision)
+            self._last = model, run
+        return self._last[1]
