@@ -8,14 +8,14 @@ from bundle.artifact import (
     ONNX as ONNX,
     Artifact as Artifact,
     artifact_names as artifact_names,
-    onnx_name as onnx_name,
-    tensors_name as tensors_name,
     golden_arrays as golden_arrays,
+    onnx_name as onnx_name,
     open_runner as open_runner,
     parity_name as parity_name,
     parity_reports as parity_reports,
     parity_run_name as parity_run_name,
     require_golden as require_golden,
+    tensors_name as tensors_name,
     vouched_artifact as vouched_artifact,
 )
 from bundle.calibration import (

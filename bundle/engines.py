@@ -14,6 +14,7 @@ from pathlib import PurePosixPath
 from bundle.cuda import cuda_device
 from bundle.errors import EngineMismatchError
 from bundle.flavours import Flavour, installed_version
+from bundle.parity.tolerance import Precision
 
 _STAMP = re.compile(
     r"(?P<gpu>sm\d+(?:(?:\+sm\d+)*|up))"
@@ -53,7 +54,7 @@ class EngineStamp:
     gpu: str  # "sm90", "sm86+sm89", "sm80up"
     flavour: str  # "trt" or "rtx"
     version: str  # "10.13", "10.13up"
-    precision: str
+    precision: Precision
 
     @classmethod
     def from_name(cls, name: str) -> "EngineStamp":
@@ -64,10 +65,12 @@ class EngineStamp:
                 f"{name} has no stamp; expected a name such as "
                 f"engines/sm90-trt10.13-fp16.engine. Rebuild it with `isogon export`."
             )
-        return cls(name=name, **match.groupdict())
+        return cls(name=name, **match.groupdict())  # type: ignore[arg-type]
 
     @classmethod
-    def of(cls, *, gpu: str, flavour: str, version: str, precision: str) -> "EngineStamp":
+    def of(
+        cls, *, gpu: str, flavour: str, version: str, precision: Precision
+    ) -> "EngineStamp":
         """Return the stamp of an engine about to be built."""
         return cls.from_name(f"engines/{gpu}-{flavour}{version}-{precision}.engine")
 
@@ -84,6 +87,14 @@ class EngineStamp:
         ours does not (rule 3), so the library must be installed.
         """
         return self.version.endswith("up")
+
+    def matches(self, machine: Machine) -> bool:
+        """Whether this engine runs on `machine`."""
+        try:
+            self.require_match(machine)
+        except EngineMismatchError:
+            return False
+        return True
 
     def require_match(self, machine: Machine) -> None:
         """Raise `EngineMismatchError` unless this engine runs on `machine`."""

@@ -17,8 +17,8 @@ Flavour = Literal["tensorrt", "tensorrt-rtx"]  # named as their packages are
 MODULES: dict[Flavour, str] = {"tensorrt": "tensorrt", "tensorrt-rtx": "tensorrt_rtx"}
 
 _INSTALL: dict[Flavour, str] = {
-    "tensorrt": "`pip install tensorrt cuda-bindings --extra-index-url "
-    "https://pypi.nvidia.com`",
+    "tensorrt": "`pip install tensorrt cuda-bindings` and NVIDIA's package index, as its "
+    "installation guide says",
     "tensorrt-rtx": "`pip install tensorrt-rtx cuda-bindings`",
 }
 

@@ -6,8 +6,7 @@ from pathlib import Path
 import onnx
 from rich.progress import Progress
 
-from bundle import OnnxRunner, ParityReport, ParityRun, Precision, UsageError, onnx_name
-from bundle.runners import Pixels
+from bundle import OnnxRunner, ParityReport, ParityRun, Precision, onnx_name
 from export.deployed import Deployed
 from export.gate import Gate
 from export.latency import latency

@@ -72,17 +72,16 @@ def calibrate(
     )
     detector = spec.fit(embeddings, folder.labels(roles.bank))
     with bundle.stage("calibrate") as stage:
-        names = {key: f"{SITE_DETECTOR}/{name}" for key, name in _FILES.items()}
-        stage.write(names["detector"], spec)
-        stage.write_arrays(names["statistics"], detector.arrays())
-        stage.write_arrays(names["held out"], {"familiar": familiar})
-        stage.write_arrays(names["samples"], {"familiar": sampled(bank)})
+        stage.write(f"{SITE_DETECTOR}/detector.json", spec)
+        stage.write_arrays(f"{SITE_DETECTOR}/reference.safetensors", detector.arrays())
+        stage.write_arrays(f"{SITE_DETECTOR}/{HELD_OUT}", {"familiar": familiar})
+        stage.write_arrays(f"{SITE_DETECTOR}/{SAMPLES}", {"familiar": sampled(bank)})
         deployed = Deployed(
             graph=Graph(before.student, detector),
             fingerprint=function_fingerprint(
                 bundle.manifest,
-                detector=stage.sha256(names["detector"]),
-                statistics=stage.sha256(names["statistics"]),
+                detector=stage.sha256(f"{SITE_DETECTOR}/detector.json"),
+                statistics=stage.sha256(f"{SITE_DETECTOR}/reference.safetensors"),
                 reduction=None,
             ),
             preprocessing=preprocessing,

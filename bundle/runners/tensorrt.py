@@ -187,6 +187,6 @@ def _lean_library() -> str:
     if not found:
         raise UsageError(
             "TensorRT's lean runtime is installed without its libraries. "
-            "Install `tensorrt-lean` from https://pypi.nvidia.com."
+            "Install `tensorrt-lean` from NVIDIA's package index."
         )
     return str(found[0])
