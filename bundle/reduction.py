@@ -18,6 +18,7 @@ class Reduction(BaseModel):
     """Which bank was reduced to how many vectors, and the detection before and after.
 
     It is in force as long as the detector is the one whose statistics it was made from.
+    A bundle holds none where the bank is whole.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -26,7 +27,7 @@ class Reduction(BaseModel):
     statistics: str = _Sha256  # of the `reference.safetensors` that was reduced
     vectors: str = _Sha256  # of `onnx/reduction.safetensors`, what is left of it
     bank: int = Field(ge=1)  # vectors before
-    size: int = Field(ge=1)  # vectors now; all of them means that nothing is reduced
+    size: int = Field(ge=1)  # vectors now
     k_before: int = Field(ge=1)
     k: int = Field(ge=1)
     familiar: int = Field(ge=0)  # held-out images that the AUROC is measured on
@@ -50,9 +51,7 @@ def reduction_in_force(bundle: Bundle, folder: str) -> Reduction | None:
         return None
     reduction = bundle.record(REDUCTION, Reduction)
     statistics = bundle.manifest.files[f"{folder}/reference.safetensors"].sha256
-    if reduction.whole or reduction.statistics != statistics:
-        return None
-    return reduction
+    return reduction if reduction.statistics == statistics else None
 
 
 def reduced_detector(bundle: Bundle, spec: DetectorSpec, reduction: Reduction) -> Detector:

@@ -33,17 +33,23 @@ class ReducedBank:
     record: Reduction
 
     def write(self, stage: StageWriter) -> None:
-        """Add both to the bundle; from then on `graph_from_bundle` uses them."""
-        stage.write(REDUCED, _content(self.detector, whole=self.record.whole))
-        stage.write(REDUCTION, self.record)
+        """Add both to the bundle; from then on `graph_from_bundle` uses them.
+
+        Where the bank is whole, a reduction that was in force is withdrawn.
+        """
+        if self.record.whole:
+            stage.withdraw(REDUCTION)
+            stage.withdraw(REDUCED)
+        else:
+            stage.write(REDUCED, _content(self.detector))
+            stage.write(REDUCTION, self.record)
 
 
 def reduce_bank(bundle: Bundle, size: int, progress: Progress) -> ReducedBank:
     """Reduce the bank of the detector in force to `size` vectors.
 
     Starts from the whole bank, also where a reduction is in force. A `size` of the
-    whole bank or more reduces nothing: the record says `whole`, and once written it
-    ends a reduction that was in force.
+    whole bank or more reduces nothing, and the record says `whole`.
 
     The AUROC is that of the bundle's held-out images, familiar against unfamiliar ones,
     before and after; it is None where there are no unfamiliar ones.
@@ -65,10 +71,9 @@ def reduce_bank(bundle: Bundle, size: int, progress: Progress) -> ReducedBank:
         .embeddings
     )
     bank, kept = len(bank_of(before)), len(bank_of(after))
-    content = _content(after, whole=kept == bank)
     record = Reduction(
         statistics=bundle.manifest.files[f"{folder}/reference.safetensors"].sha256,
-        vectors=hashlib.sha256(content).hexdigest(),
+        vectors=hashlib.sha256(_content(after)).hexdigest(),
         bank=bank,
         size=kept,
         k_before=before.k,
@@ -81,12 +86,9 @@ def reduce_bank(bundle: Bundle, size: int, progress: Progress) -> ReducedBank:
     return ReducedBank(detector=after, record=record)
 
 
-def _content(detector: Detector, *, whole: bool) -> bytes:
-    """Return the file of the statistics; a whole bank is in the bundle already."""
-    arrays = {} if whole else detector.arrays()
-    return safetensors.numpy.save(
-        {key: np.ascontiguousarray(value) for key, value in arrays.items()}
-    )
+def _content(detector: Detector) -> bytes:
+    arrays = detector.arrays().items()
+    return safetensors.numpy.save({k: np.ascontiguousarray(v) for k, v in arrays})
 
 
 def _auroc(

@@ -36,7 +36,7 @@ def banked(detector: Detector) -> Banked:
     raise UsageError(
         f"Only the detectors knn and nnguide have a bank that can be reduced, this "
         f"bundle's is {type(detector).__name__}. Leave out --bank, or fit another one "
-        f"with `isogon calibrate --detector knn`."
+        f"with `isogon calibrate BUNDLE --images DIR --detector knn`."
     )
 
 
@@ -76,7 +76,10 @@ def with_bank_of(detector: Banked, size: int, progress: Progress) -> Banked:
         kept         random             0.8408 0.8485 0.8487 0.8531
 
     Medoids are the bank's vectors nearest to the centres: indices would do to store
-    them, but they give up what the averaging gains.
+    them, but they give up what the averaging gains. Random is one draw; another differs
+    by up to 0.016. At the full 1280 dimensions the order is the same (knn, k = 1:
+    0.8508 whole, 0.8693 for a tenth as centres, k-centre 0.8061). On handwritten digits
+    against photographs (1,257 vectors, k = 1) every choice stays above 0.998.
 
     Raises:
         UsageError: `size` is less than 1.

@@ -230,7 +230,8 @@ def test_the_whole_bank_ends_a_reduction(bundle: Bundle, progress: Progress) -> 
     assert record.auroc == record.auroc_before
     assert reduction_in_force(bundle, "ood") is None
     assert len(graph_from_bundle(bundle).score.bank) == record.bank
-    assert not bundle.arrays(REDUCED)  # the bank is not kept twice
+    assert REDUCTION not in bundle
+    assert REDUCED not in Bundle.open(bundle.path)
 
 
 def test_a_reduction_ends_with_the_detector_it_was_made_from(
