@@ -6,6 +6,8 @@ from pathlib import Path
 from rich.progress import Progress
 
 from bundle import (
+    REDUCED,
+    REDUCTION,
     Bundle,
     DetectorSpec,
     ImageFolder,
@@ -92,4 +94,7 @@ def calibrate(
             reduction=None,
         )
         exporting = stage.also("export")
+        for name in (REDUCTION, REDUCED):  # of another detector's bank
+            if name in bundle:
+                exporting.withdraw(name)
         return add_artifacts(bundle, exporting, deployed, ExportPlan(), progress)
