@@ -64,6 +64,7 @@ from bundle.parity import (
     figures as figures,
 )
 from bundle.preprocessing import Preprocessing as Preprocessing
+from bundle.profile import BatchProfile as BatchProfile
 from bundle.runners import (
     OnnxRunner as OnnxRunner,
     Outputs as Outputs,
