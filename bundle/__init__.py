@@ -10,6 +10,8 @@ from bundle.artifact import (
     golden_arrays as golden_arrays,
     open_runner as open_runner,
     parity_name as parity_name,
+    parity_reports as parity_reports,
+    parity_run_name as parity_run_name,
     require_golden as require_golden,
     vouched_artifact as vouched_artifact,
 )
@@ -56,10 +58,16 @@ from bundle.manifest import (
     StudentCard as StudentCard,
     TeacherCard as TeacherCard,
 )
+from bundle.page import REPORT as REPORT, with_parity as with_parity
 from bundle.parity import (
+    TOLERANCES as TOLERANCES,
     Check as Check,
+    Claim as Claim,
     Figures as Figures,
     ParityReport as ParityReport,
+    ParityRun as ParityRun,
+    Precision as Precision,
+    Stability as Stability,
     Tolerance as Tolerance,
     figures as figures,
 )

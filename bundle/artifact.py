@@ -37,6 +37,24 @@ def parity_name(artifact: str) -> str:
     return f"parity/{Path(artifact).name}.json"
 
 
+def parity_run_name(artifact: str) -> str:
+    """Return where all answers of an artifact's parity run are kept."""
+    return f"parity/{Path(artifact).name}.safetensors"
+
+
+def parity_reports(bundle: Bundle) -> tuple[ParityReport, ...]:
+    """Return the reports of all artifacts, by name.
+
+    Raises:
+        BundleError: one was written by an earlier version.
+    """
+    return tuple(
+        bundle.record(name, ParityReport)
+        for name in bundle.manifest.files
+        if name.startswith("parity/") and name.endswith(".json")
+    )
+
+
 def vouched_artifact(bundle: Bundle, name: str = ONNX) -> Artifact:
     """Return the artifact, if a report vouches for exactly its bytes (rules 3 to 5).
 

@@ -12,11 +12,10 @@ if TYPE_CHECKING:
 
 def inspect(bundle: BundlePath, as_json: AsJson = False) -> None:
     """Show what a bundle holds and where it came from; every hash is checked."""
-    from bundle import Bundle, ParityReport
+    from bundle import Bundle, parity_reports
 
     opened = Bundle.open(bundle)
-    names = [name for name in opened.manifest.files if name.startswith("parity/")]
-    reports = [opened.record(name, ParityReport) for name in names]
+    reports = list(parity_reports(opened))
     if as_json:
         document = {
             "manifest": opened.manifest.model_dump(mode="json"),

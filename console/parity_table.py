@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 def parity_table(report: "ParityReport") -> Table:
     """Return every figure of a report beside its bound."""
     table = titled(f"{report.artifact} on {report.candidate}", "", "seen", "bound", "")
-    for check in report.figures.checks(report.tolerance):
+    for check in report.checks:
         mark = Text("ok", "green") if check else Text("broken", "bold red")
         name = check.name.replace("_", " ")
         add_row(table, name, f"{check.seen:.8g}", f"{check.sign} {check.bound:g}", mark)
