@@ -10,6 +10,9 @@ from bundle.runners import Outputs
 
 # Cosines closer than this are equal: duplicates have no order for rounding to keep.
 _TIE = 1e-5
+# So are scores that differ by no more than this share of their range: images that are
+# in the detector's bank all score zero, give or take rounding.
+_SCORE_TIE = 1e-3
 
 
 class Figures(ParityRecord):
@@ -22,7 +25,7 @@ class Figures(ParityRecord):
     mean_cosine: float
     neighbour_agreement: float  # mean share of the 10 nearest that are the same
     max_score_error: float  # over OOD scores, in units of the reference's range
-    score_rank_correlation: float  # Spearman's, of the OOD scores
+    score_rank_correlation: float  # Spearman's; a thousandth of the range is a tie
     decision_agreement: float  # share of images with the same is_ood
 
     @classmethod
@@ -90,7 +93,10 @@ def figures(
         agreement = float("nan")
     lengths = np.linalg.norm(candidate.embeddings.astype(np.float64), axis=1)
     cosines = _cosines(reference.embeddings, candidate.embeddings)
-    errors = np.abs(reference.ood_scores - candidate.ood_scores)
+    errors = np.abs(reference.ood_scores - candidate.ood_scores) / (
+        np.ptp(reference.ood_scores) or 1.0
+    )
+    scores = np.where(errors <= _SCORE_TIE, reference.ood_scores, candidate.ood_scores)
     return Figures(
         images=len(reference),
         max_abs_error=largest_change(reference.embeddings, candidate.embeddings),
@@ -98,8 +104,8 @@ def figures(
         min_cosine=float(cosines.min()),
         mean_cosine=float(cosines.mean()),
         neighbour_agreement=_agreement(reference.embeddings, candidate.embeddings),
-        max_score_error=float(errors.max() / (np.ptp(reference.ood_scores) or 1.0)),
-        score_rank_correlation=rank_correlation(reference.ood_scores, candidate.ood_scores),
+        max_score_error=float(errors.max()),
+        score_rank_correlation=rank_correlation(reference.ood_scores, scores),
         decision_agreement=agreement,
     )
 

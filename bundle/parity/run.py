@@ -128,7 +128,9 @@ class ParityRun:
         try:
             header = _Header.model_validate_json(metadata.get(_KEY, ""))
         except ValidationError as error:
-            raise _unreadable(path, f"`{_KEY}` of its header: {error}") from error
+            first = error.errors()[0]
+            where = ".".join([_KEY, *map(str, first["loc"])])
+            raise _unreadable(path, f"`{where}` of its header: {first['msg']}") from error
         outputs = _outputs_by_name(path, arrays)
         answers = {
             int(name.removeprefix(_BATCH)): outputs[name]

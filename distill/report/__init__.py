@@ -31,8 +31,9 @@ def report_html(
 ) -> str:
     """Return `report.html`: every figure inline; the same input gives the same text.
 
-    What was not measured has no section, save parity: `export` fills that in. Words that come from outside (class names,
-    sets, paths) are escaped, and the page's own policy forbids scripts and requests.
+    What was not measured has no section, save parity: `export` fills that in. Words that
+    come from outside (class names, sets, paths) are escaped, and the page's own policy
+    forbids scripts and requests.
     """
     from distill.report.page import page
 

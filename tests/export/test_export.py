@@ -1,6 +1,5 @@
 """The gate: what may enter a bundle, and everything that may not."""
 
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -15,15 +14,12 @@ from bundle import (
     CheckFailedError,
     DetectorSpec,
     OnnxRunner,
-    Outputs,
     ParityReport,
-    Runner,
     Tolerance,
     UsageError,
     parity_name,
     vouched_artifact,
 )
-from bundle.runners import Pixels
 from export import (
     ParityFailedError,
     TorchRunner,
@@ -32,7 +28,7 @@ from export import (
     graph_from_bundle,
     verify,
 )
-from export.parity import ParityImages, measure
+from export.parity import ParityImages
 
 
 @pytest.fixture
@@ -74,8 +70,8 @@ def test_the_report_says_what_was_compared_with_what(bundle: Bundle) -> None:
     held_out = bundle.arrays("held_out.safetensors")
     compared = len(held_out["familiar"]) + len(held_out["unfamiliar"])
     assert report
-    assert report.batch_sizes == (1, 2, 7)
-    assert report.figures.images == 3 * compared
+    assert report.batch_sizes == (1, 2, 7, 8, 32)
+    assert report.figures.images == 5 * compared
     assert "eager float32" in report.reference
     assert report.sha256 == bundle.manifest.files[ONNX].sha256
     assert report.calibration is not None
@@ -85,7 +81,7 @@ def test_the_report_says_what_was_compared_with_what(bundle: Bundle) -> None:
 def test_calibration_is_of_the_artifacts_own_scores(bundle: Bundle) -> None:
     artifact = vouched_artifact(bundle)
     familiar = bundle.arrays("held_out.safetensors")["familiar"]
-    scores = OnnxRunner(artifact.path).run_all(familiar, 7).ood_scores
+    scores = OnnxRunner(artifact.path).run_all(familiar, 1).ood_scores
     assert np.sort(scores).tolist() == list(artifact.calibration.scores)
 
 
@@ -98,82 +94,6 @@ def test_golden_images_are_real_and_of_both_kinds(
     flagged = vouched_artifact(bundle).calibration.is_ood(golden["ood_scores"])
     assert flagged.any()
     assert not flagged.all()
-
-
-class Planted(Runner):
-    """The reference with an error of our choice."""
-
-    name = "planted"
-
-    def __init__(self, reference: Runner, plant: Callable[[Outputs], Outputs]) -> None:
-        self._reference = reference
-        self._plant = plant
-
-    def run(self, pixels: Pixels) -> Outputs:
-        return self._plant(self._reference.run(pixels))
-
-
-def with_nan(outputs: Outputs) -> Outputs:
-    embeddings = outputs.embeddings.copy()
-    embeddings[0, 0] = np.nan
-    return Outputs(embeddings=embeddings, ood_scores=outputs.ood_scores)
-
-
-def with_nan_score(outputs: Outputs) -> Outputs:
-    scores = outputs.ood_scores.copy()
-    scores[-1] = np.nan
-    return Outputs(embeddings=outputs.embeddings, ood_scores=scores)
-
-
-def with_noise(outputs: Outputs) -> Outputs:
-    noise = np.random.default_rng(0).normal(size=outputs.embeddings.shape) * 1e-2
-    noisy = (outputs.embeddings + noise).astype(np.float32)
-    return Outputs(embeddings=noisy, ood_scores=outputs.ood_scores)
-
-
-def with_shuffled_scores(outputs: Outputs) -> Outputs:
-    return Outputs(
-        embeddings=outputs.embeddings, ood_scores=outputs.ood_scores[::-1].copy()
-    )
-
-
-def with_constant_scores(outputs: Outputs) -> Outputs:
-    return Outputs(
-        embeddings=outputs.embeddings, ood_scores=np.zeros_like(outputs.ood_scores)
-    )
-
-
-def with_its_channels_swapped(outputs: Outputs) -> Outputs:
-    swapped = outputs.embeddings.copy()
-    swapped[:, [0, 1]] = swapped[:, [1, 0]]
-    return Outputs(embeddings=swapped, ood_scores=outputs.ood_scores)
-
-
-@pytest.mark.parametrize(
-    ("plant", "breaks"),
-    [
-        (with_nan, "max_abs_error nan"),
-        (with_nan_score, "decision_agreement nan"),
-        (with_noise, "max_abs_error"),
-        (with_shuffled_scores, "decision_agreement"),
-        (with_constant_scores, "max_score_error"),
-        (with_its_channels_swapped, "min_cosine"),
-    ],
-    ids=lambda value: getattr(value, "__name__", None),
-)
-def test_a_planted_error_breaks_the_gate(
-    bundle: Bundle,
-    images: ParityImages,
-    progress: Progress,
-    plant: Callable[[Outputs], Outputs],
-    breaks: str,
-) -> None:
-    reference = TorchRunner(graph_from_bundle(bundle))
-    expected = reference.run_all(images.pixels, 32)
-    honest = measure(expected, reference, images, progress)
-    assert honest.figures.failures(Tolerance()) == ()
-    planted = measure(expected, Planted(reference, plant), images, progress)
-    assert breaks in "\n".join(planted.figures.failures(Tolerance()))
 
 
 def test_an_artifact_that_fails_does_not_enter_the_bundle(
@@ -200,7 +120,7 @@ def test_exporting_again_replaces_the_artifact_whole(
 def test_more_images_are_compared_on_request(bundle: Bundle, progress: Progress) -> None:
     extra = np.random.default_rng(0).integers(0, 256, (5, 32, 32, 3), dtype=np.uint8)
     before = bundle.record(parity_name(ONNX), ParityReport).figures.images
-    assert export_onnx(bundle, progress, extra=extra).figures.images == before + 15
+    assert export_onnx(bundle, progress, extra=extra).figures.images == before + 25
 
 
 def test_verify_repeats_the_claim(bundle: Bundle, progress: Progress) -> None:
