@@ -377,7 +377,7 @@ def test_export_shows_parity_on_the_page_and_evaluate_keeps_it(
     from distill.evaluation.reevaluation import reevaluate
 
     report = bundle.record(parity_name(ONNX), ParityReport)
-    shown = f"{report.figures.max_abs_error:.8g}"
+    shown = f"{report.figures.max_abs_error:.2g}"
     page = bundle.file("report.html").read_text()
     assert "<h3>onnx/model.onnx</h3>" in page
     assert shown in page
