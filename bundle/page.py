@@ -15,7 +15,7 @@ _BEGIN, _END = "<!-- parity -->", "<!-- /parity -->"
 _MEANINGS = {
     "max_abs_error": "largest difference of a coordinate of the embedding",
     "max_norm_error": "how far an embedding's length is from 1",
-    "min_cosine": "between both embeddings of the worst image",
+    "min_cosine": "of the two embeddings of an image, the worst of all",
     "mean_cosine": "the same, mean over the images",
     "neighbour_agreement": "share of an image's ten nearest that stay the same",
     "max_score_error": "largest change of an OOD score, in units of their range",
@@ -36,7 +36,7 @@ artifact does not enter the bundle.</p>
 """
 _HEAD = """\
 <thead><tr><th scope="col" class="left">figure</th><th scope="col">seen</th>\
-<th scope="col">bound</th><th scope="col"></th>\
+<th scope="col">bound</th><th scope="col">verdict</th>\
 <th scope="col" class="left">what it is</th></tr></thead>
 """
 
@@ -88,8 +88,10 @@ def _artifact(report: ParityReport) -> str:
 
 def _row(check: Check) -> str:
     state = "ok" if check else "broken"
+    error = check.sign == "<="
+    seen = f"{check.seen:.2g}" if error else f"{check.seen:.7g}"
     return (
         f'<tr class="{state}"><th scope="row">{check.name.replace("_", " ")}</th>'
-        f"<td>{check.seen:.8g}</td><td>{escape(check.sign)} {check.bound:g}</td>"
+        f"<td>{seen}</td><td>{'≤' if error else '≥'} {check.bound:g}</td>"
         f'<td>{state}</td><td class="left">{_MEANINGS[check.name]}</td></tr>\n'
     )

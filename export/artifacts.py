@@ -139,8 +139,7 @@ def add_artifacts(
         shelf.publish(stage)
     assert report.calibration is not None  # or float32 would have been rejected
     write_golden(stage, gate.expected, deployed.images, report.calibration)
-    shown = staying | {report.artifact: report for report in exported.reports}
-    show_parity(bundle, stage, list(shown.values()))
+    show_parity(bundle, stage, exported.reports, exported.withdrawn)
     return exported
 
 

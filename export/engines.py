@@ -17,7 +17,6 @@ from bundle import (
     artifact_names,
     cuda_device,
     parity_name,
-    parity_reports,
     parity_run_name,
 )
 from export.deployed import Deployed
@@ -90,7 +89,7 @@ def vouch_for_engines(bundle: Bundle, progress: Progress) -> None:
         return
     deployed = Deployed.of(bundle)
     with bundle.stage("export") as stage:
-        reports = [*parity_reports(bundle)]
+        reports = []
         for stamp in runnable:
             runner = TensorRTRunner(bundle.file(stamp.name))
             gate = Gate.of(deployed, ExportPlan(profile=runner.profile), progress)

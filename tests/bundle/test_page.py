@@ -55,8 +55,8 @@ def test_every_figure_is_in_the_table_with_its_bound_and_verdict() -> None:
     assert head[:3] == ["figure", "seen", "bound"]
     shown = {name: rest for name, *rest in rows}
     assert list(shown) == [check.name.replace("_", " ") for check in REPORT.checks]
-    assert shown["max abs error"][:3] == ["3e-07", "<= 0.0001", "ok"]
-    assert shown["min cosine"][:3] == ["0.5", ">= 0.99999", "broken"]
+    assert shown["max abs error"][:3] == ["3e-07", "≤ 0.0001", "ok"]
+    assert shown["min cosine"][:3] == ["0.5", "≥ 0.99999", "broken"]
     assert shown["mean cosine"][::2] == ["nan", "broken"]
     assert all(row[3] for row in shown.values())  # what the figure is
     assert page.count('class="broken"') == 2

@@ -304,7 +304,10 @@ def test_what_was_not_measured_has_no_section(evaluation: Evaluation, drawn: Dra
         "parity",  # until `export` fills it in, it says so
         "provenance",
     ]
-    assert [link["href"] for link in page.named("a")] == ["#provenance"]
+    assert [link["href"] for link in page.named("a")] == [
+        "#parity",
+        "#provenance",
+    ]
 
 
 def test_a_map_without_classes_has_no_class_names(

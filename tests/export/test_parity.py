@@ -17,6 +17,7 @@ from bundle import (
     TOLERANCES,
     BatchProfile,
     Bundle,
+    BundleError,
     Claim,
     ImageFolder,
     OnnxRunner,
@@ -25,11 +26,13 @@ from bundle import (
     ParityRun,
     Runner,
     parity_name,
+    parity_reports,
     parity_run_name,
 )
 from bundle.runners import Pixels
 from export import ParityFailedError, TorchRunner, export_onnx, graph_from_bundle
 from export.parity import BATCH_SIZES, ParityImages, batch_sizes, measure
+from export.parity_page import show_parity
 
 CLAIM = Claim(artifact=ONNX, sha256="0" * 64, precision="fp32", reference="torch")
 
@@ -377,7 +380,7 @@ def test_export_shows_parity_on_the_page_and_evaluate_keeps_it(
     from distill.evaluation.reevaluation import reevaluate
 
     report = bundle.record(parity_name(ONNX), ParityReport)
-    shown = f"{report.figures.max_abs_error:.8g}"
+    shown = f"{report.figures.max_abs_error:.2g}"
     page = bundle.file("report.html").read_text()
     assert "<h3>onnx/model.onnx</h3>" in page
     assert shown in page
@@ -403,3 +406,34 @@ def test_a_failed_gate_leaves_run_report_and_page_as_they_were(
     assert {path: data for path, data in after.items() if path.name != ".lock"} == {
         path: data for path, data in before.items() if path.name != ".lock"
     }
+
+
+def test_the_page_shows_new_reports_beside_others_and_forgets_what_was_withdrawn(
+    bundle: Bundle,
+) -> None:
+    report = bundle.record(parity_name(ONNX), ParityReport)
+    half = report.model_copy(update={"artifact": "onnx/model.fp16.onnx"})
+
+    def shown() -> list[str]:
+        page = Bundle.open(bundle.path).file("report.html").read_text()
+        return [artifact for artifact in (ONNX, half.artifact) if f"<h3>{artifact}" in page]
+
+    with bundle.stage("export") as stage:
+        stage.write(parity_name(half.artifact), half)
+        show_parity(bundle, stage, [half])
+    assert shown() == [ONNX, half.artifact]
+    with bundle.stage("export") as stage:
+        stage.withdraw(parity_name(half.artifact))
+        show_parity(bundle, stage, [report], withdrawn=[half.artifact])
+    assert shown() == [ONNX]
+
+
+def test_exporting_again_mends_a_report_of_an_earlier_version(
+    bundle: Bundle, progress: Progress
+) -> None:
+    with bundle.stage("export") as stage:
+        stage.write(parity_name(ONNX), "{}")
+    with pytest.raises(BundleError, match="run `isogon export"):
+        parity_reports(bundle)
+    assert export_onnx(bundle, progress)
+    assert len(parity_reports(Bundle.open(bundle.path))) == 1
