@@ -10,8 +10,8 @@ from typing import Any
 import onnxruntime
 import pytest
 
-from bundle import ONNX, Bundle, OnnxRunner, UsageError
-from bundle.runners import onnx as onnx_runner
+from bundle import ONNX, Bundle, OnnxRunner, UsageError, cuda_device
+from bundle.runners import Provider, onnx as onnx_runner
 
 SCRIPT = """
 import json, sys
@@ -90,3 +90,19 @@ def test_a_provider_that_onnx_runtime_was_built_without_is_named(
     with pytest.raises(UsageError, match="TensorrtExecutionProvider or NvTensorRTRTX"):
         OnnxRunner(path, provider="tensorrt")
     assert OnnxRunner(path).name.endswith("CPUExecutionProvider")
+
+
+@pytest.mark.skipif(cuda_device() is not None, reason="CUDA may load here")
+def test_a_fall_back_of_onnx_runtime_is_an_error_or_is_in_the_name(
+    bundle: Bundle, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    device = onnx_runner.CudaDevice(name="NVIDIA H200", architecture="sm90")
+    monkeypatch.setattr(onnx_runner, "cuda_device", lambda: device)
+    path = bundle.file(ONNX)
+    providers: tuple[Provider, ...] = ("cuda", "tensorrt")
+    for provider in providers:
+        with pytest.raises(UsageError, match=r"fell back to CPUExecutionProvider: .+"):
+            OnnxRunner(path, provider=provider)
+    name = OnnxRunner(path).name
+    assert name.endswith("CPUExecutionProvider (CUDAExecutionProvider did not load)")
+    assert capfd.readouterr().out == ""
