@@ -75,11 +75,11 @@ from bundle.parity import (
     Figures as Figures,
     ParityReport as ParityReport,
     ParityRun as ParityRun,
-    Precision as Precision,
     Stability as Stability,
     Tolerance as Tolerance,
     figures as figures,
 )
+from bundle.precision import Precision as Precision
 from bundle.preprocessing import Preprocessing as Preprocessing
 from bundle.profile import BatchProfile as BatchProfile
 from bundle.reduction import (

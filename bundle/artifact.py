@@ -14,7 +14,8 @@ import numpy as np
 from bundle.calibration import Calibration
 from bundle.engines import EngineStamp, Machine
 from bundle.errors import CheckFailedError, UnvouchedArtifactError
-from bundle.parity import ParityReport, Precision, figures
+from bundle.parity import ParityReport, figures
+from bundle.precision import Precision
 from bundle.runners import OnnxRunner, Outputs, Provider, Runner, TensorRTRunner
 from bundle.store import Bundle
 

@@ -14,7 +14,7 @@ from pathlib import PurePosixPath
 from bundle.cuda import cuda_device
 from bundle.errors import EngineMismatchError
 from bundle.flavours import Flavour, installed_version
-from bundle.parity.tolerance import Precision
+from bundle.precision import Precision
 
 _STAMP = re.compile(
     r"(?P<gpu>sm\d+(?:(?:\+sm\d+)*|up))"

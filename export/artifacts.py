@@ -40,7 +40,7 @@ _TIMING_CACHE = Path("~/.cache/isogon/tensorrt-timing.cache")
 
 @dataclass(kw_only=True, slots=True)
 class Exported:
-    """What an export made of its plan."""
+    """What an export made of its plan. Truthy only if nothing was rejected."""
 
     reduction: Reduction | None
     withdrawn: tuple[str, ...]  # older artifacts, which computed another function
@@ -48,6 +48,9 @@ class Exported:
     lowered: list[Lowered] = field(default_factory=list)  # how fp16 and int8 were made
     unvouched: list[str] = field(default_factory=list)  # engines that could not be run
     rejected: list[Rejected] = field(default_factory=list)
+
+    def __bool__(self) -> bool:
+        return bool(self.reports) and not self.rejected
 
     def require(self) -> None:
         """Raise `ParityFailedError` if an artifact was rejected."""

@@ -30,11 +30,17 @@ from export.parity import ParityFailedError, measure
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Verified:
-    """What was measured again, what was wrong, and what this machine cannot tell."""
+    """What was measured again, what was wrong, and what this machine cannot tell.
+
+    Truthy only if an artifact could be run and every one that could be holds.
+    """
 
     reports: tuple[ParityReport, ...]  # of the artifacts that hold
     faults: tuple[BundleError | CheckFailedError, ...]  # of those that do not
     skipped: Mapping[str, str]  # artifact -> why
+
+    def __bool__(self) -> bool:
+        return bool(self.reports) and not self.faults
 
     def require(self) -> None:
         """Raise unless every artifact that could be run holds, and at least one could.

@@ -12,6 +12,5 @@ from bundle.parity.tolerance import (
     SIGNS as SIGNS,
     TOLERANCES as TOLERANCES,
     Check as Check,
-    Precision as Precision,
     Tolerance as Tolerance,
 )

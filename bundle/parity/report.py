@@ -8,7 +8,8 @@ from pydantic import Field
 
 from bundle.calibration import Calibration
 from bundle.parity.figures import Figures, Stability
-from bundle.parity.tolerance import Check, ParityRecord, Precision, Tolerance
+from bundle.parity.tolerance import Check, ParityRecord, Tolerance
+from bundle.precision import Precision
 
 
 class ParityReport(ParityRecord):

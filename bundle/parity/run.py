@@ -18,7 +18,8 @@ from bundle.calibration import Calibration
 from bundle.errors import BundleError
 from bundle.parity.figures import Figures, Stability, figures, largest_change
 from bundle.parity.report import ParityReport
-from bundle.parity.tolerance import TOLERANCES, ParityRecord, Precision, Tolerance
+from bundle.parity.tolerance import TOLERANCES, ParityRecord, Tolerance
+from bundle.precision import Precision
 from bundle.runners import Outputs
 
 _KEY = "isogon.parity"  # of the header's metadata

@@ -6,7 +6,8 @@ from typing import Literal, NamedTuple
 
 from pydantic import BaseModel, ConfigDict
 
-Precision = Literal["fp32", "fp16", "int8"]
+from bundle.precision import Precision
+
 Sign = Literal["<=", ">="]
 
 # Which way each figure is bounded, in the order in which they are shown.

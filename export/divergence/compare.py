@@ -8,9 +8,9 @@ import onnx
 from jaxtyping import Num
 from rich.progress import Progress
 
-from bundle import CheckFailedError, UsageError
+from bundle import CheckFailedError, Precision, UsageError
 from bundle.runners import Pixels
-from export.divergence.record import Divergence, NodeError, Precision
+from export.divergence.record import Divergence, NodeError
 from export.divergence.tensors import exposing, groups, module_of, open_session, run
 
 BATCH = 2  # images at a time: the least that can mix up a batch

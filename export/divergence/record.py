@@ -1,11 +1,10 @@
 """What a comparison along the graph found: every node's error, and the first too large."""
 
 import math
-from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
-Precision = Literal["fp32", "fp16", "int8"]
+from bundle import Precision
 
 # An error of which the inputs had less than this share is the node's own.
 _OWN = 0.5

@@ -12,6 +12,7 @@ EMPTY = (
 REPORT = ParityReport(
     artifact="onnx/model.onnx",
     sha256="0123456789ab" + "0" * 52,
+    function="1" * 64,
     precision="fp32",
     reference="torch 2.15 eager float32 on CPU",
     candidate="onnxruntime 1.31",

@@ -41,7 +41,11 @@ def moved(said: Outputs, by: float) -> Outputs:
 
 EXPECTED = outputs()
 CLAIM = Claim(
-    artifact="onnx/model.onnx", sha256="0" * 64, precision="fp32", reference="torch <cpu>"
+    artifact="onnx/model.onnx",
+    sha256="0" * 64,
+    precision="fp32",
+    reference="torch <cpu>",
+    function="1" * 64,
 )
 HONEST = ParityRun(
     claim=CLAIM,

@@ -13,7 +13,7 @@ from bundle import Bundle, ImageFolder, UsageError
 from distill import Recipe, recipe_from_document
 from distill.distillation import distill
 from distill.evaluation import Evaluation
-from export import export_onnx
+from export import export_bundle
 
 PACKAGED = {
     "name": "tf_efficientnet_lite0",
@@ -116,7 +116,7 @@ def test_a_student_in_the_teachers_space_queries_its_index(
     assert fidelity.teacher_index_recall is not None
     chance = 10 / evaluated(bundle).bank_images
     assert fidelity.teacher_index_recall > 2 * chance
-    assert export_onnx(bundle, progress)
+    assert export_bundle(bundle, progress)
     no_map = changed(recipe, changes, [{"name": "cospress"}])
     with pytest.raises(UsageError, match='Add `\\[\\[objective\\]\\]` `name = "cosine"`'):
         distill(no_map, tmp_path / "t.isogon", progress)

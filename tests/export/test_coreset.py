@@ -22,7 +22,7 @@ from bundle import (
     reduction_in_force,
 )
 from bundle.detectors import Detector, Knn, NnGuide
-from export import TorchRunner, calibrate, export_onnx, graph_from_bundle, verify
+from export import TorchRunner, calibrate, export_bundle, graph_from_bundle, verify
 from export.graph import bank_of, banked, with_bank_of
 from export.graph.coreset import centres
 from export.parity import ParityImages
@@ -202,7 +202,7 @@ def test_the_reduced_function_is_exported_and_verified(
 ) -> None:
     before = bundle.file(ONNX).stat().st_size
     record = reduced(bundle, 20, progress)
-    assert export_onnx(bundle, progress)
+    assert export_bundle(bundle, progress)
     again = Bundle.open(bundle.path)
     shapes = [list(tensor.dims) for tensor in onnx.load(again.file(ONNX)).graph.initializer]
     assert any(sorted(shape) == [20, 32] for shape in shapes)

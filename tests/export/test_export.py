@@ -13,19 +13,21 @@ from bundle import (
     Bundle,
     CheckFailedError,
     DetectorSpec,
+    Metadata,
     OnnxRunner,
     ParityReport,
-    Tolerance,
     UsageError,
     parity_name,
     vouched_artifact,
 )
 from export import (
+    ExportPlan,
     ParityFailedError,
     TorchRunner,
     calibrate,
-    export_onnx,
+    export_bundle,
     graph_from_bundle,
+    tolerances,
     verify,
 )
 from export.parity import ParityImages
@@ -47,10 +49,13 @@ def test_the_graph_takes_uint8_and_a_batch_of_any_size(bundle: Bundle) -> None:
     assert [output.name for output in graph.output] == ["embedding", "ood_score"]
 
 
-def test_the_file_carries_the_preprocessing(bundle: Bundle) -> None:
-    (entry,) = onnx.load(bundle.file(ONNX)).metadata_props
-    assert entry.key == "isogon.preprocessing"
-    assert entry.value == bundle.manifest.preprocessing.model_dump_json()
+def test_the_file_carries_what_makes_it_stand_alone(bundle: Bundle) -> None:
+    held = {entry.key: entry.value for entry in onnx.load(bundle.file(ONNX)).metadata_props}
+    artifact = vouched_artifact(bundle)
+    metadata = Metadata.from_properties(held, "here")
+    assert metadata.preprocessing == bundle.manifest.preprocessing
+    assert metadata.calibration == artifact.calibration
+    assert metadata.fingerprint == artifact.report.function
 
 
 @pytest.mark.parametrize("batch", [1, 2, 7, 33])
@@ -100,9 +105,9 @@ def test_an_artifact_that_fails_does_not_enter_the_bundle(
     bundle: Bundle, progress: Progress
 ) -> None:
     before = (bundle.path / "manifest.json").read_bytes()
-    impossible = Tolerance(min_cosine=1.1)
+    impossible = ExportPlan(tolerances=tolerances(["min_cosine=1.1"]))
     with pytest.raises(ParityFailedError, match="did not enter the bundle") as caught:
-        export_onnx(bundle, progress, tolerance=impossible)
+        export_bundle(bundle, progress, impossible)
     assert "min_cosine" in str(caught.value)
     assert not caught.value.report
     assert (bundle.path / "manifest.json").read_bytes() == before
@@ -113,14 +118,15 @@ def test_an_artifact_that_fails_does_not_enter_the_bundle(
 def test_exporting_again_replaces_the_artifact_whole(
     bundle: Bundle, progress: Progress
 ) -> None:
-    assert export_onnx(bundle, progress)
+    assert export_bundle(bundle, progress)
     vouched_artifact(Bundle.open(bundle.path))
 
 
 def test_more_images_are_compared_on_request(bundle: Bundle, progress: Progress) -> None:
     extra = np.random.default_rng(0).integers(0, 256, (5, 32, 32, 3), dtype=np.uint8)
     before = bundle.record(parity_name(ONNX), ParityReport).figures.images
-    assert export_onnx(bundle, progress, extra=extra).figures.images == before + 25
+    (report,) = export_bundle(bundle, progress, ExportPlan(extra=extra)).reports
+    assert report.figures.images == before + 25
 
 
 def test_verify_repeats_the_claim(bundle: Bundle, progress: Progress) -> None:
@@ -136,7 +142,7 @@ def test_verify_finds_weights_that_are_not_the_artifacts(
     with bundle.stage("distill") as stage:
         stage.write_arrays("model.safetensors", arrays)
     with pytest.raises(ParityFailedError, match="is not equal to torch"):
-        verify(Bundle.open(bundle.path), progress)
+        verify(Bundle.open(bundle.path), progress).require()
 
 
 def test_verify_finds_a_calibration_that_is_not_the_artifacts(
@@ -148,7 +154,7 @@ def test_verify_finds_a_calibration_that_is_not_the_artifacts(
     with bundle.stage("export") as stage:
         stage.write(parity_name(ONNX), report.model_copy(update={"calibration": flagging}))
     with pytest.raises(CheckFailedError, match="the calibration of"):
-        verify(Bundle.open(bundle.path), progress)
+        verify(Bundle.open(bundle.path), progress).require()
 
 
 def test_calibrating_on_site_makes_the_sites_images_familiar(

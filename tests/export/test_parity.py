@@ -30,11 +30,20 @@ from bundle import (
     parity_run_name,
 )
 from bundle.runners import Pixels
-from export import ParityFailedError, TorchRunner, export_onnx, graph_from_bundle
+from export import (
+    ExportPlan,
+    ParityFailedError,
+    TorchRunner,
+    export_bundle,
+    graph_from_bundle,
+    tolerances,
+)
 from export.parity import BATCH_SIZES, ParityImages, batch_sizes, measure
 from export.parity_page import show_parity
 
-CLAIM = Claim(artifact=ONNX, sha256="0" * 64, precision="fp32", reference="torch")
+CLAIM = Claim(
+    artifact=ONNX, sha256="0" * 64, precision="fp32", reference="torch", function="1" * 64
+)
 
 
 @pytest.fixture(scope="module")
@@ -397,10 +406,10 @@ def test_a_failed_gate_leaves_run_report_and_page_as_they_were(
 ) -> None:
     before = {path: path.read_bytes() for path in bundle.path.rglob("*") if path.is_file()}
     with pytest.raises(ParityFailedError):
-        export_onnx(
+        export_bundle(
             bundle,
             progress,
-            tolerance=TOLERANCES["fp32"].model_copy(update={"min_cosine": 1.1}),
+            ExportPlan(tolerances=tolerances(["min_cosine=1.1"])),
         )
     after = {path: path.read_bytes() for path in bundle.path.rglob("*") if path.is_file()}
     assert {path: data for path, data in after.items() if path.name != ".lock"} == {
@@ -435,5 +444,5 @@ def test_exporting_again_mends_a_report_of_an_earlier_version(
         stage.write(parity_name(ONNX), "{}")
     with pytest.raises(BundleError, match="run `isogon export"):
         parity_reports(bundle)
-    assert export_onnx(bundle, progress)
+    assert export_bundle(bundle, progress)
     assert len(parity_reports(Bundle.open(bundle.path))) == 1
