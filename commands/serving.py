@@ -1,13 +1,10 @@
 """`isogon serve`: answers over HTTP."""
 
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from commands.options import BundlePath
-
-if TYPE_CHECKING:
-    pass
 
 
 def serve(
@@ -19,9 +16,10 @@ def serve(
 ) -> None:
     """Serve embeddings and OOD scores over HTTP (BentoML), until interrupted.
 
-    Try `curl -F images=@photo.jpg localhost:3000/v1/embed`. Limits are set by
-    environment variables: ISOGON_ALPHA, ISOGON_MAX_IMAGES, ISOGON_MAX_IMAGE_BYTES,
-    ISOGON_MAX_IMAGE_PIXELS, ISOGON_MAX_BODY_BYTES, ISOGON_THREADS.
+    Try `curl -F images=@photo.jpg localhost:3000/v1/embed`. Environment variables
+    set what answers (ISOGON_ARTIFACT, such as onnx/model.int8.onnx) and the limits:
+    ISOGON_ALPHA, ISOGON_MAX_IMAGES, ISOGON_MAX_IMAGE_BYTES, ISOGON_MAX_IMAGE_PIXELS,
+    ISOGON_MAX_BODY_BYTES, ISOGON_THREADS.
     """
     from serving import serve as run
 

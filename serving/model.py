@@ -48,7 +48,7 @@ class ServedModel:
             UsageError: `settings.alpha` cannot be promised with this calibration.
         """
         bundle = Bundle.open(settings.bundle)
-        artifact = vouched_artifact(bundle)
+        artifact = vouched_artifact(bundle, settings.artifact)
         runner = open_runner(bundle, artifact, threads=settings.threads)
         require_golden(bundle, artifact, runner)
         calibration = artifact.calibration

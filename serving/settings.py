@@ -5,7 +5,7 @@ from pathlib import Path
 from pydantic import Field, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from bundle import ImageLimits, UsageError
+from bundle import ONNX, ImageLimits, UsageError
 
 
 class Settings(BaseSettings):
@@ -14,6 +14,9 @@ class Settings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix="ISOGON_", frozen=True)
 
     bundle: Path = Field(description="the bundle's directory")
+    artifact: str = Field(
+        default=ONNX, description="what answers: an artifact's name in the bundle"
+    )
     alpha: float | None = Field(
         default=None, gt=0, lt=1, description="false-alarm rate; None: the bundle's"
     )

@@ -10,13 +10,17 @@ import time
 from pathlib import Path
 
 import httpx
+import numpy as np
 import pytest
 import safetensors.torch
 import timm
 from PIL import Image
 
 from distill import recipe_from_toml
+from isogon import app
 from serving.process import free_port
+
+COMMANDS = [command.callback.__name__ for command in app.registered_commands]
 
 
 def isogon(
@@ -36,37 +40,13 @@ def isogon(
 def test_help_is_instant_and_loads_no_stage(tmp_path: Path) -> None:
     found = isogon("--help", cwd=tmp_path)
     assert found.returncode == 0
-    commands = (
-        "quickstart",
-        "distill",
-        "evaluate",
-        "compare",
-        "export",
-        "verify",
-        "calibrate",
-        "inspect",
-        "serve",
-    )
-    assert all(command in found.stdout for command in commands)
+    assert all(command in found.stdout for command in COMMANDS)
     code = "import sys, isogon; print({'torch', 'bentoml', 'bundle'} & set(sys.modules))"
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert loaded.stdout.strip() == "set()"
 
 
-@pytest.mark.parametrize(
-    "command",
-    [
-        "quickstart",
-        "distill",
-        "evaluate",
-        "compare",
-        "export",
-        "verify",
-        "calibrate",
-        "inspect",
-        "serve",
-    ],
-)
+@pytest.mark.parametrize("command", COMMANDS)
 def test_every_command_explains_itself(command: str, tmp_path: Path) -> None:
     found = isogon(command, "--help", cwd=tmp_path)
     assert found.returncode == 0
@@ -120,7 +100,8 @@ def test_json_is_all_that_is_on_stdout(bundle_path: Path) -> None:
     inspected = isogon("inspect", bundle_path, "--json", cwd=bundle_path.parent)
     assert json.loads(inspected.stdout)["manifest"]["name"] == "digits"
     verified = isogon("verify", bundle_path, "--json", cwd=bundle_path.parent)
-    assert json.loads(verified.stdout)["figures"]["min_cosine"] > 0.99999
+    (report,) = json.loads(verified.stdout)["reports"]
+    assert report["figures"]["min_cosine"] > 0.99999
     assert "Parity at batch 7" in verified.stderr
 
 
@@ -313,15 +294,98 @@ def test_calibrate_and_export_take_images_of_ones_own(
 ) -> None:
     folder = bundle_path.parent
     exported = isogon("export", bundle_path, "--images", photographs, "--json", cwd=folder)
-    assert json.loads(exported.stdout)["figures"]["images"] == 3 * (36 + 12 + 12)
+    (report,) = json.loads(exported.stdout)["reports"]
+    assert report["figures"]["images"] == 5 * (36 + 12 + 12)
     calibrated = isogon(
         *("calibrate", bundle_path, "--images", digits, "--alpha", 0.2),
         *("--detector", "mahalanobis", "--json"),
         cwd=folder,
     )
     assert calibrated.returncode == 0, calibrated.stderr
-    assert json.loads(calibrated.stdout)["calibration"]["alpha"] == 0.2
+    (report,) = json.loads(calibrated.stdout)["reports"]
+    assert report["calibration"]["alpha"] == 0.2
     assert isogon("verify", bundle_path, cwd=folder).returncode == 0
+
+
+def test_lower_precisions_are_exported_judged_again_and_run_alone(
+    bundle_path: Path, photographs: Path
+) -> None:
+    folder = bundle_path.parent
+    exported = isogon("export", bundle_path, "--fp16", "--int8", cwd=folder)
+    assert exported.returncode == 0, exported.stderr
+    for artifact in ("onnx/model.onnx", "onnx/model.fp16.onnx", "onnx/model.int8.onnx"):
+        assert f"{artifact} on onnxruntime" in exported.stdout
+    verified = isogon("verify", bundle_path, "--json", cwd=folder)
+    reports = json.loads(verified.stdout)["reports"]
+    assert [report["precision"] for report in reports] == ["fp32", "fp16", "int8"]
+    run = bundle_path / "parity" / "model.fp16.onnx.safetensors"
+    assert isogon("judge", run, cwd=folder).returncode == 0
+    strict = isogon("judge", run, "--bound", "min_cosine=1.5", cwd=folder)
+    assert strict.returncode == 1
+    assert "min_cosine" in strict.stderr
+    alone = folder / "alone.onnx"
+    shutil.copy(bundle_path / "onnx" / "model.int8.onnx", alone)
+    shutil.move(bundle_path, folder / "elsewhere")
+    answered = isogon(
+        *("run", alone, photographs, "--json", "--output", "found.npz"), cwd=folder
+    )
+    assert answered.returncode == 0, answered.stderr
+    results = json.loads(answered.stdout)["results"]
+    assert len(results) == 12
+    assert sum(result["ood"]["is_ood"] for result in results) >= 6
+    assert np.load(folder / "found.npz")["embeddings"].shape == (12, 32)
+
+
+def test_run_names_what_it_cannot_read_and_answers_the_rest(
+    standalone_file: Path, photographs: Path, tmp_path: Path
+) -> None:
+    broken = tmp_path / "broken.png"
+    broken.write_bytes(b"no image")
+    image = photographs / "coffee.jpg"
+    found = isogon("run", standalone_file, image, broken, cwd=tmp_path)
+    assert found.returncode == 1
+    assert "coffee.jpg" in found.stdout
+    assert "broken.png" in found.stderr
+
+
+def test_what_is_rejected_is_kept_and_its_first_diverging_layer_named(
+    bundle_path: Path,
+) -> None:
+    folder = bundle_path.parent
+    impossible = ("--bound", "fp16.min_cosine=1.5")
+    found = isogon("export", bundle_path, "--fp16", "--no-repair", *impossible, cwd=folder)
+    assert found.returncode == 1
+    assert "isogon diverge" in " ".join(found.stderr.split())
+    rejected = folder / "copy.isogon.rejected" / "model.fp16.onnx"
+    assert isogon("verify", bundle_path, cwd=folder).returncode == 0
+    fine = isogon("diverge", bundle_path, rejected, cwd=folder)
+    assert fine.returncode == 0, fine.stderr
+    assert (folder / "diverge-model.fp16.svg").stat().st_size > 1000
+    named = isogon(
+        *("diverge", bundle_path, rejected, "--bound", 1e-6, "--json"), cwd=folder
+    )
+    assert named.returncode == 1
+    assert json.loads(named.stdout)["nodes"][0]["module"] is not None
+    again = isogon("export", bundle_path, "--fp16", cwd=folder)
+    assert again.returncode == 0
+    assert not rejected.exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["--engine", "tensorrt"], "sees no CUDA device"),
+        (["--batch", "8:1"], "MIN:OPT:MAX"),
+        (["--bound", "speed=1"], "PRECISION.NAME=VALUE"),
+        (["--bank", "0"], "--bank"),
+    ],
+)
+def test_what_cannot_be_exported_is_refused_at_once(
+    bundle_path: Path, arguments: list[str], told: str
+) -> None:
+    found = isogon("export", bundle_path, *arguments, cwd=bundle_path.parent)
+    assert found.returncode == 2
+    assert told in " ".join(found.stderr.split())
 
 
 @pytest.mark.parametrize("detector", ["vim", "energy", "nnguide"])
