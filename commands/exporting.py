@@ -27,10 +27,10 @@ def export(
         typer.Option("--int8", help="Add int8: a quarter of the size, for CPUs too."),
     ] = False,
     engine: Annotated[
-        list[Literal["tensorrt", "tensorrt-rtx"]] | None,
+        Literal["tensorrt", "tensorrt-rtx"] | None,
         typer.Option(
             help="Add a TensorRT engine for this machine's GPU, in the precisions asked "
-            "for, or else in float32. May be given several times.",
+            "for, or else in float32.",
             show_default=False,
         ),
     ] = None,
@@ -100,7 +100,7 @@ def export(
             from export import ExportPlan, export_bundle, tolerances
         plan = ExportPlan(
             lower=_lower(fp16=fp16, int8=int8),
-            engines=tuple(engine or ()),
+            engine=engine,
             build_only=build_only,
             profile=profile,
             bank=bank,

@@ -121,27 +121,27 @@ def add_artifacts(
             exported.lowered.append(made)
             if shelf.put(made.file, made.run, made.report):
                 files[precision] = made.file
-        for flavour in plan.engines:
-            for precision in plan.engine_precisions:
-                if precision not in files:
-                    continue  # its ONNX was rejected
-                engine = built_engine(
-                    files[precision],
-                    flavour,
-                    precision,
-                    gate=gate,
-                    plan=plan,
-                    timing_cache=_TIMING_CACHE.expanduser(),
-                    progress=progress,
-                )
-                if engine.run is None or engine.report is None:
-                    engine.file.replace(stage.path(engine.artifact))
-                    exported.unvouched.append(engine.artifact)
-                else:
-                    shelf.put(engine.file, engine.run, engine.report)
+        for precision in plan.engine_precisions:
+            if precision not in files:
+                continue  # its ONNX was rejected
+            engine = built_engine(
+                files[precision],
+                precision,
+                gate=gate,
+                plan=plan,
+                timing_cache=_TIMING_CACHE.expanduser(),
+                progress=progress,
+            )
+            if engine.run is None or engine.report is None:
+                engine.file.replace(stage.path(engine.artifact))
+                exported.unvouched.append(engine.artifact)
+            else:
+                shelf.put(engine.file, engine.run, engine.report)
         shelf.publish(stage)
     assert report.calibration is not None  # or float32 would have been rejected
     write_golden(stage, gate.expected, deployed.images, report.calibration)
+    made = {report.artifact for report in exported.reports}
+    exported.withdrawn = tuple(name for name in exported.withdrawn if name not in made)
     show_parity(bundle, stage, exported.reports, exported.withdrawn)
     return exported
 

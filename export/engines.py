@@ -8,7 +8,6 @@ from rich.progress import Progress
 from bundle import (
     Bundle,
     EngineStamp,
-    Flavour,
     Machine,
     ParityReport,
     ParityRun,
@@ -39,7 +38,6 @@ class BuiltEngine:
 
 def built_engine(
     onnx_file: Path,
-    flavour: Flavour,
     precision: Precision,
     *,
     gate: Gate,
@@ -47,13 +45,14 @@ def built_engine(
     timing_cache: Path,
     progress: Progress,
 ) -> BuiltEngine:
-    """Build the engine of an ONNX file beside it, and judge what it computes.
+    """Build the engine of the plan's flavour beside an ONNX file; judge what it computes.
 
     Raises:
         UsageError: it cannot be built on this machine.
         EngineMismatchError: it can, but not for this machine's GPU.
     """
-    options = EngineOptions(flavour=flavour, precision=precision)
+    assert plan.engine is not None  # or there would be nothing to build
+    options = EngineOptions(flavour=plan.engine, precision=precision)
     stamp = options.stamp()
     if not plan.build_only:
         stamp.require_match(Machine.here())

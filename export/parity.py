@@ -133,7 +133,8 @@ def measure(
             "are broken. Distil again."
         )
     sizes = sorted(set(batch_sizes))
-    shown = [*(f"Parity at batch {size}" for size in sizes), "Parity, once more"]
+    who = f"Parity of {claim.precision}"
+    shown = [*(f"{who} at batch {size}" for size in sizes), f"{who}, once more"]
     *answers, again = (
         _in_whole_batches(
             candidate, images.pixels, size, partial(progress.track, description=description)

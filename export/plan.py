@@ -22,7 +22,7 @@ class ExportPlan:
     """The artifacts to make; float32 ONNX always comes first, the others from it."""
 
     lower: tuple[Precision, ...] = ()  # precisions below float32
-    engines: tuple[Flavour, ...] = ()  # in each lower precision, or else in float32
+    engine: Flavour | None = None  # in each lower precision, or else in float32
     build_only: bool = False  # engines that cannot run here; nothing vouches for them
     profile: BatchProfile = field(default_factory=BatchProfile)
     bank: int | None = None  # vectors of the detector's bank to keep; None: as it is
@@ -33,12 +33,12 @@ class ExportPlan:
 
     @property
     def engine_precisions(self) -> tuple[Precision, ...]:
-        """The precisions of the engines."""
-        return self.lower or ("fp32",)
+        """The precisions of the engines, if any are wanted."""
+        return (self.lower or ("fp32",)) if self.engine else ()
 
     def require_possible(self) -> None:
         """Raise `UsageError` if engines are wanted that could not be proven here."""
-        if self.engines and not self.build_only and cuda_device() is None:
+        if self.engine and not self.build_only and cuda_device() is None:
             raise UsageError(
                 "An engine enters the bundle only once it has answered as the reference "
                 "does, and this process sees no CUDA device to run it on. Export on the "

@@ -10,6 +10,7 @@ from bundle import Bundle, ParityReport, ParityRun, tensors_name
 class Rejected:
     """An artifact that failed, and where its file and its parity run are."""
 
+    bundle: Path
     report: ParityReport
     file: Path
 
@@ -19,9 +20,9 @@ class Rejected:
         run = self.file.with_name(f"{self.file.name}.safetensors")
         return (
             f"It did not enter the bundle and is kept as {self.file}. `isogon diverge "
-            f"BUNDLE {self.file}` names the first layer that diverges; `isogon judge "
-            f"{run} --bound NAME=VALUE` judges the same run within other bounds, and "
-            f"`isogon export --bound` lets it in under them."
+            f"{self.bundle} {self.file}` names the first layer that diverges; `isogon "
+            f"judge {run} --bound NAME=VALUE` judges the same run within other bounds, "
+            f"and `isogon export {self.bundle} --bound NAME=VALUE` lets it in under them."
         )
 
 
@@ -41,7 +42,7 @@ def reject(bundle: Bundle, file: Path, run: ParityRun, report: ParityReport) -> 
     kept = file.replace(folder / name)
     run.save(folder / f"{name}.safetensors")
     (folder / f"{name}.json").write_text(report.model_dump_json(indent=2) + "\n")
-    return Rejected(report=report, file=kept)
+    return Rejected(bundle=bundle.path, report=report, file=kept)
 
 
 def forget_rejected(bundle: Bundle, artifact: str) -> None:

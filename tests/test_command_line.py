@@ -102,7 +102,7 @@ def test_json_is_all_that_is_on_stdout(bundle_path: Path) -> None:
     verified = isogon("verify", bundle_path, "--json", cwd=bundle_path.parent)
     (report,) = json.loads(verified.stdout)["reports"]
     assert report["figures"]["min_cosine"] > 0.99999
-    assert "Parity at batch 7" in verified.stderr
+    assert "Parity of fp32 at batch 7" in verified.stderr
 
 
 def test_a_failed_check_is_1(bundle_path: Path) -> None:
