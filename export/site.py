@@ -25,14 +25,6 @@ from export.graph import (
     detector_spec,
     graph_from_bundle,
 )
-
-SAMPLES = "samples.safetensors"
-
-
-def sampled(x):
-    return x[:128]
-
-
 from export.parity import HELD_OUT, ParityImages, unfamiliar_pixels
 from export.plan import ExportPlan
 
