@@ -8,6 +8,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from bundle import UsageError
 from export.onnx.ending import ending
+from export.onnx.naming import require_nodes
 from export.onnx.types import float32_tensors, may_be_float16, opset_of
 
 
@@ -53,7 +54,9 @@ def float16_model(
             if copy not in casts:
                 casts.add(copy)
                 to = TensorProto.FLOAT16 if half else TensorProto.FLOAT
-                nodes.append(helper.make_node("Cast", [name], [copy], f"Cast_{copy}", to=to))
+                nodes.append(
+                    helper.make_node("Cast", [name], [copy], f"Cast_{copy}", to=to)
+                )
         if node.name not in kept:
             _halve_attributes(node)
         nodes.append(node)
@@ -69,14 +72,8 @@ def float16_model(
 
 
 def _require_convertible(model: onnx.ModelProto, keep: frozenset[str]) -> None:
-    nodes = model.graph.node
-    unknown = sorted(keep - {node.name for node in nodes})
-    if unknown:
-        raise UsageError(
-            f"`keep` names {', '.join(unknown[:3])}, and the model has no such node. "
-            f"Name nodes of the float32 model."
-        )
-    for node in nodes:
+    require_nodes(model, keep)
+    for node in model.graph.node:
         if any(attribute.HasField("g") or attribute.graphs for attribute in node.attribute):
             raise UsageError(
                 f"The {node.op_type} {node.name} holds a graph of its own, which is not "
