@@ -1,4 +1,4 @@
-"""Bias correction: what rounding weights does to an output's mean is taken from the bias."""
+"""Bias correction: rounding weights moves an output's mean; the bias takes that back."""
 
 import numpy as np
 import onnx
