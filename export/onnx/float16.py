@@ -86,10 +86,13 @@ def _kept(
 ) -> frozenset[str]:
     """Return the names of the nodes that compute in float32."""
     opset = opset_of(model)
+    scales = {
+        node.input[1] for node in model.graph.node if node.op_type == "DequantizeLinear"
+    }
     unholdable = {
         tensor.name
         for tensor in model.graph.initializer
-        if tensor.name in floats and not _holdable(tensor)
+        if tensor.name in floats and not _holdable(tensor, whole=tensor.name in scales)
     }
     outputs = {output.name for output in model.graph.output}
     kept = set()
@@ -147,13 +150,19 @@ def _is_float_by_definition(node: onnx.NodeProto) -> bool:
     return node.op_type == "ConstantOfShape" and not node.attribute
 
 
-def _holdable(tensor: onnx.TensorProto) -> bool:
+def _holdable(tensor: onnx.TensorProto, *, whole: bool = False) -> bool:
+    """Whether float16 holds the values: none overflows, and no scalar becomes 0.
+
+    Among many weights a vanishing one does no harm; with `whole` none may.
+    """
     single = numpy_helper.to_array(tensor)
     with np.errstate(over="ignore"):
         half = single.astype(np.float16)
     overflows = np.isinf(half) & np.isfinite(single)
-    vanishes = single.size == 1 and half.item() == 0 != single.item()
-    return not (overflows.any() or vanishes)
+    vanishes = (half == 0) & (single != 0)
+    if not whole and single.size > 1:
+        vanishes[:] = False
+    return not (overflows | vanishes).any()
 
 
 def _halve_attributes(node: onnx.NodeProto) -> None:
