@@ -13,9 +13,9 @@ from bundle import (
 )
 from bundle.runners import Pixels
 from export.graph import Graph, detector_in_force, graph_from_bundle
-from export.onnx import quantisation_pixels
 from export.parity import ParityImages
 from export.reduction import ReducedBank
+from export.samples import quantisation_pixels
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -39,7 +39,7 @@ class Deployed:
             fingerprint=_fingerprint(bundle, folder, reduction),
             preprocessing=bundle.manifest.preprocessing,
             images=ParityImages.of(bundle, extra),
-            samples=partial(quantisation_pixels, bundle),
+            samples=partial(quantisation_pixels, bundle, extra),
             reduction=reduction,
         )
 

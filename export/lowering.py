@@ -1,6 +1,7 @@
 """Float16 and int8: converted from float32, gated, and repaired where they fail."""
 
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import onnx
@@ -10,7 +11,7 @@ from bundle import OnnxRunner, ParityReport, ParityRun, Precision, onnx_name
 from export.deployed import Deployed
 from export.gate import Gate
 from export.latency import latency
-from export.onnx import float16_model, int8_model, save_model
+from export.onnx import Target, float16_model, observe, quantised, save_model
 from export.plan import ExportPlan
 from export.repair import Repair, repaired
 
@@ -37,35 +38,35 @@ def lowered(
     gate: Gate,
     plan: ExportPlan,
     progress: Progress,
+    target: Target = "onnxruntime",
 ) -> Lowered:
     """Write the artifact of a lower precision to `folder` and judge it.
 
     Raises:
         UsageError: int8 without images to take the ranges of activations from.
     """
+    suffix = "" if target == "onnxruntime" else f".{target}"
     trial = _Trial(
         gate=gate,
-        file=folder / Path(onnx_name(precision)).name,
+        file=folder / f"model.{precision}{suffix}.onnx",
         artifact=onnx_name(precision),
         precision=precision,
     )
-
-    def convert(keep: frozenset[str]) -> onnx.ModelProto:
-        if precision == "fp16":
-            return float16_model(float32, keep=keep)
-        return int8_model(
-            float32,
-            deployed.samples(),
-            method=plan.ranges,
-            keep=keep,
-            progress=progress,
+    convert = partial(float16_model, float32)
+    if precision == "int8":
+        observed = observe(
+            float32, deployed.samples(), method=plan.ranges, progress=progress
         )
-
+        convert = partial(quantised, float32, observed, target=target)
     if not plan.repair:
-        return trial.lowered(convert(frozenset()))
+        return trial.lowered(convert())
     ranked_on = deployed.images.pixels[:: max(1, len(deployed.images.pixels) // _RANKED_ON)]
     repair = repaired(
-        convert, trial.accepts, float32, ranked_on[:_RANKED_ON], progress=progress
+        lambda keep: convert(keep=keep),
+        trial.accepts,
+        float32,
+        ranked_on[:_RANKED_ON],
+        progress=progress,
     )
     if not repair.kept:
         return trial.lowered(repair.model)

@@ -14,7 +14,7 @@ from bundle import (
     cuda_device,
 )
 from bundle.runners import Pixels
-from export.onnx import RangeMethod
+from export.onnx import Method
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -27,7 +27,7 @@ class ExportPlan:
     profile: BatchProfile = field(default_factory=BatchProfile)
     bank: int | None = None  # vectors of the detector's bank to keep; None: as it is
     repair: bool = True  # keep nodes in float32 until a lower precision passes
-    ranges: RangeMethod = "percentile"  # of the activations, for int8
+    ranges: Method = "percentile"  # of the activations, for int8
     tolerances: Mapping[Precision, Tolerance] = field(default_factory=lambda: TOLERANCES)
     extra: Pixels | None = None  # real pixels to compare on, beside the held-out ones
 

@@ -15,6 +15,7 @@ from bundle import (
     function_fingerprint,
     split,
 )
+from bundle.samples import SAMPLES, spread
 from export.artifacts import Exported, add_artifacts
 from export.deployed import Deployed
 from export.graph import (
@@ -77,7 +78,8 @@ def calibrate(
         stage.write(f"{SITE_DETECTOR}/detector.json", spec)
         stage.write_arrays(f"{SITE_DETECTOR}/reference.safetensors", detector.arrays())
         stage.write_arrays(f"{SITE_DETECTOR}/{HELD_OUT}", {"familiar": familiar})
-        stage.write_arrays(f"{SITE_DETECTOR}/{SAMPLES}", {"familiar": sampled(bank)})
+        samples = bank[spread(len(bank))]
+        stage.write_arrays(f"{SITE_DETECTOR}/{SAMPLES}", {"familiar": samples})
         deployed = Deployed(
             graph=Graph(before.student, detector),
             fingerprint=function_fingerprint(
@@ -90,7 +92,7 @@ def calibrate(
             images=ParityImages.joined(
                 familiar, unfamiliar_pixels(bundle), alpha=spec.alpha
             ),
-            samples=lambda: bank,
+            samples=lambda: samples,
             reduction=None,
         )
         exporting = stage.also("export")
