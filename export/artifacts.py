@@ -13,6 +13,7 @@ from bundle import (
     ONNX,
     Bundle,
     BundleError,
+    Calibration,
     ParityReport,
     ParityRun,
     Precision,
@@ -28,7 +29,7 @@ from export.engines import built_engine
 from export.gate import Gate
 from export.golden import write_golden
 from export.lowering import Lowered, lowered
-from export.onnx import save_onnx
+from export.onnx import Target, save_onnx
 from export.parity import ParityFailedError
 from export.parity_page import show_parity
 from export.plan import ExportPlan
@@ -43,7 +44,7 @@ class Exported:
     """What an export made of its plan. Truthy only if nothing was rejected."""
 
     reduction: Reduction | None
-    withdrawn: tuple[str, ...]  # older artifacts, which computed another function
+    withdrawn: tuple[str, ...] = ()  # older artifacts, which computed another function
     reports: list[ParityReport] = field(default_factory=list)  # of what entered
     lowered: list[Lowered] = field(default_factory=list)  # how fp16 and int8 were made
     unvouched: list[str] = field(default_factory=list)  # engines that could not be run
@@ -96,76 +97,90 @@ def add_artifacts(
 ) -> Exported:
     """Write every artifact of `deployed` and what vouches for it; see `export_bundle`."""
     staying = _staying(bundle, deployed.fingerprint)
-    exported = Exported(
-        reduction=deployed.reduction, withdrawn=_withdraw_others(bundle, stage, staying)
-    )
+    withdrawn = _withdraw_others(bundle, stage, staying)
+    exported = Exported(reduction=deployed.reduction)
     gate = Gate.of(deployed, plan, progress)
     with _scratch(bundle) as folder:
-        shelf = _Shelf(bundle=bundle, exported=exported)
-        files: dict[Precision, Path] = {"fp32": folder / "model.onnx"}
-        float32 = _float32(deployed, files["fp32"], progress)
-        run = gate.try_model(float32, files["fp32"], ONNX, "fp32")
-        report = gate.judge(run)
-        shelf.put(files["fp32"], run, report)
-        exported.require()  # everything else is made from it
+        making = _Making(
+            bundle=bundle,
+            deployed=deployed,
+            plan=plan,
+            gate=gate,
+            folder=folder,
+            exported=exported,
+            progress=progress,
+        )
+        calibration = making.float32()
         for precision in plan.lower:
-            made = lowered(
-                deployed,
-                float32,
-                precision,
-                folder,
-                gate=gate,
-                plan=plan,
-                progress=progress,
-            )
-            exported.lowered.append(made)
-            if shelf.put(made.file, made.run, made.report):
-                files[precision] = made.file
+            making.lower(precision)
         for precision in plan.engine_precisions:
-            if precision not in files:
-                continue  # its ONNX was rejected
-            engine = built_engine(
-                files[precision],
-                precision,
-                gate=gate,
-                plan=plan,
-                timing_cache=_TIMING_CACHE.expanduser(),
-                progress=progress,
-            )
-            if engine.run is None or engine.report is None:
-                engine.file.replace(stage.path(engine.artifact))
-                exported.unvouched.append(engine.artifact)
-            else:
-                shelf.put(engine.file, engine.run, engine.report)
-        shelf.publish(stage)
-    assert report.calibration is not None  # or float32 would have been rejected
-    write_golden(stage, gate.expected, deployed.images, report.calibration)
-    made = {report.artifact for report in exported.reports}
-    exported.withdrawn = tuple(name for name in exported.withdrawn if name not in made)
-    show_parity(bundle, stage, exported.reports, exported.withdrawn)
+            making.engine(precision, stage)
+        making.publish(stage)
+    write_golden(stage, gate.expected, deployed.images, calibration)
+    here = {report.artifact for report in exported.reports}
+    exported.withdrawn = tuple(name for name in withdrawn if name not in here)
+    show_parity(bundle, stage, exported.reports, withdrawn)
     return exported
 
 
-class _Shelf:
-    """What has passed, kept in the scratch folder until all is made."""
+@dataclass(kw_only=True, slots=True)
+class _Making:
+    """The artifacts of one export, kept in a scratch folder until all are made."""
 
-    def __init__(self, *, bundle: Bundle, exported: Exported) -> None:
-        self._bundle = bundle
-        self._exported = exported
-        self._passed: list[tuple[Path, ParityRun, ParityReport]] = []
+    bundle: Bundle
+    deployed: Deployed
+    plan: ExportPlan
+    gate: Gate
+    folder: Path
+    exported: Exported
+    progress: Progress
+    files: dict[Precision, Path] = field(default_factory=dict)  # ONNX that passed
+    models: dict[Precision, onnx.ModelProto] = field(default_factory=dict)
+    passed: list[tuple[Path, ParityRun, ParityReport]] = field(default_factory=list)
 
-    def put(self, file: Path, run: ParityRun, report: ParityReport) -> bool:
-        """Keep an artifact that passed, reject one that did not; return which it was."""
-        if report:
-            self._passed.append((file, run, report))
-            self._exported.reports.append(report)
+    def float32(self) -> Calibration:
+        """Make the ONNX file that the others come from; return its calibration."""
+        file = self.folder / "model.onnx"
+        model = _float32(self.deployed, file, self.progress)
+        run = self.gate.try_model(model, file, ONNX, "fp32")
+        report = self.gate.judge(run)
+        self._put(file, run, report)
+        self.exported.require()  # everything else is made from it
+        assert report.calibration is not None  # or it would have been rejected
+        self.files["fp32"], self.models["fp32"] = file, model
+        return report.calibration
+
+    def lower(self, precision: Precision) -> None:
+        """Make the ONNX file of a lower precision."""
+        made = self._lowered(precision, "onnxruntime")
+        self.exported.lowered.append(made)
+        if self._put(made.file, made.run, made.report):
+            self.files[precision] = made.file
+
+    def engine(self, precision: Precision, stage: StageWriter) -> None:
+        """Make the engine of a precision, unless its ONNX file was rejected."""
+        if precision not in self.files:
+            return
+        file = self.files[precision]
+        if precision == "int8":  # TensorRT's quantisation is not ONNX Runtime's
+            file = self._lowered(precision, "tensorrt").file
+        engine = built_engine(
+            file,
+            precision,
+            gate=self.gate,
+            plan=self.plan,
+            timing_cache=_TIMING_CACHE.expanduser(),
+            progress=self.progress,
+        )
+        if engine.run is None or engine.report is None:
+            engine.file.replace(stage.path(engine.artifact))
+            self.exported.unvouched.append(engine.artifact)
         else:
-            self._exported.rejected.append(reject(self._bundle, file, run, report))
-        return bool(report)
+            self._put(engine.file, engine.run, engine.report)
 
     def publish(self, stage: StageWriter) -> None:
-        """Hand every artifact to the stage, with what vouches for it."""
-        for file, run, report in self._passed:
+        """Hand every artifact that passed to the stage, with what vouches for it."""
+        for file, run, report in self.passed:
             name = report.artifact
             tensors = file.with_name(tensors_name(file.name))
             if tensors.exists():
@@ -173,7 +188,28 @@ class _Shelf:
             file.replace(stage.path(name))
             stage.write(parity_name(name), report)
             run.save(stage.path(parity_run_name(name)))
-            forget_rejected(self._bundle, name)
+            forget_rejected(self.bundle, name)
+
+    def _lowered(self, precision: Precision, target: Target) -> Lowered:
+        return lowered(
+            self.deployed,
+            self.models["fp32"],
+            precision,
+            self.folder,
+            gate=self.gate,
+            plan=self.plan,
+            progress=self.progress,
+            target=target,
+        )
+
+    def _put(self, file: Path, run: ParityRun, report: ParityReport) -> bool:
+        """Keep an artifact that passed, reject one that did not; return which it was."""
+        if report:
+            self.passed.append((file, run, report))
+            self.exported.reports.append(report)
+        else:
+            self.exported.rejected.append(reject(self.bundle, file, run, report))
+        return bool(report)
 
 
 def _float32(deployed: Deployed, file: Path, progress: Progress) -> onnx.ModelProto:
