@@ -81,6 +81,8 @@ def export_bundle(
     plan.require_possible()
     with bundle.stage("export") as stage:
         deployed = Deployed.of(bundle, plan.extra)
+        if "int8" in plan.lower:
+            deployed.samples()  # what is missing is said before any work
         if plan.bank is not None:
             reduced = reduce_bank(bundle, plan.bank, progress)
             reduced.write(stage)
