@@ -14,3 +14,4 @@ from export.divergence.record import (
     Divergence as Divergence,
     NodeError as NodeError,
 )
+from export.divergence.stored import StoredRunner as StoredRunner, as_stored as as_stored

@@ -1,6 +1,5 @@
 """Repair: keep in float32 the few nodes that a lower precision spoils."""
 
-import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
@@ -66,7 +65,7 @@ def repaired(
     """Convert, and keep in float32 ever more of the most harmful nodes until it passes.
 
     Nodes are ranked once, by what each alone does to the outputs (`sensitivities`). All
-    whose effect is not finite are kept from the start, and 1, 2, 4, 8 … others. Between
+    that make what is not finite are kept from the start, and 1, 2, 4, 8 … others. Between
     the number that passes and the last that does not, halving finds a smaller one.
     The same input gives the same result.
 
@@ -86,7 +85,7 @@ def repaired(
     if trials.passed:
         return trials.result(plain, plain, "It passes with nothing kept.")
     ranking = sensitivities(reference, plain, pixels, progress)
-    broken = sum(not math.isfinite(node.effect or 0.0) for node in ranking)
+    broken = sum(node.breaks for node in ranking)
     most = int(_LARGEST_SHARE * len(ranking))
     trials.ranking.extend(ranking)
     model, failed = plain, 0
@@ -103,8 +102,8 @@ def repaired(
         return trials.result(
             model,
             plain,
-            f"It gave up: of {len(ranking)} converted nodes {broken} break the outputs "
-            f"alone, and keeping {failed} in float32 was not enough. This precision "
+            f"It gave up: of {len(ranking)} converted nodes {broken} make what is not "
+            f"finite, and keeping {failed} in float32 was not enough. This precision "
             "does not suit this model.",
         )
     passing, failed = trials.rounds[-1].kept, max(failed, broken - 1)

@@ -87,13 +87,17 @@ def _graph(name: str, path: Path) -> onnx.ModelProto:
 
 
 def _settle_norms(student: Student) -> None:
-    """Give batch norms the statistics of some images: without, signals die in depth."""
+    """Give batch norms the statistics of some images, and gains that are not 0.
+
+    Without, signals die in depth, and blocks that begin as identities add nothing.
+    """
     import torch
 
     norms = [m for m in student.modules() if isinstance(m, torch.nn.BatchNorm2d)]
     for norm in norms:
         norm.momentum = None
         norm.reset_running_stats()
+        torch.nn.init.uniform_(norm.weight, 0.5, 1.5)
     images = torch.randint(0, 256, (16, SIZE, SIZE, 3), dtype=torch.uint8)
     with torch.no_grad():
         student.train().embed(images)
