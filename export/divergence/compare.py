@@ -16,8 +16,11 @@ from export.divergence.tensors import exposing, groups, module_of, open_session,
 
 BATCH = 2  # images at a time: the least that can mix up a batch
 
-# Relative errors, by precision. See `first_divergence`.
-BOUNDS: Mapping[Precision, float] = {"fp32": 4.5e-3, "fp16": 1.4e-2, "int8": 0.14}
+# Relative errors, by precision: for fp16 and int8 what the gate lets the embedding have,
+# a cosine of c being an error of sqrt(2 (1 - c)); for fp32 the gate's largest absolute
+# error. Largest error of a node on tf_efficientnet_lite0 with its trained weights at 224
+# pixels, 8 photographs: fp32 2.2e-6 (beside eager torch), fp16 6.9e-3, int8 0.09 and 0.11.
+BOUNDS: Mapping[Precision, float] = {"fp32": 1e-4, "fp16": 1.4e-2, "int8": 0.14}
 
 
 @dataclass(slots=True)

@@ -14,14 +14,17 @@ from torch import Tensor, nn
 from bundle import ONNX, Bundle, CheckFailedError, UsageError
 from bundle.runners import Pixels
 from export.divergence import (
+    BOUNDS,
     Divergence,
     divergence_of,
     first_divergence,
     module_divergence,
+    precision_of,
 )
 from export.divergence.plot import draw
 from export.divergence.tensors import groups, module_of
 from export.graph import Graph
+from export.onnx import float16_model, observe, quantised
 
 FC1 = "student.backbone.model.blocks.3.mlp.fc1"
 
@@ -112,6 +115,9 @@ def test_equal_graphs_do_not_diverge(vit: onnx.ModelProto, pixels: Pixels) -> No
     assert {node.error for node in found.nodes} == {0.0}
     assert found.fused_error < 1e-5
     assert "No node leaves" in str(found)
+    fused = found.model_copy(update={"fused_error": math.nan})
+    assert fused.only_when_fused
+    assert "once ONNX Runtime fuses nodes" in str(fused)
 
 
 def test_an_error_that_only_gathers_is_told_from_one_that_begins(
@@ -130,6 +136,14 @@ def test_an_error_that_only_gathers_is_told_from_one_that_begins(
     adders = [n for n in small.nodes if n.added > 0 and n.begins_here]
     assert len(adders) >= 6
     assert found.largest_jump in adders
+
+
+def test_the_precision_is_read_from_the_graph(vit: onnx.ModelProto, pixels: Pixels) -> None:
+    assert precision_of(vit) == "fp32"
+    assert precision_of(float16_model(vit)) == "fp16"
+    int8 = quantised(vit, observe(vit, pixels))
+    assert precision_of(int8) == "int8"
+    assert first_divergence(vit, int8, pixels).bound == BOUNDS["int8"]
 
 
 def test_graphs_without_a_common_node_are_refused(

@@ -13,7 +13,7 @@ from bundle import CheckFailedError
 from bundle.runners import Pixels
 from export.divergence import StoredRunner, first_divergence
 from export.divergence.tensors import module_of
-from export.onnx.float16 import float16_model
+from export.onnx import Target, float16_model, observe, quantised
 from export.repair import repaired, sensitivities
 
 Changed = Callable[
@@ -266,3 +266,42 @@ def test_an_overflow_in_an_attention_block_is_kept_out_of_float16(
         ".qkv",
         ".proj",
     }
+
+
+@pytest.mark.parametrize("target", ["onnxruntime", "tensorrt"])
+def test_a_layer_that_int8_cannot_hold_stays_in_float32(
+    resnet: onnx.ModelProto,
+    pixels: Pixels,
+    progress: Progress,
+    changed: Changed,
+    node_of: Named,
+    target: Target,
+) -> None:
+    """One channel is a thousand times as large, so the others round to nothing."""
+    large, small = (node_of(resnet, f"{BLOCK}.conv{i}", "Conv") for i in (1, 2))
+    model = changed(resnet, large, lambda w: np.concatenate([1e3 * w[:1], w[1:]]))
+    model = changed(
+        model, small, lambda w: np.concatenate([1e-3 * w[:, :1], w[:, 1:]], axis=1)
+    )
+    (bias,) = (n.input[2] for n in model.graph.node if n.name == large)
+    (array,) = (i for i in model.graph.initializer if i.name == bias)
+    values = numpy_helper.to_array(array).copy()
+    values[0] *= 1e3
+    array.CopyFrom(numpy_helper.from_array(values, bias))
+    gate = Gate(resnet, pixels, 0.99)
+    assert gate(model)
+    assert gate(quantised(resnet, observe(resnet, pixels), target=target))
+    observed = observe(model, pixels)
+    found = repaired(
+        lambda keep: quantised(model, observed, target=target, keep=keep),
+        gate,
+        model,
+        pixels,
+        progress=progress,
+    )
+    assert [turn.accepted for turn in found.rounds] == [False, True]
+    assert [node.name for node in found.harmful] == [small]
+    # For ONNX Runtime the tensor is rounded for its maker's sake, so that is kept too.
+    assert found.keep == ({large, small} if target == "onnxruntime" else {small})
+    assert gate(found.model)
+    assert 1 < found.size_cost < 1.25
