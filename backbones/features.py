@@ -64,7 +64,7 @@ class FeatureExtractor(nn.Module, ABC):
 
     def normalised(self, pixels: UInt8[Tensor, "b h w 3"]) -> Float[Tensor, "b 3 h w"]:
         """Return the pixels as the network was trained on them."""
-        images = pixels.permute(0, 3, 1, 2).to(self.mean.dtype)
+        images = pixels.to(self.mean.dtype).permute(0, 3, 1, 2)  # TensorRT casts uint8 only
         return (images / 255 - self.mean) / self.std
 
     @abstractmethod

@@ -1,0 +1,173 @@
+"""Float16: the inside of the graph in half precision; its ends and its types as before."""
+
+from collections import defaultdict
+
+import numpy as np
+import onnx
+from onnx import TensorProto, helper, numpy_helper
+
+from bundle import UsageError
+from export.onnx.ending import ending
+from export.onnx.types import float32_tensors, may_be_float16, opset_of
+
+
+def float16_model(
+    model: onnx.ModelProto, *, keep: frozenset[str] = frozenset()
+) -> onnx.ModelProto:
+    """Return `model` with everything between pixels and embedding in float16.
+
+    The result is strongly typed: each node computes in the type of its inputs, and a
+    Cast stands wherever two types meet. In float32 stay the outputs, the end of the
+    graph (unit norm and detector), the nodes in `keep`, those whose operator ONNX
+    defines for no float16, and those with a constant that float16 cannot hold: one
+    beyond 65504 (a mask of -1e9), or a scalar that would vanish (an epsilon of 1e-12).
+
+    Nodes, tensors and metadata keep their names; the copy of a tensor in the other type
+    is named `<tensor>_float16` or `<tensor>_float32`, and its Cast `Cast_<copy>`.
+
+    `onnxruntime.transformers.float16` does not do: it clamps constants, sends what
+    passes between two kept nodes through float16, and leaves its Casts out of order.
+
+    Args:
+        model: the float32 model that `save_onnx` writes; it is not changed.
+        keep: names of its nodes that stay in float32.
+
+    Raises:
+        UsageError: `keep` names no node of the model, or a node holds a graph.
+    """
+    _require_convertible(model, keep)
+    floats = float32_tensors(model)
+    kept = _kept(model, floats, keep | ending(model))
+    halved = _halved(model, floats, kept)
+    opset = opset_of(model)
+    nodes, casts = [], set()
+    converted = onnx.ModelProto()
+    converted.CopyFrom(model)
+    for node in converted.graph.node:
+        allowed, _ = may_be_float16(node, opset)
+        for place, name in enumerate(node.input):
+            half = node.name not in kept and allowed[place]
+            if name not in floats or half == (name in halved):
+                continue
+            node.input[place] = copy = f"{name}_float16" if half else f"{name}_float32"
+            if copy not in casts:
+                casts.add(copy)
+                to = TensorProto.FLOAT16 if half else TensorProto.FLOAT
+                nodes.append(helper.make_node("Cast", [name], [copy], f"Cast_{copy}", to=to))
+        if node.name not in kept:
+            _halve_attributes(node)
+        nodes.append(node)
+    del converted.graph.node[:]
+    converted.graph.node.extend(nodes)
+    for weight in converted.graph.initializer:
+        if weight.name in halved:
+            weight.CopyFrom(_half(weight))
+    for value in converted.graph.value_info:
+        if value.name in halved:
+            value.type.tensor_type.elem_type = TensorProto.FLOAT16
+    return converted
+
+
+def _require_convertible(model: onnx.ModelProto, keep: frozenset[str]) -> None:
+    nodes = model.graph.node
+    unknown = sorted(keep - {node.name for node in nodes})
+    if unknown:
+        raise UsageError(
+            f"`keep` names {', '.join(unknown[:3])}, and the model has no such node. "
+            f"Name nodes of the float32 model."
+        )
+    for node in nodes:
+        if any(attribute.HasField("g") or attribute.graphs for attribute in node.attribute):
+            raise UsageError(
+                f"The {node.op_type} {node.name} holds a graph of its own, which is not "
+                f"converted. Build the student without control flow that depends on data."
+            )
+
+
+def _kept(
+    model: onnx.ModelProto, floats: frozenset[str], asked: frozenset[str]
+) -> frozenset[str]:
+    """Return the names of the nodes that compute in float32."""
+    opset = opset_of(model)
+    unholdable = {
+        tensor.name
+        for tensor in model.graph.initializer
+        if tensor.name in floats and not _holdable(tensor)
+    }
+    outputs = {output.name for output in model.graph.output}
+    kept = set()
+    for node in model.graph.node:
+        _, allowed = may_be_float16(node, opset)
+        constants = [a.t for a in node.attribute if a.HasField("t")]
+        if (
+            node.name in asked
+            or (node.output[0] in floats and not allowed[0])
+            or outputs.intersection(node.output)
+            or unholdable.intersection(node.input)
+            or not all(_holdable(t) for t in constants if t.data_type == TensorProto.FLOAT)
+            or _is_float_by_definition(node)
+        ):
+            kept.add(node.name)
+            if node.op_type == "Constant":
+                unholdable.update(node.output)
+    users = defaultdict(list)
+    for node in reversed(model.graph.node):
+        for name in node.input:
+            users[name].append(node.name)
+        # What makes floats of none, for kept nodes alone, would only lose digits.
+        made = [user for name in node.output for user in users[name]]
+        if made and kept.issuperset(made) and not floats.intersection(node.input):
+            kept.add(node.name)
+    return frozenset(kept)
+
+
+def _halved(
+    model: onnx.ModelProto, floats: frozenset[str], kept: frozenset[str]
+) -> frozenset[str]:
+    """Return the names of the tensors that are made, or stored, as float16.
+
+    A weight is stored so if every node that reads it wants it so.
+    """
+    opset = opset_of(model)
+    made: set[str] = set()
+    wanted: set[str] = set()
+    unwanted: set[str] = set()
+    for node in model.graph.node:
+        inputs, outputs = may_be_float16(node, opset)
+        half = node.name not in kept
+        for name, allowed in zip(node.input, inputs, strict=True):
+            (wanted if half and allowed else unwanted).add(name)
+        if half:
+            made.update(n for n, yes in zip(node.output, outputs, strict=True) if yes)
+    weights = {tensor.name for tensor in model.graph.initializer}
+    return floats & (made | (weights & wanted) - unwanted)
+
+
+def _is_float_by_definition(node: onnx.NodeProto) -> bool:
+    """Whether it makes float32 because no attribute says otherwise."""
+    if node.op_type == "Constant":
+        return not any(attribute.name == "value" for attribute in node.attribute)
+    return node.op_type == "ConstantOfShape" and not node.attribute
+
+
+def _holdable(tensor: onnx.TensorProto) -> bool:
+    single = numpy_helper.to_array(tensor)
+    with np.errstate(over="ignore"):
+        half = single.astype(np.float16)
+    overflows = np.isinf(half) & np.isfinite(single)
+    vanishes = single.size == 1 and half.item() == 0 != single.item()
+    return not (overflows.any() or vanishes)
+
+
+def _halve_attributes(node: onnx.NodeProto) -> None:
+    for attribute in node.attribute:
+        if attribute.name in ("to", "dtype") and attribute.i == TensorProto.FLOAT:
+            attribute.i = TensorProto.FLOAT16
+        elif attribute.HasField("t") and attribute.t.data_type == TensorProto.FLOAT:
+            attribute.t.CopyFrom(_half(attribute.t))
+
+
+def _half(tensor: onnx.TensorProto) -> onnx.TensorProto:
+    return numpy_helper.from_array(
+        numpy_helper.to_array(tensor).astype(np.float16), tensor.name
+    )
