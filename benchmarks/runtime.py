@@ -169,7 +169,8 @@ def measure(artifacts: Artifacts, threads: int, options: argparse.Namespace) -> 
     """Return the cells of one student with so many threads; they are set already."""
     pixels: Pixels = np.load(artifacts.pixels)
     runners, broken = {}, {}
-    for name, make in columns(artifacts, threads).items():
+    makers = columns(artifacts, threads)
+    for name, make in makers.items():
         try:
             runners[name] = make()
         except Exception as error:  # any runtime's own: it becomes a row
@@ -193,7 +194,7 @@ def measure(artifacts: Artifacts, threads: int, options: argparse.Namespace) -> 
                 times[name].append(1000 * seconds / batch)
         what = f"{artifacts.student} batch {batch} threads {threads}"
         print(f"{what}: {options.rounds} rounds", file=sys.stderr)
-        for name in [*runners, *broken]:
+        for name in makers:
             cells.append(
                 Cell(
                     student=artifacts.student,
