@@ -10,6 +10,8 @@ from bundle.artifact import (
     golden_arrays as golden_arrays,
     open_runner as open_runner,
     parity_name as parity_name,
+    parity_reports as parity_reports,
+    parity_run_name as parity_run_name,
     require_golden as require_golden,
     vouched_artifact as vouched_artifact,
 )
@@ -18,6 +20,7 @@ from bundle.calibration import (
     scores_needed as scores_needed,
 )
 from bundle.collection import Images as Images
+from bundle.cuda import CudaDevice as CudaDevice, cuda_device as cuda_device
 from bundle.detectors import (
     Detector as Detector,
     DetectorName as DetectorName,
@@ -41,6 +44,7 @@ from bundle.errors import (
     UsageError as UsageError,
 )
 from bundle.faults import FaultRecord as FaultRecord
+from bundle.flavours import Flavour as Flavour
 from bundle.folder import ImageFolder as ImageFolder
 from bundle.images import (
     SUFFIXES as SUFFIXES,
@@ -56,18 +60,27 @@ from bundle.manifest import (
     StudentCard as StudentCard,
     TeacherCard as TeacherCard,
 )
+from bundle.page import REPORT as REPORT, with_parity as with_parity
 from bundle.parity import (
+    TOLERANCES as TOLERANCES,
     Check as Check,
+    Claim as Claim,
     Figures as Figures,
     ParityReport as ParityReport,
+    ParityRun as ParityRun,
+    Precision as Precision,
+    Stability as Stability,
     Tolerance as Tolerance,
     figures as figures,
 )
 from bundle.preprocessing import Preprocessing as Preprocessing
+from bundle.profile import BatchProfile as BatchProfile
 from bundle.runners import (
     OnnxRunner as OnnxRunner,
     Outputs as Outputs,
+    Provider as Provider,
     Runner as Runner,
+    TensorRTRunner as TensorRTRunner,
 )
 from bundle.split import (
     Shares as Shares,

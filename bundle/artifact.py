@@ -12,9 +12,9 @@ import numpy as np
 
 from bundle.calibration import Calibration
 from bundle.engines import EngineStamp, Machine
-from bundle.errors import BundleError, CheckFailedError, UnvouchedArtifactError
+from bundle.errors import CheckFailedError, UnvouchedArtifactError
 from bundle.parity import ParityReport, figures
-from bundle.runners import OnnxRunner, Outputs, Runner
+from bundle.runners import OnnxRunner, Outputs, Provider, Runner, TensorRTRunner
 from bundle.store import Bundle
 
 ONNX = "onnx/model.onnx"
@@ -35,6 +35,24 @@ class Artifact:
 def parity_name(artifact: str) -> str:
     """Return where the parity report of an artifact is kept."""
     return f"parity/{Path(artifact).name}.json"
+
+
+def parity_run_name(artifact: str) -> str:
+    """Return where all answers of an artifact's parity run are kept."""
+    return f"parity/{Path(artifact).name}.safetensors"
+
+
+def parity_reports(bundle: Bundle) -> tuple[ParityReport, ...]:
+    """Return the reports of all artifacts, by name.
+
+    Raises:
+        BundleError: one was written by an earlier version.
+    """
+    return tuple(
+        bundle.record(name, ParityReport)
+        for name in bundle.manifest.files
+        if name.startswith("parity/") and name.endswith(".json")
+    )
 
 
 def vouched_artifact(bundle: Bundle, name: str = ONNX) -> Artifact:
@@ -105,20 +123,32 @@ def require_golden(bundle: Bundle, artifact: Artifact, runner: Runner) -> None:
 
 
 def open_runner(
-    bundle: Bundle, artifact: Artifact, *, threads: int | None = None
+    bundle: Bundle,
+    artifact: Artifact,
+    *,
+    threads: int | None = None,
+    provider: Provider = "auto",
+    graphs: bool = False,
 ) -> Runner:
     """Return the runner for an artifact.
 
+    Args:
+        bundle: where the artifact is kept.
+        artifact: what to run.
+        threads: of ONNX Runtime on the CPU; see `OnnxRunner`.
+        provider: of ONNX Runtime; see `OnnxRunner`.
+        graphs: replay CUDA graphs; see `TensorRTRunner`.
+
     Raises:
-        BundleError: an engine; this version builds none and runs ONNX graphs only.
-        UnvouchedArtifactError: the graph was made for other pixels than the bundle's.
+        EngineMismatchError: an engine that does not run on this machine.
+        UnvouchedArtifactError: the artifact was made for other pixels than the bundle's.
+        UsageError: a package is missing, or the provider is not to be had here.
     """
+    runner: OnnxRunner | TensorRTRunner
     if artifact.name.endswith(".engine"):
-        raise BundleError(
-            f"{artifact.name} is a TensorRT engine, and this version of Isogon runs "
-            f"ONNX graphs only. Serve {ONNX} instead."
-        )
-    runner = OnnxRunner(artifact.path, threads=threads)
+        runner = TensorRTRunner(artifact.path, graphs=graphs)
+    else:
+        runner = OnnxRunner(artifact.path, threads=threads, provider=provider)
     expected = bundle.manifest.preprocessing.model_dump_json()
     if runner.preprocessing != expected:
         raise UnvouchedArtifactError(

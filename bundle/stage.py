@@ -40,15 +40,19 @@ class StageWriter:
         stage: Stage,
         existing: dict[str, FileEntry],
         pending: dict[str, Stage] | None = None,
+        withdrawn: set[str] | None = None,
     ) -> None:
         self._root = root
         self._stage = stage
         self._existing = existing
         self._pending = {} if pending is None else pending
+        self._withdrawn = set() if withdrawn is None else withdrawn
 
     def also(self, stage: Stage) -> "StageWriter":
         """Return a writer for another stage's files, published in the same moment."""
-        return StageWriter(self._root, stage, self._existing, self._pending)
+        return StageWriter(
+            self._root, stage, self._existing, self._pending, self._withdrawn
+        )
 
     def path(self, name: str) -> Path:
         """Return where to write the file that will be `name` once published.
@@ -58,16 +62,24 @@ class StageWriter:
             ForbiddenFileError: `name` is not a kind of file a bundle holds (rule 3).
         """
         require_safe_path(name)
-        entry = self._existing.get(name)
-        if entry is not None and entry.stage != self._stage:
-            raise AppendOnlyError(
-                f"{name} belongs to the stage `{entry.stage}`, and the stage "
-                f"`{self._stage}` may only add files; write to a path of its own."
-            )
+        self._require_own(name)
+        self._withdrawn.discard(name)
         final = self._root / name
         final.parent.mkdir(parents=True, exist_ok=True)
         self._pending[name] = self._stage
         return _pending(final)
+
+    def withdraw(self, name: str) -> None:
+        """Take a file of this stage out of the bundle when the rest is published.
+
+        Raises:
+            AppendOnlyError: `name` belongs to another stage (rule 1).
+        """
+        self._require_own(name)
+        if self._pending.pop(name, None) is not None:
+            _pending(self._root / name).unlink(missing_ok=True)
+        if name in self._existing:
+            self._withdrawn.add(name)
 
     def write(self, name: str, content: bytes | str | BaseModel) -> None:
         """Add `name` with this content; a record becomes indented JSON."""
@@ -92,7 +104,11 @@ class StageWriter:
         until the manifest promises the new bytes; `Bundle.open` finishes the rename
         should this process die in between.
         """
-        entries = dict(manifest.files)
+        entries = {
+            name: entry
+            for name, entry in manifest.files.items()
+            if name not in self._withdrawn
+        }
         for name, stage in self._pending.items():
             pending = _pending(self._root / name)
             if name.endswith(".html"):
@@ -111,6 +127,8 @@ class StageWriter:
         fsync(pending_manifest)
         pending_manifest.replace(self._root / MANIFEST)
         finish_renames(self._root, manifest)
+        for name in self._withdrawn:
+            (self._root / name).unlink(missing_ok=True)
         for folder in {*folders, self._root}:
             fsync(folder)
         return manifest
@@ -119,6 +137,14 @@ class StageWriter:
         """Forget what was written: the stage did not finish."""
         for name in self._pending:
             _pending(self._root / name).unlink(missing_ok=True)
+
+    def _require_own(self, name: str) -> None:
+        entry = self._existing.get(name)
+        if entry is not None and entry.stage != self._stage:
+            raise AppendOnlyError(
+                f"{name} belongs to the stage `{entry.stage}`, and the stage "
+                f"`{self._stage}` may only add files; write to a path of its own."
+            )
 
 
 @contextmanager

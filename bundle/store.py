@@ -161,9 +161,12 @@ class Bundle:
         try:
             return model.model_validate_json(self.file(name).read_bytes())
         except ValidationError as error:
+            first = error.errors()[0]
+            key = ".".join(map(str, first["loc"]))
+            remedy = _REMEDIES[self.manifest.files[name].stage].format(path=self.path)
             raise BundleError(
-                f"{self.path}: {name} is not a {model.__name__} of this version: "
-                f"{error.errors()[0]['msg']}. Make it again with this version of Isogon."
+                f"{self.path}: {name} is not a {model.__name__} of this version of "
+                f"Isogon: `{key}`: {first['msg']}. {remedy}"
             ) from error
 
     @classmethod

@@ -13,29 +13,25 @@ from bundle import (
     Bundle,
     Calibration,
     CheckFailedError,
+    Claim,
     OnnxRunner,
     Outputs,
     ParityReport,
     Preprocessing,
-    Runner,
     StageWriter,
     Tolerance,
     golden_arrays,
     open_runner,
     parity_name,
+    parity_run_name,
     require_golden,
     vouched_artifact,
 )
 from bundle.runners import Pixels
 from export.graph import Graph, TorchRunner, graph_from_bundle
 from export.onnx import save_onnx
-from export.parity import (
-    BATCH_SIZES,
-    Measured,
-    ParityFailedError,
-    ParityImages,
-    measure,
-)
+from export.parity import ParityFailedError, ParityImages, measure
+from export.parity_page import show_parity
 
 _REFERENCE_BATCH = 32
 _GOLDEN_IMAGES = 8
@@ -61,7 +57,7 @@ def export_onnx(
         ParityFailedError: a bound is broken; the bundle stays as it was.
     """
     with bundle.stage("export") as stage:
-        return add_onnx(
+        report = add_onnx(
             stage,
             graph_from_bundle(bundle),
             bundle.manifest.preprocessing,
@@ -69,6 +65,8 @@ def export_onnx(
             progress,
             tolerance or Tolerance(),
         )
+        show_parity(bundle, stage, [report])
+        return report
 
 
 def add_onnx(
@@ -86,8 +84,9 @@ def add_onnx(
     progress.update(task, total=1, completed=1)
     reference, candidate = TorchRunner(graph), OnnxRunner(path)
     expected = _expected(reference, images, progress)
-    measured = measure(expected, candidate, images, progress)
-    report = _report(measured, reference, candidate, stage.sha256(ONNX), tolerance)
+    claim = _claim(stage.sha256(ONNX), reference)
+    run = measure(expected, candidate, images, progress, claim=claim)
+    report = run.judge(tolerance)
     if not report:
         raise ParityFailedError(report, "It did not enter the bundle.")
     assert report.calibration is not None  # or the report would be false
@@ -96,6 +95,7 @@ def add_onnx(
         embeddings=expected.embeddings[golden], ood_scores=expected.ood_scores[golden]
     )
     stage.write(parity_name(ONNX), report)
+    run.save(stage.path(parity_run_name(ONNX)))
     stage.write_arrays(GOLDEN, golden_arrays(images.pixels[golden], outputs))
     return report
 
@@ -115,21 +115,22 @@ def verify(bundle: Bundle, progress: Progress) -> ParityReport:
     reference = TorchRunner(graph_from_bundle(bundle))
     images = ParityImages.of(bundle)
     expected = _expected(reference, images, progress)
-    measured = measure(expected, candidate, images, progress)
-    report = _report(
-        measured, reference, candidate, artifact.fingerprint, artifact.report.tolerance
-    )
+    sizes, claim = artifact.report.batch_sizes, _claim(artifact.fingerprint, reference)
+    run = measure(expected, candidate, images, progress, sizes, claim=claim)
+    report = run.judge(artifact.report.tolerance)
     if not report:
         raise ParityFailedError(
             report, f"Run `isogon export {bundle.path}` on this machine."
         )
-    _require_calibration(artifact, measured, bundle)
+    _require_calibration(artifact, report.calibration, bundle)
     return report
 
 
-def _require_calibration(artifact: Artifact, measured: Measured, bundle: Bundle) -> None:
+def _require_calibration(
+    artifact: Artifact, fresh: Calibration | None, bundle: Bundle
+) -> None:
     """Raise `CheckFailedError` unless the stored calibration is what is measured here."""
-    stored, fresh = artifact.calibration, measured.calibration
+    stored = artifact.calibration
     if fresh is not None and len(stored.scores) == len(fresh.scores):
         ours, theirs = np.array(stored.scores), np.array(fresh.scores)
         error = np.abs(ours - theirs).max() / (np.ptp(theirs) or 1.0)
@@ -150,23 +151,8 @@ def _expected(reference: TorchRunner, images: ParityImages, progress: Progress) 
     )
 
 
-def _report(
-    measured: Measured,
-    reference: TorchRunner,
-    candidate: Runner,
-    sha256: str,
-    tolerance: Tolerance,
-) -> ParityReport:
-    return ParityReport(
-        artifact=ONNX,
-        sha256=sha256,
-        reference=reference.name,
-        candidate=candidate.name,
-        batch_sizes=BATCH_SIZES,
-        figures=measured.figures,
-        tolerance=tolerance,
-        calibration=measured.calibration,
-    )
+def _claim(sha256: str, reference: TorchRunner) -> Claim:
+    return Claim(artifact=ONNX, sha256=sha256, precision="fp32", reference=reference.name)
 
 
 def _golden(expected: Outputs, calibration: Calibration) -> Int[np.ndarray, " n"]:

@@ -1,27 +1,27 @@
 """Run a candidate beside the reference, on real images and at several batch sizes."""
 
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
-from jaxtyping import Bool
 from rich.progress import Progress
 
 from bundle import (
+    BatchProfile,
     Bundle,
     Calibration,
     CheckFailedError,
-    Figures,
+    Claim,
     Outputs,
     ParityReport,
+    ParityRun,
     Runner,
     UsageError,
-    figures,
 )
 from bundle.runners import Pixels
 from export.graph import SITE_DETECTOR, detector_in_force, detector_spec
 
-BATCH_SIZES = (1, 2, 7)
 HELD_OUT = "held_out.safetensors"
 
 
@@ -86,12 +86,19 @@ def unfamiliar_pixels(bundle: Bundle) -> Pixels | None:
     return bundle.arrays(HELD_OUT).get("unfamiliar")
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Measured:
-    """What a run of a candidate showed; judging it is `ParityReport`'s."""
+def batch_sizes(profile: BatchProfile) -> tuple[int, ...]:
+    """Return the batch sizes to compare at: 1, 2, 7 and the three of the profile.
 
-    figures: Figures
-    calibration: Calibration | None
+    Those that the profile does not allow are left out; in place of 7 comes the odd
+    size next to it that it does allow.
+    """
+    smallest, largest = profile.minimum, profile.maximum
+    odd = min(max(7, smallest | 1), largest - 1 + largest % 2)
+    sizes = {1, 2, odd, smallest, profile.optimum, largest}
+    return tuple(sorted(size for size in sizes if smallest <= size <= largest))
+
+
+BATCH_SIZES = batch_sizes(BatchProfile())
 
 
 def measure(
@@ -99,38 +106,63 @@ def measure(
     candidate: Runner,
     images: ParityImages,
     progress: Progress,
-    batch_sizes: tuple[int, ...] = BATCH_SIZES,
-) -> Measured:
-    """Run `candidate` at every batch size; keep the worst figures.
+    batch_sizes: Sequence[int] = BATCH_SIZES,
+    *,
+    claim: Claim,
+) -> ParityRun:
+    """Run `candidate` at every batch size and keep all it answers; judge nothing.
+
+    Every batch is whole: the last one is filled with images from the start, whose
+    answers are dropped. So an engine sees only sizes of its profile, and a batch
+    larger than the images are many is one nevertheless.
+
+    Args:
+        reference: the reference's answers about the images.
+        candidate: what runs the artifact.
+        images: what both were asked.
+        progress: where to show progress.
+        batch_sizes: at which to run; see the function of that name.
+        claim: which file this is, and what it is said to equal.
 
     Raises:
         UsageError: the reference's own scores allow no calibration.
     """
-    expected = images.calibrate(reference)
-    if expected is None:
+    if images.calibrate(reference) is None:
         raise UsageError(
             "The reference's OOD scores are not finite; its weights or its detector "
             "are broken. Distil again."
         )
-    worst, calibration = Figures.none(), None
-    for size in batch_sizes:
-        outputs = candidate.run_all(
-            images.pixels,
-            size,
-            partial(progress.track, description=f"Parity at batch {size}"),
+    sizes = sorted(set(batch_sizes))
+    shown = [*(f"Parity at batch {size}" for size in sizes), "Parity, once more"]
+    *answers, again = (
+        _in_whole_batches(
+            candidate, images.pixels, size, partial(progress.track, description=description)
         )
-        calibration = images.calibrate(outputs)
-        found = figures(
-            reference,
-            outputs,
-            reference_is_ood=expected.is_ood(reference.ood_scores),
-            candidate_is_ood=_decisions(calibration, outputs),
-        )
-        worst = worst.worst(found)
-    return Measured(figures=worst, calibration=calibration)
+        for size, description in zip([*sizes, sizes[-1]], shown, strict=True)
+    )
+    return ParityRun(
+        claim=claim,
+        candidate=candidate.name,
+        familiar=images.familiar,
+        alpha=images.alpha,
+        expected=reference,
+        answers=dict(zip(sizes, answers, strict=True)),
+        again=again,
+        repeated=candidate.run(images.pixels[[0] * sizes[-1]]),
+    )
 
 
-def _decisions(calibration: Calibration | None, outputs: Outputs) -> Bool[np.ndarray, " b"]:
-    if calibration is None:
-        return np.ones(len(outputs), dtype=bool)
-    return calibration.is_ood(outputs.ood_scores)
+def _in_whole_batches(
+    candidate: Runner,
+    pixels: Pixels,
+    size: int,
+    track: Callable[[Sequence[int]], Iterable[int]],
+) -> Outputs:
+    batches = [
+        candidate.run(pixels.take(range(start, start + size), axis=0, mode="wrap"))
+        for start in track(range(0, len(pixels), size))
+    ]
+    return Outputs(
+        embeddings=np.concatenate([batch.embeddings for batch in batches])[: len(pixels)],
+        ood_scores=np.concatenate([batch.ood_scores for batch in batches])[: len(pixels)],
+    )

@@ -24,6 +24,7 @@ from export.graph import (
     graph_from_bundle,
 )
 from export.parity import HELD_OUT, ParityImages, unfamiliar_pixels
+from export.parity_page import show_parity
 
 _BATCH = 32
 
@@ -73,11 +74,14 @@ def calibrate(
         stage.write(f"{SITE_DETECTOR}/detector.json", spec)
         stage.write_arrays(f"{SITE_DETECTOR}/reference.safetensors", detector.arrays())
         stage.write_arrays(f"{SITE_DETECTOR}/{HELD_OUT}", {"familiar": familiar})
-        return add_onnx(
-            stage.also("export"),
+        exporting = stage.also("export")
+        report = add_onnx(
+            exporting,
             Graph(before.student, detector),
             preprocessing,
             ParityImages.joined(familiar, unfamiliar_pixels(bundle), alpha=spec.alpha),
             progress,
             Tolerance(),
         )
+        show_parity(bundle, exporting, [report])
+        return report

@@ -8,7 +8,6 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import get_args, get_type_hints
 
 import httpx
 import pytest
@@ -323,14 +322,6 @@ def test_calibrate_and_export_take_images_of_ones_own(
     assert calibrated.returncode == 0, calibrated.stderr
     assert json.loads(calibrated.stdout)["calibration"]["alpha"] == 0.2
     assert isogon("verify", bundle_path, cwd=folder).returncode == 0
-
-
-def test_calibrate_offers_every_detector() -> None:
-    from bundle.detectors import DETECTORS
-    from isogon import calibrate
-
-    offered = get_args(get_args(get_type_hints(calibrate)["detector"])[0])
-    assert offered == DETECTORS
 
 
 @pytest.mark.parametrize("detector", ["vim", "energy", "nnguide"])

@@ -1,15 +1,17 @@
 """What the report shows of an evaluation: scores, cosines, neighbours and a map."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
 from bundle import (
+    REPORT,
     Calibration,
     Detector,
     DetectorSpec,
     Images,
     Manifest,
+    ParityReport,
     Preprocessing,
     StageWriter,
 )
@@ -31,7 +33,7 @@ from distill.report import (
     thumbnail,
 )
 
-EVALUATION, REPORT = "evaluation.json", "report.html"
+EVALUATION = "evaluation.json"
 
 
 def drawn_from(
@@ -76,17 +78,23 @@ def drawn_from(
     )
 
 
-def write_evaluation(writer: StageWriter, evaluation: Evaluation, drawn: Drawn) -> None:
+def write_evaluation(
+    writer: StageWriter,
+    evaluation: Evaluation,
+    drawn: Drawn,
+    parity: Sequence[ParityReport] = (),
+) -> None:
     """Add `evaluation.json` and `report.html`, which the stage `evaluate` owns.
 
     Args:
         writer: of the stage `evaluate`, or of another one that runs it as well.
         evaluation: the figures.
         drawn: what the report shows beside them.
+        parity: on the artifacts exported so far; the report shows it too.
     """
     stage = writer.also("evaluate")
     stage.write(EVALUATION, evaluation)
-    stage.write(REPORT, report_html(evaluation, drawn))
+    stage.write(REPORT, report_html(evaluation, drawn, parity))
 
 
 def _scores(student: Embedded, spec: DetectorSpec, detector: Detector) -> Scores | None:

@@ -7,7 +7,7 @@ import torch
 from rich.progress import Progress
 
 from backbones import student_from_bundle
-from bundle import Bundle, BundleError, UsageError
+from bundle import Bundle, BundleError, ParityReport, UsageError, parity_reports
 from bundle.stage import fault_of
 from distill.embedding import Embed, embed_both
 from distill.evaluation.corruptions import (
@@ -129,7 +129,7 @@ def reevaluate(
         recipe=text,
     )
     with bundle.stage("evaluate") as stage:
-        write_evaluation(stage, evaluation, drawn)
+        write_evaluation(stage, evaluation, drawn, _parity(bundle, progress))
     return evaluation
 
 
@@ -160,3 +160,12 @@ def _before(bundle: Bundle, progress: Progress) -> Evaluation | None:
         fault = str(error)
     progress.console.print(f"{fault}\nThe log of the training is lost.", markup=False)
     return None
+
+
+def _parity(bundle: Bundle, progress: Progress) -> tuple[ParityReport, ...]:
+    """Return the parity reports for the page; it goes without those it cannot read."""
+    try:
+        return parity_reports(bundle)
+    except BundleError as error:
+        progress.console.print(f"{error}\nThe report goes without parity.", markup=False)
+        return ()

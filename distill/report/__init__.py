@@ -4,6 +4,9 @@ Importing this is quick; Matplotlib, Jinja2 and scikit-learn are loaded only whe
 is written or points are placed.
 """
 
+from collections.abc import Sequence
+
+from bundle import ParityReport, with_parity
 from distill.evaluation import Evaluation
 from distill.report.drawn import (
     UNFAMILIAR as UNFAMILIAR,
@@ -23,12 +26,14 @@ from distill.report.sampling import (
 )
 
 
-def report_html(evaluation: Evaluation, drawn: Drawn) -> str:
+def report_html(
+    evaluation: Evaluation, drawn: Drawn, parity: Sequence[ParityReport] = ()
+) -> str:
     """Return `report.html`: every figure inline; the same input gives the same text.
 
-    What was not measured has no section. Words that come from outside (class names,
+    What was not measured has no section, save parity: `export` fills that in. Words that come from outside (class names,
     sets, paths) are escaped, and the page's own policy forbids scripts and requests.
     """
     from distill.report.page import page
 
-    return page(evaluation, drawn)
+    return with_parity(page(evaluation, drawn), parity)

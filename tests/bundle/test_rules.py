@@ -76,6 +76,45 @@ def test_a_bundle_is_never_overwritten(bundle: Bundle) -> None:
         pass
 
 
+def test_a_stage_withdraws_its_own_file_with_the_next_publication(bundle: Bundle) -> None:
+    assert bundle.file(ONNX).exists()
+    with bundle.stage("export") as stage:
+        stage.withdraw(ONNX)
+        stage.withdraw(parity_name(ONNX))
+        assert bundle.file(ONNX).exists()
+    again = Bundle.open(bundle.path)
+    assert ONNX not in again
+    assert not (bundle.path / ONNX).exists()
+    with pytest.raises(UnvouchedArtifactError, match="isogon export"):
+        vouched_artifact(again)
+
+
+def test_a_file_withdrawn_and_written_again_is_in_the_bundle(bundle: Bundle) -> None:
+    with bundle.stage("export") as stage:
+        stage.withdraw(parity_name(ONNX))
+        stage.write(parity_name(ONNX), b"{}")
+    assert Bundle.open(bundle.path).file(parity_name(ONNX)).read_bytes() == b"{}"
+
+
+def test_what_a_failing_stage_withdrew_stays(bundle: Bundle) -> None:
+    def failing() -> None:
+        with bundle.stage("export") as stage:
+            stage.withdraw(ONNX)
+            raise UsageError("no")
+
+    with pytest.raises(UsageError, match="no"):
+        failing()
+    vouched_artifact(Bundle.open(bundle.path))
+
+
+def test_a_stage_cannot_withdraw_another_stages_file(bundle: Bundle) -> None:
+    with (
+        pytest.raises(AppendOnlyError, match="belongs to the stage `distill`"),
+        bundle.stage("export") as stage,
+    ):
+        stage.withdraw("model.safetensors")
+
+
 # Rule 2: the manifest comes last and is atomic; damage is named.
 
 

@@ -1,0 +1,99 @@
+"""The bounds an artifact must keep, by precision, and a figure held against one."""
+
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Literal, NamedTuple
+
+from pydantic import BaseModel, ConfigDict
+
+Precision = Literal["fp32", "fp16", "int8"]
+Sign = Literal["<=", ">="]
+
+# Which way each figure is bounded, in the order in which they are shown.
+SIGNS: Mapping[str, Sign] = MappingProxyType(
+    {
+        "max_abs_error": "<=",
+        "max_norm_error": "<=",
+        "min_cosine": ">=",
+        "mean_cosine": ">=",
+        "neighbour_agreement": ">=",
+        "max_score_error": "<=",
+        "score_rank_correlation": ">=",
+        "decision_agreement": ">=",
+        "batch_invariance": "<=",
+        "determinism": "<=",
+    }
+)
+
+
+class ParityRecord(BaseModel):
+    """What parity writes into files: complete, unchanging, and NaN stays NaN."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, ser_json_inf_nan="constants")
+
+
+class Check(NamedTuple):
+    """One figure against its bound; false where the bound is broken. NaN breaks it."""
+
+    name: str
+    seen: float
+    sign: Sign
+    bound: float
+
+    def __bool__(self) -> bool:
+        return self.seen <= self.bound if self.sign == "<=" else self.seen >= self.bound
+
+    def __str__(self) -> str:
+        verb = "exceeds" if self.sign == "<=" else "is below"
+        return f"{self.name} {self.seen:.8g} {verb} {self.bound:g}"
+
+
+class Tolerance(ParityRecord):
+    """The bounds an artifact must keep; the defaults are those of float32.
+
+    What each figure is, `Figures` and `Stability` say.
+    """
+
+    max_abs_error: float = 1e-4
+    max_norm_error: float = 1e-4
+    min_cosine: float = 0.99999
+    mean_cosine: float = 0.99999
+    neighbour_agreement: float = 0.99
+    max_score_error: float = 1e-3
+    score_rank_correlation: float = 0.999
+    decision_agreement: float = 0.99
+    batch_invariance: float = 1e-5
+    determinism: float = 1e-5
+
+    def check(self, name: str, seen: float) -> Check:
+        """Return the figure `name` against its bound."""
+        return Check(name, seen, SIGNS[name], getattr(self, name))
+
+
+TOLERANCES: Mapping[Precision, Tolerance] = MappingProxyType(
+    {
+        "fp32": Tolerance(),
+        "fp16": Tolerance(
+            max_abs_error=1e-2,
+            min_cosine=0.9999,
+            mean_cosine=0.9999,
+            neighbour_agreement=0.95,
+            max_score_error=2e-2,
+            score_rank_correlation=0.995,
+            decision_agreement=0.98,
+            batch_invariance=5e-3,
+            determinism=5e-3,
+        ),
+        "int8": Tolerance(
+            max_abs_error=1e-1,
+            min_cosine=0.99,
+            mean_cosine=0.99,
+            neighbour_agreement=0.9,
+            max_score_error=2e-1,
+            score_rank_correlation=0.95,
+            decision_agreement=0.95,
+            batch_invariance=5e-2,
+            determinism=5e-2,
+        ),
+    }
+)

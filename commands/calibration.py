@@ -1,0 +1,90 @@
+"""`isogon calibrate`: the detector of the place where the model runs."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+import console
+from commands.exporting import print_report
+from commands.options import AsJson, BundlePath
+
+if TYPE_CHECKING:
+    pass
+
+
+def calibrate(
+    bundle: BundlePath,
+    images: Annotated[
+        Path, typer.Option(help="A folder of images that are familiar at the site.")
+    ],
+    detector: Annotated[
+        Literal[
+            "knn",
+            "mahalanobis",
+            "relative_mahalanobis",
+            "residual",
+            "vim",
+            "msp",
+            "max_logit",
+            "energy",
+            "gen",
+            "she",
+            "nnguide",
+        ]
+        | None,
+        typer.Option(
+            help="Without it: the recipe's. All but knn, mahalanobis and residual need "
+            "the images in folders by class.",
+            show_default=False,
+        ),
+    ] = None,
+    k: Annotated[
+        int | None,
+        typer.Option(
+            help="Which neighbour counts (knn), or how many do (nnguide).",
+            min=1,
+            show_default=False,
+        ),
+    ] = None,
+    dim: Annotated[
+        int | None,
+        typer.Option(
+            help="Dimension of the principal subspace (residual, vim). Without it: half "
+            "the embedding's width.",
+            min=1,
+            show_default=False,
+        ),
+    ] = None,
+    alpha: Annotated[
+        float | None,
+        typer.Option(
+            help="False-alarm rate: the share of familiar images that may be flagged.",
+            min=1e-4,
+            max=0.5,
+            show_default=False,
+        ),
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Refit the OOD detector on the images of the place where the model will run.
+
+    Most of them become the detector's bank; the rest, unseen by it, calibrate the
+    p-values. The artifact is exported again with the new detector, and gated.
+    """
+    from bundle import Bundle
+
+    opened = Bundle.open(bundle, rewriting=["calibrate", "export"])
+    asked = {"name": detector, "k": k, "dim": dim, "alpha": alpha}
+    given: dict[str, Any] = {
+        key: value for key, value in asked.items() if value is not None
+    }
+    with console.progress() as progress:
+        with console.loading(progress):
+            from export import TRAINING_DETECTOR, calibrate as run, detector_spec
+        spec = detector_spec(opened, TRAINING_DETECTOR)
+        if detector not in (None, spec.name):  # k and dim are another's
+            given = {"k": None, "dim": None} | given
+        spec = spec.model_copy(update=given)
+        report = run(opened, images, progress, spec=spec)
+    print_report(report, as_json)

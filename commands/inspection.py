@@ -1,0 +1,27 @@
+"""`isogon inspect`: what a bundle holds."""
+
+from typing import TYPE_CHECKING
+
+import console
+from commands.options import AsJson, BundlePath
+from commands.stored import stored_evaluation
+
+if TYPE_CHECKING:
+    pass
+
+
+def inspect(bundle: BundlePath, as_json: AsJson = False) -> None:
+    """Show what a bundle holds and where it came from; every hash is checked."""
+    from bundle import Bundle, parity_reports
+
+    opened = Bundle.open(bundle)
+    reports = list(parity_reports(opened))
+    if as_json:
+        document = {
+            "manifest": opened.manifest.model_dump(mode="json"),
+            "evaluation": stored_evaluation(opened).model_dump(mode="json"),
+            "parity": [report.model_dump(mode="json") for report in reports],
+        }
+        console.as_json(document)
+    else:
+        console.inspection(opened, stored_evaluation(opened), reports)

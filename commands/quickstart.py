@@ -1,0 +1,169 @@
+"""`isogon quickstart`: the whole chain on real images."""
+
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.progress import Progress
+
+import console
+from commands.stored import stored_evaluation
+
+if TYPE_CHECKING:
+    from bundle import Bundle, ParityReport
+    from distill import Recipe
+from commands.distillation import distilled
+
+
+def quickstart(
+    images: Annotated[
+        Path | None,
+        typer.Option(
+            help="A folder of your own images, with or without class folders. "
+            "Without it: handwritten digits from scikit-learn.",
+            show_default=False,
+        ),
+    ] = None,
+    unfamiliar: Annotated[
+        Path | None,
+        typer.Option(
+            help="Images the OOD score should flag. Without it: photographs and "
+            "textures from scikit-image and scikit-learn.",
+            show_default=False,
+        ),
+    ] = None,
+    teacher: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME[:CHECKPOINT]",
+            help="Any timm model, with timm's weights or those of a file. Without it: "
+            "EfficientNet-Lite0 with ImageNet weights from a package.",
+            show_default=False,
+        ),
+    ] = None,
+    output: Annotated[
+        Path, typer.Option(help="The bundle to make, or to take up again.")
+    ] = Path("quickstart.isogon"),
+    size: Annotated[int, typer.Option(help="Image size in pixels.", min=32)] = 96,
+    epochs: Annotated[
+        int | None,
+        typer.Option(
+            help="Passes over the images. Without it: about 900 steps.",
+            min=1,
+            show_default=False,
+        ),
+    ] = None,
+) -> None:
+    """The whole chain on real images, in minutes: distil, export, calibrate, serve.
+
+    Run it again and what is done already is kept: `isogon quickstart` continues an
+    interrupted run, and only measures and serves a finished one.
+    """
+    from bundle import Bundle
+    from distill import TEACHER, example_images, quickstart_recipe
+
+    with console.progress() as progress:
+        if images is None or unfamiliar is None:
+            samples = _sample_images(progress)
+        recipe = quickstart_recipe(
+            images or samples[0],
+            unfamiliar or samples[1],
+            teacher=teacher or TEACHER,
+            size=size,
+            epochs=epochs,
+        )
+        if output.exists():
+            bundle = _made_by(recipe, Bundle.open(output, rewriting=["export"]))
+        else:
+            bundle = distilled(recipe, output, progress)
+        report = _exported(bundle, progress)
+        latencies = _latencies(bundle, progress)
+        examples = example_images(recipe, progress)
+        answers = _asked_over_http(bundle, examples, progress)
+    console.quickstart(
+        bundle,
+        report,
+        stored_evaluation(bundle),
+        latencies=latencies,
+        examples=examples,
+        answers=answers,
+    )
+
+
+def _sample_images(progress: Progress) -> tuple[Path, Path]:
+    """Return the folders of familiar and unfamiliar sample images, written once."""
+    with console.loading(progress):
+        from distill.images.samples import sample_images
+    return sample_images(Path("quickstart-images"), progress)
+
+
+def _made_by(recipe: "Recipe", bundle: "Bundle") -> "Bundle":
+    """Return the bundle, if it is what this recipe makes."""
+    from bundle import UsageError
+    from distill import recipe_from_toml
+
+    theirs = recipe_from_toml(bundle.file("recipe.toml")).model_dump()
+    ours = recipe.model_dump()
+    differing = sorted(key for key in ours if ours[key] != theirs[key])
+    if differing:
+        raise UsageError(
+            f"{bundle.path} was made with other choices ({', '.join(differing)}), and "
+            f"a bundle is never overwritten. Choose another --output, or remove it."
+        )
+    return bundle
+
+
+def _exported(bundle: "Bundle", progress: Progress) -> "ParityReport":
+    """Return the parity report, exporting first unless an intact artifact has one."""
+    from bundle import Bundle, BundleError, vouched_artifact
+
+    try:
+        return vouched_artifact(Bundle.open(bundle.path)).report
+    except BundleError:
+        with console.loading(progress):
+            from export import export_onnx
+        return export_onnx(bundle, progress)
+
+
+def _latencies(bundle: "Bundle", progress: Progress) -> dict[str, float]:
+    """Return the milliseconds for one image in torch and in ONNX Runtime."""
+    from bundle import GOLDEN, open_runner, vouched_artifact
+
+    with console.loading(progress):
+        from export import TorchRunner, graph_from_bundle, latency
+
+    pixels = bundle.arrays(GOLDEN)["pixels"][:1]
+    runners = {
+        "torch": TorchRunner(graph_from_bundle(bundle)),
+        "ONNX Runtime": open_runner(bundle, vouched_artifact(bundle)),
+    }
+    return {
+        name: latency(runner, pixels)
+        for name, runner in progress.track(runners.items(), description="Measuring latency")
+    }
+
+
+def _asked_over_http(
+    bundle: "Bundle", images: tuple[Path, ...], progress: Progress
+) -> list[dict[str, Any]]:
+    """Return the OOD answers of a real service, started and stopped for it."""
+    import httpx
+
+    from serving import running_service
+
+    task = progress.add_task("Starting the service", total=1 + len(images))
+    log = Path(tempfile.mkdtemp(prefix="isogon-")) / "service.log"
+    answers = []
+    with (
+        running_service(bundle.path, log) as url,
+        httpx.Client(base_url=url, timeout=60, trust_env=False) as client,
+    ):
+        progress.update(task, advance=1, description="Asking over HTTP")
+        for image in images:
+            with image.open("rb") as file:
+                answer = client.post("/v1/embed", files={"images": file})
+            answer.raise_for_status()
+            answers.append(answer.json()["results"][0]["ood"])
+            progress.update(task, advance=1)
+    return answers

@@ -1,0 +1,14 @@
+"""What the command line shows: results on stdout, progress and errors on stderr."""
+
+from console.comparison_table import comparison as comparison
+from console.evaluation_tables import evaluation as evaluation
+from console.failures import failure as failure
+from console.inspection_tables import inspection as inspection
+from console.parity_table import parity as parity
+from console.quickstart_table import quickstart as quickstart
+from console.terminal import (
+    as_json as as_json,
+    loading as loading,
+    note as note,
+    progress as progress,
+)

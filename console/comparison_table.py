@@ -1,0 +1,38 @@
+"""Several students side by side."""
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from rich.text import Text
+
+from console.tables import add_row, titled
+from console.terminal import out
+
+if TYPE_CHECKING:
+    from bundle import Manifest
+    from distill.evaluation import Evaluation
+    from distill.evaluation.comparison import Figure
+
+
+def comparison(subjects: "Mapping[str, tuple[Manifest, Evaluation]]") -> None:
+    """Print the figures of several bundles, the best of each in bold."""
+    from distill.evaluation.comparison import compared
+
+    figures = compared(subjects)
+    wide = titled("Students", "bundle", *(figure.name for figure in figures))
+    for name in subjects:
+        add_row(wide, name, *(_compared_cell(figure, name) for figure in figures))
+    if wide.__rich_measure__(out, out.options).minimum <= out.width:
+        out.print(wide)
+        return
+    tall = titled("Students", "", *subjects)
+    for figure in figures:
+        add_row(tall, figure.name, *(_compared_cell(figure, name) for name in subjects))
+    out.print(tall)
+
+
+def _compared_cell(figure: "Figure", name: str) -> Text:
+    value = figure.values.get(name)
+    shown = "" if value is None else f"{value:,.0f}" if value > 1 else f"{value:.3f}"
+    best = len(figure.best) < len(figure.values) and name in figure.best
+    return Text(shown, "bold" if best else "", no_wrap=True)

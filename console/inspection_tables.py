@@ -1,0 +1,43 @@
+"""What a bundle holds, as tables."""
+
+from typing import TYPE_CHECKING
+
+from rich.markup import escape
+from rich.table import Table
+
+from console.evaluation_tables import print_evaluation
+from console.parity_table import parity_table
+from console.tables import STYLE, add_row, titled
+from console.terminal import out
+
+if TYPE_CHECKING:
+    from bundle import Bundle, ParityReport
+    from distill.evaluation import Evaluation
+
+
+def inspection(
+    bundle: "Bundle", found: "Evaluation", reports: list["ParityReport"]
+) -> None:
+    """Print where a bundle comes from, what it is worth and what it holds."""
+    manifest = bundle.manifest
+    facts = Table(title=escape(manifest.name), show_header=False, **STYLE)
+    add_row(facts, "student", f"{manifest.student.architecture}, {manifest.width} wide")
+    add_row(
+        facts, "teacher", f"{manifest.teacher.architecture} ({manifest.teacher.weights})"
+    )
+    add_row(facts, "teacher's licence", manifest.teacher.licence)
+    crop = manifest.preprocessing
+    add_row(facts, "pixels", f"{crop.height} x {crop.width}, crop {crop.crop:g}")
+    provenance = manifest.provenance
+    add_row(facts, "images", f"{provenance.images} ({provenance.image_count:,})")
+    add_row(facts, "made", provenance.created)
+    for package, version in provenance.versions.items():
+        add_row(facts, package, version)
+    out.print(facts)
+    print_evaluation(found, title="Evaluation")
+    for report in reports:
+        out.print(parity_table(report))
+    files = titled("Files, all intact", "file", "stage", "bytes", "SHA-256")
+    for name, entry in manifest.files.items():
+        add_row(files, name, entry.stage, f"{entry.bytes:,}", f"{entry.sha256[:12]}…")
+    out.print(files)

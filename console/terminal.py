@@ -1,0 +1,55 @@
+"""What every command says: progress, notes and errors on stderr, JSON on stdout."""
+
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+
+out = Console(highlight=False, emoji=False)
+err = Console(stderr=True, highlight=False, emoji=False)
+# The further processes of a run on several devices leave the talking to the first.
+_follower = os.environ.get("LOCAL_RANK", "0") != "0"
+aside = Console(stderr=True, highlight=False, emoji=False, quiet=_follower)
+
+
+def progress() -> Progress:
+    """Return progress bars with the work done, the time spent and the time left."""
+    return Progress(
+        TextColumn("{task.description:32}"),
+        BarColumn(bar_width=28),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+        console=aside,
+        refresh_per_second=2,  # a refresh takes a millisecond, from the training too
+    )
+
+
+@contextmanager
+def loading(bars: Progress) -> Iterator[None]:
+    """Show that imports are under way: torch and its kin take seconds."""
+    task = bars.add_task("Loading PyTorch", total=None)
+    yield
+    bars.remove_task(task)
+
+
+def note(text: str) -> None:
+    """Say something that is not a result."""
+    aside.print(text, markup=False, soft_wrap=True)
+
+
+def as_json(document: Any) -> None:
+    """Print a result for machines."""
+    print(json.dumps(document, indent=2))

@@ -1,0 +1,77 @@
+"""The ONNX file an engine is built from: is it what it is said to be, and what failed?"""
+
+import ast
+from pathlib import Path
+from typing import Any
+
+import onnx
+from onnx import TensorProto
+
+from bundle import Precision, UsageError
+from bundle.runners import PREPROCESSING_KEY
+
+_SCOPES = "pkg.torch.onnx.name_scopes"
+
+
+def read_graph(path: Path) -> onnx.ModelProto:
+    """Return the ONNX model in `path`.
+
+    Raises:
+        UsageError: there is none.
+    """
+    try:
+        return onnx.load(path)
+    except Exception as error:  # of the file system, or protobuf's own
+        raise UsageError(
+            f"{path} is no ONNX file that can be read: {error}. Write it with "
+            f"`isogon export`."
+        ) from error
+
+
+def require_precision(model: onnx.ModelProto, precision: Precision, path: Path) -> None:
+    """Raise `UsageError` unless the graph's own types are those of `precision`.
+
+    Networks are strongly typed: TensorRT computes in the types it finds, so an engine's
+    precision is its graph's, and the stamp must not say another.
+    """
+    halved = any(
+        tensor.data_type == TensorProto.FLOAT16 for tensor in model.graph.initializer
+    )
+    quantised = any(node.op_type == "QuantizeLinear" for node in model.graph.node)
+    found: Precision = "int8" if quantised else "fp16" if halved else "fp32"
+    if found != precision:
+        raise UsageError(
+            f"{path} computes in {found}, and an engine keeps the types of its graph, so "
+            f"it cannot be stamped {precision}. Build it from the {precision} graph."
+        )
+
+
+def preprocessing_of(model: onnx.ModelProto) -> str:
+    """Return the preprocessing that the graph's pixels must have gone through, or ""."""
+    found: dict[str, str] = {entry.key: entry.value for entry in model.metadata_props}
+    return found.get(PREPROCESSING_KEY, "")
+
+
+def parser_errors(parser: Any, model: onnx.ModelProto) -> str:
+    """Return what the parser refused: operator, node, torch module and reason."""
+    nodes = {node.name: node for node in model.graph.node}
+    lines = []
+    for index in range(parser.num_errors):
+        error = parser.get_error(index)
+        place = ""
+        if error.node_operator():
+            place = f"{error.node_operator()} node {error.node_name()!r}"
+            place += _module(nodes.get(error.node_name())) + ": "
+        reason = " ".join(error.desc().split())
+        lines.append(f"{place}{reason} ({error.code().name})")
+    return "; ".join(lines)
+
+
+def _module(node: onnx.NodeProto | None) -> str:
+    """Return " (torch module a.b.c)" where the exporter left a node's origin."""
+    entries = [] if node is None else node.metadata_props
+    for entry in entries:
+        if entry.key == _SCOPES:
+            modules = [name for name in ast.literal_eval(entry.value)[:-1] if name]
+            return f" (torch module {modules[-1]})" if modules else ""
+    return ""
