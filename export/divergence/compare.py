@@ -1,0 +1,206 @@
+"""Two graphs node by node: where the candidate first leaves the reference."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import onnx
+from jaxtyping import Num
+from rich.progress import Progress
+
+from bundle import CheckFailedError, UsageError
+from bundle.runners import Pixels
+from export.divergence.record import Divergence, NodeError, Precision
+from export.divergence.tensors import exposing, groups, module_of, open_session, run
+
+BATCH = 2  # images at a time: the least that can mix up a batch
+
+# Relative errors, by precision. See `first_divergence`.
+BOUNDS: Mapping[Precision, float] = {"fp32": 4.5e-3, "fp16": 1.4e-2, "int8": 0.14}
+
+
+@dataclass(slots=True)
+class Difference:
+    """Sums over the images seen so far of one tensor, a the reference's, b the other's."""
+
+    aa: float = 0.0
+    bb: float = 0.0
+    ab: float = 0.0
+    squares: float = 0.0  # of a - b
+
+    def add(self, a: Num[np.ndarray, "..."], b: Num[np.ndarray, "..."]) -> None:
+        """Count one batch. Equal infinities are equal; another shape is infinitely off."""
+        if a.shape != b.shape:
+            self.squares = np.inf
+            return
+        a, b = a.astype(np.float64).ravel(), b.astype(np.float64).ravel()
+        masked = np.isinf(a) & (a == b)
+        if masked.any():
+            a, b = a[~masked], b[~masked]
+        self.aa += float(a @ a)
+        self.bb += float(b @ b)
+        self.ab += float(a @ b)
+        difference = a - b
+        self.squares += float(difference @ difference)
+
+    @property
+    def error(self) -> float:
+        """||a - b|| / ||a||; infinite where anything is not finite."""
+        if self.squares == 0.0:
+            return 0.0
+        if not np.isfinite(self.squares) or self.aa == 0.0:
+            return float(np.inf)
+        return float(np.sqrt(self.squares / self.aa))
+
+    @property
+    def cosine(self) -> float:
+        """The cosine of a and b as long vectors; NaN where anything is not finite."""
+        if self.squares == 0.0:
+            return 1.0
+        if not np.isfinite(self.squares) or not self.aa or not self.bb:
+            return float(np.nan)
+        return float(self.ab / np.sqrt(self.aa * self.bb))
+
+
+def matched(
+    reference: onnx.ModelProto, candidate: onnx.ModelProto
+) -> list[tuple[onnx.NodeProto, onnx.NodeProto]]:
+    """Return the nodes that have the same name in both graphs, in the reference's order."""
+    named = {node.name: node for node in candidate.graph.node if node.name}
+    return [(node, named[node.name]) for node in reference.graph.node if node.name in named]
+
+
+def precision_of(model: onnx.ModelProto) -> Precision:
+    """Return the precision of a graph: int8 if it quantises, fp16 if it casts to that."""
+    if any(node.op_type == "DequantizeLinear" for node in model.graph.node):
+        return "int8"
+    half = onnx.TensorProto.FLOAT16
+    if any(tensor.data_type == half for tensor in model.graph.initializer):
+        return "fp16"
+    return "fp32"
+
+
+def first_divergence(
+    reference: onnx.ModelProto,
+    candidate: onnx.ModelProto,
+    pixels: Pixels,
+    *,
+    bound: float | None = None,
+    progress: Progress | None = None,
+) -> Divergence:
+    """Compare the outputs of all nodes that both graphs name alike.
+
+    Both run in ONNX Runtime on the CPU, without its optimisations: fused nodes have no
+    tensors to compare, but then the fused kernels are not what runs either. So the
+    outputs are compared once more with the optimisations on (`fused_error`).
+
+    A node's error is that of its first output, before whatever the candidate puts
+    behind it: rounding to int8 (Q/DQ) or a cast counts for the node that reads the
+    rounded tensor, because keeping that node in float32 takes the rounding away.
+    Integer tensors (shapes, indices) are not compared, except pixels.
+
+    Args:
+        reference: the float32 graph.
+        candidate: another graph of the same function, whose nodes keep their names.
+        pixels: a few real images; memory does not grow with their number.
+        bound: the largest relative error allowed; None: `BOUNDS` of the precision.
+        progress: where to show progress.
+
+    Raises:
+        CheckFailedError: the graphs have no node in common, so nothing is compared.
+        UsageError: there are no images, or a graph does not load in ONNX Runtime.
+    """
+    if not len(pixels):
+        raise UsageError("Comparing two graphs needs at least one image; none were given.")
+    progress = progress or Progress(disable=True)
+    pairs = matched(reference, candidate)
+    differences = _differences(reference, candidate, pairs, pixels, progress)
+    if not differences:
+        raise CheckFailedError(
+            f"None of the {len(reference.graph.node)} nodes of the reference has a "
+            f"counterpart of its name in the candidate ({len(candidate.graph.node)} "
+            "nodes), so nothing was compared. Export the candidate from this bundle."
+        )
+    precision = precision_of(candidate)
+    nodes = tuple(_records(reference, differences))
+    return Divergence(
+        candidate=precision,
+        bound=BOUNDS[precision] if bound is None else bound,
+        images=len(pixels),
+        nodes=nodes,
+        unmatched=len(reference.graph.node) - len(pairs),
+        fused_error=_fused_error(reference, candidate, pixels),
+    )
+
+
+def _differences(
+    reference: onnx.ModelProto,
+    candidate: onnx.ModelProto,
+    pairs: list[tuple[onnx.NodeProto, onnx.NodeProto]],
+    pixels: Pixels,
+    progress: Progress,
+) -> dict[str, Difference]:
+    """Return the differences of the comparable first outputs, by the reference's name."""
+    theirs = {ours.output[0]: other.output[0] for ours, other in pairs}
+    found: dict[str, Difference] = {}
+    task = progress.add_task("Comparing nodes", total=len(theirs))
+    for names in groups(reference, list(theirs), BATCH):
+        others = [theirs[name] for name in names]
+        ours = open_session(exposing(reference, names), fused=False)
+        other = open_session(exposing(candidate, others), fused=False)
+        for batch in _batches(pixels):
+            left, right = run(ours, names, batch), run(other, others, batch)
+            for name in names:
+                if left[name].dtype.kind == "f" or left[name].dtype == np.uint8:
+                    difference = found.setdefault(name, Difference())
+                    difference.add(left[name], right[theirs[name]])
+        progress.advance(task, len(names))
+    return found
+
+
+def _batches(pixels: Pixels) -> Iterator[Pixels]:
+    for start in range(0, len(pixels), BATCH):
+        yield pixels[start : start + BATCH]
+
+
+def _records(
+    reference: onnx.ModelProto, differences: Mapping[str, Difference]
+) -> Iterator[NodeError]:
+    """Give every compared node its error and that of its inputs.
+
+    A node that was not compared hands on the error of what it reads.
+    """
+    errors: dict[str, float] = {}
+    depth = 0
+    for node in reference.graph.node:
+        before = max((errors.get(name, 0.0) for name in node.input), default=0.0)
+        difference = differences.get(node.output[0])
+        after = before if difference is None else difference.error
+        errors |= dict.fromkeys(node.output, after)
+        if difference is not None:
+            yield NodeError(
+                depth=depth,
+                name=node.name,
+                op_type=node.op_type,
+                module=module_of(node),
+                error=difference.error,
+                cosine=difference.cosine,
+                input_error=before,
+            )
+            depth += 1
+
+
+def _fused_error(
+    reference: onnx.ModelProto, candidate: onnx.ModelProto, pixels: Pixels
+) -> float:
+    """Return the largest error of an output when the candidate runs as it is served."""
+    theirs = {value.name for value in candidate.graph.output}
+    names = [value.name for value in reference.graph.output if value.name in theirs]
+    ours = open_session(reference, fused=False)
+    other = open_session(candidate, fused=True)
+    differences = {name: Difference() for name in names}
+    for batch in _batches(pixels):
+        left, right = run(ours, names, batch), run(other, names, batch)
+        for name in names:
+            differences[name].add(left[name], right[name])
+    return max((found.error for found in differences.values()), default=float("inf"))

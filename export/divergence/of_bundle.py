@@ -1,0 +1,101 @@
+"""An artifact beside a fresh float32 export of its bundle."""
+
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import onnx
+from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
+from rich.progress import Progress
+
+from bundle import GOLDEN, Bundle, UsageError
+from bundle.runners import Pixels
+from export.divergence.compare import first_divergence
+from export.divergence.record import Divergence
+from export.graph import graph_from_bundle
+from export.onnx import save_onnx
+from export.parity import HELD_OUT
+
+_IMAGES = 8
+
+
+def divergence_of(
+    bundle: Bundle,
+    artifact: Path | str,
+    progress: Progress,
+    *,
+    pixels: Pixels | None = None,
+    bound: float | None = None,
+) -> Divergence:
+    """Compare an ONNX artifact, node by node, with what the bundle's own graph computes.
+
+    The reference is exported afresh, whatever the artifact's precision: its nodes have
+    the same names each time.
+
+    Args:
+        bundle: a distilled bundle.
+        artifact: a name inside it (`onnx/model.fp16.onnx`), or any ONNX file, such as
+            one that was refused.
+        progress: where to show progress.
+        pixels: real images; None: 8 of the bundle's own, familiar and unfamiliar.
+        bound: see `first_divergence`.
+
+    Raises:
+        UsageError: the artifact is an engine, or no ONNX file.
+        CheckFailedError: it has no node in common with the bundle's graph.
+    """
+    candidate = _load(bundle, artifact)
+    reference = fresh_export(bundle, progress)
+    return first_divergence(
+        reference,
+        candidate,
+        few_images(bundle) if pixels is None else pixels,
+        bound=bound,
+        progress=progress,
+    )
+
+
+def fresh_export(bundle: Bundle, progress: Progress) -> onnx.ModelProto:
+    """Return the bundle's float32 graph, exported here and now."""
+    task = progress.add_task("Exporting the reference", total=None)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "model.onnx"
+        save_onnx(graph_from_bundle(bundle), bundle.manifest.preprocessing, path)
+        model = onnx.load(path)
+    progress.update(task, total=1, completed=1)
+    return model
+
+
+def few_images(bundle: Bundle, count: int = _IMAGES) -> Pixels:
+    """Return golden images, which lie at both ends of the scores, and held-out ones."""
+    held_out = bundle.arrays(HELD_OUT)
+    sources = [held_out["familiar"], held_out.get("unfamiliar")]
+    if GOLDEN in bundle:
+        golden = bundle.arrays(GOLDEN)["pixels"]
+        sources.insert(0, golden[np.linspace(0, len(golden) - 1, count // 2, dtype=int)])
+    present = [pixels for pixels in sources if pixels is not None]
+    chosen: Pixels = np.concatenate(present)[:count]
+    return chosen
+
+
+def _load(bundle: Bundle, artifact: Path | str) -> onnx.ModelProto:
+    name = str(artifact)
+    if name.endswith(".engine"):
+        raise UsageError(
+            f"{name} is an engine: TensorRT fuses its nodes and shows no tensor between "
+            "them. Compare the ONNX file of the same precision, from which it was built: "
+            "`isogon diverge BUNDLE onnx/model.onnx`, or model.fp16.onnx, model.int8.onnx."
+        )
+    path = bundle.file(name) if name in bundle else Path(artifact)
+    try:
+        return onnx.load(path)
+    except FileNotFoundError as error:
+        held = ", ".join(n for n in bundle.manifest.files if n.endswith(".onnx"))
+        raise UsageError(
+            f"{name} is neither in {bundle.path} nor a file. Artifacts in the bundle: "
+            f"{held or 'none'}."
+        ) from error
+    except (DecodeError, IsADirectoryError) as error:
+        raise UsageError(
+            f"{path} is no ONNX file: {error}. Give one that `isogon export` wrote."
+        ) from error

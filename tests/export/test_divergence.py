@@ -1,0 +1,242 @@
+"""The first node that diverges is found, named and drawn."""
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import numpy_helper
+from rich.progress import Progress
+
+from backbones import Student, preprocessing_of, timm_model
+from bundle import ONNX, Bundle, CheckFailedError, DetectorSpec, UsageError
+from bundle.runners import Pixels
+from export.divergence import Divergence, divergence_of, first_divergence
+from export.divergence.plot import draw
+from export.divergence.tensors import groups, module_of
+from export.graph import Graph
+from export.onnx import save_onnx
+
+SIZE = 64
+FC1 = "student.backbone.model.blocks.3.mlp.fc1"
+
+
+@pytest.fixture(scope="module")
+def vit(tmp_path_factory: pytest.TempPathFactory) -> onnx.ModelProto:
+    """A small vision transformer with its detector, in float32."""
+    return small_graph("test_vit", tmp_path_factory.mktemp("vit") / "model.onnx")
+
+
+@pytest.fixture(scope="module")
+def resnet(tmp_path_factory: pytest.TempPathFactory) -> onnx.ModelProto:
+    return small_graph("test_resnet", tmp_path_factory.mktemp("resnet") / "model.onnx")
+
+
+@pytest.fixture(scope="module")
+def pixels() -> Pixels:
+    generator = np.random.default_rng(0)
+    return generator.integers(0, 256, (5, SIZE, SIZE, 3), dtype=np.uint8)
+
+
+def small_graph(name: str, path: Path) -> onnx.ModelProto:
+    import torch
+
+    torch.manual_seed(0)
+    preprocessing = preprocessing_of(name, SIZE, 1.0)
+    model = timm_model(name, size=(SIZE, SIZE))
+    student = Student.new(model, preprocessing, width=32)
+    bank = np.random.default_rng(0).normal(size=(100, 32))
+    bank = (bank / np.linalg.norm(bank, axis=1, keepdims=True)).astype(np.float32)
+    detector = DetectorSpec(name="knn", k=5).fit(bank, None)
+    save_onnx(Graph(student, detector), preprocessing, path)
+    return onnx.load(path)
+
+
+def changed(
+    model: onnx.ModelProto, node: str, change: Callable[[np.ndarray], np.ndarray]
+) -> onnx.ModelProto:
+    """Return a copy in which the weights that `node` reads are other ones."""
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model)
+    (reader,) = (n for n in copy.graph.node if n.name == node)
+    (weight,) = (i for i in copy.graph.initializer if i.name == reader.input[1])
+    array = change(numpy_helper.to_array(weight)).astype(np.float32)
+    weight.CopyFrom(numpy_helper.from_array(array, weight.name))
+    return copy
+
+
+def node_of(model: onnx.ModelProto, module: str, op_type: str) -> str:
+    (name,) = (
+        n.name for n in model.graph.node if module_of(n) == module and n.op_type == op_type
+    )
+    return name
+
+
+def noisy(weights: np.ndarray) -> np.ndarray:
+    return weights + np.random.default_rng(0).normal(size=weights.shape) * weights.std()
+
+
+@pytest.mark.parametrize(
+    "plant",
+    [noisy, lambda w: w * 1.5, lambda w: w[:, ::-1]],
+    ids=["noise", "scale", "swapped channels"],
+)
+def test_a_perturbed_weight_is_found_at_its_node_and_module(
+    vit: onnx.ModelProto, pixels: Pixels, plant: Callable[[np.ndarray], np.ndarray]
+) -> None:
+    name = node_of(vit, FC1, "MatMul")
+    found = first_divergence(vit, changed(vit, name, plant), pixels)
+    assert found.first is not None
+    assert (found.first.name, found.first.module) == (name, FC1)
+    assert found.first.begins_here
+    assert found.first.input_error == 0
+    assert found.largest_jump == found.first
+    assert FC1 in str(found)
+    assert "begins there" in str(found)
+    before = found.nodes[: found.first.depth]
+    assert {node.error for node in before} == {0.0}
+    assert found.unmatched == 0
+
+
+def test_a_convolution_that_took_in_its_batch_norm_is_named_by_itself(
+    resnet: onnx.ModelProto, pixels: Pixels
+) -> None:
+    conv = "student.backbone.model.layer2.0.conv1"
+    name = node_of(resnet, conv, "Conv")
+    found = first_divergence(resnet, changed(resnet, name, noisy), pixels)
+    assert found.first is not None
+    assert found.first.module == conv
+    assert found.first.op_type == "Conv"
+    assert found.first.cosine < 0.9
+
+
+def test_every_layer_has_a_module_path(vit: onnx.ModelProto) -> None:
+    modules = {module_of(node) for node in vit.graph.node}
+    for block in range(6):
+        for part in ("norm1", "attn.qkv", "attn.proj", "norm2", "mlp.fc1", "mlp.fc2"):
+            assert f"student.backbone.model.blocks.{block}.{part}" in modules
+    assert {"student.embedding", "score", ""} < modules
+
+
+def test_a_nan_is_beyond_any_bound(vit: onnx.ModelProto, pixels: Pixels) -> None:
+    name = node_of(vit, FC1, "MatMul")
+
+    def with_nan(weights: np.ndarray) -> np.ndarray:
+        weights = weights.copy()
+        weights[0, 0] = np.nan
+        return weights
+
+    found = first_divergence(vit, changed(vit, name, with_nan), pixels, bound=1e30)
+    assert found.first is not None
+    assert found.first.name == name
+    assert math.isinf(found.first.error)
+    assert math.isnan(found.first.cosine)
+    again = Divergence.model_validate_json(found.model_dump_json())
+    assert again.first is not None
+    assert again.first.name == name
+
+
+def test_equal_graphs_do_not_diverge(vit: onnx.ModelProto, pixels: Pixels) -> None:
+    found = first_divergence(vit, vit, pixels)
+    assert found.first is None
+    assert not found.only_when_fused
+    assert found.images == 5
+    assert len(found.nodes) > 100
+    assert {node.error for node in found.nodes} == {0.0}
+    assert found.fused_error < 1e-5
+    assert "No node leaves" in str(found)
+
+
+def test_an_error_that_only_gathers_is_told_from_one_that_begins(
+    vit: onnx.ModelProto, pixels: Pixels
+) -> None:
+    """Every block adds a little; the bound lies where the sum of several leaves it."""
+    candidate = vit
+    for node in vit.graph.node:
+        if node.op_type == "MatMul" and module_of(node).endswith(("proj", "fc2")):
+            candidate = changed(candidate, node.name, lambda w: w + 0.05 * noisy(w))
+    small = first_divergence(vit, candidate, pixels)
+    stream = [n for n in small.nodes if n.op_type == "Add" and ".blocks." in n.module]
+    gathered = max(stream, key=lambda node: node.error)
+    found = first_divergence(vit, candidate, pixels, bound=0.99 * gathered.error)
+    assert found.first is not None
+    adders = [n for n in small.nodes if n.added > 0 and n.begins_here]
+    assert len(adders) >= 6
+    assert found.largest_jump in adders
+
+
+def test_graphs_without_a_common_node_are_refused(
+    vit: onnx.ModelProto, pixels: Pixels
+) -> None:
+    other = onnx.ModelProto()
+    other.CopyFrom(vit)
+    for node in other.graph.node:
+        node.name = f"renamed_{node.name}"
+    with pytest.raises(CheckFailedError, match="nothing was compared"):
+        first_divergence(vit, other, pixels)
+    with pytest.raises(UsageError, match="at least one image"):
+        first_divergence(vit, vit, pixels[:0])
+
+
+def test_nodes_without_counterpart_are_counted(
+    vit: onnx.ModelProto, pixels: Pixels
+) -> None:
+    other = onnx.ModelProto()
+    other.CopyFrom(vit)
+    for node in other.graph.node[10:15]:
+        node.name = ""
+    assert first_divergence(vit, other, pixels).unmatched == 5
+
+
+def test_tensors_are_held_in_groups(vit: onnx.ModelProto) -> None:
+    names = [node.output[0] for node in vit.graph.node]
+    assert [name for group in groups(vit, names, 2) for name in group] == names
+    many = list(groups(vit, names, 2000))
+    assert len(many) > 3
+    assert [name for group in many for name in group] == names
+
+
+@pytest.mark.parametrize("ending", ["png", "svg"])
+def test_the_plot_names_the_first_node(
+    vit: onnx.ModelProto, pixels: Pixels, tmp_path: Path, ending: str
+) -> None:
+    name = node_of(vit, FC1, "MatMul")
+    found = first_divergence(vit, changed(vit, name, noisy), pixels)
+    path = tmp_path / f"divergence.{ending}"
+    draw(found, path)
+    content = path.read_bytes()
+    if ending == "png":
+        assert content.startswith(b"\x89PNG")
+        assert len(content) > 10_000
+    else:
+        assert FC1.encode() in content
+    draw(first_divergence(vit, vit, pixels), path)
+    broken = first_divergence(vit, changed(vit, name, lambda w: w * np.nan), pixels)
+    draw(broken, path)
+
+
+def test_a_bundles_artifact_is_compared_with_a_fresh_export(
+    bundle: Bundle, progress: Progress, tmp_path: Path
+) -> None:
+    honest = divergence_of(bundle, ONNX, progress)
+    assert honest.first is None
+    assert honest.images == 8
+    model = onnx.load(bundle.file(ONNX))
+    conv = "student.backbone.model.layer3.0.conv2"
+    path = tmp_path / "refused.onnx"
+    onnx.save(changed(model, node_of(model, conv, "Conv"), noisy), path)
+    found = divergence_of(bundle, path, progress)
+    assert found.first is not None
+    assert found.first.module == conv
+    (centre,) = found.around_first(0)
+    assert centre == found.first
+    assert [n.depth - centre.depth for n in found.around_first(3)] == list(range(-3, 4))
+    with pytest.raises(UsageError, match="Compare the ONNX file"):
+        divergence_of(bundle, "engines/sm90-trt11.4-fp16.engine", progress)
+    with pytest.raises(UsageError, match=r"Artifacts in the bundle: onnx/model\.onnx"):
+        divergence_of(bundle, "onnx/model.fp16.onnx", progress)
+    (tmp_path / "no.onnx").write_bytes(b"no protobuf")
+    with pytest.raises(UsageError, match="is no ONNX file"):
+        divergence_of(bundle, tmp_path / "no.onnx", progress)
