@@ -5,7 +5,7 @@ import platform
 import re
 import subprocess
 import sys
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import torch
@@ -19,7 +19,9 @@ def conditions(*packages: str) -> str:
     """
     cpu = f"{os.cpu_count()} {processor()} cores, {torch.get_num_threads()} threads"
     device = f"{torch.cuda.get_device_name()}, " if torch.cuda.is_available() else ""
-    versions = ", ".join(f"{name} {version(name)}" for name in ("torch", "timm", *packages))
+    versions = ", ".join(
+        f"{name} {_version(name)}" for name in ("torch", "timm", *packages)
+    )
     commit = subprocess.run(
         ["git", "describe", "--always", "--dirty"], capture_output=True, text=True
     ).stdout.strip()
@@ -28,6 +30,13 @@ def conditions(*packages: str) -> str:
         f"{platform.python_version()}, {versions}, commit {commit or 'unknown'}, load "
         f"average at the start {os.getloadavg()[0]:.1f}."
     )
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "not installed"
 
 
 def processor() -> str:

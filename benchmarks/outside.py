@@ -1,5 +1,6 @@
 """Other ways to run a student, as runners: compiled, on CUDA, and by OpenVINO."""
 
+import copy
 from pathlib import Path
 
 import torch
@@ -10,13 +11,13 @@ from export.graph import Graph
 
 
 class TorchDeviceRunner(Runner):
-    """The graph in float32 torch on a device, eager or compiled.
+    """A copy of the graph in float32 torch on a device, eager or compiled.
 
     A compiled graph is specialised to each batch size, which is the fastest it can be.
     """
 
     def __init__(self, graph: Graph, device: str, *, compiled: bool = False) -> None:
-        self._graph = graph.eval().to(device)
+        self._graph = copy.deepcopy(graph).eval().to(device)
         self._call = torch.compile(self._graph, dynamic=False) if compiled else self._graph
         self._device = device
         way = "compiled" if compiled else "eager"
@@ -26,9 +27,7 @@ class TorchDeviceRunner(Runner):
         """Return embeddings [b, d] and OOD scores [b] of one batch, on the host."""
         with torch.inference_mode():
             embeddings, scores = self._call(torch.from_numpy(pixels).to(self._device))
-        return Outputs(
-            embeddings=embeddings.cpu().numpy(), ood_scores=scores.cpu().numpy()
-        )
+        return Outputs(embeddings=embeddings.cpu().numpy(), ood_scores=scores.cpu().numpy())
 
 
 class OpenVinoRunner(Runner):

@@ -27,13 +27,11 @@ import argparse
 import json
 import math
 import os
-import random
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -46,6 +44,7 @@ from outside import OpenVinoRunner, TorchDeviceRunner
 from photographs import photographs
 from precisions import PRECISIONS, convert
 from rich.progress import Progress
+from timing import interleaved
 
 from backbones import Student, preprocessing_of, timm_model
 from bundle import OnnxRunner, Runner
@@ -65,7 +64,6 @@ WIDTH = 192  # of the embedding
 BANK = 2000  # directions the knn detector compares with
 BATCHES = (1, 8, 32)
 THREADS = (1, 2)
-PAUSE = 0.02  # seconds in which the threads of the column before go to sleep
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -149,9 +147,9 @@ def columns(artifacts: Artifacts, threads: int) -> dict[str, Callable[[], Runner
     found: dict[str, Callable[[], Runner]] = {
         REFERENCE: lambda: TorchRunner(graph),
         "torch.compile": lambda: TorchDeviceRunner(graph, "cpu", compiled=True),
-        FLOAT32: lambda: OnnxRunner(onnx("fp32"), threads=threads),
-        "ONNX fp16": lambda: OnnxRunner(onnx("fp16"), threads=threads),
-        "ONNX int8": lambda: OnnxRunner(onnx("int8"), threads=threads),
+        FLOAT32: lambda: OnnxRunner(onnx("fp32"), threads=threads, provider="cpu"),
+        "ONNX fp16": lambda: OnnxRunner(onnx("fp16"), threads=threads, provider="cpu"),
+        "ONNX int8": lambda: OnnxRunner(onnx("int8"), threads=threads, provider="cpu"),
         "OpenVINO fp32": lambda: OpenVinoRunner(onnx("fp32"), threads=threads),
         "OpenVINO int8": lambda: OpenVinoRunner(onnx("int8"), threads=threads),
         "OpenVINO default": lambda: OpenVinoRunner(
@@ -159,9 +157,11 @@ def columns(artifacts: Artifacts, threads: int) -> dict[str, Callable[[], Runner
         ),
     }
     if torch.cuda.is_available() and threads == THREADS[0]:
-        from on_cuda import cuda_columns  # asks for packages that only such a machine has
+        from on_cuda import cuda_runners, exact_float32  # what only such a machine has
 
-        found |= cuda_columns(graph, onnx)
+        exact_float32()
+        makers = cuda_runners(graph, onnx, artifacts.folder)
+        found |= {name: make for name, (_, make) in makers.items()}
     return found
 
 
@@ -179,7 +179,7 @@ def measure(artifacts: Artifacts, threads: int, options: argparse.Namespace) -> 
     for batch in options.batch:
         shown = pixels[:batch]
         expected = runners[REFERENCE].run(shown).embeddings
-        cosines, times = {}, defaultdict[str, list[float]](list)
+        cosines = {}
         reasons = dict(broken)
         for name, runner in runners.items():
             try:
@@ -187,11 +187,12 @@ def measure(artifacts: Artifacts, threads: int, options: argparse.Namespace) -> 
                 cosines[name] = float((found * expected).sum(axis=1).min())
             except Exception as error:
                 reasons[name] = one_line(error)
-        for number in range(options.rounds):
-            order = random.Random(number).sample(sorted(cosines), len(cosines))
-            for name in order:
-                seconds = timed(runners[name], shown, options.seconds)
-                times[name].append(1000 * seconds / batch)
+        times = interleaved(
+            {name: runners[name] for name in cosines},
+            shown,
+            rounds=options.rounds,
+            seconds=options.seconds,
+        )
         what = f"{artifacts.student} batch {batch} threads {threads}"
         print(f"{what}: {options.rounds} rounds", file=sys.stderr)
         for name in makers:
@@ -201,25 +202,12 @@ def measure(artifacts: Artifacts, threads: int, options: argparse.Namespace) -> 
                     threads=threads,
                     batch=batch,
                     column=name,
-                    milliseconds=tuple(times[name]),
+                    milliseconds=times.get(name, ()),
                     cosine=cosines.get(name, math.nan),
                     reason=reasons.get(name, ""),
                 )
             )
     return cells
-
-
-def timed(runner: Runner, pixels: Pixels, least: float) -> float:
-    """Return the seconds of one batch: of as many as `least` seconds hold, after one."""
-    time.sleep(PAUSE)
-    start = time.perf_counter()
-    runner.run(pixels)
-    first = time.perf_counter() - start
-    runs = max(1, math.ceil(least / first))
-    start = time.perf_counter()
-    for _ in range(runs):
-        runner.run(pixels)
-    return (time.perf_counter() - start) / runs
 
 
 def one_line(error: Exception) -> str:
@@ -231,14 +219,12 @@ def one_line(error: Exception) -> str:
 def in_a_process(folder: Path, threads: int, options: argparse.Namespace) -> list[Cell]:
     """Run `measure` for every student where nothing else has set the threads."""
     answer = folder / f"{threads}.json"
+    command = [sys.executable, __file__, "--work", str(folder)]
+    command += ["--threads", str(threads), "--students", *options.students]
+    command += ["--rounds", str(options.rounds), "--seconds", str(options.seconds)]
+    command += ["--batch", *map(str, options.batch)]
     environment = os.environ | {"OMP_NUM_THREADS": str(threads)}
-    subprocess.run(
-        [sys.executable, __file__, "--work", str(folder), "--threads", str(threads)]
-        + ["--students", *options.students, "--seconds", str(options.seconds)]
-        + ["--rounds", str(options.rounds), "--batch", *map(str, options.batch)],
-        env=environment,
-        check=True,
-    )
+    subprocess.run(command, env=environment, check=True)
     return [Cell(**cell) for cell in json.loads(answer.read_text())]
 
 
@@ -280,7 +266,7 @@ def ratio_to(other: str) -> Entry:
         times = cell.milliseconds
         base = table[threads, batch, other].milliseconds
         if not times or not base:
-            return "–"
+            return "-"
         ratio = statistics.median(b / t for t, b in zip(times, base, strict=True))
         return f"{ratio:.2f}{'' if cell.cosine >= SAME else ' (!)'}"
 
@@ -293,7 +279,7 @@ def throughput(table: Table, threads: int, batch: int, name: str) -> str:
     if cell is None:
         return ""
     if not cell.milliseconds:
-        return "–"
+        return "-"
     return f"{1000 / statistics.median(cell.milliseconds):.0f}"
 
 
@@ -303,7 +289,7 @@ def notes(cells: list[Cell]) -> list[str]:
     for cell in cells:
         where = f"{cell.column}, {cell.student}"
         if cell.reason:
-            found[where] = f"* – {where}: {cell.reason}"
+            found[where] = f"* - {where}: {cell.reason}"
         elif not cell.cosine >= SAME:
             found[where] = f"* (!) {where}: cosine with eager torch {cell.cosine:.4f}"
     least = min((cell.cosine for cell in cells if not cell.reason), default=math.nan)
