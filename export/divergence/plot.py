@@ -52,13 +52,14 @@ def draw(divergence: Divergence, path: Path) -> None:
         )  # fmt: skip
         axes.axhline(divergence.bound, color=_INK, linewidth=1, dashes=(4, 3))
         axes.annotate(
-            f"bound {divergence.bound:.3g}", (1, divergence.bound),
-            xycoords=axes.get_yaxis_transform(), xytext=(0, 2),
-            textcoords="offset points", ha="right", va="bottom",
+            f"bound {divergence.bound:.3g}", (0, divergence.bound),
+            xycoords=axes.get_yaxis_transform(), xytext=(3, 2),
+            textcoords="offset points", ha="left", va="bottom",
         )  # fmt: skip
         if divergence.first is not None:
             _point_at(axes, divergence.first, highest, len(nodes))
         _name_depths(axes, nodes)
+        axes.yaxis.set_major_formatter(lambda error, _: f"{error:.0e}")
         axes.set(
             xlim=(-1, len(nodes)), ylim=(lowest, highest), ylabel="relative error",
             xlabel=f"{len(nodes)} nodes in graph order",

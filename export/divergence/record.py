@@ -98,5 +98,9 @@ class Divergence(_Record):
         told = f"{first} is the first whose error leaves {self.bound:.3g} among {compared}"
         told += f": {first.error:.3g}, its inputs are at {first.input_error:.3g}"
         if first.begins_here:
-            return f"{told}, so the error begins there."
-        return f"{told}: it has gathered. Most is added by {jump}: {jump.added:.3g}."
+            told += ", so the error begins there."
+        else:
+            told += f", so it has gathered; {jump} adds most, {jump.added:.3g}."
+        if self.fused_error <= self.bound:
+            told += f" It fades: the outputs are at {self.fused_error:.3g}."
+        return told

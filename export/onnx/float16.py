@@ -53,7 +53,9 @@ def float16_model(
             if copy not in casts:
                 casts.add(copy)
                 to = TensorProto.FLOAT16 if half else TensorProto.FLOAT
-                nodes.append(helper.make_node("Cast", [name], [copy], f"Cast_{copy}", to=to))
+                nodes.append(
+                    helper.make_node("Cast", [name], [copy], f"Cast_{copy}", to=to)
+                )
         if node.name not in kept:
             _halve_attributes(node)
         nodes.append(node)

@@ -7,71 +7,21 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-from onnx import numpy_helper
 from rich.progress import Progress
 
-from backbones import Student, preprocessing_of, timm_model
-from bundle import ONNX, Bundle, CheckFailedError, DetectorSpec, UsageError
+from bundle import ONNX, Bundle, CheckFailedError, UsageError
 from bundle.runners import Pixels
 from export.divergence import Divergence, divergence_of, first_divergence
 from export.divergence.plot import draw
 from export.divergence.tensors import groups, module_of
-from export.graph import Graph
-from export.onnx import save_onnx
 
-SIZE = 64
 FC1 = "student.backbone.model.blocks.3.mlp.fc1"
 
 
-@pytest.fixture(scope="module")
-def vit(tmp_path_factory: pytest.TempPathFactory) -> onnx.ModelProto:
-    """A small vision transformer with its detector, in float32."""
-    return small_graph("test_vit", tmp_path_factory.mktemp("vit") / "model.onnx")
-
-
-@pytest.fixture(scope="module")
-def resnet(tmp_path_factory: pytest.TempPathFactory) -> onnx.ModelProto:
-    return small_graph("test_resnet", tmp_path_factory.mktemp("resnet") / "model.onnx")
-
-
-@pytest.fixture(scope="module")
-def pixels() -> Pixels:
-    generator = np.random.default_rng(0)
-    return generator.integers(0, 256, (5, SIZE, SIZE, 3), dtype=np.uint8)
-
-
-def small_graph(name: str, path: Path) -> onnx.ModelProto:
-    import torch
-
-    torch.manual_seed(0)
-    preprocessing = preprocessing_of(name, SIZE, 1.0)
-    model = timm_model(name, size=(SIZE, SIZE))
-    student = Student.new(model, preprocessing, width=32)
-    bank = np.random.default_rng(0).normal(size=(100, 32))
-    bank = (bank / np.linalg.norm(bank, axis=1, keepdims=True)).astype(np.float32)
-    detector = DetectorSpec(name="knn", k=5).fit(bank, None)
-    save_onnx(Graph(student, detector), preprocessing, path)
-    return onnx.load(path)
-
-
-def changed(
-    model: onnx.ModelProto, node: str, change: Callable[[np.ndarray], np.ndarray]
-) -> onnx.ModelProto:
-    """Return a copy in which the weights that `node` reads are other ones."""
-    copy = onnx.ModelProto()
-    copy.CopyFrom(model)
-    (reader,) = (n for n in copy.graph.node if n.name == node)
-    (weight,) = (i for i in copy.graph.initializer if i.name == reader.input[1])
-    array = change(numpy_helper.to_array(weight)).astype(np.float32)
-    weight.CopyFrom(numpy_helper.from_array(array, weight.name))
-    return copy
-
-
-def node_of(model: onnx.ModelProto, module: str, op_type: str) -> str:
-    (name,) = (
-        n.name for n in model.graph.node if module_of(n) == module and n.op_type == op_type
-    )
-    return name
+Named = Callable[[onnx.ModelProto, str, str], str]
+Changed = Callable[
+    [onnx.ModelProto, str, Callable[[np.ndarray], np.ndarray]], onnx.ModelProto
+]
 
 
 def noisy(weights: np.ndarray) -> np.ndarray:
@@ -84,7 +34,11 @@ def noisy(weights: np.ndarray) -> np.ndarray:
     ids=["noise", "scale", "swapped channels"],
 )
 def test_a_perturbed_weight_is_found_at_its_node_and_module(
-    vit: onnx.ModelProto, pixels: Pixels, plant: Callable[[np.ndarray], np.ndarray]
+    vit: onnx.ModelProto,
+    pixels: Pixels,
+    plant: Callable[[np.ndarray], np.ndarray],
+    node_of: Named,
+    changed: Changed,
 ) -> None:
     name = node_of(vit, FC1, "MatMul")
     found = first_divergence(vit, changed(vit, name, plant), pixels)
@@ -95,13 +49,14 @@ def test_a_perturbed_weight_is_found_at_its_node_and_module(
     assert found.largest_jump == found.first
     assert FC1 in str(found)
     assert "begins there" in str(found)
+    assert "It fades" not in str(found)
     before = found.nodes[: found.first.depth]
     assert {node.error for node in before} == {0.0}
     assert found.unmatched == 0
 
 
 def test_a_convolution_that_took_in_its_batch_norm_is_named_by_itself(
-    resnet: onnx.ModelProto, pixels: Pixels
+    resnet: onnx.ModelProto, pixels: Pixels, node_of: Named, changed: Changed
 ) -> None:
     conv = "student.backbone.model.layer2.0.conv1"
     name = node_of(resnet, conv, "Conv")
@@ -120,7 +75,9 @@ def test_every_layer_has_a_module_path(vit: onnx.ModelProto) -> None:
     assert {"student.embedding", "score", ""} < modules
 
 
-def test_a_nan_is_beyond_any_bound(vit: onnx.ModelProto, pixels: Pixels) -> None:
+def test_a_nan_is_beyond_any_bound(
+    vit: onnx.ModelProto, pixels: Pixels, node_of: Named, changed: Changed
+) -> None:
     name = node_of(vit, FC1, "MatMul")
 
     def with_nan(weights: np.ndarray) -> np.ndarray:
@@ -150,7 +107,7 @@ def test_equal_graphs_do_not_diverge(vit: onnx.ModelProto, pixels: Pixels) -> No
 
 
 def test_an_error_that_only_gathers_is_told_from_one_that_begins(
-    vit: onnx.ModelProto, pixels: Pixels
+    vit: onnx.ModelProto, pixels: Pixels, changed: Changed
 ) -> None:
     """Every block adds a little; the bound lies where the sum of several leaves it."""
     candidate = vit
@@ -200,7 +157,12 @@ def test_tensors_are_held_in_groups(vit: onnx.ModelProto) -> None:
 
 @pytest.mark.parametrize("ending", ["png", "svg"])
 def test_the_plot_names_the_first_node(
-    vit: onnx.ModelProto, pixels: Pixels, tmp_path: Path, ending: str
+    vit: onnx.ModelProto,
+    pixels: Pixels,
+    tmp_path: Path,
+    ending: str,
+    node_of: Named,
+    changed: Changed,
 ) -> None:
     name = node_of(vit, FC1, "MatMul")
     found = first_divergence(vit, changed(vit, name, noisy), pixels)
@@ -218,7 +180,7 @@ def test_the_plot_names_the_first_node(
 
 
 def test_a_bundles_artifact_is_compared_with_a_fresh_export(
-    bundle: Bundle, progress: Progress, tmp_path: Path
+    bundle: Bundle, progress: Progress, tmp_path: Path, node_of: Named, changed: Changed
 ) -> None:
     honest = divergence_of(bundle, ONNX, progress)
     assert honest.first is None

@@ -1,0 +1,166 @@
+"""Repair: keep in float32 the few nodes that a lower precision spoils."""
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import onnx
+from rich.progress import Progress
+
+from bundle.runners import Pixels
+from export.repair.sensitivity import Sensitivity, sensitivities
+
+ROUNDS = 12
+_LARGEST_SHARE = 0.5  # of the converted nodes; with more kept, the precision is another
+
+Convert = Callable[[frozenset[str]], onnx.ModelProto]
+Accepted = Callable[[onnx.ModelProto], object]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Round:
+    """One conversion and what the gate said of it."""
+
+    kept: int
+    accepted: bool
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Repair:
+    """The converted graph that passed, or the last that did not, and how it came about.
+
+    Truthy only if the gate accepted `model`.
+    """
+
+    model: onnx.ModelProto
+    unrepaired: onnx.ModelProto  # with nothing kept, for what the repair costs
+    accepted: bool
+    kept: tuple[Sensitivity, ...]  # the most harmful first; empty if it passed at once
+    converted: int  # nodes that compute otherwise than in float32, before any was kept
+    rounds: tuple[Round, ...]
+    reason: str  # why it stopped here
+
+    def __bool__(self) -> bool:
+        return self.accepted
+
+    @property
+    def keep(self) -> frozenset[str]:
+        """The names of the kept nodes."""
+        return frozenset(node.name for node in self.kept)
+
+    @property
+    def size_cost(self) -> float:
+        """The bytes of the repaired graph over those of the unrepaired one."""
+        return float(self.model.ByteSize() / self.unrepaired.ByteSize())
+
+
+def repaired(
+    convert: Convert,
+    accepted: Accepted,
+    reference: onnx.ModelProto,
+    pixels: Pixels,
+    *,
+    progress: Progress,
+    rounds: int = ROUNDS,
+) -> Repair:
+    """Convert, and keep in float32 ever more of the most harmful nodes until it passes.
+
+    Nodes are ranked once, by what each alone does to the outputs (`sensitivities`). All
+    whose effect is not finite are kept from the start, and 1, 2, 4, 8 … others. Between
+    the number that passes and the last that does not, halving finds a smaller one.
+    The same input gives the same result.
+
+    Args:
+        convert: makes the converted graph in which the named nodes stay float32.
+        accepted: the gate; what it returns is taken as true or false.
+        reference: the float32 graph.
+        pixels: a few real images to rank on; all go through the graph in one batch.
+        progress: where to show progress.
+        rounds: conversions at most, the first included.
+
+    Raises:
+        CheckFailedError: the converted graph has none of the reference's nodes.
+    """
+    trials = _Trials(convert=convert, accepted=accepted, ranking=[], rounds=[])
+    plain = trials.model(0)
+    if trials.passed:
+        return trials.result(plain, plain, "It passes with nothing kept.")
+    ranking = sensitivities(reference, plain, pixels, progress)
+    broken = sum(not math.isfinite(node.effect or 0.0) for node in ranking)
+    most = int(_LARGEST_SHARE * len(ranking))
+    trials.ranking.extend(ranking)
+    model, failed = plain, 0
+    task = progress.add_task("Repairing", total=rounds, completed=1)
+    for count in _growing(broken, most):
+        if len(trials.rounds) == rounds:
+            return trials.result(model, plain, f"It gave up after {rounds} conversions.")
+        model = trials.model(count)
+        progress.advance(task)
+        if trials.passed:
+            break
+        failed = count
+    if not trials.passed:
+        return trials.result(
+            model,
+            plain,
+            f"It gave up: of {len(ranking)} converted nodes {broken} break the outputs "
+            f"alone, and keeping {failed} in float32 was not enough. This precision "
+            "does not suit this model.",
+        )
+    passing, failed = trials.rounds[-1].kept, max(failed, broken - 1)
+    while passing - failed > 1 and len(trials.rounds) < rounds:
+        count = (passing + failed) // 2
+        attempt = trials.model(count)
+        progress.advance(task)
+        if trials.passed:
+            model, passing = attempt, count
+        else:
+            failed = count
+    progress.update(task, completed=rounds)
+    return trials.result(
+        model, plain, f"It passes with {passing} of {len(ranking)} nodes kept in float32."
+    )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Trials:
+    """The conversions so far, and the next."""
+
+    convert: Convert
+    accepted: Accepted
+    ranking: list[Sensitivity]
+    rounds: list[Round]
+
+    def model(self, count: int) -> onnx.ModelProto:
+        """Convert with the `count` most harmful nodes kept, and ask the gate."""
+        model = self.convert(frozenset(node.name for node in self.ranking[:count]))
+        self.rounds.append(Round(kept=count, accepted=bool(self.accepted(model))))
+        return model
+
+    @property
+    def passed(self) -> bool:
+        return self.rounds[-1].accepted
+
+    def result(self, model: onnx.ModelProto, plain: onnx.ModelProto, reason: str) -> Repair:
+        """Return the smallest that passed, or the last tried."""
+        passed = [turn for turn in self.rounds if turn.accepted]
+        chosen = min(passed, key=lambda turn: turn.kept) if passed else self.rounds[-1]
+        return Repair(
+            model=model,
+            unrepaired=plain,
+            accepted=chosen.accepted,
+            kept=tuple(self.ranking[: chosen.kept]),
+            converted=len(self.ranking),
+            rounds=tuple(self.rounds),
+            reason=reason,
+        )
+
+
+def _growing(broken: int, most: int) -> Iterator[int]:
+    """Yield how many nodes to keep: the broken ones and 0 (if any), 1, 2, 4, 8 … more."""
+    count, step = broken or 1, 1
+    while count < most:
+        yield count
+        count, step = broken + step * (1 if broken else 2), step * 2
+    if broken <= most:
+        yield most

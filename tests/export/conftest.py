@@ -1,0 +1,100 @@
+"""Small students as ONNX graphs, and what spoils them."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import numpy_helper
+
+from backbones import Student, preprocessing_of, timm_model
+from bundle import DetectorSpec
+from bundle.runners import Pixels
+from export.divergence.tensors import module_of
+from export.graph import Graph
+from export.onnx import save_onnx
+
+SIZE = 64
+
+Change = Callable[[np.ndarray], np.ndarray]
+
+
+@pytest.fixture(scope="session")
+def vit(tmp_path_factory: pytest.TempPathFactory) -> onnx.ModelProto:
+    """A small vision transformer with its detector, in float32."""
+    return _graph("test_vit", tmp_path_factory.mktemp("vit") / "model.onnx")
+
+
+@pytest.fixture(scope="session")
+def resnet(tmp_path_factory: pytest.TempPathFactory) -> onnx.ModelProto:
+    """A small convolutional student."""
+    return _graph("test_resnet", tmp_path_factory.mktemp("resnet") / "model.onnx")
+
+
+@pytest.fixture(scope="session")
+def pixels() -> Pixels:
+    """Five images whose parts differ in brightness, so that embeddings differ."""
+    generator = np.random.default_rng(0)
+    coarse = generator.integers(0, 256, (5, 8, 8, 3), dtype=np.uint8)
+    return coarse.repeat(SIZE // 8, axis=1).repeat(SIZE // 8, axis=2)
+
+
+@pytest.fixture(scope="session")
+def node_of() -> Callable[[onnx.ModelProto, str, str], str]:
+    """The name of a module's only node of some type."""
+
+    def named(model: onnx.ModelProto, module: str, op_type: str) -> str:
+        (name,) = (
+            node.name
+            for node in model.graph.node
+            if module_of(node) == module and node.op_type == op_type
+        )
+        return name
+
+    return named
+
+
+@pytest.fixture(scope="session")
+def changed() -> Callable[[onnx.ModelProto, str, Change], onnx.ModelProto]:
+    """A copy of a model in which the weights that one node reads are other ones."""
+
+    def change(model: onnx.ModelProto, node: str, plant: Change) -> onnx.ModelProto:
+        copy = onnx.ModelProto()
+        copy.CopyFrom(model)
+        (reader,) = (n for n in copy.graph.node if n.name == node)
+        (weight,) = (i for i in copy.graph.initializer if i.name == reader.input[1])
+        array = plant(numpy_helper.to_array(weight)).astype(np.float32)
+        weight.CopyFrom(numpy_helper.from_array(array, weight.name))
+        return copy
+
+    return change
+
+
+def _graph(name: str, path: Path) -> onnx.ModelProto:
+    import torch
+
+    torch.manual_seed(0)
+    preprocessing = preprocessing_of(name, SIZE, 1.0)
+    model = timm_model(name, size=(SIZE, SIZE))
+    student = Student.new(model, preprocessing, width=32)
+    _settle_norms(student)
+    bank = np.random.default_rng(0).normal(size=(100, 32))
+    bank = (bank / np.linalg.norm(bank, axis=1, keepdims=True)).astype(np.float32)
+    detector = DetectorSpec(name="knn", k=5).fit(bank, None)
+    save_onnx(Graph(student, detector), preprocessing, path)
+    return onnx.load(path)
+
+
+def _settle_norms(student: Student) -> None:
+    """Give batch norms the statistics of some images: without, signals die in depth."""
+    import torch
+
+    norms = [m for m in student.modules() if isinstance(m, torch.nn.BatchNorm2d)]
+    for norm in norms:
+        norm.momentum = None
+        norm.reset_running_stats()
+    images = torch.randint(0, 256, (16, SIZE, SIZE, 3), dtype=torch.uint8)
+    with torch.no_grad():
+        student.train().embed(images)
+    student.eval()

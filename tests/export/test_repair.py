@@ -1,0 +1,230 @@
+"""Repair finds the few nodes that a precision spoils, and keeps no others."""
+
+from collections.abc import Callable
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+from onnx import numpy_helper
+from rich.progress import Progress
+
+from bundle import CheckFailedError
+from bundle.runners import Pixels
+from export.divergence import first_divergence
+from export.divergence.tensors import module_of
+from export.onnx.float16 import float16_model
+from export.repair import repaired, sensitivities
+
+Changed = Callable[
+    [onnx.ModelProto, str, Callable[[np.ndarray], np.ndarray]], onnx.ModelProto
+]
+Named = Callable[[onnx.ModelProto, str, str], str]
+
+
+def embeddings(model: onnx.ModelProto, pixels: Pixels) -> np.ndarray:
+    session = onnxruntime.InferenceSession(
+        model.SerializeToString(), providers=["CPUExecutionProvider"]
+    )
+    return session.run(["embedding"], {"images": pixels})[0]
+
+
+class Gate:
+    """The cosine gate, which counts how often it is asked."""
+
+    def __init__(
+        self, reference: onnx.ModelProto, pixels: Pixels, min_cosine: float
+    ) -> None:
+        self._expected = embeddings(reference, pixels)
+        self._pixels = pixels
+        self._min_cosine = min_cosine
+        self.asked = 0
+
+    def __call__(self, model: onnx.ModelProto) -> bool:
+        self.asked += 1
+        found = embeddings(model, self._pixels)
+        return bool((self._expected * found).sum(axis=1).min() >= self._min_cosine)
+
+
+class NoisyWeights:
+    """A converter that rounds nothing, but spoils the weights of nodes not kept."""
+
+    def __init__(self, model: onnx.ModelProto, noise: dict[str, float]) -> None:
+        self._model = model
+        self._noise = noise
+        self.conversions: list[frozenset[str]] = []
+
+    def __call__(self, keep: frozenset[str]) -> onnx.ModelProto:
+        self.conversions.append(keep)
+        copy = onnx.ModelProto()
+        copy.CopyFrom(self._model)
+        weights = {weight.name: weight for weight in copy.graph.initializer}
+        for node in copy.graph.node:
+            if node.name in self._noise and node.name not in keep:
+                weight = weights[node.input[1]]
+                array = numpy_helper.to_array(weight)
+                noise = np.random.default_rng(0).normal(size=array.shape) * array.std()
+                array = (array + self._noise[node.name] * noise).astype(np.float32)
+                weight.CopyFrom(numpy_helper.from_array(array, weight.name))
+        return copy
+
+
+def multiplications(model: onnx.ModelProto) -> list[str]:
+    """Return the nodes that multiply by weights, in graph order."""
+    weights = {weight.name for weight in model.graph.initializer}
+    return [
+        node.name
+        for node in model.graph.node
+        if node.op_type in ("MatMul", "Conv")
+        and node.input[1] in weights
+        and module_of(node) != "score"
+    ]
+
+
+@pytest.mark.parametrize("architecture", ["vit", "resnet"])
+def test_the_culprits_are_kept_and_nothing_else(
+    architecture: str, request: pytest.FixtureRequest, pixels: Pixels, progress: Progress
+) -> None:
+    model: onnx.ModelProto = request.getfixturevalue(architecture)
+    nodes = multiplications(model)
+    culprits = frozenset((nodes[1], nodes[5], nodes[-1]))
+    noise = {name: 1.0 if name in culprits else 1e-3 for name in nodes}
+    convert = NoisyWeights(model, noise)
+    gate = Gate(model, pixels, 0.9999)
+    found = repaired(convert, gate, model, pixels, progress=progress)
+    assert found
+    assert found.keep == culprits
+    assert found.converted == len(nodes)
+    assert [turn.kept for turn in found.rounds] == [0, 1, 2, 4, 3]
+    assert [turn.accepted for turn in found.rounds] == [False, False, False, True, True]
+    assert gate.asked == len(convert.conversions) == 5
+    assert gate(found.model)
+    assert not gate(found.unrepaired)
+    assert found.size_cost == 1
+    again = repaired(convert, gate, model, pixels, progress=progress)
+    assert again.kept == found.kept
+    assert again.model.SerializeToString() == found.model.SerializeToString()
+
+
+def test_what_passes_is_left_alone(
+    vit: onnx.ModelProto, pixels: Pixels, progress: Progress
+) -> None:
+    convert = NoisyWeights(vit, {})
+    found = repaired(convert, Gate(vit, pixels, 0.9999), vit, pixels, progress=progress)
+    assert found
+    assert found.kept == ()
+    assert convert.conversions == [frozenset()]
+    assert found.model.SerializeToString() == vit.SerializeToString()
+
+
+def test_a_precision_that_does_not_suit_the_model_is_given_up(
+    vit: onnx.ModelProto, pixels: Pixels, progress: Progress
+) -> None:
+    nodes = multiplications(vit)
+    convert = NoisyWeights(vit, dict.fromkeys(nodes, 1.0))
+    gate = Gate(vit, pixels, 0.999)
+    found = repaired(convert, gate, vit, pixels, progress=progress)
+    assert not found
+    assert len(found.kept) == len(nodes) // 2
+    assert "does not suit this model" in found.reason
+    few = repaired(convert, gate, vit, pixels, progress=progress, rounds=3)
+    assert not few
+    assert [turn.kept for turn in few.rounds] == [0, 1, 2]
+    assert "after 3 conversions" in few.reason
+
+
+def test_a_model_that_breaks_everywhere_is_given_up_at_once(
+    vit: onnx.ModelProto, pixels: Pixels, progress: Progress
+) -> None:
+    convert = NoisyWeights(vit, dict.fromkeys(multiplications(vit), float("nan")))
+    gate = Gate(vit, pixels, 0.999)
+    found = repaired(convert, gate, vit, pixels, progress=progress)
+    assert not found
+    assert gate.asked == 1
+    assert "break the outputs alone" in found.reason
+
+
+def test_nodes_of_other_names_cannot_be_repaired(
+    vit: onnx.ModelProto, pixels: Pixels, progress: Progress
+) -> None:
+    def renamed(keep: frozenset[str]) -> onnx.ModelProto:
+        copy = onnx.ModelProto()
+        copy.CopyFrom(vit)
+        for node in copy.graph.node:
+            node.name = f"renamed_{node.name}"
+        return copy
+
+    with pytest.raises(CheckFailedError, match="no node can be kept"):
+        repaired(renamed, lambda _: False, vit, pixels, progress=progress)
+
+
+def test_the_effect_of_a_node_is_that_of_converting_it_alone(
+    vit: onnx.ModelProto, pixels: Pixels, progress: Progress
+) -> None:
+    ranking = sensitivities(vit, float16_model(vit), pixels, progress)
+    everything = frozenset(node.name for node in ranking)
+    for node in ranking[:3]:
+        alone = float16_model(vit, keep=everything - {node.name})
+        found = first_divergence(vit, alone, pixels)
+        outputs = [n.error for n in found.nodes if n.name in ("node_div_2", "node_sub_1")]
+        assert node.effect == pytest.approx(max(outputs), rel=0.2)
+    effects = [node.effect for node in ranking if node.effect is not None]
+    assert effects == sorted(effects, reverse=True)
+    assert len(effects) == 96 < len(ranking)
+
+
+def test_an_activation_too_large_for_float16_stays_in_float32(
+    resnet: onnx.ModelProto,
+    pixels: Pixels,
+    progress: Progress,
+    changed: Changed,
+    node_of: Named,
+) -> None:
+    """One convolution's output is a million times too large, the next one's smaller."""
+    block = "student.backbone.model.layer2.0"
+    large, small = (node_of(resnet, f"{block}.conv{i}", "Conv") for i in (1, 2))
+    model = changed(resnet, large, lambda weights: weights * 2.0**20)
+    (bias,) = (n.input[2] for n in model.graph.node if n.name == large)
+    (array,) = (i for i in model.graph.initializer if i.name == bias)
+    array.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(array) * 2.0**20, bias))
+    model = changed(model, small, lambda weights: weights / 2.0**20)
+    gate = Gate(resnet, pixels, 0.9999)
+    assert gate(model)
+    spoiled = first_divergence(model, float16_model(model), pixels)
+    assert spoiled.first is not None
+    assert spoiled.first.module == f"{block}.conv1"
+    found = repaired(
+        lambda keep: float16_model(model, keep=keep), gate, model, pixels, progress=progress
+    )
+    assert found
+    modules = {node.module for node in found.kept}
+    assert modules == {f"{block}.conv1", f"{block}.act1", f"{block}.conv2"}
+    assert found.size_cost < 1.3
+
+
+def test_an_overflow_in_an_attention_block_is_kept_out_of_float16(
+    vit: onnx.ModelProto,
+    pixels: Pixels,
+    progress: Progress,
+    changed: Changed,
+    node_of: Named,
+) -> None:
+    attention = "student.backbone.model.blocks.3.attn"
+    qkv, projection = (
+        node_of(vit, f"{attention}.{part}", "MatMul") for part in ("qkv", "proj")
+    )
+    model = changed(vit, qkv, lambda w: w * np.repeat([1.0, 1.0, 2.0**22], len(w)))
+    model = changed(model, projection, lambda weights: weights / 2.0**22)
+    gate = Gate(vit, pixels, 0.9999)
+    assert gate(model)
+    found = repaired(
+        lambda keep: float16_model(model, keep=keep), gate, model, pixels, progress=progress
+    )
+    assert found
+    assert len(found.rounds) <= 8
+    assert len(found.kept) <= 14
+    assert {node.module.removeprefix(attention) for node in found.kept} <= {
+        "",
+        ".qkv",
+        ".proj",
+    }
