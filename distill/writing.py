@@ -12,6 +12,7 @@ from rich.progress import Progress
 
 from backbones import WEIGHTS, Student
 from bundle import Bundle, Manifest, Provenance, StudentCard, TeacherCard
+from bundle.samples import SAMPLES
 from distill.embedding import Embedded
 from distill.evaluation import Evaluation
 from distill.evaluation.drawing import drawn_from, write_evaluation
@@ -72,6 +73,7 @@ def write_bundle(
         writer.write_arrays(
             "held_out.safetensors", data.held_out_pixels(preprocessing, progress)
         )
+        writer.write_arrays(SAMPLES, data.sample_pixels(preprocessing, progress))
     return Bundle.open(output)
 
 

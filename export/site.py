@@ -14,6 +14,7 @@ from bundle import (
     Tolerance,
     split,
 )
+from bundle.samples import SAMPLES, spread
 from export.artifacts import add_onnx
 from export.graph import (
     SITE_DETECTOR,
@@ -74,6 +75,8 @@ def calibrate(
         stage.write(f"{SITE_DETECTOR}/detector.json", spec)
         stage.write_arrays(f"{SITE_DETECTOR}/reference.safetensors", detector.arrays())
         stage.write_arrays(f"{SITE_DETECTOR}/{HELD_OUT}", {"familiar": familiar})
+        samples = {"familiar": bank[spread(len(bank))]}
+        stage.write_arrays(f"{SITE_DETECTOR}/{SAMPLES}", samples)
         exporting = stage.also("export")
         report = add_onnx(
             exporting,

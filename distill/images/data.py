@@ -16,6 +16,7 @@ from bundle import (
     split_apart,
 )
 from bundle.collection import Indices
+from bundle.samples import spread
 from distill.images.sources import open_images
 from distill.recipe import Recipe
 
@@ -66,11 +67,17 @@ class Data:
             )
         return arrays
 
+    def sample_pixels(
+        self, preprocessing: Preprocessing, progress: Progress
+    ) -> dict[str, np.ndarray]:
+        """Return some of the bank's pixels, on which int8's ranges are chosen."""
+        chosen = self.bank[spread(len(self.bank))]
+        return {"familiar": self.familiar.pixels(chosen, preprocessing, progress)}
+
     def _kept(self, unfamiliar: Unfamiliar) -> Indices:
         """Return this set's part of the unfamiliar images in the bundle, spread out."""
         count = max(1, _UNFAMILIAR_KEPT // len(self.unfamiliar))
-        places = np.linspace(0, len(unfamiliar.flaggable) - 1, count).astype(int)
-        kept: Indices = unfamiliar.flaggable[np.unique(places)]
+        kept: Indices = unfamiliar.flaggable[spread(len(unfamiliar.flaggable), count)]
         return kept
 
 

@@ -8,6 +8,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from bundle import UsageError
 from export.onnx.ending import ending
+from export.onnx.naming import require_nodes
 from export.onnx.types import float32_tensors, may_be_float16, opset_of
 
 
@@ -71,14 +72,8 @@ def float16_model(
 
 
 def _require_convertible(model: onnx.ModelProto, keep: frozenset[str]) -> None:
-    nodes = model.graph.node
-    unknown = sorted(keep - {node.name for node in nodes})
-    if unknown:
-        raise UsageError(
-            f"`keep` names {', '.join(unknown[:3])}, and the model has no such node. "
-            f"Name nodes of the float32 model."
-        )
-    for node in nodes:
+    require_nodes(model, keep)
+    for node in model.graph.node:
         if any(attribute.HasField("g") or attribute.graphs for attribute in node.attribute):
             raise UsageError(
                 f"The {node.op_type} {node.name} holds a graph of its own, which is not "
@@ -91,10 +86,13 @@ def _kept(
 ) -> frozenset[str]:
     """Return the names of the nodes that compute in float32."""
     opset = opset_of(model)
+    scales = {
+        node.input[1] for node in model.graph.node if node.op_type == "DequantizeLinear"
+    }
     unholdable = {
         tensor.name
         for tensor in model.graph.initializer
-        if tensor.name in floats and not _holdable(tensor)
+        if tensor.name in floats and not _holdable(tensor, whole=tensor.name in scales)
     }
     outputs = {output.name for output in model.graph.output}
     kept = set()
@@ -152,13 +150,19 @@ def _is_float_by_definition(node: onnx.NodeProto) -> bool:
     return node.op_type == "ConstantOfShape" and not node.attribute
 
 
-def _holdable(tensor: onnx.TensorProto) -> bool:
+def _holdable(tensor: onnx.TensorProto, *, whole: bool = False) -> bool:
+    """Whether float16 holds the values: none overflows, and no scalar becomes 0.
+
+    Among many weights a vanishing one does no harm; with `whole` none may.
+    """
     single = numpy_helper.to_array(tensor)
     with np.errstate(over="ignore"):
         half = single.astype(np.float16)
     overflows = np.isinf(half) & np.isfinite(single)
-    vanishes = single.size == 1 and half.item() == 0 != single.item()
-    return not (overflows.any() or vanishes)
+    vanishes = (half == 0) & (single != 0)
+    if not whole and single.size > 1:
+        vanishes[:] = False
+    return not (overflows | vanishes).any()
 
 
 def _halve_attributes(node: onnx.NodeProto) -> None:
