@@ -127,15 +127,16 @@ def first_divergence(
             "nodes), so nothing was compared. Export the candidate from this bundle."
         )
     outputs = [differences.get(value.name) for value in reference.graph.output]
-    nodes = tuple(_records(reference, differences))
+    nodes = tuple(records(reference, differences))
     return Divergence(
+        reference="float32 graph",
         candidate=precision,
         bound=BOUNDS[precision] if bound is None else bound,
         images=len(pixels),
         nodes=nodes,
         unmatched=len(reference.graph.node) - len(pairs),
         output_error=max(np.inf if found is None else found.error for found in outputs),
-        fused_error=_fused_error(reference, candidate, pixels),
+        fused_error=fused_error(reference, candidate, pixels),
     )
 
 
@@ -154,7 +155,7 @@ def _differences(
         others = [theirs[name] for name in names]
         ours = open_session(exposing(reference, names), fused=False)
         other = open_session(exposing(candidate, others), fused=False)
-        for batch in _batches(pixels):
+        for batch in batches(pixels):
             left, right = run(ours, names, batch), run(other, others, batch)
             for name in names:
                 if left[name].dtype.kind == "f" or left[name].dtype == np.uint8:
@@ -164,12 +165,13 @@ def _differences(
     return found
 
 
-def _batches(pixels: Pixels) -> Iterator[Pixels]:
+def batches(pixels: Pixels) -> Iterator[Pixels]:
+    """Split images into batches of two."""
     for start in range(0, len(pixels), BATCH):
         yield pixels[start : start + BATCH]
 
 
-def _records(
+def records(
     reference: onnx.ModelProto, differences: Mapping[str, Difference]
 ) -> Iterator[NodeError]:
     """Give every compared node its error and that of its inputs.
@@ -196,7 +198,7 @@ def _records(
             depth += 1
 
 
-def _fused_error(
+def fused_error(
     reference: onnx.ModelProto, candidate: onnx.ModelProto, pixels: Pixels
 ) -> float:
     """Return the largest error of an output when the candidate runs as it is served."""
@@ -205,7 +207,7 @@ def _fused_error(
     ours = open_session(reference, fused=False)
     other = open_session(candidate, fused=True)
     differences = {name: Difference() for name in names}
-    for batch in _batches(pixels):
+    for batch in batches(pixels):
         left, right = run(ours, names, batch), run(other, names, batch)
         for name in names:
             differences[name].add(left[name], right[name])

@@ -49,8 +49,12 @@ class NodeError(_Record):
 
 
 class Divergence(_Record):
-    """A candidate beside the reference, node by node."""
+    """A candidate beside the reference, node by node.
 
+    Beside eager torch the nodes are those in which a module ends.
+    """
+
+    reference: Literal["float32 graph", "eager torch"]
     candidate: Precision
     bound: float
     images: int
@@ -84,6 +88,8 @@ class Divergence(_Record):
 
     def __str__(self) -> str:
         compared = f"{len(self.nodes)} nodes on {self.images} images"
+        if self.reference == "eager torch":
+            compared += ", beside eager torch"
         first, jump = self.first, self.largest_jump
         if self.only_when_fused:
             return (

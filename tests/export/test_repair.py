@@ -106,14 +106,14 @@ def test_the_culprits_are_kept_and_nothing_else(
     assert found
     assert found.keep == culprits
     assert found.converted == len(nodes)
-    assert [turn.kept for turn in found.rounds] == [0, 1, 2, 4, 3]
+    assert [turn.harmful for turn in found.rounds] == [0, 1, 2, 4, 3]
     assert [turn.accepted for turn in found.rounds] == [False, False, False, True, True]
     assert gate.asked == len(convert.conversions) == 5
     assert gate(found.model)
     assert not gate(found.unrepaired)
     assert found.size_cost == 1
     again = repaired(convert, gate, model, pixels, progress=progress)
-    assert again.kept == found.kept
+    assert again.keep == found.keep
     assert again.model.SerializeToString() == found.model.SerializeToString()
 
 
@@ -123,7 +123,7 @@ def test_what_passes_is_left_alone(
     convert = NoisyWeights(vit, {})
     found = repaired(convert, Gate(vit, pixels, 0.9999), vit, pixels, progress=progress)
     assert found
-    assert found.kept == ()
+    assert found.keep == frozenset()
     assert convert.conversions == [frozenset()]
     assert found.model.SerializeToString() == vit.SerializeToString()
 
@@ -136,12 +136,12 @@ def test_a_precision_that_does_not_suit_the_model_is_given_up(
     gate = Gate(vit, pixels, 0.999)
     found = repaired(convert, gate, vit, pixels, progress=progress)
     assert not found
-    assert len(found.kept) == len(nodes) // 2
+    assert len(found.keep) == len(nodes) // 2
     assert "does not suit this model" in found.reason
     few = repaired(convert, gate, vit, pixels, progress=progress, rounds=3)
     assert not few
-    assert [turn.kept for turn in few.rounds] == [0, 1, 2]
-    assert "after 3 conversions" in few.reason
+    assert [turn.harmful for turn in few.rounds] == [0, 1, 2]
+    assert "after 3 tries" in few.reason
 
 
 def test_a_model_that_breaks_everywhere_is_given_up_at_once(
@@ -231,10 +231,10 @@ def test_an_activation_too_large_for_float16_stays_in_float32(
         progress=progress,
     )
     assert found
-    parts = {node.module.removeprefix(f"{BLOCK}.") for node in found.kept}
+    parts = {node.module.removeprefix(f"{BLOCK}.") for node in found.harmful}
     assert parts <= {"conv1", "act1", "conv2"}
-    assert 1 < len(found.kept) <= 3
-    assert all(node.breaks for node in found.kept)
+    assert 1 < len(found.keep) <= 3
+    assert all(node.breaks for node in found.harmful)
     assert 1 < found.size_cost < 1.3
 
 
@@ -260,8 +260,8 @@ def test_an_overflow_in_an_attention_block_is_kept_out_of_float16(
     )
     assert found
     assert len(found.rounds) <= 8
-    assert 5 < len(found.kept) <= 14
-    assert {node.module.removeprefix(attention) for node in found.kept} <= {
+    assert 5 < len(found.keep) <= 14
+    assert {node.module.removeprefix(attention) for node in found.harmful} <= {
         "",
         ".qkv",
         ".proj",
