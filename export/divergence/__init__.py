@@ -5,6 +5,7 @@ from export.divergence.compare import (
     first_divergence as first_divergence,
     precision_of as precision_of,
 )
+from export.divergence.modules import module_divergence as module_divergence
 from export.divergence.of_bundle import (
     divergence_of as divergence_of,
     few_images as few_images,
@@ -14,3 +15,4 @@ from export.divergence.record import (
     Divergence as Divergence,
     NodeError as NodeError,
 )
+from export.divergence.stored import StoredRunner as StoredRunner, as_stored as as_stored

@@ -11,6 +11,7 @@ from rich.progress import Progress
 from bundle import CheckFailedError, UsageError
 from bundle.runners import Pixels
 from export.divergence.record import Divergence, NodeError, Precision
+from export.divergence.stored import as_stored
 from export.divergence.tensors import exposing, groups, module_of, open_session, run
 
 BATCH = 2  # images at a time: the least that can mix up a batch
@@ -37,11 +38,12 @@ class Difference:
         masked = np.isinf(a) & (a == b)
         if masked.any():
             a, b = a[~masked], b[~masked]
-        self.aa += float(a @ a)
-        self.bb += float(b @ b)
-        self.ab += float(a @ b)
-        difference = a - b
-        self.squares += float(difference @ difference)
+        with np.errstate(invalid="ignore"):  # infinities become NaN, which `error` sees
+            self.aa += float(a @ a)
+            self.bb += float(b @ b)
+            self.ab += float(a @ b)
+            difference = a - b
+            self.squares += float(difference @ difference)
 
     @property
     def error(self) -> float:
@@ -72,12 +74,12 @@ def matched(
 
 def precision_of(model: onnx.ModelProto) -> Precision:
     """Return the precision of a graph: int8 if it quantises, fp16 if it casts to that."""
-    if any(node.op_type == "DequantizeLinear" for node in model.graph.node):
+    nodes = model.graph.node
+    if any(node.op_type == "DequantizeLinear" for node in nodes):
         return "int8"
     half = onnx.TensorProto.FLOAT16
-    if any(tensor.data_type == half for tensor in model.graph.initializer):
-        return "fp16"
-    return "fp32"
+    casts = (a.i for node in nodes if node.op_type == "Cast" for a in node.attribute)
+    return "fp16" if half in casts else "fp32"
 
 
 def first_divergence(
@@ -92,7 +94,8 @@ def first_divergence(
 
     Both run in ONNX Runtime on the CPU, without its optimisations: fused nodes have no
     tensors to compare, but then the fused kernels are not what runs either. So the
-    outputs are compared once more with the optimisations on (`fused_error`).
+    outputs are compared once more with the optimisations on (`fused_error`). A float16
+    candidate runs `as_stored`, because the CPU's kernels would hide its overflows.
 
     A node's error is that of its first output, before whatever the candidate puts
     behind it: rounding to int8 (Q/DQ) or a cast counts for the node that reads the
@@ -113,23 +116,27 @@ def first_divergence(
     if not len(pixels):
         raise UsageError("Comparing two graphs needs at least one image; none were given.")
     progress = progress or Progress(disable=True)
+    precision = precision_of(candidate)
     pairs = matched(reference, candidate)
-    differences = _differences(reference, candidate, pairs, pixels, progress)
+    run_as = as_stored(candidate) if precision == "fp16" else candidate
+    differences = _differences(reference, run_as, pairs, pixels, progress)
     if not differences:
         raise CheckFailedError(
             f"None of the {len(reference.graph.node)} nodes of the reference has a "
             f"counterpart of its name in the candidate ({len(candidate.graph.node)} "
             "nodes), so nothing was compared. Export the candidate from this bundle."
         )
-    precision = precision_of(candidate)
-    nodes = tuple(_records(reference, differences))
+    outputs = [differences.get(value.name) for value in reference.graph.output]
+    nodes = tuple(records(reference, differences))
     return Divergence(
+        reference="float32 graph",
         candidate=precision,
         bound=BOUNDS[precision] if bound is None else bound,
         images=len(pixels),
         nodes=nodes,
         unmatched=len(reference.graph.node) - len(pairs),
-        fused_error=_fused_error(reference, candidate, pixels),
+        output_error=max(np.inf if found is None else found.error for found in outputs),
+        fused_error=fused_error(reference, candidate, pixels),
     )
 
 
@@ -148,7 +155,7 @@ def _differences(
         others = [theirs[name] for name in names]
         ours = open_session(exposing(reference, names), fused=False)
         other = open_session(exposing(candidate, others), fused=False)
-        for batch in _batches(pixels):
+        for batch in batches(pixels):
             left, right = run(ours, names, batch), run(other, others, batch)
             for name in names:
                 if left[name].dtype.kind == "f" or left[name].dtype == np.uint8:
@@ -158,12 +165,13 @@ def _differences(
     return found
 
 
-def _batches(pixels: Pixels) -> Iterator[Pixels]:
+def batches(pixels: Pixels) -> Iterator[Pixels]:
+    """Split images into batches of two."""
     for start in range(0, len(pixels), BATCH):
         yield pixels[start : start + BATCH]
 
 
-def _records(
+def records(
     reference: onnx.ModelProto, differences: Mapping[str, Difference]
 ) -> Iterator[NodeError]:
     """Give every compared node its error and that of its inputs.
@@ -190,7 +198,7 @@ def _records(
             depth += 1
 
 
-def _fused_error(
+def fused_error(
     reference: onnx.ModelProto, candidate: onnx.ModelProto, pixels: Pixels
 ) -> float:
     """Return the largest error of an output when the candidate runs as it is served."""
@@ -199,7 +207,7 @@ def _fused_error(
     ours = open_session(reference, fused=False)
     other = open_session(candidate, fused=True)
     differences = {name: Difference() for name in names}
-    for batch in _batches(pixels):
+    for batch in batches(pixels):
         left, right = run(ours, names, batch), run(other, names, batch)
         for name in names:
             differences[name].add(left[name], right[name])

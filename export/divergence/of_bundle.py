@@ -11,8 +11,9 @@ from rich.progress import Progress
 from bundle import GOLDEN, Bundle, UsageError
 from bundle.runners import Pixels
 from export.divergence.compare import first_divergence
+from export.divergence.modules import module_divergence
 from export.divergence.record import Divergence
-from export.graph import graph_from_bundle
+from export.graph import Graph, graph_from_bundle
 from export.onnx import save_onnx
 from export.parity import HELD_OUT
 
@@ -30,7 +31,8 @@ def divergence_of(
     """Compare an ONNX artifact, node by node, with what the bundle's own graph computes.
 
     The reference is exported afresh, whatever the artifact's precision: its nodes have
-    the same names each time.
+    the same names each time. If no node leaves it, the fresh export itself is compared
+    with eager torch, module by module; the result is that if its outputs are off.
 
     Args:
         bundle: a distilled bundle.
@@ -45,22 +47,24 @@ def divergence_of(
         CheckFailedError: it has no node in common with the bundle's graph.
     """
     candidate = _load(bundle, artifact)
-    reference = fresh_export(bundle, progress)
-    return first_divergence(
-        reference,
-        candidate,
-        few_images(bundle) if pixels is None else pixels,
-        bound=bound,
-        progress=progress,
-    )
+    graph = graph_from_bundle(bundle)
+    reference = fresh_export(graph, bundle, progress)
+    if pixels is None:
+        pixels = few_images(bundle)
+    found = first_divergence(reference, candidate, pixels, bound=bound, progress=progress)
+    if found.first is None and not found.only_when_fused:
+        beside_torch = module_divergence(graph, reference, pixels, progress=progress)
+        if not beside_torch.output_error <= beside_torch.bound:
+            return beside_torch
+    return found
 
 
-def fresh_export(bundle: Bundle, progress: Progress) -> onnx.ModelProto:
-    """Return the bundle's float32 graph, exported here and now."""
+def fresh_export(graph: Graph, bundle: Bundle, progress: Progress) -> onnx.ModelProto:
+    """Return the float32 ONNX of a bundle's graph, exported here and now."""
     task = progress.add_task("Exporting the reference", total=None)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "model.onnx"
-        save_onnx(graph_from_bundle(bundle), bundle.manifest.preprocessing, path)
+        save_onnx(graph, bundle.manifest.preprocessing, path)
         model = onnx.load(path)
     progress.update(task, total=1, completed=1)
     return model

@@ -85,12 +85,17 @@ def module_of(node: onnx.NodeProto) -> str:
     """
     if node.op_type == "Conv" and node.input[1].endswith(".weight"):
         return str(node.input[1]).removesuffix(".weight")
+    scopes = scopes_of(node)
+    return scopes[-1] if scopes else ""
+
+
+def scopes_of(node: onnx.NodeProto) -> list[str]:
+    """Return the paths of the torch modules around a node, the innermost last."""
     for entry in node.metadata_props:
         if entry.key == _SCOPES:
             scopes: list[str] = ast.literal_eval(entry.value)
-            inner = scopes[-2] if len(scopes) > 1 else ""
-            return "" if inner.startswith(_NO_MODULE) else inner
-    return ""
+            return [path for path in scopes[:-1] if not path.startswith(_NO_MODULE)]
+    return []
 
 
 def _elements(value: onnx.ValueInfoProto, batch: int) -> int:

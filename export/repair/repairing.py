@@ -1,6 +1,5 @@
 """Repair: keep in float32 the few nodes that a lower precision spoils."""
 
-import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
@@ -8,6 +7,7 @@ import onnx
 from rich.progress import Progress
 
 from bundle.runners import Pixels
+from export.repair.neighbours import with_rounders
 from export.repair.sensitivity import Sensitivity, sensitivities
 
 ROUNDS = 12
@@ -19,9 +19,10 @@ Accepted = Callable[[onnx.ModelProto], object]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Round:
-    """One conversion and what the gate said of it."""
+    """One try and what the gate said of it."""
 
-    kept: int
+    harmful: int  # how many of the most harmful nodes were kept
+    keep: frozenset[str]  # those, and nodes that round what they read
     accepted: bool
 
 
@@ -35,18 +36,14 @@ class Repair:
     model: onnx.ModelProto
     unrepaired: onnx.ModelProto  # with nothing kept, for what the repair costs
     accepted: bool
-    kept: tuple[Sensitivity, ...]  # the most harmful first; empty if it passed at once
+    keep: frozenset[str]  # names of the nodes kept in float32
+    harmful: tuple[Sensitivity, ...]  # those for whose sake, the most harmful first
     converted: int  # nodes that compute otherwise than in float32, before any was kept
     rounds: tuple[Round, ...]
     reason: str  # why it stopped here
 
     def __bool__(self) -> bool:
         return self.accepted
-
-    @property
-    def keep(self) -> frozenset[str]:
-        """The names of the kept nodes."""
-        return frozenset(node.name for node in self.kept)
 
     @property
     def size_cost(self) -> float:
@@ -66,9 +63,10 @@ def repaired(
     """Convert, and keep in float32 ever more of the most harmful nodes until it passes.
 
     Nodes are ranked once, by what each alone does to the outputs (`sensitivities`). All
-    whose effect is not finite are kept from the start, and 1, 2, 4, 8 … others. Between
+    that make what is not finite are kept from the start, and 1, 2, 4, 8 … others. Between
     the number that passes and the last that does not, halving finds a smaller one.
-    The same input gives the same result.
+    Nodes that round what a kept one reads are kept as well (`with_rounders`), half of the
+    converted nodes at most. The same input gives the same result.
 
     Args:
         convert: makes the converted graph in which the named nodes stay float32.
@@ -76,38 +74,41 @@ def repaired(
         reference: the float32 graph.
         pixels: a few real images to rank on; all go through the graph in one batch.
         progress: where to show progress.
-        rounds: conversions at most, the first included.
+        rounds: tries at most, the first included; a try may convert more than once.
 
     Raises:
         CheckFailedError: the converted graph has none of the reference's nodes.
     """
-    trials = _Trials(convert=convert, accepted=accepted, ranking=[], rounds=[])
+    names = frozenset(node.name for node in reference.graph.node)
+    trials = _Trials(names=names, convert=convert, accepted=accepted, ranking=[], rounds=[])
     plain = trials.model(0)
     if trials.passed:
         return trials.result(plain, plain, "It passes with nothing kept.")
     ranking = sensitivities(reference, plain, pixels, progress)
-    broken = sum(not math.isfinite(node.effect or 0.0) for node in ranking)
+    broken = sum(node.breaks for node in ranking)
     most = int(_LARGEST_SHARE * len(ranking))
     trials.ranking.extend(ranking)
     model, failed = plain, 0
     task = progress.add_task("Repairing", total=rounds, completed=1)
     for count in _growing(broken, most):
         if len(trials.rounds) == rounds:
-            return trials.result(model, plain, f"It gave up after {rounds} conversions.")
+            return trials.result(model, plain, f"It gave up after {rounds} tries.")
         model = trials.model(count)
         progress.advance(task)
         if trials.passed:
             break
         failed = count
+        if trials.too_many(trials.rounds[-1].keep):
+            break
     if not trials.passed:
         return trials.result(
             model,
             plain,
-            f"It gave up: of {len(ranking)} converted nodes {broken} break the outputs "
-            f"alone, and keeping {failed} in float32 was not enough. This precision "
-            "does not suit this model.",
+            f"It gave up: of {len(ranking)} converted nodes {broken} make what is not "
+            f"finite, and half of them in float32, the most that it keeps, would not be "
+            "enough. This precision does not suit this model.",
         )
-    passing, failed = trials.rounds[-1].kept, max(failed, broken - 1)
+    passing, failed = trials.rounds[-1].harmful, max(failed, broken - 1)
     while passing - failed > 1 and len(trials.rounds) < rounds:
         count = (passing + failed) // 2
         attempt = trials.model(count)
@@ -117,15 +118,14 @@ def repaired(
         else:
             failed = count
     progress.update(task, completed=rounds)
-    return trials.result(
-        model, plain, f"It passes with {passing} of {len(ranking)} nodes kept in float32."
-    )
+    return trials.result(model, plain, "It passes with these nodes kept in float32.")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Trials:
-    """The conversions so far, and the next."""
+    """The tries so far, and the next."""
 
+    names: frozenset[str]  # of the reference's nodes
     convert: Convert
     accepted: Accepted
     ranking: list[Sensitivity]
@@ -133,9 +133,18 @@ class _Trials:
 
     def model(self, count: int) -> onnx.ModelProto:
         """Convert with the `count` most harmful nodes kept, and ask the gate."""
-        model = self.convert(frozenset(node.name for node in self.ranking[:count]))
-        self.rounds.append(Round(kept=count, accepted=bool(self.accepted(model))))
+        keep = frozenset(node.name for node in self.ranking[:count])
+        model = self.convert(keep)
+        while not keep >= (wider := with_rounders(model, keep) & self.names):
+            keep = wider
+            model = self.convert(keep)
+        passed = not self.too_many(keep) and bool(self.accepted(model))
+        self.rounds.append(Round(harmful=count, keep=keep, accepted=passed))
         return model
+
+    def too_many(self, keep: frozenset[str]) -> bool:
+        """Whether so many are kept that this is another precision."""
+        return len(keep) > _LARGEST_SHARE * len(self.ranking)
 
     @property
     def passed(self) -> bool:
@@ -144,12 +153,13 @@ class _Trials:
     def result(self, model: onnx.ModelProto, plain: onnx.ModelProto, reason: str) -> Repair:
         """Return the smallest that passed, or the last tried."""
         passed = [turn for turn in self.rounds if turn.accepted]
-        chosen = min(passed, key=lambda turn: turn.kept) if passed else self.rounds[-1]
+        chosen = min(passed, key=lambda turn: turn.harmful) if passed else self.rounds[-1]
         return Repair(
             model=model,
             unrepaired=plain,
             accepted=chosen.accepted,
-            kept=tuple(self.ranking[: chosen.kept]),
+            keep=chosen.keep,
+            harmful=tuple(self.ranking[: chosen.harmful]),
             converted=len(self.ranking),
             rounds=tuple(self.rounds),
             reason=reason,

@@ -1,5 +1,6 @@
 """How much each node alone spoils, which says which to keep in float32 first."""
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,7 +11,8 @@ from rich.progress import Progress
 
 from bundle import CheckFailedError
 from bundle.runners import Pixels
-from export.divergence.compare import BATCH, Difference
+from export.divergence.compare import BATCH, Difference, precision_of
+from export.divergence.stored import as_stored
 from export.divergence.tensors import Tensors, exposing, groups, module_of, open_session
 from export.repair.switches import SWITCHES, candidates_own, switchable, switched_model
 
@@ -31,6 +33,18 @@ class Sensitivity:
     own_error: float  # of its output, given the reference's inputs
     effect: float | None  # on the worst output, were it alone converted; None: not run
 
+    @property
+    def breaks(self) -> bool:
+        """Whether it makes what is not finite."""
+        return math.isinf(self.own_error) or self.effect == math.inf
+
+    @property
+    def rank(self) -> float:
+        """The larger, the more harmful."""
+        if self.breaks:
+            return math.inf
+        return -1.0 if self.effect is None else self.effect
+
 
 def sensitivities(
     reference: onnx.ModelProto,
@@ -47,6 +61,8 @@ def sensitivities(
     Raises:
         CheckFailedError: the graphs have no node in common.
     """
+    if precision_of(candidate) == "fp16":
+        candidate = as_stored(candidate)
     pairs = switchable(reference, candidate)
     if not pairs:
         raise CheckFailedError(
@@ -68,7 +84,7 @@ def sensitivities(
         )
         for number in converted
     ]
-    return sorted(found, key=lambda node: 1.0 if node.effect is None else -node.effect)
+    return sorted(found, key=lambda node: -node.rank)
 
 
 def _own_errors(

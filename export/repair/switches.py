@@ -111,9 +111,10 @@ def _switch_nodes(
     nodes = [helper.make_node("Split", [SWITCHES, "switches/sizes"], places, axis=0)]
     for place, (ours, theirs) in zip(places, pairs, strict=True):
         tensor, other = ours.output[0], candidates_own(theirs.output[0])
-        single = f"{other}/float32"
+        rounded, single = f"{other}/rounded", f"{other}/float32"
         nodes += [
-            helper.make_node("CastLike", [other, _OURS + tensor], [single]),
+            helper.make_node("Identity", [other], [rounded]),  # see `as_stored`
+            helper.make_node("CastLike", [rounded, _OURS + tensor], [single]),
             helper.make_node("Where", [place, single, _OURS + tensor], [tensor]),
         ]
     return nodes

@@ -23,13 +23,13 @@ Change = Callable[[np.ndarray], np.ndarray]
 @pytest.fixture(scope="session")
 def vit(tmp_path_factory: pytest.TempPathFactory) -> onnx.ModelProto:
     """A small vision transformer with its detector, in float32."""
-    return _graph("test_vit", tmp_path_factory.mktemp("vit") / "model.onnx")
+    return exported_graph(small_graph("test_vit"), tmp_path_factory.mktemp("vit"))
 
 
 @pytest.fixture(scope="session")
 def resnet(tmp_path_factory: pytest.TempPathFactory) -> onnx.ModelProto:
     """A small convolutional student."""
-    return _graph("test_resnet", tmp_path_factory.mktemp("resnet") / "model.onnx")
+    return exported_graph(small_graph("test_resnet"), tmp_path_factory.mktemp("resnet"))
 
 
 @pytest.fixture(scope="session")
@@ -71,7 +71,14 @@ def changed() -> Callable[[onnx.ModelProto, str, Change], onnx.ModelProto]:
     return change
 
 
-def _graph(name: str, path: Path) -> onnx.ModelProto:
+@pytest.fixture
+def torch_vit() -> Graph:
+    """The vision transformer in torch, to be changed."""
+    return small_graph("test_vit")
+
+
+def small_graph(name: str) -> Graph:
+    """Return an untrained student with its detector, the same each time."""
     import torch
 
     torch.manual_seed(0)
@@ -81,19 +88,34 @@ def _graph(name: str, path: Path) -> onnx.ModelProto:
     _settle_norms(student)
     bank = np.random.default_rng(0).normal(size=(100, 32))
     bank = (bank / np.linalg.norm(bank, axis=1, keepdims=True)).astype(np.float32)
-    detector = DetectorSpec(name="knn", k=5).fit(bank, None)
-    save_onnx(Graph(student, detector), preprocessing, path)
+    return Graph(student, DetectorSpec(name="knn", k=5).fit(bank, None))
+
+
+def exported_graph(graph: Graph, folder: Path) -> onnx.ModelProto:
+    """Return the graph as ONNX."""
+    path = folder / "model.onnx"
+    save_onnx(graph, preprocessing_of("test_vit", SIZE, 1.0), path)
     return onnx.load(path)
 
 
+@pytest.fixture
+def as_onnx(tmp_path: Path) -> Callable[[Graph], onnx.ModelProto]:
+    """Export a graph."""
+    return lambda graph: exported_graph(graph, tmp_path)
+
+
 def _settle_norms(student: Student) -> None:
-    """Give batch norms the statistics of some images: without, signals die in depth."""
+    """Give batch norms the statistics of some images, and gains that are not 0.
+
+    Without, signals die in depth, and blocks that begin as identities add nothing.
+    """
     import torch
 
     norms = [m for m in student.modules() if isinstance(m, torch.nn.BatchNorm2d)]
     for norm in norms:
         norm.momentum = None
         norm.reset_running_stats()
+        torch.nn.init.uniform_(norm.weight, 0.5, 1.5)
     images = torch.randint(0, 256, (16, SIZE, SIZE, 3), dtype=torch.uint8)
     with torch.no_grad():
         student.train().embed(images)

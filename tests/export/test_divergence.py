@@ -7,13 +7,21 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+import torch
 from rich.progress import Progress
+from torch import Tensor, nn
 
 from bundle import ONNX, Bundle, CheckFailedError, UsageError
 from bundle.runners import Pixels
-from export.divergence import Divergence, divergence_of, first_divergence
+from export.divergence import (
+    Divergence,
+    divergence_of,
+    first_divergence,
+    module_divergence,
+)
 from export.divergence.plot import draw
 from export.divergence.tensors import groups, module_of
+from export.graph import Graph
 
 FC1 = "student.backbone.model.blocks.3.mlp.fc1"
 
@@ -202,3 +210,40 @@ def test_a_bundles_artifact_is_compared_with_a_fresh_export(
     (tmp_path / "no.onnx").write_bytes(b"no protobuf")
     with pytest.raises(UsageError, match="is no ONNX file"):
         divergence_of(bundle, tmp_path / "no.onnx", progress)
+
+
+def anonymous(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Return a copy whose nodes do not say where they come from."""
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model)
+    for node in copy.graph.node:
+        del node.metadata_props[:]
+    return copy
+
+
+class WrongWhenExported(nn.Module):
+    """What an exporter that does not know an operator right would do."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * 1.5 if torch.compiler.is_exporting() else x
+
+
+def test_an_error_of_the_exporter_is_found_beside_torch(
+    torch_vit: Graph,
+    vit: onnx.ModelProto,
+    pixels: Pixels,
+    as_onnx: Callable[[Graph], onnx.ModelProto],
+) -> None:
+    honest = module_divergence(torch_vit, vit, pixels)
+    assert honest.first is None
+    assert len(honest.nodes) > 50
+    assert max(node.error for node in honest.nodes) < 1e-5
+    attention = torch_vit.student.backbone.model.blocks[3].attn
+    attention.norm = WrongWhenExported()
+    found = module_divergence(torch_vit, as_onnx(torch_vit), pixels)
+    assert found.first is not None
+    assert found.first.module == "student.backbone.model.blocks.3.attn.norm"
+    assert found.first.begins_here
+    assert "beside eager torch" in str(found)
+    with pytest.raises(CheckFailedError, match="from which torch module"):
+        module_divergence(torch_vit, anonymous(vit), pixels)

@@ -1,0 +1,64 @@
+"""Float16 as a GPU has it: every tensor is rounded where the graph stores it."""
+
+from typing import final
+
+import onnx
+import onnxruntime
+from onnx import helper
+
+from bundle import Outputs, Runner
+from bundle.runners import Pixels
+from export.divergence.tensors import open_session
+
+_STORED = "/stored"
+
+
+@final
+class StoredRunner(Runner):
+    """A float16 graph on the CPU, with every tensor rounded as a GPU stores it.
+
+    Slower than `OnnxRunner`, and stricter: what it refuses may pass there.
+    """
+
+    def __init__(self, model: onnx.ModelProto) -> None:
+        self._session = open_session(as_stored(model), fused=False)
+        self.name = f"onnxruntime {onnxruntime.__version__} CPU, every tensor as stored"
+
+    def run(self, pixels: Pixels) -> Outputs:
+        """Return embeddings [b, d] and OOD scores [b] of one batch."""
+        names = ["embedding", "ood_score"]
+        embeddings, scores = self._session.run(names, {"images": pixels})
+        return Outputs(embeddings=embeddings, ood_scores=scores)
+
+
+def as_stored(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Return the same graph with an Identity behind every node, for the CPU to run.
+
+    ONNX Runtime's CPU provider has float16 kernels for few operators. It casts to float32
+    around the others and drops the casts between two of them, also where its
+    optimisations are off, so tensors that a GPU stores as float16 stay float32: an
+    overflow does not show (1.31; 1e6 came through a Conv and a Relu in float16
+    unharmed). It cannot look through an Identity, which moves data of any type. Run the
+    result without optimisations (`open_session(..., fused=False)`), or they remove it.
+
+    What a GPU's kernel holds inside (a LayerNorm's sum of squares) is not shown.
+    """
+    stored = onnx.ModelProto()
+    stored.CopyFrom(model)
+    outputs = {value.name for value in model.graph.output}
+    nodes = []
+    made: set[str] = set()
+    for node in stored.graph.node:
+        node.input[:] = [name + _STORED if name in made else name for name in node.input]
+        nodes.append(node)
+        for name in node.output:
+            if name and name not in outputs:
+                made.add(name)
+                nodes.append(
+                    helper.make_node(
+                        "Identity", [name], [name + _STORED], f"Identity_{name}"
+                    )
+                )
+    del stored.graph.node[:]
+    stored.graph.node.extend(nodes)
+    return stored
