@@ -49,22 +49,14 @@ class OnnxRunner(Runner):
             options.intra_op_num_threads = threads
         device = None if provider == "cpu" else cuda_device()
         wanted = _wanted(provider, device)
-        printed = _libraries_of_cuda() if _CUDA in wanted else ""
-        try:
-            self._session = onnxruntime.InferenceSession(
-                path, options, providers=[(name, _OPTIONS.get(name, {})) for name in wanted]
-            )
-        except Exception as error:  # ONNX Runtime's own classes have no public base
-            raise BundleError(
-                f"{path} does not load in ONNX Runtime {onnxruntime.__version__}: "
-                f"{error} Export it again with `isogon export`."
-            ) from error
+        self._session, printed = _opened(path, options, wanted)
         used = self._session.get_providers()[0]
         if provider != "auto" and used != wanted[0]:
             raise UsageError(
                 f"ONNX Runtime {onnxruntime.__version__} was asked for {wanted[0]} and "
-                f"fell back to {used}: its libraries do not load. {printed} Install what "
-                f"https://onnxruntime.ai/docs/install/ names, or take provider `auto`."
+                f"fell back to {used}: {printed} Install "
+                f"`onnxruntime-gpu[cuda,cudnn]` (and TensorRT for `tensorrt`), or take "
+                f"provider `auto`."
             )
         inputs = [value.name for value in self._session.get_inputs()]
         outputs = [value.name for value in self._session.get_outputs()]
@@ -85,6 +77,30 @@ class OnnxRunner(Runner):
         """Return embeddings [b, d] and OOD scores [b] of one batch."""
         embeddings, scores = self._session.run(None, {"images": pixels})
         return Outputs(embeddings=embeddings, ood_scores=scores)
+
+
+def _opened(
+    path: Path, options: onnxruntime.SessionOptions, wanted: list[str]
+) -> tuple[onnxruntime.InferenceSession, str]:
+    """Return the session, and what ONNX Runtime printed: stdout is for results.
+
+    Raises:
+        BundleError: the file does not load.
+    """
+    printed = io.StringIO()
+    try:
+        with contextlib.redirect_stdout(printed):
+            if _CUDA in wanted:  # from the `nvidia-*` packages, where those are
+                onnxruntime.preload_dlls()
+            session = onnxruntime.InferenceSession(
+                path, options, providers=[(name, _OPTIONS.get(name, {})) for name in wanted]
+            )
+    except Exception as error:  # ONNX Runtime's own classes have no public base
+        raise BundleError(
+            f"{path} does not load in ONNX Runtime {onnxruntime.__version__}: "
+            f"{error} Export it again with `isogon export`."
+        ) from error
+    return session, " ".join(printed.getvalue().split())
 
 
 def _wanted(provider: Provider, device: CudaDevice | None) -> list[str]:
@@ -114,13 +130,3 @@ def _wanted(provider: Provider, device: CudaDevice | None) -> list[str]:
         )
     behind = [name for name in (_CUDA, _CPU) if name in listed and name not in found]
     return [found[0], *behind]
-
-
-def _libraries_of_cuda() -> str:
-    """Load CUDA and cuDNN from the `nvidia-*` packages, where those are installed.
-
-    Returns what ONNX Runtime prints of it: stdout is for results.
-    """
-    with contextlib.redirect_stdout(io.StringIO()) as printed:
-        onnxruntime.preload_dlls()
-    return " ".join(printed.getvalue().split())

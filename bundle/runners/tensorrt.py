@@ -66,9 +66,10 @@ class TensorRTRunner(Runner):
             "embedding": Buffer((most, width), np.float32),
             "ood_score": Buffer((most,), np.float32),
         }
-        self._records = graphs and stamp.flavour == "trt"
+        self._rtx = stamp.flavour == "rtx"
+        self._replays = graphs
         self._graphs: OrderedDict[int, tuple[Graph, Any]] = OrderedDict()
-        self._context = self._new_context(replays=graphs and stamp.flavour == "rtx")
+        self._context = self._new_context()
         self._lock = threading.Lock()
         # The builder names the network after the preprocessing of its pixels.
         self.preprocessing: str | None = self._engine.name
@@ -99,10 +100,10 @@ class TensorRTRunner(Runner):
         size = max(len(pixels), self.profile.minimum)
         self._images.host[: len(pixels)] = pixels
         self._images.host[len(pixels) : size] = pixels[-1]
-        if not self._records:
-            self._enqueue(self._context, size)
-        else:
+        if self._replays and not self._rtx:
             self._stream.launch(self._recorded(size))
+        else:
+            self._enqueue(self._context, size)
         self._stream.synchronize()
 
     def _enqueue(self, context: Any, size: int) -> None:
@@ -131,18 +132,10 @@ class TensorRTRunner(Runner):
         self._graphs.move_to_end(size)
         return self._graphs[size][0]
 
-    def _new_context(self, *, replays: bool = False) -> Any:
-        """Return an execution context that reads and writes the buffers.
-
-        Args:
-            replays: let TensorRT for RTX record and replay by itself; recording from
-                outside would miss the kernels that it compiles later.
-        """
-        if replays:
-            config = self._engine.create_runtime_config()
-            strategy = self._tensorrt.CudaGraphStrategy.WHOLE_GRAPH_CAPTURE
-            config.cuda_graph_strategy = strategy
-            context = self._engine.create_execution_context(config)
+    def _new_context(self) -> Any:
+        """Return an execution context that reads and writes the buffers."""
+        if self._rtx:
+            context = self._engine.create_execution_context(self._rtx_config())
         else:
             context = self._engine.create_execution_context()
         if context is None:
@@ -153,6 +146,21 @@ class TensorRTRunner(Runner):
         for name, buffer in {"images": self._images, **self._outputs}.items():
             context.set_tensor_address(name, buffer.device)
         return context
+
+    def _rtx_config(self) -> Any:
+        """Return how TensorRT for RTX, which compiles its kernels here, shall run.
+
+        It compiles kernels for a batch size before the size first runs. Its default is
+        to swap them in some time later, and then answers change by roundings between
+        two runs. It records CUDA graphs itself: from outside, that would be missed.
+        """
+        config = self._engine.create_runtime_config()
+        eager = self._tensorrt.DynamicShapesKernelSpecializationStrategy.EAGER
+        config.dynamic_shapes_kernel_specialization_strategy = eager
+        if self._replays:
+            whole = self._tensorrt.CudaGraphStrategy.WHOLE_GRAPH_CAPTURE
+            config.cuda_graph_strategy = whole
+        return config
 
     def _deserialized(self, path: Path, stamp: EngineStamp) -> Any:
         runtimes = [self._tensorrt.Runtime(self._log)]

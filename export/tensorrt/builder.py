@@ -61,7 +61,7 @@ def build_engine(
             f"Serve the ONNX graph, or choose another student."
         )
     network.name = preprocessing_of(model)  # which the runner asks the engine for
-    config = _config(builder, options)
+    config = builder_config(builder, options)
     if workspace is not None:
         config.set_memory_pool_limit(tensorrt.MemoryPoolType.WORKSPACE, workspace)
     config.add_optimization_profile(_shapes(builder, network, profile))
@@ -83,7 +83,8 @@ def build_engine(
     return bytes(plan)
 
 
-def _config(builder: Any, options: EngineOptions) -> Any:
+def builder_config(builder: Any, options: EngineOptions) -> Any:
+    """Return the builder's configuration for `options`, profile and progress apart."""
     tensorrt = tensorrt_module(options.flavour)
     config = builder.create_builder_config()
     config.clear_flag(tensorrt.BuilderFlag.TF32)

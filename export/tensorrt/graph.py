@@ -17,15 +17,22 @@ def read_graph(path: Path) -> onnx.ModelProto:
     """Return the ONNX model in `path`.
 
     Raises:
-        UsageError: there is none.
+        UsageError: there is none, or it takes anything else than images.
     """
     try:
-        return onnx.load(path)
+        model = onnx.load(path)
     except Exception as error:  # of the file system, or protobuf's own
         raise UsageError(
             f"{path} is no ONNX file that can be read: {error}. Write it with "
             f"`isogon export`."
         ) from error
+    inputs = [value.name for value in model.graph.input]
+    if inputs != ["images"]:
+        raise UsageError(
+            f"{path} should take `images` alone, it takes {inputs}. Write it with "
+            f"`isogon export`."
+        )
+    return model
 
 
 def require_precision(model: onnx.ModelProto, precision: Precision, path: Path) -> None:
