@@ -24,7 +24,8 @@ import time
 from pathlib import Path
 
 from conditions import conditions
-from family_row import BATCH_SIZES, CELLS, COMPARED, PRECISIONS, CellResult, Row, RowRun
+from family_row import BATCH_SIZES, CELLS, COMPARED, CellResult, Row, RowRun
+from precisions import PRECISIONS
 
 from bundle import BatchProfile
 
@@ -101,7 +102,7 @@ def completed(row: Row, folder: Path, command: list[str]) -> Row:
         if code == 0:
             break
         last = " ".join(log.read_text().strip().splitlines()[-1:])
-        dead = CellResult(ok=False, seconds=0.0, reason=f"{death}: {last}"[:600])
+        dead = CellResult(ok=False, reason=f"{death}: {last}"[:600])
         at = [row.running] if row.running in CELLS else CELLS
         row.cells |= {name: dead for name in at if name not in row.cells}
         save(row, path, running="")
@@ -134,8 +135,8 @@ def table(rows: list[Row]) -> str:
             elif cell.unrepaired is not None:
                 before = "; ".join(cell.unrepaired.failures)
                 reasons.append(
-                    f"* {row.model}, {name}: passes with {cell.kept} of {cell.nodes} nodes "
-                    f"kept in float32; with none kept, {before}."
+                    f"* {row.model}, {name}: passes with {len(cell.kept)} of {cell.nodes} "
+                    f"nodes kept in float32; with none kept, {before}."
                 )
     return "\n".join([*lines, "", *reasons])
 
@@ -149,9 +150,9 @@ def entry(cell: CellResult) -> str:
             f" {seen.min_cosine:.6f} / {seen.neighbour_agreement:.3f} / "
             f"{seen.decision_agreement:.3f}"
         )
-    elif cell.ok:
-        verdict += f" {cell.seconds:.1f} s, {cell.mebibytes:.0f} MiB"
-    return verdict + (f", {cell.kept} kept" if cell.kept else "")
+    if cell.built:
+        verdict += f" {cell.built:.1f} s, {cell.mebibytes:.0f} MiB"
+    return verdict + (f", {len(cell.kept)} kept" if cell.kept else "")
 
 
 def summary(rows: list[Row]) -> str:
@@ -217,7 +218,8 @@ def explained() -> str:
         f"repair, where one was needed. Every bound of `bundle/parity/tolerance.py` has to "
         f"hold. `likeness` is the mean cosine of different photographs. RTX: an engine of "
         f"TensorRT for RTX for all GPUs it knows, batches {BatchProfile()}, built without "
-        f"a GPU and not run."
+        f"a GPU and not run; int8's from a file of its own (symmetric, for TensorRT), whose "
+        f"parity is that of ONNX Runtime."
     )
 
 

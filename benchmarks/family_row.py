@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable
+from functools import partial
 from hashlib import sha256
 from pathlib import Path
 
@@ -10,28 +11,28 @@ import onnx
 import torch
 from lively import centred, lively
 from photographs import photographs
+from precisions import PRECISIONS, onnx_name
 from pydantic import BaseModel
 from rich.progress import Progress
 
 from backbones import Student, preprocessing_of, timm_model
-from bundle import BatchProfile, OnnxRunner
+from bundle import BatchProfile, OnnxRunner, Precision
 from bundle.detectors import Knn
-from bundle.parity import TOLERANCES, Claim, ParityReport, Precision
+from bundle.parity import Claim, ParityReport
 from distill.weights import pretrained
 from export.graph import Graph, TorchRunner
-from export.onnx import save_onnx
-from export.onnx.float16 import float16_model
-from export.onnx.int8 import int8_model
+from export.onnx import Target, float16_model, observe, quantised, save_onnx
 from export.parity import measure
 from export.repair import repaired
 from export.tensorrt import EngineOptions, build_engine
 
-PRECISIONS: tuple[Precision, ...] = ("fp32", "fp16", "int8")
 CELLS = (*PRECISIONS, *(f"RTX {precision}" for precision in PRECISIONS))
 BATCH_SIZES = (1, 7, 16)
 COMPARED = 64  # images
 RANKED = 8  # of the bank, by which the repair ranks nodes
 WIDTH = 128  # of the embedding: as no backbone's, so that each gets a layer
+
+Convert = Callable[[frozenset[str]], onnx.ModelProto]
 
 _QUIET = Progress(disable=True)
 
@@ -40,11 +41,12 @@ class CellResult(BaseModel):
     """One artifact of one family: did it pass, with which figures, or why not."""
 
     ok: bool
-    seconds: float
+    seconds: float = 0.0  # conversion, repair and parity included
+    built: float = 0.0  # seconds in which TensorRT built the engine
     mebibytes: float = 0.0
     report: ParityReport | None = None
     unrepaired: ParityReport | None = None  # where the repair had to work
-    kept: int = 0  # nodes that stayed in float32 so that the rest passes
+    kept: tuple[str, ...] = ()  # nodes that stayed in float32 so that the rest passes
     nodes: int = 0  # nodes that were converted before
     reason: str = ""
 
@@ -97,30 +99,21 @@ class RowRun:
         start = time.perf_counter()
         work: dict[str, Callable[[], CellResult]] = {
             "fp32": self._float32,
-            "fp16": lambda: self._converted("fp16", float16_model),
-            "int8": lambda: self._converted(
-                "int8",
-                lambda model, keep: int8_model(model, self._photos.bank, keep=keep),
-            ),
+            "fp16": self._float16,
+            "int8": self._int8,
             **{
-                f"RTX {precision}": lambda precision=precision: self._engine(precision)
+                f"RTX {precision}": partial(self._engine, precision)
                 for precision in PRECISIONS
             },
         }
         try:
             found = work[name]()
         except Exception as error:  # torch's, ONNX's, TensorRT's: all are findings
-            found = CellResult(
-                ok=False, seconds=0.0, reason=f"{type(error).__name__}: {error}"
-            )
+            found = CellResult(ok=False, reason=f"{type(error).__name__}: {error}")
         return found.model_copy(update={"seconds": time.perf_counter() - start})
 
-    def _path(self, precision: str) -> Path:
-        return self._folder / f"model.{precision}.onnx"
-
-    def _float32(self) -> CellResult:
-        self._export()
-        return self._result(self._judged("fp32"), "fp32")
+    def _path(self, precision: Precision, target: Target = "onnxruntime") -> Path:
+        return self._folder / onnx_name(precision, target)
 
     def _export(self) -> onnx.ModelProto:
         path = self._path("fp32")
@@ -128,74 +121,81 @@ class RowRun:
             save_onnx(self._graph, self._preprocessing, path)
         return onnx.load(path)
 
-    def _converted(
-        self, precision: Precision, converted: Callable[..., onnx.ModelProto]
-    ) -> CellResult:
-        reports: list[ParityReport] = []
+    def _float32(self) -> CellResult:
+        self._export()
+        return self._judged("fp32", self._path("fp32"))
 
-        def accepted(model: onnx.ModelProto) -> ParityReport:
-            onnx.save(model, self._path(precision))
-            reports.append(self._judged(precision))
-            return reports[-1]
-
+    def _float16(self) -> CellResult:
         model = self._export()
-        repair = repaired(
-            lambda keep: converted(model, keep=keep),
-            accepted,
-            model,
-            self._photos.bank[:RANKED],
-            progress=_QUIET,
-        )
-        onnx.save(repair.model, self._path(precision))
-        found = self._result(self._judged(precision), precision)
-        if len(reports) == 1:
-            return found
+        return self._repaired("fp16", lambda keep: float16_model(model, keep=keep))
+
+    def _int8(self) -> CellResult:
+        model = self._export()
+        observed = observe(model, self._photos.bank)
+        return self._repaired("int8", lambda keep: quantised(model, observed, keep=keep))
+
+    def _repaired(self, precision: Precision, convert: Convert) -> CellResult:
+        """Convert, and repair what does not pass, as the exporter does."""
+        path = self._path(precision)
+        tried: list[CellResult] = []
+
+        def accepted(model: onnx.ModelProto) -> bool:
+            onnx.save(model, path)
+            tried.append(self._judged(precision, path))
+            return tried[-1].ok
+
+        samples = self._photos.bank[:RANKED]
+        repair = repaired(convert, accepted, self._export(), samples, progress=_QUIET)
+        if len(tried) == 1:
+            return tried[0]
+        onnx.save(repair.model, path)
+        found = self._judged(precision, path)
         return found.model_copy(
             update={
-                "unrepaired": reports[0],
-                "kept": len(repair.kept),
+                "unrepaired": tried[0].report,
+                "kept": tuple(sorted(repair.keep)),
                 "nodes": repair.converted,
-                "reason": "" if repair else f"{found.reason}. {repair.reason}",
+                "reason": "" if found.ok else f"{found.reason}. {repair.reason}",
             }
         )
 
-    def _judged(self, precision: Precision) -> ParityReport:
-        path = self._path(precision)
-        claim = Claim(
-            artifact=path.name,
-            sha256=sha256(path.read_bytes()).hexdigest(),
-            precision=precision,
-            reference=self._reference.name,
-        )
-        run = measure(
-            self._expected,
-            OnnxRunner(path, threads=torch.get_num_threads(), provider="cpu"),
-            self._photos.images,
-            _QUIET,
-            BATCH_SIZES,
-            claim=claim,
-        )
-        return run.judge(TOLERANCES[precision])
-
-    def _result(self, report: ParityReport, precision: str) -> CellResult:
-        return CellResult(
-            ok=bool(report),
-            seconds=0.0,
-            mebibytes=self._path(precision).stat().st_size / 2**20,
-            report=report,
-            reason="; ".join(report.failures),
-        )
-
     def _engine(self, precision: Precision) -> CellResult:
-        path = self._path(precision)
-        if not path.exists():
-            return CellResult(
-                ok=False, seconds=0.0, reason="there is no ONNX file to build it from"
-            )
+        """Build an engine; int8's comes from a file of its own, which is judged first."""
+        path = self._path(precision, "tensorrt")
+        found = CellResult(ok=True)
+        if precision == "int8":
+            model = self._export()
+            keep = frozenset(self.row.cells["int8"].kept)
+            observed = observe(model, self._photos.bank)
+            onnx.save(quantised(model, observed, target="tensorrt", keep=keep), path)
+            found = self._judged(precision, path)
+        elif not path.exists():
+            return CellResult(ok=False, reason="there is no ONNX file to build it from")
+        start = time.perf_counter()
         engine = build_engine(
             path,
             EngineOptions(flavour="tensorrt-rtx", precision=precision),
             profile=BatchProfile(),
             progress=_QUIET,
         )
-        return CellResult(ok=True, seconds=0.0, mebibytes=len(engine) / 2**20)
+        built = time.perf_counter() - start
+        return found.model_copy(update={"mebibytes": len(engine) / 2**20, "built": built})
+
+    def _judged(self, precision: Precision, path: Path) -> CellResult:
+        """Compare a file with the reference, by ONNX Runtime on the CPU."""
+        claim = Claim(
+            artifact=path.name,
+            sha256=sha256(path.read_bytes()).hexdigest(),
+            precision=precision,
+            reference=self._reference.name,
+        )
+        runner = OnnxRunner(path, threads=torch.get_num_threads(), provider="cpu")
+        images = self._photos.images
+        run = measure(self._expected, runner, images, _QUIET, BATCH_SIZES, claim=claim)
+        report = run.judge()
+        return CellResult(
+            ok=bool(report),
+            mebibytes=path.stat().st_size / 2**20,
+            report=report,
+            reason="; ".join(report.failures),
+        )

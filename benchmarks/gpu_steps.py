@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 from conditions import conditions, machine_name
 from on_cuda import EAGER, PROFILE, Makers, cuda_runners, engine_flavours, exact_float32
-from precisions import PRECISIONS, convert
+from precisions import PRECISIONS, convert, onnx_name
 from rich.progress import Progress
 from timing import interleaved
 
@@ -24,9 +24,9 @@ from bundle.parity import Claim
 from export.graph import Graph, TorchRunner, graph_from_bundle
 from export.onnx import save_onnx
 from export.parity import ParityImages, batch_sizes, measure
+from export.samples import sample_pixels
 
 BATCHES = (1, 8, 32)
-_CALIBRATION = 64  # images, at most, for int8's ranges
 _QUIET = Progress(disable=True)
 
 
@@ -64,10 +64,6 @@ class GpuCheck:
                     seconds=seconds,
                 )
 
-    def file(self, precision: Precision) -> Path:
-        """Return where the ONNX file of a precision is, or will be."""
-        return self._folder / f"model.{precision}.onnx"
-
     @contextmanager
     def step(self, name: str) -> Iterator[None]:
         """Let a step fail: its reason is kept, and the next one follows."""
@@ -79,17 +75,16 @@ class GpuCheck:
             self.failures[name] = one_line(error)
 
     def _write(self, precision: Precision) -> None:
-        path = self.file(precision)
         if precision == "fp32":
+            path = self._folder / onnx_name("fp32")
             save_onnx(self.graph, self._bundle.manifest.preprocessing, path)
-            return
-        pixels = self._images.pixels[: min(_CALIBRATION, self._images.familiar)]
-        convert(precision, self.file("fp32"), path, pixels, _QUIET)
+        else:
+            convert(precision, self._folder, sample_pixels(self._bundle))
 
     def _gate(self, name: str, precision: Precision, make: Callable[[], Runner]) -> None:
         """Make a runner, compare it with the CPU's float32, and keep it if it runs."""
         runner = make()
-        path = self.file(precision)
+        path = self._folder / onnx_name(precision)
         claim = Claim(
             artifact=path.name,
             sha256=sha256(path.read_bytes()).hexdigest(),
@@ -113,7 +108,7 @@ def checked(device: CudaDevice, options: argparse.Namespace) -> dict[str, str]:
         work = Path(folder)
         bundle = Bundle.open(options.bundle) if options.bundle else small_bundle(work)
         check = GpuCheck(device, bundle, work)
-        makers = cuda_runners(check.graph, check.file, work / "engines")
+        makers = cuda_runners(check.graph, work)
         check.run(makers, rounds=options.rounds, seconds=options.seconds)
         with check.step("an engine"):
             if not engine_flavours():

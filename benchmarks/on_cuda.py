@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 from outside import TorchDeviceRunner
-from precisions import PRECISIONS
+from precisions import PRECISIONS, onnx_name
 from rich.progress import Progress
 
 from bundle import (
@@ -77,20 +77,20 @@ def engine(
     return TensorRTRunner(path, graphs=graphs)
 
 
-def cuda_runners(graph: Graph, onnx: Callable[[Precision], Path], folder: Path) -> Makers:
+def cuda_runners(graph: Graph, folder: Path) -> Makers:
     """Return how to make the runners of this machine's CUDA device, and their precision.
 
     Args:
         graph: the student; copies of it go to the device.
-        onnx: where the ONNX file of a precision is.
-        folder: for engines.
+        folder: where its ONNX files are, or will be; engines go below it.
     """
 
     def provider(precision: Precision) -> Callable[[], Runner]:
-        return lambda: OnnxRunner(onnx(precision), provider="cuda")
+        return lambda: OnnxRunner(folder / onnx_name(precision), provider="cuda")
 
     def built(precision: Precision, flavour: Flavour) -> Callable[[], Runner]:
-        return lambda: engine(onnx(precision), precision, flavour, folder, graphs=True)
+        source = folder / onnx_name(precision, "tensorrt")
+        return lambda: engine(source, precision, flavour, folder / "engines", graphs=True)
 
     found: Makers = {
         EAGER: ("fp32", lambda: TorchDeviceRunner(graph, "cuda")),

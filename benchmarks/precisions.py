@@ -4,35 +4,32 @@ from pathlib import Path
 from typing import get_args
 
 import onnx
-from rich.progress import Progress
 
-from bundle.parity import Precision
+from bundle import Precision
 from bundle.runners import Pixels
-from export.onnx.float16 import float16_model
-from export.onnx.int8 import int8_model
+from export.onnx import Target, float16_model, int8_model
 
 PRECISIONS: tuple[Precision, ...] = get_args(Precision)  # float32 first
 
 
-def convert(
-    precision: Precision,
-    source: Path,
-    target: Path,
-    calibration: Pixels,
-    progress: Progress,
-) -> None:
-    """Write the float32 file `source` to `target` in fp16 or int8, nothing repaired.
+def onnx_name(precision: Precision, target: Target = "onnxruntime") -> str:
+    """Return the file's name; only int8 has a file of its own for TensorRT."""
+    other = precision == "int8" and target == "tensorrt"
+    return f"model.{precision}{'-tensorrt' if other else ''}.onnx"
+
+
+def convert(precision: Precision, folder: Path, calibration: Pixels) -> None:
+    """Write fp16, or both files of int8, beside the float32 file; nothing is repaired.
 
     Args:
-        precision: of the target.
-        source: what `save_onnx` wrote.
-        target: the file to write.
+        precision: "fp16" or "int8".
+        folder: where `save_onnx` wrote the float32 file.
         calibration: images whose activations set int8's ranges.
-        progress: where to show progress.
     """
-    model = onnx.load(source)
+    model = onnx.load(folder / onnx_name("fp32"))
     if precision == "fp16":
-        converted = float16_model(model)
-    else:
-        converted = int8_model(model, calibration)
-    onnx.save(converted, target)
+        onnx.save(float16_model(model), folder / onnx_name("fp16"))
+        return
+    for target in get_args(Target):
+        converted = int8_model(model, calibration, target=target)
+        onnx.save(converted, folder / onnx_name("int8", target))

@@ -42,12 +42,11 @@ from conditions import conditions
 from lively import centred, lively
 from outside import OpenVinoRunner, TorchDeviceRunner
 from photographs import photographs
-from precisions import PRECISIONS, convert
-from rich.progress import Progress
+from precisions import PRECISIONS, convert, onnx_name
 from timing import interleaved
 
 from backbones import Student, preprocessing_of, timm_model
-from bundle import OnnxRunner, Runner
+from bundle import OnnxRunner, Precision, Runner
 from bundle.detectors import Knn
 from bundle.runners import Pixels
 from distill.weights import pretrained
@@ -96,9 +95,9 @@ class Artifacts:
         """Photographs, enough for the largest batch."""
         return self.folder / "pixels.npy"
 
-    def onnx(self, precision: str) -> Path:
+    def onnx(self, precision: Precision) -> Path:
         """The ONNX file of a precision."""
-        return self.folder / f"model.{precision}.onnx"
+        return self.folder / onnx_name(precision)
 
 
 def prepared(name: str, folder: Path, options: argparse.Namespace) -> Artifacts:
@@ -128,13 +127,7 @@ def prepared(name: str, folder: Path, options: argparse.Namespace) -> Artifacts:
     print(f"{name}: exported in {time.perf_counter() - start:.1f} s", file=sys.stderr)
     for precision in PRECISIONS[1:]:
         try:
-            convert(
-                precision,
-                artifacts.onnx("fp32"),
-                artifacts.onnx(precision),
-                photos.bank,
-                Progress(disable=True),
-            )
+            convert(precision, artifacts.folder, photos.bank)
         except Exception as error:  # the column will say that the file is not there
             print(f"{name} {precision}: {error}", file=sys.stderr)
     return artifacts
@@ -160,7 +153,7 @@ def columns(artifacts: Artifacts, threads: int) -> dict[str, Callable[[], Runner
         from on_cuda import cuda_runners, exact_float32  # what only such a machine has
 
         exact_float32()
-        makers = cuda_runners(graph, onnx, artifacts.folder)
+        makers = cuda_runners(graph, artifacts.folder)
         found |= {name: make for name, (_, make) in makers.items()}
     return found
 
