@@ -5,7 +5,7 @@ export GOMP_SPINCOUNT ?= 3000
 BIN := .venv/bin
 INSTALLED := .venv/installed
 
-.PHONY: quickstart test check slow constraints clean
+.PHONY: quickstart test check slow gpu-check constraints clean
 
 quickstart: $(INSTALLED)
 	$(BIN)/isogon quickstart
@@ -15,6 +15,10 @@ test: check
 
 slow: $(INSTALLED)
 	$(BIN)/python -m pytest -m slow
+
+# Wants a CUDA device; writes benchmarks/results/gpu-check-<gpu>.md.
+gpu-check: $(INSTALLED)
+	$(BIN)/python benchmarks/gpu_check.py
 
 check: $(INSTALLED)
 	$(BIN)/ruff format --check .

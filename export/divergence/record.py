@@ -1,6 +1,7 @@
 """What a comparison along the graph found: every node's error, and the first too large."""
 
 import math
+from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 

