@@ -218,7 +218,7 @@ def explained() -> str:
         f"repair, where one was needed. Every bound of `bundle/parity/tolerance.py` has to "
         f"hold. `likeness` is the mean cosine of different photographs. RTX: an engine of "
         f"TensorRT for RTX for all GPUs it knows, batches {BatchProfile()}, built without "
-        f"a GPU and not run; int8's from a file of its own (symmetric, for TensorRT), whose "
+        f"a GPU and not run; int8's from a file of its own (symmetric), whose "
         f"parity is that of ONNX Runtime."
     )
 

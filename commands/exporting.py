@@ -143,13 +143,13 @@ def _document(exported: "Exported") -> dict[str, Any]:
         "reports": [report.model_dump(mode="json") for report in exported.reports],
         "repairs": {
             made.report.artifact: {
-                "kept_nodes": [node.name for node in made.repair.kept],
+                "kept_nodes": sorted(made.repair.keep),
                 "converted_nodes": made.repair.converted,
                 "size_ratio": made.repair.size_cost,
                 "time_ratio": made.time_cost,
             }
             for made in exported.lowered
-            if made.repair is not None and made.repair.kept
+            if made.repair is not None and made.repair.keep
         },
         "reduction": None if reduction is None else reduction.model_dump(mode="json"),
         "unvouched": exported.unvouched,

@@ -29,7 +29,7 @@ def exported(bundle: "Bundle", made: "Exported") -> None:
         out.print(_reduction(made.reduction), soft_wrap=True)
     for one in made.lowered:
         repair = one.repair
-        if repair is None or not repair.kept:
+        if repair is None or not repair.keep:
             continue
         told = f"{one.report.artifact}: {repair.reason}"
         if one.time_cost is not None:
@@ -38,10 +38,10 @@ def exported(bundle: "Bundle", made: "Exported") -> None:
                 f"{one.time_cost - 1:+.0%} in time for one image."
             )
         out.print(told, soft_wrap=True, markup=False)
-        for node in repair.kept[:8]:
+        for node in repair.harmful[:8]:
             out.print(f"  {node.name} ({node.op_type}, {node.module})", markup=False)
-        if len(repair.kept) > 8:
-            out.print(f"  and {len(repair.kept) - 8} more")
+        if len(repair.harmful) > 8:
+            out.print(f"  and {len(repair.harmful) - 8} more")
     for name in made.withdrawn:
         note(f"{name} was withdrawn: it held another detector. Export it again.")
     for name in made.unvouched:

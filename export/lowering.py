@@ -68,7 +68,7 @@ def lowered(
         ranked_on[:_RANKED_ON],
         progress=progress,
     )
-    if not repair.kept:
+    if not repair.keep:
         return trial.lowered(repair.model)
     unrepaired = folder / f"unrepaired.{precision}.onnx"
     save_model(repair.unrepaired, unrepaired)
