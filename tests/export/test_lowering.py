@@ -1,5 +1,6 @@
 """Float16 and int8 through the whole export: gated, repaired, or rejected."""
 
+import numpy as np
 import onnx
 import pytest
 from rich.progress import Progress
@@ -7,16 +8,21 @@ from rich.progress import Progress
 from bundle import Bundle, EngineStamp, Machine, onnx_name, parity_reports, vouched_artifact
 from export import ExportPlan, export_bundle, tolerances, verify
 
-STEM, NEXT = "backbone.model.conv1.1", "backbone.model.conv1.3"
+STEM = "backbone.model."
 
 
 @pytest.fixture
 def overflowing(bundle: Bundle) -> Bundle:
-    """The same function, whose stem passes on numbers that float16 cannot hold."""
+    """The same function; within its stem are numbers that float16 cannot hold.
+
+    Each norm takes what is `taken` times as large as before, and gives `given` times.
+    """
     arrays = bundle.arrays("model.safetensors")
-    for name in (f"{STEM}.weight", f"{STEM}.bias"):
-        arrays[name] = arrays[name] * 1e5
-    arrays[f"{NEXT}.weight"] = arrays[f"{NEXT}.weight"] / 1e5
+    for norm, taken, given in (("conv1.1", 1, 1e6), ("conv1.4", 1e6, 1e3), ("bn1", 1e3, 1)):
+        arrays[f"{STEM}{norm}.running_mean"] *= np.float32(taken)
+        arrays[f"{STEM}{norm}.running_var"] *= np.float32(taken**2)
+        arrays[f"{STEM}{norm}.weight"] *= np.float32(given)
+        arrays[f"{STEM}{norm}.bias"] *= np.float32(given)
     with bundle.stage("distill") as stage:
         stage.write_arrays("model.safetensors", arrays)
     return Bundle.open(bundle.path)
