@@ -8,6 +8,7 @@ from onnx import numpy_helper
 from export.onnx.observation import Observed
 
 _LARGEST = 127  # of symmetric int8
+_LEAST_SCALE = 2.0**-24  # what float16 can hold, where TensorRT wants the scales in it
 
 
 def corrected_biases(
@@ -24,7 +25,8 @@ def corrected_biases(
     correction", arXiv:1906.04721, section 4.2. We observe E[x] as they do where there are
     images (appendix D), but all layers' at once, in float32, and without the padding.
 
-    A bias that several nodes share becomes one for each, named after its node.
+    A bias that several nodes share becomes one for each, named after its node. The weights
+    of a dead channel, too small for a scale in float16, become 0 for the same price.
     """
     result = onnx.ModelProto()
     result.CopyFrom(model)
@@ -36,9 +38,17 @@ def corrected_biases(
             continue
         weight, bias = (numpy_helper.to_array(weights[name]) for name in node.input[1:])
         attributes = {a.name: onnx.helper.get_attribute_value(a) for a in node.attribute}
-        if node.op_type == "Gemm" and not attributes.get("transB"):
-            weight = weight.T
-        moved = _moved(weight, observed.means[node.input[0]], attributes.get("group", 1))
+        turned = node.op_type == "Gemm" and not attributes.get("transB")
+        rows = weight.T if turned else weight  # output channels first
+        scale = _scale(rows)
+        rounded = np.round(rows / np.where(scale, scale, 1)) * scale
+        moved = _moved(
+            rounded - rows, observed.means[node.input[0]], attributes.get("group", 1)
+        )
+        alive = rows * (scale != 0)
+        weights[node.input[1]].CopyFrom(
+            numpy_helper.from_array(alive.T if turned else alive, node.input[1])
+        )
         own = f"{node.input[2]}_{node.name}"
         graph.initializer.append(
             numpy_helper.from_array((bias - moved).astype(np.float32), own)
@@ -47,17 +57,20 @@ def corrected_biases(
     return result
 
 
+def _scale(weight: Float[np.ndarray, "out ..."]) -> Float[np.ndarray, "out ..."]:
+    """Return the step of each output channel's int8 weights; 0 where it is dead."""
+    largest = np.abs(weight).max(axis=tuple(range(1, weight.ndim)), keepdims=True)
+    scale = largest / _LARGEST
+    return np.where(scale < _LEAST_SCALE, 0, scale).astype(np.float32)
+
+
 def _moved(
-    weight: Float[np.ndarray, "out in_group ..."],
+    error: Float[np.ndarray, "out in_group ..."],
     mean: Float[np.ndarray, " in"],
     groups: int,
 ) -> Float[np.ndarray, " out"]:
-    """Return by how much rounding `weight` to int8 moves the mean of each output."""
-    axes = tuple(range(1, weight.ndim))
-    scale = np.abs(weight).max(axis=axes, keepdims=True) / _LARGEST
-    scale[scale == 0] = 1
-    error = np.round(weight / scale) * scale - weight
-    by_input = error.reshape(groups, len(weight) // groups, weight.shape[1], -1).sum(axis=3)
+    """Return by how much the error of a weight moves the mean of each output."""
+    by_input = error.reshape(groups, len(error) // groups, error.shape[1], -1).sum(axis=3)
     moved: Float[np.ndarray, " out"] = np.einsum(
         "goi,gi->go", by_input, mean.reshape(groups, -1)
     ).ravel()
