@@ -54,7 +54,7 @@ FAMILIES = (
     ("FastViT", "fastvit_t8", 96, None),
     ("RepViT", "repvit_m0_9", 96, None),
 )
-MINUTES = 20  # of a row, at most
+MINUTES = 40  # of a process, at most
 
 
 def run_row(row: Row, checkpoint: str | None, folder: Path, source: str | None) -> None:
@@ -218,8 +218,8 @@ def explained() -> str:
         f"repair, where one was needed. Every bound of `bundle/parity/tolerance.py` has to "
         f"hold. `likeness` is the mean cosine of different photographs. RTX: an engine of "
         f"TensorRT for RTX for all GPUs it knows, batches {BatchProfile()}, built without "
-        f"a GPU and not run; int8's from a file of its own (symmetric), whose "
-        f"parity is that of ONNX Runtime."
+        f"a GPU and not run; int8's from a file of its own (symmetric, for TensorRT), whose "
+        f"parity is by ONNX Runtime."
     )
 
 

@@ -32,7 +32,7 @@ COMPARED = 64  # images
 RANKED = 8  # of the bank, by which the repair ranks nodes
 WIDTH = 128  # of the embedding: as no backbone's, so that each gets a layer
 
-Convert = Callable[[frozenset[str]], onnx.ModelProto]
+Convert = Callable[..., onnx.ModelProto]  # takes `keep`
 
 _QUIET = Progress(disable=True)
 
@@ -127,16 +127,17 @@ class RowRun:
 
     def _float16(self) -> CellResult:
         model = self._export()
-        return self._repaired("fp16", lambda keep: float16_model(model, keep=keep))
+        convert = partial(float16_model, model)
+        return self._repaired("fp16", self._path("fp16"), convert)
 
-    def _int8(self) -> CellResult:
+    def _int8(self, target: Target = "onnxruntime") -> CellResult:
         model = self._export()
         observed = observe(model, self._photos.bank)
-        return self._repaired("int8", lambda keep: quantised(model, observed, keep=keep))
+        convert = partial(quantised, model, observed, target=target)
+        return self._repaired("int8", self._path("int8", target), convert)
 
-    def _repaired(self, precision: Precision, convert: Convert) -> CellResult:
+    def _repaired(self, precision: Precision, path: Path, convert: Convert) -> CellResult:
         """Convert, and repair what does not pass, as the exporter does."""
-        path = self._path(precision)
         tried: list[CellResult] = []
 
         def accepted(model: onnx.ModelProto) -> bool:
@@ -145,7 +146,13 @@ class RowRun:
             return tried[-1].ok
 
         samples = self._photos.bank[:RANKED]
-        repair = repaired(convert, accepted, self._export(), samples, progress=_QUIET)
+        repair = repaired(
+            lambda keep: convert(keep=keep),
+            accepted,
+            self._export(),
+            samples,
+            progress=_QUIET,
+        )
         if len(tried) == 1:
             return tried[0]
         onnx.save(repair.model, path)
@@ -162,14 +169,8 @@ class RowRun:
     def _engine(self, precision: Precision) -> CellResult:
         """Build an engine; int8's comes from a file of its own, which is judged first."""
         path = self._path(precision, "tensorrt")
-        found = CellResult(ok=True)
-        if precision == "int8":
-            model = self._export()
-            keep = frozenset(self.row.cells["int8"].kept)
-            observed = observe(model, self._photos.bank)
-            onnx.save(quantised(model, observed, target="tensorrt", keep=keep), path)
-            found = self._judged(precision, path)
-        elif not path.exists():
+        found = self._int8("tensorrt") if precision == "int8" else CellResult(ok=True)
+        if not path.exists():
             return CellResult(ok=False, reason="there is no ONNX file to build it from")
         start = time.perf_counter()
         engine = build_engine(

@@ -24,7 +24,7 @@ from bundle.parity import Claim
 from export.graph import Graph, TorchRunner, graph_from_bundle
 from export.onnx import save_onnx
 from export.parity import ParityImages, batch_sizes, measure
-from export.samples import sample_pixels
+from export.samples import quantisation_pixels
 
 BATCHES = (1, 8, 32)
 _QUIET = Progress(disable=True)
@@ -79,7 +79,7 @@ class GpuCheck:
             path = self._folder / onnx_name("fp32")
             save_onnx(self.graph, self._bundle.manifest.preprocessing, path)
         else:
-            convert(precision, self._folder, sample_pixels(self._bundle))
+            convert(precision, self._folder, quantisation_pixels(self._bundle))
 
     def _gate(self, name: str, precision: Precision, make: Callable[[], Runner]) -> None:
         """Make a runner, compare it with the CPU's float32, and keep it if it runs."""
