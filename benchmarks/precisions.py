@@ -15,7 +15,7 @@ PRECISIONS: tuple[Precision, ...] = get_args(Precision)  # float32 first
 def onnx_name(precision: Precision, target: Target = "onnxruntime") -> str:
     """Return the file's name; only int8 has a file of its own for TensorRT."""
     other = precision == "int8" and target == "tensorrt"
-    return f"model.{precision}{'-tensorrt' if other else ''}.onnx"
+    return f"model.{precision}{'.tensorrt' if other else ''}.onnx"
 
 
 def convert(precision: Precision, folder: Path, calibration: Pixels) -> None:

@@ -17,6 +17,7 @@ from rich.progress import Progress
 from backbones import Student, preprocessing_of, timm_model
 from bundle import Bundle, ImageFolder, OnnxRunner
 from bundle.cuda import CudaDevice, cuda_device
+from export import TorchRunner
 
 ROOT = Path(__file__).parents[1]
 BENCHMARKS = ROOT / "benchmarks"
@@ -179,7 +180,7 @@ def test_the_gpu_check_reports_what_ran_and_what_did_not(
         return OnnxRunner(tmp_path / "model.fp16.onnx", provider="cpu")
 
     makers = {
-        steps.EAGER: ("fp32", lambda: steps.TorchRunner(check.graph)),
+        steps.EAGER: ("fp32", lambda: TorchRunner(check.deployed.graph)),
         "in float16": ("fp16", float16),
         "float16 said to be float32": ("fp32", float16),
         "missing": ("fp32", broken),
