@@ -4,27 +4,21 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
-from hashlib import sha256
 from pathlib import Path
 
 import numpy as np
 import onnx
-import torch
-from lively import centred, lively
 from photographs import photographs
-from precisions import PRECISIONS
+from precisions import PRECISIONS, onnx_name
 from pydantic import BaseModel
 from rich.progress import Progress
+from students import deployed
 
-from backbones import Student, preprocessing_of, timm_model
+from backbones import preprocessing_of
 from bundle import ParityReport, Precision
-from bundle.detectors import Knn
-from distill.weights import pretrained
 from export import ExportPlan
-from export.deployed import Deployed
 from export.engines import built_engine
 from export.gate import Gate
-from export.graph import Graph
 from export.lowering import lowered
 from export.onnx import Target, save_onnx
 
@@ -69,34 +63,15 @@ class RowRun:
 
     def __init__(self, row: Row, checkpoint: str | None, folder: Path, source: str | None):
         self._folder = folder
-        self._preprocessing = preprocessing_of(row.model, row.pixels, 1.0)
-        photos = photographs(source, self._preprocessing, folder.parent, compared=COMPARED)
-        bank = photos.bank
-        size = (row.pixels, row.pixels)
-        torch.manual_seed(0)
-        if checkpoint is None:
-            model = timm_model(row.model, size=size)
-            student = Student.new(model, self._preprocessing, width=WIDTH)
-            lively(student, bank[:48], 0)
-        else:
-            model = pretrained(row.model, checkpoint, size=size).model
-            student = Student.new(model, self._preprocessing, width=WIDTH)
-            centred(student, bank[:48])
-        with torch.inference_mode():
-            familiar = student.embed(torch.from_numpy(bank)).numpy()
-        self._deployed = Deployed(
-            graph=Graph(student, Knn.fit(familiar, k=5)).eval(),
-            fingerprint=sha256(f"{row.model} {row.pixels}".encode()).hexdigest(),
-            preprocessing=self._preprocessing,
-            images=photos.images,
-            samples=lambda: bank,
-            reduction=None,
-        )
+        preprocessing = preprocessing_of(row.model, row.pixels, 1.0)
+        photos = photographs(source, preprocessing, folder.parent, compared=COMPARED)
+        self._deployed = deployed(row.model, row.pixels, checkpoint, photos, width=WIDTH)
         gate = Gate.of(self._deployed, PLAN, _QUIET)
         self._gate = replace(gate, sizes=BATCH_SIZES)
         cosines = gate.expected.embeddings @ gate.expected.embeddings.T
         row.likeness = float(cosines[~np.eye(len(cosines), dtype=bool)].mean())
-        row.parameters = sum(value.numel() for value in student.parameters())
+        values = self._deployed.graph.student.parameters()
+        row.parameters = sum(value.numel() for value in values)
 
     def cell(self, name: str) -> CellResult:
         """Make one artifact and judge it; whatever goes wrong is the result."""
@@ -114,9 +89,9 @@ class RowRun:
         return found.model_copy(update={"seconds": time.perf_counter() - start})
 
     def _export(self) -> Path:
-        path = self._folder / "model.fp32.onnx"
+        path = self._folder / onnx_name("fp32")
         if not path.exists():
-            save_onnx(self._deployed.graph, self._preprocessing, path)
+            save_onnx(self._deployed.graph, self._deployed.preprocessing, path)
         return path
 
     def _float32(self) -> CellResult:
@@ -153,10 +128,10 @@ class RowRun:
 
     def _engine(self, precision: Precision) -> CellResult:
         """Build an engine; int8's comes from a file of its own, which is judged first."""
-        found, path = CellResult(ok=True), self._folder / f"model.{precision}.onnx"
+        path = self._folder / onnx_name(precision, "tensorrt")
+        found = CellResult(ok=True)
         if precision == "int8":
             found = self._lowered("int8", target="tensorrt")
-            path = self._folder / "model.int8.tensorrt.onnx"
         if not path.exists():
             return CellResult(ok=False, reason="there is no ONNX file to build it from")
         start = time.perf_counter()

@@ -9,13 +9,11 @@ import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import get_args
 
 import numpy as np
-import onnx
 from conditions import conditions, machine_name
 from on_cuda import EAGER, PROFILE, Makers, cuda_runners, engine_flavours, exact_float32
-from precisions import PRECISIONS, onnx_name
+from precisions import PRECISIONS, onnx_name, write_files
 from rich.progress import Progress
 from timing import interleaved
 
@@ -24,8 +22,6 @@ from bundle.cuda import CudaDevice
 from export import ExportPlan
 from export.deployed import Deployed
 from export.gate import Gate
-from export.lowering import lowered
-from export.onnx import Target, save_onnx
 
 PLAN = ExportPlan(profile=PROFILE)
 BATCHES = (1, 8, 32)
@@ -74,25 +70,18 @@ class GpuCheck:
             self.failures[name] = one_line(error)
 
     def _write(self, precision: Precision) -> None:
-        """Write the files of a precision, repaired where ONNX Runtime's answers ask it."""
-        float32 = self._folder / onnx_name("fp32")
-        if precision == "fp32":
-            save_onnx(self.deployed.graph, self.deployed.preprocessing, float32)
-            return
-        targets = get_args(Target) if precision == "int8" else ("onnxruntime",)
-        for target in targets:
-            made = lowered(
-                self.deployed,
-                onnx.load(float32),
-                precision,
-                self._folder,
-                gate=self._gate,
-                plan=PLAN,
-                progress=_QUIET,
-                target=target,
-            )
-            if not made.report:
-                raise RuntimeError(f"{made.file.name}: {'; '.join(made.report.failures)}")
+        """Write the files of a precision; ONNX Runtime's answers on the CPU are judged."""
+        reports = write_files(
+            precision,
+            self.deployed,
+            self._folder,
+            gate=self._gate,
+            plan=PLAN,
+            progress=_QUIET,
+        )
+        failed = [f"{n}: {'; '.join(r.failures)}" for n, r in reports.items() if not r]
+        if failed:
+            raise RuntimeError(" ".join(failed))
 
     def _judge(self, name: str, precision: Precision, make: Callable[[], Runner]) -> None:
         """Make a runner, compare it with the CPU's float32, and keep it if it runs."""
