@@ -77,9 +77,14 @@ class Gate:
         return self.run(OnnxRunner(file), file, artifact, precision)
 
     def run(
-        self, runner: Runner, file: Path, artifact: str, precision: Precision
+        self,
+        runner: Runner,
+        file: Path,
+        artifact: str,
+        precision: Precision,
+        sizes: tuple[int, ...] | None = None,
     ) -> ParityRun:
-        """Run a file beside the reference, at every batch size of the profile."""
+        """Run a file beside the reference; None: at every batch size of the profile."""
         tensors = file.with_name(tensors_name(file.name))
         claim = Claim(
             artifact=artifact,
@@ -90,7 +95,12 @@ class Gate:
             function=self.fingerprint,
         )
         return measure(
-            self.expected, runner, self.images, self.progress, self.sizes, claim=claim
+            self.expected,
+            runner,
+            self.images,
+            self.progress,
+            sizes or self.sizes,
+            claim=claim,
         )
 
     def judge(self, run: ParityRun) -> ParityReport:

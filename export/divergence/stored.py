@@ -32,16 +32,19 @@ class StoredRunner(Runner):
 
 
 def as_stored(model: onnx.ModelProto) -> onnx.ModelProto:
-    """Return the same graph with an Identity behind every node, for the CPU to run.
+    """Return the same graph with two Identities behind every node, for the CPU to run.
 
     ONNX Runtime's CPU provider has float16 kernels for few operators. It casts to float32
     around the others and drops the casts between two of them, also where its
-    optimisations are off, so tensors that a GPU stores as float16 stay float32: an
-    overflow does not show (1.31; 1e6 came through a Conv and a Relu in float16
-    unharmed). It cannot look through an Identity, which moves data of any type. Run the
-    result without optimisations (`open_session(..., fused=False)`), or they remove it.
+    optimisations are off, so tensors of type float16 stay float32 and an overflow does not
+    show: through Conv, Relu and Conv in float16, a million in between comes out unharmed
+    (1.31). Where a tensor is really stored as float16, as a GPU may, it is infinite.
 
-    What a GPU's kernel holds inside (a LayerNorm's sum of squares) is not shown.
+    The CPU moves float16 data of any size through an Identity, which it cannot cast away
+    unless one stands alone between float32 kernels: hence two. Run the result without
+    optimisations (`open_session(..., fused=False)`), or they are removed.
+
+    What a kernel of a GPU holds inside (a LayerNorm's sum of squares) is not shown.
     """
     stored = onnx.ModelProto()
     stored.CopyFrom(model)
@@ -54,11 +57,16 @@ def as_stored(model: onnx.ModelProto) -> onnx.ModelProto:
         for name in node.output:
             if name and name not in outputs:
                 made.add(name)
-                nodes.append(
-                    helper.make_node(
-                        "Identity", [name], [name + _STORED], f"Identity_{name}"
-                    )
-                )
+                nodes += identities(name, name + _STORED)
     del stored.graph.node[:]
     stored.graph.node.extend(nodes)
     return stored
+
+
+def identities(source: str, target: str) -> list[onnx.NodeProto]:
+    """Return the nodes that round `source` to its type, as `target`; see `as_stored`."""
+    between = f"{target}/between"
+    return [
+        helper.make_node("Identity", [source], [between], f"Identity_{between}"),
+        helper.make_node("Identity", [between], [target], f"Identity_{target}"),
+    ]

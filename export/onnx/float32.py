@@ -37,7 +37,7 @@ def save_onnx(graph: Graph, preprocessing: Preprocessing, path: Path) -> None:
         )
     assert program is not None  # only without dynamo
     program.model.metadata_props[PREPROCESSING_KEY] = preprocessing.model_dump_json()
-    program.save(path, external_data=False)
+    program.save(path)  # one file, unless it is larger than 2 GB
 
 
 @contextlib.contextmanager

@@ -4,11 +4,11 @@ from pathlib import Path
 
 import onnx
 
-from bundle import Metadata
+from bundle import Metadata, tensors_name
 from bundle.stage import fsync
 
 # What one protobuf file may hold, less room for nodes and names.
-_LARGEST = onnx.checker.MAXIMUM_PROTOBUF - 2**26
+LARGEST = onnx.checker.MAXIMUM_PROTOBUF - 2**26
 
 
 def stamp(path: Path, metadata: Metadata) -> None:
@@ -32,23 +32,24 @@ def set_metadata(model: onnx.ModelProto, metadata: Metadata) -> None:
     onnx.helper.set_model_props(model, kept | ours)
 
 
-def save_model(model: onnx.ModelProto, path: Path, *, largest: int = _LARGEST) -> None:
+def save_model(model: onnx.ModelProto, path: Path, *, largest: int | None = None) -> None:
     """Write `model` to `path`: one file, unless its tensors have more than 2 GB.
 
-    Then they go to a file beside it, named as it is with `.data` behind, and the model
-    in memory keeps none of them. What was there is replaced.
+    Then they go to a file beside it, named as it is with `.data` behind. What was there
+    is replaced; the model in memory stays as it is.
     """
-    tensors = path.with_name(f"{path.name}.data")
+    tensors = path.with_name(tensors_name(path.name))
     tensors.unlink(missing_ok=True)
-    if sum(len(tensor.raw_data) for tensor in model.graph.initializer) > largest:
-        onnx.external_data_helper.convert_model_to_external_data(
-            model, location=tensors.name
-        )
-        model = onnx.external_data_helper.write_external_data_tensors(
-            model, str(path.parent)
-        )
-        fsync(tensors)
-    _replace(path, model)
+    held = sum(len(tensor.raw_data) for tensor in model.graph.initializer)
+    if held <= (LARGEST if largest is None else largest):
+        _replace(path, model)
+        return
+    split = onnx.ModelProto()
+    split.CopyFrom(model)
+    helper = onnx.external_data_helper
+    helper.convert_model_to_external_data(split, location=tensors.name)
+    _replace(path, helper.write_external_data_tensors(split, str(path.parent)))
+    fsync(tensors)
 
 
 def _replace(path: Path, model: onnx.ModelProto) -> None:

@@ -7,6 +7,7 @@ import onnx
 from onnx import TensorProto, helper
 
 from export.divergence.compare import matched
+from export.divergence.stored import identities
 
 SWITCHES = "switches"
 _THEIRS, _OURS, _GIVEN = "candidate/", "reference/", "given/"
@@ -113,7 +114,7 @@ def _switch_nodes(
         tensor, other = ours.output[0], candidates_own(theirs.output[0])
         rounded, single = f"{other}/rounded", f"{other}/float32"
         nodes += [
-            helper.make_node("Identity", [other], [rounded]),  # see `as_stored`
+            *identities(other, rounded),
             helper.make_node("CastLike", [rounded, _OURS + tensor], [single]),
             helper.make_node("Where", [place, single, _OURS + tensor], [tensor]),
         ]

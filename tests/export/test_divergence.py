@@ -8,6 +8,7 @@ import numpy as np
 import onnx
 import pytest
 import torch
+from onnx import TensorProto, helper
 from rich.progress import Progress
 from torch import Tensor, nn
 
@@ -16,13 +17,14 @@ from bundle.runners import Pixels
 from export.divergence import (
     BOUNDS,
     Divergence,
+    as_stored,
     divergence_of,
     first_divergence,
     module_divergence,
     precision_of,
 )
 from export.divergence.plot import draw
-from export.divergence.tensors import groups, module_of
+from export.divergence.tensors import groups, module_of, open_session
 from export.graph import Graph
 from export.onnx import float16_model, observe, quantised
 
@@ -261,3 +263,31 @@ def test_an_error_of_the_exporter_is_found_beside_torch(
     assert "beside eager torch" in str(found)
     with pytest.raises(CheckFailedError, match="from which torch module"):
         module_divergence(torch_vit, anonymous(vit), pixels)
+
+
+def test_float16_is_rounded_where_it_is_stored() -> None:
+    """A million between two convolutions in float16, which the CPU keeps in float32."""
+    half, single, shape = TensorProto.FLOAT16, TensorProto.FLOAT, [1, 1, 1, 1]
+    graph = helper.make_graph(
+        [
+            helper.make_node("Cast", ["images"], ["x"], to=half),
+            helper.make_node("Conv", ["x", "large"], ["y"]),
+            helper.make_node("Relu", ["y"], ["r"]),
+            helper.make_node("Conv", ["r", "small"], ["z"]),
+            helper.make_node("Cast", ["z"], ["out"], to=single),
+        ],
+        "overflow",
+        [helper.make_tensor_value_info("images", single, shape)],
+        [helper.make_tensor_value_info("out", single, shape)],
+        [
+            helper.make_tensor("large", half, shape, [1000.0]),
+            helper.make_tensor("small", half, shape, [0.001]),
+        ],
+    )
+    opsets = [helper.make_opsetid("", 20)]
+    model = helper.make_model(graph, opset_imports=opsets, ir_version=10)
+    given = {"images": np.full(shape, 1000, np.float32)}
+    (hidden,) = open_session(model, fused=False).run(None, given)
+    assert hidden.item() == pytest.approx(1000, rel=1e-3)
+    (shown,) = open_session(as_stored(model), fused=False).run(None, given)
+    assert np.isinf(shown.item())
