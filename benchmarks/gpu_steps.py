@@ -8,24 +8,22 @@ import tempfile
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from hashlib import sha256
 from pathlib import Path
 
 import numpy as np
 from conditions import conditions, machine_name
 from on_cuda import EAGER, PROFILE, Makers, cuda_runners, engine_flavours, exact_float32
-from precisions import PRECISIONS, convert, onnx_name
+from precisions import PRECISIONS, onnx_name, write_files
 from rich.progress import Progress
 from timing import interleaved
 
-from bundle import Bundle, Outputs, ParityReport, Precision, Runner
+from bundle import Bundle, ParityReport, Precision, Runner
 from bundle.cuda import CudaDevice
-from bundle.parity import Claim
-from export.graph import Graph, TorchRunner, graph_from_bundle
-from export.onnx import save_onnx
-from export.parity import ParityImages, batch_sizes, measure
-from export.samples import sample_pixels
+from export import ExportPlan
+from export.deployed import Deployed
+from export.gate import Gate
 
+PLAN = ExportPlan(profile=PROFILE)
 BATCHES = (1, 8, 32)
 _QUIET = Progress(disable=True)
 
@@ -38,13 +36,10 @@ class GpuCheck:
         self.reports: dict[str, ParityReport] = {}
         self.times: dict[int, dict[str, tuple[float, ...]]] = {}
         self.failures: dict[str, str] = {}
-        self.graph: Graph = graph_from_bundle(bundle)
+        self.deployed = Deployed.of(bundle)
         self._runners: dict[str, Runner] = {}
         self._folder = folder
-        self._bundle = bundle
-        self._images = ParityImages.of(bundle)
-        self._reference = TorchRunner(self.graph)
-        self._expected: Outputs = self._reference.run_all(self._images.pixels, 32)
+        self._gate = Gate.of(self.deployed, PLAN, _QUIET)
 
     def run(self, makers: Makers, *, rounds: int, seconds: float) -> None:
         """Take every step: files, parity of each runner, throughput of those that ran."""
@@ -53,10 +48,10 @@ class GpuCheck:
                 self._write(precision)
         for name, (precision, make) in makers.items():
             with self.step(f"{name}, parity"):
-                self._gate(name, precision, make)
+                self._judge(name, precision, make)
         for batch in BATCHES:
             with self.step(f"throughput at batch {batch}"):
-                pixels = self._images.pixels
+                pixels = self.deployed.images.pixels
                 self.times[batch] = interleaved(
                     self._runners,
                     np.resize(pixels, (batch, *pixels.shape[1:])),
@@ -75,25 +70,24 @@ class GpuCheck:
             self.failures[name] = one_line(error)
 
     def _write(self, precision: Precision) -> None:
-        if precision == "fp32":
-            path = self._folder / onnx_name("fp32")
-            save_onnx(self.graph, self._bundle.manifest.preprocessing, path)
-        else:
-            convert(precision, self._folder, sample_pixels(self._bundle))
+        """Write the files of a precision; ONNX Runtime's answers on the CPU are judged."""
+        reports = write_files(
+            precision,
+            self.deployed,
+            self._folder,
+            gate=self._gate,
+            plan=PLAN,
+            progress=_QUIET,
+        )
+        failed = [f"{n}: {'; '.join(r.failures)}" for n, r in reports.items() if not r]
+        if failed:
+            raise RuntimeError(" ".join(failed))
 
-    def _gate(self, name: str, precision: Precision, make: Callable[[], Runner]) -> None:
+    def _judge(self, name: str, precision: Precision, make: Callable[[], Runner]) -> None:
         """Make a runner, compare it with the CPU's float32, and keep it if it runs."""
         runner = make()
         path = self._folder / onnx_name(precision)
-        claim = Claim(
-            artifact=path.name,
-            sha256=sha256(path.read_bytes()).hexdigest(),
-            precision=precision,
-            reference=self._reference.name,
-        )
-        sizes = batch_sizes(PROFILE)
-        run = measure(self._expected, runner, self._images, _QUIET, sizes, claim=claim)
-        report = run.judge()
+        report = self._gate.judge(self._gate.run(runner, path, path.name, precision))
         self._runners[name] = runner
         self.reports[name] = report
         if not report:
@@ -108,7 +102,7 @@ def checked(device: CudaDevice, options: argparse.Namespace) -> dict[str, str]:
         work = Path(folder)
         bundle = Bundle.open(options.bundle) if options.bundle else small_bundle(work)
         check = GpuCheck(device, bundle, work)
-        makers = cuda_runners(check.graph, work)
+        makers = cuda_runners(check.deployed.graph, work)
         check.run(makers, rounds=options.rounds, seconds=options.seconds)
         with check.step("an engine"):
             if not engine_flavours():

@@ -2,10 +2,9 @@
 
 A network fresh from its initialisation is easy for every artifact: its norms multiply by
 one and add nothing, LayerScale and the position embeddings are all but zero, attention is
-uniform, and in many families all images get the same embedding to four digits. What
-breaks in practice does not happen in it: ranges that differ between channels, a few
-channels far larger than the rest, statistics that are folded into convolutions, sums
-that cancel.
+uniform, and in many families all images get one embedding, to four digits. What breaks
+in practice (ranges that differ between channels, a few channels far larger than the rest,
+statistics that are folded into convolutions, sums that cancel) does not happen in it.
 """
 
 import torch

@@ -1,13 +1,17 @@
-"""From one float32 ONNX file to the other precisions, as the exporter makes them."""
+"""A student's files in every precision, made and gated by the exporter's own code."""
 
 from pathlib import Path
 from typing import get_args
 
 import onnx
+from rich.progress import Progress
 
-from bundle import Precision
-from bundle.runners import Pixels
-from export.onnx import Target, float16_model, int8_model
+from bundle import ParityReport, Precision
+from export import ExportPlan
+from export.deployed import Deployed
+from export.gate import Gate
+from export.lowering import lowered
+from export.onnx import Target, save_onnx
 
 PRECISIONS: tuple[Precision, ...] = get_args(Precision)  # float32 first
 
@@ -15,21 +19,40 @@ PRECISIONS: tuple[Precision, ...] = get_args(Precision)  # float32 first
 def onnx_name(precision: Precision, target: Target = "onnxruntime") -> str:
     """Return the file's name; only int8 has a file of its own for TensorRT."""
     other = precision == "int8" and target == "tensorrt"
-    return f"model.{precision}{'-tensorrt' if other else ''}.onnx"
+    return f"model.{precision}{'.tensorrt' if other else ''}.onnx"
 
 
-def convert(precision: Precision, folder: Path, calibration: Pixels) -> None:
-    """Write fp16, or both files of int8, beside the float32 file; nothing is repaired.
+def write_files(
+    precision: Precision,
+    deployed: Deployed,
+    folder: Path,
+    *,
+    gate: Gate,
+    plan: ExportPlan,
+    progress: Progress,
+) -> dict[str, ParityReport]:
+    """Write a precision's file to `folder`, two for int8; return their reports by name.
 
-    Args:
-        precision: "fp16" or "int8".
-        folder: where `save_onnx` wrote the float32 file.
-        calibration: images whose activations set int8's ranges.
+    Float32 comes first. What fails in a lower precision is repaired; what fails even so
+    is written nevertheless.
     """
-    model = onnx.load(folder / onnx_name("fp32"))
-    if precision == "fp16":
-        onnx.save(float16_model(model), folder / onnx_name("fp16"))
-        return
-    for target in get_args(Target):
-        converted = int8_model(model, calibration, target=target)
-        onnx.save(converted, folder / onnx_name("int8", target))
+    float32 = folder / onnx_name("fp32")
+    if precision == "fp32":
+        save_onnx(deployed.graph, deployed.preprocessing, float32)
+        model = onnx.load(float32)
+        run = gate.try_model(model, float32, float32.name, precision)
+        return {float32.name: gate.judge(run)}
+    reports = {}
+    for target in get_args(Target) if precision == "int8" else ("onnxruntime",):
+        made = lowered(
+            deployed,
+            onnx.load(float32),
+            precision,
+            folder,
+            gate=gate,
+            plan=plan,
+            progress=progress,
+            target=target,
+        )
+        reports[made.file.name] = made.report
+    return reports

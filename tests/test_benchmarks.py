@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
@@ -16,46 +17,47 @@ from rich.progress import Progress
 from backbones import Student, preprocessing_of, timm_model
 from bundle import Bundle, ImageFolder, OnnxRunner
 from bundle.cuda import CudaDevice, cuda_device
+from export import TorchRunner
 
 ROOT = Path(__file__).parents[1]
 BENCHMARKS = ROOT / "benchmarks"
 
 
+Load = Callable[[str], ModuleType]
+
+
 @pytest.fixture
-def benchmark(monkeypatch: pytest.MonkeyPatch) -> "type[_Modules]":
+def benchmark(monkeypatch: pytest.MonkeyPatch) -> Load:
     monkeypatch.syspath_prepend(BENCHMARKS)
-    return _Modules
+    return import_module
 
 
-class _Modules:
-    @staticmethod
-    def load(name: str) -> ModuleType:
-        return import_module(name)
-
-
-def _run(script: str, *arguments: str) -> subprocess.CompletedProcess[str]:
-    paths = [str(ROOT), os.environ.get("PYTHONPATH", "")]
-    return subprocess.run(
-        [sys.executable, str(BENCHMARKS / script), *arguments],
-        capture_output=True,
-        text=True,
-        env=os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, paths))},
-    )
-
-
-@pytest.mark.parametrize("script", ["families.py", "runtime.py", "gpu_check.py"])
-def test_a_benchmark_says_what_it_takes(script: str) -> None:
-    answer = _run(script, "--help")
-    assert answer.returncode == 0, answer.stderr
-    assert "--output" in answer.stdout or "--images" in answer.stdout
+@pytest.mark.parametrize("name", ["families", "runtime", "gpu_check"])
+def test_a_benchmark_says_what_it_takes(
+    name: str,
+    benchmark: Load,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(sys, "argv", [name, "--help"])
+    with pytest.raises(SystemExit) as ended:
+        benchmark(name).main()
+    assert ended.value.code == 0
+    assert "--images" in (shown := capsys.readouterr().out) or "--bundle" in shown
 
 
 @pytest.mark.skipif(cuda_device() is not None, reason="there is a CUDA device")
-def test_the_gpu_check_asks_for_a_gpu() -> None:
-    answer = _run("gpu_check.py")
+def test_the_gpu_check_asks_for_a_gpu_before_anything_heavy() -> None:
+    answer = subprocess.run(
+        [sys.executable, "-X", "importtime", BENCHMARKS / "gpu_check.py"],
+        capture_output=True,
+        text=True,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+    )
     assert answer.returncode == 2
     assert "needs a CUDA device" in answer.stderr
     assert answer.stdout == ""
+    assert "| torch\n" not in answer.stderr
 
 
 def _student(name: str, size: int) -> Student:
@@ -83,9 +85,9 @@ def _likeness(student: Student, pixels: np.ndarray) -> float:
     ("name", "size"), [("test_vit", 160), ("test_resnet", 64), ("test_convnext", 64)]
 )
 def test_lively_weights_tell_images_apart(
-    name: str, size: int, photographs: Path, benchmark: "type[_Modules]"
+    name: str, size: int, photographs: Path, benchmark: Load
 ) -> None:
-    lively = benchmark.load("lively").lively
+    lively = benchmark("lively").lively
     pixels = _pixels(photographs, size)
     student = _student(name, size)
     with torch.inference_mode():
@@ -101,43 +103,62 @@ def test_lively_weights_tell_images_apart(
 
 
 def test_lively_norms_have_channels_that_stand_out(
-    photographs: Path, benchmark: "type[_Modules]"
+    photographs: Path, benchmark: Load
 ) -> None:
     pixels = _pixels(photographs, 64)
-    student = benchmark.load("lively").lively(_student("test_resnet", 64), pixels, 0)
+    student = benchmark("lively").lively(_student("test_resnet", 64), pixels, 0)
     norm = student.backbone.model.layer1[0].bn1
     assert norm.weight.max() > 3 * norm.weight.median()
     assert norm.bias.abs().max() > 0.1
     assert not torch.allclose(norm.running_mean, torch.zeros_like(norm.running_mean))
 
 
-def test_a_family_becomes_a_row_and_is_not_made_twice(tmp_path: Path) -> None:
-    arguments = ("--model", "test_vit", "160", "--runs", str(tmp_path))
-    answer = _run("families.py", *arguments)
-    assert answer.returncode == 0, answer.stderr
-    (row,) = (line for line in answer.stdout.splitlines() if line.startswith("| test_vit"))
-    assert row.count(" | ") == 10
+@pytest.fixture
+def families(
+    benchmark: Load,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> Callable[[str, str], str]:
+    """Make the row of one model, whose process imports this worktree; return the page."""
+    paths = [str(ROOT), os.environ.get("PYTHONPATH", "")]
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(filter(None, paths)))
+
+    def page(model: str, size: str) -> str:
+        arguments = ["--model", model, size, "--runs", str(tmp_path / "runs")]
+        monkeypatch.setattr(sys, "argv", ["families.py", *arguments])
+        benchmark("families").main()
+        return capsys.readouterr().out
+
+    return page
+
+
+def test_a_family_becomes_a_row_and_is_not_made_twice(
+    families: Callable[[str, str], str], tmp_path: Path
+) -> None:
+    first = families("test_vit", "160")
+    (row,) = (line for line in first.splitlines() if line.startswith("| test_vit"))
     assert "ok 1.000000" in row.split(" | ")[5]
     assert not list(tmp_path.rglob("*.onnx"))
-    kept = tmp_path / "test_vit-160" / "row.json"
+    kept = tmp_path / "runs" / "test_vit-160" / "row.json"
     when = kept.stat().st_mtime_ns
-    assert row in _run("families.py", *arguments).stdout
+    assert row in families("test_vit", "160")
     assert kept.stat().st_mtime_ns == when
 
 
-def test_a_family_that_cannot_be_built_is_a_row_with_its_reason(tmp_path: Path) -> None:
-    answer = _run("families.py", "--model", "test_vit", "100", "--runs", str(tmp_path))
-    assert answer.returncode == 0, answer.stderr
-    assert answer.stdout.count("does not take images of 100 x 100 pixels") == 6
-
-
-def test_rounds_alternate_and_measure_every_runner(
-    exported: Path, benchmark: "type[_Modules]"
+def test_a_family_that_cannot_be_built_is_a_row_with_its_reason(
+    families: Callable[[str, str], str],
 ) -> None:
+    page = families("test_vit", "100")
+    assert page.count("does not take images of 100 x 100 pixels") == 6
+    assert "Of 1 models pass: fp32 0" in page
+
+
+def test_rounds_alternate_and_measure_every_runner(exported: Path, benchmark: Load) -> None:
     bundle = Bundle.open(exported)
     runner = OnnxRunner(bundle.file("onnx/model.onnx"), provider="cpu")
     pixels = bundle.arrays("held_out.safetensors")["familiar"][:4]
-    times = benchmark.load("timing").interleaved(
+    times = benchmark("timing").interleaved(
         {"one": runner, "other": runner}, pixels, rounds=3, seconds=0.01
     )
     assert {name: len(values) for name, values in times.items()} == {"one": 3, "other": 3}
@@ -145,10 +166,10 @@ def test_rounds_alternate_and_measure_every_runner(
 
 
 def test_the_gpu_check_reports_what_ran_and_what_did_not(
-    exported: Path, tmp_path: Path, benchmark: "type[_Modules]"
+    exported: Path, tmp_path: Path, benchmark: Load
 ) -> None:
     """The steps themselves, with CPU runners in the place of a GPU's."""
-    steps = benchmark.load("gpu_steps")
+    steps = benchmark("gpu_steps")
     device = CudaDevice(name="none, in a test", architecture="sm00")
     check = steps.GpuCheck(device, Bundle.open(exported), tmp_path)
 
@@ -156,10 +177,10 @@ def test_the_gpu_check_reports_what_ran_and_what_did_not(
         return OnnxRunner(tmp_path / "missing.onnx", provider="cpu")
 
     def float16() -> OnnxRunner:
-        return OnnxRunner(check.file("fp16"), provider="cpu")
+        return OnnxRunner(tmp_path / "model.fp16.onnx", provider="cpu")
 
     makers = {
-        steps.EAGER: ("fp32", lambda: steps.TorchRunner(check.graph)),
+        steps.EAGER: ("fp32", lambda: TorchRunner(check.deployed.graph)),
         "in float16": ("fp16", float16),
         "float16 said to be float32": ("fp32", float16),
         "missing": ("fp32", broken),
