@@ -18,7 +18,7 @@ no CUDA device, so nothing was checked.
 Without `--bundle` a small one is distilled on the spot, from handwritten digits and a
 packaged teacher. A machine that has nothing but this working tree and a torch of its own
 (a lent one) needs besides: timm, onnx, onnxscript, onnxruntime-gpu, cuda-bindings,
-jaxtyping, matplotlib, pydantic, rich, filelock and safetensors, those that it lacks as
+jaxtyping, pydantic, rich, filelock and safetensors, those that it lacks as
 wheels (`pip install --no-deps --target DIR WHEELS`), and a bundle that was made
 elsewhere (`isogon quickstart`), since distilling wants more:
 
