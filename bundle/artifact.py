@@ -47,10 +47,9 @@ def tensors_name(artifact: str) -> str:
 
 
 def artifact_names(bundle: Bundle) -> tuple[str, ...]:
-    """Return every ONNX file and engine of a bundle, vouched for or not."""
-    return tuple(
-        name for name in bundle.manifest.files if name.endswith((".onnx", ".engine"))
-    )
+    """Return every ONNX file and engine of a bundle, vouched for or not, float32 first."""
+    found = (name for name in bundle.manifest.files if name.endswith((".onnx", ".engine")))
+    return tuple(sorted(found, key=lambda name: (name != ONNX, name)))
 
 
 def parity_name(artifact: str) -> str:

@@ -17,6 +17,7 @@ def answers(model: "StandaloneModel", found: "Sequence[Answer | Unread]") -> Non
     from bundle.standalone import Answer
 
     table = titled(model.name, "image", "OOD score", "p", "", "embedding")
+    table.columns[0].overflow = "fold"  # a name is read to its end
     for one in found:
         if not isinstance(one, Answer):
             continue

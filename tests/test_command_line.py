@@ -341,8 +341,8 @@ def test_run_names_what_it_cannot_read_and_answers_the_rest(
 ) -> None:
     broken = tmp_path / "broken.png"
     broken.write_bytes(b"no image")
-    image = photographs / "coffee.jpg"
-    found = isogon("run", standalone_file, image, broken, cwd=tmp_path)
+    shutil.copy(photographs / "coffee.jpg", tmp_path)
+    found = isogon("run", standalone_file, "coffee.jpg", broken.name, cwd=tmp_path)
     assert found.returncode == 1
     assert "coffee.jpg" in found.stdout
     assert "broken.png" in found.stderr
