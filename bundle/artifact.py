@@ -88,6 +88,11 @@ def vouched_artifact(bundle: Bundle, name: str = ONNX) -> Artifact:
     """
     if name in bundle and name.endswith(".engine"):
         EngineStamp.from_name(name).require_match(Machine.here())
+    if name in bundle and name.endswith(".engine") and parity_name(name) not in bundle:
+        raise UnvouchedArtifactError(
+            f"{bundle.path}: nothing vouches for {name} yet, it was only built. Run "
+            f"`isogon verify --vouch {bundle.path}` on this machine."
+        )
     if name not in bundle or parity_name(name) not in bundle:
         raise UnvouchedArtifactError(
             f"{bundle.path} has no {name} with a parity report. "

@@ -38,7 +38,8 @@ def answers(model: "StandaloneModel", found: "Sequence[Answer | Unread]") -> Non
         f"function {model.fingerprint[:12]}…"
     )
     table.caption_justify = "left"
-    out.print(table)
+    if table.rows:
+        out.print(table)
     for one in found:
         if not isinstance(one, Answer):
             note(f"{one.name} {one.reason}")
