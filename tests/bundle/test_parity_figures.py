@@ -36,7 +36,7 @@ def test_what_is_not_finite_breaks_bounds_and_warns_of_nothing(broken: float) ->
     embeddings, scores = EMBEDDINGS.copy(), SCORES.copy()
     embeddings[3], scores[3] = broken, broken
     failures = compared(embeddings, scores).failures(TOLERANCES["int8"])
-    assert len(failures) >= 7
+    assert len(failures) >= 5
 
 
 def test_neighbours_agree_as_a_naive_loop_says() -> None:
