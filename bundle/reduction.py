@@ -54,7 +54,7 @@ def reduction_in_force(bundle: Bundle, folder: str) -> Reduction | None:
     if REDUCTION not in bundle:
         return None
     for name in (REDUCTION, REDUCED):  # an export does not verify its own older files
-        fault = bundle.fault(name)
+        fault = bundle.fault(name) if name in bundle else None
         if fault is not None:
             raise DamagedFileError(
                 f"{bundle.path}: {name} {fault}. Reduce the bank again with `isogon "

@@ -58,7 +58,13 @@ def diverge(
         found = divergence_of(opened, artifact, progress, bound=bound)
         draw(found, drawn)
     if as_json:
-        console.as_json(found.model_dump(mode="json"))
+        first = found.first and found.first.name
+        told = {
+            "first": first,
+            "only_when_fused": found.only_when_fused,
+            "told": str(found),
+        }
+        console.as_json(told | found.model_dump(mode="json"))
     else:
         console.divergence(found, drawn)
     if found.first is not None or found.only_when_fused:

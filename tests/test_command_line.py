@@ -383,7 +383,9 @@ def test_what_is_rejected_is_kept_and_its_first_diverging_layer_named(
         *("diverge", bundle_path, rejected, "--bound", 1e-6, "--json"), cwd=folder
     )
     assert named.returncode == 1
-    assert json.loads(named.stdout)["nodes"][0]["module"] is not None
+    document = json.loads(named.stdout)
+    assert document["nodes"][0]["module"] is not None
+    assert document["first"] in [node["name"] for node in document["nodes"]]
     again = isogon("export", bundle_path, "--fp16", cwd=folder)
     assert again.returncode == 0
     assert not rejected.exists()

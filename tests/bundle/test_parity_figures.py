@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from bundle import Figures, Outputs, Tolerance, figures
+from bundle import TOLERANCES, Figures, Outputs, Tolerance, figures
 from bundle.blocks import BLOCK
 from bundle.parity import rank_correlation
 
@@ -29,6 +29,14 @@ def test_each_bound_is_named_when_it_breaks() -> None:
     broken = "\n".join(swapped.failures(Tolerance()))
     for name in Figures.model_fields:
         assert name in broken or name in ("images", "max_norm_error")
+
+
+@pytest.mark.parametrize("broken", [np.inf, np.nan, 1e30])
+def test_what_is_not_finite_breaks_bounds_and_warns_of_nothing(broken: float) -> None:
+    embeddings, scores = EMBEDDINGS.copy(), SCORES.copy()
+    embeddings[3], scores[3] = broken, broken
+    failures = compared(embeddings, scores).failures(TOLERANCES["int8"])
+    assert len(failures) >= 5
 
 
 def test_neighbours_agree_as_a_naive_loop_says() -> None:
