@@ -11,7 +11,7 @@ quickstart: $(INSTALLED)
 	$(BIN)/isogon quickstart
 
 test: check
-	$(BIN)/python -m pytest -m "not slow"
+	$(BIN)/python -m pytest -m "not slow" --numprocesses 2
 
 slow: $(INSTALLED)
 	$(BIN)/python -m pytest -m slow

@@ -118,7 +118,9 @@ class Images(ABC):
                 f"{summary}\nAt most {limit:.3g} of {self.where} may be left out. Mend or "
                 f"remove them and run again."
             )
-        progress.console.print(f"{summary}\nThey are left out.", markup=False)
+        progress.console.print(
+            f"{summary}\nThey are left out.", markup=False, soft_wrap=True
+        )
         return np.array([i for i, name in enumerate(self.names) if name not in faults])
 
     def _faults(self) -> Iterator[str | None]:

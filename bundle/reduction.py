@@ -5,7 +5,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from bundle.detectors import Detector, DetectorSpec
-from bundle.errors import BundleError
+from bundle.errors import BundleError, DamagedFileError
 from bundle.store import Bundle
 
 REDUCTION = "onnx/reduction.json"
@@ -46,9 +46,20 @@ class Reduction(BaseModel):
 
 
 def reduction_in_force(bundle: Bundle, folder: str) -> Reduction | None:
-    """Return the reduction of the bank of the detector in `folder`, if there is one."""
+    """Return the reduction of the bank of the detector in `folder`, if there is one.
+
+    Raises:
+        DamagedFileError: what was kept of it is not what the manifest promises.
+    """
     if REDUCTION not in bundle:
         return None
+    for name in (REDUCTION, REDUCED):  # an export does not verify its own older files
+        fault = bundle.fault(name)
+        if fault is not None:
+            raise DamagedFileError(
+                f"{bundle.path}: {name} {fault}. Reduce the bank again with `isogon "
+                f"export {bundle.path} --bank N`; an N beyond its size keeps all of it."
+            )
     reduction = bundle.record(REDUCTION, Reduction)
     statistics = bundle.manifest.files[f"{folder}/reference.safetensors"].sha256
     return reduction if reduction.statistics == statistics else None

@@ -177,6 +177,8 @@ def save_answers(path: Path, answers: Sequence[Answer], fingerprint: str) -> Non
     """
     if not answers:
         raise UsageError(f"No image could be read, so {path} was not written.")
+    if path.is_dir():
+        raise UsageError(f"{path} is a directory; expected --output as a file's name.")
     pending = path.with_name(f".{path.name}.pending")
     try:
         with pending.open("wb") as file:

@@ -134,6 +134,11 @@ class Bundle:
     def __contains__(self, name: str) -> bool:
         return name in self.manifest.files
 
+    def fault(self, name: str) -> str | None:
+        """Return what is wrong now with a file of the bundle, or None."""
+        entry = self.manifest.files.get(name)
+        return "is missing" if entry is None else fault_of(self.path / name, entry)
+
     def file(self, name: str) -> Path:
         """Return the path of a file in the manifest.
 
@@ -182,10 +187,7 @@ class Bundle:
 
     def _damaged(self) -> dict[str, str]:
         """Return what is wrong, by file."""
-        faults = {
-            name: fault_of(self.path / name, entry)
-            for name, entry in self.manifest.files.items()
-        }
+        faults = {name: self.fault(name) for name in self.manifest.files}
         return {name: fault for name, fault in faults.items() if fault is not None}
 
 

@@ -1,16 +1,13 @@
 """`isogon calibrate`: the detector of the place where the model runs."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 
 import console
 from commands.exporting import print_exported
 from commands.options import AsJson, BundlePath
-
-if TYPE_CHECKING:
-    pass
 
 
 def calibrate(

@@ -22,6 +22,7 @@ def diverge(
     bound: Annotated[
         float | None,
         typer.Option(
+            min=1e-12,
             help="Relative error from which a node counts as diverging. Without it: what "
             "the precision usually shows.",
             show_default=False,
@@ -42,21 +43,19 @@ def diverge(
     Every node's output is compared, along the graph, with that of the student exported
     afresh in float32, on real images. Exit status 1 if a node leaves the bound.
     """
-    from bundle import Bundle
+    from bundle import Bundle, UsageError
 
+    drawn = plot or Path(f"diverge-{artifact.stem}.svg")
+    if drawn.suffix not in (".svg", ".png") or not drawn.absolute().parent.is_dir():
+        raise UsageError(
+            f"Expected --plot as a .svg or .png file in a folder that exists, got {drawn}."
+        )
     opened = Bundle.open(bundle)
     with console.progress() as progress:
         with console.loading(progress):
             from export import divergence_of
             from export.divergence.plot import draw
-        inside = artifact.as_posix() in opened
-        found = divergence_of(
-            opened,
-            artifact.as_posix() if inside else artifact,
-            progress,
-            bound=bound,
-        )
-        drawn = plot or Path(f"diverge-{artifact.stem}.svg")
+        found = divergence_of(opened, artifact, progress, bound=bound)
         draw(found, drawn)
     if as_json:
         console.as_json(found.model_dump(mode="json"))

@@ -1,13 +1,8 @@
 """`isogon inspect`: what a bundle holds."""
 
-from typing import TYPE_CHECKING
-
 import console
 from commands.options import AsJson, BundlePath
 from commands.stored import stored_evaluation
-
-if TYPE_CHECKING:
-    pass
 
 
 def inspect(bundle: BundlePath, as_json: AsJson = False) -> None:

@@ -8,12 +8,12 @@ import typer
 from rich.progress import Progress
 
 import console
+from commands.distillation import distilled
 from commands.stored import stored_evaluation
 
 if TYPE_CHECKING:
     from bundle import Bundle, ParityReport
     from distill import Recipe
-from commands.distillation import distilled
 
 
 def quickstart(

@@ -17,6 +17,7 @@ def answers(model: "StandaloneModel", found: "Sequence[Answer | Unread]") -> Non
     from bundle.standalone import Answer
 
     table = titled(model.name, "image", "OOD score", "p", "", "embedding")
+    table.columns[0].overflow = "fold"  # a name is read to its end
     for one in found:
         if not isinstance(one, Answer):
             continue
@@ -37,7 +38,8 @@ def answers(model: "StandaloneModel", found: "Sequence[Answer | Unread]") -> Non
         f"function {model.fingerprint[:12]}…"
     )
     table.caption_justify = "left"
-    out.print(table)
+    if table.rows:
+        out.print(table)
     for one in found:
         if not isinstance(one, Answer):
             note(f"{one.name} {one.reason}")

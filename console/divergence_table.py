@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 def divergence(found: "Divergence", plot: Path) -> None:
     """Print the nodes around the first that diverges, and what that means."""
     table = titled("Error by depth", "node", "module", "error", "of its inputs")
+    table.columns[1].justify, table.columns[1].overflow = "left", "fold"
     for node in found.around_first():
         style = "bold red" if node == found.first else ""
         add_row(
@@ -25,4 +26,6 @@ def divergence(found: "Divergence", plot: Path) -> None:
             Text(f"{node.input_error:.2e}", style),
         )
     out.print(table)
-    out.print(f"{found}\nThe error by depth is drawn in {plot}.", markup=False)
+    out.print(
+        f"{found}\nThe error by depth is drawn in {plot}.", markup=False, soft_wrap=True
+    )

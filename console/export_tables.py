@@ -29,10 +29,10 @@ def exported(bundle: "Bundle", made: "Exported") -> None:
         out.print(_reduction(made.reduction), soft_wrap=True)
     for one in made.lowered:
         repair = one.repair
-        if repair is None or not repair.keep:
+        if repair is None:
             continue
         told = f"{one.report.artifact}: {repair.reason}"
-        if one.time_cost is not None:
+        if one.report and one.time_cost is not None:
             told += (
                 f" That costs {repair.size_cost - 1:+.1%} in size and "
                 f"{one.time_cost - 1:+.0%} in time for one image."
@@ -43,7 +43,10 @@ def exported(bundle: "Bundle", made: "Exported") -> None:
         if len(repair.harmful) > 8:
             out.print(f"  and {len(repair.harmful) - 8} more")
     for name in made.withdrawn:
-        note(f"{name} was withdrawn: it held another detector. Export it again.")
+        note(
+            f"{name} was withdrawn: it is damaged, or not known to compute the same "
+            f"function, with the same detector. Export it again."
+        )
     for name in made.unvouched:
         note(
             f"{name} was built but could not be run here: nothing vouches for it until "

@@ -76,6 +76,7 @@ def distill(
             "The teacher's embeddings do not cover the test images, so nothing is "
             "compared with it.",
             markup=False,
+            soft_wrap=True,
         )
     log = learnt.log
     evaluation = evaluate(

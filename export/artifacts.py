@@ -1,8 +1,8 @@
 """Export: every artifact asked for is made, gated, and published if it passes."""
 
 import shutil
-from collections.abc import Container, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -12,14 +12,12 @@ from rich.progress import Progress
 from bundle import (
     ONNX,
     Bundle,
-    BundleError,
     Calibration,
     ParityReport,
     ParityRun,
     Precision,
     Reduction,
     StageWriter,
-    artifact_names,
     parity_name,
     parity_run_name,
     tensors_name,
@@ -35,8 +33,9 @@ from export.parity_page import show_parity
 from export.plan import ExportPlan
 from export.reduction import reduce_bank
 from export.rejected import Rejected, forget_rejected, reject
-
-_TIMING_CACHE = Path("~/.cache/isogon/tensorrt-timing.cache")
+from export.samples import quantisation_pixels
+from export.tensorrt import usual_timing_cache
+from export.withdrawal import files_of, withdraw_others
 
 
 @dataclass(kw_only=True, slots=True)
@@ -80,13 +79,13 @@ def export_bundle(
     plan = plan or ExportPlan()
     plan.require_possible()
     with bundle.stage("export") as stage:
-        deployed = Deployed.of(bundle, plan.extra)
-        if "int8" in plan.lower:
-            deployed.samples()  # what is missing is said before any work
-        if plan.bank is not None:
-            reduced = reduce_bank(bundle, plan.bank, progress)
+        if "int8" in plan.lower:  # what is missing is said before any work
+            quantisation_pixels(bundle, plan.extra)
+        # A reduction in force is not read then: it may be damaged, and gives way.
+        reduced = None if plan.bank is None else reduce_bank(bundle, plan.bank, progress)
+        deployed = Deployed.of(bundle, plan.extra, reduced)
+        if reduced is not None:
             reduced.write(stage)
-            deployed = deployed.with_bank(bundle, reduced)
         return add_artifacts(bundle, stage, deployed, plan, progress)
 
 
@@ -98,8 +97,7 @@ def add_artifacts(
     progress: Progress,
 ) -> Exported:
     """Write every artifact of `deployed` and what vouches for it; see `export_bundle`."""
-    staying = _staying(bundle, deployed.fingerprint)
-    withdrawn = _withdraw_others(bundle, stage, staying)
+    withdrawn = withdraw_others(bundle, stage, deployed.fingerprint)
     exported = Exported(reduction=deployed.reduction)
     gate = Gate.of(deployed, plan, progress)
     with _scratch(bundle) as folder:
@@ -119,9 +117,9 @@ def add_artifacts(
             making.engine(precision, stage)
         making.publish(stage)
     write_golden(stage, gate.expected, deployed.images, calibration)
-    here = {report.artifact for report in exported.reports}
+    here = {*(report.artifact for report in exported.reports), *exported.unvouched}
     exported.withdrawn = tuple(name for name in withdrawn if name not in here)
-    show_parity(bundle, stage, exported.reports, withdrawn)
+    show_parity(bundle, stage, exported.reports, {*withdrawn, *exported.unvouched})
     return exported
 
 
@@ -171,10 +169,12 @@ class _Making:
             precision,
             gate=self.gate,
             plan=self.plan,
-            timing_cache=_TIMING_CACHE.expanduser(),
+            timing_cache=usual_timing_cache(),
             progress=self.progress,
         )
         if engine.run is None or engine.report is None:
+            for name in files_of(self.bundle, engine.artifact):
+                stage.withdraw(name)  # what vouched for the engine of that name before
             engine.file.replace(stage.path(engine.artifact))
             self.exported.unvouched.append(engine.artifact)
         else:
@@ -187,6 +187,8 @@ class _Making:
             tensors = file.with_name(tensors_name(file.name))
             if tensors.exists():
                 tensors.replace(stage.path(tensors_name(name)))
+            elif tensors_name(name) in self.bundle:
+                stage.withdraw(tensors_name(name))
             file.replace(stage.path(name))
             stage.write(parity_name(name), report)
             run.save(stage.path(parity_run_name(name)))
@@ -221,33 +223,10 @@ def _float32(deployed: Deployed, file: Path, progress: Progress) -> onnx.ModelPr
     return onnx.load(file)
 
 
-def _staying(bundle: Bundle, fingerprint: str) -> dict[str, ParityReport]:
-    """Return the reports of the artifacts that compute the same function as before."""
-    reports = {}
-    for name in artifact_names(bundle):
-        with suppress(BundleError):  # no report, or one of an earlier version
-            report = bundle.record(parity_name(name), ParityReport)
-            if report.function == fingerprint:
-                reports[name] = report
-    return reports
-
-
-def _withdraw_others(
-    bundle: Bundle, stage: StageWriter, staying: Container[str]
-) -> tuple[str, ...]:
-    """Take the other artifacts out of the bundle, and say which they were."""
-    others = tuple(name for name in artifact_names(bundle) if name not in staying)
-    for name in others:
-        for file in (name, tensors_name(name), parity_name(name), parity_run_name(name)):
-            if file in bundle:
-                stage.withdraw(file)
-    return others
-
-
 @contextmanager
 def _scratch(bundle: Bundle) -> Iterator[Path]:
-    """Yield an empty folder beside the bundle, on the same disk; it is removed after."""
-    folder = bundle.path.with_name(f".{bundle.path.name}.exporting")
+    """Yield an empty folder on the bundle's disk, hence inside it; it is removed after."""
+    folder = bundle.path / ".exporting"
     shutil.rmtree(folder, ignore_errors=True)  # of an export that was killed
     folder.mkdir()
     try:

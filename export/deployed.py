@@ -1,9 +1,10 @@
 """The function to deploy, and the images on which its artifacts prove that they are it."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 
+from backbones import student_from_bundle
 from bundle import (
     Bundle,
     Preprocessing,
@@ -30,27 +31,33 @@ class Deployed:
     reduction: Reduction | None  # of the detector's bank
 
     @classmethod
-    def of(cls, bundle: Bundle, extra: Pixels | None = None) -> "Deployed":
-        """Return the function that the bundle's artifacts compute."""
+    def of(
+        cls,
+        bundle: Bundle,
+        extra: Pixels | None = None,
+        reduced: ReducedBank | None = None,
+    ) -> "Deployed":
+        """Return the function that the bundle's artifacts compute.
+
+        Args:
+            bundle: a distilled bundle.
+            extra: real pixels beside the held-out ones.
+            reduced: takes the place of the bank in force.
+        """
         folder = detector_in_force(bundle)
-        reduction = reduction_in_force(bundle, folder)
+        if reduced is None:
+            graph = graph_from_bundle(bundle)
+            reduction = reduction_in_force(bundle, folder)
+        else:
+            graph = Graph(student_from_bundle(bundle), reduced.detector)
+            reduction = None if reduced.record.whole else reduced.record
         return cls(
-            graph=graph_from_bundle(bundle),
+            graph=graph,
             fingerprint=_fingerprint(bundle, folder, reduction),
             preprocessing=bundle.manifest.preprocessing,
             images=ParityImages.of(bundle, extra),
             samples=partial(quantisation_pixels, bundle, extra),
             reduction=reduction,
-        )
-
-    def with_bank(self, bundle: Bundle, reduced: ReducedBank) -> "Deployed":
-        """Return the function with another bank in its detector."""
-        record = None if reduced.record.whole else reduced.record
-        return replace(
-            self,
-            graph=Graph(self.graph.student, reduced.detector),
-            fingerprint=_fingerprint(bundle, detector_in_force(bundle), record),
-            reduction=record,
         )
 
 

@@ -42,7 +42,7 @@ def built_engine(
     *,
     gate: Gate,
     plan: ExportPlan,
-    timing_cache: Path,
+    timing_cache: Path | None,
     progress: Progress,
 ) -> BuiltEngine:
     """Build the engine of the plan's flavour beside an ONNX file; judge what it computes.
@@ -75,7 +75,7 @@ def vouch_for_engines(bundle: Bundle, progress: Progress) -> None:
     """Let in the engines that were only built and run on this machine, if they pass.
 
     Raises:
-        ParityFailedError: one does not pass; it stays as it was.
+        ParityFailedError: one does not pass; it stays as it was, the others are let in.
     """
     machine = Machine.here()
     waiting = [
@@ -88,7 +88,7 @@ def vouch_for_engines(bundle: Bundle, progress: Progress) -> None:
         return
     deployed = Deployed.of(bundle)
     with bundle.stage("export") as stage:
-        reports = []
+        reports, refused = [], []
         for stamp in runnable:
             runner = TensorRTRunner(bundle.file(stamp.name))
             gate = Gate.of(deployed, ExportPlan(profile=runner.profile), progress)
@@ -96,8 +96,11 @@ def vouch_for_engines(bundle: Bundle, progress: Progress) -> None:
             run = gate.run(runner, file, stamp.name, stamp.precision)
             report = gate.judge(run)
             if not report:
-                raise ParityFailedError(report, "It stays unvouched for, and unused.")
+                refused.append(report)
+                continue
             stage.write(parity_name(stamp.name), report)
             run.save(stage.path(parity_run_name(stamp.name)))
             reports.append(report)
         show_parity(bundle, stage, reports)
+    for report in refused:
+        raise ParityFailedError(report, "It stays unvouched for, and unused.")

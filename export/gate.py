@@ -1,7 +1,7 @@
 """The gate: a file is calibrated, stamped, measured and judged before it may enter."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -38,7 +38,8 @@ class Gate:
     reference: str  # what ran it, and where
     expected: Outputs
     images: ParityImages
-    sizes: tuple[int, ...]  # batch sizes
+    sizes: tuple[int, ...]  # of batches, that the engines' profile allows
+    onnx_sizes: tuple[int, ...]  # of an ONNX file, which answers any
     tolerances: Mapping[Precision, Tolerance]
     fingerprint: str  # of the function that every artifact has to compute
     preprocessing: Preprocessing
@@ -53,6 +54,7 @@ class Gate:
             expected=expected_outputs(reference, deployed.images, progress),
             images=deployed.images,
             sizes=batch_sizes(plan.profile),
+            onnx_sizes=batch_sizes(replace(plan.profile, minimum=1)),
             tolerances=plan.tolerances,
             fingerprint=deployed.fingerprint,
             preprocessing=deployed.preprocessing,
@@ -65,7 +67,7 @@ class Gate:
         """Write the model to `file`, with its own calibration inside, and run it."""
         save_model(model, file)
         familiar = self.images.pixels[: self.images.familiar]
-        outputs = OnnxRunner(file).run_all(familiar, self.sizes[0])
+        outputs = OnnxRunner(file).run_all(familiar, self.onnx_sizes[0])
         calibration = self.images.calibrate(outputs)
         if calibration is not None:  # or it fails at the gate
             metadata = Metadata(
@@ -74,7 +76,7 @@ class Gate:
                 fingerprint=self.fingerprint,
             )
             stamp(file, metadata)
-        return self.run(OnnxRunner(file), file, artifact, precision)
+        return self.run(OnnxRunner(file), file, artifact, precision, self.onnx_sizes)
 
     def run(
         self,

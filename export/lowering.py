@@ -70,7 +70,7 @@ def lowered(
         progress=progress,
     )
     if not repair.keep:
-        return trial.lowered(repair.model)
+        return trial.lowered(repair.model, None if repair else repair)
     unrepaired = folder / f"unrepaired.{precision}.onnx"
     save_model(repair.unrepaired, unrepaired)
     found = trial.lowered(repair.model, repair)

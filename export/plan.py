@@ -8,6 +8,7 @@ from bundle import (
     TOLERANCES,
     BatchProfile,
     Flavour,
+    Machine,
     Precision,
     Tolerance,
     UsageError,
@@ -15,6 +16,7 @@ from bundle import (
 )
 from bundle.runners import Pixels
 from export.onnx import Method
+from export.tensorrt import EngineOptions
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -37,14 +39,31 @@ class ExportPlan:
         return (self.lower or ("fp32",)) if self.engine else ()
 
     def require_possible(self) -> None:
-        """Raise `UsageError` if engines are wanted that could not be proven here."""
-        if self.engine and not self.build_only and cuda_device() is None:
+        """Raise if engines are wanted that cannot be built, or not be proven, here.
+
+        Raises:
+            UsageError: there is no GPU, the flavour is not installed, or `build_only`
+                is asked for without an engine.
+            EngineMismatchError: the engine could be built, but not for this GPU.
+        """
+        if self.engine is None:
+            if self.build_only:
+                raise UsageError(
+                    "--build-only is about engines, and none is asked for. Add "
+                    "`--engine tensorrt-rtx`, or leave it out."
+                )
+            return
+        if not self.build_only and cuda_device() is None:
             raise UsageError(
                 "An engine enters the bundle only once it has answered as the reference "
                 "does, and this process sees no CUDA device to run it on. Export on the "
                 "machine that will serve it. `--build-only` builds engines of "
                 "tensorrt-rtx here; `isogon verify --vouch` then proves them there."
             )
+        for precision in self.engine_precisions:
+            stamp = EngineOptions(flavour=self.engine, precision=precision).stamp()
+            if not self.build_only:
+                stamp.require_match(Machine.here())
 
 
 def tolerances(bounds: Iterable[str]) -> Mapping[Precision, Tolerance]:

@@ -1,5 +1,6 @@
 """What did not pass: kept beside the bundle, never in it, to be looked into."""
 
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,9 +19,14 @@ class Rejected:
     def advice(self) -> str:
         """What to do about it, as commands."""
         run = self.file.with_name(f"{self.file.name}.safetensors")
+        diverge = (
+            f"`isogon diverge {self.bundle} {self.file}` names the first layer that "
+            f"diverges; "
+        )
+        if self.file.suffix == ".engine":  # which shows no tensors
+            diverge = ""
         return (
-            f"It did not enter the bundle and is kept as {self.file}. `isogon diverge "
-            f"{self.bundle} {self.file}` names the first layer that diverges; `isogon "
+            f"It did not enter the bundle and is kept as {self.file}. {diverge}`isogon "
             f"judge {run} --bound NAME=VALUE` judges the same run within other bounds, "
             f"and `isogon export {self.bundle} --bound NAME=VALUE` lets it in under them."
         )
@@ -28,7 +34,10 @@ class Rejected:
 
 def rejected_folder(bundle: Bundle) -> Path:
     """Return the folder beside the bundle where rejected artifacts are kept."""
-    return bundle.path.with_name(f"{bundle.path.name}.rejected")
+    path = bundle.path
+    if path.name in ("", ".."):  # `.` has no name, and what is beside `..` is inside it
+        path = path.resolve()
+    return path.with_name(f"{path.name}.rejected")
 
 
 def reject(bundle: Bundle, file: Path, run: ParityRun, report: ParityReport) -> Rejected:
@@ -38,8 +47,9 @@ def reject(bundle: Bundle, file: Path, run: ParityRun, report: ParityReport) -> 
     name = Path(report.artifact).name
     tensors = file.with_name(tensors_name(file.name))
     if tensors.exists():
-        tensors.replace(folder / tensors.name)
-    kept = file.replace(folder / name)
+        shutil.move(tensors, folder / tensors.name)
+    kept = folder / name
+    shutil.move(file, kept)  # the bundle may be a disk of its own
     run.save(folder / f"{name}.safetensors")
     (folder / f"{name}.json").write_text(report.model_dump_json(indent=2) + "\n")
     return Rejected(bundle=bundle.path, report=report, file=kept)

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from rich.progress import Progress
 
+from backbones import student_from_bundle
 from bundle import (
     REDUCED,
     REDUCTION,
@@ -24,7 +25,7 @@ from export.graph import (
     Graph,
     TorchRunner,
     detector_spec,
-    graph_from_bundle,
+    full_detector,
 )
 from export.parity import HELD_OUT, ParityImages, unfamiliar_pixels
 from export.plan import ExportPlan
@@ -63,7 +64,8 @@ def calibrate(
     preprocessing = bundle.manifest.preprocessing
     bank = folder.pixels(roles.bank, preprocessing, progress)
     familiar = folder.pixels(roles.calibration, preprocessing, progress)
-    before = graph_from_bundle(bundle, TRAINING_DETECTOR)
+    student = student_from_bundle(bundle)
+    before = Graph(student, full_detector(bundle, TRAINING_DETECTOR))
     embeddings = (
         TorchRunner(before)
         .run_all(
@@ -81,7 +83,7 @@ def calibrate(
         samples = bank[spread(len(bank))]
         stage.write_arrays(f"{SITE_DETECTOR}/{SAMPLES}", {"familiar": samples})
         deployed = Deployed(
-            graph=Graph(before.student, detector),
+            graph=Graph(student, detector),
             fingerprint=function_fingerprint(
                 bundle.manifest,
                 detector=stage.sha256(f"{SITE_DETECTOR}/detector.json"),

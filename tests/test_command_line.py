@@ -336,13 +336,31 @@ def test_lower_precisions_are_exported_judged_again_and_run_alone(
     assert np.load(folder / "found.npz")["embeddings"].shape == (12, 32)
 
 
+def test_an_output_that_is_a_folder_is_refused(
+    standalone_file: Path, photographs: Path, tmp_path: Path
+) -> None:
+    image = photographs / "coffee.jpg"
+    found = isogon("run", standalone_file, image, "--output", ".", cwd=tmp_path)
+    assert found.returncode == 2
+    assert "is a directory" in found.stderr
+
+
+def test_a_plot_of_another_kind_is_refused_before_any_work(bundle_path: Path) -> None:
+    found = isogon(
+        *("diverge", bundle_path, "onnx/model.onnx", "--plot", "x.txt"),
+        cwd=bundle_path.parent,
+    )
+    assert found.returncode == 2
+    assert ".svg or .png" in found.stderr
+
+
 def test_run_names_what_it_cannot_read_and_answers_the_rest(
     standalone_file: Path, photographs: Path, tmp_path: Path
 ) -> None:
     broken = tmp_path / "broken.png"
     broken.write_bytes(b"no image")
-    image = photographs / "coffee.jpg"
-    found = isogon("run", standalone_file, image, broken, cwd=tmp_path)
+    shutil.copy(photographs / "coffee.jpg", tmp_path)
+    found = isogon("run", standalone_file, "coffee.jpg", broken.name, cwd=tmp_path)
     assert found.returncode == 1
     assert "coffee.jpg" in found.stdout
     assert "broken.png" in found.stderr

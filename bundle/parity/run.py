@@ -113,7 +113,8 @@ class ParityRun:
             arrays[f"{name}.embeddings"] = np.ascontiguousarray(outputs.embeddings)
             arrays[f"{name}.ood_scores"] = np.ascontiguousarray(outputs.ood_scores)
         metadata = {_KEY: header.model_dump_json()}
-        safetensors.numpy.save_file(arrays, path, metadata=metadata)
+        # `save_file` would make a file that its owner alone may read.
+        path.write_bytes(safetensors.numpy.save(arrays, metadata=metadata))
 
     @classmethod
     def load(cls, path: Path) -> "ParityRun":
@@ -126,7 +127,7 @@ class ParityRun:
             with safe_open(path, framework="numpy") as file:
                 metadata = file.metadata() or {}
                 arrays = {name: file.get_tensor(name) for name in file.keys()}
-        except (OSError, SafetensorError) as error:
+        except (OSError, SafetensorError, TypeError) as error:  # such as bfloat16
             raise _unreadable(path, str(error)) from error
         try:
             header = _Header.model_validate_json(metadata.get(_KEY, ""))

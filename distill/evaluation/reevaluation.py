@@ -118,6 +118,7 @@ def reevaluate(
             "not comparable with it, and an image the student learnt from may be among "
             "them.",
             markup=False,
+            soft_wrap=True,
         )
     drawn = drawn_from(
         data,
@@ -145,7 +146,9 @@ def _teacher(recipe: Recipe, data: Data) -> Teacher:
 def _possible(data: Data, bundle: Bundle, progress: Progress) -> bool:
     reason = why_not(data, bundle.manifest.preprocessing)
     if reason is not None:
-        progress.console.print(f"Corruptions are left out: {reason}.", markup=False)
+        progress.console.print(
+            f"Corruptions are left out: {reason}.", markup=False, soft_wrap=True
+        )
     return reason is None
 
 
@@ -158,7 +161,9 @@ def _before(bundle: Bundle, progress: Progress) -> Evaluation | None:
         fault = f"{EVALUATION} {fault}"
     except BundleError as error:
         fault = str(error)
-    progress.console.print(f"{fault}\nThe log of the training is lost.", markup=False)
+    progress.console.print(
+        f"{fault}\nThe log of the training is lost.", markup=False, soft_wrap=True
+    )
     return None
 
 
@@ -167,5 +172,7 @@ def _parity(bundle: Bundle, progress: Progress) -> tuple[ParityReport, ...]:
     try:
         return parity_reports(bundle)
     except BundleError as error:
-        progress.console.print(f"{error}\nThe report goes without parity.", markup=False)
+        progress.console.print(
+            f"{error}\nThe report goes without parity.", markup=False, soft_wrap=True
+        )
         return ()

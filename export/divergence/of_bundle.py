@@ -92,7 +92,7 @@ def _load(bundle: Bundle, artifact: Path | str) -> onnx.ModelProto:
         )
     path = bundle.file(name) if name in bundle else Path(artifact)
     try:
-        return onnx.load(path)
+        model = onnx.load(path, format="protobuf")
     except FileNotFoundError as error:
         held = ", ".join(n for n in bundle.manifest.files if n.endswith(".onnx"))
         raise UsageError(
@@ -103,3 +103,15 @@ def _load(bundle: Bundle, artifact: Path | str) -> onnx.ModelProto:
         raise UsageError(
             f"{path} is no ONNX file: {error}. Give one that `isogon export` wrote."
         ) from error
+    crop = bundle.manifest.preprocessing
+    expected = {"images": (crop.height, crop.width, 3)}
+    found = {
+        value.name: tuple(axis.dim_value for axis in value.type.tensor_type.shape.dim[1:])
+        for value in model.graph.input
+    }
+    if found != expected:
+        raise UsageError(
+            f"{path} takes {found}, expected the bundle's pixels, {expected}. Give a file "
+            f"that `isogon export` wrote for this bundle."
+        )
+    return model

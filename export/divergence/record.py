@@ -97,6 +97,8 @@ class Divergence(_Record):
                 f"the outputs do ({self.fused_error:.3g}) once ONNX Runtime fuses nodes: "
                 "its optimised kernels differ, not the graph. Run it with another version."
             )
+        if first is None and not jump.added:
+            return f"No node differs at all among {compared}."
         if first is None:
             return (
                 f"No node leaves {self.bound:.3g} among {compared}; the largest error "

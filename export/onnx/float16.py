@@ -98,18 +98,18 @@ def _kept(
     kept = set()
     for node in model.graph.node:
         _, allowed = may_be_float16(node, opset)
-        constants = [a.t for a in node.attribute if a.HasField("t")]
+        held = all(map(_holdable, _constants(node)))
+        if node.op_type == "Constant" and not held:
+            unholdable.update(node.output)
         if (
             node.name in asked
             or (node.output[0] in floats and not allowed[0])
             or outputs.intersection(node.output)
             or unholdable.intersection(node.input)
-            or not all(_holdable(t) for t in constants if t.data_type == TensorProto.FLOAT)
+            or not held
             or _is_float_by_definition(node)
         ):
             kept.add(node.name)
-            if node.op_type == "Constant":
-                unholdable.update(node.output)
     users = defaultdict(list)
     for node in reversed(model.graph.node):
         for name in node.input:
@@ -141,6 +141,16 @@ def _halved(
             made.update(n for n, yes in zip(node.output, outputs, strict=True) if yes)
     weights = {tensor.name for tensor in model.graph.initializer}
     return floats & (made | (weights & wanted) - unwanted)
+
+
+def _constants(node: onnx.NodeProto) -> list[onnx.TensorProto]:
+    """Return the float32 tensors that a node holds as attributes."""
+    tensors = [a.t for a in node.attribute if a.HasField("t")]
+    if node.op_type == "Constant":
+        numbers = [a for a in node.attribute if a.name in ("value_float", "value_floats")]
+        values = (np.float32(helper.get_attribute_value(number)) for number in numbers)
+        tensors += [numpy_helper.from_array(np.asarray(value)) for value in values]
+    return [tensor for tensor in tensors if tensor.data_type == TensorProto.FLOAT]
 
 
 def _is_float_by_definition(node: onnx.NodeProto) -> bool:

@@ -48,9 +48,19 @@ def observe(
     """Run `model` on `pixels` and return the ranges and means of its activations.
 
     `percentile` leaves the 0.005 % of the values at each end out; `entropy` takes the
-    range of least Kullback-Leibler divergence (over 512 bins). What both saw is a
-    histogram, so memory holds the activations of 8 images at a time, however many there
-    are: 0.6 GB for a tf_efficientnet_lite0 at 224 pixels.
+    range of least Kullback-Leibler divergence (of 512 bins). The default is measured, as
+    the cosine to float32 (least, mean) on 128 crops of photographs after 128 others, in
+    ONNX Runtime, on tf_efficientnet_lite0 with ImageNet weights and on a ViT-Tiny with
+    random ones, both at 128 pixels:
+
+                          lite0             ViT-Tiny
+        percentile 99.9   0.9753  0.9939    0.9950  0.9986
+        percentile 99.99  0.9812  0.9961    0.9983  0.9995
+        percentile 99.999 0.9781  0.9958    0.9984  0.9995
+        entropy           0.8447  0.9538    0.9971  0.9994
+
+    Histograms are kept, not values, so memory holds the activations of 8 images at a
+    time, however many there are: 1 GB for tf_efficientnet_lite0 at 224 pixels.
     """
     shown = progress or Progress(disable=True)
     batches = [pixels[start : start + _BATCH] for start in range(0, len(pixels), _BATCH)]

@@ -2,3 +2,4 @@
 
 from export.tensorrt.builder import build_engine as build_engine
 from export.tensorrt.options import EngineOptions as EngineOptions
+from export.tensorrt.timing_cache import usual_timing_cache as usual_timing_cache

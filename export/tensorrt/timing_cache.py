@@ -1,8 +1,17 @@
 """Kernel timings of earlier builds, kept in a file."""
 
 import os
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
+
+
+def usual_timing_cache() -> Path | None:
+    """Return where timings are kept for this user; None for one without a home."""
+    try:
+        return Path.home() / ".cache" / "isogon" / "tensorrt-timing.cache"
+    except RuntimeError:
+        return None
 
 
 def load_timing_cache(config: Any, path: Path) -> None:
@@ -18,11 +27,15 @@ def load_timing_cache(config: Any, path: Path) -> None:
 
 
 def save_timing_cache(config: Any, path: Path) -> None:
-    """Leave the build's timings in `path`, in one step: another build may be reading."""
+    """Leave the build's timings in `path`, in one step: another build may be reading.
+
+    Where nothing can be written they are lost; the engine is not.
+    """
     cache = config.get_timing_cache()
     if cache is None:
         return
-    path.parent.mkdir(parents=True, exist_ok=True)
     pending = path.with_name(f".{path.name}.{os.getpid()}.pending")
-    pending.write_bytes(bytes(cache.serialize()))
-    pending.replace(path)
+    with suppress(OSError):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        pending.write_bytes(bytes(cache.serialize()))
+        pending.replace(path)

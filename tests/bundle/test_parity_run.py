@@ -148,6 +148,9 @@ def test_a_run_that_compared_nothing_is_false() -> None:
 def test_a_saved_run_comes_back_whole_and_is_judged_alike(tmp_path: Path) -> None:
     run = replace(HONEST, answers={**HONEST.answers, 2: moved(EXPECTED, 0.01)})
     run.save(tmp_path / "run.safetensors")
+    (tmp_path / "any").touch()
+    modes = {path.stat().st_mode for path in tmp_path.iterdir()}
+    assert len(modes) == 1  # read by whoever serves the bundle, not by its owner alone
     again = ParityRun.load(tmp_path / "run.safetensors")
     assert again.claim == run.claim
     assert (again.candidate, again.familiar, again.alpha) == ("onnxruntime", 30, 0.1)
@@ -231,7 +234,9 @@ def test_a_missing_file_and_other_bytes_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "run.safetensors"
     with pytest.raises(BundleError, match="Expected a saved parity run"):
         ParityRun.load(path)
-    for content in (b"", b"nope", b"{}" * 400):
+    header = b'{"a":{"dtype":"BF16","shape":[1],"data_offsets":[0,2]}}'
+    half = len(header).to_bytes(8, "little") + header + b"\0\0"  # which NumPy has not
+    for content in (b"", b"nope", b"{}" * 400, half):
         path.write_bytes(content)
         with pytest.raises(BundleError, match="Export the bundle again"):
             ParityRun.load(path)

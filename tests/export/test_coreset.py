@@ -16,13 +16,21 @@ from bundle import (
     REDUCTION,
     Bundle,
     BundleError,
+    DamagedFileError,
     DetectorSpec,
     Reduction,
     UsageError,
     reduction_in_force,
 )
 from bundle.detectors import Detector, Knn, NnGuide
-from export import TorchRunner, calibrate, export_bundle, graph_from_bundle, verify
+from export import (
+    ExportPlan,
+    TorchRunner,
+    calibrate,
+    export_bundle,
+    graph_from_bundle,
+    verify,
+)
 from export.graph import bank_of, banked, with_bank_of
 from export.graph.coreset import centres
 from export.parity import ParityImages
@@ -232,6 +240,20 @@ def test_the_whole_bank_ends_a_reduction(bundle: Bundle, progress: Progress) -> 
     assert len(graph_from_bundle(bundle).score.bank) == record.bank
     assert REDUCTION not in bundle
     assert REDUCED not in Bundle.open(bundle.path)
+
+
+def test_a_damaged_reduction_is_no_reference_and_is_made_again(
+    bundle: Bundle, progress: Progress
+) -> None:
+    reduced(bundle, 20, progress)
+    assert export_bundle(bundle, progress)
+    path = bundle.file(REDUCED)
+    path.write_bytes(path.read_bytes()[:-4] + b"\0\0\0\0")
+    again = Bundle.open(bundle.path, rewriting=["export"])
+    with pytest.raises(DamagedFileError, match="--bank"):
+        export_bundle(again, progress)
+    assert export_bundle(again, progress, ExportPlan(bank=20))
+    assert verify(Bundle.open(bundle.path), progress)
 
 
 def test_a_reduction_ends_with_the_detector_it_was_made_from(

@@ -223,6 +223,13 @@ def test_a_bundles_artifact_is_compared_with_a_fresh_export(
         divergence_of(bundle, "engines/sm90-trt11.4-fp16.engine", progress)
     with pytest.raises(UsageError, match=r"Artifacts in the bundle: onnx/model\.onnx"):
         divergence_of(bundle, "onnx/model.fp16.onnx", progress)
+    with pytest.raises(UsageError, match="is no ONNX file"):
+        divergence_of(bundle, "evaluation.json", progress)
+    other = onnx.load(bundle.file("onnx/model.onnx"))
+    other.graph.input[0].type.tensor_type.shape.dim[1].dim_value = 48
+    onnx.save(other, tmp_path / "other.onnx")
+    with pytest.raises(UsageError, match=r"48, 32, 3\).* expected the bundle's pixels"):
+        divergence_of(bundle, tmp_path / "other.onnx", progress)
     (tmp_path / "no.onnx").write_bytes(b"no protobuf")
     with pytest.raises(UsageError, match="is no ONNX file"):
         divergence_of(bundle, tmp_path / "no.onnx", progress)

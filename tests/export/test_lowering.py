@@ -1,22 +1,45 @@
 """Float16 and int8 through the whole export: gated, repaired, or rejected."""
 
+from pathlib import Path
+
+import numpy as np
 import onnx
 import pytest
 from rich.progress import Progress
 
-from bundle import Bundle, EngineStamp, Machine, onnx_name, parity_reports, vouched_artifact
+from bundle import (
+    ONNX,
+    BatchProfile,
+    Bundle,
+    EngineStamp,
+    Machine,
+    ParityReport,
+    UnvouchedArtifactError,
+    UsageError,
+    onnx_name,
+    parity_name,
+    parity_reports,
+    vouched_artifact,
+)
 from export import ExportPlan, export_bundle, tolerances, verify
+from export.tensorrt import EngineOptions
 
-STEM, NEXT = "backbone.model.conv1.1", "backbone.model.conv1.3"
+STEM = "backbone.model."
+WAITING = "engines/sm90-trt11.4-fp32.engine"  # built, and not yet run
 
 
 @pytest.fixture
 def overflowing(bundle: Bundle) -> Bundle:
-    """The same function, whose stem passes on numbers that float16 cannot hold."""
+    """The same function; within its stem are numbers that float16 cannot hold.
+
+    Each norm takes what is `taken` times as large as before, and gives `given` times.
+    """
     arrays = bundle.arrays("model.safetensors")
-    for name in (f"{STEM}.weight", f"{STEM}.bias"):
-        arrays[name] = arrays[name] * 1e5
-    arrays[f"{NEXT}.weight"] = arrays[f"{NEXT}.weight"] / 1e5
+    for norm, taken, given in (("conv1.1", 1, 1e6), ("conv1.4", 1e6, 1e3), ("bn1", 1e3, 1)):
+        arrays[f"{STEM}{norm}.running_mean"] *= np.float32(taken)
+        arrays[f"{STEM}{norm}.running_var"] *= np.float32(taken**2)
+        arrays[f"{STEM}{norm}.weight"] *= np.float32(given)
+        arrays[f"{STEM}{norm}.bias"] *= np.float32(given)
     with bundle.stage("distill") as stage:
         stage.write_arrays("model.safetensors", arrays)
     return Bundle.open(bundle.path)
@@ -82,6 +105,74 @@ def test_artifacts_of_the_same_function_stay(bundle: Bundle, progress: Progress)
     vouched_artifact(Bundle.open(bundle.path), onnx_name("fp16"))
 
 
+@pytest.mark.parametrize("damaged", [onnx_name("fp16"), "parity/model.fp16.onnx.json"])
+def test_what_is_damaged_is_withdrawn_unless_it_is_made_again(
+    bundle: Bundle, progress: Progress, damaged: str
+) -> None:
+    assert export_bundle(bundle, progress, ExportPlan(lower=("fp16",)))
+    (bundle.path / damaged).unlink()
+    again = Bundle.open(bundle.path, rewriting=["export"])
+    assert export_bundle(again, progress).withdrawn == (onnx_name("fp16"),)
+    mended = Bundle.open(bundle.path)
+    assert not [name for name in mended.manifest.files if "fp16" in name]
+    vouched_artifact(mended)
+
+
+def test_onnx_is_compared_at_batches_that_no_engine_takes(
+    bundle: Bundle, progress: Progress
+) -> None:
+    plan = ExportPlan(profile=BatchProfile.parse("4:8:16"))
+    (report,) = export_bundle(bundle, progress, plan).reports
+    assert report.batch_sizes == (1, 2, 7, 8, 16)
+
+
+def test_an_engine_that_waits_stays_with_the_function_it_was_built_for(
+    bundle: Bundle, progress: Progress
+) -> None:
+    with bundle.stage("export") as stage:
+        stage.write(WAITING, b"an engine")
+    assert export_bundle(bundle, progress).withdrawn == ()
+    assert WAITING in Bundle.open(bundle.path)
+    assert export_bundle(bundle, progress, ExportPlan(bank=20)).withdrawn == (WAITING,)
+    assert WAITING not in Bundle.open(bundle.path)
+
+
+def test_an_engine_on_its_gpu_that_nothing_vouches_for_is_told_the_command(
+    bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with bundle.stage("export") as stage:
+        stage.write(WAITING, b"an engine")
+    machine = Machine(gpu="sm90", versions={"trt": "11.4"})
+    monkeypatch.setattr("bundle.engines.Machine.here", lambda: machine)
+    with pytest.raises(UnvouchedArtifactError, match="isogon verify --vouch"):
+        vouched_artifact(bundle, WAITING)
+
+
+def test_a_bundle_is_exported_from_inside_it(
+    bundle: Bundle, progress: Progress, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(bundle.path)
+    here = Bundle.open(Path())
+    plan = ExportPlan(
+        lower=("fp16",), repair=False, tolerances=tolerances(["fp16.min_cosine=1.5"])
+    )
+    (rejected,) = export_bundle(here, progress, plan).rejected
+    folder = bundle.path.with_name(f"{bundle.path.name}.rejected")
+    assert rejected.file == folder / "model.fp16.onnx"
+    assert not (bundle.path / ".exporting").exists()
+
+
+def test_building_only_what_is_no_engine_is_refused() -> None:
+    with pytest.raises(UsageError, match="--build-only"):
+        ExportPlan(build_only=True).require_possible()
+
+
+@pytest.mark.skipif(Machine.here().gpu is not None, reason="an engine can be built here")
+def test_an_engine_that_cannot_be_built_is_refused_before_any_work() -> None:
+    with pytest.raises(UsageError, match="tensorrt"):
+        ExportPlan(engine="tensorrt", build_only=True).require_possible()
+
+
 def test_bounds_are_set_for_one_precision_or_for_all() -> None:
     changed = tolerances(["int8.min_cosine=0.5", "determinism=0.25"])
     assert changed["int8"].min_cosine == 0.5
@@ -94,8 +185,14 @@ def test_an_engine_that_cannot_run_here_is_built_and_vouched_for_by_nobody(
     bundle: Bundle, progress: Progress
 ) -> None:
     plan = ExportPlan(engine="tensorrt-rtx", lower=("fp16",), build_only=True)
+    name = EngineOptions(flavour="tensorrt-rtx", precision="fp16").stamp().name
+    with bundle.stage("export") as stage:
+        stage.write(name, b"an older engine")
+        stage.write(parity_name(name), bundle.record(parity_name(ONNX), ParityReport))
     exported = export_bundle(bundle, progress, plan)
-    (name,) = exported.unvouched
+    assert exported.unvouched == [name]
+    assert exported.withdrawn == ()
+    assert parity_name(name) not in Bundle.open(bundle.path)  # it was about other bytes
     stamp = EngineStamp.from_name(name)
     assert (stamp.flavour, stamp.precision) == ("rtx", "fp16")
     again = Bundle.open(bundle.path)

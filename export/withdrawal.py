@@ -1,0 +1,65 @@
+"""What leaves a bundle when an export adds to it: artifacts that no longer belong."""
+
+from bundle import (
+    ONNX,
+    Bundle,
+    BundleError,
+    ParityReport,
+    StageWriter,
+    artifact_names,
+    parity_name,
+    parity_run_name,
+    tensors_name,
+)
+
+
+def withdraw_others(
+    bundle: Bundle, stage: StageWriter, fingerprint: str
+) -> tuple[str, ...]:
+    """Withdraw the artifacts of another function, and damaged ones; return their names.
+
+    An engine that nothing vouches for yet was made beside the float32 file, and stays
+    or goes with it.
+    """
+    computes_it = _is_whole(bundle, ONNX) and _computes(bundle, ONNX, fingerprint)
+    others = tuple(
+        name
+        for name in artifact_names(bundle)
+        if not _is_whole(bundle, name)
+        or not (
+            _computes(bundle, name, fingerprint)
+            if parity_name(name) in bundle
+            else computes_it and name.endswith(".engine")
+        )
+    )
+    for name in others:
+        for file in files_of(bundle, name):
+            stage.withdraw(file)
+    return others
+
+
+def files_of(bundle: Bundle, artifact: str) -> tuple[str, ...]:
+    """Return the names of an artifact and of what belongs to it in the bundle."""
+    files = (
+        artifact,
+        tensors_name(artifact),
+        parity_name(artifact),
+        parity_run_name(artifact),
+    )
+    return tuple(file for file in files if file in bundle)
+
+
+def _is_whole(bundle: Bundle, artifact: str) -> bool:
+    """Whether an artifact is there undamaged: before an export nobody has looked."""
+    return artifact in bundle and not any(
+        bundle.fault(file) for file in files_of(bundle, artifact)
+    )
+
+
+def _computes(bundle: Bundle, artifact: str, fingerprint: str) -> bool:
+    """Whether an artifact's report says that it computes this function."""
+    try:
+        report = bundle.record(parity_name(artifact), ParityReport)
+    except BundleError:  # no report, or one of an earlier version
+        return False
+    return report.function == fingerprint
