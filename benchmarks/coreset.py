@@ -1,6 +1,6 @@
 """What a smaller bank costs in detection: centres of clusters, random vectors, k-centre.
 
-    python benchmarks/coreset.py --data DIR --features FILE > benchmarks/results/coreset.md
+    python benchmarks/coreset.py --data DIR [--features FILE] > results/coreset-cpu.md
 
 DIR is that of `benchmarks/detectors.py`. The bank is Tiny-ImageNet's train, familiar is
 val; features of a pretrained network, unit norm, through the bank's principal components
