@@ -3,7 +3,7 @@
 import numpy as np
 from jaxtyping import Int
 
-SAMPLES = "samples.safetensors"  # `familiar` uint8 [n, h, w, 3]
+SAMPLES = "samples.safetensors"  # `familiar`, `unfamiliar` uint8 [n, h, w, 3]
 SAMPLE_LIMIT = 128
 
 

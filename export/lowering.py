@@ -26,7 +26,7 @@ class Lowered:
     file: Path
     run: ParityRun
     report: ParityReport
-    repair: Repair | None  # None where it passed at once, or was not to be repaired
+    repair: Repair | None  # None where none was needed, or none was to be tried
     time_cost: float | None  # of one image after the repair, over before it
 
 
@@ -69,11 +69,13 @@ def lowered(
         ranked_on[:_RANKED_ON],
         progress=progress,
     )
+    if not repair:
+        return trial.lowered(repair.unrepaired, repair)
     if not repair.keep:
-        return trial.lowered(repair.model, None if repair else repair)
+        return trial.lowered(repair.model)
     unrepaired = folder / f"unrepaired.{precision}.onnx"
     save_model(repair.unrepaired, unrepaired)
-    found = trial.lowered(repair.model, repair)
+    found = trial.lowered(repair.model)
     one = deployed.images.pixels[:1]
     before, after = (latency(OnnxRunner(file), one) for file in (unrepaired, found.file))
     return Lowered(

@@ -1,5 +1,7 @@
 """The pixels on which int8's ranges are chosen; the gate does not use them."""
 
+import numpy as np
+
 from bundle import Bundle, UsageError
 from bundle.runners import Pixels
 from bundle.samples import SAMPLES
@@ -9,6 +11,7 @@ from export.graph import SITE_DETECTOR
 def quantisation_pixels(bundle: Bundle, extra: Pixels | None = None) -> Pixels:
     """Return images that the student learnt from, or the site's where it has its own.
 
+    Behind them come unfamiliar ones, where training had more than parity needs.
     A bundle that is older than its samples gives `extra`, the images named beside it.
 
     Raises:
@@ -16,8 +19,9 @@ def quantisation_pixels(bundle: Bundle, extra: Pixels | None = None) -> Pixels:
     """
     for name in (f"{SITE_DETECTOR}/{SAMPLES}", SAMPLES):
         if name in bundle:
-            pixels: Pixels = bundle.arrays(name)["familiar"]
-            return pixels
+            familiar: Pixels = bundle.arrays(name)["familiar"]
+            unfamiliar = bundle.arrays(SAMPLES).get("unfamiliar", familiar[:0])
+            return np.concatenate([familiar, unfamiliar])
     if extra is not None:
         return extra
     raise UsageError(

@@ -70,15 +70,35 @@ class Data:
     def sample_pixels(
         self, preprocessing: Preprocessing, progress: Progress
     ) -> dict[str, np.ndarray]:
-        """Return some of the bank's pixels, on which int8's ranges are chosen."""
+        """Return the pixels on which int8's ranges are chosen, by role.
+
+        Some of the bank's, and unfamiliar ones that parity does not use: what no range
+        was chosen for is cut off, and with it what tells such an image.
+        """
         chosen = self.bank[spread(len(self.bank))]
-        return {"familiar": self.familiar.pixels(chosen, preprocessing, progress)}
+        arrays = {"familiar": self.familiar.pixels(chosen, preprocessing, progress)}
+        unfamiliar = [
+            each.images.pixels(left, preprocessing, progress)
+            for each in self.unfamiliar.values()
+            if len(left := self._left(each))
+        ]
+        if unfamiliar:
+            arrays["unfamiliar"] = np.concatenate(unfamiliar)
+        return arrays
 
     def _kept(self, unfamiliar: Unfamiliar) -> Indices:
         """Return this set's part of the unfamiliar images in the bundle, spread out."""
+        return self._part(unfamiliar.flaggable)
+
+    def _left(self, unfamiliar: Unfamiliar) -> Indices:
+        """Return as large a part of those that are not kept for parity."""
+        kept = self._kept(unfamiliar)
+        return self._part(np.setdiff1d(unfamiliar.flaggable, kept))
+
+    def _part(self, indices: Indices) -> Indices:
         count = max(1, _UNFAMILIAR_KEPT // len(self.unfamiliar))
-        kept: Indices = unfamiliar.flaggable[spread(len(unfamiliar.flaggable), count)]
-        return kept
+        part: Indices = indices[spread(len(indices), count)]
+        return part
 
 
 def prepare_data(recipe: Recipe, progress: Progress, cache: Path | None = None) -> Data:

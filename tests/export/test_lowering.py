@@ -212,3 +212,16 @@ def test_a_graph_of_more_than_two_gigabytes_keeps_its_weights_beside_it(
     graph = onnx.load(again.file(onnx_name("fp32")), load_external_data=False)
     assert graph.ByteSize() < again.file("onnx/model.onnx.data").stat().st_size
     assert verify(again, progress)
+
+
+def test_a_repair_that_gives_up_is_a_rejection_and_says_why(
+    bundle: Bundle, progress: Progress
+) -> None:
+    plan = ExportPlan(lower=("fp16",), tolerances=tolerances(["fp16.min_cosine=1.5"]))
+    exported = export_bundle(bundle, progress, plan)
+    (made,) = exported.lowered
+    assert made.repair is not None
+    assert "gave up" in made.repair.reason
+    assert [rejected.report for rejected in exported.rejected] == [made.report]
+    kept = onnx.load(exported.rejected[0].file)
+    assert kept.graph == made.repair.unrepaired.graph
