@@ -26,10 +26,16 @@ def conditions(*packages: str) -> str:
         ["git", "describe", "--always", "--dirty"], capture_output=True, text=True
     ).stdout.strip()
     return (
-        f"`python {' '.join(sys.argv)}`, {device}{cpu}, Python "
+        f"`python {' '.join(map(_shown, sys.argv))}`, {device}{cpu}, Python "
         f"{platform.python_version()}, {versions}, commit {commit or 'unknown'}, load "
         f"average at the start {os.getloadavg()[0]:.1f}."
     )
+
+
+def _shown(argument: str) -> str:
+    """Return an argument as it was given, of an absolute path its last part."""
+    path = Path(argument)
+    return path.name if path.is_absolute() else argument
 
 
 def _version(package: str) -> str:
