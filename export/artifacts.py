@@ -27,7 +27,7 @@ from export.engines import built_engine
 from export.gate import Gate
 from export.golden import write_golden
 from export.lowering import Lowered, lowered
-from export.onnx import Target, save_onnx
+from export.onnx import Target, float32_model
 from export.parity import ParityFailedError
 from export.parity_page import show_parity
 from export.plan import ExportPlan
@@ -141,7 +141,8 @@ class _Making:
     def float32(self) -> Calibration:
         """Make the ONNX file that the others come from; return its calibration."""
         file = self.folder / "model.onnx"
-        model = _float32(self.deployed, file, self.progress)
+        graph, preprocessing = self.deployed.graph, self.deployed.preprocessing
+        model = float32_model(graph, preprocessing, self.progress)
         run = self.gate.try_model(model, file, ONNX, "fp32")
         report = self.gate.judge(run)
         self._put(file, run, report)
@@ -214,13 +215,6 @@ class _Making:
         else:
             self.exported.rejected.append(reject(self.bundle, file, run, report))
         return bool(report)
-
-
-def _float32(deployed: Deployed, file: Path, progress: Progress) -> onnx.ModelProto:
-    task = progress.add_task("Exporting to ONNX", total=None)
-    save_onnx(deployed.graph, deployed.preprocessing, file)
-    progress.update(task, total=1, completed=1)
-    return onnx.load(file)
 
 
 @contextmanager

@@ -20,7 +20,7 @@ from bundle import (
 )
 from export.deployed import Deployed
 from export.gate import Gate
-from export.parity import ParityFailedError
+from export.parity import ParityFailedError, batch_sizes
 from export.parity_page import show_parity
 from export.plan import ExportPlan
 from export.tensorrt import EngineOptions, build_engine
@@ -86,14 +86,14 @@ def vouch_for_engines(bundle: Bundle, progress: Progress) -> None:
     runnable = [stamp for stamp in waiting if stamp.matches(machine)]
     if not runnable:
         return
-    deployed = Deployed.of(bundle)
+    gate = Gate.of(Deployed.of(bundle), ExportPlan(), progress)
     with bundle.stage("export") as stage:
         reports, refused = [], []
         for stamp in runnable:
-            runner = TensorRTRunner(bundle.file(stamp.name))
-            gate = Gate.of(deployed, ExportPlan(profile=runner.profile), progress)
             file = bundle.file(stamp.name)
-            run = gate.run(runner, file, stamp.name, stamp.precision)
+            runner = TensorRTRunner(file)
+            sizes = batch_sizes(runner.profile)
+            run = gate.run(runner, file, stamp.name, stamp.precision, sizes)
             report = gate.judge(run)
             if not report:
                 refused.append(report)

@@ -51,7 +51,11 @@ class Gate:
         reference = TorchRunner(deployed.graph)
         return cls(
             reference=reference.name,
-            expected=expected_outputs(reference, deployed.images, progress),
+            expected=reference.run_all(
+                deployed.images.pixels,
+                _REFERENCE_BATCH,
+                partial(progress.track, description="Running the reference"),
+            ),
             images=deployed.images,
             sizes=batch_sizes(plan.profile),
             onnx_sizes=batch_sizes(replace(plan.profile, minimum=1)),
@@ -108,14 +112,3 @@ class Gate:
     def judge(self, run: ParityRun) -> ParityReport:
         """Return the report under the bounds of the run's precision."""
         return run.judge(self.tolerances[run.claim.precision])
-
-
-def expected_outputs(
-    reference: TorchRunner, images: ParityImages, progress: Progress
-) -> Outputs:
-    """Return the reference's answers about every image."""
-    return reference.run_all(
-        images.pixels,
-        _REFERENCE_BATCH,
-        partial(progress.track, description="Running the reference"),
-    )

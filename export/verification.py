@@ -12,7 +12,6 @@ from bundle import (
     BundleError,
     Calibration,
     CheckFailedError,
-    Claim,
     EngineMismatchError,
     ParityReport,
     UnvouchedArtifactError,
@@ -23,9 +22,9 @@ from bundle import (
 )
 from export.deployed import Deployed
 from export.engines import vouch_for_engines
-from export.gate import expected_outputs
-from export.graph import TorchRunner
-from export.parity import ParityFailedError, measure
+from export.gate import Gate
+from export.parity import ParityFailedError
+from export.plan import ExportPlan
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -84,13 +83,13 @@ def verify(bundle: Bundle, progress: Progress, *, vouch: bool = False) -> Verifi
         raise UnvouchedArtifactError(
             f"{bundle.path} has no artifact to verify. Run `isogon export {bundle.path}`."
         )
-    again = _Again(bundle, progress)
+    gate = Gate.of(Deployed.of(bundle), ExportPlan(), progress)
     reports: list[ParityReport] = []
     faults: list[BundleError | CheckFailedError] = []
     skipped: dict[str, str] = {}
     for name in names:
         try:
-            reports.append(again.report(vouched_artifact(bundle, name)))
+            reports.append(_repeated(bundle, vouched_artifact(bundle, name), gate))
         except EngineMismatchError as error:
             skipped[name] = str(error)
         except (BundleError, CheckFailedError) as error:
@@ -98,43 +97,21 @@ def verify(bundle: Bundle, progress: Progress, *, vouch: bool = False) -> Verifi
     return Verified(reports=tuple(reports), faults=tuple(faults), skipped=skipped)
 
 
-class _Again:
-    """The reference's answers, once for all artifacts."""
-
-    def __init__(self, bundle: Bundle, progress: Progress) -> None:
-        self._bundle = bundle
-        self._deployed = Deployed.of(bundle)
-        self._progress = progress
-        reference = TorchRunner(self._deployed.graph)
-        self._reference = reference.name
-        self._expected = expected_outputs(reference, self._deployed.images, progress)
-
-    def report(self, artifact: Artifact) -> ParityReport:
-        """Return what is measured of an artifact now, if it holds."""
-        bundle, claimed = self._bundle, artifact.report
-        runner = open_runner(bundle, artifact)
-        require_golden(bundle, artifact, runner)
-        run = measure(
-            self._expected,
-            runner,
-            self._deployed.images,
-            self._progress,
-            claimed.batch_sizes,
-            claim=Claim(
-                artifact=artifact.name,
-                sha256=artifact.fingerprint,
-                precision=claimed.precision,
-                reference=self._reference,
-                function=self._deployed.fingerprint,
-            ),
+def _repeated(bundle: Bundle, artifact: Artifact, gate: Gate) -> ParityReport:
+    """Return what is measured of an artifact now, if it holds."""
+    claimed = artifact.report
+    runner = open_runner(bundle, artifact)
+    require_golden(bundle, artifact, runner)
+    run = gate.run(
+        runner, artifact.path, artifact.name, claimed.precision, claimed.batch_sizes
+    )
+    report = run.judge(claimed.tolerance)
+    if not report:
+        raise ParityFailedError(
+            report, f"Run `isogon export {bundle.path}` on this machine."
         )
-        report = run.judge(claimed.tolerance)
-        if not report:
-            raise ParityFailedError(
-                report, f"Run `isogon export {bundle.path}` on this machine."
-            )
-        _require_calibration(artifact, report.calibration, bundle)
-        return report
+    _require_calibration(artifact, report.calibration, bundle)
+    return report
 
 
 def _require_calibration(

@@ -3,13 +3,10 @@
 from export.divergence.compare import (
     BOUNDS as BOUNDS,
     first_divergence as first_divergence,
-    precision_of as precision_of,
 )
 from export.divergence.modules import module_divergence as module_divergence
 from export.divergence.of_bundle import (
     divergence_of as divergence_of,
-    few_images as few_images,
-    fresh_export as fresh_export,
 )
 from export.divergence.record import (
     Divergence as Divergence,

@@ -12,7 +12,8 @@ from bundle import CheckFailedError, Precision, UsageError
 from bundle.runners import Pixels
 from export.divergence.record import Divergence, NodeError
 from export.divergence.stored import as_stored
-from export.divergence.tensors import exposing, groups, module_of, open_session, run
+from export.divergence.tensors import exposing, groups, open_session, run
+from export.onnx.reading import module_of, precision_of
 
 BATCH = 2  # images at a time: the least that can mix up a batch
 
@@ -73,16 +74,6 @@ def matched(
     """Return the nodes that have the same name in both graphs, in the reference's order."""
     named = {node.name: node for node in candidate.graph.node if node.name}
     return [(node, named[node.name]) for node in reference.graph.node if node.name in named]
-
-
-def precision_of(model: onnx.ModelProto) -> Precision:
-    """Return the precision of a graph: int8 if it quantises, fp16 if it casts to that."""
-    nodes = model.graph.node
-    if any(node.op_type == "DequantizeLinear" for node in nodes):
-        return "int8"
-    half = onnx.TensorProto.FLOAT16
-    casts = (a.i for node in nodes if node.op_type == "Cast" for a in node.attribute)
-    return "fp16" if half in casts else "fp32"
 
 
 def first_divergence(

@@ -13,8 +13,9 @@ from bundle import CheckFailedError
 from bundle.runners import Pixels
 from export.divergence.compare import BOUNDS, Difference, batches, fused_error, records
 from export.divergence.record import Divergence
-from export.divergence.tensors import exposing, groups, open_session, run, scopes_of
+from export.divergence.tensors import exposing, groups, open_session, run
 from export.graph import Graph
+from export.onnx.reading import scopes_of
 
 Hook = Callable[[nn.Module, object, object], None]
 

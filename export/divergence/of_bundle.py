@@ -1,6 +1,5 @@
 """An artifact beside a fresh float32 export of its bundle."""
 
-import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -13,8 +12,8 @@ from bundle.runners import Pixels
 from export.divergence.compare import first_divergence
 from export.divergence.modules import module_divergence
 from export.divergence.record import Divergence
-from export.graph import Graph, graph_from_bundle
-from export.onnx import save_onnx
+from export.graph import graph_from_bundle
+from export.onnx import float32_model
 from export.parity import HELD_OUT
 
 _IMAGES = 8
@@ -48,9 +47,10 @@ def divergence_of(
     """
     candidate = _load(bundle, artifact)
     graph = graph_from_bundle(bundle)
-    reference = fresh_export(graph, bundle, progress)
+    preprocessing = bundle.manifest.preprocessing
+    reference = float32_model(graph, preprocessing, progress, "Exporting the reference")
     if pixels is None:
-        pixels = few_images(bundle)
+        pixels = _few_images(bundle)
     found = first_divergence(reference, candidate, pixels, bound=bound, progress=progress)
     if found.first is None and not found.only_when_fused:
         beside_torch = module_divergence(graph, reference, pixels, progress=progress)
@@ -59,18 +59,7 @@ def divergence_of(
     return found
 
 
-def fresh_export(graph: Graph, bundle: Bundle, progress: Progress) -> onnx.ModelProto:
-    """Return the float32 ONNX of a bundle's graph, exported here and now."""
-    task = progress.add_task("Exporting the reference", total=None)
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "model.onnx"
-        save_onnx(graph, bundle.manifest.preprocessing, path)
-        model = onnx.load(path)
-    progress.update(task, total=1, completed=1)
-    return model
-
-
-def few_images(bundle: Bundle, count: int = _IMAGES) -> Pixels:
+def _few_images(bundle: Bundle, count: int = _IMAGES) -> Pixels:
     """Return golden images, which lie at both ends of the scores, and held-out ones."""
     held_out = bundle.arrays(HELD_OUT)
     sources = [held_out["familiar"], held_out.get("unfamiliar")]

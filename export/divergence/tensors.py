@@ -1,6 +1,5 @@
 """Intermediate tensors of an ONNX graph, a few at a time so that memory stays bounded."""
 
-import ast
 import math
 from collections.abc import Iterator, Mapping, Sequence
 
@@ -11,8 +10,6 @@ import onnxruntime
 from bundle import UsageError
 from bundle.runners import Pixels
 
-_SCOPES = "pkg.torch.onnx.name_scopes"
-_NO_MODULE = "_empty_nn_module_stack"
 _GROUP_BYTES = 128 * 2**20  # of tensors held at a time, for each of two models
 _UNKNOWN = 2**20  # elements of a tensor whose shape the file does not tell
 
@@ -74,28 +71,6 @@ def run(
 ) -> Tensors:
     """Return the tensors `names` of one batch."""
     return dict(zip(names, session.run(list(names), {"images": pixels}), strict=True))
-
-
-def module_of(node: onnx.NodeProto) -> str:
-    """Return the torch module path of a node, "" where the graph itself computes.
-
-    It is the innermost scope that the exporter wrote. A convolution that took in its
-    batch norm carries the norm's scope; its weight's name says where it stands. (Of other
-    nodes it may not: the exporter keeps one of equal weights, such as norms of ones.)
-    """
-    if node.op_type == "Conv" and node.input[1].endswith(".weight"):
-        return str(node.input[1]).removesuffix(".weight")
-    scopes = scopes_of(node)
-    return scopes[-1] if scopes else ""
-
-
-def scopes_of(node: onnx.NodeProto) -> list[str]:
-    """Return the paths of the torch modules around a node, the innermost last."""
-    for entry in node.metadata_props:
-        if entry.key == _SCOPES:
-            scopes: list[str] = ast.literal_eval(entry.value)
-            return [path for path in scopes[:-1] if not path.startswith(_NO_MODULE)]
-    return []
 
 
 def _elements(value: onnx.ValueInfoProto, batch: int) -> int:

@@ -1,7 +1,11 @@
 """ONNX: the deployed graph as one file, in every precision."""
 
 from export.onnx.float16 import float16_model as float16_model
-from export.onnx.float32 import OPSET as OPSET, save_onnx as save_onnx
+from export.onnx.float32 import (
+    OPSET as OPSET,
+    float32_model as float32_model,
+    save_onnx as save_onnx,
+)
 from export.onnx.int8 import (
     Target as Target,
     int8_model as int8_model,

@@ -3,10 +3,13 @@
 import contextlib
 import io
 import logging
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+import onnx
 import torch
+from rich.progress import Progress
 from torch.export import Dim
 
 from bundle import Preprocessing
@@ -38,6 +41,22 @@ def save_onnx(graph: Graph, preprocessing: Preprocessing, path: Path) -> None:
     assert program is not None  # only without dynamo
     program.model.metadata_props[PREPROCESSING_KEY] = preprocessing.model_dump_json()
     program.save(path)  # one file, unless it is larger than 2 GB
+
+
+def float32_model(
+    graph: Graph,
+    preprocessing: Preprocessing,
+    progress: Progress,
+    description: str = "Exporting to ONNX",
+) -> onnx.ModelProto:
+    """Return `graph` as a model in memory; see `save_onnx`."""
+    task = progress.add_task(description, total=None)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "model.onnx"
+        save_onnx(graph, preprocessing, path)
+        model = onnx.load(path)
+    progress.update(task, total=1, completed=1)
+    return model
 
 
 @contextlib.contextmanager

@@ -1,16 +1,13 @@
 """The ONNX file an engine is built from: is it what it is said to be, and what failed?"""
 
-import ast
 from pathlib import Path
 from typing import Any
 
 import onnx
-from onnx import TensorProto
 
 from bundle import Precision, UsageError
 from bundle.runners import PREPROCESSING_KEY
-
-_SCOPES = "pkg.torch.onnx.name_scopes"
+from export.onnx.reading import module_of, precision_of
 
 
 def read_graph(path: Path) -> onnx.ModelProto:
@@ -41,11 +38,7 @@ def require_precision(model: onnx.ModelProto, precision: Precision, path: Path) 
     Networks are strongly typed: TensorRT computes in the types it finds, so an engine's
     precision is its graph's, and the stamp must not say another.
     """
-    halved = any(
-        tensor.data_type == TensorProto.FLOAT16 for tensor in model.graph.initializer
-    )
-    quantised = any(node.op_type == "QuantizeLinear" for node in model.graph.node)
-    found: Precision = "int8" if quantised else "fp16" if halved else "fp32"
+    found = precision_of(model)
     if found != precision:
         raise UsageError(
             f"{path} computes in {found}, and an engine keeps the types of its graph, so "
@@ -68,17 +61,9 @@ def parser_errors(parser: Any, model: onnx.ModelProto) -> str:
         place = ""
         if error.node_operator():
             place = f"{error.node_operator()} node {error.node_name()!r}"
-            place += _module(nodes.get(error.node_name())) + ": "
+            node = nodes.get(error.node_name())
+            module = "" if node is None else module_of(node)
+            place += f" (torch module {module}): " if module else ": "
         reason = " ".join(error.desc().split())
         lines.append(f"{place}{reason} ({error.code().name})")
     return "; ".join(lines)
-
-
-def _module(node: onnx.NodeProto | None) -> str:
-    """Return " (torch module a.b.c)" where the exporter left a node's origin."""
-    entries = [] if node is None else node.metadata_props
-    for entry in entries:
-        if entry.key == _SCOPES:
-            modules = [name for name in ast.literal_eval(entry.value)[:-1] if name]
-            return f" (torch module {modules[-1]})" if modules else ""
-    return ""

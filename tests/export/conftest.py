@@ -11,9 +11,9 @@ from onnx import numpy_helper
 from backbones import Student, preprocessing_of, timm_model
 from bundle import DetectorSpec
 from bundle.runners import Pixels
-from export.divergence.tensors import module_of
 from export.graph import Graph
 from export.onnx import save_onnx
+from export.onnx.reading import module_of
 
 SIZE = 64
 

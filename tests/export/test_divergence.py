@@ -21,12 +21,12 @@ from export.divergence import (
     divergence_of,
     first_divergence,
     module_divergence,
-    precision_of,
 )
 from export.divergence.plot import draw
-from export.divergence.tensors import groups, module_of, open_session
+from export.divergence.tensors import groups, open_session
 from export.graph import Graph
 from export.onnx import float16_model, observe, quantised
+from export.onnx.reading import module_of, precision_of
 
 FC1 = "student.backbone.model.blocks.3.mlp.fc1"
 

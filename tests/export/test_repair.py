@@ -12,8 +12,8 @@ from rich.progress import Progress
 from bundle import CheckFailedError
 from bundle.runners import Pixels
 from export.divergence import StoredRunner, first_divergence
-from export.divergence.tensors import module_of
 from export.onnx import Target, float16_model, observe, quantised
+from export.onnx.reading import module_of
 from export.repair import repaired, sensitivities
 
 Changed = Callable[
