@@ -14,7 +14,7 @@ from socket import SO_REUSEADDR, SOL_SOCKET, socket
 from typing import NoReturn
 
 from bundle import CheckFailedError, UsageError
-from serving.model import ServedModel
+from serving.models import Models
 from serving.settings import settings_from_environment
 
 _READY_WITHIN = 60.0  # seconds
@@ -29,7 +29,7 @@ def serve(bundle: Path, *, host: str, port: int) -> NoReturn:
     Raises:
         IsogonError: a setting, the bundle or its golden check is not in order.
     """
-    ServedModel.load(settings_from_environment(bundle))
+    Models.load(settings_from_environment(bundle))
     try:
         with socket() as probe:
             probe.setsockopt(SOL_SOCKET, SO_REUSEADDR, 1)

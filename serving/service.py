@@ -5,8 +5,8 @@ import logging
 import bentoml
 
 from bundle import IsogonError
-from serving.model import ServedModel
-from serving.routes import create_app
+from serving.app import create_app
+from serving.models import Models
 from serving.settings import settings_from_environment
 
 _log = logging.getLogger("isogon.serving")
@@ -26,7 +26,7 @@ class Isogon:
 
     def __init__(self) -> None:
         try:
-            app.state.model = ServedModel.load(settings_from_environment())
+            app.state.models = Models.load(settings_from_environment())
         except IsogonError as error:
             _log.error("%s", error)
             raise

@@ -7,8 +7,8 @@ import pytest
 from fastapi.testclient import TestClient
 
 from bundle import GOLDEN, Bundle, CheckFailedError, UsageError
-from serving.model import ServedModel
-from serving.routes import create_app
+from serving.app import create_app
+from serving.models import Models
 from serving.settings import Settings, settings_from_environment
 
 Serve = Callable[..., TestClient]
@@ -18,7 +18,7 @@ Serve = Callable[..., TestClient]
 def serve(exported: Path) -> Iterator[Serve]:
     def with_settings(**settings: object) -> TestClient:
         app = create_app()
-        app.state.model = ServedModel.load(Settings(bundle=exported, **settings))
+        app.state.models = Models.load(Settings(bundle=exported, **settings))
         return TestClient(app, raise_server_exceptions=False)
 
     yield with_settings
@@ -82,7 +82,7 @@ def test_alpha_changes_decisions_and_must_be_kept(
     assert strict["p_value"] == lax["p_value"]
     assert lax["is_ood"] == (lax["p_value"] <= 0.9)
     with pytest.raises(UsageError, match="false-alarm rate of 0"):
-        ServedModel.load(Settings(bundle=exported, alpha=0.001))
+        Models.load(Settings(bundle=exported, alpha=0.001))
 
 
 def test_a_service_that_fails_its_golden_check_does_not_start(bundle: Bundle) -> None:
@@ -91,12 +91,12 @@ def test_a_service_that_fails_its_golden_check_does_not_start(bundle: Bundle) ->
     with bundle.stage("export") as stage:
         stage.write_arrays(GOLDEN, arrays)
     with pytest.raises(CheckFailedError, match="golden images"):
-        ServedModel.load(Settings(bundle=bundle.path))
+        Models.load(Settings(bundle=bundle.path))
 
 
 def test_our_own_failure_is_a_problem_too(serve: Serve, photo: bytes) -> None:
     client = serve()
-    del client.app.state.model
+    del client.app.state.models
     answer = client.post("/v1/embed", files={"images": photo})
     assert answer.status_code == 500
     assert answer.headers["content-type"] == "application/problem+json"

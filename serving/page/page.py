@@ -2,7 +2,12 @@
 
 from html import escape
 
-from serving.schemas import ModelResponse
+from fastapi import APIRouter, Request
+from fastapi.responses import HTMLResponse
+
+from serving.api.cards import card
+from serving.api.schemas import ModelResponse
+from serving.models import Models
 
 _PAGE = """<!doctype html>
 <html lang="en">
@@ -37,8 +42,18 @@ curl {url}v1/model</pre>
 """
 
 
-def page(card: ModelResponse, url: str) -> str:
-    """Return the page; it asks nothing of any other host."""
+router = APIRouter()
+
+
+@router.get("/", include_in_schema=False)
+async def home(request: Request) -> HTMLResponse:
+    """Answer with the page; it asks nothing of any other host."""
+    models: Models = request.app.state.models
+    async with models.use() as pipeline:
+        return HTMLResponse(_page(card(pipeline.model), str(request.base_url)))
+
+
+def _page(card: ModelResponse, url: str) -> str:
     facts = {
         "Student": f"{card.student.architecture}, {card.student.parameters:,} parameters",
         "Teacher": f"{card.teacher.architecture}, {card.teacher.parameters:,} parameters",

@@ -10,8 +10,9 @@ from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from bundle import ImageError, ImageProblem
-from serving.schemas import Problem
+from bundle import ImageProblem
+from serving.api.schemas import Problem
+from serving.batching import RefusedImageError
 
 MEDIA_TYPE = "application/problem+json"
 
@@ -34,11 +35,6 @@ class ProblemError(Exception):
         self.status = status
         self.detail = detail
         self.index = index
-
-    @classmethod
-    def of_image(cls, error: ImageError, index: int) -> "ProblemError":
-        """Return the refusal of one image, named by its place in the request."""
-        return cls(_STATUS[error.problem], f"images[{index}] {error}", index=index)
 
 
 def problem_response(
@@ -64,6 +60,11 @@ def install_handlers(app: FastAPI) -> None:
         # The rest of an oversized body is not read: the connection cannot go on.
         close = error.status == HTTPStatus.REQUEST_ENTITY_TOO_LARGE
         return problem_response(error.status, error.detail, error.index, close)
+
+    @app.exception_handler(RefusedImageError)
+    async def refuse_image(_: Request, error: RefusedImageError) -> Response:
+        status = _STATUS[error.error.problem]
+        return problem_response(status, str(error), error.index)
 
     @app.exception_handler(RequestValidationError)
     async def invalid(_: Request, error: RequestValidationError) -> Response:

@@ -10,8 +10,8 @@ from pydantic import ValidationError
 from starlette.datastructures import FormData, UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 
-from serving.problems import ProblemError
-from serving.schemas import Base64Images
+from serving.api.problems import ProblemError
+from serving.api.schemas import Base64Images
 from serving.settings import Settings
 
 _ACCEPTED = (

@@ -1,0 +1,1 @@
+"""The HTTP interface: what may be asked, how it is refused, how it is answered."""

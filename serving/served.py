@@ -1,0 +1,76 @@
+"""A served model: one vouched artifact, proven on this machine before it answers."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
+
+import numpy as np
+from jaxtyping import UInt8
+
+from bundle import (
+    Artifact,
+    Bundle,
+    Calibration,
+    Manifest,
+    Runner,
+    decode,
+    open_runner,
+    require_golden,
+    vouched_artifact,
+)
+from serving.settings import Settings
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ServedModel:
+    """What every request shares; nothing in it changes."""
+
+    bundle: Bundle
+    artifact: Artifact
+    calibration: Calibration
+    runner: Runner
+    settings: Settings
+
+    @classmethod
+    def load(cls, path: Path, settings: Settings) -> Self:
+        """Open the bundle, check everything, and return the model ready to answer.
+
+        Raises:
+            BundleError: the bundle is damaged, or nothing vouches for its artifact.
+            CheckFailedError: the golden images do not come out as they should.
+            UsageError: `settings.alpha` cannot be promised with this calibration.
+        """
+        bundle = Bundle.open(path)
+        artifact = vouched_artifact(bundle, settings.artifact)
+        runner = open_runner(bundle, artifact, threads=settings.threads)
+        require_golden(bundle, artifact, runner)
+        calibration = artifact.calibration
+        if settings.alpha is not None:
+            scores = np.array(calibration.scores)
+            calibration = Calibration.from_scores(scores, settings.alpha)
+        return cls(
+            bundle=bundle,
+            artifact=artifact,
+            calibration=calibration,
+            runner=runner,
+            settings=settings,
+        )
+
+    @property
+    def name(self) -> str:
+        """What the bundle is called."""
+        return self.manifest.name
+
+    @property
+    def manifest(self) -> Manifest:
+        """The bundle's table of contents."""
+        return self.bundle.manifest
+
+    def pixels(self, data: bytes) -> UInt8[np.ndarray, "h w 3"]:
+        """Return an encoded image as the runner sees it.
+
+        Raises:
+            ImageError: it does not decode, or is past a limit.
+        """
+        image = decode(data, self.settings.image_limits)
+        return self.manifest.preprocessing.pixels(image)
