@@ -51,7 +51,7 @@ def test_every_dependency_is_pinned() -> None:
         for line in (ROOT / "constraints.txt").read_text().splitlines()
     }
     for requirement in wanted:
-        name = re.split(r"[<>=; ]", requirement)[0].lower()
+        name = re.split(r"[<>=;[ ]", requirement)[0].lower()
         if "darwin" not in requirement or "!=" in requirement:
             assert name in pinned, requirement
 
