@@ -7,16 +7,8 @@ import numpy as np
 from jaxtyping import UInt8
 
 from bundle import ImageError, Outputs
+from serving.batching.errors import RefusedImageError
 from serving.served import ServedModel
-
-
-class RefusedImageError(Exception):
-    """One image of a request is refused; no other request is affected."""
-
-    def __init__(self, error: ImageError, index: int) -> None:
-        super().__init__(f"images[{index}] {error}")
-        self.error = error
-        self.index = index
 
 
 class Pipeline:
