@@ -11,7 +11,14 @@ import tomli_w
 from rich.progress import Progress
 
 from backbones import WEIGHTS, Student
-from bundle import Bundle, Manifest, Provenance, StudentCard, TeacherCard
+from bundle import (
+    THUMBNAILS,
+    Bundle,
+    Manifest,
+    Provenance,
+    StudentCard,
+    TeacherCard,
+)
 from bundle.samples import SAMPLES
 from distill.embedding import Embedded
 from distill.evaluation import Evaluation
@@ -74,6 +81,12 @@ def write_bundle(
             "held_out.safetensors", data.held_out_pixels(preprocessing, progress)
         )
         writer.write_arrays(SAMPLES, data.sample_pixels(preprocessing, progress))
+        if recipe.data.thumbnails:
+            limit = recipe.data.thumbnails
+            thumbnails = data.thumbnails(
+                judged.student.bank, limit, preprocessing, progress
+            )
+            writer.write(THUMBNAILS, thumbnails.to_bytes())
     return Bundle.open(output)
 
 
