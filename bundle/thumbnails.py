@@ -76,14 +76,13 @@ class Thumbnails:
     def to_bytes(self) -> bytes:
         """Return the content of the file; `bundle/README.md` specifies it."""
         lengths = [len(image) for image in self.images]
-        arrays = {
+        arrays: dict[str, np.ndarray] = {
             "jpeg": np.frombuffer(b"".join(self.images), dtype=np.uint8),
             "ends": np.cumsum(lengths, dtype=np.int64),
             "embeddings": np.ascontiguousarray(self.embeddings),
         }
         metadata = None if self.labels is None else {_LABELS: json.dumps(self.labels)}
-        content: bytes = safetensors.numpy.save(arrays, metadata=metadata)
-        return content
+        return bytes(safetensors.numpy.save(arrays, metadata=metadata))
 
     @classmethod
     def in_force(cls, bundle: Bundle) -> "Thumbnails | None":

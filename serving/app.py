@@ -4,14 +4,16 @@ from fastapi import FastAPI
 
 from serving.api import cards, embedding
 from serving.api.problems import install_handlers
-from serving.page import page
+from serving.page import page, reference
 
 
 def create_app() -> FastAPI:
     """Return the application; `app.state.models` must be set before it is asked."""
-    app = FastAPI(title="Isogon", version="1")
+    # Its own pages of documentation ask a content delivery network; ours, nobody.
+    app = FastAPI(title="Isogon", version="1", docs_url=None, redoc_url=None)
     install_handlers(app)
     app.include_router(embedding.router)
     app.include_router(cards.router)
     app.include_router(page.router)
+    app.include_router(reference.router)
     return app

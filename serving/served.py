@@ -13,6 +13,7 @@ from bundle import (
     Calibration,
     Manifest,
     Runner,
+    Thumbnails,
     decode,
     open_runner,
     require_golden,
@@ -29,6 +30,7 @@ class ServedModel:
     artifact: Artifact
     calibration: Calibration
     runner: Runner
+    thumbnails: Thumbnails | None  # of reference images, where the bundle ships them
     settings: Settings
 
     @classmethod
@@ -53,6 +55,7 @@ class ServedModel:
             artifact=artifact,
             calibration=calibration,
             runner=runner,
+            thumbnails=Thumbnails.in_force(bundle),
             settings=settings,
         )
 

@@ -23,7 +23,7 @@ from serving.models import Models
 from serving.served import ServedModel
 
 _BINARY = {"type": "string", "format": "binary"}
-_BODY: dict[str, Any] = {
+BODY: dict[str, Any] = {
     "requestBody": {
         "required": True,
         "content": {
@@ -52,7 +52,7 @@ _BODY: dict[str, Any] = {
     }
 }
 _PROBLEM = {"model": Problem, "content": {MEDIA_TYPE: {}}}
-_REFUSALS: dict[int | str, dict[str, Any]] = {
+REFUSALS: dict[int | str, dict[str, Any]] = {
     400: {**_PROBLEM, "description": "an image does not decode"},
     413: {**_PROBLEM, "description": "past a limit on bytes, pixels or images"},
     415: {**_PROBLEM, "description": "a type that is not accepted"},
@@ -62,7 +62,7 @@ _REFUSALS: dict[int | str, dict[str, Any]] = {
 router = APIRouter()
 
 
-@router.post("/v1/embed", responses=_REFUSALS, openapi_extra=_BODY)
+@router.post("/v1/embed", responses=REFUSALS, openapi_extra=BODY)
 async def embed(
     request: Request, encoding: Annotated[Encoding, Query()] = "float"
 ) -> EmbedResponse:
@@ -71,18 +71,20 @@ async def embed(
     results = [
         EmbedResult(embedding=_encoded(embedding, encoding), ood=ood)
         for embedding, ood in zip(
-            outputs.embeddings, _decisions(model, outputs), strict=True
+            outputs.embeddings, decisions(model, outputs), strict=True
         )
     ]
-    return EmbedResponse(model=_name(model), width=model.manifest.width, results=results)
+    return EmbedResponse(
+        model=model_name(model), width=model.manifest.width, results=results
+    )
 
 
-@router.post("/v1/score", responses=_REFUSALS, openapi_extra=_BODY)
+@router.post("/v1/score", responses=REFUSALS, openapi_extra=BODY)
 async def score(request: Request) -> ScoreResponse:
     """Say of each image of the request how unfamiliar it is."""
     model, outputs = await _answer(request)
-    results = [ScoreResult(ood=ood) for ood in _decisions(model, outputs)]
-    return ScoreResponse(model=_name(model), results=results)
+    results = [ScoreResult(ood=ood) for ood in decisions(model, outputs)]
+    return ScoreResponse(model=model_name(model), results=results)
 
 
 async def _answer(request: Request) -> tuple[ServedModel, Outputs]:
@@ -92,7 +94,7 @@ async def _answer(request: Request) -> tuple[ServedModel, Outputs]:
         return pipeline.model, await pipeline.answer(images)
 
 
-def _decisions(model: ServedModel, outputs: Outputs) -> list[Ood]:
+def decisions(model: ServedModel, outputs: Outputs) -> list[Ood]:
     """Return score, p-value and decision of each image."""
     p_values = model.calibration.p_values(outputs.ood_scores)
     return [
@@ -105,7 +107,8 @@ def _decisions(model: ServedModel, outputs: Outputs) -> list[Ood]:
     ]
 
 
-def _name(model: ServedModel) -> ModelName:
+def model_name(model: ServedModel) -> ModelName:
+    """Return which model answered."""
     return ModelName(name=model.name, fingerprint=model.artifact.fingerprint)
 
 
