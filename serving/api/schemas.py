@@ -19,6 +19,14 @@ from bundle import (
 Encoding = Literal["float", "base64"]
 
 _Base64 = Annotated[str, Field(json_schema_extra={"contentEncoding": "base64"})]
+_DataUrl = Annotated[
+    str,
+    Field(
+        json_schema_extra={
+            "pattern": "^data:image/(jpeg|png|webp);base64,[A-Za-z0-9+/]+={0,2}$"
+        }
+    ),
+]
 _Model = Annotated[
     str | None, Field(description="which model answers, by its name; absent: the default")
 ]
@@ -44,7 +52,7 @@ class EmbeddingsRequest(BaseModel):
 
     input: Annotated[
         list[str],
-        BeforeValidator(_listed, json_schema_input_type=str | list[str]),
+        BeforeValidator(_listed, json_schema_input_type=_DataUrl | list[_DataUrl]),
         Field(
             min_length=1,
             description="an image, or several: `data:image/jpeg;base64,…`. Other URLs, "

@@ -61,7 +61,7 @@ def test_base64_on_the_wire_is_float32(url: str, images: list[bytes]) -> None:
         ({"input": ["a photo of a cat"]}, "is text, and this model embeds images"),
         ({"input": "data:image/png,%89PNG"}, "not in base64"),
         ({"input": "data:image/png;base64,!"}, "base64 is malformed"),
-        ({"input": []}, "input: List should have at least 1"),
+        ({"input": []}, "input: Value should have at least 1"),
         ({"input": [1, 2]}, "input.0: Input should be a valid string"),
         ({}, "input: Field required"),
         ({"input": "data:,", "dimensions": 256}, "have 32 numbers"),
