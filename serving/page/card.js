@@ -26,6 +26,7 @@ export function modelCard(model) {
       "Decisions",
       `α = ${short(calibration.alpha)}, calibrated on ${whole(calibration.images)} familiar images`,
     ],
+    ...falseAlarms(calibration.realised),
     ["Artifact", element("code", {}, model.artifact)],
     ["Runs on", model.runner],
     ["Fingerprint", element("code", {}, model.fingerprint)],
@@ -50,10 +51,18 @@ function network(card) {
   ];
 }
 
+function falseAlarms(seen) {
+  if (!seen) return []; // not measured for this detector and alpha
+  const range = `${percent(seen.low)} to ${percent(seen.high)}`;
+  return [
+    [
+      "False alarms",
+      `${percent(seen.rate)} of ${whole(seen.images)} other familiar images (95 %: ${range})`,
+    ],
+  ];
+}
+
 function parity(seen) {
-  const known = Object.keys(FIGURES).filter((name) => typeof seen[name] === "number");
-  const bounds = seen.bounds ?? {};
-  const bounded = known.some((name) => typeof bounds[name] === "number");
   return element(
     "details",
     { class: "parity" },
@@ -83,18 +92,18 @@ function parity(seen) {
         element(
           "thead",
           {},
-          row("th", ["figure", "seen", ...(bounded ? ["bound"] : [])], { scope: "col" }),
+          row("th", ["figure", "seen", "bound"], { scope: "col" }),
         ),
         element(
           "tbody",
           {},
-          known.map((name) =>
+          Object.keys(FIGURES).map((name) =>
             element(
               "tr",
               {},
               element("th", { scope: "row" }, FIGURES[name]),
               element("td", {}, figure(name, seen[name])),
-              bounded ? element("td", {}, bound(name, bounds[name])) : null,
+              element("td", {}, bound(name, seen.bounds[name])),
             ),
           ),
         ),
@@ -108,8 +117,7 @@ const isError = (name) => name.endsWith("_error");
 const down = (value) => (Math.floor(1e6 * value) / 1e6).toFixed(6);
 const percent = (share) => `${Math.floor(1e4 * share) / 100} %`;
 const figure = (name, value) => (isError(name) ? value.toExponential(1) : down(value));
-const bound = (name, value) =>
-  typeof value === "number" ? `${isError(name) ? "≤" : "≥"} ${value}` : "";
+const bound = (name, value) => `${isError(name) ? "≤" : "≥"} ${value}`;
 
 function row(kind, cells, attributes) {
   return element("tr", {}, cells.map((cell) => element(kind, attributes, cell)));

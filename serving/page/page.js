@@ -29,10 +29,8 @@ async function load() {
   find("#name").textContent = model.name;
   document.title = `${model.name} · Isogon`;
   find("#card").replaceChildren(...modelCard(model));
-  if (model.limits) {
-    find("#limits").textContent =
-      `JPEG, PNG or WebP, at most ${bytes(model.limits.image_bytes)} each. Nothing is kept.`;
-  }
+  find("#limits").textContent =
+    `JPEG, PNG or WebP, at most ${bytes(model.limits.image_bytes)} each. Nothing is kept.`;
 }
 
 async function loadModels() {
@@ -112,7 +110,7 @@ async function work() {
 
 /** Ask about one image; return what came of it, and a sentence about it. */
 async function answered(image, shown) {
-  const limit = model?.limits?.image_bytes;
+  const limit = model?.limits.image_bytes;
   if (limit && image.size > limit) {
     const text = `It has ${bytes(image.size)}, more than the ${bytes(limit)} taken here.`;
     return ["refused", shown.refuse(text)];

@@ -4,19 +4,20 @@ They are routes like the others, documented and behind the same API key.
 """
 
 import base64
-from typing import Annotated
+from typing import Annotated, Any
 
 import anyio.to_thread
 import numpy as np
-from fastapi import APIRouter, Query, Request
+from fastapi import APIRouter, Query, Request, Response
 from pydantic import BaseModel, Field
 
-from bundle import Thumbnails
-from serving.api.embedding import BODY, REFUSALS, decisions, model_name
+from serving.api.answers import Answer, as_json
+from serving.api.embedding import BODY, ModelQuery, ask, model_name
+from serving.api.refusals import FINGERPRINT, OF_ANY, OF_IMAGES
 from serving.api.schemas import ModelName, ScoreResult
-from serving.api.uploads import read_images
 from serving.models import Models
 from serving.page.examples import Kind, example_images
+from serving.served import ServedModel
 
 _BINS = 32
 
@@ -76,77 +77,97 @@ class ExamplesResponse(BaseModel):
     examples: list[Example]
 
 
-@router.post("/v1/neighbours", responses=REFUSALS, openapi_extra=BODY)
+@router.post(
+    "/v1/neighbours",
+    summary="Score images and find their neighbours",
+    tags=["images"],
+    response_model=NeighboursResponse,
+    responses={**OF_IMAGES, 200: {"headers": FINGERPRINT}},
+    openapi_extra=BODY,
+)
 async def neighbours(
     request: Request,
-    k: Annotated[int, Query(ge=1, le=50, description="neighbours of each")] = 8,
-) -> NeighboursResponse:
-    """Say of each image how unfamiliar it is, and show its nearest reference images."""
-    models: Models = request.app.state.models
-    async with models.use() as pipeline:
-        model = pipeline.model
-        images = await read_images(request, model.settings)
-        outputs = await pipeline.answer(images)
-    shown = model.thumbnails
-    found = (
-        [[] for _ in images] if shown is None else _nearest(shown, outputs.embeddings, k)
-    )
-    return NeighboursResponse(
-        model=model_name(model),
-        reference_images=0 if shown is None else len(shown),
-        results=[
-            NeighboursResult(ood=ood, neighbours=near)
-            for ood, near in zip(decisions(model, outputs), found, strict=True)
-        ],
+    k: Annotated[int, Query(ge=1, le=50, description="neighbours of each image")] = 8,
+    model: ModelQuery = None,
+) -> Response:
+    """Say of each image how unfamiliar it is, and show its nearest reference images.
+
+    Those are small pictures that the bundle ships: a sample of what the student learnt
+    from, or of the site where it was calibrated.
+    """
+    answer = await ask(request, model)
+    results = [
+        {"ood": ood, "neighbours": near}
+        for ood, near in zip(answer.oods(), _neighbours(answer, k), strict=True)
+    ]
+    shown = answer.thumbnails
+    return as_json(
+        answer,
+        {
+            "model": model_name(answer),
+            "reference_images": 0 if shown is None else len(shown),
+            "results": results,
+        },
     )
 
 
-@router.get("/v1/calibration")
-async def calibration(request: Request) -> CalibrationResponse:
-    """Return the histogram of the calibration's scores, and what is flagged."""
+@router.get(
+    "/v1/calibration",
+    summary="Show the calibration's scores",
+    tags=["models"],
+    responses=OF_ANY,
+)
+async def calibration(request: Request, model: ModelQuery = None) -> CalibrationResponse:
+    """Return the histogram of the calibration's scores, and above what is flagged."""
     models: Models = request.app.state.models
-    async with models.use() as pipeline:
-        model = pipeline.model
-    scores = model.calibration.scores
+    async with models.use(model) as pipeline:
+        served = pipeline.model
+    scores = served.calibration.scores
     counts, edges = np.histogram(scores, bins=_BINS)
     return CalibrationResponse(
-        model=model_name(model),
-        alpha=model.calibration.alpha,
+        model=_name(served),
+        alpha=served.calibration.alpha,
         images=len(scores),
-        threshold=model.calibration.threshold,
+        threshold=served.calibration.threshold,
         edges=edges.tolist(),
         counts=counts.tolist(),
     )
 
 
-@router.get("/v1/examples")
-async def examples(request: Request) -> ExamplesResponse:
-    """Return a few images that the bundle holds out, to try the model on."""
+@router.get("/v1/examples", summary="Get images to try", tags=["models"], responses=OF_ANY)
+async def examples(request: Request, model: ModelQuery = None) -> ExamplesResponse:
+    """Return a few images that the bundle holds out: of its own kind, and of another."""
     models: Models = request.app.state.models
-    async with models.use() as pipeline:
-        model = pipeline.model
-        images = await anyio.to_thread.run_sync(example_images, model.bundle)
+    async with models.use(model) as pipeline:
+        served = pipeline.model
+        images = await anyio.to_thread.run_sync(example_images, served.bundle)
     return ExamplesResponse(
-        model=model_name(model),
+        model=_name(served),
         examples=[Example(kind=kind, image=_data_url(image)) for kind, image in images],
     )
 
 
-def _nearest(
-    thumbnails: Thumbnails, embeddings: np.ndarray, k: int
-) -> list[list[Neighbour]]:
+def _neighbours(answer: Answer, k: int) -> list[list[dict[str, Any]]]:
+    """Return `Neighbour` for each of the nearest of each image."""
+    shown = answer.thumbnails
+    if shown is None:
+        return [[] for _ in answer.scores]
     return [
         [
-            Neighbour(
-                index=place,
-                cosine=cosine,
-                label=None if thumbnails.labels is None else thumbnails.labels[place],
-                image=_data_url(thumbnails.images[place]),
-            )
+            {
+                "index": place,
+                "cosine": round(cosine, 6),
+                "label": None if shown.labels is None else shown.labels[place],
+                "image": _data_url(shown.images[place]),
+            }
             for place, cosine in zip(places.tolist(), cosines.tolist(), strict=True)
         ]
-        for places, cosines in zip(*thumbnails.nearest(embeddings, k), strict=True)
+        for places, cosines in zip(*shown.nearest(answer.embeddings, k), strict=True)
     ]
+
+
+def _name(served: ServedModel) -> ModelName:
+    return ModelName(name=served.name, fingerprint=served.artifact.fingerprint)
 
 
 def _data_url(jpeg: bytes) -> str:

@@ -147,6 +147,8 @@ def test_neighbours_refuse_as_the_other_routes_do(url: str) -> None:
     refused = httpx.post(f"{url}/v1/neighbours", files={"images": b"nope"})
     assert refused.status_code == 400
     assert refused.headers["content-type"] == "application/problem+json"
+    for route in ("calibration", "examples"):
+        assert httpx.get(f"{url}/v1/{route}?model=nobody").status_code == 404
     assert httpx.post(f"{url}/v1/neighbours?k=0", files={"images": b""}).status_code == 422
 
 
@@ -313,6 +315,8 @@ def test_the_card_and_the_routes_can_be_read(watched: Watched, exported: Path) -
         expect(card).to_contain_text(fact)
     card.get_by_text("Parity passed").click()
     expect(card.get_by_role("row", name="mean cosine")).to_contain_text("0.99999")
+    expect(card.get_by_role("row", name="mean cosine")).to_contain_text("≥ 0.999")
+    expect(card).to_contain_text(re.compile("[0-9.]+ % of 36 other familiar images"))
     page.get_by_text("Every route").click()
     expect(page.get_by_role("row", name="POST /v1/neighbours")).to_be_visible()
     expect(page.get_by_role("link", name="OpenAPI document")).to_be_visible()
