@@ -54,6 +54,7 @@ _BODY: dict[str, Any] = {
 _PROBLEM = {"model": Problem, "content": {MEDIA_TYPE: {}}}
 _REFUSALS: dict[int | str, dict[str, Any]] = {
     400: {**_PROBLEM, "description": "an image does not decode"},
+    404: {**_PROBLEM, "description": "no such model"},
     413: {**_PROBLEM, "description": "past a limit on bytes, pixels or images"},
     415: {**_PROBLEM, "description": "a type that is not accepted"},
     422: {**_PROBLEM, "description": "a field is missing, unknown or malformed"},
@@ -64,30 +65,34 @@ router = APIRouter()
 
 @router.post("/v1/embed", responses=_REFUSALS, openapi_extra=_BODY)
 async def embed(
-    request: Request, encoding: Annotated[Encoding, Query()] = "float"
+    request: Request,
+    encoding: Annotated[Encoding, Query()] = "float",
+    model: Annotated[str | None, Query()] = None,
 ) -> EmbedResponse:
     """Embed each image of the request and say how unfamiliar it is."""
-    model, outputs = await _answer(request)
+    served, outputs = await _answer(request, model)
     results = [
         EmbedResult(embedding=_encoded(embedding, encoding), ood=ood)
         for embedding, ood in zip(
-            outputs.embeddings, _decisions(model, outputs), strict=True
+            outputs.embeddings, _decisions(served, outputs), strict=True
         )
     ]
-    return EmbedResponse(model=_name(model), width=model.manifest.width, results=results)
+    return EmbedResponse(model=_name(served), width=served.manifest.width, results=results)
 
 
 @router.post("/v1/score", responses=_REFUSALS, openapi_extra=_BODY)
-async def score(request: Request) -> ScoreResponse:
+async def score(
+    request: Request, model: Annotated[str | None, Query()] = None
+) -> ScoreResponse:
     """Say of each image of the request how unfamiliar it is."""
-    model, outputs = await _answer(request)
-    results = [ScoreResult(ood=ood) for ood in _decisions(model, outputs)]
-    return ScoreResponse(model=_name(model), results=results)
+    served, outputs = await _answer(request, model)
+    results = [ScoreResult(ood=ood) for ood in _decisions(served, outputs)]
+    return ScoreResponse(model=_name(served), results=results)
 
 
-async def _answer(request: Request) -> tuple[ServedModel, Outputs]:
+async def _answer(request: Request, name: str | None) -> tuple[ServedModel, Outputs]:
     models: Models = request.app.state.models
-    async with models.use() as pipeline:
+    async with models.use(name) as pipeline:
         images = await read_images(request, pipeline.model.settings)
         return pipeline.model, await pipeline.answer(images)
 

@@ -13,6 +13,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from bundle import ImageProblem
 from serving.api.schemas import Problem
 from serving.batching import RefusedImageError
+from serving.models import UnknownModelError
 
 MEDIA_TYPE = "application/problem+json"
 
@@ -65,6 +66,10 @@ def install_handlers(app: FastAPI) -> None:
     async def refuse_image(_: Request, error: RefusedImageError) -> Response:
         status = _STATUS[error.error.problem]
         return problem_response(status, str(error), error.index)
+
+    @app.exception_handler(UnknownModelError)
+    async def unknown_model(_: Request, error: UnknownModelError) -> Response:
+        return problem_response(HTTPStatus.NOT_FOUND, str(error))
 
     @app.exception_handler(RequestValidationError)
     async def invalid(_: Request, error: RequestValidationError) -> Response:

@@ -39,6 +39,9 @@ class Pipeline:
             self.model.runner.run, pixels, limiter=self._slots
         )
 
+    async def close(self) -> None:
+        """Finish what was accepted."""
+
     async def _pixels(self, data: bytes, index: int) -> UInt8[np.ndarray, "h w 3"]:
         try:
             return await anyio.to_thread.run_sync(
