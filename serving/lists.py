@@ -42,7 +42,8 @@ def keys_from(value: object) -> tuple[object, ...]:
             not repeat what was given.
     """
     keys = _separated(value)
-    if not keys or not all(re.fullmatch(r"[!-~]+", str(key)) for key in keys):
+    none = isinstance(value, str) and not keys  # set, but empty: open by mistake
+    if none or not all(re.fullmatch(r"[!-~]+", str(key)) for key in keys):
         raise ValueError(
             "expected keys of ASCII letters, digits and signs, without spaces in them, "
             "separated by commas; unset the variable to ask for no key"

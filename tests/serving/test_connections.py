@@ -102,18 +102,19 @@ def test_a_body_that_does_not_arrive_in_time_is_408(service: httpx.Client) -> No
         ("GET", "/schema.json", 404, None),
         ("GET", "/static_content/index.css", 404, None),
         ("POST", "/v1/nothing", 404, None),
-        ("GET", "/v1/embed", 405, "POST"),
-        ("DELETE", "/v1/model", 405, "GET"),
-        ("POST", "/", 405, "GET"),
-        ("POST", "/readyz", 405, "GET, HEAD"),
-        ("PUT", "/v1/models", 405, "GET"),
+        ("GET", "/v1/embed", 405, {"POST"}),
+        ("DELETE", "/v1/model", 405, {"GET"}),
+        ("POST", "/", 405, {"GET"}),
+        ("POST", "/readyz", 405, {"GET", "HEAD"}),
+        ("PUT", "/v1/models", 405, {"GET"}),
     ],
 )
 def test_everything_else_is_a_problem_of_ours(
-    service: httpx.Client, method: str, path: str, status: int, allow: str | None
+    service: httpx.Client, method: str, path: str, status: int, allow: set[str] | None
 ) -> None:
     answer = service.request(method, path)
     assert answer.status_code == status
     assert answer.headers["content-type"] == "application/problem+json"
     assert answer.json()["status"] == status
-    assert answer.headers.get("allow") == allow
+    allowed = answer.headers.get("allow")
+    assert (allowed and set(allowed.split(", "))) == allow

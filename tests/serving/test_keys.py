@@ -57,7 +57,7 @@ def test_who_shows_no_key_is_refused(client: Client, headers: dict[str, str]) ->
     asked = client(api_keys=KEYS)
     for path in ("/v1/model", "/v1/models", "/v1/models/digits", "/nowhere", "/page"):
         assert refused(asked.get(path, headers=headers)), path
-    for path in ("/v1/embed", "/v1/score", "/v1/embeddings", "//livez", "/livez/"):
+    for path in ("/v1/embed", "/v1/score", "/v1/embeddings", "/livez/", "/livez/x"):
         assert refused(asked.post(path, headers=headers, content=b"x")), path
 
 
