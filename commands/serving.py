@@ -9,7 +9,7 @@ def serve(
     bundles: Annotated[
         list[str],
         typer.Argument(
-            metavar="[NAME=]BUNDLE...",
+            metavar="[NAME=]BUNDLE",
             help="Bundles' directories. The first answers where a request names no "
             "`model`. NAME= goes before the bundle's own name.",
         ),
@@ -30,19 +30,28 @@ def serve(
     """Serve embeddings and OOD scores over HTTP (BentoML), until interrupted.
 
     Try `curl -F images=@photo.jpg localhost:3000/v1/embed`. SIGTERM and Ctrl-C finish the
-    requests accepted. Everything else is set by environment variables:
+    requests accepted. Everything else is set by environment variables.
 
-    **What answers**: ISOGON_ARTIFACT, an artifact of the bundles, such as
-    onnx/model.int8.onnx. ISOGON_ALPHA, the false-alarm rate. ISOGON_THREADS of the
-    runtime. ISOGON_WATCH=true is `--watch`.
+    What answers:
 
-    **Who may ask**: ISOGON_API_KEYS, separated by commas; a request shows one as
-    `Authorization: Bearer KEY` or `X-API-Key: KEY`. ISOGON_CORS_ORIGINS, sites whose
-    pages may ask from a browser.
+    - ISOGON_ARTIFACT: which of the bundles' files, such as onnx/model.int8.onnx
+    - ISOGON_ALPHA: the false-alarm rate of `is_ood`, instead of the bundle's
+    - ISOGON_THREADS: of the runtime for one request
+    - ISOGON_WATCH: `true` is `--watch`
 
-    **How much at once**: ISOGON_MAX_IMAGES in a request, ISOGON_MAX_BODY_BYTES and
-    ISOGON_UPLOAD_SECONDS of its body, ISOGON_MAX_IMAGE_BYTES and
-    ISOGON_MAX_IMAGE_PIXELS of one image.
+    Who may ask:
+
+    - ISOGON_API_KEYS: separated by commas; a request shows one as `Authorization: Bearer
+      KEY` or `X-API-Key: KEY`
+    - ISOGON_CORS_ORIGINS: separated by commas; sites whose pages may ask from a browser
+
+    How much one request may bring:
+
+    - ISOGON_MAX_IMAGES: images
+    - ISOGON_MAX_BODY_BYTES: bytes of its body
+    - ISOGON_UPLOAD_SECONDS: for its body to arrive
+    - ISOGON_MAX_IMAGE_BYTES: bytes of one encoded image
+    - ISOGON_MAX_IMAGE_PIXELS: width x height of one image
     """
     from serving import serve as run
 

@@ -5,7 +5,7 @@ from typing import Any
 
 import bentoml.serving
 
-_COULD_NOT_START = 3  # uvicorn's exit status
+COULD_NOT_START = 3  # the exit status, as uvicorn has it
 
 
 def supervise() -> None:
@@ -23,5 +23,5 @@ def supervise() -> None:
 
 
 def _end_if_it_could_not_start(watcher: Any, exit_code: int | None, **_: object) -> None:
-    if exit_code == _COULD_NOT_START:
+    if exit_code == COULD_NOT_START:
         watcher.respawn = False

@@ -1,6 +1,7 @@
 """The BentoML service: `bentoml serve serving.service:Isogon` with ISOGON_BUNDLE set."""
 
 import logging
+import os
 from contextlib import AsyncExitStack
 from typing import Any
 
@@ -9,7 +10,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from bundle import IsogonError
 from serving.app import create_app
-from serving.arbiter import supervise
+from serving.arbiter import COULD_NOT_START, supervise
 from serving.models import Models
 from serving.settings import settings_from_environment
 from serving.watching import kept_current
@@ -47,7 +48,8 @@ class Isogon:
             app.state.models = Models.load(settings_from_environment())
         except IsogonError as error:
             _log.error("%s", error)
-            raise
+            # Nothing is open yet; an exception would bury the message in tracebacks.
+            os._exit(COULD_NOT_START)
 
     @bentoml.on_startup
     async def start(self) -> None:

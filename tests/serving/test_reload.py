@@ -99,11 +99,12 @@ def test_without_watch_a_bundle_is_taken_up_at_sighup_only(
 ) -> None:
     link = tmp_path / "current.isogon"
     link.symlink_to(exported)
-    with isogon_serve(link) as serving:
+    with isogon_serve(exported, f"linked={link}") as serving:
 
-        def served() -> str:
-            found: str = serving.client.get("/v1/model").json()["fingerprint"]
-            return found
+        def served(model: str = "linked") -> str:
+            query = {"model": model}
+            found = serving.client.get("/v1/model", params=query).json()
+            return str(found["fingerprint"])
 
         workers = children(serving.process.pid)
         lead_to(link, another)
@@ -111,6 +112,7 @@ def test_without_watch_a_bundle_is_taken_up_at_sighup_only(
         assert served() == fingerprint(exported)
         serving.process.send_signal(signal.SIGHUP)
         until(lambda: served() == fingerprint(another))
+        assert served("digits") == fingerprint(exported)
         assert children(serving.process.pid) == workers  # the same process goes on
 
 

@@ -68,5 +68,4 @@ def test_a_worker_that_cannot_load_ends_the_service(tmp_path: Path) -> None:
     )
     assert found.returncode != 0
     told = found.stdout + found.stderr
-    assert told.count("found a directory without manifest.json") >= 1
-    assert told.count("Application startup failed") <= 1
+    assert told.count("found a directory without manifest.json") == 1
