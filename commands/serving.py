@@ -36,7 +36,7 @@ def serve(
 
     - ISOGON_ARTIFACT: which of the bundles' files, such as onnx/model.int8.onnx
     - ISOGON_ALPHA: the false-alarm rate of `is_ood`, instead of the bundle's
-    - ISOGON_THREADS: of the runtime for one request
+    - ISOGON_CORES and ISOGON_THREADS: CPU cores to keep busy, and of them for one run
     - ISOGON_WATCH: `true` is `--watch`
 
     Who may ask:
@@ -52,6 +52,11 @@ def serve(
     - ISOGON_UPLOAD_SECONDS: for its body to arrive
     - ISOGON_MAX_IMAGE_BYTES: bytes of one encoded image
     - ISOGON_MAX_IMAGE_PIXELS: width x height of one image
+
+    How long it may wait:
+
+    - ISOGON_QUEUE: images of all requests together that may wait
+    - ISOGON_DEADLINE: seconds from a request's body to its answer
     """
     from serving import serve as run
 

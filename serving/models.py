@@ -2,16 +2,18 @@
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Self
 
 from bundle import IsogonError, UsageError
-from serving.batching import Pipeline
+from serving.batching import Observer, Pipeline
 from serving.lists import Source
 from serving.served import ServedModel
 from serving.settings import Settings
 from serving.stamp import Stamp, stamp
+
+Observing = Callable[[ServedModel], Observer]
 
 _log = logging.getLogger("isogon.serving")
 
@@ -31,15 +33,22 @@ class Models:
     request lets go of it, and is closed then.
     """
 
-    def __init__(self, settings: Settings, places: tuple["_Place", ...]) -> None:
+    def __init__(
+        self, settings: Settings, places: tuple["_Place", ...], observing: Observing
+    ) -> None:
         self.settings = settings
         self._places = places
+        self._observing = observing
         self._reloading = asyncio.Lock()
         self._retiring: set[asyncio.Task[None]] = set()
 
     @classmethod
-    def load(cls, settings: Settings) -> Self:
+    def load(cls, settings: Settings, observing: Observing = lambda _: Observer()) -> Self:
         """Load what `settings` name, ready to answer.
+
+        Args:
+            settings: of the operator.
+            observing: returns who hears of a model's pipeline.
 
         Raises:
             IsogonError: a bundle or its golden check is not in order, or two have the
@@ -50,8 +59,8 @@ class Models:
             found = stamp(source.path)
             model = ServedModel.load(source.path, settings, source.name)
             _require_unused(model.name, source, {p.name: p.source for p in places})
-            places.append(_Place(source, found, Pipeline(model)))
-        return cls(settings, tuple(places))
+            places.append(_Place(source, found, Pipeline(model, observing(model))))
+        return cls(settings, tuple(places), observing)
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -116,7 +125,7 @@ class Models:
         model = await asyncio.to_thread(load, source.path, self.settings, source.name)
         others = {other.name: other.source for other in self._places if other is not place}
         _require_unused(model.name, source, others)
-        return await asyncio.to_thread(Pipeline, model)
+        return await asyncio.to_thread(Pipeline, model, self._observing(model))
 
     def _held(self, name: str) -> "_Held":
         for place in self._places:
