@@ -4,6 +4,7 @@ from fastapi import FastAPI
 
 from serving.api import cards, embedding
 from serving.api.problems import install_handlers
+from serving.observability import install_observability
 from serving.page import page
 
 
@@ -14,4 +15,5 @@ def create_app() -> FastAPI:
     app.include_router(embedding.router)
     app.include_router(cards.router)
     app.include_router(page.router)
+    install_observability(app)  # last: it watches all of the above
     return app

@@ -1,10 +1,10 @@
 """The models behind one service, and which of them answers."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Self
 
-from serving.batching import Pipeline
+from serving.batching import Observer, Pipeline
 from serving.served import ServedModel
 from serving.settings import Settings
 
@@ -16,13 +16,22 @@ class Models:
         self._pipeline = pipeline
 
     @classmethod
-    def load(cls, settings: Settings) -> Self:
+    def load(
+        cls,
+        settings: Settings,
+        observer: Callable[[ServedModel], Observer] = lambda _: Observer(),
+    ) -> Self:
         """Load what `settings` name, ready to answer.
+
+        Args:
+            settings: of the operator.
+            observer: returns who hears of a model's pipeline.
 
         Raises:
             IsogonError: a bundle or its golden check is not in order.
         """
-        return cls(Pipeline(ServedModel.load(settings.bundle, settings)))
+        model = ServedModel.load(settings.bundle, settings)
+        return cls(Pipeline(model, observer(model)))
 
     @asynccontextmanager
     async def use(self) -> AsyncIterator[Pipeline]:

@@ -15,6 +15,7 @@ from typing import NoReturn
 
 from bundle import CheckFailedError, UsageError
 from serving.models import Models
+from serving.observability import traces_are_asked_for
 from serving.settings import settings_from_environment
 
 _READY_WITHIN = 60.0  # seconds
@@ -30,6 +31,7 @@ def serve(bundle: Path, *, host: str, port: int) -> NoReturn:
         IsogonError: a setting, the bundle or its golden check is not in order.
     """
     Models.load(settings_from_environment(bundle))
+    traces_are_asked_for()
     try:
         with socket() as probe:
             probe.setsockopt(SOL_SOCKET, SO_REUSEADDR, 1)
@@ -90,7 +92,6 @@ def _command(host: str, port: int) -> list[str]:
 def _environment(bundle: Path) -> dict[str, str]:
     return {
         "BENTOML_DO_NOT_TRACK": "True",
-        "OTEL_SDK_DISABLED": "true",
         **os.environ,
         "ISOGON_BUNDLE": str(bundle.resolve()),
     }

@@ -1,11 +1,15 @@
 """What an operator may set, each by an environment variable `ISOGON_<NAME>`."""
 
 from pathlib import Path
+from typing import Literal
 
 from pydantic import Field, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from bundle import ONNX, ImageLimits, UsageError
+
+LogFormat = Literal["json", "text"]
+LogLevel = Literal["debug", "info", "warning", "error"]
 
 
 class Settings(BaseSettings):
@@ -32,6 +36,19 @@ class Settings(BaseSettings):
     )
     max_image_pixels: int = Field(
         default=ImageLimits().pixels, ge=1, description="width x height of one image"
+    )
+
+    drift_window: int = Field(
+        default=1000, ge=10, description="images that the drift test looks back upon"
+    )
+    drift_run_length: float = Field(
+        default=1e6, ge=1e3, description="familiar images until it alarms, on average"
+    )
+    log_format: LogFormat = Field(
+        default="json", description="of the log on stderr: json, or text for people"
+    )
+    log_level: LogLevel = Field(
+        default="info", description="from which on: debug, info, warning, error"
     )
 
     @property

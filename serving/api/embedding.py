@@ -89,7 +89,10 @@ async def _answer(request: Request) -> tuple[ServedModel, Outputs]:
     models: Models = request.app.state.models
     async with models.use() as pipeline:
         images = await read_images(request, pipeline.model.settings)
-        return pipeline.model, await pipeline.answer(images)
+        model, outputs = pipeline.model, await pipeline.answer(images)
+        flagged = model.calibration.is_ood(outputs.ood_scores)
+        request.app.state.observations.seen(model, outputs.ood_scores, flagged)
+        return model, outputs
 
 
 def _decisions(model: ServedModel, outputs: Outputs) -> list[Ood]:

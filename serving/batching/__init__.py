@@ -7,5 +7,8 @@ from serving.batching.errors import (
     RefusedImageError as RefusedImageError,
     RunError as RunError,
 )
-from serving.batching.observer import Observer as Observer
+from serving.batching.observer import (
+    Observer as Observer,
+    Trail as Trail,
+)
 from serving.batching.pipeline import Pipeline as Pipeline

@@ -1,5 +1,22 @@
 """Who hears of what happens to images on their way."""
 
+from abc import ABC, abstractmethod
+
+
+class Trail(ABC):
+    """Hears of the steps of one request's images, with their times, for its trace."""
+
+    @abstractmethod
+    def step(self, name: str, start: float, end: float, images: int) -> None:
+        """Hear of a step: queue, decode, batch or run.
+
+        Args:
+            name: of the step.
+            start: when, by `time.perf_counter`.
+            end: likewise.
+            images: of the request that took it together.
+        """
+
 
 class Observer:
     """Hears of every step and does nothing; a subclass counts what it cares for.
@@ -7,6 +24,10 @@ class Observer:
     The methods are called from several threads at once and in the way of requests:
     they must be safe, quick, and raise nothing.
     """
+
+    def trail(self) -> Trail | None:
+        """Return who traces the request that the caller serves; mostly nobody."""
+        return None
 
     def depth(self, images: int) -> None:
         """Hear how many images are now admitted and do not yet run."""
