@@ -19,9 +19,11 @@ def serve(
     Try `curl -F images=@photo.jpg localhost:3000/v1/embed`. Environment variables
     set what answers (ISOGON_ARTIFACT, such as onnx/model.int8.onnx) and the limits:
     ISOGON_ALPHA, ISOGON_MAX_IMAGES, ISOGON_MAX_IMAGE_BYTES, ISOGON_MAX_IMAGE_PIXELS,
-    ISOGON_MAX_BODY_BYTES, ISOGON_THREADS; what is
-    observed: ISOGON_DRIFT_WINDOW, ISOGON_DRIFT_RUN_LENGTH, ISOGON_LOG_FORMAT,
-    ISOGON_LOG_LEVEL, and OpenTelemetry's own for traces.
+    ISOGON_MAX_BODY_BYTES, ISOGON_QUEUE (images that may wait), ISOGON_DEADLINE
+    (seconds for a request). ISOGON_CORES and ISOGON_THREADS divide the CPU: cores to
+    keep busy, and of them for one run. What is observed: ISOGON_DRIFT_WINDOW,
+    ISOGON_DRIFT_RUN_LENGTH, ISOGON_LOG_FORMAT, ISOGON_LOG_LEVEL, and OpenTelemetry's
+    own variables for traces.
     """
     from serving import serve as run
 

@@ -7,6 +7,7 @@ from serving.batching.errors import (
     RefusedImageError as RefusedImageError,
     RunError as RunError,
 )
+from serving.batching.measurement import BatchPlan as BatchPlan
 from serving.batching.observer import (
     Observer as Observer,
     Trail as Trail,

@@ -30,7 +30,10 @@ class Observer:
         return None
 
     def depth(self, images: int) -> None:
-        """Hear how many images are now admitted and do not yet run."""
+        """Hear how many images are now admitted and do not yet run.
+
+        One call at a time and in the order of events, unlike the others.
+        """
 
     def queued(self, seconds: float) -> None:
         """Hear how long an image waited, from its admission to its decoding."""
