@@ -57,6 +57,12 @@ def serve(
 
     - ISOGON_QUEUE: images of all requests together that may wait
     - ISOGON_DEADLINE: seconds from a request's body to its answer
+
+    What is observed, besides what OpenTelemetry's own variables say of traces:
+
+    - ISOGON_LOG_FORMAT and ISOGON_LOG_LEVEL: `json` or `text`; `debug` to `error`
+    - ISOGON_DRIFT_WINDOW: images that the drift test looks back upon
+    - ISOGON_DRIFT_RUN_LENGTH: familiar images until it alarms, on average
     """
     from serving import serve as run
 

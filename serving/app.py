@@ -6,6 +6,7 @@ from serving import health
 from serving.api import cards, embedding, listing
 from serving.api.problems import install_handlers
 from serving.limits import CrossOrigin, RequireKey, UploadTime
+from serving.observability import install_observability
 from serving.page import page
 
 
@@ -23,4 +24,5 @@ def create_app() -> FastAPI:
     app.include_router(listing.router)
     app.include_router(health.router)
     app.include_router(page.router)
+    install_observability(app)  # last: it watches all of the above
     return app

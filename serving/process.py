@@ -16,6 +16,7 @@ from typing import NoReturn
 from bundle import CheckFailedError, UsageError
 from serving.lists import Source, sources_from
 from serving.models import check
+from serving.observability import traces_are_asked_for
 from serving.settings import settings_from_environment
 
 _READY_WITHIN = 60.0  # seconds
@@ -41,6 +42,7 @@ def serve(bundles: Sequence[str], *, host: str, port: int, watch: bool = False) 
     """
     settings = settings_from_environment(bundles)
     check(settings)
+    traces_are_asked_for()
     try:
         with socket() as probe:
             probe.setsockopt(SOL_SOCKET, SO_REUSEADDR, 1)
@@ -133,7 +135,6 @@ def _environment(sources: Sequence[Source], added: Mapping[str, str]) -> dict[st
     places = (Source(name=source.name, path=source.path.absolute()) for source in sources)
     return {
         "BENTOML_DO_NOT_TRACK": "True",
-        "OTEL_SDK_DISABLED": "true",
         **os.environ,
         **added,
         "ISOGON_BUNDLE": os.pathsep.join(map(str, places)),

@@ -12,6 +12,7 @@ from bundle import IsogonError
 from serving.app import create_app
 from serving.arbiter import COULD_NOT_START, supervise
 from serving.models import Models
+from serving.observability import start_observability, stop_observability
 from serving.settings import settings_from_environment
 from serving.watching import kept_current
 
@@ -45,7 +46,9 @@ class Isogon:
 
     def __init__(self) -> None:
         try:
-            app.state.models = Models.load(settings_from_environment())
+            settings = settings_from_environment()
+            start_observability(app, settings, bentoml.server_context.worker_index)
+            app.state.models = Models.load(settings, app.state.observations.observer)
         except IsogonError as error:
             _log.error("%s", error)
             # Nothing is open yet; an exception would bury the message in tracebacks.
@@ -55,6 +58,7 @@ class Isogon:
     async def start(self) -> None:
         """Keep the models current from now on."""
         self._open = AsyncExitStack()
+        self._open.callback(stop_observability, app)
         self._open.push_async_callback(app.state.models.close)
         await self._open.enter_async_context(kept_current(app.state.models))
 

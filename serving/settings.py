@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import (
     BeforeValidator,
@@ -17,6 +17,8 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 from bundle import ONNX, ImageLimits, UsageError
 from serving.lists import Origin, Source, keys_from, origins_from, sources_from
 
+LogFormat = Literal["json", "text"]
+LogLevel = Literal["debug", "info", "warning", "error"]
 LONGEST_DEADLINE = 540.0  # seconds
 
 
@@ -65,6 +67,18 @@ class Settings(BaseSettings):
     )
     cors_origins: Annotated[tuple[Origin, ...], NoDecode, BeforeValidator(origins_from)] = (
         Field(default=(), description="whose pages in a browser may ask; none: no other")
+    )
+    drift_window: int = Field(
+        default=1000, ge=10, description="images that the drift test looks back upon"
+    )
+    drift_run_length: float = Field(
+        default=1e6, ge=1e3, description="familiar images until it alarms, on average"
+    )
+    log_format: LogFormat = Field(
+        default="json", description="of the log on stderr: json, or text for people"
+    )
+    log_level: LogLevel = Field(
+        default="info", description="from which on: debug, info, warning, error"
     )
 
     @field_validator("queue")

@@ -99,7 +99,10 @@ async def _answer(request: Request, name: str | None) -> tuple[ServedModel, Outp
     async with models.use(name) as pipeline:
         images = await read_images(request, pipeline.model.settings)
         async with while_connected(request):
-            return pipeline.model, await pipeline.answer(images)
+            model, outputs = pipeline.model, await pipeline.answer(images)
+        flagged = model.calibration.is_ood(outputs.ood_scores)
+        request.app.state.observations.seen(model, outputs.ood_scores, flagged)
+        return model, outputs
 
 
 def _decisions(model: ServedModel, outputs: Outputs) -> list[Ood]:
