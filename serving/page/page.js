@@ -15,7 +15,11 @@ const KINDS = {
 
 const find = (selector) => document.querySelector(selector);
 const chosen = new URLSearchParams(location.search).get("model");
-const about = (path) => (chosen ? `${path}?model=${encodeURIComponent(chosen)}` : path);
+/** The path of a route about the model that was chosen. */
+function about(path, query = {}) {
+  const asked = new URLSearchParams(chosen ? { ...query, model: chosen } : query);
+  return asked.size ? `${path}?${asked}` : path;
+}
 
 const queue = [];
 const entries = [];
@@ -119,8 +123,7 @@ async function answered(image, shown) {
   try {
     const body = new FormData();
     body.append("images", image, image.name);
-    if (chosen) body.append("model", chosen);
-    const answer = await ask(`v1/neighbours?k=${SHOWN}`, {
+    const answer = await ask(about("v1/neighbours", { k: SHOWN }), {
       body,
       waiting: (seconds) => shown.note(`The service is busy; asking again in ${seconds} s …`),
     });
