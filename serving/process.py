@@ -30,8 +30,8 @@ def serve(bundle: Path, *, host: str, port: int) -> NoReturn:
     Raises:
         IsogonError: a setting, the bundle or its golden check is not in order.
     """
+    traces_are_asked_for()  # raises where they are and cannot be sent
     Models.load(settings_from_environment(bundle))
-    traces_are_asked_for()
     try:
         with socket() as probe:
             probe.setsockopt(SOL_SOCKET, SO_REUSEADDR, 1)
