@@ -19,6 +19,7 @@ from serving.batching import (
     QueueFullError,
     RefusedImageError,
 )
+from serving.models import UnknownModelError
 
 MEDIA_TYPE = "application/problem+json"
 
@@ -71,6 +72,10 @@ def install_handlers(app: FastAPI) -> None:
     async def refuse_image(_: Request, error: RefusedImageError) -> Response:
         status = _STATUS[error.error.problem]
         return problem_response(status, str(error), error.index)
+
+    @app.exception_handler(UnknownModelError)
+    async def unknown_model(_: Request, error: UnknownModelError) -> Response:
+        return problem_response(HTTPStatus.NOT_FOUND, str(error))
 
     @app.exception_handler(QueueFullError)
     async def refuse_for_now(_: Request, error: QueueFullError) -> Response:
