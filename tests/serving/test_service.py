@@ -334,6 +334,7 @@ def test_the_model_is_described(service: httpx.Client, exported: Path) -> None:
 def test_health_metrics_and_the_page(service: httpx.Client) -> None:
     assert service.get("/livez").status_code == 200
     assert service.get("/readyz").status_code == 200
+    assert "isogon_http_requests_total{" in service.get("/metrics").text
     page = service.get("/")
     assert page.headers["content-type"].startswith("text/html")
     assert "curl -F images=@photo.jpg" in page.text
