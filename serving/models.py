@@ -1,6 +1,6 @@
 """The models behind one service, and which of them answers."""
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Self
 
@@ -10,13 +10,11 @@ from serving.settings import Settings
 
 
 class UnknownModelError(Exception):
-    """A model is asked for that is not served here."""
+    """A request names a model that is not served."""
 
-    def __init__(self, name: str | None, served: Sequence[str]) -> None:
-        super().__init__(
-            f"No model {name!r:.80} is served here, but {', '.join(served)}. Name one of "
-            f"them, or none for the default."
-        )
+    def __init__(self, name: str, names: tuple[str, ...]) -> None:
+        served = ", ".join(map(repr, names))
+        super().__init__(f"There is no model {name!r} here. Ask for one of {served}.")
 
 
 class Models:
@@ -42,6 +40,6 @@ class Models:
             UnknownModelError: no model of that name is served.
         """
         served = self._pipeline.model.name
-        if name not in (None, served):
-            raise UnknownModelError(name, [served])
+        if name is not None and name != served:
+            raise UnknownModelError(name, (served,))
         yield self._pipeline

@@ -68,7 +68,7 @@ def install_handlers(app: FastAPI) -> None:
         return problem_response(status, str(error), error.index)
 
     @app.exception_handler(UnknownModelError)
-    async def unknown(_: Request, error: UnknownModelError) -> Response:
+    async def unknown_model(_: Request, error: UnknownModelError) -> Response:
         return problem_response(HTTPStatus.NOT_FOUND, str(error))
 
     @app.exception_handler(RequestValidationError)

@@ -43,6 +43,10 @@ OF_IMAGES: Refusals = OF_ANY | {
         "The queue is full. Wait, then send the same request again.",
         Retry_After="After how many seconds to try again.",
     ),
+    503: _refusal(
+        "The service is shutting down. Send the same request again, to another one.",
+        Retry_After="After how many seconds to try again.",
+    ),
     504: _refusal("No answer within the deadline; the work was dropped."),
 }
 

@@ -40,7 +40,7 @@ def test_the_service_hands_the_document_out(url: str) -> None:
 
 
 def test_every_refusal_is_documented_as_a_problem() -> None:
-    refusals = {"400", "401", "404", "413", "415", "422", "429", "500", "504"}
+    refusals = {"400", "401", "404", "413", "415", "422", "429", "500", "503", "504"}
     assert set(DOCUMENT["paths"]["/v1/embed"]["post"]["requestBody"]["content"]) == {
         *("multipart/form-data", "image/*", "application/json"),
     }
