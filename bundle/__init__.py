@@ -116,3 +116,4 @@ from bundle.standalone import (
     save_answers as save_answers,
 )
 from bundle.store import Bundle as Bundle, require_absent as require_absent
+from bundle.thumbnails import THUMBNAILS as THUMBNAILS, Thumbnails as Thumbnails

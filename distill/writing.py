@@ -13,6 +13,7 @@ from rich.progress import Progress
 from backbones import WEIGHTS, Student
 from bundle import (
     FALSE_ALARMS,
+    THUMBNAILS,
     Bundle,
     Calibration,
     Detector,
@@ -88,6 +89,12 @@ def write_bundle(
             "held_out.safetensors", data.held_out_pixels(preprocessing, progress)
         )
         writer.write_arrays(SAMPLES, data.sample_pixels(preprocessing, progress))
+        if recipe.data.thumbnails:
+            limit = recipe.data.thumbnails
+            thumbnails = data.thumbnails(
+                judged.student.bank, limit, preprocessing, progress
+            )
+            writer.write(THUMBNAILS, thumbnails.to_bytes())
     return Bundle.open(output)
 
 

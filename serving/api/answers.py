@@ -11,10 +11,12 @@ from fastapi import Request, Response
 from jaxtyping import Bool, Float, Float32
 from pydantic_core import to_json
 
-from bundle import Outputs
+from bundle import Outputs, Thumbnails
+from serving.api.departure import while_connected
 from serving.api.schemas import Encoding
 from serving.api.uploads import Upload
 from serving.models import Models
+from serving.observability.observations import Observations
 from serving.served import ServedModel
 
 JSON, NPY = "application/json", "application/x-npy"
@@ -30,6 +32,7 @@ class Answer:
     scores: Float32[np.ndarray, " b"]  # larger is less familiar
     p_values: Float[np.ndarray, " b"]
     is_ood: Bool[np.ndarray, " b"]
+    thumbnails: Thumbnails | None  # of reference images, where the bundle ships them
 
     def embeddings_as(self, encoding: Encoding) -> Sequence[Any]:
         """Return each embedding as JSON has it: numbers, or base64 of float32 bytes."""
@@ -56,11 +59,17 @@ async def answered(request: Request, upload: Upload) -> Answer:
 
     Raises:
         RefusedImageError: an image does not decode or is past a limit.
+        QueueFullError: too many images are waiting.
+        DeadlineError: it took too long.
+        ClientDisconnect: the client left.
     """
     models: Models = request.app.state.models
-    async with models.use(upload.model) as pipeline:
+    async with models.use(upload.model) as pipeline, while_connected(request):
         outputs = await pipeline.answer(upload.images)
-        return _judged(pipeline.model, outputs)
+    answer = _judged(pipeline.model, outputs)
+    observations: Observations = request.app.state.observations
+    observations.seen(pipeline.model, answer.scores, answer.is_ood)
+    return answer
 
 
 def _judged(model: ServedModel, outputs: Outputs) -> Answer:
@@ -73,6 +82,7 @@ def _judged(model: ServedModel, outputs: Outputs) -> Answer:
         scores=outputs.ood_scores,
         p_values=p_values,
         is_ood=p_values <= model.calibration.alpha,
+        thumbnails=model.thumbnails,
     )
 
 

@@ -19,7 +19,7 @@ _IMAGE = (
     "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAAAAAA6fptVAAAACklEQVR4nGNoAAAAggCBd81ytgAAAABJRU5E"
     "rkJggg=="
 )
-_BODY: dict[str, Any] = {
+BODY: dict[str, Any] = {
     "requestBody": {
         "required": True,
         "description": "One image as it is, or several in a form or in JSON.",
@@ -43,7 +43,7 @@ _BODY: dict[str, Any] = {
         },
     }
 }
-_ModelName = Annotated[
+ModelQuery = Annotated[
     str | None,
     Query(
         description="which model answers, where the body does not say; absent: the default"
@@ -67,7 +67,7 @@ def _documented(npy: str) -> Refusals:
     summary="Embed and score images",
     response_model=EmbedResponse,
     responses=_documented("the embeddings, float32 [images, width]"),
-    openapi_extra=_BODY,
+    openapi_extra=BODY,
 )
 async def embed(
     request: Request,
@@ -75,7 +75,7 @@ async def embed(
         Encoding,
         Query(description="of embeddings in JSON; base64 is 40 % of the size"),
     ] = "float",
-    model: _ModelName = None,
+    model: ModelQuery = None,
 ) -> Response:
     """Embed each image of the request and say how unfamiliar it is.
 
@@ -83,7 +83,7 @@ async def embed(
     for the scores in the same answer take JSON, compactly with `encoding=base64`.
     """
     kind = negotiated(request.headers.get("accept"), (JSON, NPY))
-    answer = await _answer(request, model)
+    answer = await ask(request, model)
     if kind == NPY:
         return as_npy(answer, answer.embeddings)
     results = [
@@ -93,7 +93,9 @@ async def embed(
         )
     ]
     width = answer.embeddings.shape[1]
-    return as_json(answer, {"model": _name(answer), "width": width, "results": results})
+    return as_json(
+        answer, {"model": model_name(answer), "width": width, "results": results}
+    )
 
 
 @router.post(
@@ -101,24 +103,25 @@ async def embed(
     summary="Score images",
     response_model=ScoreResponse,
     responses=_documented("float64 [images, 3]: score, p-value, and 1 where flagged"),
-    openapi_extra=_BODY,
+    openapi_extra=BODY,
 )
-async def score(request: Request, model: _ModelName = None) -> Response:
+async def score(request: Request, model: ModelQuery = None) -> Response:
     """Say of each image of the request how unfamiliar it is.
 
     With `Accept: application/x-npy` the answer is a NumPy file with a row for each
     image: score, p-value, and 1 where it is flagged, or 0.
     """
     kind = negotiated(request.headers.get("accept"), (JSON, NPY))
-    answer = await _answer(request, model)
+    answer = await ask(request, model)
     if kind == NPY:
         columns = (answer.scores, answer.p_values, answer.is_ood)
         return as_npy(answer, np.stack(columns, axis=1, dtype=np.float64))
     results = [{"ood": ood} for ood in answer.oods()]
-    return as_json(answer, {"model": _name(answer), "results": results})
+    return as_json(answer, {"model": model_name(answer), "results": results})
 
 
-async def _answer(request: Request, model: str | None) -> Answer:
+async def ask(request: Request, model: str | None) -> Answer:
+    """Read the images of a request and ask the model that it names."""
     models: Models = request.app.state.models
     async with models.use() as pipeline:
         settings = pipeline.model.settings
@@ -129,5 +132,6 @@ async def _answer(request: Request, model: str | None) -> Answer:
     return await answered(request, chosen)
 
 
-def _name(answer: Answer) -> dict[str, str]:
+def model_name(answer: Answer) -> dict[str, str]:
+    """Return `schemas.ModelName`."""
     return {"name": answer.model, "fingerprint": answer.fingerprint}

@@ -34,6 +34,7 @@ OF_ANY: Refusals = {
 
 OF_IMAGES: Refusals = OF_ANY | {
     400: _refusal("An image does not decode, or a multipart body is malformed."),
+    408: _refusal("The body did not arrive in time."),
     413: _refusal(
         "Past a limit on bytes, pixels or images. The connection may be closed before "
         "the body is read to its end."
@@ -44,7 +45,7 @@ OF_IMAGES: Refusals = OF_ANY | {
         Retry_After="After how many seconds to try again.",
     ),
     503: _refusal(
-        "The service is shutting down. Send the same request again, to another one.",
+        "The service is shutting down.",
         Retry_After="After how many seconds to try again.",
     ),
     504: _refusal("No answer within the deadline; the work was dropped."),

@@ -16,6 +16,7 @@ from bundle import (
     Metadata,
     OnnxRunner,
     ParityReport,
+    Thumbnails,
     UsageError,
     parity_name,
     vouched_artifact,
@@ -183,6 +184,11 @@ def test_calibrating_on_site_makes_the_sites_images_familiar(
     assert "ood/reference.safetensors" in again  # the training's detector stays
     assert again.manifest.files["ood/site/detector.json"].stage == "calibrate"
     assert verify(again, progress)
+    shown = Thumbnails.in_force(again)
+    assert shown is not None
+    assert shown.labels is None  # the site's images, which are in no classes
+    bank = again.arrays("ood/site/reference.safetensors")["bank"]
+    assert np.allclose(shown.embeddings, bank, atol=1e-6)
     spec = DetectorSpec(name="mahalanobis", alpha=0.1)
     assert calibrate(again, site, progress, spec=spec)
     assert vouched_artifact(Bundle.open(bundle.path)).calibration.alpha == 0.1

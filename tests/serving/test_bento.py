@@ -51,7 +51,12 @@ def test_the_bento_holds_bundle_and_serving_and_nothing_else(bento: Path) -> Non
         path.relative_to(ROOT).as_posix()
         for folder in ("bundle", "serving")
         for path in (ROOT / folder).rglob("*.py")
+    } | {
+        path.relative_to(ROOT).as_posix()
+        for path in (ROOT / "serving" / "page").iterdir()
+        if path.suffix in {".css", ".html", ".js", ".svg"}
     }
+    assert "serving/page/index.html" in expected
     assert found - {"bentofile.yaml"} == expected | {"bundle/README.md"}
 
 
@@ -104,6 +109,8 @@ def test_the_bento_serves_elsewhere_without_the_project(
             answer = httpx.post(f"{url}/v1/embed", files={"images": photo}, timeout=30)
             assert answer.status_code == 200, (tmp_path / "log").read_text()
             assert answer.json()["width"] == 32
+            page = httpx.get(f"{url}/")
+            assert page.headers["content-type"].startswith("text/html")
         finally:
             process.terminate()
             process.wait(30)
