@@ -1,9 +1,9 @@
 """`/v1/models`: the models behind this service, as OpenAI's API lists them."""
 
 from datetime import datetime
-from typing import Literal
+from typing import Annotated, Literal
 
-from fastapi import APIRouter, Request
+from fastapi import APIRouter, Path, Request
 from pydantic import BaseModel, Field
 
 from serving.api.refusals import OF_ANY
@@ -41,7 +41,9 @@ async def list_models(request: Request) -> ModelList:
 
 
 @router.get("/v1/models/{name}", responses=OF_ANY, summary="Retrieve a model's entry")
-async def retrieve_model(request: Request, name: str) -> ModelEntry:
+async def retrieve_model(
+    request: Request, name: Annotated[str, Path(description="as the list has it")]
+) -> ModelEntry:
     """Return one model's entry."""
     return await _entry(request.app.state.models, name)
 

@@ -2,7 +2,7 @@
 
 import { element } from "./element.js";
 import { histogram } from "./histogram.js";
-import { short, verdict } from "./words.js";
+import { short, verdict, whole } from "./words.js";
 
 /** Return an entry of the list for an image; `image` is a file, `name` what to call it. */
 export function entry(image, name) {
@@ -56,9 +56,7 @@ export function entry(image, name) {
           histogram(calibration, ood.score, ood.is_ood),
         ),
       );
-      if (result.neighbours.length) {
-        article.append(neighbours(result.neighbours, referenceImages));
-      }
+      article.append(neighbours(result.neighbours, referenceImages));
       return `${name}: ${verdictName}. ${words}`;
     },
     forget() {
@@ -88,7 +86,9 @@ function neighbours(found, referenceImages) {
     element(
       "figcaption",
       {},
-      `Nearest of ${referenceImages.toLocaleString("en")} reference images, by cosine`,
+      referenceImages
+        ? `Nearest of ${whole(referenceImages)} reference images, by cosine`
+        : "This bundle ships no reference images to show as neighbours.",
     ),
     element(
       "ul",

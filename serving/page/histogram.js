@@ -3,10 +3,10 @@
 import { svg } from "./element.js";
 import { short, whole } from "./words.js";
 
-const WIDTH = 420;
+const WIDTH = 360;
 const TOP = 40; // above: two rows of labels
-const BASE = 118;
-const HEIGHT = 146;
+const BASE = 160;
+const HEIGHT = 188;
 const EDGE = 6;
 const BEYOND = 0.3; // of the range, right of the familiar scores
 

@@ -13,7 +13,6 @@ _TYPES = {
     ".css": "text/css",
     ".html": "text/html",
     ".js": "text/javascript",
-    ".svg": "image/svg+xml",
 }
 _HEADERS = {
     # What came before is shown again only after asking: an upgrade is seen at once.

@@ -53,8 +53,8 @@ def test_the_bento_holds_bundle_and_serving_and_nothing_else(bento: Path) -> Non
         for path in (ROOT / folder).rglob("*.py")
     } | {
         path.relative_to(ROOT).as_posix()
-        for path in (ROOT / "serving" / "page").iterdir()
-        if path.suffix in {".css", ".html", ".js", ".svg"}
+        for path in (ROOT / "serving").rglob("*")
+        if path.suffix in {".css", ".html", ".js", ".json"}
     }
     assert "serving/page/index.html" in expected
     assert found - {"bentofile.yaml"} == expected | {"bundle/README.md"}

@@ -98,7 +98,7 @@ def test_the_page_is_files_of_the_service_with_a_strict_policy(url: str) -> None
     assert policy.startswith("default-src 'self'; img-src 'self' data: blob:;")
     assert "unsafe" not in policy
     parts = re.findall(r'(?:src|href)="(page/[^"]+)"', page.text)
-    assert {Path(part).suffix for part in parts} == {".css", ".js", ".svg"}
+    assert {Path(part).suffix for part in parts} == {".css", ".js"}
     for part in parts:
         found = httpx.get(f"{url}/{part}")
         assert found.status_code == 200
@@ -250,6 +250,23 @@ def test_what_is_refused_says_why_and_harms_nothing_else(
     )
     expect(answer(page, digit.name)).to_contain_text("Familiar")
     expect(page.get_by_role("status")).to_contain_text("2 refused")
+
+
+@in_a_browser
+def test_a_bundle_without_thumbnails_is_served_and_said_to_have_none(
+    browser: Browser, bundle: Bundle, tmp_path: Path
+) -> None:
+    with bundle.stage("distill") as stage:
+        stage.withdraw(THUMBNAILS)
+    with running_service(bundle.path, tmp_path / "log") as url:
+        watched = Watched(browser)
+        watched.page.goto(url)
+        example(watched.page).click()
+        entry = answer(watched.page, "Familiar example 1")
+        expect(entry).to_contain_text("This bundle ships no reference images")
+        expect(entry.locator(".verdict")).to_be_visible()
+        expect(entry.get_by_role("img", name="Reference image")).to_have_count(0)
+        watched.context.close()
 
 
 @in_a_browser

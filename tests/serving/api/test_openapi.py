@@ -40,7 +40,9 @@ def test_the_service_hands_the_document_out(url: str) -> None:
 
 
 def test_every_refusal_is_documented_as_a_problem() -> None:
-    refusals = {"400", "401", "404", "413", "415", "422", "429", "500", "503", "504"}
+    refusals = {
+        *("400", "401", "404", "408", "413", "415", "422", "429", "500", "503", "504")
+    }
     assert set(DOCUMENT["paths"]["/v1/embed"]["post"]["requestBody"]["content"]) == {
         *("multipart/form-data", "image/*", "application/json"),
     }
@@ -66,6 +68,10 @@ def test_every_operation_and_parameter_is_explained() -> None:
 def test_whatever_is_sent_the_service_answers_as_documented(
     operation: schemathesis.APIOperation, mode: GenerationMode, url: str
 ) -> None:
+    any_text = "{name}" in operation.path  # is a name, and one that nothing here has
+    given_fields = operation.definition.raw.keys() & {"parameters", "requestBody"}
+    if mode is GenerationMode.NEGATIVE and (any_text or not given_fields):
+        return  # there is nothing to send wrongly
     statuses = set()
 
     @given(case=operation.as_strategy(generation_mode=mode))
@@ -83,4 +89,4 @@ def test_whatever_is_sent_the_service_answers_as_documented(
 
     send()
     assert max(statuses) < 500
-    assert 200 in statuses or mode is GenerationMode.NEGATIVE
+    assert {200, 404 if any_text else 200} & statuses or mode is GenerationMode.NEGATIVE
