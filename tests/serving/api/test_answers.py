@@ -1,5 +1,6 @@
 """Formats of answers: which is chosen, and that nothing is lost in any."""
 
+import base64
 import io
 import json
 
@@ -23,6 +24,7 @@ def answer(embeddings: np.ndarray) -> Answer:
         scores=np.linspace(0, 1e9, count, dtype=np.float32),
         p_values=np.linspace(0, 1, count),
         is_ood=np.arange(count) % 2 == 0,
+        thumbnails=None,
     )
 
 
@@ -47,6 +49,7 @@ def test_a_score_that_is_no_number_is_null_and_not_broken_json() -> None:
         scores=np.array([np.nan, np.inf], np.float32),
         p_values=np.array([0.1, 0.1]),
         is_ood=np.array([True, True]),
+        thumbnails=None,
     )
     body = json.loads(as_json(strange, {"oods": strange.oods()}).body)
     assert [ood["score"] for ood in body["oods"]] == [None, None]
@@ -105,8 +108,6 @@ def test_an_unmet_accept_is_refused_before_the_work(url: str) -> None:
 
 
 def test_the_model_is_named_in_query_form_or_json(url: str, photo: bytes) -> None:
-    import base64
-
     text = base64.b64encode(photo).decode()
     for name, status in (("digits", 200), ("faces", 404)):
         for request in (
