@@ -1,0 +1,82 @@
+"""The in-process limit: the service's decoding and session, and nothing around them.
+
+A process of its own, like the service. Each line of stdin is a JSON object, each line of
+stdout the answer to it:
+
+    {"images": "folder", "seconds": 3, "batch": 1, "workers": 2, "threads": 1}
+
+`workers` threads take images in turn, decode `batch` of them as the service does and run
+them through one session that they share, whose runs use `threads` threads.
+"""
+
+import json
+import sys
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+
+from bundle import ONNX, Bundle, OnnxRunner, Runner, decode
+
+
+class InProcess:
+    """A bundle's model in this process."""
+
+    def __init__(self, path: Path) -> None:
+        self._bundle = Bundle.open(path)
+        self._preprocessing = self._bundle.manifest.preprocessing
+        self._runners: dict[int | None, Runner] = {}
+        self._images: dict[str, list[bytes]] = {}
+
+    def answer(
+        self,
+        *,
+        images: str,
+        seconds: float,
+        batch: int,
+        workers: int,
+        threads: int | None,
+    ) -> dict[str, object]:
+        """Return images per second, and the latency of each batch in seconds."""
+        if images not in self._images:
+            paths = sorted(Path(images).iterdir())
+            self._images[images] = [path.read_bytes() for path in paths]
+        runner = self._runner(threads)
+        encoded = self._images[images]
+        counter = iter(range(sys.maxsize))
+        lock = threading.Lock()
+        latencies: list[float] = []
+
+        def work(end: float) -> int:
+            done = 0
+            while (start := time.perf_counter()) < end:
+                with lock:
+                    chosen = list(islice(counter, batch))
+                pixels = [self._pixels(encoded[i % len(encoded)]) for i in chosen]
+                runner.run(np.stack(pixels))
+                latencies.append(time.perf_counter() - start)
+                done += batch
+            return done
+
+        start = time.perf_counter()
+        with ThreadPoolExecutor(workers) as pool:
+            done = sum(pool.map(work, [start + seconds] * workers))
+        taken = time.perf_counter() - start
+        return {"per_second": done / taken, "latencies": latencies}
+
+    def _pixels(self, data: bytes) -> np.ndarray:
+        return self._preprocessing.pixels(decode(data))
+
+    def _runner(self, threads: int | None) -> Runner:
+        if threads not in self._runners:
+            self._runners[threads] = OnnxRunner(self._bundle.file(ONNX), threads=threads)
+        return self._runners[threads]
+
+
+if __name__ == "__main__":
+    model = InProcess(Path(sys.argv[1]))
+    for line in sys.stdin:
+        print(json.dumps(model.answer(**json.loads(line))), flush=True)

@@ -1,0 +1,160 @@
+"""Rounds of load on servers and on the in-process limit, beside one another."""
+
+import random
+import statistics
+import sys
+from collections import defaultdict
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+from children import Child, Server
+from contenders import CORES, OURS, Contender
+from uploads import Uploads
+
+LIMIT = "in process"
+WARM_UP = 0.5  # seconds before each measurement
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Load:
+    """What is asked of everybody, for as long as a round lasts."""
+
+    title: str
+    uploads: Uploads
+    images: int  # in a request
+    concurrency: int = 16  # requests under way at once
+    plain: bool = False  # the body is the image itself, which only we take
+
+    @property
+    def workers(self) -> int:
+        """Threads of the in-process limit."""
+        return min(self.concurrency, CORES)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Figures:
+    """One measurement."""
+
+    images_per_second: float
+    median: float  # milliseconds of a request
+    p99: float
+    cpu: float  # milliseconds of CPU time for an image, all processes of the server
+    generator: float = 0.0  # share of a core that the load generator used
+
+
+@dataclass(kw_only=True, slots=True)
+class Field:
+    """Everybody who is measured, and what was found so far."""
+
+    generator: Child
+    limit: Child
+    servers: Mapping[str, tuple[Contender, Server]]
+    failures: dict[str, dict[str, int]] = field(default_factory=dict)
+
+    def rounds(self, loads: list[Load], count: int, seconds: float) -> "Rounds":
+        """Measure every load on everybody `count` times, each time in another order."""
+        found = Rounds()
+        for number in range(count):
+            for load in loads:
+                order = self._ways(load)
+                names = random.Random(number).sample(sorted(order), len(order))
+                for name in names:
+                    found.add(load.title, name, order[name](seconds))
+                print(f"round {number + 1}: {load.title}", file=sys.stderr, flush=True)
+        return found
+
+    def _ways(self, load: Load) -> dict[str, Callable[[float], Figures]]:
+        ways: dict[str, Callable[[float], Figures]] = {}
+        for batch in sorted({1, load.images}):
+            name = LIMIT if batch == 1 else f"{LIMIT}, batches of {batch}"
+            ways[name] = lambda seconds, batch=batch: self.in_process(load, batch, seconds)
+        for name in self.servers:
+            if name == OURS or not load.plain:
+                ways[name] = lambda seconds, name=name: self.served(load, name, seconds)
+        return ways
+
+    def in_process(self, load: Load, batch: int, seconds: float) -> Figures:
+        """Measure the limit."""
+        command = {
+            "images": str(load.uploads.images),
+            "batch": batch,
+            "workers": load.workers,
+            "threads": 1,
+        }
+        self.limit.ask({**command, "seconds": WARM_UP})
+        before = self.limit.cpu()
+        answer = self.limit.ask({**command, "seconds": seconds})
+        latencies = answer["latencies"]
+        used = self.limit.cpu() - before
+        return _figures(answer["per_second"], latencies, used / (len(latencies) * batch))
+
+    def served(
+        self, load: Load, name: str, seconds: float, *, rate: float | None = None
+    ) -> Figures:
+        """Measure a server: at the load's concurrency, or with `rate` requests a second."""
+        contender, server = self.servers[name]
+        folder = load.uploads.requests(contender.path, load.images, plain=load.plain)
+        command = {"port": server.port, "requests": str(folder)}
+        closed = {**command, "concurrency": load.concurrency}
+        self.generator.ask({**closed, "seconds": WARM_UP})
+        before = server.cpu()
+        answer = self.generator.ask(
+            {**(closed if rate is None else {**command, "rate": rate}), "seconds": seconds}
+        )
+        used = server.cpu() - before
+        for outcome, count in answer["failures"].items():
+            known = self.failures.setdefault(f"{name}, {load.title}", {})
+            known[outcome] = known.get(outcome, 0) + count
+        return _figures(
+            answer["per_second"] * load.images,
+            answer["latencies"],
+            used / max(1, answer["answered"] * load.images),
+            answer["cpu"],
+        )
+
+
+class Rounds:
+    """Figures by load and name, one of each round."""
+
+    def __init__(self) -> None:
+        self._found: dict[tuple[str, str], list[Figures]] = defaultdict(list)
+
+    def add(self, load: str, name: str, figures: Figures) -> None:
+        """Keep a measurement."""
+        self._found[load, name].append(figures)
+
+    def names(self) -> list[str]:
+        """Return who was measured, the limit first."""
+        names = list(dict.fromkeys(name for _, name in self._found))
+        return sorted(names, key=lambda name: (not name.startswith(LIMIT), name != OURS))
+
+    def median(self, load: str, name: str, what: Callable[[Figures], float]) -> float:
+        """Return the median over the rounds; NaN where nothing was measured."""
+        found = self._found.get((load, name))
+        return statistics.median(map(what, found)) if found else float("nan")
+
+    def ratio(
+        self, load: str, name: str, other: str, what: Callable[[Figures], float]
+    ) -> float:
+        """Return the median over the rounds of one's figure by another's of that round."""
+        pairs = zip(
+            self._found.get((load, name), ()),
+            self._found.get((load, other), ()),
+            strict=True,
+        )
+        ratios = [what(one) / what(two) for one, two in pairs if what(two)]
+        return statistics.median(ratios) if ratios else float("nan")
+
+
+def _figures(
+    rate: float, latencies: list[float], cpu: float, generator: float = 0.0
+) -> Figures:
+    times = 1000 * np.array(latencies or [float("nan")])
+    return Figures(
+        images_per_second=rate,
+        median=float(np.median(times)),
+        p99=float(np.quantile(times, 0.99)),
+        cpu=1000 * cpu,
+        generator=generator,
+    )
