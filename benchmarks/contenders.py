@@ -42,7 +42,14 @@ class Contender:
 
 
 def _ours(bundle: Path, port: int) -> list[str]:
-    return [sys.executable, "isogon.py", "serve", str(bundle), "--port", str(port)]
+    return [
+        sys.executable,
+        str(ROOT / "isogon.py"),
+        "serve",
+        str(bundle),
+        "--port",
+        str(port),
+    ]
 
 
 def _bentoml(_: Path, port: int) -> list[str]:
@@ -97,9 +104,7 @@ def contenders() -> dict[str, Contender]:
             command=_litserve,
             workers=CORES,
         ),
-        Contender(
-            name="FastAPI", path="/embed", health="/health", command=_fastapi(1)
-        ),
+        Contender(name="FastAPI", path="/embed", health="/health", command=_fastapi(1)),
         Contender(
             name=f"FastAPI, {CORES} workers",
             path="/embed",

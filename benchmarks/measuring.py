@@ -13,6 +13,7 @@ from contenders import CORES, OURS, Contender
 from uploads import Uploads
 
 LIMIT = "in process"
+BARE = "bare session"
 WARM_UP = 0.5  # seconds before each measurement
 
 
@@ -50,6 +51,7 @@ class Field:
     generator: Child
     limit: Child
     servers: Mapping[str, tuple[Contender, Server]]
+    bare: bool = False  # measure the session without decoding too
     failures: dict[str, dict[str, int]] = field(default_factory=dict)
 
     def rounds(self, loads: list[Load], count: int, seconds: float) -> "Rounds":
@@ -69,18 +71,25 @@ class Field:
         for batch in sorted({1, load.images}):
             name = LIMIT if batch == 1 else f"{LIMIT}, batches of {batch}"
             ways[name] = lambda seconds, batch=batch: self.in_process(load, batch, seconds)
+        if self.bare:
+            ways[BARE] = lambda seconds: self.in_process(
+                load, load.images, seconds, decoded=True
+            )
         for name in self.servers:
             if name == OURS or not load.plain:
                 ways[name] = lambda seconds, name=name: self.served(load, name, seconds)
         return ways
 
-    def in_process(self, load: Load, batch: int, seconds: float) -> Figures:
-        """Measure the limit."""
+    def in_process(
+        self, load: Load, batch: int, seconds: float, *, decoded: bool = False
+    ) -> Figures:
+        """Measure the limit, or the session alone."""
         command = {
             "images": str(load.uploads.images),
             "batch": batch,
             "workers": load.workers,
             "threads": 1,
+            "decoded": decoded,
         }
         self.limit.ask({**command, "seconds": WARM_UP})
         before = self.limit.cpu()
@@ -124,10 +133,17 @@ class Rounds:
         """Keep a measurement."""
         self._found[load, name].append(figures)
 
+    def loads(self) -> set[str]:
+        """Return the titles of the loads."""
+        return {load for load, _ in self._found}
+
     def names(self) -> list[str]:
-        """Return who was measured, the limit first."""
-        names = list(dict.fromkeys(name for _, name in self._found))
-        return sorted(names, key=lambda name: (not name.startswith(LIMIT), name != OURS))
+        """Return who was measured, the limit first, then we."""
+        names = {name for _, name in self._found}
+        first = {BARE: 0, OURS: 2}
+        return sorted(
+            names, key=lambda name: (first.get(name, 1 if LIMIT in name else 3), name)
+        )
 
     def median(self, load: str, name: str, what: Callable[[Figures], float]) -> float:
         """Return the median over the rounds; NaN where nothing was measured."""
@@ -137,12 +153,14 @@ class Rounds:
     def ratio(
         self, load: str, name: str, other: str, what: Callable[[Figures], float]
     ) -> float:
-        """Return the median over the rounds of one's figure by another's of that round."""
-        pairs = zip(
-            self._found.get((load, name), ()),
-            self._found.get((load, other), ()),
-            strict=True,
-        )
+        """Return the median over the rounds of one's figure by another's of that round.
+
+        NaN where either was not measured.
+        """
+        ones, twos = (self._found.get((load, each), []) for each in (name, other))
+        if not ones or not twos:
+            return float("nan")
+        pairs = zip(ones, twos, strict=True)
         ratios = [what(one) / what(two) for one, two in pairs if what(two)]
         return statistics.median(ratios) if ratios else float("nan")
 

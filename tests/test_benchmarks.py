@@ -195,3 +195,35 @@ def test_the_gpu_check_reports_what_ran_and_what_did_not(
     assert "| in float16 | ok | 0.99999" in page
     assert "| float16 said to be float32 | **fails** |" in page
     assert "* missing, parity: BundleError" in page
+
+
+def test_the_serving_benchmark_drives_real_servers(
+    exported: Path, photographs: Path, tmp_path: Path
+) -> None:
+    """As a process: its folder has a module of the name of our package."""
+    arguments = ["--images", photographs, "--bundle", exported, "--peers", "FastAPI"]
+    short = ["--rounds", "1", "--seconds", "0.3", "--starts", "1", "--bank", "100"]
+    answer = subprocess.run(
+        [sys.executable, BENCHMARKS / "serving.py", *arguments, *short],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+    )
+    assert answer.returncode == 0, answer.stderr
+    page = answer.stdout
+    rows = [line.split(" | ") for line in page.splitlines()]
+    goals = [row for row in rows if row[-1] in ("pass |", "**miss** |")]
+    assert len(goals) == 8
+    assert not [row for row in goals if "nan" in row[2]]
+    for name in ("in process", "Isogon", "FastAPI"):
+        (throughput,) = (
+            row[1]
+            for row in rows[page[: page.index("### Images per second")].count("\n") :][:9]
+            if row[0] == f"| {name}"
+        )
+        assert float(throughput) > 0
+    assert [row[4] for row in rows if row[0] == "| Isogon" and len(row) == 5] == [
+        "not loaded |"
+    ]
+    assert "Requests that were not answered" not in page
