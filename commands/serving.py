@@ -19,7 +19,9 @@ def serve(
     Try `curl -F images=@photo.jpg localhost:3000/v1/embed`. Environment variables
     set what answers (ISOGON_ARTIFACT, such as onnx/model.int8.onnx) and the limits:
     ISOGON_ALPHA, ISOGON_MAX_IMAGES, ISOGON_MAX_IMAGE_BYTES, ISOGON_MAX_IMAGE_PIXELS,
-    ISOGON_MAX_BODY_BYTES, ISOGON_THREADS.
+    ISOGON_MAX_BODY_BYTES, ISOGON_QUEUE (images that may wait), ISOGON_DEADLINE
+    (seconds for a request). ISOGON_CORES and ISOGON_THREADS divide the CPU: cores to
+    keep busy, and of them for one run.
     """
     from serving import serve as run
 

@@ -2,10 +2,12 @@
 
 from pathlib import Path
 
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from bundle import ONNX, ImageLimits, UsageError
+
+LONGEST_DEADLINE = 540.0  # seconds; below the traffic timeout of `serving.service`
 
 
 class Settings(BaseSettings):
@@ -20,10 +22,17 @@ class Settings(BaseSettings):
     alpha: float | None = Field(
         default=None, gt=0, lt=1, description="false-alarm rate; None: the bundle's"
     )
-    threads: int | None = Field(
-        default=None, ge=1, description="of the runtime per request; None: its choice"
+    cores: int | None = Field(
+        default=None, ge=1, description="CPU cores to keep busy; None: those it may use"
+    )
+    deadline: float = Field(
+        default=30.0, gt=0, le=LONGEST_DEADLINE, description="seconds for a request"
+    )
+    threads: int = Field(
+        default=1, ge=1, description="of one run on the CPU; more: one image is faster"
     )
     max_images: int = Field(default=64, ge=1, description="images in one request")
+    queue: int = Field(default=512, ge=1, description="images that may wait for a run")
     max_body_bytes: int = Field(
         default=96 * 2**20, ge=1, description="bytes of a request's body"
     )
@@ -33,6 +42,16 @@ class Settings(BaseSettings):
     max_image_pixels: int = Field(
         default=ImageLimits().pixels, ge=1, description="width x height of one image"
     )
+
+    @field_validator("queue")
+    @classmethod
+    def _holds_a_request(cls, queue: int, info: ValidationInfo) -> int:
+        if queue < info.data.get("max_images", 0):
+            raise ValueError(
+                f"it should hold the {info.data['max_images']} images of a request, "
+                f"which is ISOGON_MAX_IMAGES"
+            )
+        return queue
 
     @property
     def image_limits(self) -> ImageLimits:

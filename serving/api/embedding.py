@@ -7,6 +7,7 @@ import numpy as np
 from fastapi import APIRouter, Query, Request
 
 from bundle import Outputs
+from serving.api.departure import while_connected
 from serving.api.problems import MEDIA_TYPE
 from serving.api.schemas import (
     EmbedResponse,
@@ -57,6 +58,9 @@ _REFUSALS: dict[int | str, dict[str, Any]] = {
     413: {**_PROBLEM, "description": "past a limit on bytes, pixels or images"},
     415: {**_PROBLEM, "description": "a type that is not accepted"},
     422: {**_PROBLEM, "description": "a field is missing, unknown or malformed"},
+    429: {**_PROBLEM, "description": "too many images wait; Retry-After says how long"},
+    503: {**_PROBLEM, "description": "the service is shutting down"},
+    504: {**_PROBLEM, "description": "not answered within the deadline"},
 }
 
 router = APIRouter()
@@ -89,7 +93,8 @@ async def _answer(request: Request) -> tuple[ServedModel, Outputs]:
     models: Models = request.app.state.models
     async with models.use() as pipeline:
         images = await read_images(request, pipeline.model.settings)
-        return pipeline.model, await pipeline.answer(images)
+        async with while_connected(request):
+            return pipeline.model, await pipeline.answer(images)
 
 
 def _decisions(model: ServedModel, outputs: Outputs) -> list[Ood]:

@@ -345,7 +345,9 @@ def test_the_openapi_document_names_every_route_and_refusal(service: httpx.Clien
     paths = service.get("/openapi.json").json()["paths"]
     assert set(paths) == {"/v1/embed", "/v1/score", "/v1/model"}
     operation = paths["/v1/embed"]["post"]
-    assert set(operation["responses"]) == {"200", "400", "413", "415", "422"}
+    assert set(operation["responses"]) == {
+        *("200", "400", "413", "415", "422", "429", "503", "504")
+    }
     assert set(operation["requestBody"]["content"]) == {
         "multipart/form-data",
         "image/*",
