@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from socket import socket
+from typing import Any
 
 import psutil
 
@@ -24,22 +25,23 @@ _STOPPED_WITHIN = 15.0
 class Child:
     """A Python script that answers each JSON line with one."""
 
-    def __init__(self, process: subprocess.Popen[str]) -> None:
+    def __init__(self, process: subprocess.Popen[str], script: str) -> None:
         self._process = process
+        self._script = script
 
     def cpu(self) -> float:
         """Return the seconds of CPU time that it has used."""
         return _cpu(psutil.Process(self._process.pid))
 
-    def ask(self, command: Mapping[str, object]) -> dict[str, object]:
+    def ask(self, command: Mapping[str, object]) -> dict[str, Any]:
         """Send a command and wait for its answer."""
         assert self._process.stdin and self._process.stdout
         self._process.stdin.write(json.dumps(command) + "\n")
         self._process.stdin.flush()
         line = self._process.stdout.readline()
         if not line:
-            raise RuntimeError(f"{self._process.args} ended; its message is above.")
-        found: dict[str, object] = json.loads(line)
+            raise RuntimeError(f"{self._script} ended; its message is above.")
+        found: dict[str, Any] = json.loads(line)
         return found
 
 
@@ -54,7 +56,7 @@ def child(script: str, *arguments: str) -> Iterator[Child]:
         env=environment(),
     )
     try:
-        yield Child(process)
+        yield Child(process, script)
     finally:
         process.terminate()
         process.communicate()

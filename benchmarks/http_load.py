@@ -18,6 +18,7 @@ server that stalls is charged for everybody who would have waited.
 
 import asyncio
 import json
+import math
 import random
 import resource
 import sys
@@ -185,10 +186,16 @@ def answer(command: dict[str, object], kept: dict[str, list[bytes]]) -> dict[str
     return {
         "per_second": between / span if span else 0.0,
         "answered": run.outcomes["200"],
-        "latencies": run.latencies,
+        "median": quantile(run.latencies, 0.5),
+        "p99": quantile(run.latencies, 0.99),
         "failures": {key: n for key, n in run.outcomes.items() if n and key != "200"},
         "cpu": (_cpu() - spent) / (time.perf_counter() - start),
     }
+
+
+def quantile(values: list[float], share: float) -> float | None:
+    """Return the value that so large a share does not exceed; None of no values."""
+    return sorted(values)[math.ceil(share * len(values)) - 1] if values else None
 
 
 def _cpu() -> float:

@@ -6,8 +6,9 @@ import sys
 from collections import defaultdict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
 
-import numpy as np
 from children import Child, Server
 from contenders import CORES, OURS, Contender
 from uploads import Uploads
@@ -70,14 +71,12 @@ class Field:
         ways: dict[str, Callable[[float], Figures]] = {}
         for batch in sorted({1, load.images}):
             name = LIMIT if batch == 1 else f"{LIMIT}, batches of {batch}"
-            ways[name] = lambda seconds, batch=batch: self.in_process(load, batch, seconds)
+            ways[name] = partial(self.in_process, load, batch)
         if self.bare:
-            ways[BARE] = lambda seconds: self.in_process(
-                load, load.images, seconds, decoded=True
-            )
+            ways[BARE] = partial(self.in_process, load, load.images, decoded=True)
         for name in self.servers:
             if name == OURS or not load.plain:
-                ways[name] = lambda seconds, name=name: self.served(load, name, seconds)
+                ways[name] = partial(self.served, load, name)
         return ways
 
     def in_process(
@@ -94,9 +93,8 @@ class Field:
         self.limit.ask({**command, "seconds": WARM_UP})
         before = self.limit.cpu()
         answer = self.limit.ask({**command, "seconds": seconds})
-        latencies = answer["latencies"]
         used = self.limit.cpu() - before
-        return _figures(answer["per_second"], latencies, used / (len(latencies) * batch))
+        return _figures(answer, 1, used / (answer["answered"] * batch))
 
     def served(
         self, load: Load, name: str, seconds: float, *, rate: float | None = None
@@ -116,10 +114,7 @@ class Field:
             known = self.failures.setdefault(f"{name}, {load.title}", {})
             known[outcome] = known.get(outcome, 0) + count
         return _figures(
-            answer["per_second"] * load.images,
-            answer["latencies"],
-            used / max(1, answer["answered"] * load.images),
-            answer["cpu"],
+            answer, load.images, used / max(1, answer["answered"] * load.images)
         )
 
 
@@ -165,14 +160,13 @@ class Rounds:
         return statistics.median(ratios) if ratios else float("nan")
 
 
-def _figures(
-    rate: float, latencies: list[float], cpu: float, generator: float = 0.0
-) -> Figures:
-    times = 1000 * np.array(latencies or [float("nan")])
+def _figures(answer: Mapping[str, Any], images: int, cpu: float) -> Figures:
+    """Return the figures of an answer that counts in so many images, per image."""
+    median, p99 = (answer[each] or float("nan") for each in ("median", "p99"))
     return Figures(
-        images_per_second=rate,
-        median=float(np.median(times)),
-        p99=float(np.quantile(times, 0.99)),
+        images_per_second=answer["per_second"] * images,
+        median=1000 * median,
+        p99=1000 * p99,
         cpu=1000 * cpu,
-        generator=generator,
+        generator=answer.get("cpu", 0.0),
     )
