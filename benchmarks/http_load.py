@@ -10,7 +10,8 @@ they are sent in turn over kept connections, and of an answer only status and le
 read. What is left costs the machine under load some 50 microseconds a request, and the
 same whoever answers; `cpu` says how many seconds in all.
 
-With `concurrency` every connection sends its next request when it has its answer. With
+With `concurrency` every connection sends its next request when it has its answer, until
+the seconds are over; what is under way then is waited for and counts, as does its time. With
 `rate` requests start at random moments, so many a second on average (Poisson arrivals),
 whether or not the others have come back, and each latency counts from its moment: a
 server that stalls is charged for everybody who would have waited.
@@ -34,7 +35,6 @@ import uvloop
 _END_OF_HEAD = b"\r\n\r\n"
 _LENGTH = b"content-length:"
 _PATIENCE = 30.0  # seconds for what is under way at the end
-_SETTLING = 0.1  # share of the time that is not counted
 
 
 class Connection(asyncio.Protocol):
@@ -98,25 +98,25 @@ class Run:
     def __init__(self, port: int, requests: Iterator[bytes], seconds: float) -> None:
         self._port = port
         self._requests = requests
-        self._start = time.perf_counter()
-        self._counted_from = self._start + _SETTLING * seconds
-        self._end = self._start + seconds
+        self._seconds = seconds
+        self._end = math.inf
         self._connections: list[Connection] = []
         self._idle: deque[Connection] = deque()
-        self.ended: list[float] = []
-        self.latencies: list[float] = []
+        self.latencies: list[float] = []  # of those answered with 200
         self.outcomes: Counter[str] = Counter()
+        self.took = 0.0  # seconds, to the last answer
 
     async def closed_loop(self, concurrency: int) -> None:
         """Keep so many requests under way to the end."""
-        for _ in range(concurrency):
-            connection = await self._connect(self._again)
-            connection.send(next(self._requests), time.perf_counter())
+        connections = [await self._connect(self._again) for _ in range(concurrency)]
+        start = self._begin()
+        for connection in connections:
+            connection.send(next(self._requests), start)
         await self._finished()
 
     async def open_loop(self, rate: float) -> None:
         """Start requests at random moments, `rate` a second, to the end."""
-        moment, clock = self._start, random.Random(0)
+        moment, clock = self._begin(), random.Random(0)
         while (moment := moment + clock.expovariate(rate)) < self._end:
             while (ahead := moment - time.perf_counter()) > 0:
                 await asyncio.sleep(ahead)
@@ -124,6 +124,11 @@ class Run:
                 self._idle.append(await self._connect(self._free))
             self._idle.popleft().send(next(self._requests), moment)
         await self._finished()
+
+    def _begin(self) -> float:
+        start = time.perf_counter()
+        self._end = start + self._seconds
+        return start
 
     def _again(self, connection: Connection, outcome: str) -> None:
         now = self._record(connection, outcome)
@@ -138,10 +143,9 @@ class Run:
     def _record(self, connection: Connection, outcome: str) -> float:
         now = time.perf_counter()
         self.outcomes[outcome] += 1
-        if outcome == "200" and self._counted_from <= now < self._end:
-            self.ended.append(now)
-        if outcome == "200" and connection.began >= self._counted_from:
+        if outcome == "200":
             self.latencies.append(now - connection.began)
+            self.took = now - self._end + self._seconds
         return now
 
     async def _connect(self, done: Callable[[Connection, str], None]) -> Connection:
@@ -181,11 +185,10 @@ def answer(command: dict[str, object], kept: dict[str, list[bytes]]) -> dict[str
         return run
 
     run = uvloop.run(load())
-    between = len(run.ended) - 1  # from the first answer counted to the last one
-    span = run.ended[-1] - run.ended[0] if between > 0 else 0.0
+    answered = run.outcomes["200"]
     return {
-        "per_second": between / span if span else 0.0,
-        "answered": run.outcomes["200"],
+        "per_second": answered / run.took if answered else 0.0,
+        "answered": answered,
         "median": quantile(run.latencies, 0.5),
         "p99": quantile(run.latencies, 0.99),
         "failures": {key: n for key, n in run.outcomes.items() if n and key != "200"},

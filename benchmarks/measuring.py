@@ -15,7 +15,7 @@ from uploads import Uploads
 
 LIMIT = "in process"
 BARE = "bare session"
-WARM_UP = 0.5  # seconds before each measurement
+WARM_UP = 0.1  # of the seconds of a measurement, before it
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -90,7 +90,7 @@ class Field:
             "threads": 1,
             "decoded": decoded,
         }
-        self.limit.ask({**command, "seconds": WARM_UP})
+        self.limit.ask({**command, "seconds": WARM_UP * seconds})
         before = self.limit.cpu()
         answer = self.limit.ask({**command, "seconds": seconds})
         used = self.limit.cpu() - before
@@ -104,7 +104,7 @@ class Field:
         folder = load.uploads.requests(contender.path, load.images, plain=load.plain)
         command = {"port": server.port, "requests": str(folder)}
         closed = {**command, "concurrency": load.concurrency}
-        self.generator.ask({**closed, "seconds": WARM_UP})
+        self.generator.ask({**closed, "seconds": WARM_UP * seconds})
         before = server.cpu()
         answer = self.generator.ask(
             {**(closed if rate is None else {**command, "rate": rate}), "seconds": seconds}
