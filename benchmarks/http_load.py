@@ -11,7 +11,7 @@ read. What is left costs the machine under load some 50 microseconds a request, 
 same whoever answers; `cpu` says how many seconds in all.
 
 With `concurrency` every connection sends its next request when it has its answer, until
-the seconds are over; what is under way then is waited for and counts, as does its time. With
+the seconds are over; what is under way then is waited for, and counts, with its time. With
 `rate` requests start at random moments, so many a second on average (Poisson arrivals),
 whether or not the others have come back, and each latency counts from its moment: a
 server that stalls is charged for everybody who would have waited.
