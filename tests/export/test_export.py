@@ -206,3 +206,30 @@ def test_too_small_a_site_is_refused_and_nothing_changes(
     with pytest.raises(UsageError, match="needs 19 for calibration"):
         calibrate(bundle, photographs, progress)
     assert (bundle.path / "manifest.json").read_bytes() == before
+
+
+def test_what_cannot_be_made_costs_nothing_that_was(
+    bundle: Bundle, progress: Progress
+) -> None:
+    exported = export_bundle(bundle, progress, ExportPlan(lower=("fp16",)))
+    assert exported
+    strict = ExportPlan(
+        lower=("fp16",),
+        engine="tensorrt-rtx",
+        build_only=True,
+        repair=False,
+        tolerances=tolerances(["fp16.min_cosine=1.1"]),
+    )
+    exported = export_bundle(bundle, progress, strict)
+    assert not exported
+    assert [report.artifact for report in exported.reports] == [ONNX]
+    (rejected,) = exported.rejected
+    assert "onnx/model.fp16.onnx exported before stays in the bundle" in rejected.advice
+    (failed,) = exported.failed
+    assert failed.artifact == "fp16 engine"
+    assert "the fp16 ONNX file that it comes from did not pass" in str(failed.error)
+    with pytest.raises(ParityFailedError):
+        exported.require()
+    reopened = Bundle.open(bundle.path)
+    assert vouched_artifact(reopened, ONNX)
+    assert vouched_artifact(reopened, "onnx/model.fp16.onnx")
