@@ -75,10 +75,9 @@ def goals(report: Report) -> list[Goal]:
     alone = [rounds.median(ALONE, name, _latency) for name in (OURS, LIMIT)]
     return [
         Goal(what="single images, of the limit", bound=0.85, found=of(BODY, [LIMIT])),
-        Goal(
-            what="single images, of plain BentoML at its best",
-            bound=1.5,
-            found=of(SINGLE, plain),
+        *(
+            Goal(what=f"single images, of {name}", bound=1.5, found=of(SINGLE, [name]))
+            for name in plain
         ),
         Goal(
             what="32 images a request, of the limit at its best",
