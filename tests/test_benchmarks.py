@@ -220,3 +220,37 @@ def test_drift_promises_before_it_shows(
     )
     assert 0 < int(delay) <= 100
     assert picture.read_text().count("<path") > 5
+
+
+@pytest.mark.timeout(600)  # five processes, of which four are servers
+def test_the_serving_benchmark_drives_real_servers(
+    exported: Path, photographs: Path, tmp_path: Path
+) -> None:
+    """As a process: its folder has a module of the name of our package."""
+    peers = ["plain BentoML", f"LitServe, {os.cpu_count()} workers", "FastAPI"]
+    arguments = ["--images", photographs, "--bundle", exported, "--peers", *peers]
+    short = ["--rounds", "1", "--seconds", "0.2", "--starts", "1", "--bank", "100"]
+    answer = subprocess.run(
+        [sys.executable, BENCHMARKS / "serving.py", *arguments, *short],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+    )
+    assert answer.returncode == 0, answer.stderr
+    page = answer.stdout
+    rows = [line.split(" | ") for line in page.splitlines()]
+    goals = [row for row in rows if row[-1] in ("pass |", "**miss** |")]
+    assert len(goals) == 8
+    assert "nan" not in page
+    _, _, figures = page.partition("### Images per second\n")
+    table, _, _ = figures.partition("\n###")
+    throughputs = {
+        name.removeprefix("| "): values
+        for name, *values in (line.split(" | ") for line in table.splitlines())
+    }
+    for name in ("in process", "Isogon", *peers):
+        assert float(throughputs[name][0]) > 0
+    ours = [row for row in rows if row[0] == "| Isogon"][-1]
+    assert ours[-1] == "not loaded |"
+    assert "Requests that were not answered" not in page

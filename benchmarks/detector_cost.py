@@ -1,0 +1,101 @@
+"""What the OOD score of a large bank adds to the embedding, in one session each."""
+
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+from onnx.utils import Extractor
+from served_students import unit_vectors
+from timing import interleaved
+
+from bundle import Bundle, Outputs, Runner
+from bundle.detectors import Knn
+from bundle.runners import Pixels
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DetectorCost:
+    """Milliseconds an image, with the score and without it, medians over rounds."""
+
+    vectors: int
+    width: int
+    batch: int
+    embedding: float
+    share: float  # of the embedding's time that the score adds
+
+
+class _Session(Runner):
+    """A session that may have no score."""
+
+    def __init__(self, path: Path, threads: int) -> None:
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = threads
+        self._session = onnxruntime.InferenceSession(
+            path, options, providers=["CPUExecutionProvider"]
+        )
+        self.name = path.name
+
+    def run(self, pixels: Pixels) -> Outputs:
+        embeddings, *rest = self._session.run(None, {"images": pixels})
+        scores = rest[0] if rest else np.zeros(len(embeddings), np.float32)
+        return Outputs(embeddings=embeddings, ood_scores=scores)
+
+
+def detector_costs(
+    path: Path,
+    folder: Path,
+    *,
+    vectors: int,
+    batches: Sequence[int],
+    rounds: int,
+    seconds: float,
+) -> list[DetectorCost]:
+    """Measure a bundle's student with a knn bank of so many vectors, on one thread.
+
+    Args:
+        path: of the bundle.
+        folder: where the graphs are written.
+        vectors: of the bank, random directions.
+        batches: sizes to measure.
+        rounds: that alternate between the two graphs.
+        seconds: of one graph in a round.
+    """
+    bundle = Bundle.open(path)
+    width = bundle.manifest.width
+    whole, bare = _graphs(bundle, folder, vectors)
+    runners = {"whole": _Session(whole, 1), "bare": _Session(bare, 1)}
+    pixels = bundle.arrays("held_out.safetensors")["familiar"]
+    found = []
+    for batch in batches:
+        shown = np.resize(pixels, (batch, *pixels.shape[1:]))
+        times = interleaved(runners, shown, rounds=rounds, seconds=seconds)
+        pairs = zip(times["whole"], times["bare"], strict=True)
+        found.append(
+            DetectorCost(
+                vectors=vectors,
+                width=width,
+                batch=batch,
+                embedding=statistics.median(times["bare"]),
+                share=statistics.median(one / two - 1 for one, two in pairs),
+            )
+        )
+    return found
+
+
+def _graphs(bundle: Bundle, folder: Path, vectors: int) -> tuple[Path, Path]:
+    """Write the student with the bank, and the same without its score."""
+    from backbones import student_from_bundle
+    from export.graph import Graph
+    from export.onnx import save_onnx
+
+    whole, bare = folder / "whole.onnx", folder / "bare.onnx"
+    detector = Knn(bank=unit_vectors(vectors, bundle.manifest.width), k=1)
+    graph = Graph(student_from_bundle(bundle), detector)
+    save_onnx(graph, bundle.manifest.preprocessing, whole)
+    extractor = Extractor(onnx.load(whole))
+    onnx.save(extractor.extract_model(["images"], ["embedding"]), bare)
+    return whole, bare

@@ -1,0 +1,172 @@
+"""Rounds of load on servers and on the in-process limit, beside one another."""
+
+import random
+import statistics
+import sys
+from collections import defaultdict
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+from children import Child, Server
+from contenders import CORES, OURS, Contender
+from uploads import Uploads
+
+LIMIT = "in process"
+BARE = "bare session"
+WARM_UP = 0.1  # of the seconds of a measurement, before it
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Load:
+    """What is asked of everybody, for as long as a round lasts."""
+
+    title: str
+    uploads: Uploads
+    images: int  # in a request
+    concurrency: int = 16  # requests under way at once
+    plain: bool = False  # the body is the image itself, which only we take
+
+    @property
+    def workers(self) -> int:
+        """Threads of the in-process limit."""
+        return min(self.concurrency, CORES)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Figures:
+    """One measurement."""
+
+    images_per_second: float
+    median: float  # milliseconds of a request
+    p99: float
+    cpu: float  # milliseconds of CPU time for an image, all processes of the server
+    generator: float = 0.0  # share of a core that the load generator used
+
+
+@dataclass(kw_only=True, slots=True)
+class Field:
+    """Everybody who is measured, and what was found so far."""
+
+    generator: Child
+    limit: Child
+    servers: Mapping[str, tuple[Contender, Server]]
+    bare: bool = False  # measure the session without decoding too
+    failures: dict[str, dict[str, int]] = field(default_factory=dict)
+
+    def rounds(self, loads: list[Load], count: int, seconds: float) -> "Rounds":
+        """Measure every load on everybody `count` times, each time in another order."""
+        found = Rounds()
+        for number in range(count):
+            for load in loads:
+                order = self._ways(load)
+                names = random.Random(number).sample(sorted(order), len(order))
+                for name in names:
+                    found.add(load.title, name, order[name](seconds))
+                print(f"round {number + 1}: {load.title}", file=sys.stderr, flush=True)
+        return found
+
+    def _ways(self, load: Load) -> dict[str, Callable[[float], Figures]]:
+        ways: dict[str, Callable[[float], Figures]] = {}
+        for batch in sorted({1, load.images}):
+            name = LIMIT if batch == 1 else f"{LIMIT}, batches of {batch}"
+            ways[name] = partial(self.in_process, load, batch)
+        if self.bare:
+            ways[BARE] = partial(self.in_process, load, load.images, decoded=True)
+        for name in self.servers:
+            if name == OURS or not load.plain:
+                ways[name] = partial(self.served, load, name)
+        return ways
+
+    def in_process(
+        self, load: Load, batch: int, seconds: float, *, decoded: bool = False
+    ) -> Figures:
+        """Measure the limit, or the session alone."""
+        command = {
+            "images": str(load.uploads.images),
+            "batch": batch,
+            "workers": load.workers,
+            "threads": 1,
+            "decoded": decoded,
+        }
+        self.limit.ask({**command, "seconds": WARM_UP * seconds})
+        before = self.limit.cpu()
+        answer = self.limit.ask({**command, "seconds": seconds})
+        used = self.limit.cpu() - before
+        return _figures(answer, 1, used / (answer["answered"] * batch))
+
+    def served(
+        self, load: Load, name: str, seconds: float, *, rate: float | None = None
+    ) -> Figures:
+        """Measure a server: at the load's concurrency, or with `rate` requests a second."""
+        contender, server = self.servers[name]
+        folder = load.uploads.requests(contender.path, load.images, plain=load.plain)
+        command = {"port": server.port, "requests": str(folder)}
+        closed = {**command, "concurrency": load.concurrency}
+        self.generator.ask({**closed, "seconds": WARM_UP * seconds})
+        before = server.cpu()
+        answer = self.generator.ask(
+            {**(closed if rate is None else {**command, "rate": rate}), "seconds": seconds}
+        )
+        used = server.cpu() - before
+        for outcome, count in answer["failures"].items():
+            known = self.failures.setdefault(f"{name}, {load.title}", {})
+            known[outcome] = known.get(outcome, 0) + count
+        return _figures(
+            answer, load.images, used / max(1, answer["answered"] * load.images)
+        )
+
+
+class Rounds:
+    """Figures by load and name, one of each round."""
+
+    def __init__(self) -> None:
+        self._found: dict[tuple[str, str], list[Figures]] = defaultdict(list)
+
+    def add(self, load: str, name: str, figures: Figures) -> None:
+        """Keep a measurement."""
+        self._found[load, name].append(figures)
+
+    def loads(self) -> set[str]:
+        """Return the titles of the loads."""
+        return {load for load, _ in self._found}
+
+    def names(self) -> list[str]:
+        """Return who was measured, the limit first, then we."""
+        names = {name for _, name in self._found}
+        first = {BARE: 0, OURS: 2}
+        return sorted(
+            names, key=lambda name: (first.get(name, 1 if LIMIT in name else 3), name)
+        )
+
+    def median(self, load: str, name: str, what: Callable[[Figures], float]) -> float:
+        """Return the median over the rounds; NaN where nothing was measured."""
+        found = self._found.get((load, name))
+        return statistics.median(map(what, found)) if found else float("nan")
+
+    def ratio(
+        self, load: str, name: str, other: str, what: Callable[[Figures], float]
+    ) -> float:
+        """Return the median over the rounds of one's figure by another's of that round.
+
+        NaN where either was not measured.
+        """
+        ones, twos = (self._found.get((load, each), []) for each in (name, other))
+        if not ones or not twos:
+            return float("nan")
+        pairs = zip(ones, twos, strict=True)
+        ratios = [what(one) / what(two) for one, two in pairs if what(two)]
+        return statistics.median(ratios) if ratios else float("nan")
+
+
+def _figures(answer: Mapping[str, Any], images: int, cpu: float) -> Figures:
+    """Return the figures of an answer that counts in so many images, per image."""
+    median, p99 = (answer[each] or float("nan") for each in ("median", "p99"))
+    return Figures(
+        images_per_second=answer["per_second"] * images,
+        median=1000 * median,
+        p99=1000 * p99,
+        cpu=1000 * cpu,
+        generator=answer.get("cpu", 0.0),
+    )
