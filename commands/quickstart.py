@@ -154,9 +154,8 @@ def _asked_over_http(
     from serving import running_service
 
     task = progress.add_task("Starting the service", total=1 + len(images))
-    folder = Path(
-        tempfile.mkdtemp(prefix="isogon-")
-    )  # kept if this fails: its log says why
+    # Kept if this fails: its log says why.
+    folder = Path(tempfile.mkdtemp(prefix="isogon-"))
     answers = []
     with (
         running_service(bundle.path, folder / "service.log") as url,

@@ -139,19 +139,6 @@ class Models:
         task.add_done_callback(self._retiring.discard)
 
 
-def check(settings: Settings) -> None:
-    """Load every model once, one after the other, and keep none.
-
-    Raises:
-        IsogonError: as `Models.load`.
-    """
-    names: dict[str, Source] = {}
-    for source in settings.bundle:
-        model = ServedModel.load(source.path, settings, source.name)
-        _require_unused(model.name, source, names)
-        names[model.name] = source
-
-
 class _Held:
     """A pipeline, and how many requests hold it."""
 

@@ -1,7 +1,6 @@
 """The service as a process: started, waited for, and ended by its own id."""
 
 import os
-import signal
 import subprocess
 import sys
 import time
@@ -11,25 +10,18 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from socket import SO_REUSEADDR, SOL_SOCKET, socket
-from typing import NoReturn
 
 from bundle import CheckFailedError, UsageError
 from serving.lists import Source, sources_from
-from serving.models import check
-from serving.observability import traces_are_asked_for
 from serving.settings import settings_from_environment
 
 _READY_WITHIN = 60.0  # seconds
-# Accepted requests are given this long to be answered once the service is told to end:
-# less than the 30 s after which Kubernetes and others kill.
-_FINISHED_WITHIN = 25
-_STOPPED_WITHIN = _FINISHED_WITHIN + 5.0
+_STOPPED_WITHIN = 30.0
+_QUIET = {"BENTOML_DO_NOT_TRACK": "True"}
 
 
-def serve(bundles: Sequence[str], *, host: str, port: int, watch: bool = False) -> NoReturn:
-    """Become the server for `bundles`: its signals and exit status are this process's.
-
-    The models are loaded once before, so that what is wrong is said and not retried.
+def serve(bundles: Sequence[str], *, host: str, port: int, watch: bool = False) -> None:
+    """Serve `bundles` in this process until SIGTERM or SIGINT, and finish what came.
 
     Args:
         bundles: each a directory, or `NAME=DIRECTORY`; the first is the default.
@@ -40,9 +32,9 @@ def serve(bundles: Sequence[str], *, host: str, port: int, watch: bool = False) 
     Raises:
         IsogonError: a setting, a bundle or its golden check is not in order.
     """
+    if watch:
+        os.environ["ISOGON_WATCH"] = "true"
     settings = settings_from_environment(bundles)
-    traces_are_asked_for()  # raises where they are and cannot be sent
-    check(settings)
     try:
         with socket() as probe:
             probe.setsockopt(SOL_SOCKET, SO_REUSEADDR, 1)
@@ -52,10 +44,14 @@ def serve(bundles: Sequence[str], *, host: str, port: int, watch: bool = False) 
             f"Cannot listen on {host}:{port}: {error.strerror}. Choose another --port or "
             f"--host."
         ) from error
-    environment = _environment(settings.bundle, {"ISOGON_WATCH": "true"} if watch else {})
+    os.environ.update(_QUIET)
+    from serving.listening import listen  # with BentoML, which reads the environment
+    from serving.service import load
+
+    load(settings)
     served = ", ".join(map(str, settings.bundle))
     print(f"Serving {served} at http://{host}:{port}", file=sys.stderr, flush=True)
-    os.execve(sys.executable, _command(host, port), environment)
+    listen(host=host, port=port)
 
 
 @contextmanager
@@ -78,11 +74,12 @@ def running_service(
     url = f"http://127.0.0.1:{port}"
     with log.open("wb") as output:
         process = subprocess.Popen(
-            _command("127.0.0.1", port),
+            [sys.executable, "-m", "serving", "127.0.0.1", str(port)],
+            cwd=Path(__file__).parent.parent,
             env=_environment(sources_from(bundles), environment or {}),
             stdout=output,
             stderr=subprocess.STDOUT,
-            start_new_session=True,  # its workers form a group that ends as one
+            start_new_session=True,
         )
         try:
             wait_until_ready(process, url, log)
@@ -121,20 +118,11 @@ def wait_until_ready(process: subprocess.Popen[bytes], url: str, log: Path) -> N
     )
 
 
-def _command(host: str, port: int) -> list[str]:
-    root = str(Path(__file__).resolve().parent.parent)
-    return [
-        *(sys.executable, "-m", "bentoml", "serve", "serving.service:Isogon"),
-        *("--working-dir", root, "--host", host, "--port", str(port)),
-        *("--timeout-graceful-shutdown", str(_FINISHED_WITHIN)),
-    ]
-
-
 def _environment(sources: Sequence[Source], added: Mapping[str, str]) -> dict[str, str]:
     # Absolute, but not resolved: a link may come to lead to another bundle.
     places = (Source(name=source.name, path=source.path.absolute()) for source in sources)
     return {
-        "BENTOML_DO_NOT_TRACK": "True",
+        **_QUIET,
         **os.environ,
         **added,
         "ISOGON_BUNDLE": os.pathsep.join(map(str, places)),
@@ -142,11 +130,10 @@ def _environment(sources: Sequence[Source], added: Mapping[str, str]) -> dict[st
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
-    """End the service and its workers, gently first."""
-    if process.poll() is None:
-        os.killpg(process.pid, signal.SIGTERM)
+    """End the service, gently first."""
+    process.terminate()
     try:
         process.wait(_STOPPED_WITHIN)
     except subprocess.TimeoutExpired:
-        os.killpg(process.pid, signal.SIGKILL)
+        process.kill()
         process.wait()

@@ -1,4 +1,4 @@
-"""The BentoML service: `bentoml serve serving.service:Isogon` with ISOGON_BUNDLE set."""
+"""The BentoML service, for `isogon serve` and `bentoml serve serving.service:Isogon`."""
 
 import logging
 import os
@@ -13,7 +13,7 @@ from serving.app import create_app
 from serving.arbiter import COULD_NOT_START, supervise
 from serving.models import Models
 from serving.observability import start_observability, stop_observability
-from serving.settings import settings_from_environment
+from serving.settings import Settings, settings_from_environment
 from serving.watching import kept_current
 
 _log = logging.getLogger("isogon.serving")
@@ -40,15 +40,25 @@ class _Direct(bentoml.Service[Any]):  # type: ignore[misc]
         return asgi
 
 
+def load(settings: Settings) -> None:
+    """Make the application ready to answer: golden checks and measurements included.
+
+    Raises:
+        IsogonError: a setting, a bundle or its golden check is not in order.
+    """
+    start_observability(app, settings, bentoml.server_context.worker_index)
+    app.state.models = Models.load(settings, app.state.observations.observer)
+
+
 @bentoml.service(name="isogon", service_class=_Direct)
 class Isogon:
-    """Load the bundles; the worker listens only after their golden checks."""
+    """Listens only once the models are loaded; a worker of BentoML's loads them here."""
 
     def __init__(self) -> None:
+        if hasattr(app.state, "models"):
+            return
         try:
-            settings = settings_from_environment()
-            start_observability(app, settings, bentoml.server_context.worker_index)
-            app.state.models = Models.load(settings, app.state.observations.observer)
+            load(settings_from_environment())
         except IsogonError as error:
             _log.error("%s", error)
             # Nothing is open yet; an exception would bury the message in tracebacks.

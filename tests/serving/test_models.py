@@ -10,7 +10,7 @@ from fastapi.testclient import TestClient
 from bundle import ONNX, Bundle, UsageError
 from serving.app import create_app
 from serving.lists import Source
-from serving.models import Models, check
+from serving.models import Models
 from serving.settings import Settings, settings_from_environment
 
 
@@ -84,9 +84,8 @@ def test_two_models_of_one_name_are_refused_with_what_to_do(
     exported: Path, another: Path
 ) -> None:
     settings = Settings(bundle=[exported, another])
-    for load in (Models.load, check):
-        with pytest.raises(UsageError, match=f"called 'digits'.*`digits-2={another}`"):
-            load(settings)
+    with pytest.raises(UsageError, match=f"called 'digits'.*`digits-2={another}`"):
+        Models.load(settings)
 
 
 def test_the_environment_names_several_bundles(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,22 @@
+"""`python -m serving HOST PORT`: the service in this process, set by its environment."""
+
+import sys
+
+from bundle import IsogonError
+from serving.listening import listen
+from serving.service import load
+from serving.settings import settings_from_environment
+
+
+def main() -> None:
+    """Listen until told to end; say on stderr what is wrong."""
+    host, port = sys.argv[1:]
+    try:
+        load(settings_from_environment())
+    except IsogonError as error:
+        sys.exit(str(error))
+    listen(host=host, port=int(port))
+
+
+if __name__ == "__main__":
+    main()
