@@ -29,7 +29,8 @@ def serve(bundle: Path, *, host: str, port: int) -> NoReturn:
     Raises:
         IsogonError: a setting, the bundle or its golden check is not in order.
     """
-    Models.load(settings_from_environment(bundle))
+    settings = settings_from_environment(bundle)
+    Models.load(settings)
     try:
         with socket() as probe:
             probe.setsockopt(SOL_SOCKET, SO_REUSEADDR, 1)
@@ -40,7 +41,7 @@ def serve(bundle: Path, *, host: str, port: int) -> NoReturn:
             f"--host."
         ) from error
     print(f"Serving {bundle} at http://{host}:{port}", file=sys.stderr, flush=True)
-    os.execve(sys.executable, _command(host, port), _environment(bundle))
+    os.execve(sys.executable, _command(host, port), _environment(settings.bundle))
 
 
 @contextmanager

@@ -1,11 +1,13 @@
 """What an operator may set, each by an environment variable `ISOGON_<NAME>`."""
 
 from pathlib import Path
+from typing import Annotated
 
-from pydantic import Field, ValidationError
+from pydantic import BeforeValidator, Field, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from bundle import ONNX, ImageLimits, UsageError
+from serving.stored import bundle_path
 
 
 class Settings(BaseSettings):
@@ -13,7 +15,9 @@ class Settings(BaseSettings):
 
     model_config = SettingsConfigDict(env_prefix="ISOGON_", frozen=True)
 
-    bundle: Path = Field(description="the bundle's directory")
+    bundle: Annotated[Path, BeforeValidator(bundle_path)] = Field(
+        description="the bundle's directory, or bentoml:NAME[:VERSION]"
+    )
     artifact: str = Field(
         default=ONNX, description="what answers: an artifact's name in the bundle"
     )
