@@ -1,5 +1,7 @@
 """Where a bundle is: a directory, or a model of BentoML's store."""
 
+import os
+import re
 from pathlib import Path
 
 from bundle import UsageError
@@ -31,3 +33,22 @@ def bundle_path(location: str | Path) -> Path:
             f"`bentoml models list` shows them, `isogon publish BUNDLE` adds one; or set "
             f"ISOGON_BUNDLE to a bundle's directory."
         ) from error
+
+
+def split_places(text: str) -> list[str]:
+    """Return the places in a text that `os.pathsep` joins, where that is in tags too.
+
+    What follows `bentoml:NAME` is its version, unless it has a slash, a backslash or an
+    equals sign, or begins the next `bentoml:`.
+    """
+    places: list[str] = []
+    for part in text.split(os.pathsep):
+        last = places[-1] if places and os.pathsep == ":" else ""
+        names = last.rpartition("=")[2]
+        is_name = names == STORED[:-1]
+        is_version = names.startswith(STORED) and names.count(":") == 1
+        if is_name or (is_version and re.fullmatch(r"(?!bentoml$)[\w.-]+", part)):
+            places[-1] = f"{last}:{part}"
+        else:
+            places.append(part)
+    return places
