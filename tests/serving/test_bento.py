@@ -26,6 +26,10 @@ from packaging.requirements import Requirement
 from serving.process import free_port
 
 ROOT = Path(__file__).parents[2]
+TEMPLATE = yaml.safe_load((ROOT / "deploy/kubernetes/base/deployment.yaml").read_text())[
+    "spec"
+]["template"]
+POD = TEMPLATE["spec"]
 ABSENT = ("torch", "torchvision", "timm", "onnx", "lightning_fabric", "sklearn", "distill")
 
 
@@ -109,7 +113,13 @@ def container(
         subprocess.Popen(
             [
                 *("bash", bento / "env/docker/entrypoint.sh"),
-                *("serve", "--host", "127.0.0.1", "--port", str(port)),
+                *(
+                    *POD["containers"][0]["args"],
+                    "--host",
+                    "127.0.0.1",
+                    "--port",
+                    str(port),
+                ),
             ],
             cwd=home,
             stdout=output,
@@ -171,8 +181,12 @@ def test_the_image_is_told_where_its_bundle_is_and_not_to_phone_home(bento: Path
     dockerfile = (bento / "env/docker/Dockerfile").read_text()
     assert "ARG ISOGON_BUNDLE=bentoml:bundle\n" in dockerfile
     assert "ARG BENTOML_DO_NOT_TRACK=True\n" in dockerfile
+    assert "ARG ORT_DISABLE_TELEMETRY=1\n" in dockerfile
     assert "\nEXPOSE 3000\n" in dockerfile
     assert "\nUSER bentoml\n" in dockerfile
+    user = POD["securityContext"]["runAsUser"]
+    assert f"ARG BENTO_USER_UID={user}\n" in dockerfile
+    assert "/bento/env/docker/entrypoint.sh" in dockerfile
 
 
 def test_the_bento_serves_a_bundle_that_is_mounted_beside_it(
@@ -183,7 +197,15 @@ def test_the_bento_serves_a_bundle_that_is_mounted_beside_it(
         answer = client.post("/v1/embed", files={"images": photo}, timeout=30)
         assert answer.status_code == 200, answer.text
         assert answer.json()["width"] == 32
-        assert client.get("/").status_code == 200
+        paths = [
+            value["httpGet"]["path"]
+            for value in POD["containers"][0].values()
+            if "httpGet" in value
+        ]
+        assert len(paths) == 3
+        scraped = TEMPLATE["metadata"]["annotations"]["prometheus.io/path"]
+        for path in ("/", scraped, *paths):
+            assert client.get(path).status_code == 200, path
 
 
 def test_the_bento_serves_the_bundle_inside_it_without_torch(
