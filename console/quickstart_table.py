@@ -37,11 +37,11 @@ def quickstart(
         verdict = "unfamiliar" if ood["is_ood"] else "familiar"
         add_row(table, f"{kind}: {image.name}", "", f"p = {ood['p_value']:.4f}, {verdict}")
     out.print(table)
-    path, image = quote(str(bundle.path)), quote(f"images=@{examples[1]}")
+    path, part = quote(str(bundle.path)), quote(f"images=@{examples[1]}")
     out.print(
         f"\nNext:\n"
         f"  isogon serve {path}\n"
-        f"  curl -F {image} localhost:3000/v1/embed\n"
+        f"  curl -F {part} localhost:3000/v1/embed\n"
         f"  isogon inspect {path}\n"
         f"  isogon quickstart --images YOUR_FOLDER --output yours.isogon",
         markup=False,
