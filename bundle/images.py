@@ -3,6 +3,13 @@
 EXIF orientation is applied, transparency is laid on white, 16-bit samples keep
 their high byte, greyscale, palette and CMYK become RGB. Embedded ICC profiles are
 ignored. Of an animation the first frame counts.
+
+JPEG's scaled decoding (Pillow's `draft`) is not used. On 150 photographs of about
+500 x 375 and a student of 96 pixels it halved the time of decoding where it could leave
+as little as the target's size, but embeddings then had cosines down to 0.9946 with those
+of full decoding; down to 0.9979, 0.9989 and 0.99995 where it had to leave 1.5, 2 and 3
+times as much. Parity allows float32 artifacts 0.99999. At 4 times it would be within
+that, and few photographs are that large for their model.
 """
 
 import io

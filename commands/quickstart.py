@@ -1,5 +1,6 @@
 """`isogon quickstart`: the whole chain on real images."""
 
+import shutil
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -153,10 +154,12 @@ def _asked_over_http(
     from serving import running_service
 
     task = progress.add_task("Starting the service", total=1 + len(images))
-    log = Path(tempfile.mkdtemp(prefix="isogon-")) / "service.log"
+    folder = Path(
+        tempfile.mkdtemp(prefix="isogon-")
+    )  # kept if this fails: its log says why
     answers = []
     with (
-        running_service(bundle.path, log) as url,
+        running_service(bundle.path, folder / "service.log") as url,
         httpx.Client(base_url=url, timeout=60, trust_env=False) as client,
     ):
         progress.update(task, advance=1, description="Asking over HTTP")
@@ -166,4 +169,5 @@ def _asked_over_http(
             answer.raise_for_status()
             answers.append(answer.json()["results"][0]["ood"])
             progress.update(task, advance=1)
+    shutil.rmtree(folder)
     return answers

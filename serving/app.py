@@ -2,16 +2,27 @@
 
 from fastapi import FastAPI
 
-from serving.api import cards, embedding
+from serving import health
+from serving.api import cards, embedding, listing
 from serving.api.problems import install_handlers
+from serving.limits import CrossOrigin, RequireKey, UploadTime
+from serving.observability import install_observability
 from serving.page import page
 
 
 def create_app() -> FastAPI:
     """Return the application; `app.state.models` must be set before it is asked."""
-    app = FastAPI(title="Isogon", version="1")
-    install_handlers(app)
+    # FastAPI's pages for people load scripts from another host; ours is at `/`.
+    app = FastAPI(title="Isogon", version="1", docs_url=None, redoc_url=None)
+    # From the inside out; a request passes the last one first.
+    app.add_middleware(UploadTime)
+    app.add_middleware(RequireKey)
+    install_handlers(app)  # catches what fails in all of the above
+    app.add_middleware(CrossOrigin)  # a preflight has no key, and refusals are marked too
     app.include_router(embedding.router)
     app.include_router(cards.router)
+    app.include_router(listing.router)
+    app.include_router(health.router)
     app.include_router(page.router)
+    install_observability(app)  # last: it watches all of the above
     return app

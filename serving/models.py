@@ -1,30 +1,203 @@
-"""The models behind one service, and which of them answers."""
+"""The models behind one service: which of them answers, and how one is replaced."""
 
-from collections.abc import AsyncIterator
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Self
 
-from serving.batching import Pipeline
+from bundle import IsogonError, UsageError
+from serving.batching import Observer, Pipeline
+from serving.lists import Source
 from serving.served import ServedModel
 from serving.settings import Settings
+from serving.stamp import Stamp, stamp
+
+Observing = Callable[[ServedModel], Observer]
+
+_log = logging.getLogger("isogon.serving")
+
+
+class UnknownModelError(Exception):
+    """A request names a model that is not served."""
+
+    def __init__(self, name: str, names: tuple[str, ...]) -> None:
+        served = ", ".join(map(repr, names))
+        super().__init__(f"There is no model {name!r} here. Ask for one of {served}.")
 
 
 class Models:
-    """The served models with their pipelines."""
+    """The served models by name; the first is the default.
 
-    def __init__(self, pipeline: Pipeline) -> None:
-        self._pipeline = pipeline
+    A request holds the pipeline it uses. One that is replaced goes on until the last
+    request lets go of it, and is closed then.
+    """
+
+    def __init__(
+        self, settings: Settings, places: tuple["_Place", ...], observing: Observing
+    ) -> None:
+        self.settings = settings
+        self._places = places
+        self._observing = observing
+        self._reloading = asyncio.Lock()
+        self._retiring: set[asyncio.Task[None]] = set()
 
     @classmethod
-    def load(cls, settings: Settings) -> Self:
+    def load(cls, settings: Settings, observing: Observing = lambda _: Observer()) -> Self:
         """Load what `settings` name, ready to answer.
 
+        Args:
+            settings: of the operator.
+            observing: returns who hears of a model's pipeline.
+
         Raises:
-            IsogonError: a bundle or its golden check is not in order.
+            IsogonError: a bundle or its golden check is not in order, or two have the
+                same name.
         """
-        return cls(Pipeline(ServedModel.load(settings.bundle, settings)))
+        places: list[_Place] = []
+        for source in settings.bundle:
+            found = stamp(source.path)
+            model = ServedModel.load(source.path, settings, source.name)
+            _require_unused(model.name, source, {p.name: p.source for p in places})
+            places.append(_Place(source, found, Pipeline(model, observing(model))))
+        return cls(settings, tuple(places), observing)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """What requests may call the models, the default first."""
+        return tuple(place.name for place in self._places)
+
+    @property
+    def default(self) -> str:
+        """The model that answers where a request names none."""
+        return self.names[0]
+
+    def stamps(self) -> tuple[Stamp, ...]:
+        """Return how the bundles look from outside, right now."""
+        return tuple(stamp(place.source.path) for place in self._places)
 
     @asynccontextmanager
-    async def use(self) -> AsyncIterator[Pipeline]:
-        """Yield the pipeline of a model; it stays usable to the end of the block."""
-        yield self._pipeline
+    async def use(self, name: str | None = None) -> AsyncIterator[Pipeline]:
+        """Yield the pipeline of a model; it stays usable to the end of the block.
+
+        Raises:
+            UnknownModelError: no model has this name.
+        """
+        held = self._held(self.default if name is None else name)
+        held.take()
+        try:
+            yield held.pipeline
+        finally:
+            held.release()
+
+    async def reload(self, *, again: bool = False) -> None:
+        """Take up every bundle that changed; one that is not in order changes nothing.
+
+        Args:
+            again: try those too that were refused and have not changed since.
+        """
+        async with self._reloading:
+            for place in self._places:
+                found = await asyncio.to_thread(stamp, place.source.path)
+                if found == (place.taken if again else place.tried):
+                    continue
+                place.tried = found
+                try:
+                    pipeline = await self._loaded(place)
+                except (IsogonError, OSError) as error:
+                    _log.error("Not taken up: %s %s answers as before.", error, place.name)
+                except Exception:
+                    _log.exception("Not taken up; %s answers as before.", place.name)
+                else:
+                    self._retire(place.replace(found, pipeline))
+                    model = pipeline.model
+                    _log.info("Taken up: %s, %s", model.name, model.artifact.fingerprint)
+
+    async def close(self) -> None:
+        """Finish what was accepted, and let go of every model."""
+        for place in self._places:
+            self._retire(place.held)
+        await asyncio.gather(*self._retiring)
+
+    async def _loaded(self, place: "_Place") -> Pipeline:
+        source = place.source
+        load = ServedModel.load
+        model = await asyncio.to_thread(load, source.path, self.settings, source.name)
+        others = {other.name: other.source for other in self._places if other is not place}
+        _require_unused(model.name, source, others)
+        return await asyncio.to_thread(Pipeline, model, self._observing(model))
+
+    def _held(self, name: str) -> "_Held":
+        for place in self._places:
+            if place.name == name:
+                return place.held
+        raise UnknownModelError(name, self.names)
+
+    def _retire(self, held: "_Held") -> None:
+        task = asyncio.create_task(held.retire())
+        self._retiring.add(task)
+        task.add_done_callback(self._retiring.discard)
+
+
+def check(settings: Settings) -> None:
+    """Load every model once, one after the other, and keep none.
+
+    Raises:
+        IsogonError: as `Models.load`.
+    """
+    names: dict[str, Source] = {}
+    for source in settings.bundle:
+        model = ServedModel.load(source.path, settings, source.name)
+        _require_unused(model.name, source, names)
+        names[model.name] = source
+
+
+class _Held:
+    """A pipeline, and how many requests hold it."""
+
+    def __init__(self, pipeline: Pipeline) -> None:
+        self.pipeline = pipeline
+        self._holders = 0
+        self._free = asyncio.Event()
+        self._free.set()
+
+    def take(self) -> None:
+        self._holders += 1
+        self._free.clear()
+
+    def release(self) -> None:
+        self._holders -= 1
+        if not self._holders:
+            self._free.set()
+
+    async def retire(self) -> None:
+        """Close the pipeline after the last request has let go of it."""
+        await self._free.wait()
+        await self.pipeline.close()
+
+
+class _Place:
+    """Where a model comes from, and the one in force."""
+
+    def __init__(self, source: Source, found: Stamp, pipeline: Pipeline) -> None:
+        self.source = source
+        self.taken = self.tried = found
+        self.held = _Held(pipeline)
+
+    @property
+    def name(self) -> str:
+        return self.held.pipeline.model.name
+
+    def replace(self, found: Stamp, pipeline: Pipeline) -> _Held:
+        """Bring a pipeline into force and return the one before."""
+        before, self.held = self.held, _Held(pipeline)
+        self.taken = found
+        return before
+
+
+def _require_unused(name: str, source: Source, names: dict[str, Source]) -> None:
+    if name in names:
+        raise UsageError(
+            f"Two bundles are called {name!r}: {names[name]} and {source}. Requests tell "
+            f"models apart by name: give one another, as in `{name}-2={source.path}`."
+        )

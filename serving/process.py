@@ -7,30 +7,42 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from socket import SO_REUSEADDR, SOL_SOCKET, socket
 from typing import NoReturn
 
 from bundle import CheckFailedError, UsageError
-from serving.models import Models
+from serving.lists import Source, sources_from
+from serving.models import check
+from serving.observability import traces_are_asked_for
 from serving.settings import settings_from_environment
 
 _READY_WITHIN = 60.0  # seconds
-_STOPPED_WITHIN = 15.0
+# Accepted requests are given this long to be answered once the service is told to end:
+# less than the 30 s after which Kubernetes and others kill.
+_FINISHED_WITHIN = 25
+_STOPPED_WITHIN = _FINISHED_WITHIN + 5.0
 
 
-def serve(bundle: Path, *, host: str, port: int) -> NoReturn:
-    """Become the server for `bundle`: its signals and exit status are this process's.
+def serve(bundles: Sequence[str], *, host: str, port: int, watch: bool = False) -> NoReturn:
+    """Become the server for `bundles`: its signals and exit status are this process's.
 
-    The model is loaded once before, so that what is wrong is said and not retried.
+    The models are loaded once before, so that what is wrong is said and not retried.
+
+    Args:
+        bundles: each a directory, or `NAME=DIRECTORY`; the first is the default.
+        host: the address to listen on.
+        port: the TCP port.
+        watch: take a bundle up when it changes, as at SIGHUP.
 
     Raises:
-        IsogonError: a setting, the bundle or its golden check is not in order.
+        IsogonError: a setting, a bundle or its golden check is not in order.
     """
-    settings = settings_from_environment(bundle)
-    Models.load(settings)
+    settings = settings_from_environment(bundles)
+    check(settings)
+    traces_are_asked_for()
     try:
         with socket() as probe:
             probe.setsockopt(SOL_SOCKET, SO_REUSEADDR, 1)
@@ -40,17 +52,24 @@ def serve(bundle: Path, *, host: str, port: int) -> NoReturn:
             f"Cannot listen on {host}:{port}: {error.strerror}. Choose another --port or "
             f"--host."
         ) from error
-    print(f"Serving {bundle} at http://{host}:{port}", file=sys.stderr, flush=True)
-    os.execve(sys.executable, _command(host, port), _environment(settings.bundle))
+    environment = _environment(settings.bundle, {"ISOGON_WATCH": "true"} if watch else {})
+    served = ", ".join(map(str, settings.bundle))
+    print(f"Serving {served} at http://{host}:{port}", file=sys.stderr, flush=True)
+    os.execve(sys.executable, _command(host, port), environment)
 
 
 @contextmanager
-def running_service(bundle: Path, log: Path) -> Iterator[str]:
-    """Serve `bundle` on a free loopback port; yield its URL once it is ready.
+def running_service(
+    bundles: Path | Sequence[str | Path],
+    log: Path,
+    environment: Mapping[str, str] | None = None,
+) -> Iterator[str]:
+    """Serve one or several bundles on a free loopback port; yield the URL once ready.
 
     Args:
-        bundle: the bundle's directory.
+        bundles: as of `serve`.
         log: a file for what the service prints.
+        environment: variables besides this process's.
 
     Raises:
         CheckFailedError: it ended or was not ready within a minute.
@@ -60,13 +79,13 @@ def running_service(bundle: Path, log: Path) -> Iterator[str]:
     with log.open("wb") as output:
         process = subprocess.Popen(
             _command("127.0.0.1", port),
-            env=_environment(bundle),
+            env=_environment(sources_from(bundles), environment or {}),
             stdout=output,
             stderr=subprocess.STDOUT,
             start_new_session=True,  # its workers form a group that ends as one
         )
         try:
-            _wait_until_ready(process, url, log)
+            wait_until_ready(process, url, log)
             yield url
         finally:
             _end(process)
@@ -80,24 +99,12 @@ def free_port() -> int:
         return port
 
 
-def _command(host: str, port: int) -> list[str]:
-    root = str(Path(__file__).resolve().parent.parent)
-    return [
-        *(sys.executable, "-m", "bentoml", "serve", "serving.service:Isogon"),
-        *("--working-dir", root, "--host", host, "--port", str(port)),
-    ]
+def wait_until_ready(process: subprocess.Popen[bytes], url: str, log: Path) -> None:
+    """Return when the service at `url` is ready.
 
-
-def _environment(bundle: Path) -> dict[str, str]:
-    return {
-        "BENTOML_DO_NOT_TRACK": "True",
-        "OTEL_SDK_DISABLED": "true",
-        **os.environ,
-        "ISOGON_BUNDLE": str(bundle.resolve()),
-    }
-
-
-def _wait_until_ready(process: subprocess.Popen[bytes], url: str, log: Path) -> None:
+    Raises:
+        CheckFailedError: it ended or was not ready within a minute.
+    """
     deadline = time.monotonic() + _READY_WITHIN
     direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     while time.monotonic() < deadline and process.poll() is None:
@@ -112,6 +119,26 @@ def _wait_until_ready(process: subprocess.Popen[bytes], url: str, log: Path) -> 
     raise CheckFailedError(
         f"The service {what} within {_READY_WITHIN:.0f} s. Its log, {log}, ends:\n{tail}"
     )
+
+
+def _command(host: str, port: int) -> list[str]:
+    root = str(Path(__file__).resolve().parent.parent)
+    return [
+        *(sys.executable, "-m", "bentoml", "serve", "serving.service:Isogon"),
+        *("--working-dir", root, "--host", host, "--port", str(port)),
+        *("--timeout-graceful-shutdown", str(_FINISHED_WITHIN)),
+    ]
+
+
+def _environment(sources: Sequence[Source], added: Mapping[str, str]) -> dict[str, str]:
+    # Absolute, but not resolved: a link may come to lead to another bundle.
+    places = (Source(name=source.name, path=source.path.absolute()) for source in sources)
+    return {
+        "BENTOML_DO_NOT_TRACK": "True",
+        **os.environ,
+        **added,
+        "ISOGON_BUNDLE": os.pathsep.join(map(str, places)),
+    }
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:

@@ -25,6 +25,7 @@ from serving.settings import Settings
 class ServedModel:
     """What every request shares; nothing in it changes."""
 
+    name: str
     bundle: Bundle
     artifact: Artifact
     calibration: Calibration
@@ -32,15 +33,20 @@ class ServedModel:
     settings: Settings
 
     @classmethod
-    def load(cls, path: Path, settings: Settings) -> Self:
+    def load(cls, path: Path, settings: Settings, name: str | None = None) -> Self:
         """Open the bundle, check everything, and return the model ready to answer.
+
+        Args:
+            path: the bundle's directory, or a link to it.
+            settings: what to run, and within which limits.
+            name: what requests call it; None: what its bundle is called.
 
         Raises:
             BundleError: the bundle is damaged, or nothing vouches for its artifact.
             CheckFailedError: the golden images do not come out as they should.
             UsageError: `settings.alpha` cannot be promised with this calibration.
         """
-        bundle = Bundle.open(path)
+        bundle = Bundle.open(path.resolve())  # a link that moves on mixes no two bundles
         artifact = vouched_artifact(bundle, settings.artifact)
         runner = open_runner(bundle, artifact, threads=settings.threads)
         require_golden(bundle, artifact, runner)
@@ -49,17 +55,13 @@ class ServedModel:
             scores = np.array(calibration.scores)
             calibration = Calibration.from_scores(scores, settings.alpha)
         return cls(
+            name=bundle.manifest.name if name is None else name,
             bundle=bundle,
             artifact=artifact,
             calibration=calibration,
             runner=runner,
             settings=settings,
         )
-
-    @property
-    def name(self) -> str:
-        """What the bundle is called."""
-        return self.manifest.name
 
     @property
     def manifest(self) -> Manifest:

@@ -1,22 +1,37 @@
 """What an operator may set, each by an environment variable `ISOGON_<NAME>`."""
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, ValidationError
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic import (
+    BeforeValidator,
+    Field,
+    SecretStr,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+)
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from bundle import ONNX, ImageLimits, UsageError
-from serving.stored import bundle_path
+from serving.lists import Origin, Source, keys_from, origins_from, sources_from
+
+LogFormat = Literal["json", "text"]
+LogLevel = Literal["debug", "info", "warning", "error"]
+LONGEST_DEADLINE = 540.0  # seconds
 
 
 class Settings(BaseSettings):
-    """The bundle to serve and the limits under which it is served."""
+    """The bundles to serve and the limits under which they are served."""
 
     model_config = SettingsConfigDict(env_prefix="ISOGON_", frozen=True)
 
-    bundle: Annotated[Path, BeforeValidator(bundle_path)] = Field(
-        description="the bundle's directory, or bentoml:NAME[:VERSION]"
+    bundle: Annotated[tuple[Source, ...], NoDecode, BeforeValidator(sources_from)] = Field(
+        description="the bundles, the default first: PATH or bentoml:NAME[:VERSION]"
+    )
+    watch: bool = Field(
+        default=False, description="take up a bundle that changed, as at SIGHUP"
     )
     artifact: str = Field(
         default=ONNX, description="what answers: an artifact's name in the bundle"
@@ -24,10 +39,17 @@ class Settings(BaseSettings):
     alpha: float | None = Field(
         default=None, gt=0, lt=1, description="false-alarm rate; None: the bundle's"
     )
-    threads: int | None = Field(
-        default=None, ge=1, description="of the runtime per request; None: its choice"
+    cores: int | None = Field(
+        default=None, ge=1, description="CPU cores to keep busy; None: those it may use"
+    )
+    deadline: float = Field(
+        default=30.0, gt=0, le=LONGEST_DEADLINE, description="seconds for a request"
+    )
+    threads: int = Field(
+        default=1, ge=1, description="of one run on the CPU; more: one image is faster"
     )
     max_images: int = Field(default=64, ge=1, description="images in one request")
+    queue: int = Field(default=512, ge=1, description="images that may wait for a run")
     max_body_bytes: int = Field(
         default=96 * 2**20, ge=1, description="bytes of a request's body"
     )
@@ -37,6 +59,37 @@ class Settings(BaseSettings):
     max_image_pixels: int = Field(
         default=ImageLimits().pixels, ge=1, description="width x height of one image"
     )
+    upload_seconds: float = Field(
+        default=300.0, gt=0, description="for a request's body to arrive"
+    )
+    api_keys: Annotated[tuple[SecretStr, ...], NoDecode, BeforeValidator(keys_from)] = (
+        Field(default=(), description="of which a request must show one; none: open")
+    )
+    cors_origins: Annotated[tuple[Origin, ...], NoDecode, BeforeValidator(origins_from)] = (
+        Field(default=(), description="whose pages in a browser may ask; none: no other")
+    )
+    drift_window: int = Field(
+        default=1000, ge=10, description="images that the drift test looks back upon"
+    )
+    drift_run_length: float = Field(
+        default=1e6, ge=1e3, description="familiar images until it alarms, on average"
+    )
+    log_format: LogFormat = Field(
+        default="json", description="of the log on stderr: json, or text for people"
+    )
+    log_level: LogLevel = Field(
+        default="info", description="from which on: debug, info, warning, error"
+    )
+
+    @field_validator("queue")
+    @classmethod
+    def _holds_a_request(cls, queue: int, info: ValidationInfo) -> int:
+        if queue < info.data.get("max_images", 0):
+            raise ValueError(
+                f"it should hold the {info.data['max_images']} images of a request, "
+                f"which is ISOGON_MAX_IMAGES"
+            )
+        return queue
 
     @property
     def image_limits(self) -> ImageLimits:
@@ -44,18 +97,26 @@ class Settings(BaseSettings):
         return ImageLimits(bytes=self.max_image_bytes, pixels=self.max_image_pixels)
 
 
-def settings_from_environment(bundle: Path | None = None) -> Settings:
-    """Return the settings; `bundle` goes before ISOGON_BUNDLE.
+def settings_from_environment(
+    bundle: Path | Sequence[str | Path] | None = None,
+) -> Settings:
+    """Return the settings; `bundle`, one or several, goes before ISOGON_BUNDLE.
 
     Raises:
         UsageError: a variable is missing or has a value that does not do.
     """
     try:
-        return Settings() if bundle is None else Settings(bundle=bundle)  # type: ignore[call-arg]
+        return Settings() if bundle is None else Settings(bundle=bundle)  # type: ignore[call-arg, arg-type]
     except ValidationError as error:
         fault = error.errors()[0]
-        name = "ISOGON_" + str(fault["loc"][0]).removeprefix("ISOGON_").upper()
+        field = str(fault["loc"][0]).removeprefix("ISOGON_").lower()
         raise UsageError(
-            f"The environment variable {name}: {fault['msg']}, got {fault['input']!r}. "
+            f"The environment variable ISOGON_{field.upper()}: {_told(field, fault)}. "
             f"Set or unset it; `isogon serve --help` lists them."
         ) from error
+
+
+def _told(field: str, fault: Any) -> str:
+    """Return what is wrong with a value, and the value unless it is a secret."""
+    message = str(fault["msg"]).removeprefix("Value error, ")
+    return message if field == "api_keys" else f"{message}, got {fault['input']!r}"

@@ -65,6 +65,7 @@ class OnnxRunner(Runner):
                 f"`onnxruntime-gpu[cuda,cudnn]` (and TensorRT for `tensorrt`), or take "
                 f"provider `auto`."
             )
+        self.on_device = used != _CPU
         inputs = [value.name for value in self._session.get_inputs()]
         outputs = [value.name for value in self._session.get_outputs()]
         if inputs != ["images"] or outputs != ["embedding", "ood_score"]:

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float32, UInt8
 
+from bundle.profile import BatchProfile
+
 Pixels = UInt8[np.ndarray, "_ h w 3"]  # any number of images
 
 
@@ -25,6 +27,8 @@ class Runner(ABC):
     """Anything that computes `Outputs` from pixels."""
 
     name: str  # says what runs where, for reports
+    on_device: bool = False  # whether an accelerator computes, and not the CPU's cores
+    profile: BatchProfile | None = None  # the batches it is made for; None: any
 
     @abstractmethod
     def run(self, pixels: Pixels) -> Outputs:

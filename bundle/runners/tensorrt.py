@@ -39,6 +39,9 @@ class TensorRTRunner(Runner):
         BundleError: the engine does not load, or is no engine of Isogon.
     """
 
+    on_device = True
+    profile: BatchProfile
+
     def __init__(self, engine: Path, *, graphs: bool = False) -> None:
         stamp = EngineStamp.from_name(engine.name)
         device = cuda_device()

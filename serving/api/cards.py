@@ -1,6 +1,8 @@
 """`/v1/model`: what is served, and what vouches for it."""
 
-from fastapi import APIRouter, Request
+from typing import Annotated
+
+from fastapi import APIRouter, Query, Request
 
 from serving.api.schemas import CalibrationCard, ModelResponse
 from serving.models import Models
@@ -10,10 +12,12 @@ router = APIRouter()
 
 
 @router.get("/v1/model")
-async def describe(request: Request) -> ModelResponse:
+async def describe(
+    request: Request, model: Annotated[str | None, Query()] = None
+) -> ModelResponse:
     """Say what is served and what vouches for it."""
     models: Models = request.app.state.models
-    async with models.use() as pipeline:
+    async with models.use(model) as pipeline:
         return card(pipeline.model)
 
 

@@ -1,6 +1,7 @@
 """Errors as `application/problem+json`, so that a client can tell what to mend."""
 
 import logging
+import math
 from http import HTTPStatus
 
 from fastapi import FastAPI, Request
@@ -12,7 +13,13 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from bundle import ImageProblem
 from serving.api.schemas import Problem
-from serving.batching import RefusedImageError
+from serving.batching import (
+    ClosedError,
+    DeadlineError,
+    QueueFullError,
+    RefusedImageError,
+)
+from serving.models import UnknownModelError
 
 MEDIA_TYPE = "application/problem+json"
 
@@ -66,6 +73,26 @@ def install_handlers(app: FastAPI) -> None:
         status = _STATUS[error.error.problem]
         return problem_response(status, str(error), error.index)
 
+    @app.exception_handler(UnknownModelError)
+    async def unknown_model(_: Request, error: UnknownModelError) -> Response:
+        return problem_response(HTTPStatus.NOT_FOUND, str(error))
+
+    @app.exception_handler(QueueFullError)
+    async def refuse_for_now(_: Request, error: QueueFullError) -> Response:
+        response = problem_response(HTTPStatus.TOO_MANY_REQUESTS, str(error))
+        response.headers["retry-after"] = str(max(1, math.ceil(error.retry_after)))
+        return response
+
+    @app.exception_handler(ClosedError)
+    async def closed(_: Request, error: ClosedError) -> Response:
+        response = problem_response(HTTPStatus.SERVICE_UNAVAILABLE, str(error))
+        response.headers["retry-after"] = "1"
+        return response
+
+    @app.exception_handler(DeadlineError)
+    async def late(_: Request, error: DeadlineError) -> Response:
+        return problem_response(HTTPStatus.GATEWAY_TIMEOUT, str(error))
+
     @app.exception_handler(RequestValidationError)
     async def invalid(_: Request, error: RequestValidationError) -> Response:
         first = error.errors()[0]
@@ -104,7 +131,9 @@ class CatchAll:
         try:
             await self._app(scope, receive, watched)
         except ClientDisconnect:
-            return  # nobody is left to answer
+            # Nobody reads it, but logs and metrics count it: as nginx does, with 499.
+            if not started:
+                await Response(status_code=499)(scope, receive, watched)
         except Exception:
             if scope["type"] != "http" or started:
                 raise

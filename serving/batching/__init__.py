@@ -1,6 +1,15 @@
 """From encoded images to answers: decoding, batches, runs, and their limits."""
 
-from serving.batching.pipeline import (
-    Pipeline as Pipeline,
+from serving.batching.errors import (
+    ClosedError as ClosedError,
+    DeadlineError as DeadlineError,
+    QueueFullError as QueueFullError,
     RefusedImageError as RefusedImageError,
+    RunError as RunError,
 )
+from serving.batching.measurement import BatchPlan as BatchPlan
+from serving.batching.observer import (
+    Observer as Observer,
+    Trail as Trail,
+)
+from serving.batching.pipeline import Pipeline as Pipeline

@@ -1,48 +1,93 @@
 """One model's way from encoded images to outputs."""
 
-import os
+import asyncio
+import contextlib
 
-import anyio
 import numpy as np
-from jaxtyping import UInt8
 
-from bundle import ImageError, Outputs
+from bundle import Outputs
+from serving.batching.cores import usable_cores
+from serving.batching.errors import DeadlineError
+from serving.batching.job import Job
+from serving.batching.measurement import measured_plan
+from serving.batching.observer import Observer
+from serving.batching.schedule import Schedule
+from serving.batching.workers import Workers
 from serving.served import ServedModel
 
 
-class RefusedImageError(Exception):
-    """One image of a request is refused; no other request is affected."""
-
-    def __init__(self, error: ImageError, index: int) -> None:
-        super().__init__(f"images[{index}] {error}")
-        self.error = error
-        self.index = index
-
-
 class Pipeline:
-    """Decodes every image on its own, then runs those of a request together."""
+    """Decodes every image on its own and runs them in batches, where those pay.
 
-    def __init__(self, model: ServedModel) -> None:
+    Making one measures the model, within half a second, and starts its threads; it
+    needs no event loop. `plan` says what was measured and decided.
+
+    Args:
+        model: what answers.
+        observer: hears of every step; from nobody else's pipeline, if it shall tell.
+    """
+
+    def __init__(self, model: ServedModel, observer: Observer | None = None) -> None:
         self.model = model
-        # Bounds the memory of decoding and the runs at once.
-        self._slots = anyio.CapacityLimiter(os.cpu_count() or 1)
+        self.observer = observer or Observer()
+        settings = model.settings
+        image = model.manifest.preprocessing
+        self.plan = measured_plan(
+            model.runner,
+            np.zeros((1, image.height, image.width, 3), np.uint8),
+            cores=settings.cores or usable_cores(),
+            threads=settings.threads,
+        )
+        self._deadline = settings.deadline
+        self._workers = Workers(
+            self.plan.workers,
+            Schedule(self.plan, settings.queue),
+            model.pixels,
+            model.runner,
+            self.observer,
+        )
 
     async def answer(self, images: list[bytes]) -> Outputs:
         """Return the outputs of a request's images, in their order.
 
+        If the caller is cancelled, what was not yet begun of the request is dropped.
+
         Raises:
             RefusedImageError: an image does not decode or is past a limit.
+            QueueFullError: too many images are waiting; none of these was decoded.
+            DeadlineError: it took longer than `ISOGON_DEADLINE`.
+            ClosedError: the pipeline was closed.
+            RunError: the runtime failed.
         """
-        # One at a time: the slots then go round between requests, whatever their size.
-        pixels = np.stack([await self._pixels(data, i) for i, data in enumerate(images)])
-        return await anyio.to_thread.run_sync(
-            self.model.runner.run, pixels, limiter=self._slots
-        )
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[Outputs] = loop.create_future()
 
-    async def _pixels(self, data: bytes, index: int) -> UInt8[np.ndarray, "h w 3"]:
+        def deliver(result: Outputs | Exception) -> None:
+            with contextlib.suppress(RuntimeError):  # the loop ended: nobody waits
+                loop.call_soon_threadsafe(_resolve, future, result)
+
+        job = Job(images, deliver, self.observer.trail())
+        self._workers.submit(job)
         try:
-            return await anyio.to_thread.run_sync(
-                self.model.pixels, data, limiter=self._slots
-            )
-        except ImageError as error:
-            raise RefusedImageError(error, index) from error
+            async with asyncio.timeout(self._deadline):
+                return await future
+        except TimeoutError as error:
+            raise DeadlineError(
+                f"The request was not answered within {self._deadline:g} s and was "
+                f"dropped. Send fewer images, or send it again later."
+            ) from error
+        finally:
+            self._workers.drop(job)
+
+    async def close(self) -> None:
+        """Accept nothing more, finish what was accepted, and end the threads."""
+        await asyncio.to_thread(self._workers.close)
+
+
+def _resolve(future: asyncio.Future[Outputs], result: Outputs | Exception) -> None:
+    if future.done():  # cancelled
+        return
+    if isinstance(result, Exception):
+        future.set_exception(result)
+    else:
+        future.set_result(result)

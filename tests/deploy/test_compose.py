@@ -7,7 +7,6 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import jsonschema
-import pytest
 import yaml
 from check_jsonschema.builtin_schemas import get_builtin_schema
 
@@ -18,9 +17,6 @@ COMPOSE: dict[str, Any] = yaml.safe_load((FOLDER / "compose.yaml").read_text())
 SERVICES: dict[str, Any] = COMPOSE["services"]
 SCHEMA = get_builtin_schema("vendor.compose-spec")
 VALIDATOR = jsonschema.Draft202012Validator(SCHEMA)
-
-# Strict: fails as soon as the branches of issue 5 are together; then delete this mark.
-TOGETHER = pytest.mark.xfail(reason="names settings, metrics and files of other branches")
 
 
 def mounts() -> list[tuple[str, Path, str]]:
@@ -51,7 +47,6 @@ def test_it_follows_the_compose_specification() -> None:
     assert not VALIDATOR.is_valid(wrong)
 
 
-@TOGETHER
 def test_every_mounted_file_is_there() -> None:
     assert len(mounts()) == 4
     for _, source, _ in mounts():
@@ -76,7 +71,6 @@ def test_every_port_is_for_this_machine_only() -> None:
     }
 
 
-@TOGETHER
 def test_every_variable_is_a_setting() -> None:
     names = set(SERVICES["isogon"]["environment"])
     ours = {name for name in names if name.startswith("ISOGON_")}
@@ -102,7 +96,6 @@ def test_it_runs_as_in_kubernetes() -> None:
     assert graceful < int(ours["stop_grace_period"].removesuffix("s"))
 
 
-@TOGETHER
 def test_prometheus_asks_the_service_and_grafana_asks_prometheus() -> None:
     (source,) = yaml.safe_load(
         mounted(

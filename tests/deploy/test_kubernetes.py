@@ -3,7 +3,6 @@
 import json
 import shutil
 import subprocess
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +10,7 @@ import kubernetes_validate
 import pytest
 import yaml
 
+from serving.observability.metrics import Metrics
 from serving.settings import Settings
 
 FOLDER = Path(__file__).parents[2] / "deploy" / "kubernetes"
@@ -25,9 +25,6 @@ BY_KIND = {
 }
 POD = BY_KIND["Deployment"]["spec"]["template"]
 (CONTAINER,) = POD["spec"]["containers"]
-
-# Strict: fails as soon as the branches of issue 5 are together; then delete this mark.
-TOGETHER = pytest.mark.xfail(reason="names settings, metrics and files of other branches")
 
 
 def pointed(document: Any, path: str) -> tuple[Any, str]:
@@ -109,7 +106,6 @@ def test_every_port_is_the_one_that_the_container_opens() -> None:
     assert POD["metadata"]["annotations"]["prometheus.io/port"] == "3000"
 
 
-@TOGETHER
 def test_every_variable_is_a_setting() -> None:
     kustomization = yaml.safe_load((FOLDER / "base" / "kustomization.yaml").read_text())
     (settings,) = kustomization["configMapGenerator"]
@@ -124,7 +120,6 @@ def test_every_variable_is_a_setting() -> None:
     assert int(values["ISOGON_QUEUE"]) == Settings.model_fields["queue"].default
 
 
-@TOGETHER
 def test_a_pod_that_ends_has_time_to_answer_what_it_accepted() -> None:
     command, *options = CONTAINER["args"]
     assert (command, options[0]) == ("serve", "--timeout-graceful-shutdown")
@@ -160,9 +155,8 @@ def test_the_bundle_on_a_volume_is_where_it_is_looked_for() -> None:
     assert mount["readOnly"] is volume["persistentVolumeClaim"]["readOnly"] is True
 
 
-@TOGETHER
 def test_the_autoscaler_and_the_adapter_name_a_metric_of_the_service() -> None:
-    metrics = import_module("serving.observability.metrics").Metrics()
+    metrics = Metrics()
     (metric,) = BY_KIND["HorizontalPodAutoscaler"]["spec"]["metrics"]
     name = metric["pods"]["metric"]["name"]
     assert name in {family.name for family in metrics.registry.collect()}

@@ -8,6 +8,7 @@ from fastapi.testclient import TestClient
 
 from bundle import GOLDEN, Bundle, CheckFailedError, UsageError
 from serving.app import create_app
+from serving.lists import Source
 from serving.models import Models
 from serving.settings import Settings, settings_from_environment
 
@@ -36,7 +37,11 @@ def test_every_setting_is_an_environment_variable(
     monkeypatch.setenv("ISOGON_ALPHA", "0.2")
     monkeypatch.setenv("ISOGON_MAX_IMAGES", "3")
     settings = Settings()
-    assert (settings.bundle, settings.alpha, settings.max_images) == (exported, 0.2, 3)
+    assert (settings.bundle, settings.alpha, settings.max_images) == (
+        (Source(path=exported),),
+        0.2,
+        3,
+    )
 
 
 @pytest.mark.parametrize(("name", "value"), [("ALPHA", "2"), ("MAX_IMAGES", "many")])

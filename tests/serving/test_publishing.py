@@ -83,7 +83,7 @@ def test_a_published_bundle_is_whole_described_and_found_again(
     assert facts["alpha"] == 0.05
 
     for location in (str(first["tag"]), "digits", f"digits:{manifest['checksum'][:6]}"):
-        code = "from serving.settings import Settings; print(Settings().bundle)"
+        code = "from serving.settings import Settings; print(Settings().bundle[0].path)"
         found = subprocess.run(
             [sys.executable, "-c", code],
             capture_output=True,

@@ -1,0 +1,43 @@
+"""Why a request got no answer; each concerns that request alone.
+
+RefusedImageError   one of its images does not decode, or is past a limit
+QueueFullError      too many images are waiting; nothing of it was decoded
+DeadlineError       it took too long; what was left of it was dropped
+ClosedError         the service is shutting down
+RunError            the runtime failed on a batch that held an image of it
+"""
+
+from bundle import ImageError
+
+
+class RefusedImageError(Exception):
+    """One image of a request is refused; no other request is affected."""
+
+    def __init__(self, error: ImageError, index: int) -> None:
+        super().__init__(f"images[{index}] {error}")
+        self.error = error
+        self.index = index
+
+
+class QueueFullError(Exception):
+    """The images do not fit into the queue.
+
+    Args:
+        retry_after: seconds until there should be room.
+    """
+
+    def __init__(self, message: str, retry_after: float) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
+
+
+class DeadlineError(Exception):
+    """The request was not answered in time."""
+
+
+class ClosedError(Exception):
+    """The pipeline takes no more requests."""
+
+
+class RunError(Exception):
+    """The runtime failed on a batch; its own error is the cause."""

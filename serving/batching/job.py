@@ -1,0 +1,96 @@
+"""A request's images on their way, and what became of them."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import UInt8
+
+from bundle import Outputs
+from serving.batching.observer import Trail
+
+
+class Job:
+    """One request. All but `settle` is done under the schedule's lock.
+
+    Args:
+        images: encoded.
+        deliver: takes the outputs or the error, once, on any thread.
+        trail: hears of the steps of this request.
+    """
+
+    def __init__(
+        self,
+        images: list[bytes],
+        deliver: Callable[[Outputs | Exception], None],
+        trail: Trail | None = None,
+    ) -> None:
+        self.images = images
+        self.trail = trail
+        self.admitted = 0.0  # when
+        self.begun = 0  # images whose decoding was begun: the first ones
+        self.decoding = 0  # of them, those that are being decoded now
+        self.over = False  # answered, failed or dropped: nothing more is done for it
+        self._deliver = deliver
+        self._answers: dict[int, tuple[np.ndarray, np.floating]] = {}
+        self._error: tuple[int, Exception] | None = None
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    @property
+    def answered(self) -> bool:
+        """Whether every image has its outputs."""
+        return len(self._answers) == len(self.images)
+
+    @property
+    def failed(self) -> bool:
+        """Whether an image failed, and so the request."""
+        return self._error is not None
+
+    def answer(self, index: int, embedding: np.ndarray, score: np.floating) -> None:
+        """Keep an image's outputs."""
+        self._answers[index] = (embedding, score)
+
+    def fail(self, index: int, error: Exception) -> None:
+        """Keep an image's error, if no image before it has one."""
+        if self._error is None or index < self._error[0]:
+            self._error = (index, error)
+
+    def settle(self) -> None:
+        """Deliver the outputs in the order of the images, or the error."""
+        if self._error is not None:
+            self._deliver(self._error[1])
+            return
+        answers = [self._answers[index] for index in range(len(self.images))]
+        self._deliver(
+            Outputs(
+                embeddings=np.stack([embedding for embedding, _ in answers]),
+                ood_scores=np.array([score for _, score in answers], np.float32),
+            )
+        )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Decoding:
+    """One image to decode."""
+
+    job: Job
+    index: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Decoded:
+    """One image that is ready to run."""
+
+    job: Job
+    index: int
+    pixels: UInt8[np.ndarray, "h w 3"]
+    since: float  # when it was decoded
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Batch:
+    """Images to run together."""
+
+    images: tuple[Decoded, ...]

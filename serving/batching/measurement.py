@@ -1,0 +1,132 @@
+"""What a new runner does best on this machine, measured before it answers anyone."""
+
+import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+
+from bundle import Runner
+from bundle.runners import Pixels
+
+_SECONDS = 0.4  # that the measurement may take; a run in progress is not interrupted
+_LARGEST = 64  # images in a batch, where the artifact has no profile
+_ROUNDS = 5  # through all sizes: the fastest counts, which other processes disturb least
+_WITHIN = 1.1  # a smaller batch is preferred at up to this many times the best's time
+_PAYS = 1.1  # times as fast: what two runs at a time on a device must be
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class BatchPlan:
+    """What the measurement decided, and on which figures.
+
+    Args:
+        batch_limit: the most images in one run.
+        in_flight: the most runs at a time.
+        workers: threads that decode images and drive runs.
+        run_ms: milliseconds of the fastest run, by images in it.
+    """
+
+    batch_limit: int
+    in_flight: int
+    workers: int
+    run_ms: dict[int, float]
+
+    @property
+    def run_seconds(self) -> dict[int, float]:
+        """Seconds of the fastest run, by images in it."""
+        return {size: ms / 1000 for size, ms in self.run_ms.items()}
+
+
+def measured_plan(runner: Runner, image: Pixels, *, cores: int, threads: int) -> BatchPlan:
+    """Return the plan for a runner that has already run once.
+
+    The batch limit is the smallest size whose runs are, per image, within a tenth of
+    the fastest: beyond it batches only make images wait. On a CPU that is mostly one.
+
+    On a CPU as many runs at a time as the cores have room for is a rule, not measured:
+    runs of one thread share nothing but memory's bandwidth, and on a machine that is
+    busy at the start a measurement would choose one for good. On a device two at a time
+    are taken where they pay, as one batch is copied while another one computes.
+
+    Args:
+        runner: what is to be measured.
+        image: pixels [1, h, w, 3] of the size it takes.
+        cores: that may be kept busy.
+        threads: of one run on the CPU.
+    """
+    end = time.perf_counter() + _SECONDS
+    largest = _LARGEST if runner.profile is None else runner.profile.maximum
+    seconds = _fastest(runner, image, largest, end)
+    each = {size: total / size for size, total in seconds.items()}
+    best = min(each.values())
+    limit = min(size for size, value in each.items() if value <= _WITHIN * best)
+    if runner.on_device:
+        in_flight = 2 if _two_pay(runner, _batch(image, limit), seconds[limit], end) else 1
+        workers = cores + in_flight  # who waits for a device keeps no core busy
+    else:
+        in_flight = max(1, cores // threads)
+        workers = cores
+    return BatchPlan(
+        batch_limit=limit,
+        in_flight=in_flight,
+        workers=workers,
+        run_ms={size: 1000 * total for size, total in seconds.items()},
+    )
+
+
+def _fastest(runner: Runner, image: Pixels, largest: int, end: float) -> dict[int, float]:
+    """Return the seconds of the fastest run by batch size: 1, 2, 4 … as time allows."""
+    seconds: dict[int, float] = {}
+    size = 1
+    while size <= largest and not (size > 4 and _flat(seconds)):
+        # A size's first run allocates or compiles and does not count.
+        if seconds and time.perf_counter() + 4 * seconds[size // 2] > end:
+            break
+        batch = _batch(image, size)
+        try:
+            first = _seconds(runner, batch)
+        except Exception:
+            if not seconds:
+                raise
+            break  # a size that does not run here, such as for want of memory
+        spare = time.perf_counter() + first < end
+        seconds[size] = _seconds(runner, batch) if spare else first
+        size *= 2
+    for _ in range(_ROUNDS):
+        for size, best in seconds.items():
+            if time.perf_counter() + best > end:
+                return seconds
+            seconds[size] = min(best, _seconds(runner, _batch(image, size)))
+    return seconds
+
+
+def _flat(seconds: dict[int, float]) -> bool:
+    """Say whether the last two doublings of the batch saved next to nothing."""
+    *_, before, _, last = (total / size for size, total in seconds.items())
+    return last > 0.95 * before
+
+
+def _two_pay(runner: Runner, batch: Pixels, alone: float, end: float) -> bool:
+    """Say whether two runs at a time get more done, if there is time to find out."""
+    if time.perf_counter() + 6 * alone > end:
+        return False
+
+    def three(_: int) -> None:
+        for _ in range(3):
+            runner.run(batch)
+
+    with ThreadPoolExecutor(2) as pool:
+        start = time.perf_counter()
+        list(pool.map(three, range(2)))
+    return _PAYS * (time.perf_counter() - start) < 6 * alone
+
+
+def _batch(image: Pixels, size: int) -> Pixels:
+    return np.repeat(image, size, axis=0)
+
+
+def _seconds(runner: Runner, batch: Pixels) -> float:
+    start = time.perf_counter()
+    runner.run(batch)
+    return time.perf_counter() - start

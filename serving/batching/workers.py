@@ -1,0 +1,179 @@
+"""The threads that do what the schedule says: decodings and runs share them."""
+
+import logging
+import math
+import threading
+import time
+from collections.abc import Callable, Iterable
+
+import numpy as np
+from jaxtyping import UInt8
+
+from bundle import ImageError, Outputs, Runner
+from serving.batching.errors import ClosedError, RefusedImageError, RunError
+from serving.batching.job import Batch, Decoding, Job
+from serving.batching.observer import Observer, Trail
+from serving.batching.schedule import Schedule
+
+_log = logging.getLogger("isogon.serving")
+
+
+class Workers:
+    """Threads that take their work themselves.
+
+    One that has finished something looks for the next under the schedule's lock, and no
+    event loop stands between: an image on its own costs two wake-ups, a thread's and
+    the loop's, whatever the loop is busy with.
+
+    Args:
+        count: of threads.
+        schedule: what they ask.
+        decode: from an encoded image to the runner's pixels; raises ImageError.
+        runner: what runs batches, several at a time.
+        observer: hears of every step.
+    """
+
+    def __init__(
+        self,
+        count: int,
+        schedule: Schedule,
+        decode: Callable[[bytes], UInt8[np.ndarray, "h w 3"]],
+        runner: Runner,
+        observer: Observer,
+    ) -> None:
+        self._schedule = schedule
+        self._decode_image = decode
+        self._runner = runner
+        self._observer = observer
+        self._changed = threading.Condition()
+        self._closed = False
+        self._threads = [
+            threading.Thread(target=self._work, name=f"isogon-{number}", daemon=True)
+            for number in range(count)
+        ]
+        for thread in self._threads:
+            thread.start()
+
+    def submit(self, job: Job) -> None:
+        """Accept a request.
+
+        Raises:
+            QueueFullError: its images do not fit.
+            ClosedError: nothing is accepted any more.
+        """
+        with self._changed:
+            if self._closed:
+                raise ClosedError("The service is shutting down. Ask again in a moment.")
+            self._schedule.admit(job, time.perf_counter())
+            self._observer.depth(self._schedule.waiting)
+            self._changed.notify(len(job))
+
+    def drop(self, job: Job) -> None:
+        """Let go of all that was not yet begun of a request; nobody waits for it."""
+        if job.over:
+            return
+        with self._changed:
+            self._schedule.drop(job)
+            self._observer.depth(self._schedule.waiting)
+
+    def close(self) -> None:
+        """Accept nothing more, finish what was accepted, and end the threads."""
+        with self._changed:
+            self._closed = True
+            self._changed.notify_all()
+        for thread in self._threads:
+            thread.join()
+
+    def _work(self) -> None:
+        while (work := self._next()) is not None:
+            # Each step guards what may fail; this is for what should not, in observers.
+            try:
+                if isinstance(work, Batch):
+                    self._run(work)
+                else:
+                    self._decode(work)
+            except Exception:
+                _log.exception("A step of the pipeline failed for a reason of its own")
+
+    def _next(self) -> Batch | Decoding | None:
+        """Return what to do, once there is something; None if nothing will come."""
+        with self._changed:
+            while True:
+                found = self._schedule.next(time.perf_counter())
+                if isinstance(found, Batch):
+                    self._observer.depth(self._schedule.waiting)
+                if not isinstance(found, float):
+                    return found
+                if self._closed and self._schedule.idle:
+                    self._changed.notify_all()
+                    return None
+                self._changed.wait(None if found == math.inf else found)
+
+    def _decode(self, work: Decoding) -> None:
+        start = time.perf_counter()
+        found: UInt8[np.ndarray, "h w 3"] | Exception
+        try:
+            found = self._decode_image(work.job.images[work.index])
+        except ImageError as error:
+            found = RefusedImageError(error, work.index)
+            found.__cause__ = error
+        except Exception as error:  # of this image, such as no memory for it
+            found = error
+        end = time.perf_counter()
+        with self._changed:
+            settled = self._schedule.decoded(work, found, end - start, end)
+        try:
+            self._tell_of_decoding(work.job, start, end)
+        finally:
+            _settle(settled)
+
+    def _run(self, batch: Batch) -> None:
+        start = time.perf_counter()
+        found: Outputs | Exception
+        try:
+            found = self._outputs(batch)
+        except Exception as error:  # each runtime has classes of its own
+            found = RunError(
+                f"{self._runner.name} failed on a batch of {len(batch.images)}: {error}"
+            )
+            found.__cause__ = error
+        end = time.perf_counter()
+        with self._changed:
+            settled = self._schedule.ran(batch, found, end - start)
+        try:
+            self._tell_of_run(batch, start, end)
+        finally:
+            _settle(settled)
+
+    def _tell_of_decoding(self, job: Job, start: float, end: float) -> None:
+        self._observer.queued(start - job.admitted)
+        self._observer.decoded(end - start)
+        if job.trail is not None:
+            job.trail.step("queue", job.admitted, start, 1)
+            job.trail.step("decode", start, end, 1)
+
+    def _tell_of_run(self, batch: Batch, start: float, end: float) -> None:
+        since: dict[Trail, list[float]] = {}
+        for image in batch.images:
+            self._observer.batched(start - image.since)
+            if image.job.trail is not None:
+                since.setdefault(image.job.trail, []).append(image.since)
+        self._observer.ran(len(batch.images), end - start)
+        for trail, times in since.items():
+            trail.step("batch", min(times), start, len(times))
+            trail.step("run", start, end, len(times))
+
+    def _outputs(self, batch: Batch) -> Outputs:
+        if len(batch.images) == 1:
+            pixels = batch.images[0].pixels[None]  # spares the copy
+        else:
+            pixels = np.stack([image.pixels for image in batch.images])
+        outputs = self._runner.run(pixels)
+        if len(outputs) != len(pixels):
+            raise ValueError(f"{len(pixels)} images gave {len(outputs)} answers")
+        return outputs
+
+
+def _settle(jobs: Iterable[Job]) -> None:
+    for job in jobs:
+        job.settle()

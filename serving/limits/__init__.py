@@ -1,0 +1,5 @@
+"""What every request must pass before it costs anything: key, origin, time to upload."""
+
+from serving.limits.keys import RequireKey as RequireKey
+from serving.limits.origins import CrossOrigin as CrossOrigin
+from serving.limits.uploads import UploadTime as UploadTime

@@ -1,0 +1,14 @@
+"""What the service tells of itself: metrics, logs, traces, and drift of its traffic."""
+
+import os
+
+# BentoML sets it for several worker processes; ours is one, and keeps values in memory.
+# prometheus_client reads it as it is imported.
+os.environ.pop("PROMETHEUS_MULTIPROC_DIR", None)
+
+from serving.observability.installation import (
+    install_observability as install_observability,
+    start_observability as start_observability,
+    stop_observability as stop_observability,
+)
+from serving.observability.traces import traces_are_asked_for as traces_are_asked_for

@@ -1,0 +1,153 @@
+"""What Prometheus reads at `/metrics`: names, labels, buckets.
+
+One worker process serves (`serving.service`), so values live in it, in a registry of
+their own, and BentoML's files for several workers (`PROMETHEUS_MULTIPROC_DIR`) stay
+unused. BentoML's own request metrics are off: they are labelled by the raw path, which
+any client can make grow. Ours are labelled by the route's template.
+"""
+
+import platform
+from importlib.metadata import PackageNotFoundError, version
+from typing import TYPE_CHECKING
+
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    ProcessCollector,
+    disable_created_metrics,
+)
+from prometheus_client.exposition import choose_encoder
+
+from serving.batching import Observer, Trail
+
+if TYPE_CHECKING:
+    from serving.observability.spans import Tracing
+
+_SECONDS = (
+    *(0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05),
+    *(0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0),
+)
+disable_created_metrics()  # a second series for each, of which Prometheus makes nothing
+
+_IMAGES = (1, 2, 4, 8, 16, 32, 64, 128, 256)
+
+
+class Metrics:
+    """The service's metrics; every name begins with `isogon_` or `process_`."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        ProcessCollector(registry=self.registry)
+        self.requests = self._counter(
+            "isogon_http_requests",
+            "Requests answered; 499 where the client left before.",
+            ("method", "route", "status"),
+        )
+        self.request_seconds = self._seconds(
+            "isogon_http_request_duration_seconds",
+            "From a request's head to the end of its answer.",
+            ("method", "route"),
+        )
+        self.images = self._counter("isogon_images", "Images answered.")
+        self.flagged = self._counter(
+            "isogon_images_flagged", "Images answered as out of distribution."
+        )
+        self.queued = self._seconds(
+            "isogon_queue_wait_seconds", "From an image's admission to its decoding."
+        )
+        self.decoded = self._seconds(
+            "isogon_decode_duration_seconds", "Decoding and preprocessing of an image."
+        )
+        self.batched = self._seconds(
+            "isogon_batch_wait_seconds", "From a decoded image to the run it is part of."
+        )
+        self.ran = self._seconds(
+            "isogon_run_duration_seconds", "The runtime's time for a batch."
+        )
+        self.batch_images = Histogram(
+            "isogon_batch_images",
+            "Images run together.",
+            ("model",),
+            registry=self.registry,
+            buckets=_IMAGES,
+        )
+        self.depth = self._gauge("isogon_queue_images", "Images admitted that do not run.")
+        self.info = self._gauge(
+            "isogon_model_info",
+            "Always 1; its labels say what answers.",
+            ("model", "fingerprint", "artifact", "runner"),
+        )
+        build = self._gauge(
+            "isogon_build_info",
+            "Always 1; its labels are versions.",
+            ("version", "bentoml", "python"),
+        )
+        python = platform.python_version()
+        build.labels(_version("isogon"), _version("bentoml"), python).set(1)
+
+    def expose(self, accept: str) -> tuple[bytes, str]:
+        """Return all values and their content type, as an `Accept` header asks."""
+        encode, content_type = choose_encoder(accept)
+        return encode(self.registry), content_type
+
+    def _counter(
+        self, name: str, help: str, labels: tuple[str, ...] = ("model",)
+    ) -> Counter:
+        return Counter(name, help, labels, registry=self.registry)
+
+    def _gauge(self, name: str, help: str, labels: tuple[str, ...] = ("model",)) -> Gauge:
+        return Gauge(name, help, labels, registry=self.registry)
+
+    def _seconds(
+        self, name: str, help: str, labels: tuple[str, ...] = ("model",)
+    ) -> Histogram:
+        return Histogram(name, help, labels, registry=self.registry, buckets=_SECONDS)
+
+
+class Metered(Observer):
+    """Hears of every step of one model's pipeline and counts it."""
+
+    def __init__(
+        self, metrics: Metrics, model: str, tracing: "Tracing | None" = None
+    ) -> None:
+        self._tracing = tracing
+        self._depth = metrics.depth.labels(model)
+        self._queued = metrics.queued.labels(model)
+        self._decoded = metrics.decoded.labels(model)
+        self._batched = metrics.batched.labels(model)
+        self._ran = metrics.ran.labels(model)
+        self._batch_images = metrics.batch_images.labels(model)
+
+    def trail(self) -> Trail | None:
+        """Return who traces the current request's steps, None where nobody does."""
+        return None if self._tracing is None else self._tracing.trail()
+
+    def depth(self, images: int) -> None:
+        """Set the gauge."""
+        self._depth.set(images)
+
+    def queued(self, seconds: float) -> None:
+        """Count one image."""
+        self._queued.observe(seconds)
+
+    def decoded(self, seconds: float) -> None:
+        """Count one image."""
+        self._decoded.observe(seconds)
+
+    def batched(self, seconds: float) -> None:
+        """Count one image."""
+        self._batched.observe(seconds)
+
+    def ran(self, images: int, seconds: float) -> None:
+        """Count one batch."""
+        self._ran.observe(seconds)
+        self._batch_images.observe(images)
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:  # in a Bento, whose own tag says which it is
+        return "unknown"

@@ -1,0 +1,65 @@
+"""The one place that every answer's outcomes pass, and where models are made known."""
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+from jaxtyping import Bool, Float
+
+from serving.batching import Observer
+from serving.observability.metrics import Metered, Metrics
+from serving.observability.outcomes import OutcomeCollector, Outcomes
+from serving.observability.requests import current_request
+from serving.served import ServedModel
+
+if TYPE_CHECKING:
+    from serving.observability.spans import Tracing
+
+
+class Observations:
+    """Counts what models answer; on one event loop, so without a lock."""
+
+    def __init__(self, metrics: Metrics) -> None:
+        self.tracing: Tracing | None = None  # set before models are made known
+        self._metrics = metrics
+        self._outcomes = OutcomeCollector()
+        self._infos: dict[str, tuple[str, ...]] = {}
+        metrics.registry.register(self._outcomes)
+
+    def observer(self, model: ServedModel) -> Observer:
+        """Make a model known that serves from now on; return who hears its pipeline.
+
+        A model that replaces one of its name starts a drift window of its own.
+        """
+        name = model.name
+        info = (name, model.artifact.fingerprint, model.artifact.name, model.runner.name)
+        if name in self._infos:
+            self._metrics.info.remove(*self._infos[name])
+        self._infos[name] = info
+        self._metrics.info.labels(*info).set(1)
+        self._outcomes.models[name] = Outcomes(model)
+        self._metrics.images.labels(name)
+        self._metrics.flagged.labels(name)
+        return Metered(self._metrics, name, self.tracing)
+
+    def seen(
+        self,
+        model: ServedModel,
+        scores: Float[np.ndarray, " b"],
+        flagged: Bool[np.ndarray, " b"],
+    ) -> None:
+        """Count the outcomes of a request's images.
+
+        Args:
+            model: that answered. One that was replaced meanwhile, or was never made
+                known, has its images counted, and no say about drift.
+            scores: OOD scores, larger is less familiar.
+            flagged: which were answered as out of distribution.
+        """
+        self._metrics.images.labels(model.name).inc(len(scores))
+        self._metrics.flagged.labels(model.name).inc(int(np.count_nonzero(flagged)))
+        outcomes = self._outcomes.models.get(model.name)
+        if outcomes is not None and outcomes.fingerprint == model.artifact.fingerprint:
+            outcomes.add(scores)
+        if (request := current_request()) is not None:
+            request.images += len(scores)
+            request.model = model.name

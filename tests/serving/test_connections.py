@@ -1,0 +1,120 @@
+"""What only a raw connection shows: refusals before a body has come to its end."""
+
+import json
+import socket
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+
+from serving import running_service
+
+KEY = "a-key"
+HEAD = (
+    b"POST /v1/embed HTTP/1.1\r\nhost: x\r\nauthorization: Bearer " + KEY.encode() + b"\r\n"
+)
+
+
+@pytest.fixture(scope="module")
+def service(
+    exported: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[httpx.Client]:
+    """A service with a key, bodies of a million bytes at most, in two seconds."""
+    settings = {
+        "ISOGON_API_KEYS": KEY,
+        "ISOGON_MAX_BODY_BYTES": "1000000",
+        "ISOGON_UPLOAD_SECONDS": "2",
+    }
+    log = tmp_path_factory.mktemp("connections") / "service.log"
+    with (
+        running_service(exported, log, settings) as url,
+        httpx.Client(base_url=url, headers={"x-api-key": KEY}) as client,
+    ):
+        yield client
+    assert KEY not in log.read_text()
+
+
+def problem(
+    service: httpx.Client, request: bytes, *, then: bytes = b""
+) -> dict[str, object]:
+    """Send a request that never ends; return the problem that answers it."""
+    assert service.base_url.port is not None
+    address = ("127.0.0.1", service.base_url.port)
+    with socket.create_connection(address, timeout=10) as connection:
+        connection.sendall(request)
+        answer = b""
+        while b"\r\n\r\n" not in answer or not answer.endswith(b"}"):
+            chunk = connection.recv(65536)
+            assert chunk, answer
+            answer += chunk
+    head, _, body = answer.partition(b"\r\n\r\n")
+    assert b"application/problem+json" in head
+    found: dict[str, object] = json.loads(body)
+    return found
+
+
+@pytest.mark.parametrize(
+    "kind", [b"image/jpeg", b"application/json", b"multipart/form-data; boundary=b"]
+)
+def test_a_body_over_the_limit_is_refused_before_its_end(
+    service: httpx.Client, kind: bytes
+) -> None:
+    head = HEAD + b"content-type: " + kind + b"\r\n"
+    part = b'--b\r\ncontent-disposition: form-data; name="images"; filename="a"\r\n\r\n'
+    begun = part if kind.startswith(b"multipart") else b""
+    announced = head + b"content-length: 1000001\r\n\r\n" + begun
+    assert problem(service, announced)["status"] == 413
+    body = begun + b"x" * 1_000_001
+    chunked = head + b"transfer-encoding: chunked\r\n\r\n%x\r\n%b\r\n" % (len(body), body)
+    assert problem(service, chunked)["status"] == 413
+
+
+def test_a_client_that_asks_first_is_refused_without_sending(service: httpx.Client) -> None:
+    asks = b"content-type: image/jpeg\r\nexpect: 100-continue\r\n"
+    found = problem(service, HEAD + asks + b"content-length: 1000001\r\n\r\n")
+    assert found["status"] == 413
+    keyless = b"POST /v1/embed HTTP/1.1\r\nhost: x\r\n" + asks
+    found = problem(service, keyless + b"content-length: 1000\r\n\r\n")
+    assert found["status"] == 401
+
+
+def test_without_a_key_the_body_is_not_waited_for(service: httpx.Client) -> None:
+    head = b"POST /v1/embed HTTP/1.1\r\nhost: x\r\ncontent-type: image/jpeg\r\n"
+    assert problem(service, head + b"content-length: 1000\r\n\r\nx")["status"] == 401
+
+
+def test_a_body_that_does_not_arrive_in_time_is_408(service: httpx.Client) -> None:
+    began = time.monotonic()
+    head = HEAD + b"content-type: image/jpeg\r\ncontent-length: 1000\r\n\r\nx"
+    assert problem(service, head)["status"] == 408
+    assert 1.5 < time.monotonic() - began < 6
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status", "allow"),
+    [
+        ("GET", "/nowhere", 404, None),
+        ("GET", "/docs", 404, None),
+        ("GET", "/redoc", 404, None),
+        ("GET", "/docs.json", 404, None),
+        ("GET", "/schema.json", 404, None),
+        ("GET", "/static_content/index.css", 404, None),
+        ("POST", "/v1/nothing", 404, None),
+        ("GET", "/v1/embed", 405, {"POST"}),
+        ("DELETE", "/v1/model", 405, {"GET"}),
+        ("POST", "/", 405, {"GET"}),
+        ("POST", "/readyz", 405, {"GET", "HEAD"}),
+        ("PUT", "/v1/models", 405, {"GET"}),
+    ],
+)
+def test_everything_else_is_a_problem_of_ours(
+    service: httpx.Client, method: str, path: str, status: int, allow: set[str] | None
+) -> None:
+    answer = service.request(method, path)
+    assert answer.status_code == status
+    assert answer.headers["content-type"] == "application/problem+json"
+    assert answer.json()["status"] == status
+    allowed = answer.headers.get("allow")
+    assert (allowed and set(allowed.split(", "))) == allow

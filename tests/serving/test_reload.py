@@ -1,0 +1,129 @@
+"""A new bundle is taken up while requests run; a bad one is not. Over real HTTP."""
+
+import os
+import shutil
+import signal
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+from bundle import GOLDEN, ONNX, Bundle
+
+WITHIN = 20.0  # seconds
+
+
+def fingerprint(path: Path) -> str:
+    return Bundle.open(path).manifest.files[ONNX].sha256
+
+
+def until(holds: Callable[[], object]) -> None:
+    deadline = time.monotonic() + WITHIN
+    while not holds():
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+
+
+def lead_to(link: Path, target: Path) -> None:
+    """Let a link lead elsewhere from one moment to the next."""
+    new = link.with_name("new-link")
+    new.symlink_to(target)
+    new.replace(link)
+
+
+def break_golden(path: Path) -> None:
+    bundle = Bundle.open(path)
+    arrays = bundle.arrays(GOLDEN)
+    arrays["embeddings"] = -arrays["embeddings"]
+    with bundle.stage("export") as stage:
+        stage.write_arrays(GOLDEN, arrays)
+
+
+def test_bundles_are_replaced_without_dropping_a_request(
+    isogon_serve: Any, exported: Path, another: Path, photographs: Path, tmp_path: Path
+) -> None:
+    photo = (photographs / "grass_0.jpg").read_bytes()
+    link = tmp_path / "current.isogon"
+    link.symlink_to(exported)
+    old, new = fingerprint(exported), fingerprint(another)
+    seen: list[tuple[int, str]] = []
+    enough = threading.Event()
+
+    def ask(url: httpx.URL) -> None:
+        with httpx.Client(base_url=url, timeout=60) as client:
+            while not enough.is_set():
+                answer = client.post("/v1/embed", files={"images": photo})
+                model = answer.json().get("model", {})
+                seen.append((answer.status_code, model.get("fingerprint")))
+
+    with isogon_serve("--watch", link) as serving, ThreadPoolExecutor(4) as pool:
+        askers = [pool.submit(ask, serving.client.base_url) for _ in range(4)]
+        try:
+            until(lambda: len(seen) > 8)
+            lead_to(link, another)
+            until(lambda: seen[-1][1] == new)
+
+            # A bundle that fails its check is not taken up, nor tried again and again.
+            bad = Path(shutil.copytree(exported, tmp_path / "bad.isogon"))
+            break_golden(bad)
+            lead_to(link, bad)
+            until(lambda: "does not reproduce the golden" in serving.log.read_text())
+            time.sleep(4)
+            assert serving.log.read_text().count("does not reproduce the golden") == 1
+            # SIGHUP to the process that was started tries at once, and refuses again.
+            serving.process.send_signal(signal.SIGHUP)
+            until(lambda: serving.log.read_text().count("not reproduce the golden") == 2)
+            # A copy whose manifest came before its files: refused, then taken up.
+            partial = Path(shutil.copytree(exported, tmp_path / "partial.isogon"))
+            (partial / ONNX).rename(tmp_path / "model.onnx")
+            lead_to(link, partial)
+            until(lambda: "model.onnx is missing" in serving.log.read_text())
+            assert seen[-1][1] == new
+            (tmp_path / "model.onnx").rename(partial / ONNX)
+            until(lambda: seen[-1][1] == old)
+        finally:
+            enough.set()
+        for asker in askers:
+            asker.result()
+    assert {status for status, _ in seen} == {200}
+    for asked in (old, new):
+        assert sum(found == asked for _, found in seen) > 8
+
+
+def test_without_watch_a_bundle_is_taken_up_at_sighup_only(
+    isogon_serve: Any, exported: Path, another: Path, tmp_path: Path
+) -> None:
+    link = tmp_path / "current.isogon"
+    link.symlink_to(exported)
+    with isogon_serve(exported, f"linked={link}") as serving:
+
+        def served(model: str = "linked") -> str:
+            query = {"model": model}
+            found = serving.client.get("/v1/model", params=query).json()
+            return str(found["fingerprint"])
+
+        workers = children(serving.process.pid)
+        lead_to(link, another)
+        time.sleep(3)
+        assert served() == fingerprint(exported)
+        serving.process.send_signal(signal.SIGHUP)
+        until(lambda: served() == fingerprint(another))
+        assert served("digits") == fingerprint(exported)
+        assert children(serving.process.pid) == workers  # the same process goes on
+
+
+def children(pid: int) -> set[int]:
+    found = set()
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            parent = int((folder / "stat").read_text().rpartition(")")[2].split()[1])
+        except OSError:  # it has ended
+            continue
+        if parent == pid:
+            found.add(int(folder.name))
+    assert found or os.name != "posix"
+    return found
