@@ -122,6 +122,7 @@ class Workers:
         end = time.perf_counter()
         with self._changed:
             settled = self._schedule.decoded(work, found, end - start, end)
+            self._observer.depth(self._schedule.waiting)
         try:
             self._tell_of_decoding(work.job, start, end)
         finally:

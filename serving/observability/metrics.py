@@ -29,7 +29,8 @@ _SECONDS = (
     *(0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05),
     *(0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0),
 )
-disable_created_metrics()  # a second series for each, of which Prometheus makes nothing
+# They are a second series for each one, of which Prometheus makes nothing.
+disable_created_metrics()  # type: ignore[no-untyped-call]
 
 _IMAGES = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 
@@ -74,6 +75,9 @@ class Metrics:
             buckets=_IMAGES,
         )
         self.depth = self._gauge("isogon_queue_images", "Images admitted that do not run.")
+        self.limit = self._gauge(
+            "isogon_queue_limit_images", "Images that may be admitted and not run."
+        )
         self.info = self._gauge(
             "isogon_model_info",
             "Always 1; its labels say what answers.",

@@ -37,6 +37,7 @@ class Observations:
         self._infos[name] = info
         self._metrics.info.labels(*info).set(1)
         self._outcomes.models[name] = Outcomes(model)
+        self._metrics.limit.labels(name).set(model.settings.queue)
         self._metrics.images.labels(name)
         self._metrics.flagged.labels(name)
         return Metered(self._metrics, name, self.tracing)

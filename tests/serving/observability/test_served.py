@@ -14,6 +14,7 @@ from typing import Any
 
 import httpx
 import pytest
+import yaml
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
     ExportTraceServiceRequest,
 )
@@ -26,6 +27,14 @@ from serving import running_service
 SECRET = "a-key-that-no-log-may-hold"
 TRACE, PARENT = secrets.token_hex(16), secrets.token_hex(8)
 WINDOW = 20
+
+DEPLOY = Path(__file__).parents[3] / "deploy"
+DASHBOARD = DEPLOY / "grafana" / "isogon.json"
+RULES = DEPLOY / "prometheus" / "alerts.yml"
+# What Prometheus adds to a series, and what it makes itself.
+TARGET = {"job", "instance"}
+OF_PROMETHEUS = {"up": set[str]()}
+FUNCTIONS = {"sum", "max", "min", "rate", "increase", "histogram_quantile", "max_over_time"}
 
 
 class Collector(ThreadingHTTPServer):
@@ -194,6 +203,8 @@ def test_images_and_their_steps_are_counted(observed: Observation) -> None:
     runs = value(observed, "isogon_run_duration_seconds_count", **model)
     assert value(observed, "isogon_batch_images_count", **model) == runs
     assert value(observed, "isogon_batch_images_sum", **model) == 34
+    assert value(observed, "isogon_queue_wait_seconds_count", **model) == 35
+    assert value(observed, "isogon_batch_wait_seconds_count", **model) == 34
     assert value(observed, "isogon_queue_images", **model) == 0
     assert value(observed, "process_resident_memory_bytes") > 2**25
 
@@ -332,8 +343,17 @@ def test_a_request_is_traced_with_its_steps_below_the_clients_span(
     assert attributes["isogon.images"].int_value == 30
     steps = [span for span in spans if span is not root]
     assert {span.parent_span_id for span in steps} == {root.span_id}
-    assert {"decode", "run"} <= {span.name for span in steps}
-    assert sum(span.name == "decode" for span in steps) == 30
+    assert {span.name for span in steps} == {"queue", "decode", "batch", "run"}
+    for name in ("queue", "decode"):
+        assert sum(span.name == name for span in steps) == 30
+    for name in ("batch", "run"):
+        taken = [
+            a.value.int_value
+            for span in steps
+            if span.name == name
+            for a in span.attributes
+        ]
+        assert sum(taken) == 30
     for span in steps:
         assert root.start_time_unix_nano <= span.start_time_unix_nano
         assert span.start_time_unix_nano <= span.end_time_unix_nano
@@ -346,3 +366,101 @@ def test_a_request_without_a_trace_starts_one(observed: Observation) -> None:
     spans = [span for span in observed.spans if span.trace_id.hex() == id]
     assert id != TRACE
     assert sum(not span.parent_span_id for span in spans) == 1
+
+
+def expressions() -> Iterator[str]:
+    """Yield every PromQL expression of the dashboard and of the alert rules."""
+    for panel in json.loads(DASHBOARD.read_text())["panels"]:
+        for target in panel.get("targets", ()):
+            yield target["expr"]
+    for group in yaml.safe_load(RULES.read_text())["groups"]:
+        for rule in group["rules"]:
+            yield rule["expr"]
+
+
+def named(expression: str) -> dict[str, set[str]]:
+    """Return each metric that an expression names, with the labels it uses of it."""
+    text = re.sub(r"\[[^]]*\]", "", re.sub(r'"[^"]*"', '""', expression))
+    grouped = set(re.findall(r"\w+", " ".join(re.findall(r"by \(([^)]*)\)", text))))
+    text = re.sub(r"by \([^)]*\)", "", text)
+    return {
+        name: grouped | set(re.findall(r"(\w+)=", matchers))
+        for name, matchers in re.findall(r"\b([a-z_]+)\b(?:\{([^}]*)\})?", text)
+        if name not in FUNCTIONS
+    }
+
+
+def labels_of_series(observed: Observation) -> dict[str, set[str]]:
+    found: dict[str, set[str]] = dict(OF_PROMETHEUS)
+    for name, labels in samples(observed.metrics):
+        found.setdefault(name, set()).update(dict(labels))
+    return found
+
+
+def test_dashboard_and_rules_name_only_what_the_service_exposes(
+    observed: Observation,
+) -> None:
+    series = labels_of_series(observed)
+    used: set[str] = set()
+    for expression in expressions():
+        names = named(expression)
+        assert names, expression
+        for name, labels in names.items():
+            assert name in series, f"{name} in {expression}"
+            assert labels <= series[name] | TARGET, expression
+            used.add(name)
+    ours = {name for name in series if re.fullmatch("isogon_.*(?<!_sum)(?<!_count)", name)}
+    assert ours - used <= {"isogon_drift_window_images"}
+
+
+def test_the_dashboards_variables_are_labels_that_exist(observed: Observation) -> None:
+    series = labels_of_series(observed)
+    dashboard = json.loads(DASHBOARD.read_text())
+    names = {variable["name"] for variable in dashboard["templating"]["list"]}
+    for variable in dashboard["templating"]["list"]:
+        if variable["type"] == "query":
+            query = variable["query"]["query"]
+            metric, label = re.fullmatch(r"label_values\((\w+), (\w+)\)", query).groups()
+            assert label in series[metric] | TARGET
+    used = set(re.findall(r"\$\{?(\w+)", DASHBOARD.read_text()))
+    assert used <= names | {"__rate_interval", "__all"}
+
+
+def test_alerts_mention_only_labels_that_their_expression_keeps(
+    observed: Observation,
+) -> None:
+    series = labels_of_series(observed)
+    for group in yaml.safe_load(RULES.read_text())["groups"]:
+        for rule in group["rules"]:
+            expression = rule["expr"]
+            grouped = re.findall(r"by \(([^)]*)\)", expression)
+            kept = (
+                set(re.findall(r"\w+", grouped[0])) - {"le"}
+                if grouped
+                else set.union(*(series[name] for name in named(expression))) | TARGET
+            )
+            told = set(re.findall(r"\$labels\.(\w+)", str(rule["annotations"])))
+            assert told <= kept, rule["alert"]
+
+
+def test_the_dashboards_panels_do_not_overlap_and_are_told_apart() -> None:
+    panels = json.loads(DASHBOARD.read_text())["panels"]
+    assert len({panel["id"] for panel in panels}) == len(panels)
+    taken: set[tuple[int, int]] = set()
+    for panel in panels:
+        at = panel["gridPos"]
+        cells = {
+            (x, y)
+            for x in range(at["x"], at["x"] + at["w"])
+            for y in range(at["y"], at["y"] + at["h"])
+        }
+        assert not cells & taken, panel["title"]
+        assert all(x < 24 for x, _ in cells)
+        taken |= cells
+
+
+def test_prometheus_scrapes_the_metrics_and_reads_the_rules() -> None:
+    config = yaml.safe_load((DEPLOY / "prometheus" / "prometheus.yml").read_text())
+    (job,) = config["scrape_configs"]
+    assert (job["job_name"], job["metrics_path"]) == ("isogon", "/metrics")
+    assert config["rule_files"] == [RULES.name]
