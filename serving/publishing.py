@@ -83,6 +83,11 @@ def _tag(wanted: str, checksum: str) -> "Tag":
     from bentoml import Tag
 
     name, _, version = wanted.lower().partition(":")
+    if version == "latest":
+        raise UsageError(
+            f"`latest` is what BentoML calls the newest version, got {wanted!r}. Give "
+            f"another version, or --tag {name}."
+        )
     try:
         return Tag(name, version or checksum[:16])
     except ValueError as error:

@@ -122,10 +122,17 @@ def test_a_tag_of_ones_own_is_kept_from_other_content(
     assert len(stored(home)) == 2
 
 
-def test_what_is_no_tag_is_refused(exported: Path, home: Path) -> None:
-    refused = publish(exported, "--tag", "not a tag", home=home)
+@pytest.mark.parametrize(
+    ("tag", "says"),
+    [
+        ("not a tag", "not a tag is not a valid BentoML tag"),
+        ("digits:latest", "Give another version, or --tag digits."),
+    ],
+)
+def test_what_is_no_tag_is_refused(exported: Path, home: Path, tag: str, says: str) -> None:
+    refused = publish(exported, "--tag", tag, home=home)
     assert refused.returncode == 2
-    assert "not a tag is not a valid BentoML tag" in refused.stderr
+    assert says in refused.stderr
     assert stored(home) == []
 
 
