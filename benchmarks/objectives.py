@@ -220,7 +220,7 @@ def student_figures() -> Figures:
     """Return the columns of the table, as functions of an evaluation."""
 
     def ood(kind: Any) -> Callable[[Evaluation], float]:
-        return lambda e: e.mean_auroc(e.student, kind)["knn_k1"]
+        return lambda e: e.mean_auroc(e.student, kind)["mahalanobis"]
 
     return {
         "angle distortion ↓": lambda e: e.fidelity.angle_distortion,
@@ -231,7 +231,7 @@ def student_figures() -> Figures:
         "near AUROC ↑": ood("near"),
         "far AUROC ↑": ood("far"),
         "corrupted kNN ↑": lambda e: e.student.corruptions.mean_accuracy,
-        "s/epoch": lambda e: e.training.seconds_per_epoch or math.nan,
+        "s/epoch, least": lambda e: e.training.seconds_per_epoch or math.nan,
     }
 
 
@@ -275,7 +275,7 @@ def _row(name: str, found: list[Evaluation], figures: Figures, *, skip: int = 0)
         if number < skip or np.isnan(values).any():
             cells.append("")
         elif number == len(figures) - 1:
-            cells.append(f"{values.mean():.0f}")
+            cells.append(f"{values.min():.0f}")  # the others had company on the machine
         else:
             spread = f" ± {values.std(ddof=1):.3f}" if len(values) > 1 else ""
             cells.append(f"{values.mean():.3f}{spread}")
@@ -309,7 +309,7 @@ def explained(options: argparse.Namespace) -> str:
             f"embedding layer, teacher {TEACHER[0]} with stored tokens; Tiny-ImageNet's "
             f"train.tar (100 classes of 140) at {options.size} pixels, {options.epochs} "
             f"epochs, batches of {options.batch}, AdamW {options.learning_rate:g}, cosine. "
-            f"{counts} OOD by the nearest neighbour's cosine (k = 1).",
+            f"{counts} OOD by Mahalanobis.",
             "",
         ]
     )

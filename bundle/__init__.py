@@ -46,6 +46,12 @@ from bundle.errors import (
     UnvouchedArtifactError as UnvouchedArtifactError,
     UsageError as UsageError,
 )
+from bundle.false_alarms import (
+    FALSE_ALARMS as FALSE_ALARMS,
+    FalseAlarms as FalseAlarms,
+    expected_rate as expected_rate,
+    measured_false_alarms as measured_false_alarms,
+)
 from bundle.faults import FaultRecord as FaultRecord
 from bundle.flavours import Flavour as Flavour
 from bundle.folder import ImageFolder as ImageFolder
@@ -110,3 +116,4 @@ from bundle.standalone import (
     save_answers as save_answers,
 )
 from bundle.store import Bundle as Bundle, require_absent as require_absent
+from bundle.thumbnails import THUMBNAILS as THUMBNAILS, Thumbnails as Thumbnails

@@ -55,6 +55,18 @@ class Calibration(BaseModel):
             )
         return cls(alpha=alpha, scores=tuple(float(score) for score in np.sort(scores)))
 
+    @property
+    def threshold(self) -> float:
+        """The score above which, and only above which, `is_ood` holds.
+
+        p <= alpha leaves room for m calibration scores at or above the image's own, so
+        it holds above the (m + 1)-th largest of them.
+        """
+        n = len(self.scores)
+        p_values = (1 + np.arange(n)) / (n + 1)  # as `p_values` rounds them
+        room = int(np.count_nonzero(p_values <= self.alpha)) - 1
+        return self.scores[n - 1 - room]
+
     def p_values(self, scores: Float[np.ndarray, " b"]) -> Float[np.ndarray, " b"]:
         """Return (1 + #{calibration scores >= score}) / (n + 1) for each score.
 

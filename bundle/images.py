@@ -112,7 +112,7 @@ def _opened(data: bytes) -> Image.Image:
             ) from error
         raise ImageError(
             ImageProblem.UNDECODABLE,
-            f"is not an image this service can read: it starts with {data[:8]!r}. "
+            f"is not an image that can be read: it starts with {data[:8]!r}. "
             f"Send JPEG, PNG or WebP.",
         ) from error
     except (OSError, SyntaxError, ValueError, struct.error) as error:

@@ -158,4 +158,7 @@ def _document(exported: "Exported") -> dict[str, Any]:
             {"file": str(one.file), "report": one.report.model_dump(mode="json")}
             for one in exported.rejected
         ],
+        "failed": [
+            {"artifact": one.artifact, "error": str(one.error)} for one in exported.failed
+        ],
     }

@@ -19,21 +19,28 @@ def verify(
             "they pass on this machine.",
         ),
     ] = False,
+    bound: Bounds = None,
     as_json: AsJson = False,
 ) -> None:
     """Check every hash and repeat every parity claim, on this machine.
 
     Run it after moving a bundle, or after upgrading Isogon, torch, ONNX Runtime or
     TensorRT: it tells whether the artifacts still hold. Engines for another GPU are
-    passed over, and named.
+    passed over, and named. Each artifact has to keep the bounds under which it was let
+    in; --bound is for the engines that --vouch lets in.
     """
-    from bundle import Bundle
+    from bundle import Bundle, UsageError
 
+    if bound and not vouch:
+        raise UsageError(
+            "--bound is for engines that --vouch lets in; every other artifact has to keep "
+            "the bounds it was let in under. Add --vouch, or leave it out."
+        )
     opened = Bundle.open(bundle)
     with console.progress() as progress:
         with console.loading(progress):
-            from export import verify as run
-        verified = run(opened, progress, vouch=vouch)
+            from export import tolerances, verify as run
+        verified = run(opened, progress, vouch=vouch, tolerances=tolerances(bound or ()))
     if as_json:
         console.as_json(
             {

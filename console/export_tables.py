@@ -52,7 +52,10 @@ def exported(bundle: "Bundle", made: "Exported") -> None:
             f"{name} was built but could not be run here: nothing vouches for it until "
             f"`isogon verify --vouch {bundle.path}` has run on its GPU."
         )
-    for rejected in made.rejected[1:]:  # the first one ends the command
+    # The first that was rejected, or else the first that failed, ends the command.
+    for failed in made.failed if made.rejected else made.failed[1:]:
+        note(f"{failed.artifact} could not be made: {failed.error}")
+    for rejected in made.rejected[1:]:
         out.print(parity_table(rejected.report))
         note(rejected.advice)
 

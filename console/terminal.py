@@ -1,6 +1,7 @@
 """What every command says: progress, notes and errors on stderr, JSON on stdout."""
 
 import json
+import math
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -51,5 +52,16 @@ def note(text: str) -> None:
 
 
 def as_json(document: Any) -> None:
-    """Print a result for machines."""
-    print(json.dumps(document, indent=2))
+    """Print a result for machines; what is not finite is null: JSON has no word for it."""
+    print(json.dumps(_finite(document), indent=2, allow_nan=False))
+
+
+def _finite(document: Any) -> Any:
+    match document:
+        case float() if not math.isfinite(document):
+            return None
+        case dict():
+            return {key: _finite(value) for key, value in document.items()}
+        case list() | tuple():
+            return [_finite(value) for value in document]
+    return document

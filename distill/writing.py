@@ -11,7 +11,19 @@ import tomli_w
 from rich.progress import Progress
 
 from backbones import WEIGHTS, Student
-from bundle import Bundle, Manifest, Provenance, StudentCard, TeacherCard
+from bundle import (
+    FALSE_ALARMS,
+    THUMBNAILS,
+    Bundle,
+    Calibration,
+    Detector,
+    DetectorSpec,
+    FalseAlarms,
+    Manifest,
+    Provenance,
+    StudentCard,
+    TeacherCard,
+)
 from bundle.samples import SAMPLES
 from distill.embedding import Embedded
 from distill.evaluation import Evaluation
@@ -70,11 +82,32 @@ def write_bundle(
             writer.write("unreadable.json", json.dumps(data.unreadable, indent=2))
         writer.write("ood/detector.json", recipe.ood)
         writer.write_arrays("ood/reference.safetensors", detector.arrays())
+        alarms = _false_alarms(judged.student, recipe.ood, detector)
+        if alarms is not None:
+            writer.write(FALSE_ALARMS, alarms)
         writer.write_arrays(
             "held_out.safetensors", data.held_out_pixels(preprocessing, progress)
         )
         writer.write_arrays(SAMPLES, data.sample_pixels(preprocessing, progress))
+        if recipe.data.thumbnails:
+            limit = recipe.data.thumbnails
+            thumbnails = data.thumbnails(
+                judged.student.bank, limit, preprocessing, progress
+            )
+            writer.write(THUMBNAILS, thumbnails.to_bytes())
     return Bundle.open(output)
+
+
+def _false_alarms(
+    student: Embedded, spec: DetectorSpec, detector: Detector
+) -> FalseAlarms | None:
+    """Return how many test images the detector flags, calibrated as an artifact is."""
+    if student.calibration is None:
+        return None
+    calibration = Calibration.from_scores(detector.score(student.calibration), spec.alpha)
+    return FalseAlarms.measured(
+        calibration.is_ood(detector.score(student.test)), spec.alpha
+    )
 
 
 def _weights(student: Student) -> bytes:

@@ -18,6 +18,8 @@ from bundle import (
     Precision,
     Reduction,
     StageWriter,
+    UsageError,
+    onnx_name,
     parity_name,
     parity_run_name,
     tensors_name,
@@ -38,9 +40,17 @@ from export.tensorrt import usual_timing_cache
 from export.withdrawal import files_of, withdraw_others
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Failed:
+    """An artifact that could not be made, and why; the others are as if not asked."""
+
+    artifact: str
+    error: Exception
+
+
 @dataclass(kw_only=True, slots=True)
 class Exported:
-    """What an export made of its plan. Truthy only if nothing was rejected."""
+    """What an export made of its plan. Truthy only if all of it entered."""
 
     reduction: Reduction | None
     withdrawn: tuple[str, ...] = ()  # older artifacts, which computed another function
@@ -48,14 +58,22 @@ class Exported:
     lowered: list[Lowered] = field(default_factory=list)  # how fp16 and int8 were made
     unvouched: list[str] = field(default_factory=list)  # engines that could not be run
     rejected: list[Rejected] = field(default_factory=list)
+    failed: list[Failed] = field(default_factory=list)
 
     def __bool__(self) -> bool:
-        return bool(self.reports) and not self.rejected
+        return bool(self.reports) and not self.rejected and not self.failed
 
     def require(self) -> None:
-        """Raise `ParityFailedError` if an artifact was rejected."""
+        """Raise the first failure there was, if any.
+
+        Raises:
+            ParityFailedError: an artifact was rejected.
+            Exception: one could not be made, for this reason.
+        """
         for one in self.rejected:
             raise ParityFailedError(one.report, one.advice)
+        for failed in self.failed:
+            raise failed.error
 
 
 def export_bundle(
@@ -74,7 +92,7 @@ def export_bundle(
     Raises:
         UsageError: the plan cannot be carried out here, or with this bundle.
         ParityFailedError: float32 does not pass; the bundle stays as it was. What else
-            does not pass is in `Exported.rejected`.
+            does not pass is in `Exported.rejected`, what could not be made in `failed`.
     """
     plan = plan or ExportPlan()
     plan.require_possible()
@@ -98,7 +116,7 @@ def add_artifacts(
 ) -> Exported:
     """Write every artifact of `deployed` and what vouches for it; see `export_bundle`."""
     withdrawn = withdraw_others(bundle, stage, deployed.fingerprint)
-    exported = Exported(reduction=deployed.reduction)
+    exported = Exported(reduction=deployed.reduction, withdrawn=withdrawn)
     gate = Gate.of(deployed, plan, progress)
     with _scratch(bundle) as folder:
         making = _Making(
@@ -112,9 +130,11 @@ def add_artifacts(
         )
         calibration = making.float32()
         for precision in plan.lower:
-            making.lower(precision)
+            with making.attempt(onnx_name(precision)):
+                making.lower(precision)
         for precision in plan.engine_precisions:
-            making.engine(precision, stage)
+            with making.attempt(f"{precision} engine"):
+                making.engine(precision, stage)
         making.publish(stage)
     write_golden(stage, gate.expected, deployed.images, calibration)
     here = {*(report.artifact for report in exported.reports), *exported.unvouched}
@@ -151,6 +171,14 @@ class _Making:
         self.files["fp32"], self.models["fp32"] = file, model
         return report.calibration
 
+    @contextmanager
+    def attempt(self, artifact: str) -> Iterator[None]:
+        """Note what goes wrong with an artifact, for the sake of those already made."""
+        try:
+            yield
+        except Exception as error:
+            self.exported.failed.append(Failed(artifact=artifact, error=error))
+
     def lower(self, precision: Precision) -> None:
         """Make the ONNX file of a lower precision."""
         made = self._lowered(precision, "onnxruntime")
@@ -159,12 +187,20 @@ class _Making:
             self.files[precision] = made.file
 
     def engine(self, precision: Precision, stage: StageWriter) -> None:
-        """Make the engine of a precision, unless its ONNX file was rejected."""
-        if precision not in self.files:
-            return
-        file = self.files[precision]
+        """Make the engine of a precision from the ONNX file that passed.
+
+        Raises:
+            UsageError: its ONNX file did not pass.
+        """
         if precision == "int8":  # TensorRT's quantisation is not ONNX Runtime's
             file = self._lowered(precision, "tensorrt").file
+        elif precision in self.files:
+            file = self.files[precision]
+        else:
+            raise UsageError(
+                f"The {precision} engine was not built: the {precision} ONNX file that it "
+                f"comes from did not pass. Mend that first."
+            )
         engine = built_engine(
             file,
             precision,
@@ -213,7 +249,11 @@ class _Making:
             self.passed.append((file, run, report))
             self.exported.reports.append(report)
         else:
-            self.exported.rejected.append(reject(self.bundle, file, run, report))
+            older = report.artifact in self.bundle
+            stays = older and report.artifact not in self.exported.withdrawn
+            self.exported.rejected.append(
+                reject(self.bundle, file, run, report, older=stays)
+            )
         return bool(report)
 
 

@@ -1,5 +1,6 @@
 """TensorRT engines of the ONNX artifacts: built, run and judged where there is a GPU."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from bundle import (
     ParityRun,
     Precision,
     TensorRTRunner,
+    Tolerance,
     artifact_names,
     cuda_device,
     parity_name,
@@ -71,7 +73,9 @@ def built_engine(
     return BuiltEngine(artifact=stamp.name, file=file, run=run, report=gate.judge(run))
 
 
-def vouch_for_engines(bundle: Bundle, progress: Progress) -> None:
+def vouch_for_engines(
+    bundle: Bundle, progress: Progress, tolerances: Mapping[Precision, Tolerance]
+) -> None:
     """Let in the engines that were only built and run on this machine, if they pass.
 
     Raises:
@@ -86,7 +90,7 @@ def vouch_for_engines(bundle: Bundle, progress: Progress) -> None:
     runnable = [stamp for stamp in waiting if stamp.matches(machine)]
     if not runnable:
         return
-    gate = Gate.of(Deployed.of(bundle), ExportPlan(), progress)
+    gate = Gate.of(Deployed.of(bundle), ExportPlan(tolerances=tolerances), progress)
     with bundle.stage("export") as stage:
         reports, refused = [], []
         for stamp in runnable:

@@ -8,6 +8,7 @@ import numpy as np
 import safetensors.numpy
 from jaxtyping import Float
 from rich.progress import Progress
+from sklearn.metrics import roc_auc_score
 
 from backbones import student_from_bundle
 from bundle import REDUCED, REDUCTION, Bundle, Detector, Reduction, StageWriter
@@ -94,11 +95,8 @@ def _content(detector: Detector) -> bytes:
 def _auroc(
     detector: Detector, embeddings: Float[np.ndarray, "n d"], familiar: int
 ) -> float | None:
-    """Return the chance that an unfamiliar image scores higher; ties count half."""
-    scores = detector.score(embeddings)
-    ranked, unfamiliar = np.sort(scores[:familiar]), scores[familiar:]
-    if not len(unfamiliar):
+    """Return the AUROC of unfamiliar against familiar images; None without either."""
+    is_unfamiliar = np.arange(len(embeddings)) >= familiar
+    if not is_unfamiliar.any():
         return None
-    below = np.searchsorted(ranked, unfamiliar, side="left")
-    up_to = np.searchsorted(ranked, unfamiliar, side="right")
-    return float((below + up_to).mean() / (2 * familiar))
+    return float(roc_auc_score(is_unfamiliar, detector.score(embeddings)))

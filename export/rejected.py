@@ -14,6 +14,7 @@ class Rejected:
     bundle: Path
     report: ParityReport
     file: Path
+    older: bool  # whether one of the same name passed before, and is still in force
 
     @property
     def advice(self) -> str:
@@ -25,10 +26,14 @@ class Rejected:
         )
         if self.file.suffix == ".engine":  # which shows no tensors
             diverge = ""
+        older = ""
+        if self.older:
+            older = f"The {self.report.artifact} exported before stays in the bundle. "
         return (
-            f"It did not enter the bundle and is kept as {self.file}. {diverge}`isogon "
-            f"judge {run} --bound NAME=VALUE` judges the same run within other bounds, "
-            f"and `isogon export {self.bundle} --bound NAME=VALUE` lets it in under them."
+            f"It did not enter the bundle and is kept as {self.file}. {older}{diverge}"
+            f"`isogon judge {run} --bound NAME=VALUE` judges the same run within other "
+            f"bounds, and `isogon export {self.bundle} --bound NAME=VALUE` lets it in "
+            f"under them."
         )
 
 
@@ -40,7 +45,9 @@ def rejected_folder(bundle: Bundle) -> Path:
     return path.with_name(f"{path.name}.rejected")
 
 
-def reject(bundle: Bundle, file: Path, run: ParityRun, report: ParityReport) -> Rejected:
+def reject(
+    bundle: Bundle, file: Path, run: ParityRun, report: ParityReport, *, older: bool
+) -> Rejected:
     """Move a file out of the way, with its run and its report beside it."""
     folder = rejected_folder(bundle)
     folder.mkdir(exist_ok=True)
@@ -52,7 +59,7 @@ def reject(bundle: Bundle, file: Path, run: ParityRun, report: ParityReport) -> 
     shutil.move(file, kept)  # the bundle may be a disk of its own
     run.save(folder / f"{name}.safetensors")
     (folder / f"{name}.json").write_text(report.model_dump_json(indent=2) + "\n")
-    return Rejected(bundle=bundle.path, report=report, file=kept)
+    return Rejected(bundle=bundle.path, report=report, file=kept, older=older)
 
 
 def forget_rejected(bundle: Bundle, artifact: str) -> None:

@@ -9,10 +9,12 @@ from backbones import student_from_bundle
 from bundle import (
     REDUCED,
     REDUCTION,
+    THUMBNAILS,
     Bundle,
     DetectorSpec,
     ImageFolder,
     Shares,
+    Thumbnails,
     function_fingerprint,
     split,
 )
@@ -82,6 +84,16 @@ def calibrate(
         stage.write_arrays(f"{SITE_DETECTOR}/{HELD_OUT}", {"familiar": familiar})
         samples = bank[spread(len(bank))]
         stage.write_arrays(f"{SITE_DETECTOR}/{SAMPLES}", {"familiar": samples})
+        if THUMBNAILS in bundle:  # or the recipe asked for none
+            limit = len(Thumbnails.load(bundle.file(THUMBNAILS), student.width))
+            chosen = spread(len(bank), limit)
+            labels = folder.labels(roles.bank[chosen])
+            thumbnails = Thumbnails.of(
+                bank[chosen],
+                embeddings[chosen],
+                None if labels is None else [folder.classes[one] for one in labels],
+            )
+            stage.write(f"{SITE_DETECTOR}/{THUMBNAILS}", thumbnails.to_bytes())
         deployed = Deployed(
             graph=Graph(student, detector),
             fingerprint=function_fingerprint(

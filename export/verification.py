@@ -7,6 +7,7 @@ import numpy as np
 from rich.progress import Progress
 
 from bundle import (
+    TOLERANCES,
     Artifact,
     Bundle,
     BundleError,
@@ -14,6 +15,8 @@ from bundle import (
     CheckFailedError,
     EngineMismatchError,
     ParityReport,
+    Precision,
+    Tolerance,
     UnvouchedArtifactError,
     artifact_names,
     open_runner,
@@ -61,7 +64,13 @@ class Verified:
             )
 
 
-def verify(bundle: Bundle, progress: Progress, *, vouch: bool = False) -> Verified:
+def verify(
+    bundle: Bundle,
+    progress: Progress,
+    *,
+    vouch: bool = False,
+    tolerances: Mapping[Precision, Tolerance] = TOLERANCES,
+) -> Verified:
     """Repeat the golden check and the parity claim of every artifact, here and now.
 
     Opening the bundle has verified every hash already. Engines that were built for
@@ -71,13 +80,15 @@ def verify(bundle: Bundle, progress: Progress, *, vouch: bool = False) -> Verifi
         bundle: an exported bundle.
         progress: where to show progress.
         vouch: let engines in that were only built, if they pass here.
+        tolerances: the bounds for those; every other artifact has to keep those that
+            it was let in under.
 
     Raises:
         UnvouchedArtifactError: the bundle has no artifact.
         ParityFailedError: an engine to be let in does not pass.
     """
     if vouch:
-        vouch_for_engines(bundle, progress)
+        vouch_for_engines(bundle, progress, tolerances)
     names = artifact_names(bundle)
     if not names:
         raise UnvouchedArtifactError(

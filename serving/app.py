@@ -1,28 +1,34 @@
 """The application: its routes, and what every request passes through."""
 
+from functools import cache, partial
+
 from fastapi import FastAPI
 
 from serving import health
-from serving.api import cards, embedding, listing
+from serving.api import cards, embedding, listing, openai, openapi
 from serving.api.problems import install_handlers
 from serving.limits import CrossOrigin, RequireKey, UploadTime
 from serving.observability import install_observability
-from serving.page import page
+from serving.page import page, reference
 
 
 def create_app() -> FastAPI:
     """Return the application; `app.state.models` must be set before it is asked."""
     # FastAPI's pages for people load scripts from another host; ours is at `/`.
     app = FastAPI(title="Isogon", version="1", docs_url=None, redoc_url=None)
+    app.openapi = cache(partial(openapi.document, app))  # type: ignore[method-assign]
     # From the inside out; a request passes the last one first.
     app.add_middleware(UploadTime)
     app.add_middleware(RequireKey)
     install_handlers(app)  # catches what fails in all of the above
+    app.add_middleware(openai.OpenAIErrors)  # refusals of all of the above, for its route
     app.add_middleware(CrossOrigin)  # a preflight has no key, and refusals are marked too
     app.include_router(embedding.router)
+    app.include_router(openai.router)
     app.include_router(cards.router)
     app.include_router(listing.router)
     app.include_router(health.router)
     app.include_router(page.router)
+    app.include_router(reference.router)
     install_observability(app)  # last: it watches all of the above
     return app

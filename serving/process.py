@@ -41,8 +41,8 @@ def serve(bundles: Sequence[str], *, host: str, port: int, watch: bool = False) 
         IsogonError: a setting, a bundle or its golden check is not in order.
     """
     settings = settings_from_environment(bundles)
+    traces_are_asked_for()  # raises where they are and cannot be sent
     check(settings)
-    traces_are_asked_for()
     try:
         with socket() as probe:
             probe.setsockopt(SOL_SOCKET, SO_REUSEADDR, 1)

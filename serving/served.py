@@ -11,9 +11,12 @@ from bundle import (
     Artifact,
     Bundle,
     Calibration,
+    FalseAlarms,
     Manifest,
     Runner,
+    Thumbnails,
     decode,
+    measured_false_alarms,
     open_runner,
     require_golden,
     vouched_artifact,
@@ -30,6 +33,7 @@ class ServedModel:
     artifact: Artifact
     calibration: Calibration
     runner: Runner
+    thumbnails: Thumbnails | None  # of reference images, where the bundle ships them
     settings: Settings
 
     @classmethod
@@ -60,6 +64,7 @@ class ServedModel:
             artifact=artifact,
             calibration=calibration,
             runner=runner,
+            thumbnails=Thumbnails.in_force(bundle),
             settings=settings,
         )
 
@@ -67,6 +72,11 @@ class ServedModel:
     def manifest(self) -> Manifest:
         """The bundle's table of contents."""
         return self.bundle.manifest
+
+    @property
+    def false_alarms(self) -> FalseAlarms | None:
+        """What was measured of this detector at this alpha, if it was."""
+        return measured_false_alarms(self.bundle, self.calibration.alpha)
 
     def pixels(self, data: bytes) -> UInt8[np.ndarray, "h w 3"]:
         """Return an encoded image as the runner sees it.

@@ -195,3 +195,28 @@ def test_the_gpu_check_reports_what_ran_and_what_did_not(
     assert "| in float16 | ok | 0.99999" in page
     assert "| float16 said to be float32 | **fails** |" in page
     assert "* missing, parity: BundleError" in page
+
+
+def test_drift_promises_before_it_shows(
+    benchmark: Load,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+) -> None:
+    drift = benchmark("drift")
+    monkeypatch.setattr(drift, "CALIBRATIONS", (200,))
+    monkeypatch.setattr(drift, "WINDOWS", (200,))
+    monkeypatch.setattr(
+        drift, "DRIFTS", {"all": drift.mixed(1.0), "none": drift.mixed(0.0)}
+    )
+    picture = tmp_path / "drift.svg"
+    monkeypatch.setattr(sys, "argv", ["drift", "--runs", "50", "--svg", str(picture)])
+    drift.main()
+    shown = capsys.readouterr().out
+    assert "| 200 | 1,000,000 | 0.20% | 0.00% |" in shown
+    assert "| none | never |" in shown
+    (delay,) = (
+        line.split("|")[2] for line in shown.splitlines() if line.startswith("| all |")
+    )
+    assert 0 < int(delay) <= 100
+    assert picture.read_text().count("<path") > 5

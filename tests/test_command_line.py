@@ -1,6 +1,7 @@
 """The command line as a process: output, exit status, and the whole quickstart."""
 
 import json
+import math
 import os
 import shutil
 import signal
@@ -16,6 +17,7 @@ import safetensors.torch
 import timm
 from PIL import Image
 
+import console
 from distill import recipe_from_toml
 from isogon import app
 from serving.process import free_port
@@ -527,3 +529,18 @@ def test_the_whole_quickstart_keeps_what_the_readme_claims(tmp_path: Path) -> No
     )
     assert evaluation["fidelity"]["angle_distortion"] < 0.25
     assert evaluation["student"]["ood"]["unfamiliar"]["knn_k1"]["auroc"]["value"] > 0.99
+
+
+def test_json_has_null_where_a_figure_is_not_finite(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    console.as_json({"figures": [math.nan, 1.5, (-math.inf, "NaN")]})
+    assert json.loads(capsys.readouterr().out) == {"figures": [None, 1.5, [None, "NaN"]]}
+
+
+def test_bounds_of_verify_are_for_vouching(bundle_path: Path) -> None:
+    refused = isogon(
+        "verify", bundle_path, "--bound", "min_cosine=0.5", cwd=bundle_path.parent
+    )
+    assert refused.returncode == 2
+    assert "Add --vouch" in refused.stderr

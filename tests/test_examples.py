@@ -1,10 +1,14 @@
-"""The examples run, do what Isogon does, and need nothing of it."""
+"""The examples run and do what Isogon does; the edge example needs nothing of it."""
 
 import ast
 import importlib.util
+import json
+import os
 import re
+import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 
@@ -13,8 +17,10 @@ import pytest
 from PIL import Image
 
 from bundle import Preprocessing, StandaloneModel, decode
+from serving import running_service
 
-EDGE = Path(__file__).parents[1] / "examples" / "edge.py"
+EXAMPLES = Path(__file__).parents[1] / "examples"
+EDGE = EXAMPLES / "edge.py"
 
 
 @pytest.fixture(scope="module")
@@ -92,3 +98,68 @@ def test_the_edge_example_answers_as_isogon_does(
         assert line.startswith(f"{answer.name}  p = {answer.p_value:.4f}  {verdict}  [")
         first = [float(number) for number in re.findall(r"\[(.*)\]", line)[0].split(",")]
         assert first == answer.embedding[:4].tolist()
+
+
+@pytest.fixture(scope="module")
+def url(exported: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    with running_service(exported, tmp_path_factory.mktemp("service") / "log") as address:
+        yield address
+
+
+def lines_of(*arguments: object, cwd: Path | None = None) -> list[str]:
+    done = run(*arguments, cwd=cwd)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.splitlines()
+
+
+def run(*arguments: object, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        list(map(str, arguments)),
+        capture_output=True,
+        text=True,
+        cwd=cwd,
+        env=os.environ | {"PYTHONPATH": str(EXAMPLES.parent)},
+        check=False,
+    )
+
+
+def test_the_client_example_finds_the_image_itself_and_keeps_an_index(
+    url: str, photographs: Path, tmp_path: Path
+) -> None:
+    folder = Path(shutil.copytree(photographs, tmp_path / "photographs"))
+    arguments = (sys.executable, EXAMPLES / "client.py", url, folder, folder / "grass.jpg")
+    first = lines_of(*arguments)
+    assert re.fullmatch(r"grass.jpg: unfamiliar, p = 0\.\d+", first[0])
+    assert first[1] == "  1.000  grass.jpg"
+    assert len(first) == 6
+    index = dict(np.load(folder / "embeddings.npz"))
+    assert index["embeddings"].shape == (12, 32)
+    assert lines_of(*arguments) == first  # from the index
+    np.savez(folder / "embeddings.npz", **index | {"fingerprint": np.array("0" * 64)})
+    refused = run(*arguments)
+    assert refused.returncode == 1
+    assert "do not compare" in refused.stderr
+
+
+def test_the_openai_example_answers_as_the_edge_example(
+    url: str, photographs: Path, standalone_file: Path
+) -> None:
+    images = sorted(photographs.glob("*.jpg"))[:3]
+    ours = lines_of(sys.executable, EXAMPLES / "openai_client.py", url, *images)
+    edge = lines_of(sys.executable, EDGE, standalone_file, *images)
+    assert [line.split("[")[0] for line in ours] == [line.split("[")[0] for line in edge]
+
+
+@pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed here")
+def test_the_curl_example_asks_in_every_way(
+    url: str, photographs: Path, tmp_path: Path
+) -> None:
+    image = photographs / "coffee.jpg"
+    lines = lines_of("sh", EXAMPLES / "curl.sh", url, image, cwd=tmp_path)
+    answers = [json.loads(line) for line in lines if line.startswith("{")]
+    model, several, one, score, openai = answers
+    assert model["name"] == score["model"]["name"] == openai["model"] == "digits"
+    assert len(several["results"]) == 2
+    embedding = np.array(one["results"][0]["embedding"], np.float32)
+    assert np.allclose(openai["data"][0]["embedding"], embedding, atol=1e-6)
+    assert np.allclose(np.load(tmp_path / "embeddings.npy"), embedding, atol=1e-6)

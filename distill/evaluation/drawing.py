@@ -26,7 +26,6 @@ from distill.report import (
     Picture,
     Scores,
     embedding_map,
-    flagging_threshold,
     report_html,
     sample_cosines,
     sample_queries,
@@ -104,7 +103,7 @@ def _scores(student: Embedded, spec: DetectorSpec, detector: Detector) -> Scores
     return Scores(
         detector=detector_key(spec),
         alpha=spec.alpha,
-        threshold=flagging_threshold(Calibration.from_scores(scores, spec.alpha)),
+        threshold=Calibration.from_scores(scores, spec.alpha).threshold,
         familiar=detector.score(student.test),
         unfamiliar={
             name: detector.score(vectors) for name, vectors in student.unfamiliar.items()

@@ -5,12 +5,14 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
+from jaxtyping import Float32
 from rich.progress import Progress
 
 from bundle import (
     Images,
     Preprocessing,
     Split,
+    Thumbnails,
     UsageError,
     split,
     split_apart,
@@ -85,6 +87,37 @@ class Data:
         if unfamiliar:
             arrays["unfamiliar"] = np.concatenate(unfamiliar)
         return arrays
+
+    def thumbnails(
+        self,
+        embeddings: Float32[np.ndarray, "bank d"],
+        limit: int,
+        preprocessing: Preprocessing,
+        progress: Progress,
+    ) -> Thumbnails:
+        """Return small pictures of at most `limit` of the bank's images, evenly chosen.
+
+        With classes, each has its share of them.
+
+        Args:
+            embeddings: the student's, of the bank.
+            limit: how many.
+            preprocessing: what of an image is shown.
+            progress: where to show progress.
+        """
+        labels = self.familiar.labels(self.bank)
+        order = np.arange(len(self.bank))
+        if labels is not None:
+            order = np.argsort(labels, kind="stable")
+        chosen = np.sort(order[spread(len(order), limit)])
+        tracked = progress.track(self.bank[chosen], description="Drawing thumbnails")
+        return Thumbnails.of(
+            (preprocessing.pixels(self.familiar.image(int(i))) for i in tracked),
+            embeddings[chosen],
+            None
+            if labels is None
+            else [self.familiar.classes[number] for number in labels[chosen]],
+        )
 
     def _kept(self, unfamiliar: Unfamiliar) -> Indices:
         """Return this set's part of the unfamiliar images in the bundle, spread out."""

@@ -80,6 +80,13 @@ class DataSection(_Section):
     bank_limit: int = Field(
         default=20_000, ge=1, description="most training images kept as references"
     )
+    thumbnails: int = Field(
+        default=1000,
+        ge=0,
+        le=5000,
+        description="most references kept as small pictures, as neighbours for the page "
+        "of the service; 0 for none",
+    )
     scale: tuple[float, float] = Field(
         default=(0.08, 1.0), description="area of the random crop"
     )

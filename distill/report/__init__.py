@@ -19,7 +19,6 @@ from distill.report.drawn import (
 )
 from distill.report.placing import embedding_map as embedding_map
 from distill.report.sampling import (
-    flagging_threshold as flagging_threshold,
     sample_cosines as sample_cosines,
     sample_queries as sample_queries,
     thumbnail as thumbnail,

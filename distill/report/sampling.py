@@ -6,7 +6,6 @@ import numpy as np
 from jaxtyping import Float32, Int, UInt8
 from PIL import Image
 
-from bundle import Calibration
 from bundle.blocks import in_blocks
 from bundle.neighbours import nearest
 from distill.report.drawn import CosinePairs, Picture, Query
@@ -44,18 +43,6 @@ def sample_cosines(
         teacher=(teacher_test[rows] * teacher_bank[columns]).sum(axis=1),
         student=(student_test[rows] * student_bank[columns]).sum(axis=1),
     )
-
-
-def flagging_threshold(calibration: Calibration) -> float:
-    """Return the score above which, and only above which, `is_ood` holds.
-
-    p <= alpha leaves room for m calibration scores at or above the image's own, so it
-    holds above the (m + 1)-th largest of them.
-    """
-    n = len(calibration.scores)
-    p_values = (1 + np.arange(n)) / (n + 1)  # as `Calibration.p_values` rounds them
-    room = np.count_nonzero(p_values <= calibration.alpha) - 1
-    return calibration.scores[n - 1 - room]
 
 
 def sample_queries(

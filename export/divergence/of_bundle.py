@@ -4,7 +4,6 @@ from pathlib import Path
 
 import numpy as np
 import onnx
-from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 from rich.progress import Progress
 
 from bundle import GOLDEN, Bundle, UsageError
@@ -14,7 +13,8 @@ from export.divergence.modules import module_divergence
 from export.divergence.record import Divergence
 from export.graph import graph_from_bundle
 from export.onnx import float32_model
-from export.parity import HELD_OUT
+from export.onnx.reading import read_onnx
+from export.parity import ParityImages
 
 _IMAGES = 8
 
@@ -61,13 +61,11 @@ def divergence_of(
 
 def _few_images(bundle: Bundle, count: int = _IMAGES) -> Pixels:
     """Return golden images, which lie at both ends of the scores, and held-out ones."""
-    held_out = bundle.arrays(HELD_OUT)
-    sources = [held_out["familiar"], held_out.get("unfamiliar")]
+    chosen = ParityImages.of(bundle).pixels[:count]
     if GOLDEN in bundle:
         golden = bundle.arrays(GOLDEN)["pixels"]
-        sources.insert(0, golden[np.linspace(0, len(golden) - 1, count // 2, dtype=int)])
-    present = [pixels for pixels in sources if pixels is not None]
-    chosen: Pixels = np.concatenate(present)[:count]
+        some = golden[np.linspace(0, len(golden) - 1, count // 2, dtype=int)]
+        chosen = np.concatenate([some, chosen])[:count]
     return chosen
 
 
@@ -80,18 +78,13 @@ def _load(bundle: Bundle, artifact: Path | str) -> onnx.ModelProto:
             "`isogon diverge BUNDLE onnx/model.onnx`, or model.fp16.onnx, model.int8.onnx."
         )
     path = bundle.file(name) if name in bundle else Path(artifact)
-    try:
-        model = onnx.load(path, format="protobuf")
-    except FileNotFoundError as error:
+    if not path.exists():
         held = ", ".join(n for n in bundle.manifest.files if n.endswith(".onnx"))
         raise UsageError(
             f"{name} is neither in {bundle.path} nor a file. Artifacts in the bundle: "
             f"{held or 'none'}."
-        ) from error
-    except (DecodeError, IsADirectoryError) as error:
-        raise UsageError(
-            f"{path} is no ONNX file: {error}. Give one that `isogon export` wrote."
-        ) from error
+        )
+    model = read_onnx(path)
     crop = bundle.manifest.preprocessing
     expected = {"images": (crop.height, crop.width, 3)}
     found = {

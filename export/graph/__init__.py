@@ -1,7 +1,6 @@
 """The deployed function in torch: what every artifact must compute."""
 
 from export.graph.coreset import (
-    Banked as Banked,
     bank_of as bank_of,
     banked as banked,
     with_bank_of as with_bank_of,
@@ -16,4 +15,3 @@ from export.graph.deployed import (
     full_detector as full_detector,
     graph_from_bundle as graph_from_bundle,
 )
-from export.graph.detectors import module_from_detector as module_from_detector

@@ -1,13 +1,31 @@
 """What an ONNX graph says of itself: its precision, and where its nodes come from."""
 
 import ast
+from pathlib import Path
 
 import onnx
+from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 
-from bundle import Precision
+from bundle import Precision, UsageError
 
 _SCOPES = "pkg.torch.onnx.name_scopes"
 _NO_MODULE = "_empty_nn_module_stack"
+
+
+def read_onnx(path: Path) -> onnx.ModelProto:
+    """Return the ONNX model in a file.
+
+    Raises:
+        UsageError: it cannot be read, or is no ONNX file.
+    """
+    try:
+        model: onnx.ModelProto = onnx.load(path, format="protobuf")
+    except (DecodeError, OSError) as error:
+        raise UsageError(
+            f"{path} is no ONNX file that can be read: {error}. Give one that `isogon "
+            f"export` wrote."
+        ) from error
+    return model
 
 
 def precision_of(model: onnx.ModelProto) -> Precision:

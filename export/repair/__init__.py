@@ -2,10 +2,8 @@
 
 from export.repair.repairing import (
     Repair as Repair,
-    Round as Round,
     repaired as repaired,
 )
 from export.repair.sensitivity import (
-    Sensitivity as Sensitivity,
     sensitivities as sensitivities,
 )

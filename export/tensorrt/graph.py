@@ -7,7 +7,7 @@ import onnx
 
 from bundle import Precision, UsageError
 from bundle.runners import PREPROCESSING_KEY
-from export.onnx.reading import module_of, precision_of
+from export.onnx.reading import module_of, precision_of, read_onnx
 
 
 def read_graph(path: Path) -> onnx.ModelProto:
@@ -16,13 +16,7 @@ def read_graph(path: Path) -> onnx.ModelProto:
     Raises:
         UsageError: there is none, or it takes anything else than images.
     """
-    try:
-        model = onnx.load(path)
-    except Exception as error:  # of the file system, or protobuf's own
-        raise UsageError(
-            f"{path} is no ONNX file that can be read: {error}. Write it with "
-            f"`isogon export`."
-        ) from error
+    model = read_onnx(path)
     inputs = [value.name for value in model.graph.input]
     if inputs != ["images"]:
         raise UsageError(

@@ -4,18 +4,33 @@ from typing import Annotated
 
 from fastapi import APIRouter, Query, Request
 
-from serving.api.schemas import CalibrationCard, ModelResponse
+from bundle import expected_rate
+from serving.api.refusals import OF_ANY
+from serving.api.schemas import (
+    CalibrationCard,
+    LimitsCard,
+    ModelResponse,
+    ParityCard,
+    RateRange,
+)
 from serving.models import Models
 from serving.served import ServedModel
+from serving.settings import Settings
 
 router = APIRouter()
 
 
-@router.get("/v1/model")
+@router.get("/v1/model", responses=OF_ANY, tags=["models"], summary="Describe the model")
 async def describe(
-    request: Request, model: Annotated[str | None, Query()] = None
+    request: Request,
+    model: Annotated[str | None, Query(description="its name; absent: the default")] = None,
 ) -> ModelResponse:
-    """Say what is served and what vouches for it."""
+    """Say what is served and what vouches for it.
+
+    The fingerprint is that of every answer: an index belongs to one fingerprint.
+    `parity` says how far the artifact is from the student in PyTorch, `calibration`
+    what decisions rest on, `limits` what a request may hold.
+    """
     models: Models = request.app.state.models
     async with models.use(model) as pipeline:
         return card(pipeline.model)
@@ -23,18 +38,54 @@ async def describe(
 
 def card(model: ServedModel) -> ModelResponse:
     """Return the card of a model."""
+    manifest = model.manifest
     return ModelResponse(
         name=model.name,
         fingerprint=model.artifact.fingerprint,
-        width=model.manifest.width,
-        space=model.manifest.space,
+        schema_version=manifest.schema_version,
+        width=manifest.width,
+        space=manifest.space,
         artifact=model.artifact.name,
         runner=model.runner.name,
-        preprocessing=model.manifest.preprocessing,
-        student=model.manifest.student,
-        teacher=model.manifest.teacher,
-        parity=model.artifact.report.figures,
-        calibration=CalibrationCard(
-            alpha=model.calibration.alpha, images=len(model.calibration.scores)
-        ),
+        preprocessing=manifest.preprocessing,
+        student=manifest.student,
+        teacher=manifest.teacher,
+        provenance=manifest.provenance,
+        parity=_parity(model),
+        calibration=_calibration(model),
+        limits=_limits(model.settings),
+    )
+
+
+def _parity(model: ServedModel) -> ParityCard:
+    report = model.artifact.report
+    return ParityCard(
+        **report.figures.model_dump(),
+        precision=report.precision,
+        reference=report.reference,
+        candidate=report.candidate,
+        batch_sizes=report.batch_sizes,
+        stability=report.stability,
+        bounds=report.tolerance,
+    )
+
+
+def _calibration(model: ServedModel) -> CalibrationCard:
+    calibration = model.calibration
+    images = len(calibration.scores)
+    low, high = expected_rate(images, calibration.alpha)
+    return CalibrationCard(
+        alpha=calibration.alpha,
+        images=images,
+        expected=RateRange(low=low, high=high),
+        realised=model.false_alarms,
+    )
+
+
+def _limits(settings: Settings) -> LimitsCard:
+    return LimitsCard(
+        images=settings.max_images,
+        body_bytes=settings.max_body_bytes,
+        image_bytes=settings.max_image_bytes,
+        image_pixels=settings.max_image_pixels,
     )

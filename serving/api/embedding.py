@@ -1,129 +1,137 @@
 """`/v1/embed` and `/v1/score`."""
 
-import base64
 from typing import Annotated, Any
 
 import numpy as np
-from fastapi import APIRouter, Query, Request
+from fastapi import APIRouter, Query, Request, Response
 
-from bundle import Outputs
-from serving.api.departure import while_connected
-from serving.api.problems import MEDIA_TYPE
-from serving.api.schemas import (
-    EmbedResponse,
-    EmbedResult,
-    Encoding,
-    ModelName,
-    Ood,
-    Problem,
-    ScoreResponse,
-    ScoreResult,
-)
-from serving.api.uploads import read_images
+from serving.api.answers import JSON, NPY, Answer, answered, as_json, as_npy
+from serving.api.negotiation import negotiated
+from serving.api.refusals import FINGERPRINT, NOT_ACCEPTABLE, OF_IMAGES, Refusals
+from serving.api.refused import bad_field
+from serving.api.schemas import Base64Images, EmbedResponse, Encoding, ScoreResponse
+from serving.api.uploads import Upload, read_upload
 from serving.models import Models
-from serving.served import ServedModel
 
 _BINARY = {"type": "string", "format": "binary"}
-_BODY: dict[str, Any] = {
+# A PNG of one grey pixel.
+_IMAGE = (
+    "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAAAAAA6fptVAAAACklEQVR4nGNoAAAAggCBd81ytgAAAABJRU5E"
+    "rkJggg=="
+)
+BODY: dict[str, Any] = {
     "requestBody": {
         "required": True,
+        "description": "One image as it is, or several in a form or in JSON.",
         "content": {
             "multipart/form-data": {
                 "schema": {
                     "type": "object",
                     "required": ["images"],
-                    "properties": {"images": {"type": "array", "items": _BINARY}},
+                    "additionalProperties": False,
+                    "properties": {
+                        "images": {"type": "array", "minItems": 1, "items": _BINARY},
+                        "model": {"type": "string"},
+                    },
                 }
             },
             "image/*": {"schema": _BINARY},
             "application/json": {
-                "schema": {
-                    "type": "object",
-                    "required": ["images"],
-                    "properties": {
-                        "images": {
-                            "type": "array",
-                            "minItems": 1,
-                            "items": {"type": "string", "format": "byte"},
-                        }
-                    },
-                }
+                "schema": Base64Images.model_json_schema(),
+                "example": {"images": [_IMAGE]},
             },
         },
     }
 }
-_PROBLEM = {"model": Problem, "content": {MEDIA_TYPE: {}}}
-_REFUSALS: dict[int | str, dict[str, Any]] = {
-    400: {**_PROBLEM, "description": "an image does not decode"},
-    404: {**_PROBLEM, "description": "no such model"},
-    413: {**_PROBLEM, "description": "past a limit on bytes, pixels or images"},
-    415: {**_PROBLEM, "description": "a type that is not accepted"},
-    422: {**_PROBLEM, "description": "a field is missing, unknown or malformed"},
-    429: {**_PROBLEM, "description": "too many images wait; Retry-After says how long"},
-    503: {**_PROBLEM, "description": "the service is shutting down"},
-    504: {**_PROBLEM, "description": "not answered within the deadline"},
-}
+ModelQuery = Annotated[
+    str | None,
+    Query(
+        description="which model answers, where the body does not say; absent: the default"
+    ),
+]
 
-router = APIRouter()
+router = APIRouter(tags=["images"])
 
 
-@router.post("/v1/embed", responses=_REFUSALS, openapi_extra=_BODY)
+def _documented(npy: str) -> Refusals:
+    answer: dict[str, Any] = {
+        "description": "Results in the order of the request's images.",
+        "content": {NPY: {"schema": {**_BINARY, "description": npy}}},
+        "headers": FINGERPRINT,
+    }
+    return {200: answer} | OF_IMAGES | NOT_ACCEPTABLE
+
+
+@router.post(
+    "/v1/embed",
+    summary="Embed and score images",
+    response_model=EmbedResponse,
+    responses=_documented("the embeddings, float32 [images, width]"),
+    openapi_extra=BODY,
+)
 async def embed(
     request: Request,
-    encoding: Annotated[Encoding, Query()] = "float",
-    model: Annotated[str | None, Query()] = None,
-) -> EmbedResponse:
-    """Embed each image of the request and say how unfamiliar it is."""
-    served, outputs = await _answer(request, model)
+    encoding: Annotated[
+        Encoding,
+        Query(description="of embeddings in JSON; base64 is 40 % of the size"),
+    ] = "float",
+    model: ModelQuery = None,
+) -> Response:
+    """Embed each image of the request and say how unfamiliar it is.
+
+    With `Accept: application/x-npy` the answer is a NumPy file of the embeddings alone;
+    for the scores in the same answer take JSON, compactly with `encoding=base64`.
+    """
+    kind = negotiated(request.headers.get("accept"), (JSON, NPY))
+    answer = await ask(request, model)
+    if kind == NPY:
+        return as_npy(answer, answer.embeddings)
     results = [
-        EmbedResult(embedding=_encoded(embedding, encoding), ood=ood)
+        {"embedding": embedding, "ood": ood}
         for embedding, ood in zip(
-            outputs.embeddings, _decisions(served, outputs), strict=True
+            answer.embeddings_as(encoding), answer.oods(), strict=True
         )
     ]
-    return EmbedResponse(model=_name(served), width=served.manifest.width, results=results)
+    width = answer.embeddings.shape[1]
+    return as_json(
+        answer, {"model": model_name(answer), "width": width, "results": results}
+    )
 
 
-@router.post("/v1/score", responses=_REFUSALS, openapi_extra=_BODY)
-async def score(
-    request: Request, model: Annotated[str | None, Query()] = None
-) -> ScoreResponse:
-    """Say of each image of the request how unfamiliar it is."""
-    served, outputs = await _answer(request, model)
-    results = [ScoreResult(ood=ood) for ood in _decisions(served, outputs)]
-    return ScoreResponse(model=_name(served), results=results)
+@router.post(
+    "/v1/score",
+    summary="Score images",
+    response_model=ScoreResponse,
+    responses=_documented("float64 [images, 3]: score, p-value, and 1 where flagged"),
+    openapi_extra=BODY,
+)
+async def score(request: Request, model: ModelQuery = None) -> Response:
+    """Say of each image of the request how unfamiliar it is.
+
+    With `Accept: application/x-npy` the answer is a NumPy file with a row for each
+    image: score, p-value, and 1 where it is flagged, or 0.
+    """
+    kind = negotiated(request.headers.get("accept"), (JSON, NPY))
+    answer = await ask(request, model)
+    if kind == NPY:
+        columns = (answer.scores, answer.p_values, answer.is_ood)
+        return as_npy(answer, np.stack(columns, axis=1, dtype=np.float64))
+    results = [{"ood": ood} for ood in answer.oods()]
+    return as_json(answer, {"model": model_name(answer), "results": results})
 
 
-async def _answer(request: Request, name: str | None) -> tuple[ServedModel, Outputs]:
+async def ask(request: Request, model: str | None) -> Answer:
+    """Read the images of a request and ask the model that it names."""
     models: Models = request.app.state.models
-    async with models.use(name) as pipeline:
-        images = await read_images(request, pipeline.model.settings)
-        async with while_connected(request):
-            model, outputs = pipeline.model, await pipeline.answer(images)
-        flagged = model.calibration.is_ood(outputs.ood_scores)
-        request.app.state.observations.seen(model, outputs.ood_scores, flagged)
-        return model, outputs
+    async with models.use() as pipeline:
+        settings = pipeline.model.settings
+    upload = await read_upload(request, settings)
+    if None not in (model, upload.model) and model != upload.model:
+        raise bad_field("The query and the body name different models. Name one.")
+    chosen = Upload(images=upload.images, model=upload.model or model)
+    return await answered(request, chosen)
 
 
-def _decisions(model: ServedModel, outputs: Outputs) -> list[Ood]:
-    """Return score, p-value and decision of each image."""
-    p_values = model.calibration.p_values(outputs.ood_scores)
-    return [
-        Ood(
-            score=float(score),
-            p_value=float(p_value),
-            is_ood=bool(p_value <= model.calibration.alpha),
-        )
-        for score, p_value in zip(outputs.ood_scores, p_values, strict=True)
-    ]
-
-
-def _name(model: ServedModel) -> ModelName:
-    return ModelName(name=model.name, fingerprint=model.artifact.fingerprint)
-
-
-def _encoded(embedding: np.ndarray, encoding: Encoding) -> list[float] | str:
-    if encoding == "base64":
-        return base64.b64encode(embedding.astype("<f4").tobytes()).decode()
-    numbers: list[float] = embedding.tolist()
-    return numbers
+def model_name(answer: Answer) -> dict[str, str]:
+    """Return `schemas.ModelName`."""
+    return {"name": answer.model, "fingerprint": answer.fingerprint}

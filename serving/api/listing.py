@@ -6,8 +6,7 @@ from typing import Literal
 from fastapi import APIRouter, Request
 from pydantic import BaseModel, Field
 
-from serving.api.problems import MEDIA_TYPE
-from serving.api.schemas import Problem
+from serving.api.refusals import OF_ANY
 from serving.models import Models
 from serving.served import ServedModel
 
@@ -31,26 +30,17 @@ class ModelList(BaseModel):
     data: list[ModelEntry]
 
 
-router = APIRouter()
+router = APIRouter(tags=["models"])
 
 
-@router.get("/v1/models")
+@router.get("/v1/models", responses=OF_ANY, summary="List the models")
 async def list_models(request: Request) -> ModelList:
-    """List the models."""
+    """List the models behind this service, the default first."""
     models: Models = request.app.state.models
     return ModelList(data=[await _entry(models, name) for name in models.names])
 
 
-@router.get(
-    "/v1/models/{name}",
-    responses={
-        404: {
-            "model": Problem,
-            "content": {MEDIA_TYPE: {}},
-            "description": "no such model",
-        }
-    },
-)
+@router.get("/v1/models/{name}", responses=OF_ANY, summary="Retrieve a model's entry")
 async def retrieve_model(request: Request, name: str) -> ModelEntry:
     """Return one model's entry."""
     return await _entry(request.app.state.models, name)

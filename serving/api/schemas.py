@@ -1,34 +1,90 @@
 """The bodies of requests and responses."""
 
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
-from bundle import Figures, Preprocessing, StudentCard, TeacherCard
+from bundle import (
+    FalseAlarms,
+    Figures,
+    Precision,
+    Preprocessing,
+    Provenance,
+    Stability,
+    StudentCard,
+    TeacherCard,
+    Tolerance,
+)
 
 Encoding = Literal["float", "base64"]
+
+_Base64 = Annotated[str, Field(json_schema_extra={"contentEncoding": "base64"})]
+_DataUrl = Annotated[
+    str,
+    Field(
+        json_schema_extra={
+            "pattern": "^data:image/(jpeg|png|webp);base64,[A-Za-z0-9+/]+={0,2}$"
+        }
+    ),
+]
+_Model = Annotated[
+    str | None, Field(description="which model answers, by its name; absent: the default")
+]
 
 
 class Base64Images(BaseModel):
     """A JSON request: the images' bytes in base64, without a data-URL prefix."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", strict=True)
 
-    images: list[str] = Field(min_length=1)
+    images: list[_Base64] = Field(min_length=1)
+    model: _Model = None
+
+
+def _listed(value: object) -> object:
+    return [value] if isinstance(value, str) else value
+
+
+class EmbeddingsRequest(BaseModel):
+    """OpenAI's request for embeddings, of images as data URLs."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    input: Annotated[
+        list[str],
+        BeforeValidator(_listed, json_schema_input_type=_DataUrl | list[_DataUrl]),
+        Field(
+            min_length=1,
+            description="an image, or several: `data:image/jpeg;base64,…`. Other URLs, "
+            "text and tokens are refused; nothing is fetched",
+        ),
+    ]
+    model: _Model = None
+    encoding_format: Encoding = Field(
+        default="float", description="numbers, or base64 of little-endian float32"
+    )
+    dimensions: int | None = Field(
+        default=None, description="the model's width, if given; it is not shortened"
+    )
+    user: str | None = Field(default=None, description="taken, and not looked at")
 
 
 class ModelName(BaseModel):
     """Which model answered; embeddings of different fingerprints do not compare."""
 
     name: str
-    fingerprint: str = Field(description="SHA-256 of the artifact that ran")
+    fingerprint: str = Field(
+        description="SHA-256 of the artifact that ran", examples=["6ca7…bd85"]
+    )
 
 
 class Ood(BaseModel):
     """How unfamiliar an image is."""
 
     score: float = Field(description="larger means less familiar; the detector's scale")
-    p_value: float = Field(description="chance that a familiar image scores at least this")
+    p_value: float = Field(
+        ge=0, le=1, description="chance that a familiar image scores at least this"
+    )
     is_ood: bool = Field(description="p_value <= the false-alarm rate asked for")
 
 
@@ -42,7 +98,8 @@ class EmbedResult(ScoreResult):
     """One image's unit-norm embedding and OOD score."""
 
     embedding: list[float] | str = Field(
-        description="numbers, or with encoding=base64 little-endian float32 bytes"
+        description="numbers, each the shortest that reads back as the same float32; or "
+        "with encoding=base64 little-endian float32 bytes"
     )
 
 
@@ -61,25 +118,95 @@ class EmbedResponse(BaseModel):
     results: list[EmbedResult]
 
 
-class CalibrationCard(BaseModel):
-    """What decisions rest on."""
+class Embedding(BaseModel):
+    """One image's embedding as OpenAI's API has it, with the OOD score beside it."""
 
-    alpha: float
+    object: Literal["embedding"]
+    index: int = Field(description="which image of the request, from 0")
+    embedding: list[float] | str = Field(
+        description="unit-norm numbers, or base64 of little-endian float32"
+    )
+    ood: Ood
+
+
+class Usage(BaseModel):
+    """What OpenAI counts in tokens: here each image is one."""
+
+    prompt_tokens: int = Field(description="images in the request")
+    total_tokens: int = Field(description="the same")
+
+
+class EmbeddingsResponse(BaseModel):
+    """OpenAI's answer, in the order of the request's images."""
+
+    object: Literal["list"]
+    data: list[Embedding]
+    model: str = Field(description="the model's name")
+    usage: Usage
+
+
+class ParityCard(Figures):
+    """How far the artifact is from the reference it was gated against, at worst."""
+
+    precision: Precision
+    reference: str = Field(description="what the artifact was compared with")
+    candidate: str = Field(description="what ran the artifact then")
+    batch_sizes: tuple[int, ...]
+    stability: Stability
+    bounds: Tolerance = Field(description="which the figures had to keep")
+
+
+class RateRange(BaseModel):
+    """A range of rates."""
+
+    low: float = Field(ge=0, le=1)
+    high: float = Field(ge=0, le=1)
+
+
+class CalibrationCard(BaseModel):
+    """What decisions rest on, and what is known of their false alarms."""
+
+    alpha: float = Field(
+        description="the false-alarm rate asked for: flagged is p_value <= alpha"
+    )
+    images: int = Field(description="held-out familiar images that calibrate")
+    expected: RateRange = Field(
+        description="where the false-alarm rate of this calibration lies with a chance "
+        "of 95 %, on traffic like the calibration images: it depends on how many they "
+        "are, and on nothing else (Vovk, arXiv:1209.2673)"
+    )
+    realised: FalseAlarms | None = Field(
+        description="the share of other held-out familiar images that was flagged, with "
+        "its 95 % interval; null where it was not measured for this detector and alpha"
+    )
+
+
+class LimitsCard(BaseModel):
+    """What a request may hold."""
+
     images: int
+    body_bytes: int
+    image_bytes: int
+    image_pixels: int
 
 
 class ModelResponse(ModelName):
     """What is served, and what vouches for it."""
 
-    width: int
-    space: str
+    schema_version: int = Field(description="of the bundle's format")
+    width: int = Field(description="of the embedding")
+    space: Literal["student", "teacher"] = Field(
+        description="whose space embeddings live in"
+    )
     artifact: str
-    runner: str
+    runner: str = Field(description="what runs the artifact now")
     preprocessing: Preprocessing
     student: StudentCard
     teacher: TeacherCard
-    parity: Figures
+    provenance: Provenance
+    parity: ParityCard
     calibration: CalibrationCard
+    limits: LimitsCard
 
 
 class Problem(BaseModel):
@@ -88,7 +215,7 @@ class Problem(BaseModel):
     type: str = "about:blank"
     title: str
     status: int
-    detail: str
+    detail: str = Field(description="what was expected, what came, what to do")
     index: int | None = Field(
         default=None, description="which image of the request, from 0"
     )

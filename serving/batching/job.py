@@ -14,7 +14,7 @@ class Job:
     """One request. All but `settle` is done under the schedule's lock.
 
     Args:
-        images: encoded.
+        images: encoded; at least one.
         deliver: takes the outputs or the error, once, on any thread.
         trail: hears of the steps of this request.
     """
@@ -25,6 +25,8 @@ class Job:
         deliver: Callable[[Outputs | Exception], None],
         trail: Trail | None = None,
     ) -> None:
+        if not images:
+            raise ValueError("A request has at least one image, this one has none.")
         self.images = images
         self.trail = trail
         self.admitted = 0.0  # when

@@ -109,17 +109,20 @@ def _flat(seconds: dict[int, float]) -> bool:
 
 def _two_pay(runner: Runner, batch: Pixels, alone: float, end: float) -> bool:
     """Say whether two runs at a time get more done, if there is time to find out."""
-    if time.perf_counter() + 6 * alone > end:
+    if time.perf_counter() + 8 * alone > end:
         return False
 
-    def three(_: int) -> None:
-        for _ in range(3):
+    def runs(count: int) -> None:
+        for _ in range(count):
             runner.run(batch)
 
     with ThreadPoolExecutor(2) as pool:
         start = time.perf_counter()
-        list(pool.map(three, range(2)))
-    return _PAYS * (time.perf_counter() - start) < 6 * alone
+        list(pool.map(runs, (4,)))
+        between = time.perf_counter()
+        list(pool.map(runs, (2, 2)))
+        end = time.perf_counter()
+    return between - start > _PAYS * (end - between)
 
 
 def _batch(image: Pixels, size: int) -> Pixels:

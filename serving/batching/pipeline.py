@@ -48,7 +48,7 @@ class Pipeline:
         )
 
     async def answer(self, images: list[bytes]) -> Outputs:
-        """Return the outputs of a request's images, in their order.
+        """Return the outputs of a request's images, at least one, in their order.
 
         If the caller is cancelled, what was not yet begun of the request is dropped.
 

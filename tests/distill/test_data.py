@@ -1,3 +1,4 @@
+import io
 import json
 import shutil
 import tarfile
@@ -5,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 from rich.progress import Progress
 
 from bundle import Bundle, Preprocessing, UsageError
@@ -85,6 +87,24 @@ def test_the_images_kept_of_unfamiliar_sets_come_from_each(
     assert np.array_equal(kept[-1], EIGHT.pixels(last))
 
 
+def test_thumbnails_are_of_every_class_with_their_own_embeddings(
+    recipe: Recipe, progress: Progress
+) -> None:
+    data = prepare_data(changed(recipe), progress)
+    vectors = np.eye(len(data.bank), dtype=np.float32)  # each says which image it is of
+    found = data.thumbnails(vectors, 20, EIGHT, progress)
+    labels = data.familiar.labels(data.bank)
+    assert found.labels is not None
+    assert labels is not None
+    assert len(found) == 20
+    assert set(found.labels) == set(data.familiar.classes)
+    places = found.embeddings.argmax(axis=1)
+    assert [data.familiar.classes[labels[place]] for place in places] == list(found.labels)
+    image = np.asarray(Image.open(io.BytesIO(found.images[3])))
+    shown = EIGHT.pixels(data.familiar.image(int(data.bank[places[3]])))
+    assert np.abs(image.astype(int) - shown).mean() < 8  # JPEG's error
+
+
 def test_a_run_on_a_tar_names_what_it_left_out_in_the_bundle(
     recipe: Recipe, digits: Path, photographs: Path, tmp_path: Path, progress: Progress
 ) -> None:
@@ -98,7 +118,9 @@ def test_a_run_on_a_tar_names_what_it_left_out_in_the_bundle(
     images = str(tmp_path / "digits.tar")
     sets = [{"name": "photographs", "images": str(tmp_path / "list.csv")}]
     output = tmp_path / "tar.isogon"
-    bundle = distill(changed(recipe, images=images, unfamiliar=sets), output, progress)
+    changes = changed(recipe, images=images, unfamiliar=sets, thumbnails=0)
+    bundle = distill(changes, output, progress)
+    assert "thumbnails.safetensors" not in bundle  # as it was asked
     left_out = json.loads(bundle.file("unreadable.json").read_bytes())
     assert list(left_out) == [images]
     assert list(left_out[images]) == ["digits/3/broken.png"]

@@ -33,7 +33,6 @@ from distill.report import (
     Picture,
     Scores,
     embedding_map,
-    flagging_threshold,
     report_html,
     sample_cosines,
     sample_queries,
@@ -396,7 +395,7 @@ def test_the_threshold_drawn_is_the_decision_made(alpha: float) -> None:
     scores = np.linspace(-1, 4, 51).round(1)
     expected = calibration.is_ood(scores)
     assert expected.any()
-    assert np.array_equal(scores > flagging_threshold(calibration), expected)
+    assert np.array_equal(scores > calibration.threshold, expected)
 
 
 def test_matplotlib_waits_until_a_report_is_written() -> None:

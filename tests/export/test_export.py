@@ -16,6 +16,7 @@ from bundle import (
     Metadata,
     OnnxRunner,
     ParityReport,
+    Thumbnails,
     UsageError,
     parity_name,
     vouched_artifact,
@@ -183,6 +184,11 @@ def test_calibrating_on_site_makes_the_sites_images_familiar(
     assert "ood/reference.safetensors" in again  # the training's detector stays
     assert again.manifest.files["ood/site/detector.json"].stage == "calibrate"
     assert verify(again, progress)
+    shown = Thumbnails.in_force(again)
+    assert shown is not None
+    assert shown.labels is None  # the site's images, which are in no classes
+    bank = again.arrays("ood/site/reference.safetensors")["bank"]
+    assert np.allclose(shown.embeddings, bank, atol=1e-6)
     spec = DetectorSpec(name="mahalanobis", alpha=0.1)
     assert calibrate(again, site, progress, spec=spec)
     assert vouched_artifact(Bundle.open(bundle.path)).calibration.alpha == 0.1
@@ -206,3 +212,30 @@ def test_too_small_a_site_is_refused_and_nothing_changes(
     with pytest.raises(UsageError, match="needs 19 for calibration"):
         calibrate(bundle, photographs, progress)
     assert (bundle.path / "manifest.json").read_bytes() == before
+
+
+def test_what_cannot_be_made_costs_nothing_that_was(
+    bundle: Bundle, progress: Progress
+) -> None:
+    exported = export_bundle(bundle, progress, ExportPlan(lower=("fp16",)))
+    assert exported
+    strict = ExportPlan(
+        lower=("fp16",),
+        engine="tensorrt-rtx",
+        build_only=True,
+        repair=False,
+        tolerances=tolerances(["fp16.min_cosine=1.1"]),
+    )
+    exported = export_bundle(bundle, progress, strict)
+    assert not exported
+    assert [report.artifact for report in exported.reports] == [ONNX]
+    (rejected,) = exported.rejected
+    assert "onnx/model.fp16.onnx exported before stays in the bundle" in rejected.advice
+    (failed,) = exported.failed
+    assert failed.artifact == "fp16 engine"
+    assert "the fp16 ONNX file that it comes from did not pass" in str(failed.error)
+    with pytest.raises(ParityFailedError):
+        exported.require()
+    reopened = Bundle.open(bundle.path)
+    assert vouched_artifact(reopened, ONNX)
+    assert vouched_artifact(reopened, "onnx/model.fp16.onnx")

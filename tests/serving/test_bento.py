@@ -160,6 +160,7 @@ def test_the_bento_holds_bundle_and_serving_and_nothing_else(bento: Path) -> Non
         for path in (ROOT / folder).rglob("*")
         if path.is_file() and "__pycache__" not in path.parts
     }
+    assert "serving/page/index.html" in expected
     assert found - {"bentofile.yaml"} == expected
     assert not (bento / "models").exists() or not any((bento / "models").iterdir())
 
@@ -206,6 +207,7 @@ def test_the_bento_serves_a_bundle_that_is_mounted_beside_it(
         scraped = TEMPLATE["metadata"]["annotations"]["prometheus.io/path"]
         for path in ("/", scraped, *paths):
             assert client.get(path).status_code == 200, path
+        assert "<main" in client.get("/").text
 
 
 def test_the_bento_serves_the_bundle_inside_it_without_torch(

@@ -53,6 +53,15 @@ def test_a_wrong_variable_is_named(
         settings_from_environment(exported)
 
 
+@pytest.mark.parametrize("name", ["QUEUE", "MAX_IMAGES"])
+def test_the_queue_holds_a_whole_request(
+    exported: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.setenv(f"ISOGON_{name}", {"QUEUE": "63", "MAX_IMAGES": "513"}[name])
+    with pytest.raises(UsageError, match=r"ISOGON_QUEUE: .*which is ISOGON_MAX_IMAGES"):
+        settings_from_environment(exported)
+
+
 @pytest.mark.parametrize(
     ("limit", "says"),
     [

@@ -39,8 +39,14 @@ def test_a_failure_is_one_line_with_its_traceback_and_request(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     configure_logs("json", "info")
-    client = TestClient(create_app(), raise_server_exceptions=False)
-    answer = client.get("/v1/model", headers={"x-request-id": "seven"})  # no model is set
+    app = create_app()
+
+    @app.get("/page/{name}/broken")  # below /page/ no key is asked for, and so no model
+    async def broken(name: str) -> None:
+        raise RuntimeError(f"{name} is broken")
+
+    client = TestClient(app, raise_server_exceptions=False)
+    answer = client.get("/page/this/broken", headers={"x-request-id": "seven"})
     assert answer.status_code == 500
     assert answer.headers["x-request-id"] == "seven"
     events = [json.loads(line) for line in capsys.readouterr().err.splitlines()]
@@ -48,15 +54,15 @@ def test_a_failure_is_one_line_with_its_traceback_and_request(
     assert failure["level"] == "error"
     assert failure["request_id"] == access["request_id"] == "seven"
     assert failure["traceback"].startswith("Traceback (most recent call last):\n")
-    assert "AttributeError" in failure["traceback"]
-    assert (access["route"], access["status"]) == ("/v1/model", 500)
+    assert "RuntimeError: this is broken" in failure["traceback"]
+    assert (access["route"], access["status"]) == ("/page/{name}/broken", 500)
 
 
 @pytest.mark.usefixtures("logs")
 def test_the_level_decides_what_is_said(capsys: pytest.CaptureFixture[str]) -> None:
     client = TestClient(create_app(), raise_server_exceptions=False)
     configure_logs("text", "warning")
-    client.get("/nowhere")
+    client.get("/page/nowhere")
     assert capsys.readouterr().err == ""
     configure_logs("text", "debug")
     client.get("/metrics")

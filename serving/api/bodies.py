@@ -1,0 +1,47 @@
+"""A request's body, read under its limit."""
+
+from collections.abc import AsyncGenerator
+from http import HTTPStatus
+
+from fastapi import Request
+
+from serving.api.problems import ProblemError
+from serving.settings import Settings
+
+
+def content_type(request: Request) -> str:
+    """Return the declared type in lower case, without parameters; may be empty."""
+    return request.headers.get("content-type", "").split(";")[0].strip().lower()
+
+
+async def body_of(request: Request, settings: Settings) -> bytes:
+    """Return the whole body.
+
+    Raises:
+        ProblemError: 413, it is past the limit.
+    """
+    return b"".join([chunk async for chunk in chunks_of(request, settings)])
+
+
+async def chunks_of(request: Request, settings: Settings) -> AsyncGenerator[bytes, None]:
+    """Pass the body on; stop at the limit, without reading what was only announced.
+
+    Raises:
+        ProblemError: 413, it is past the limit.
+    """
+    announced = request.headers.get("content-length", "0")
+    received = int(announced) if announced.isdecimal() else 0
+    if received <= settings.max_body_bytes:
+        received = 0
+        async for chunk in request.stream():
+            received += len(chunk)
+            if received > settings.max_body_bytes:
+                break
+            yield chunk
+        else:
+            return
+    raise ProblemError(
+        HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
+        f"The body has {received:,} bytes or more, the limit is "
+        f"{settings.max_body_bytes:,}. Send fewer or smaller images.",
+    )

@@ -1,0 +1,35 @@
+"""Why an upload is refused: the problems that several ways to send images share."""
+
+from http import HTTPStatus
+
+from serving.api.problems import ProblemError
+from serving.settings import Settings
+
+
+def require_size(size: int, index: int, settings: Settings) -> None:
+    """Raise a 413 `ProblemError` if an encoded image has more bytes than it may."""
+    if size > settings.max_image_bytes:
+        raise ProblemError(
+            HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
+            f"images[{index}] has {size:,} bytes, more than the limit of "
+            f"{settings.max_image_bytes:,}. Send a smaller file.",
+            index=index,
+        )
+
+
+def bad_field(detail: str, index: int | None = None) -> ProblemError:
+    """Return the 422 for a field that is missing, unknown or malformed."""
+    return ProblemError(HTTPStatus.UNPROCESSABLE_ENTITY, detail, index=index)
+
+
+def bad_type(detail: str, index: int | None = None) -> ProblemError:
+    """Return the 415 for a type that is not accepted."""
+    return ProblemError(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, detail, index=index)
+
+
+def too_many(settings: Settings) -> ProblemError:
+    """Return the 413 for more images than a request may hold."""
+    return ProblemError(
+        HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
+        f"A request may hold {settings.max_images} images. Send the rest in another.",
+    )

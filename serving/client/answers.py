@@ -1,0 +1,82 @@
+"""What the service says, as arrays."""
+
+import base64
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from jaxtyping import Bool, Float, Float32
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Scores:
+    """How unfamiliar images are, in the order in which they were given."""
+
+    scores: Float[np.ndarray, " b"]  # larger is less familiar
+    p_values: Float[np.ndarray, " b"]  # chance that a familiar image scores as much
+    is_ood: Bool[np.ndarray, " b"]  # p_value <= the service's false-alarm rate
+    fingerprint: str  # of the model that answered
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Embeddings:
+    """Unit-norm embeddings, and how unfamiliar the images are."""
+
+    embeddings: Float32[np.ndarray, "b d"]
+    scores: Float[np.ndarray, " b"]  # larger is less familiar
+    p_values: Float[np.ndarray, " b"]  # chance that a familiar image scores as much
+    is_ood: Bool[np.ndarray, " b"]  # p_value <= the service's false-alarm rate
+    fingerprint: str  # embeddings compare with those of the same fingerprint
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ModelCard:
+    """What is served; `document` holds all that `GET /v1/model` says."""
+
+    name: str
+    fingerprint: str
+    width: int  # of the embedding
+    max_images: int  # in one request
+    max_body_bytes: int
+    document: Mapping[str, Any]
+
+    @classmethod
+    def of(cls, document: Mapping[str, Any]) -> "ModelCard":
+        """Return the card in an answer."""
+        return cls(
+            name=document["name"],
+            fingerprint=document["fingerprint"],
+            width=document["width"],
+            max_images=document["limits"]["images"],
+            max_body_bytes=document["limits"]["body_bytes"],
+            document=document,
+        )
+
+
+def scores_of(results: Sequence[Mapping[str, Any]], fingerprint: str) -> Scores:
+    """Return the scores in the results of one model."""
+    oods = [result["ood"] for result in results]
+    # A score that is not a number comes as null.
+    return Scores(
+        scores=np.array([ood["score"] for ood in oods], dtype=np.float64),
+        p_values=np.array([ood["p_value"] for ood in oods], dtype=np.float64),
+        is_ood=np.array([ood["is_ood"] for ood in oods], dtype=np.bool_),
+        fingerprint=fingerprint,
+    )
+
+
+def embeddings_of(
+    results: Sequence[Mapping[str, Any]], fingerprint: str, width: int
+) -> Embeddings:
+    """Return the embeddings, sent in base64, and the scores of one model's results."""
+    packed = b"".join(base64.b64decode(result["embedding"]) for result in results)
+    numbers = np.frombuffer(packed, "<f4").astype(np.float32)
+    scores = scores_of(results, fingerprint)
+    return Embeddings(
+        embeddings=numbers.reshape(len(results), width),
+        scores=scores.scores,
+        p_values=scores.p_values,
+        is_ood=scores.is_ood,
+        fingerprint=fingerprint,
+    )

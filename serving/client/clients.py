@@ -1,0 +1,178 @@
+"""The two clients: they send and wait, `conversation.py` says what and how long."""
+
+import asyncio
+import time
+from collections.abc import Sequence
+from types import TracebackType
+from typing import Any, Self
+
+import httpx
+
+from serving.client.answers import Embeddings, ModelCard, Scores
+from serving.client.conversation import Ask, Conversation, Pause, Reply, Result, Talk
+from serving.client.images import Image
+from serving.client.retries import DEFAULT_RETRIES, Retries
+
+_TIMEOUT = 60.0
+
+
+def _options(url: str, api_key: str | None, timeout: float) -> dict[str, Any]:
+    headers = {"accept": "application/json"}
+    if api_key is not None:
+        headers["authorization"] = f"Bearer {api_key}"
+    return {"base_url": url, "headers": headers, "timeout": timeout}
+
+
+class IsogonClient:
+    """The synchronous client. One may be shared by threads.
+
+    Args:
+        url: of the service, such as `http://127.0.0.1:3000`.
+        model: which model answers, where several are served; None: the default.
+        api_key: where the service wants one.
+        fingerprint: of the model that made the index to be queried; another that
+            answers is a `FingerprintError`.
+        retries: how often a full queue or a broken connection is tried again.
+        timeout: seconds for each step of one request.
+        transport: how requests travel; None: over the network.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        model: str | None = None,
+        api_key: str | None = None,
+        fingerprint: str | None = None,
+        retries: Retries = DEFAULT_RETRIES,
+        timeout: float = _TIMEOUT,
+        transport: httpx.BaseTransport | None = None,
+    ) -> None:
+        self._service = Conversation(model=model, fingerprint=fingerprint, retries=retries)
+        self._http = httpx.Client(transport=transport, **_options(url, api_key, timeout))
+
+    def embed(self, images: Sequence[Image]) -> Embeddings:
+        """Return embeddings and scores, in the order of the images.
+
+        Args:
+            images: encoded bytes, files, or Pillow's images; any number, since they
+                are sent in as many requests as the service's limits ask for.
+
+        Raises:
+            RefusedError: the service refused; its `index` says which image, if one.
+            UnreachableError: no service answered.
+            FingerprintError: another model answered than was expected.
+        """
+        return self._run(self._service.embed(images))
+
+    def score(self, images: Sequence[Image]) -> Scores:
+        """Return scores alone; else as `embed`."""
+        return self._run(self._service.score(images))
+
+    def model(self) -> ModelCard:
+        """Return what is served now, and its limits."""
+        return self._run(self._service.model())
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._http.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def _run(self, talk: Talk[Result]) -> Result:
+        reply: Reply = None
+        while True:
+            try:
+                step = talk.send(reply)
+            except StopIteration as end:
+                result: Result = end.value
+                return result
+            reply = self._taken(step)
+
+    def _taken(self, step: Ask | Pause) -> Reply:
+        if isinstance(step, Pause):
+            time.sleep(step.seconds)
+            return None
+        try:
+            return self._http.request(
+                step.method, step.path, params=step.params, files=step.files
+            )
+        except httpx.TransportError as error:
+            return error
+
+
+class AsyncIsogonClient:
+    """The asynchronous client; its arguments are those of `IsogonClient`."""
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        model: str | None = None,
+        api_key: str | None = None,
+        fingerprint: str | None = None,
+        retries: Retries = DEFAULT_RETRIES,
+        timeout: float = _TIMEOUT,
+        transport: httpx.AsyncBaseTransport | None = None,
+    ) -> None:
+        self._service = Conversation(model=model, fingerprint=fingerprint, retries=retries)
+        self._http = httpx.AsyncClient(
+            transport=transport, **_options(url, api_key, timeout)
+        )
+
+    async def embed(self, images: Sequence[Image]) -> Embeddings:
+        """Return embeddings and scores; see `IsogonClient.embed`."""
+        return await self._run(self._service.embed(images))
+
+    async def score(self, images: Sequence[Image]) -> Scores:
+        """Return scores alone; else as `embed`."""
+        return await self._run(self._service.score(images))
+
+    async def model(self) -> ModelCard:
+        """Return what is served now, and its limits."""
+        return await self._run(self._service.model())
+
+    async def close(self) -> None:
+        """Close the connections."""
+        await self._http.aclose()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        await self.close()
+
+    async def _run(self, talk: Talk[Result]) -> Result:
+        reply: Reply = None
+        while True:
+            try:
+                step = talk.send(reply)
+            except StopIteration as end:
+                result: Result = end.value
+                return result
+            reply = await self._taken(step)
+
+    async def _taken(self, step: Ask | Pause) -> Reply:
+        if isinstance(step, Pause):
+            await asyncio.sleep(step.seconds)
+            return None
+        try:
+            return await self._http.request(
+                step.method, step.path, params=step.params, files=step.files
+            )
+        except httpx.TransportError as error:
+            return error

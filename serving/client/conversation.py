@@ -1,0 +1,154 @@
+"""What a client says and what it makes of the answers, without sending anything.
+
+Each method returns a generator that yields what to send, or how long to wait, and is
+sent what came of it; its value is the result. Who runs it, and how, is in `clients.py`.
+"""
+
+from collections.abc import Generator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+import httpx
+
+from serving.client.answers import (
+    Embeddings,
+    ModelCard,
+    Scores,
+    embeddings_of,
+    scores_of,
+)
+from serving.client.errors import FingerprintError, UnreachableError, refusal
+from serving.client.images import Image, batches
+from serving.client.retries import Retries
+
+Result = TypeVar("Result")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Ask:
+    """A request to be sent."""
+
+    method: str
+    path: str
+    params: dict[str, str]
+    images: list[bytes] = field(default_factory=list)
+
+    @property
+    def files(self) -> list[tuple[str, tuple[str, bytes, str]]] | None:
+        """The images as parts of a form."""
+        kind = "application/octet-stream"  # the service looks at the bytes
+        return [("images", ("image", each, kind)) for each in self.images] or None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Pause:
+    """A wait."""
+
+    seconds: float
+
+
+Reply = httpx.Response | httpx.TransportError | None
+Talk = Generator[Ask | Pause, Reply, Result]
+
+
+class Conversation:
+    """The service's side of the API, as seen by a client."""
+
+    def __init__(
+        self, *, model: str | None, fingerprint: str | None, retries: Retries
+    ) -> None:
+        self._chosen = {} if model is None else {"model": model}
+        self._fingerprint = fingerprint
+        self._retries = retries
+        self._card: ModelCard | None = None
+
+    def model(self) -> Talk[ModelCard]:
+        """Ask what is served."""
+        ask = Ask(method="GET", path="/v1/model", params=self._chosen)
+        self._card = ModelCard.of((yield from self._exchange(ask, expected="limits")))
+        self._require(self._card.fingerprint, self._fingerprint)
+        return self._card
+
+    def embed(self, images: Sequence[Image]) -> Talk[Embeddings]:
+        """Ask for embeddings and scores."""
+        results, answerer = yield from self._results(
+            "/v1/embed", images, {"encoding": "base64"}
+        )
+        return embeddings_of(results, answerer.fingerprint, answerer.width)
+
+    def score(self, images: Sequence[Image]) -> Talk[Scores]:
+        """Ask for scores."""
+        results, answerer = yield from self._results("/v1/score", images, {})
+        return scores_of(results, answerer.fingerprint)
+
+    def _results(
+        self, path: str, images: Sequence[Image], params: dict[str, str]
+    ) -> Talk[tuple[list[dict[str, Any]], ModelCard]]:
+        """Ask in as many requests as it takes; one model answers them all."""
+        card = self._card
+        if card is None:
+            card = yield from self.model()
+        results: list[dict[str, Any]] = []
+        limits = {"most_images": card.max_images, "most_bytes": card.max_body_bytes}
+        for batch in batches(images, **limits):
+            ask = Ask(
+                method="POST",
+                path=path,
+                params=self._chosen | params,
+                images=batch.images,
+            )
+            document = yield from self._exchange(ask, expected="results", start=batch.start)
+            found = document["model"]["fingerprint"]
+            if found != card.fingerprint:  # another bundle was taken up meanwhile
+                if results:
+                    raise FingerprintError(card.fingerprint, found)
+                card = yield from self.model()
+            self._require(found, card.fingerprint)
+            results += document["results"]
+        return results, card
+
+    def _exchange(self, ask: Ask, *, expected: str, start: int = 0) -> Talk[dict[str, Any]]:
+        """Return the document of an answer that has the expected member."""
+        response = yield from self._answer(ask)
+        if response.status_code != httpx.codes.OK:
+            raise refusal(response, start)
+        document = _document(response)
+        if expected not in document:
+            raise UnreachableError(
+                f"{ask.method} {ask.path} was answered, but not by an Isogon service: "
+                f"{response.text[:80]!r}. Give the URL under which /v1/model is."
+            )
+        return document
+
+    def _answer(self, ask: Ask) -> Talk[httpx.Response]:
+        """Send until there is a final reply."""
+        attempt = 0
+        while True:
+            attempt += 1
+            reply = yield ask
+            if reply is None:
+                raise TypeError("A conversation is told what came of each request.")
+            wait = self._retries.wait(reply, attempt)
+            if wait is not None:
+                yield Pause(seconds=wait)
+            elif isinstance(reply, httpx.Response):
+                return reply
+            else:
+                raise UnreachableError(
+                    f"{ask.method} {ask.path}: {reply or type(reply).__name__}, at the "
+                    f"attempt {attempt}. Is the service there? `isogon serve BUNDLE` "
+                    f"starts it."
+                ) from reply
+
+    @staticmethod
+    def _require(found: str, expected: str | None) -> None:
+        if expected not in (None, found):
+            raise FingerprintError(str(expected), found)
+
+
+def _document(response: httpx.Response) -> dict[str, Any]:
+    try:
+        document = response.json()
+    except ValueError:
+        return {}
+    return document if isinstance(document, dict) else {}

@@ -1,0 +1,217 @@
+// The page's course: load the model, take images, ask about each, show what comes.
+
+import { entry } from "./answer.js";
+import { Refusal, ask } from "./ask.js";
+import { modelCard, routesTable } from "./card.js";
+import { element } from "./element.js";
+import { bytes } from "./words.js";
+
+const AT_ONCE = 4; // requests in flight
+const SHOWN = 8; // neighbours
+const KINDS = {
+  familiar: ["Of its own kind, held out", "Familiar example"],
+  unfamiliar: ["Of another kind", "Unfamiliar example"],
+};
+
+const find = (selector) => document.querySelector(selector);
+const chosen = new URLSearchParams(location.search).get("model");
+/** The path of a route about the model that was chosen. */
+function about(path, query = {}) {
+  const asked = new URLSearchParams(chosen ? { ...query, model: chosen } : query);
+  return asked.size ? `${path}?${asked}` : path;
+}
+
+const queue = [];
+const entries = [];
+let model = null;
+let calibration = null;
+let running = 0;
+let counted = { all: 0, done: 0, familiar: 0, unfamiliar: 0, refused: 0 };
+
+async function load() {
+  [model, calibration] = await Promise.all([ask(about("v1/model")), ask(about("v1/calibration"))]);
+  find("#name").textContent = model.name;
+  document.title = `${model.name} · Isogon`;
+  find("#card").replaceChildren(...modelCard(model));
+  find("#limits").textContent =
+    `JPEG, PNG or WebP, at most ${bytes(model.limits.image_bytes)} each. Nothing is kept.`;
+}
+
+async function loadModels() {
+  const names = (await ask("v1/models")).data.map((each) => each.id);
+  if (names.length < 2) return;
+  const select = find("#models select");
+  select.append(
+    ...names.map((name) =>
+      element("option", { value: name, selected: name === model.name }, name),
+    ),
+  );
+  select.onchange = () => location.assign(`?model=${encodeURIComponent(select.value)}`);
+  find("#models").hidden = false;
+}
+
+async function loadExamples() {
+  const { examples } = await ask(about("v1/examples"));
+  if (!examples.length) return;
+  const groups = Object.entries(KINDS).map(([kind, [title, name]]) => {
+    const some = examples.filter((example) => example.kind === kind);
+    if (!some.length) return null;
+    return element(
+      "div",
+      { role: "group", "aria-labelledby": `examples-${kind}` },
+      element("h3", { id: `examples-${kind}` }, title),
+      some.map(({ image }, place) => exampleButton(image, `${name} ${place + 1}`)),
+    );
+  });
+  find("#examples").append(...groups.filter(Boolean));
+  find("#examples").hidden = false;
+}
+
+function exampleButton(image, name) {
+  const button = element(
+    "button",
+    { type: "button", class: "example" },
+    element("img", { src: image, alt: name }),
+  );
+  button.onclick = () => take([{ image: fileOf(image, name), name }]);
+  return button;
+}
+
+/** The file behind a data: address; `fetch` of one would need a wider policy. */
+function fileOf(address, name) {
+  const [head, text] = address.split(",");
+  const data = Uint8Array.from(atob(text), (letter) => letter.charCodeAt(0));
+  return new File([data], name, { type: head.slice(5).split(";")[0] });
+}
+
+/** Put images at the top of the list and ask about them. */
+function take(images) {
+  if (!images.length) return;
+  if (counted.done === counted.all) {
+    counted = { all: 0, done: 0, familiar: 0, unfamiliar: 0, refused: 0 };
+  }
+  const made = images.map(({ image, name }) => ({ image, shown: entry(image, name) }));
+  entries.push(...made.map(({ shown }) => shown));
+  find("#list").prepend(...made.map(({ shown }) => shown.element));
+  find("#answers").hidden = false;
+  counted.all += made.length;
+  queue.push(...made);
+  showProgress();
+  while (running < AT_ONCE && queue.length) work();
+}
+
+async function work() {
+  running += 1;
+  while (queue.length) {
+    const { image, shown } = queue.shift();
+    const [kind, sentence] = await answered(image, shown);
+    counted[kind] += 1;
+    counted.done += 1;
+    showProgress(sentence);
+  }
+  running -= 1;
+}
+
+/** Ask about one image; return what came of it, and a sentence about it. */
+async function answered(image, shown) {
+  const limit = model?.limits.image_bytes;
+  if (limit && image.size > limit) {
+    const text = `It has ${bytes(image.size)}, more than the ${bytes(limit)} taken here.`;
+    return ["refused", shown.refuse(text)];
+  }
+  shown.note("Asking …");
+  try {
+    const body = new FormData();
+    body.append("images", image, image.name);
+    const answer = await ask(about("v1/neighbours", { k: SHOWN }), {
+      body,
+      waiting: (seconds) => shown.note(`The service is busy; asking again in ${seconds} s …`),
+    });
+    if (answer.model.fingerprint !== model?.fingerprint) await load(); // it was replaced
+    const [result] = answer.results;
+    const sentence = shown.show(result, calibration, answer.reference_images);
+    return [result.ood.is_ood ? "unfamiliar" : "familiar", sentence];
+  } catch (error) {
+    if (!(error instanceof Refusal)) throw error;
+    return ["refused", shown.refuse(error.message.replace(/^images\[0\]/, "It"))];
+  }
+}
+
+function showProgress(sentence) {
+  const { all, done, familiar, unfamiliar, refused } = counted;
+  const progress = find("#progress");
+  progress.hidden = all === done;
+  progress.max = all;
+  progress.value = done;
+  if (all !== done || !sentence) return;
+  find("#status").textContent =
+    all === 1
+      ? sentence
+      : `${all} images: ${familiar} familiar, ${unfamiliar} unfamiliar, ${refused} refused.`;
+}
+
+function clear() {
+  counted.all -= queue.splice(0).length;
+  for (const shown of entries.splice(0)) shown.forget();
+  find("#list").replaceChildren();
+  find("#answers").hidden = true;
+  find("#files").focus();
+}
+
+const named = (files) => [...files].map((image) => ({ image, name: image.name || "Pasted image" }));
+
+function listen() {
+  const drop = find("#drop");
+  const files = find("#files");
+  files.onchange = () => {
+    take(named(files.files));
+    files.value = ""; // so that the same file may be chosen again
+  };
+  const holdsFiles = (event) => event.dataTransfer.types.includes("Files");
+  document.ondragover = (event) => {
+    if (!holdsFiles(event)) return;
+    event.preventDefault();
+    drop.classList.add("over");
+  };
+  document.ondragleave = (event) => {
+    if (event.relatedTarget === null) drop.classList.remove("over");
+  };
+  document.ondrop = (event) => {
+    if (!holdsFiles(event)) return;
+    event.preventDefault();
+    drop.classList.remove("over");
+    take(named(event.dataTransfer.files));
+  };
+  document.onpaste = (event) => take(named(event.clipboardData.files));
+  find("#clear").onclick = clear;
+  for (const place of document.querySelectorAll(".at")) {
+    place.textContent = new URL(".", location.href).href;
+  }
+  if (navigator.clipboard) {
+    const copy = find("#copy");
+    copy.hidden = false;
+    copy.onclick = async () => {
+      await navigator.clipboard.writeText(find("#curl").innerText);
+      find("#status").textContent = "Copied.";
+      copy.textContent = "Copied";
+    };
+  }
+  find("#routes").ontoggle = async ({ target }) => {
+    const place = target.querySelector("div");
+    if (target.open && !place.firstChild) place.append(routesTable(await ask("openapi.json")));
+  };
+}
+
+async function start() {
+  listen();
+  try {
+    await load();
+    await Promise.all([loadExamples(), loadModels()]);
+  } catch (error) {
+    if (!(error instanceof Refusal)) throw error;
+    find("#trouble").textContent = error.message;
+    find("#trouble").hidden = false;
+  }
+}
+
+start();
