@@ -18,6 +18,7 @@ from commands.divergence import diverge
 from commands.evaluation import compare, evaluate
 from commands.exporting import export
 from commands.inspection import inspect
+from commands.publishing import publish
 from commands.quickstart import quickstart
 from commands.running import run
 from commands.serving import serve
@@ -48,6 +49,7 @@ for command in (
     inspect,
     run,
     serve,
+    publish,
 ):
     app.command()(command)
 

@@ -10,8 +10,9 @@ def serve(
         list[str],
         typer.Argument(
             metavar="[NAME=]BUNDLE",
-            help="Bundles' directories. The first answers where a request names no "
-            "`model`. NAME= goes before the bundle's own name.",
+            help="Bundles' directories, or bentoml:NAME[:VERSION] of BentoML's store. The "
+            "first answers where a request names no `model`. NAME= goes before the "
+            "bundle's own name.",
         ),
     ],
     port: Annotated[int, typer.Option(help="TCP port.", min=1, max=65535)] = 3000,

@@ -8,6 +8,7 @@ from console.export_tables import exported as exported, verified as verified
 from console.failures import failure as failure
 from console.inspection_tables import inspection as inspection
 from console.parity_table import parity as parity
+from console.published import published as published
 from console.quickstart_table import quickstart as quickstart
 from console.terminal import (
     as_json as as_json,

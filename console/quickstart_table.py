@@ -1,6 +1,7 @@
 """The whole chain's figures."""
 
 from pathlib import Path
+from shlex import quote
 from typing import TYPE_CHECKING, Any
 
 from console.evaluation_tables import evaluation_table
@@ -36,11 +37,12 @@ def quickstart(
         verdict = "unfamiliar" if ood["is_ood"] else "familiar"
         add_row(table, f"{kind}: {image.name}", "", f"p = {ood['p_value']:.4f}, {verdict}")
     out.print(table)
+    path, part = quote(str(bundle.path)), quote(f"images=@{examples[1]}")
     out.print(
         f"\nNext:\n"
-        f"  isogon serve {bundle.path}\n"
-        f"  curl -F images=@{examples[1]} localhost:3000/v1/embed\n"
-        f"  isogon inspect {bundle.path}\n"
+        f"  isogon serve {path}\n"
+        f"  curl -F {part} localhost:3000/v1/embed\n"
+        f"  isogon inspect {path}\n"
         f"  isogon quickstart --images YOUR_FOLDER --output yours.isogon",
         markup=False,
         soft_wrap=True,

@@ -1,9 +1,10 @@
 """Settings that hold several values in one environment variable."""
 
-import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
+
+from serving.stored import bundle_path, split_places
 
 Origin = str
 
@@ -22,11 +23,14 @@ class Source:
 def sources_from(value: object) -> tuple[Source, ...]:
     """Return the sources of `[NAME=]PATH` texts: one, several, or joined by `os.pathsep`.
 
+    A path may be `bentoml:NAME[:VERSION]` too, see `bundle_path`.
+
     Raises:
         ValueError: there is none.
+        UsageError: BentoML's store has no such model.
     """
     if isinstance(value, str):
-        value = value.split(os.pathsep)
+        value = split_places(value)
     parts = value if isinstance(value, list | tuple) else [value]
     found = tuple(_source(part) for part in parts if part)
     if not found:
@@ -78,5 +82,5 @@ def _source(value: object) -> Source:
         return value
     name, mark, path = str(value).partition("=")
     if mark and path and re.fullmatch(r"[\w.-]+", name):
-        return Source(name=name, path=Path(path))
-    return Source(path=Path(str(value)))
+        return Source(name=name, path=bundle_path(path))
+    return Source(path=bundle_path(str(value)))

@@ -28,7 +28,7 @@ class Settings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix="ISOGON_", frozen=True)
 
     bundle: Annotated[tuple[Source, ...], NoDecode, BeforeValidator(sources_from)] = Field(
-        description="the bundles' directories, the default first"
+        description="the bundles, the default first: PATH or bentoml:NAME[:VERSION]"
     )
     watch: bool = Field(
         default=False, description="take up a bundle that changed, as at SIGHUP"

@@ -471,14 +471,15 @@ def test_the_quickstart_takes_a_folder_and_a_teacher_of_ones_own(
     safetensors.torch.save_file(timm.create_model("test_vit").state_dict(), weights)
     found = isogon(
         *("quickstart", "--images", images, "--unfamiliar", photographs),
-        *("--teacher", f"test_vit:{weights}", "--epochs", 1, "--output", "mine.isogon"),
+        *("--teacher", f"test_vit:{weights}", "--epochs", 1, "--output", "my own.isogon"),
         cwd=tmp_path,
     )
     assert found.returncode == 0, found.stderr
     assert "1 of 73 images cannot be read" in found.stderr
     assert "broken.jpg" in found.stderr
     assert "kNN accuracy" not in found.stdout  # no classes, no accuracy
-    shown = isogon("inspect", "mine.isogon", cwd=tmp_path).stdout
+    assert "isogon serve 'my own.isogon'\n" in found.stdout  # to be pasted
+    shown = isogon("inspect", "my own.isogon", cwd=tmp_path).stdout
     assert "test_vit (teacher.safetensors)" in shown
 
 

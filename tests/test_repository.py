@@ -57,7 +57,14 @@ def test_every_dependency_is_pinned() -> None:
 
 
 @pytest.mark.parametrize(
-    "page", ["README.md", "bundle/README.md", "recipes/README.md", "CHANGELOG.md"]
+    "page",
+    [
+        "README.md",
+        "bundle/README.md",
+        "deploy/README.md",
+        "recipes/README.md",
+        "CHANGELOG.md",
+    ],
 )
 def test_links_lead_somewhere_and_commands_exist(page: str) -> None:
     text = (ROOT / page).read_text()

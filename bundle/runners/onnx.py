@@ -2,8 +2,13 @@
 
 import contextlib
 import io
+import os
 from pathlib import Path
 from typing import Any, Literal
+
+# From 1.29 on, ONNX Runtime tells Microsoft of every session unless this is set before it
+# is loaded, and keeps an identifier of the device in the user's cache.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 import onnxruntime
 

@@ -106,3 +106,28 @@ def test_a_fall_back_of_onnx_runtime_is_an_error_or_is_in_the_name(
     name = OnnxRunner(path).name
     assert name.endswith("CPUExecutionProvider (CUDAExecutionProvider did not load)")
     assert capfd.readouterr().out == ""
+
+
+def test_onnx_runtime_tells_nobody_and_leaves_no_identifier(
+    exported: Path, tmp_path: Path
+) -> None:
+    run = "import sys, pathlib, bundle; bundle.OnnxRunner(pathlib.Path(sys.argv[1]))"
+    plain = (
+        "import sys, onnxruntime as o; "
+        "o.InferenceSession(sys.argv[1], providers=['CPUExecutionProvider'])"
+    )
+    left = {}
+    for name, code in (("ours", run), ("onnxruntime", plain)):
+        home = tmp_path / name
+        home.mkdir()
+        kept = {k: v for k, v in os.environ.items() if not k.startswith(("ORT_", "XDG_"))}
+        subprocess.run(
+            [sys.executable, "-c", code, exported / ONNX],
+            env={k: v for k, v in kept.items() if k != "CI"} | {"HOME": str(home)},
+            check=True,
+            capture_output=True,
+        )
+        left[name] = [path.name for path in home.rglob("*")]
+    assert left["ours"] == []
+    # Should it leave nothing by itself one day, the variable is no longer needed.
+    assert "deviceid" in left["onnxruntime"]

@@ -1,0 +1,32 @@
+"""A Bento with the bundle inside: code, requirements and model in one archive."""
+
+import json
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from bundle import UsageError
+from serving.publishing import Published
+
+# What a Bento calls the bundle inside it; bentofile.yaml says ISOGON_BUNDLE=bentoml:bundle.
+ALIAS = "bundle"
+_ROOT = Path(__file__).resolve().parent.parent
+
+
+def bento_with(published: Published) -> str:
+    """Build a Bento that holds a published bundle and serves it; return its tag.
+
+    Raises:
+        UsageError: this is not a checkout of the repository, which a Bento is made of.
+    """
+    import bentoml
+
+    bentofile = _ROOT / "bentofile.yaml"
+    if not bentofile.is_file():
+        raise UsageError(f"Expected {bentofile}; build Bentos from Isogon's repository.")
+    # A JSON value is a YAML value.
+    models = json.dumps([{"tag": published.tag, "alias": ALIAS}])
+    with TemporaryDirectory(prefix="isogon-") as folder:
+        extended = Path(folder) / "bentofile.yaml"
+        extended.write_text(f"{bentofile.read_text()}models: {models}\n")
+        bento = bentoml.bentos.build_bentofile(str(extended), build_ctx=str(_ROOT))
+    return str(bento.tag)

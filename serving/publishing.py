@@ -1,0 +1,169 @@
+"""A bundle as a model of BentoML's store, and inside a Bento."""
+
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from filelock import FileLock, Timeout
+from rich.progress import Progress
+
+from bundle import (
+    MANIFEST,
+    Bundle,
+    BundleError,
+    UsageError,
+    open_runner,
+    parity_reports,
+    require_golden,
+    vouched_artifact,
+)
+from serving.copying import require_room, watched, whole
+
+if TYPE_CHECKING:
+    from bentoml import Tag
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Published:
+    """A bundle in BentoML's model store."""
+
+    tag: str
+    path: Path
+    bytes: int
+    already: bool  # the store held it; nothing was copied
+
+
+def publish(path: Path, progress: Progress, *, tag: str | None = None) -> Published:
+    """Copy a bundle into BentoML's model store; a second time changes nothing.
+
+    Args:
+        path: the bundle's directory.
+        progress: bars of the check and the copy.
+        tag: `NAME[:VERSION]`; without a version, the first 16 digits of the manifest's
+            checksum; without a name, the bundle's.
+
+    Raises:
+        BundleError: the bundle is damaged, or nothing vouches for its ONNX file.
+        CheckFailedError: the golden images do not come out as they should.
+        UsageError: not a tag, one that is taken, or no room for the copy.
+    """
+    task = progress.add_task("Checking the bundle", total=1)
+    bundle = Bundle.open(path)
+    artifact = vouched_artifact(bundle)
+    require_golden(bundle, artifact, open_runner(bundle, artifact))
+    progress.update(task, advance=1)
+    size = sum(entry.bytes for entry in bundle.manifest.files.values())
+    wanted = _tag(tag or bundle.manifest.name, _checksum(path))
+    target = _store() / wanted.path()
+    with _alone():
+        held = _held(target, _checksum(path))
+        if target.exists() and not held:
+            _require_leftover(target, wanted, _checksum(path))
+            shutil.rmtree(target)
+        if not held:
+            require_room(_store(), size)
+            with watched(progress, target, size), whole(target, size):
+                _copy(bundle, wanted)
+                Bundle.open(target)  # what was copied is what was read
+    return Published(tag=str(wanted), path=target, bytes=size, already=held)
+
+
+def _checksum(path: Path) -> str:
+    """Return what the manifest says of itself: it hashes every file's hash."""
+    checksum: str = json.loads((path / MANIFEST).read_bytes())["checksum"]
+    return checksum
+
+
+def _tag(wanted: str, checksum: str) -> "Tag":
+    from bentoml import Tag
+
+    name, _, version = wanted.lower().partition(":")
+    if version == "latest":
+        raise UsageError(
+            f"`latest` is what BentoML calls the newest version, got {wanted!r}. Give "
+            f"another version, or --tag {name}."
+        )
+    try:
+        return Tag(name, version or checksum[:16])
+    except ValueError as error:
+        raise UsageError(f"{error}, got {wanted!r}. Give one with --tag NAME.") from error
+
+
+def _store() -> Path:
+    """Return the folder of BentoML's models; BENTOML_HOME moves it."""
+    os.environ.setdefault("BENTOML_DO_NOT_TRACK", "True")
+    from bentoml._internal.configuration.containers import BentoMLContainer
+
+    return Path(BentoMLContainer.model_store_dir.get())
+
+
+@contextmanager
+def _alone() -> Iterator[None]:
+    try:
+        with FileLock(_store() / ".isogon.lock", timeout=5):
+            yield
+    except Timeout as error:
+        raise UsageError(
+            f"Another process is publishing to {_store()}. Try again when it is done."
+        ) from error
+
+
+def _held(target: Path, checksum: str) -> bool:
+    """Whether the store holds the bundle with this checksum, intact."""
+    if not (target / "model.yaml").is_file():
+        return False
+    try:
+        Bundle.open(target)
+    except BundleError:
+        return False
+    return _checksum(target) == checksum
+
+
+def _require_leftover(target: Path, tag: "Tag", checksum: str) -> None:
+    """Raise `UsageError` unless a killed copy of this very content may be replaced."""
+    if tag.version != checksum[:16]:
+        raise UsageError(
+            f"{tag} exists already, at {target}, and is not this bundle. Choose another "
+            f"--tag, or remove it with `bentoml models delete {tag}`."
+        )
+
+
+def _copy(bundle: Bundle, tag: "Tag") -> None:
+    import bentoml
+
+    labels = {
+        "made-by": "isogon",
+        "width": str(bundle.manifest.width),
+        "student": bundle.manifest.student.architecture,
+        "teacher": bundle.manifest.teacher.architecture,
+    }
+    with bentoml.models.create(tag, labels=labels, metadata=_facts(bundle)) as model:
+        for name in (MANIFEST, *bundle.manifest.files):
+            link = Path(model.path_of(name))
+            link.parent.mkdir(parents=True, exist_ok=True)
+            # The end of the block copies what links lead to: once, not twice.
+            link.symlink_to(bundle.path.resolve() / name)
+
+
+def _facts(bundle: Bundle) -> dict[str, Any]:
+    """Return what `bentoml models get` shows: of basic types only."""
+    manifest = bundle.manifest
+    alpha = vouched_artifact(bundle).calibration.alpha
+    return {
+        "name": manifest.name,
+        "width": manifest.width,
+        "space": manifest.space,
+        "alpha": alpha,
+        "student": manifest.student.model_dump(mode="json"),
+        "teacher": manifest.teacher.model_dump(mode="json"),
+        "created": manifest.provenance.created,
+        "checksum": _checksum(bundle.path),
+        "fingerprints": {
+            report.artifact: report.sha256 for report in parity_reports(bundle) if report
+        },
+    }

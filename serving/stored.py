@@ -1,0 +1,54 @@
+"""Where a bundle is: a directory, or a model of BentoML's store."""
+
+import os
+import re
+from pathlib import Path
+
+from bundle import UsageError
+
+STORED = "bentoml:"
+
+
+def bundle_path(location: str | Path) -> Path:
+    """Return the directory of a bundle.
+
+    Args:
+        location: a path; or `bentoml:NAME[:VERSION]`, a model of BentoML's store or of
+            the Bento that is being served, without a version the latest.
+
+    Raises:
+        UsageError: the store has no such model.
+    """
+    tag = str(location).removeprefix(STORED)
+    if tag == str(location):
+        return Path(location)
+    import bentoml
+    from bentoml.exceptions import BentoMLException
+
+    try:
+        return Path(bentoml.models.get(tag).path)
+    except (BentoMLException, ValueError) as error:  # ValueError: it is no tag at all
+        raise UsageError(
+            f"{location} names no model of BentoML's store: {error}. "
+            f"`bentoml models list` shows them, `isogon publish BUNDLE` adds one; or set "
+            f"ISOGON_BUNDLE to a bundle's directory."
+        ) from error
+
+
+def split_places(text: str) -> list[str]:
+    """Return the places in a text that `os.pathsep` joins, where that is in tags too.
+
+    What follows `bentoml:NAME` is its version, unless it has a slash, a backslash or an
+    equals sign, or begins the next `bentoml:`.
+    """
+    places: list[str] = []
+    for part in text.split(os.pathsep):
+        last = places[-1] if places and os.pathsep == ":" else ""
+        names = last.rpartition("=")[2]
+        is_name = names == STORED[:-1]
+        is_version = names.startswith(STORED) and names.count(":") == 1
+        if is_name or (is_version and re.fullmatch(r"(?!bentoml$)[\w.-]+", part)):
+            places[-1] = f"{last}:{part}"
+        else:
+            places.append(part)
+    return places
