@@ -1,11 +1,14 @@
 """Embed images and judge them with onnxruntime, numpy and Pillow: edge.py MODEL IMAGE..."""
 
 import json
+import os
 import sys
 
 import numpy as np
-import onnxruntime
 from PIL import Image, ImageOps
+
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # read when it is loaded
+import onnxruntime
 
 
 def pixels(path: str, height: int, width: int, crop: float) -> np.ndarray:

@@ -244,7 +244,9 @@ def test_what_is_refused_says_why_and_harms_nothing_else(
     broken.write_bytes(b"not a picture")
     notes.write_text("words")
     page.get_by_label("Choose images").set_input_files([broken, notes, digit])
-    expect(answer(page, "broken.jpg")).to_contain_text("It is not an image that can be read")
+    expect(answer(page, "broken.jpg")).to_contain_text(
+        "It is not an image that can be read"
+    )
     expect(answer(page, "notes.txt")).to_contain_text(
         "It is declared as text/plain. Send JPEG, PNG or WebP."
     )
