@@ -1,13 +1,13 @@
 """Embed images and judge them with onnxruntime, numpy and Pillow: edge.py MODEL IMAGE..."""
 
 import json
-import os
+import os  # before ONNX Runtime, which else reports every session to Microsoft
 import sys
 
 import numpy as np
 from PIL import Image, ImageOps
 
-os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # read when it is loaded
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 import onnxruntime
 
 

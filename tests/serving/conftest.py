@@ -1,5 +1,6 @@
 """`isogon serve` as a person starts it, and bundles that differ."""
 
+import os
 import shutil
 import subprocess
 import sys
@@ -38,18 +39,27 @@ Serve = Callable[..., AbstractContextManager[Serving]]
 
 @pytest.fixture
 def isogon_serve(tmp_path: Path) -> Serve:
-    """Start `isogon serve ARGUMENTS`; end it, if the test has not."""
+    """Start `isogon serve ARGUMENTS`, or `bentoml serve`; end it, if the test has not."""
 
     @contextmanager
-    def serve(*arguments: object) -> Iterator[Serving]:
+    def serve(*arguments: object, supervised: bool = False) -> Iterator[Serving]:
         port = free_port()
         url = f"http://127.0.0.1:{port}"
         log = tmp_path / f"{port}.log"
-        command = (sys.executable, "-m", "isogon", "serve", *map(str, arguments))
+        given = tuple(map(str, arguments))
+        command = (sys.executable, "-m", "isogon", "serve", *given)
+        environment = os.environ | {"BENTOML_DO_NOT_TRACK": "True"}
+        if supervised:
+            command = (sys.executable, "-m", "bentoml", "serve", "serving.service:Isogon")
+            environment["ISOGON_BUNDLE"] = os.pathsep.join(given)
         with (
             log.open("wb") as output,
             subprocess.Popen(
-                (*command, "--port", str(port)), stdout=output, stderr=output, cwd=ROOT
+                (*command, "--port", str(port)),
+                stdout=output,
+                stderr=output,
+                cwd=ROOT,
+                env=environment,
             ) as process,
             httpx.Client(base_url=url, timeout=60) as client,
         ):
