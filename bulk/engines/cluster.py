@@ -1,0 +1,141 @@
+"""Ray Data: the same parts by the same function, on the machines of a Ray cluster.
+
+Bundle and images must lie under the same paths on every machine. The rows come back to
+the machine that asked, which alone writes.
+"""
+
+import logging
+import os
+import signal
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+
+from bulk.engines.engine import Engine, Finished
+from bulk.job import Job
+from bulk.model import Model
+from bulk.part import embed_part
+from bundle import IsogonError, UsageError
+
+_STORE = 512 * 2**20  # bytes; of a cluster of our own, which holds job and parts only
+_GPU_DECODERS = 8  # threads
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RayEngine(Engine):
+    """Actors of Ray Data, one per core, or one per GPU.
+
+    Args:
+        workers: how many actors; None for as many as the cluster holds.
+        address: of the cluster, such as "auto"; None starts one on this machine, for
+            this run only.
+    """
+
+    workers: int | None
+    address: str | None
+
+    def decoders(self, *, on_gpu: bool) -> int:
+        """Return one on the CPU, beside a GPU several."""
+        return _GPU_DECODERS if on_gpu else 1
+
+    def run(self, job: Job, parts: Sequence[int]) -> Finished:
+        """Do these parts.
+
+        Raises:
+            UsageError: Ray is not installed, the cluster is not there, or it gave up.
+            IsogonError: a worker cannot do its part, or its model.
+        """
+        with _cluster(self.address, self.workers) as ray:
+            gpus = 1 if job.decoders > 1 else 0
+            held = ray.cluster_resources().get("GPU" if gpus else "CPU", 1)
+            actors = min(self.workers or max(1, int(held)), len(parts))
+            # A block for each part: a block is what comes back as soon as it is done.
+            numbers = ray.data.from_items(
+                [{"part": part} for part in parts], override_num_blocks=len(parts)
+            )
+            finished = numbers.map_batches(
+                _Actor,
+                fn_constructor_args=(ray.put(job),),
+                batch_size=1,
+                batch_format="pyarrow",
+                compute=ray.data.ActorPoolStrategy(size=actors),
+                num_gpus=gpus,
+            )
+            try:
+                for row in finished.iter_rows():
+                    yield row["part"], row["content"]
+            except ray.exceptions.RayError as error:
+                raise _reason(error) from error
+
+
+class _Actor:
+    """A worker. The model is opened by the first part, so that its errors are told."""
+
+    def __init__(self, job: Any) -> None:
+        import ray
+
+        self._job: Job = ray.get(job)
+        self._model: Model | None = None
+
+    def __call__(self, batch: pa.Table) -> pa.Table:
+        self._model = self._model or Model.for_job(self._job)
+        (part,) = batch["part"].to_pylist()
+        content = embed_part(self._model, self._job, part).to_bytes()
+        return pa.table({"part": [part], "content": pa.array([content], pa.large_binary())})
+
+
+@contextmanager
+def _cluster(address: str | None, workers: int | None) -> Iterator[Any]:
+    """Join the cluster, or start one; leave it afterwards, or end it.
+
+    Raises:
+        UsageError: Ray is not installed, or no cluster is there.
+    """
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing is sent outside
+    try:
+        import ray
+        import ray.data
+        import ray.exceptions
+    except ImportError as error:
+        raise UsageError(
+            "The engine `ray` needs the package `ray[data]`, which is not installed. "
+            "Install the extra `ray`, or leave --engine out."
+        ) from error
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        ray.init(
+            address=address or "local",
+            num_cpus=None if address else workers,
+            object_store_memory=None if address else _STORE,
+            include_dashboard=None if address else False,
+            log_to_driver=False,
+            logging_level=logging.ERROR,
+        )
+    except (ConnectionError, ValueError) as error:
+        raise UsageError(
+            f"No Ray cluster answers at {address}: {error} Start one with `ray start "
+            f"--head` and give --address, or leave --address out."
+        ) from error
+    signal.signal(signal.SIGTERM, before)  # Ray's handler would end without a word
+    logging.getLogger("ray.data").setLevel(logging.ERROR)
+    context = ray.data.DataContext.get_current()
+    context.enable_progress_bars = context.print_on_execution_start = False
+    try:
+        yield ray
+    finally:
+        ray.shutdown()
+
+
+def _reason(error: BaseException) -> IsogonError:
+    """Return what a worker raised, or else what Ray says."""
+    found: BaseException | None = error
+    while found is not None:
+        if isinstance(found, IsogonError):
+            return found
+        found = getattr(found, "cause", None) or found.__cause__
+    return UsageError(
+        f"Ray ended the run: {error} What is finished is kept: run the same command again."
+    )
