@@ -6,7 +6,9 @@ the machine that asked, which alone writes.
 
 import logging
 import os
+import pickle
 import signal
+import socket
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -21,6 +23,7 @@ from bulk.part import embed_part
 from bundle import IsogonError, UsageError
 
 _STORE = 512 * 2**20  # bytes; of a cluster of our own, which holds job and parts only
+_PATIENCE = 10  # seconds
 _GPU_DECODERS = 8  # threads
 
 
@@ -66,13 +69,24 @@ class RayEngine(Engine):
             )
             try:
                 for row in finished.iter_rows():
-                    yield row["part"], row["content"]
+                    answer: tuple[int, bytes] | IsogonError = pickle.loads(row["answer"])
+                    if isinstance(answer, IsogonError):
+                        raise answer
+                    yield answer
+            except ray.exceptions.RayTaskError:  # a fault of ours, with its traceback
+                raise
             except ray.exceptions.RayError as error:
-                raise _reason(error) from error
+                raise UsageError(
+                    f"Ray ended the run: {error} What is finished is kept: run the same "
+                    f"command again."
+                ) from error
 
 
 class _Actor:
-    """A worker. The model is opened by the first part, so that its errors are told."""
+    """A worker; it opens the model when its first part comes.
+
+    Our own errors are answers: of what an actor raises Ray keeps the text alone.
+    """
 
     def __init__(self, job: Any) -> None:
         import ray
@@ -81,10 +95,14 @@ class _Actor:
         self._model: Model | None = None
 
     def __call__(self, batch: pa.Table) -> pa.Table:
-        self._model = self._model or Model.for_job(self._job)
-        (part,) = batch["part"].to_pylist()
-        content = embed_part(self._model, self._job, part).to_bytes()
-        return pa.table({"part": [part], "content": pa.array([content], pa.large_binary())})
+        answer: tuple[int, bytes] | IsogonError
+        try:
+            self._model = self._model or Model.for_job(self._job)
+            (part,) = batch["part"].to_pylist()
+            answer = part, embed_part(self._model, self._job, part).to_bytes()
+        except IsogonError as error:
+            answer = error
+        return pa.table({"answer": pa.array([pickle.dumps(answer)], pa.large_binary())})
 
 
 @contextmanager
@@ -95,6 +113,7 @@ def _cluster(address: str | None, workers: int | None) -> Iterator[Any]:
         UsageError: Ray is not installed, or no cluster is there.
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing is sent outside
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # it warns of itself
     try:
         import ray
         import ray.data
@@ -106,6 +125,7 @@ def _cluster(address: str | None, workers: int | None) -> Iterator[Any]:
         ) from error
     before = signal.getsignal(signal.SIGTERM)
     try:
+        _require_reachable(address or "")
         ray.init(
             address=address or "local",
             num_cpus=None if address else workers,
@@ -114,9 +134,9 @@ def _cluster(address: str | None, workers: int | None) -> Iterator[Any]:
             log_to_driver=False,
             logging_level=logging.ERROR,
         )
-    except (ConnectionError, ValueError) as error:
+    except (OSError, ValueError) as error:
         raise UsageError(
-            f"No Ray cluster answers at {address}: {error} Start one with `ray start "
+            f"No Ray cluster answers at {address}: {error}. Start one with `ray start "
             f"--head` and give --address, or leave --address out."
         ) from error
     signal.signal(signal.SIGTERM, before)  # Ray's handler would end without a word
@@ -129,13 +149,12 @@ def _cluster(address: str | None, workers: int | None) -> Iterator[Any]:
         ray.shutdown()
 
 
-def _reason(error: BaseException) -> IsogonError:
-    """Return what a worker raised, or else what Ray says."""
-    found: BaseException | None = error
-    while found is not None:
-        if isinstance(found, IsogonError):
-            return found
-        found = getattr(found, "cause", None) or found.__cause__
-    return UsageError(
-        f"Ray ended the run: {error} What is finished is kept: run the same command again."
-    )
+def _require_reachable(address: str) -> None:
+    """Ask once whether anybody listens: Ray itself would try for minutes.
+
+    Raises:
+        OSError: nobody does.
+    """
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if port.isdigit():
+        socket.create_connection((host, int(port)), timeout=_PATIENCE).close()
