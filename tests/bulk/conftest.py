@@ -2,12 +2,16 @@
 
 import os
 import shutil
+from collections.abc import Callable, Sequence
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 from rich.progress import Progress
 
-from bulk import ProcessEngine, Summary, embed
+from bulk import Engine, ProcessEngine, Summary, embed
+from bulk.engines.engine import Finished
+from bulk.job import Job
 
 
 @pytest.fixture(scope="session")
@@ -58,3 +62,46 @@ def many_embedded(
     exported: Path, many: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Summary:
     return whole(exported, many, tmp_path_factory.mktemp("many-embedded"))
+
+
+class StoppingEngine(Engine):
+    """Real workers, stopped by the user after some parts."""
+
+    def __init__(self, after: int) -> None:
+        self._engine, self._after = ProcessEngine(workers=2), after
+
+    def decoders(self, *, on_gpu: bool) -> int:
+        return self._engine.decoders(on_gpu=on_gpu)
+
+    def run(self, job: Job, parts: Sequence[int]) -> Finished:
+        with closing(self._engine.run(job, parts)) as finished:
+            for number, part in enumerate(finished):
+                if number == self._after:
+                    raise KeyboardInterrupt
+                yield part
+
+
+@pytest.fixture
+def stopping() -> Callable[[int], Engine]:
+    """Return engines that are stopped after so many parts."""
+    return StoppingEngine
+
+
+@pytest.fixture(scope="session")
+def stopped_once(
+    exported: Path,
+    mixed: Path,
+    progress: Progress,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Path:
+    """The folder of a run that was stopped after two of its four parts."""
+    output = tmp_path_factory.mktemp("stopped") / "out.parquet"
+    with pytest.raises(KeyboardInterrupt):
+        embed(exported, str(mixed), output, progress, engine=StoppingEngine(2))
+    return output.parent
+
+
+@pytest.fixture
+def stopped(stopped_once: Path, tmp_path: Path) -> Path:
+    """The output of such a run, for a test alone."""
+    return Path(shutil.copytree(stopped_once, tmp_path / "stopped")) / "out.parquet"

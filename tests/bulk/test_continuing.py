@@ -7,8 +7,8 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
-from contextlib import closing, suppress
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Protocol
 
@@ -16,27 +16,9 @@ import pytest
 from rich.progress import Progress
 
 from bulk import Engine, ProcessEngine, Summary, embed
-from bulk.engines.engine import Finished
-from bulk.job import Job, part_size
+from bulk.job import part_size
 from bundle import BundleError, UsageError
 from bundle.stage import exclusive
-
-
-class StoppingEngine(Engine):
-    """Real workers, stopped by the user after some parts."""
-
-    def __init__(self, after: int) -> None:
-        self._engine, self._after = ProcessEngine(workers=2), after
-
-    def decoders(self, *, on_gpu: bool) -> int:
-        return self._engine.decoders(on_gpu=on_gpu)
-
-    def run(self, job: Job, parts: Sequence[int]) -> Finished:
-        with closing(self._engine.run(job, parts)) as finished:
-            for number, part in enumerate(finished):
-                if number == self._after:
-                    raise KeyboardInterrupt
-                yield part
 
 
 class Run(Protocol):
@@ -64,26 +46,6 @@ def run(exported: Path, mixed: Path, progress: Progress) -> Run:
         )
 
     return started
-
-
-@pytest.fixture(scope="module")
-def stopped_once(
-    exported: Path,
-    mixed: Path,
-    progress: Progress,
-    tmp_path_factory: pytest.TempPathFactory,
-) -> Path:
-    """The folder of a run that was stopped after two of its four parts."""
-    output = tmp_path_factory.mktemp("stopped") / "out.parquet"
-    with pytest.raises(KeyboardInterrupt):
-        embed(exported, str(mixed), output, progress, engine=StoppingEngine(2))
-    return output.parent
-
-
-@pytest.fixture
-def stopped(stopped_once: Path, tmp_path: Path) -> Path:
-    """The output of such a run, for a test alone."""
-    return Path(shutil.copytree(stopped_once, tmp_path / "stopped")) / "out.parquet"
 
 
 def test_a_stopped_run_goes_on_and_ends_with_the_same_bytes(
@@ -140,12 +102,12 @@ def test_a_run_begun_with_something_else_is_forgotten_when_asked(
 
 
 def test_images_changed_meanwhile_are_noticed(
-    mixed: Path, tmp_path: Path, run: Run
+    stopping: Callable[[int], Engine], mixed: Path, tmp_path: Path, run: Run
 ) -> None:
     folder = Path(shutil.copytree(mixed, tmp_path / "images"))
     output = tmp_path / "out.parquet"
     with pytest.raises(KeyboardInterrupt):
-        run(output, images=folder, engine=StoppingEngine(1))
+        run(output, images=folder, engine=stopping(1))
     shutil.copy(folder / "0" / "000.png", folder / "0" / "010.png")
     with pytest.raises(UsageError, match="the images have other names, classes, sizes"):
         run(output, images=folder)
