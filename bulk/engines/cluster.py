@@ -137,7 +137,8 @@ def _cluster(address: str | None, workers: int | None) -> Iterator[Any]:
     except (OSError, ValueError) as error:
         raise UsageError(
             f"No Ray cluster answers at {address}: {error}. Start one with `ray start "
-            f"--head` and give --address, or leave --address out."
+            f"--head`, give its --address and, in RAY_AUTH_TOKEN, its token; or leave "
+            f"--address out."
         ) from error
     signal.signal(signal.SIGTERM, before)  # Ray's handler would end without a word
     logging.getLogger("ray.data").setLevel(logging.ERROR)

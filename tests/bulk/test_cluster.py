@@ -2,6 +2,7 @@
 
 import json
 import os
+import secrets
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -11,7 +12,12 @@ import pytest
 
 from bulk import Summary
 
-QUIET = os.environ | {"RAY_USAGE_STATS_ENABLED": "0"}
+# A token of the tests' own: else Ray makes one, and keeps it in the home directory.
+ENVIRONMENT = os.environ | {
+    "RAY_AUTH_MODE": "token",
+    "RAY_AUTH_TOKEN": secrets.token_hex(),
+    "RAY_USAGE_STATS_ENABLED": "0",
+}
 
 CLUSTER = """
 import sys
@@ -56,7 +62,7 @@ def cluster() -> Iterator[str]:
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
         text=True,
-        env=QUIET,
+        env=ENVIRONMENT,
     )
     assert process.stdout is not None
     yield process.stdout.readline().strip()
@@ -65,7 +71,7 @@ def cluster() -> Iterator[str]:
 
 def isogon(*arguments: object) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "isogon", "embed", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, env=QUIET)
+    return subprocess.run(command, capture_output=True, text=True, env=ENVIRONMENT)
 
 
 def test_a_cluster_goes_on_with_what_processes_began_and_ends_with_the_same_bytes(
@@ -81,7 +87,7 @@ def test_a_cluster_goes_on_with_what_processes_began_and_ends_with_the_same_byte
 
 def test_a_worker_that_finds_another_artifact_refuses(exported: Path, mixed: Path) -> None:
     command = [sys.executable, "-c", OTHERWISE, str(exported), str(mixed)]
-    done = subprocess.run(command, capture_output=True, text=True, env=QUIET)
+    done = subprocess.run(command, capture_output=True, text=True, env=ENVIRONMENT)
     assert "begun with onnx/model.onnx 000000000000…, but a worker finds" in done.stdout, (
         done.stderr
     )
