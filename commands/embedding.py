@@ -144,4 +144,7 @@ def _engine(name: str, workers: int | None, address: str | None) -> "Engine":
         return RayEngine(workers=workers, address=address)
     from bulk import ProcessEngine
 
-    return ProcessEngine(workers=workers or len(os.sched_getaffinity(0)))
+    if workers is None:
+        affinity = getattr(os, "sched_getaffinity", None)  # not on macOS
+        workers = len(affinity(0)) if affinity else os.cpu_count() or 1
+    return ProcessEngine(workers=workers)
