@@ -15,6 +15,7 @@ import console
 from commands.calibration import calibrate
 from commands.distillation import distill
 from commands.divergence import diverge
+from commands.embedding import embed
 from commands.evaluation import compare, evaluate
 from commands.exporting import export
 from commands.inspection import inspect
@@ -33,7 +34,8 @@ app = typer.Typer(
 with proof, and serve embeddings with calibrated out-of-distribution (OOD) scores.
 
 Start with `isogon quickstart`. Everything a run makes is one directory, the *bundle*:
-`distill` makes it, `export` and `calibrate` add to it, `serve` answers from it.""",
+`distill` makes it, `export` and `calibrate` add to it, `serve` and `embed` answer from
+it.""",
 )
 
 for command in (
@@ -50,6 +52,7 @@ for command in (
     run,
     serve,
     publish,
+    embed,
 ):
     app.command()(command)
 

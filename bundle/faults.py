@@ -36,11 +36,11 @@ class FaultRecord:
 
         Nothing is remembered without a folder, nor of images whose files are unknown.
         """
-        revision = None if folder is None else _revision(names, files)
-        if folder is None or revision is None:
+        current = None if folder is None else revision(names, files)
+        if folder is None or current is None:
             return cls(path=None, where=where, revision="")
         number = hashlib.blake2b(_bytes(where), digest_size=6).hexdigest()
-        return cls(path=folder / f"readable-{number}.json", where=where, revision=revision)
+        return cls(path=folder / f"readable-{number}.json", where=where, revision=current)
 
     def alone(self) -> AbstractContextManager[object]:
         """Return a lock on the record, to be held while it is made."""
@@ -69,7 +69,11 @@ class FaultRecord:
         pending.replace(self.path)
 
 
-def _revision(names: Sequence[str], files: Iterable[Path]) -> str | None:
+def revision(names: Sequence[str], files: Iterable[Path]) -> str | None:
+    """Return a digest that changes with names, sizes, times of change and the decoder.
+
+    None where the files are unknown.
+    """
     digest = hashlib.blake2b(PIL.__version__.encode(), digest_size=16)
     for name in names:
         digest.update(_bytes(name) + b"\0")

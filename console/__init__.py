@@ -3,6 +3,7 @@
 from console.answers_table import answers as answers
 from console.comparison_table import comparison as comparison
 from console.divergence_table import divergence as divergence
+from console.embedding_table import embedded as embedded
 from console.evaluation_tables import evaluation as evaluation
 from console.export_tables import exported as exported, verified as verified
 from console.failures import failure as failure

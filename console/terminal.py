@@ -12,10 +12,13 @@ from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
     Progress,
+    ProgressColumn,
+    Task,
     TextColumn,
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
+from rich.text import Text
 
 out = Console(highlight=False, emoji=False)
 err = Console(stderr=True, highlight=False, emoji=False)
@@ -24,12 +27,26 @@ _follower = os.environ.get("LOCAL_RANK", "0") != "0"
 aside = Console(stderr=True, highlight=False, emoji=False, quiet=_follower)
 
 
-def progress() -> Progress:
-    """Return progress bars with the work done, the time spent and the time left."""
+class _Rate(ProgressColumn):
+    """The speed of late."""
+
+    def render(self, task: Task) -> Text:
+        """Return steps per second; nothing before it is known."""
+        speed = task.finished_speed or task.speed
+        return Text("" if speed is None else f"{speed:,.0f}/s", no_wrap=True)
+
+
+def progress(*, rate: bool = False) -> Progress:
+    """Return progress bars with the work done, the time spent and the time left.
+
+    Args:
+        rate: also show the speed.
+    """
     return Progress(
         TextColumn("{task.description:32}"),
         BarColumn(bar_width=28),
         MofNCompleteColumn(),
+        *([_Rate()] if rate else []),
         TimeElapsedColumn(),
         TextColumn("left"),
         TimeRemainingColumn(),

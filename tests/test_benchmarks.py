@@ -254,3 +254,22 @@ def test_the_serving_benchmark_drives_real_servers(
     ours = [row for row in rows if row[0] == "| Isogon"][-1]
     assert ours[-1] == "not loaded |"
     assert "Requests that were not answered" not in page
+
+
+def test_bulk_embedding_is_measured_beside_a_bare_loop(
+    exported: Path, photographs: Path
+) -> None:
+    command = [sys.executable, BENCHMARKS / "embedding.py", "--bundle", exported]
+    command += ["--images", photographs, "--copies", "8", "--workers", "1", "--rounds", "1"]
+    done = subprocess.run(
+        [*map(str, command)],
+        capture_output=True,
+        text=True,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+    )
+    assert done.returncode == 0, done.stderr
+    row = done.stdout.splitlines()[-1].split("|")
+    workers, loop, engine = (int(cell) for cell in row[1:4])
+    ratio = float(row[4].split()[0])
+    assert workers == 1
+    assert ratio == pytest.approx(engine / loop, rel=0.1)

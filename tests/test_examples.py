@@ -15,12 +15,15 @@ from types import ModuleType
 import numpy as np
 import pytest
 from PIL import Image
+from rich.progress import Progress
 
+from bulk import ProcessEngine, embed
 from bundle import Preprocessing, StandaloneModel, decode
 from serving import running_service
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 EDGE = EXAMPLES / "edge.py"
+SEARCH = EXAMPLES / "search.py"
 
 
 @pytest.fixture(scope="module")
@@ -163,3 +166,23 @@ def test_the_curl_example_asks_in_every_way(
     embedding = np.array(one["results"][0]["embedding"], np.float32)
     assert np.allclose(openai["data"][0]["embedding"], embedding, atol=1e-6)
     assert np.allclose(np.load(tmp_path / "embeddings.npy"), embedding, atol=1e-6)
+
+
+def test_the_search_example_finds_an_image_and_those_most_like_it(
+    exported: Path, digits: Path, tmp_path: Path, progress: Progress
+) -> None:
+    output = tmp_path / "digits.parquet"
+    embed(exported, str(digits), output, progress, engine=ProcessEngine(workers=2))
+
+    def search(name: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, str(SEARCH), str(output), name]
+        return subprocess.run(command, capture_output=True, text=True)
+
+    lines = search("3/003.png").stdout.splitlines()
+    assert len(lines) == 5
+    assert re.fullmatch(r"1\.0000  3/003\.png(  unfamiliar)?", lines[0])
+    cosines = [float(line.split()[0]) for line in lines]
+    assert cosines == sorted(cosines, reverse=True)
+    nothing = search("3/nowhere.png")
+    assert nothing.returncode == 1
+    assert "has no image of the name '3/nowhere.png'" in nothing.stderr

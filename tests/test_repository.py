@@ -14,7 +14,16 @@ from isogon import app, calibrate
 from serving.settings import Settings
 
 ROOT = Path(__file__).parents[1]
-PACKAGES = ("bundle", "backbones", "distill", "export", "serving", "commands", "console")
+PACKAGES = (
+    "bundle",
+    "backbones",
+    "distill",
+    "export",
+    "serving",
+    "bulk",
+    "commands",
+    "console",
+)
 MODULES = sorted(p for name in PACKAGES for p in (ROOT / name).rglob("*.py"))
 
 

@@ -53,8 +53,8 @@ class DataSection(_Section):
     images: str = Field(
         description="a folder, with or without class folders; a .tar, or several such "
         "as `shard-{0000..0009}.tar`, WebDataset's too; a .csv, .tsv or .parquet list "
-        "with `path` and maybe `label`; Parquet with the images in `image`; or "
-        "`hfds/NAME:SPLIT` of Hugging Face"
+        "with `path` and maybe `label`; a .txt list of paths; Parquet with the images in "
+        "`image`; or `hfds/NAME:SPLIT` of Hugging Face"
     )
     test: str | None = Field(
         default=None,

@@ -15,9 +15,9 @@ from rich.progress import Progress
 from timm.data.readers import create_reader
 
 from bundle import ImageFolder, Images, Preprocessing, UsageError, decode
+from bundle.sources.opening import _without_braces
 from distill.images.loading import plain_crops
 from distill.images.sources import open_images
-from distill.images.sources.opening import _without_braces
 
 EIGHT = Preprocessing(height=8, width=8, mean=(0.5,) * 3, std=(0.5,) * 3)
 
@@ -238,6 +238,21 @@ def test_a_list_names_paths_and_labels(
     assert images.names[0] == (before if absolute else "images/") + "0/000.png"
 
 
+def test_a_text_file_names_a_path_on_every_line(digits: Path, tmp_path: Path) -> None:
+    paths = sorted(digits.rglob("*.png"))[:3]
+    odd = Path(shutil.copy(paths[0], tmp_path / "# a,\x0b\u2028b.png"))
+    listed = "\n".join([*map(str, paths), "", odd.name])
+    path = tmp_path / "list.txt"
+    path.write_bytes(b"\xef\xbb\xbf" + listed.replace("\n", "\r\n").encode())
+    images = open_images(str(path))
+    assert images.names == (*map(str, paths), odd.name)
+    assert images.classes == ()
+    assert np.array_equal(images.image(3), images.image(0))
+    path.write_bytes(b"\xff\xfe")
+    with pytest.raises(UsageError, match="Expected a path on every line"):
+        open_images(str(path))
+
+
 def test_labels_are_optional_but_not_for_some_images_only(
     digits: Path, tmp_path: Path
 ) -> None:
@@ -317,7 +332,7 @@ def test_parquet_that_does_not_do_says_why(
         opened({"image": [b"x", None]}).image(1)
     with pytest.raises(UsageError, match=r"a\.parquet: 0 is not an image"):
         opened({"image": [b"x", None]}).image(0)
-    monkeypatch.setattr("distill.images.sources.parquet._LARGEST_GROUP", 10)
+    monkeypatch.setattr("bundle.sources.parquet._LARGEST_GROUP", 10)
     with pytest.raises(UsageError, match=r"Row group 0 of .*row_group_size=100"):
         opened({"image": [b"x" * 100]})
     (tmp_path / "a.parquet").write_bytes(b"no parquet")

@@ -10,7 +10,7 @@ from timm.data.readers import create_reader
 
 from bundle import Images, UsageError
 from bundle.collection import decoded, numbered
-from distill.images.sources.listed import complete_labels
+from bundle.sources.listed import complete_labels
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -1,16 +1,10 @@
 """From what a recipe writes to the images it means."""
 
-import re
 from pathlib import Path
 
-from bundle import ImageFolder, Images, UsageError
-from distill.images.sources.archive import TarImages
-from distill.images.sources.listed import listed_images
+from bundle import Images, UsageError, sources
 
-FORMS = (
-    "a folder; a .tar, or shards such as `shard-{0000..0009}.tar`; a .csv, .tsv or "
-    ".parquet list; or `hfds/NAME:SPLIT`"
-)
+FORMS = f"{sources.FORMS}; or `hfds/NAME:SPLIT`"
 
 # timm reads these in order only, while a view is asked for by its image.
 _IN_ORDER_ONLY = {
@@ -23,22 +17,15 @@ def open_images(source: str) -> Images:
     """Return the images that `source` names.
 
     Args:
-        source: one of
-            a folder, with or without class folders;
-            `images.tar`, in which folders, or tars inside the tar, are classes;
-            `shard-{0000..0009}.tar` or `shard-*.tar`, several tars, among them
-            WebDataset's, where `.cls` files are classes; `wds/` may stand in front;
-            `list.csv`, `list.tsv`, `list.parquet` with a column `path` and, where
-            there are classes, `label`; or Parquet with the encoded bytes in `image`;
-            `hfds/NAME` or `hfds/NAME:SPLIT`, a Hugging Face dataset read by timm.
+        source: what `bundle.sources.open_images` takes, or `hfds/NAME` or
+            `hfds/NAME:SPLIT`, a Hugging Face dataset read by timm.
 
     Raises:
         UsageError: there is no such source, or none of its images is to be had.
     """
-    folder = Path(source).expanduser()
-    if folder.is_dir():
-        return ImageFolder.list(folder)
     reader, _, name = source.partition("/")
+    if Path(source).expanduser().is_dir():
+        return sources.open_images(source)
     if reader in _IN_ORDER_ONLY:
         raise UsageError(
             f"{source} is read in order only, but training reads images by index. "
@@ -48,56 +35,4 @@ def open_images(source: str) -> Images:
         from distill.images.sources.hugging_face import hugging_face_images  # imports torch
 
         return hugging_face_images(name)
-    files = _expanded(source.removeprefix("wds/"))
-    missing = [str(file) for file in files if not file.is_file()]
-    if missing or not files:
-        raise UsageError(
-            f"Expected images at {', '.join(missing[:10]) or source}, found nothing. "
-            f"Write {FORMS}."
-        )
-    return _from_files(files, source)
-
-
-def _from_files(files: list[Path], source: str) -> Images:
-    kinds = {file.suffix.lower() for file in files}
-    if kinds == {".tar"}:
-        return TarImages.index(files, where=source)
-    if kinds <= {".csv", ".tsv"}:
-        return listed_images(files, where=source)
-    if kinds == {".parquet"}:
-        from distill.images.sources.parquet import parquet_images  # imports pyarrow
-
-        return parquet_images(files, where=source)
-    if kinds & {".gz", ".tgz", ".bz2", ".xz", ".zst", ".zip"}:
-        raise UsageError(
-            f"{source} is compressed, so that no image in it can be read by its place. "
-            f"Unpack it to a folder, or to an uncompressed .tar."
-        )
-    raise UsageError(f"{source} is no source of images. Write {FORMS}.")
-
-
-def _expanded(pattern: str) -> list[Path]:
-    """Return the files that a pattern with braces and stars means, in order."""
-    path = Path(pattern).expanduser()
-    if path.exists():
-        return [path]
-    found: list[Path] = []
-    for each in map(Path, _without_braces(str(path))):
-        starred = "*" in each.name
-        found += sorted(each.parent.glob(each.name)) if starred else [each]
-    return found
-
-
-def _without_braces(pattern: str) -> list[str]:
-    """Expand `{0000..0009}`, which keeps leading zeros, and `{train,val}`."""
-    braces = re.search(r"\{(?:(\d+)\.\.(\d+)|([^{}]*,[^{}]*))\}", pattern)
-    if braces is None:
-        return [pattern]
-    first, last, choices = braces.groups()
-    parts = (
-        choices.split(",")
-        if choices is not None
-        else [f"{n:0{len(first)}}" for n in range(int(first), int(last) + 1)]
-    )
-    before, after = pattern[: braces.start()], pattern[braces.end() :]
-    return [full for part in parts for full in _without_braces(before + part + after)]
+    return sources.open_images(source, forms=FORMS)

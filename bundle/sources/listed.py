@@ -1,18 +1,22 @@
-"""Images named by a list: CSV or TSV with a column `path` and maybe `label`."""
+"""Images named by a list.
+
+CSV or TSV with a column `path` and maybe `label`, or text with a path on every line.
+"""
 
 import csv
 import os
 from collections.abc import Sequence
 from pathlib import Path, PurePath
 
-from bundle import ImageFolder, UsageError
 from bundle.collection import numbered, require_unique
+from bundle.errors import UsageError
+from bundle.folder import ImageFolder
 
 _HINT = "Expected a column `path` and, where there are classes, a column `label`."
 
 
 def listed_images(files: Sequence[Path], *, where: str) -> ImageFolder:
-    """Return the images of CSV or TSV lists with a heading.
+    """Return the images of CSV or TSV lists with a heading, or of plain text without.
 
     Raises:
         UsageError: a list is no such file, or `images_at` refuses it.
@@ -75,6 +79,8 @@ def complete_labels(labels: Sequence[str | None], where: str) -> list[str]:
 
 
 def _rows(file: Path) -> list[dict[str, str]]:
+    if file.suffix.lower() == ".txt":
+        return [{"path": line} for line in _lines(file) if line]
     delimiter = "\t" if file.suffix.lower() == ".tsv" else ","
     try:
         with file.open(encoding="utf-8-sig", newline="") as opened:
@@ -96,3 +102,13 @@ def _rows(file: Path) -> list[dict[str, str]]:
             return rows
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise UsageError(f"{file} cannot be read as a list: {error}. {_HINT}") from error
+
+
+def _lines(file: Path) -> list[str]:
+    try:
+        text = file.read_text(encoding="utf-8-sig")  # ends every line with \n
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(
+            f"{file} cannot be read as a list: {error}. Expected a path on every line."
+        ) from error
+    return text.split("\n")  # other ends of lines may be part of a path

@@ -14,8 +14,9 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 from PIL import Image
 
-from bundle import SUFFIXES, Images, UsageError
-from bundle.collection import Indices, decoded, numbered, require_unique
+from bundle.collection import Images, Indices, decoded, numbered, require_unique
+from bundle.errors import UsageError
+from bundle.images import SUFFIXES
 
 _LISTED = SUFFIXES | {".cls"}
 _LONGEST_CLASS = 1024  # bytes

@@ -10,9 +10,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
 
-from bundle import Images, UsageError
-from bundle.collection import Indices, decoded, numbered, require_unique
-from distill.images.sources.listed import complete_labels, images_at
+from bundle.collection import Images, Indices, decoded, numbered, require_unique
+from bundle.errors import UsageError
+from bundle.sources.listed import complete_labels, images_at
 
 # A row group is the smallest part that can be read; each process keeps two.
 _LARGEST_GROUP = 256 * 2**20  # bytes, of encoded images
