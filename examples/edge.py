@@ -26,15 +26,14 @@ def pixels(path: str, height: int, width: int, crop: float) -> np.ndarray:
 
 
 if __name__ == "__main__":
-    model, *paths = sys.argv[1:]
-    session = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])
+    session = onnxruntime.InferenceSession(sys.argv[1], providers=["CPUExecutionProvider"])
     metadata = session.get_modelmeta().custom_metadata_map
     size = json.loads(metadata["isogon.preprocessing"])
     calibration = json.loads(metadata["isogon.calibration"])
     familiar = np.array(calibration["scores"])  # OOD scores; larger = less familiar
-    for path in paths:
-        image = pixels(path, size["height"], size["width"], size["crop"])
-        (embedding,), (score,) = session.run(None, {"images": image[np.newaxis]})
+    for path in sys.argv[2:]:
+        image = pixels(path, size["height"], size["width"], size["crop"])[np.newaxis]
+        (embedding,), (score,) = session.run(None, {"images": image})
         p = (1 + np.sum(familiar >= score)) / (len(familiar) + 1)
         verdict = "unfamiliar" if p <= calibration["alpha"] else "familiar"
         print(f"{path}  p = {p:.4f}  {verdict}  {embedding[:4].tolist()} ...")
