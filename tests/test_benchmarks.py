@@ -222,6 +222,7 @@ def test_drift_promises_before_it_shows(
     assert picture.read_text().count("<path") > 5
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(600)  # five processes, of which four are servers
 def test_the_serving_benchmark_drives_real_servers(
     exported: Path, photographs: Path, tmp_path: Path
