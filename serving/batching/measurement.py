@@ -48,8 +48,9 @@ def measured_plan(runner: Runner, image: Pixels, *, cores: int, threads: int) ->
     runs of one thread share nothing but memory's bandwidth, and on a machine that is
     busy at the start a measurement would choose one for good. One thread more than
     cores works while another waits for the interpreter's lock, which the event loop
-    takes too: measured, 0.84 of the limit in place of 0.75, and 0.80 with two more. On a device two at a time
-    are taken where they pay, as one batch is copied while another one computes.
+    takes too: in short runs of `benchmarks/serving.py` 0.79 and 0.84 of the limit in
+    place of 0.76. On a device two at a time are taken where they pay, as one batch is
+    copied while another one computes.
 
     Args:
         runner: what is to be measured.
