@@ -46,11 +46,8 @@ def measured_plan(runner: Runner, image: Pixels, *, cores: int, threads: int) ->
 
     On a CPU as many runs at a time as the cores have room for is a rule, not measured:
     runs of one thread share nothing but memory's bandwidth, and on a machine that is
-    busy at the start a measurement would choose one for good. One thread more than
-    cores works while another waits for the interpreter's lock, which the event loop
-    takes too: in short runs of `benchmarks/serving.py` 0.79 and 0.84 of the limit in
-    place of 0.76. On a device two at a time are taken where they pay, as one batch is
-    copied while another one computes.
+    busy at the start a measurement would choose one for good. On a device two at a time
+    are taken where they pay, as one batch is copied while another one computes.
 
     Args:
         runner: what is to be measured.
@@ -68,8 +65,8 @@ def measured_plan(runner: Runner, image: Pixels, *, cores: int, threads: int) ->
         in_flight = 2 if _two_pay(runner, _batch(image, limit), seconds[limit], end) else 1
         workers = cores + in_flight  # who waits for a device keeps no core busy
     else:
-        workers = cores + 1
-        in_flight = max(1, workers // threads)
+        in_flight = max(1, cores // threads)
+        workers = cores
     return BatchPlan(
         batch_limit=limit,
         in_flight=in_flight,
