@@ -10,8 +10,7 @@ from bundle import (
     Bundle,
     Runner,
     UsageError,
-    open_runner,
-    require_golden,
+    proven_runner,
     vouched_artifact,
 )
 
@@ -36,8 +35,7 @@ class Model:
         """
         bundle = Bundle.open(path)
         vouched = vouched_artifact(bundle, artifact)
-        runner = open_runner(bundle, vouched, threads=1)
-        require_golden(bundle, vouched, runner)
+        runner = proven_runner(bundle, vouched, threads=1)
         return cls(bundle=bundle, artifact=vouched, runner=runner)
 
     @classmethod

@@ -14,6 +14,7 @@ from bundle.artifact import (
     parity_name as parity_name,
     parity_reports as parity_reports,
     parity_run_name as parity_run_name,
+    proven_runner as proven_runner,
     require_golden as require_golden,
     tensors_name as tensors_name,
     vouched_artifact as vouched_artifact,

@@ -158,6 +158,20 @@ def require_golden(bundle: Bundle, artifact: Artifact, runner: Runner) -> None:
         )
 
 
+def proven_runner(
+    bundle: Bundle, artifact: Artifact, *, threads: int | None = None
+) -> Runner:
+    """Return the runner for an artifact once it has reproduced the golden images here.
+
+    Raises:
+        CheckFailedError: it does not; see `require_golden`.
+        BundleError, UsageError: see `open_runner`.
+    """
+    runner = open_runner(bundle, artifact, threads=threads)
+    require_golden(bundle, artifact, runner)
+    return runner
+
+
 def open_runner(
     bundle: Bundle,
     artifact: Artifact,

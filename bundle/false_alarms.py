@@ -4,11 +4,12 @@ import numpy as np
 from jaxtyping import Bool
 from pydantic import BaseModel, ConfigDict, Field
 
+from bundle.reduction import REDUCTION
 from bundle.store import Bundle
 
 FALSE_ALARMS = "ood/false_alarms.json"
 # Where one is, the detector measured is not the one in force.
-_REPLACED_BY = ("ood/site/detector.json", "onnx/reduction.json")
+_REPLACED_BY = ("ood/site/detector.json", REDUCTION)
 
 
 class FalseAlarms(BaseModel):

@@ -1,6 +1,5 @@
 """`isogon embed`: many images to one Parquet file."""
 
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -143,8 +142,6 @@ def _engine(name: str, workers: int | None, address: str | None) -> "Engine":
 
         return RayEngine(workers=workers, address=address)
     from bulk import ProcessEngine
+    from bundle.cores import usable_cores
 
-    if workers is None:
-        affinity = getattr(os, "sched_getaffinity", None)  # not on macOS
-        workers = len(affinity(0)) if affinity else os.cpu_count() or 1
-    return ProcessEngine(workers=workers)
+    return ProcessEngine(workers=workers or usable_cores())

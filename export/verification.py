@@ -19,8 +19,7 @@ from bundle import (
     Tolerance,
     UnvouchedArtifactError,
     artifact_names,
-    open_runner,
-    require_golden,
+    proven_runner,
     vouched_artifact,
 )
 from export.deployed import Deployed
@@ -111,8 +110,7 @@ def verify(
 def _repeated(bundle: Bundle, artifact: Artifact, gate: Gate) -> ParityReport:
     """Return what is measured of an artifact now, if it holds."""
     claimed = artifact.report
-    runner = open_runner(bundle, artifact)
-    require_golden(bundle, artifact, runner)
+    runner = proven_runner(bundle, artifact)
     run = gate.run(
         runner, artifact.path, artifact.name, claimed.precision, claimed.batch_sizes
     )

@@ -1,6 +1,10 @@
 """Serving: a bundle's vouched artifact over HTTP. No torch, no other stage."""
 
+import os
 from typing import TYPE_CHECKING, Any
+
+# BentoML tells its makers of every command unless this is set before it is loaded.
+os.environ.setdefault("BENTOML_DO_NOT_TRACK", "True")
 
 if TYPE_CHECKING:
     from serving.process import (

@@ -17,7 +17,6 @@ from serving.settings import settings_from_environment
 
 _READY_WITHIN = 60.0  # seconds
 _STOPPED_WITHIN = 30.0
-_QUIET = {"BENTOML_DO_NOT_TRACK": "True"}
 
 
 def serve(bundles: Sequence[str], *, host: str, port: int, watch: bool = False) -> None:
@@ -44,8 +43,7 @@ def serve(bundles: Sequence[str], *, host: str, port: int, watch: bool = False) 
             f"Cannot listen on {host}:{port}: {error.strerror}. Choose another --port or "
             f"--host."
         ) from error
-    os.environ.update(_QUIET)
-    from serving.listening import listen  # with BentoML, which reads the environment
+    from serving.listening import listen  # with BentoML, which takes a second
     from serving.service import load
 
     load(settings)
@@ -122,7 +120,6 @@ def _environment(sources: Sequence[Source], added: Mapping[str, str]) -> dict[st
     # Absolute, but not resolved: a link may come to lead to another bundle.
     places = (Source(name=source.name, path=source.path.absolute()) for source in sources)
     return {
-        **_QUIET,
         **os.environ,
         **added,
         "ISOGON_BUNDLE": os.pathsep.join(map(str, places)),

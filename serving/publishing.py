@@ -1,7 +1,6 @@
 """A bundle as a model of BentoML's store, and inside a Bento."""
 
 import json
-import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,12 +13,12 @@ from rich.progress import Progress
 
 from bundle import (
     MANIFEST,
+    Artifact,
     Bundle,
     BundleError,
     UsageError,
-    open_runner,
     parity_reports,
-    require_golden,
+    proven_runner,
     vouched_artifact,
 )
 from serving.copying import require_room, watched, whole
@@ -55,20 +54,21 @@ def publish(path: Path, progress: Progress, *, tag: str | None = None) -> Publis
     task = progress.add_task("Checking the bundle", total=1)
     bundle = Bundle.open(path)
     artifact = vouched_artifact(bundle)
-    require_golden(bundle, artifact, open_runner(bundle, artifact))
+    proven_runner(bundle, artifact)
     progress.update(task, advance=1)
     size = sum(entry.bytes for entry in bundle.manifest.files.values())
-    wanted = _tag(tag or bundle.manifest.name, _checksum(path))
+    checksum = _checksum(path)
+    wanted = _tag(tag or bundle.manifest.name, checksum)
     target = _store() / wanted.path()
     with _alone():
-        held = _held(target, _checksum(path))
+        held = _held(target, checksum)
         if target.exists() and not held:
-            _require_leftover(target, wanted, _checksum(path))
+            _require_leftover(target, wanted, checksum)
             shutil.rmtree(target)
         if not held:
             require_room(_store(), size)
             with watched(progress, target, size), whole(target, size):
-                _copy(bundle, wanted)
+                _copy(bundle, wanted, _facts(bundle, artifact, checksum))
                 Bundle.open(target)  # what was copied is what was read
     return Published(tag=str(wanted), path=target, bytes=size, already=held)
 
@@ -96,7 +96,6 @@ def _tag(wanted: str, checksum: str) -> "Tag":
 
 def _store() -> Path:
     """Return the folder of BentoML's models; BENTOML_HOME moves it."""
-    os.environ.setdefault("BENTOML_DO_NOT_TRACK", "True")
     from bentoml._internal.configuration.containers import BentoMLContainer
 
     return Path(BentoMLContainer.model_store_dir.get())
@@ -133,7 +132,7 @@ def _require_leftover(target: Path, tag: "Tag", checksum: str) -> None:
         )
 
 
-def _copy(bundle: Bundle, tag: "Tag") -> None:
+def _copy(bundle: Bundle, tag: "Tag", facts: dict[str, Any]) -> None:
     import bentoml
 
     labels = {
@@ -142,7 +141,7 @@ def _copy(bundle: Bundle, tag: "Tag") -> None:
         "student": bundle.manifest.student.architecture,
         "teacher": bundle.manifest.teacher.architecture,
     }
-    with bentoml.models.create(tag, labels=labels, metadata=_facts(bundle)) as model:
+    with bentoml.models.create(tag, labels=labels, metadata=facts) as model:
         for name in (MANIFEST, *bundle.manifest.files):
             link = Path(model.path_of(name))
             link.parent.mkdir(parents=True, exist_ok=True)
@@ -150,19 +149,18 @@ def _copy(bundle: Bundle, tag: "Tag") -> None:
             link.symlink_to(bundle.path.resolve() / name)
 
 
-def _facts(bundle: Bundle) -> dict[str, Any]:
+def _facts(bundle: Bundle, artifact: Artifact, checksum: str) -> dict[str, Any]:
     """Return what `bentoml models get` shows: of basic types only."""
     manifest = bundle.manifest
-    alpha = vouched_artifact(bundle).calibration.alpha
     return {
         "name": manifest.name,
         "width": manifest.width,
         "space": manifest.space,
-        "alpha": alpha,
+        "alpha": artifact.calibration.alpha,
         "student": manifest.student.model_dump(mode="json"),
         "teacher": manifest.teacher.model_dump(mode="json"),
         "created": manifest.provenance.created,
-        "checksum": _checksum(bundle.path),
+        "checksum": checksum,
         "fingerprints": {
             report.artifact: report.sha256 for report in parity_reports(bundle) if report
         },

@@ -17,8 +17,7 @@ from bundle import (
     Thumbnails,
     decode,
     measured_false_alarms,
-    open_runner,
-    require_golden,
+    proven_runner,
     vouched_artifact,
 )
 from serving.settings import Settings
@@ -52,8 +51,7 @@ class ServedModel:
         """
         bundle = Bundle.open(path.resolve())  # a link that moves on mixes no two bundles
         artifact = vouched_artifact(bundle, settings.artifact)
-        runner = open_runner(bundle, artifact, threads=settings.threads)
-        require_golden(bundle, artifact, runner)
+        runner = proven_runner(bundle, artifact, threads=settings.threads)
         calibration = artifact.calibration
         if settings.alpha is not None:
             scores = np.array(calibration.scores)

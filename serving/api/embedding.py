@@ -9,16 +9,17 @@ from serving.api.answers import JSON, NPY, Answer, answered, as_json, as_npy
 from serving.api.negotiation import negotiated
 from serving.api.refusals import FINGERPRINT, NOT_ACCEPTABLE, OF_IMAGES, Refusals
 from serving.api.refused import bad_field
-from serving.api.schemas import Base64Images, EmbedResponse, Encoding, ScoreResponse
+from serving.api.schemas import (
+    EXAMPLE_IMAGE,
+    Base64Images,
+    EmbedResponse,
+    Encoding,
+    ScoreResponse,
+)
 from serving.api.uploads import Upload, read_upload
 from serving.models import Models
 
 _BINARY = {"type": "string", "format": "binary"}
-# A PNG of one grey pixel.
-_IMAGE = (
-    "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAAAAAA6fptVAAAACklEQVR4nGNoAAAAggCBd81ytgAAAABJRU5E"
-    "rkJggg=="
-)
 BODY: dict[str, Any] = {
     "requestBody": {
         "required": True,
@@ -38,7 +39,7 @@ BODY: dict[str, Any] = {
             "image/*": {"schema": _BINARY},
             "application/json": {
                 "schema": Base64Images.model_json_schema(),
-                "example": {"images": [_IMAGE]},
+                "example": {"images": [EXAMPLE_IMAGE]},
             },
         },
     }
@@ -123,9 +124,7 @@ async def score(request: Request, model: ModelQuery = None) -> Response:
 async def ask(request: Request, model: str | None) -> Answer:
     """Read the images of a request and ask the model that it names."""
     models: Models = request.app.state.models
-    async with models.use() as pipeline:
-        settings = pipeline.model.settings
-    upload = await read_upload(request, settings)
+    upload = await read_upload(request, models.settings)
     if None not in (model, upload.model) and model != upload.model:
         raise bad_field("The query and the body name different models. Name one.")
     chosen = Upload(images=upload.images, model=upload.model or model)

@@ -14,16 +14,13 @@ from serving.api.encoded import from_data_url, parsed
 from serving.api.problems import MEDIA_TYPE
 from serving.api.refusals import FINGERPRINT, OF_IMAGES, Refusals
 from serving.api.refused import bad_field, bad_type, too_many
-from serving.api.schemas import EmbeddingsRequest, EmbeddingsResponse
+from serving.api.schemas import EXAMPLE_IMAGE, EmbeddingsRequest, EmbeddingsResponse
 from serving.api.uploads import Upload
 from serving.models import Models
 
 _PATH = "/v1/embeddings"
 _EXPECTED = '{"input": ["data:image/jpeg;base64,…", …]}'
-_EXAMPLE = (
-    "data:image/png;base64,iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAAAAAA6fptVAAAACklEQVR4nGNoAA"
-    "AAggCBd81ytgAAAABJRU5ErkJggg=="
-)
+_EXAMPLE = f"data:image/png;base64,{EXAMPLE_IMAGE}"
 _BODY: dict[str, Any] = {
     "requestBody": {
         "required": True,
@@ -64,8 +61,7 @@ async def embeddings(request: Request) -> Response:
             f"The content type is {kind or 'missing'!r}. Send application/json {_EXPECTED}."
         )
     models: Models = request.app.state.models
-    async with models.use() as pipeline:
-        settings = pipeline.model.settings
+    settings = models.settings
     asked = parsed(await body_of(request, settings), EmbeddingsRequest, settings, _EXPECTED)
     if len(asked.input) > settings.max_images:
         raise too_many(settings)

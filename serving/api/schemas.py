@@ -31,6 +31,12 @@ _Model = Annotated[
     str | None, Field(description="which model answers, by its name; absent: the default")
 ]
 
+# A PNG of one grey pixel, for the OpenAPI document.
+EXAMPLE_IMAGE = (
+    "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAAAAAA6fptVAAAACklEQVR4nGNoAAAAggCBd81ytgAAAABJRU5E"
+    "rkJggg=="
+)
+
 
 class Base64Images(BaseModel):
     """A JSON request: the images' bytes in base64, without a data-URL prefix."""

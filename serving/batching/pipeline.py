@@ -6,7 +6,7 @@ import contextlib
 import numpy as np
 
 from bundle import Outputs
-from serving.batching.cores import usable_cores
+from bundle.cores import usable_cores
 from serving.batching.errors import DeadlineError
 from serving.batching.job import Job
 from serving.batching.measurement import measured_plan

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from bundle import BatchProfile, Outputs, Runner
+from bundle.cores import usable_cores
 from bundle.runners import Pixels
-from serving.batching.cores import usable_cores
 from serving.batching.measurement import BatchPlan, measured_plan
 
 IMAGE = np.zeros((1, 2, 2, 3), np.uint8)
