@@ -7,6 +7,7 @@ Random World", 2005; one-sided, without randomised ties).
 """
 
 import math
+from functools import cached_property
 
 import numpy as np
 from jaxtyping import Bool, Float
@@ -55,6 +56,10 @@ class Calibration(BaseModel):
             )
         return cls(alpha=alpha, scores=tuple(float(score) for score in np.sort(scores)))
 
+    @cached_property
+    def _ascending(self) -> Float[np.ndarray, " n"]:
+        return np.asarray(self.scores)
+
     @property
     def threshold(self) -> float:
         """The score above which, and only above which, `is_ood` holds.
@@ -72,7 +77,7 @@ class Calibration(BaseModel):
 
         A score that is NaN gets the smallest p-value: it is not familiar.
         """
-        below = np.searchsorted(np.asarray(self.scores), scores, side="left")
+        below = np.searchsorted(self._ascending, scores, side="left")
         return (1 + len(self.scores) - below) / (len(self.scores) + 1)
 
     def is_ood(self, scores: Float[np.ndarray, " b"]) -> Bool[np.ndarray, " b"]:

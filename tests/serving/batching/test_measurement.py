@@ -61,7 +61,7 @@ def test_an_engine_gets_no_batch_beyond_its_profile() -> None:
 def test_a_slow_model_is_measured_once() -> None:
     runner = Sleeping(0.5, 0.0)
     assert plan(runner) == BatchPlan(
-        batch_limit=1, in_flight=2, workers=2, run_ms={1: pytest.approx(500, rel=0.5)}
+        batch_limit=1, in_flight=2, workers=3, run_ms={1: pytest.approx(500, rel=0.5)}
     )
     assert runner.sizes == [1]
 
@@ -88,7 +88,7 @@ def test_a_runner_that_runs_nothing_is_an_error() -> None:
 def test_cores_are_shared_between_runs_on_a_cpu() -> None:
     for cores, threads, in_flight in ((4, 1, 4), (4, 2, 2), (2, 8, 1)):
         found = plan(Sleeping(0.0, 0.001), cores, threads)
-        assert (found.in_flight, found.workers) == (in_flight, cores)
+        assert (found.in_flight, found.workers) == (in_flight, cores + 1)
 
 
 def test_two_batches_are_in_flight_on_a_device_that_gains_from_it() -> None:

@@ -283,12 +283,12 @@ def test_a_client_that_goes_takes_its_images_along(
         second.cancel()
         with pytest.raises(asyncio.CancelledError):
             await second
-        assert recorder.depths[-1] == 0
+        await until(lambda: recorder.depths[-1] == 0)  # one may have been in decoding
         held.let_go()
         assert same(await first, expected(model, images[:1]))
 
     asyncio.run(ask())
-    assert recorder.steps.count("decoded") == recorder.steps.count("ran") == 1
+    assert recorder.steps.count("ran") == 1
 
 
 def test_a_full_queue_refuses_at_once_and_before_decoding(
@@ -468,7 +468,7 @@ def test_closing_finishes_what_was_accepted_and_refuses_the_rest(
     before = set(threading.enumerate())
     asked = pipeline(lambda _: held, cores=2)
     threads = set(threading.enumerate()) - before
-    assert len(threads) == 2
+    assert len(threads) == 3
     held.hold()
 
     async def ask() -> None:
