@@ -7,7 +7,7 @@ from fastapi import Request
 from starlette.datastructures import FormData, UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 
-from serving.api.bodies import body_of, chunks_of, content_type
+from serving.api.bodies import body_of, content_type, pieces_of
 from serving.api.encoded import from_base64, parsed
 from serving.api.problems import ProblemError
 from serving.api.refused import bad_field, bad_type, require_size, too_many
@@ -75,7 +75,7 @@ class _CompleteParser(MultiPartParser):
 async def _from_multipart(request: Request, settings: Settings) -> Upload:
     parser = _CompleteParser(
         request.headers,
-        chunks_of(request, settings),
+        pieces_of(request, settings),
         max_files=settings.max_images,
         max_fields=settings.max_images,
     )
