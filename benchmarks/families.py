@@ -16,11 +16,9 @@ repeated; `--again` forgets it.
 """
 
 import argparse
-import os
 import shutil
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 from conditions import conditions
@@ -148,7 +146,7 @@ def entry(cell: CellResult) -> str:
         )
     if cell.built:
         verdict += f" {cell.built:.1f} s, {cell.mebibytes:.0f} MiB"
-    return verdict + (f", {cell.kept} kept" if cell.kept else "")
+    return verdict + (f", {cell.kept} kept" if cell.ok and cell.kept else "")
 
 
 def summary(rows: list[Row]) -> str:
@@ -183,7 +181,6 @@ def main() -> None:
         if missing:
             parser.error(f"the list has no {', '.join(sorted(missing))}; use --model")
     heading = conditions("onnxruntime-gpu", "tensorrt-rtx")
-    start = time.perf_counter()
     rows = []
     for family, name, size, checkpoint in chosen:
         row = Row(family=family, model=name, pixels=size, weights=checkpoint or "lively")
@@ -204,7 +201,6 @@ def main() -> None:
         rows.append(completed(row, folder, command))
         print(f"{family}: {summary(rows[-1:])}", file=sys.stderr)
     print(f"# Families\n\n{heading}\n\n{explained()}\n\n{table(rows)}\n\n{summary(rows)}")
-    print(f"\n{time.perf_counter() - start:.0f} s in all, {os.cpu_count()} cores.")
 
 
 def explained() -> str:
@@ -213,7 +209,8 @@ def explained() -> str:
         f"{COMPARED} photographs at batches of {', '.join(map(str, BATCH_SIZES))}: least "
         f"cosine with eager float32 torch, share of the 10 nearest neighbours that are "
         f"the same, share of OOD decisions that are the same (knn, k = 5); after the "
-        f"repair, where one was needed. Every bound of `bundle/parity/tolerance.py` has to "
+        f"repair, where one was needed and found. Figures of a cell that fails are those "
+        f"of the plain conversion. Every bound of `bundle/parity/tolerance.py` has to "
         f"hold. `likeness` is the mean cosine of different photographs. RTX: an engine of "
         f"TensorRT for RTX for all GPUs it knows, batches {PLAN.profile}, built without a "
         f"GPU and not run; int8's from a file of its own (symmetric, for TensorRT), whose "

@@ -8,7 +8,6 @@ import numpy as np
 import safetensors.numpy
 from jaxtyping import Float
 from rich.progress import Progress
-from sklearn.metrics import roc_auc_score
 
 from backbones import student_from_bundle
 from bundle import REDUCED, REDUCTION, Bundle, Detector, Reduction, StageWriter
@@ -96,6 +95,8 @@ def _auroc(
     detector: Detector, embeddings: Float[np.ndarray, "n d"], familiar: int
 ) -> float | None:
     """Return the AUROC of unfamiliar against familiar images; None without either."""
+    from sklearn.metrics import roc_auc_score  # takes a second, and few reduce a bank
+
     is_unfamiliar = np.arange(len(embeddings)) >= familiar
     if not is_unfamiliar.any():
         return None

@@ -133,6 +133,7 @@ def families(
     return page
 
 
+@pytest.mark.slow
 def test_a_family_becomes_a_row_and_is_not_made_twice(
     families: Callable[[str, str], str], tmp_path: Path
 ) -> None:
@@ -146,6 +147,7 @@ def test_a_family_becomes_a_row_and_is_not_made_twice(
     assert kept.stat().st_mtime_ns == when
 
 
+@pytest.mark.slow
 def test_a_family_that_cannot_be_built_is_a_row_with_its_reason(
     families: Callable[[str, str], str],
 ) -> None:

@@ -90,6 +90,7 @@ def test_a_damaged_bundle_is_2_and_the_file_is_named(bundle_path: Path) -> None:
         assert "model.safetensors is damaged" in " ".join(found.stderr.split())
 
 
+@pytest.mark.slow
 def test_export_mends_an_artifact_that_was_damaged(bundle_path: Path) -> None:
     graph = bundle_path / "onnx" / "model.onnx"
     graph.write_bytes(b"damaged")
@@ -230,7 +231,7 @@ def test_evaluate_measures_again_and_compare_sets_side_by_side(
     moved = folder / "moved"
     shutil.copytree(digits, moved)
     found = isogon(
-        *("evaluate", bundle_path, "--images", moved, "--corrupted-images", 4),
+        *("evaluate", bundle_path, "--images", moved, "--corrupted-images", 2),
         *("--unfamiliar", f"textures:near={photographs}", "--severity", "all"),
         cwd=folder,
     )
@@ -242,7 +243,7 @@ def test_evaluate_measures_again_and_compare_sets_side_by_side(
         "OOD AUROC, textures (near)",
         "relative_mahalanobis",
         "glass blur",
-        "severity 1, 2, 3, 4, 5; 4 images",
+        "severity 1, 2, 3, 4, 5; 2 images",
         "report.html",
     ):
         assert told in found.stdout, told
@@ -410,17 +411,16 @@ def test_what_cannot_be_exported_is_refused_at_once(
     assert told in " ".join(found.stderr.split())
 
 
-@pytest.mark.parametrize("detector", ["vim", "energy", "nnguide"])
 def test_calibrate_says_that_labels_are_missing_before_it_works(
-    bundle_path: Path, flat_digits: Path, detector: str
+    bundle_path: Path, flat_digits: Path
 ) -> None:
     before = (bundle_path / "manifest.json").read_bytes()
     refused = isogon(
-        *("calibrate", bundle_path, "--images", flat_digits, "--detector", detector),
+        *("calibrate", bundle_path, "--images", flat_digits, "--detector", "vim"),
         cwd=bundle_path.parent,
     )
     assert refused.returncode == 2
-    assert f"The {detector} detector compares classes and needs labels" in " ".join(
+    assert "The vim detector compares classes and needs labels" in " ".join(
         refused.stderr.split()
     )
     assert "Embedding the bank" not in refused.stderr
@@ -455,6 +455,7 @@ def test_the_quickstart_runs_the_whole_chain_and_is_fast_again(tmp_path: Path) -
     assert "made with other choices (train)" in " ".join(other.stderr.split())
 
 
+@pytest.mark.slow
 def test_the_quickstart_takes_a_folder_and_a_teacher_of_ones_own(
     tmp_path: Path, photographs: Path
 ) -> None:

@@ -106,7 +106,7 @@ def test_a_student_in_the_teachers_space_queries_its_index(
     recipe: Recipe, tmp_path: Path, progress: Progress
 ) -> None:
     student = {**PACKAGED, "width": 256, "space": "teacher"}
-    changes: Changes = {"student": student, "train": {"epochs": 8}}
+    changes: Changes = {"student": student, "train": {"epochs": 4}}
     small = changed(recipe, changes, [{"name": "cosine"}])
     bundle = distill(small, tmp_path / "s.isogon", progress)
     assert bundle.manifest.space == "teacher"

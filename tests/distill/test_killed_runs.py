@@ -55,7 +55,7 @@ def test_a_run_killed_at_any_moment_ends_bit_identical(
     work = tmp_path / "killed.isogon.work"
     moments = random.Random(0)
     reached = []
-    for _ in range(3):
+    for _ in range(2):
         process = subprocess.Popen(arguments, stderr=subprocess.DEVNULL, env=ENVIRONMENT)
         start, deadline = steps_done(work), time.monotonic() + 120
         while steps_done(work) < start + 2 and time.monotonic() < deadline:
@@ -99,6 +99,7 @@ def test_a_terminated_run_saves_says_so_and_continues(
     assert (work / "checkpoint.pt").exists()
 
 
+@pytest.mark.slow
 def test_two_processes_train_the_student_of_one(recipe: Recipe, tmp_path: Path) -> None:
     """Their command line is that of one: the first process starts the second."""
     document = small(recipe, epochs=2, optimizer="sgd", learning_rate=0.05, clip_norm=1.0)
