@@ -72,7 +72,8 @@ def centred(bank: Vectors) -> Vectors:
     Embeddings of one student share a direction. Without it int8 has only what tells them
     apart to express, and errs in proportion to that.
     """
-    return bank - bank.mean(axis=0, dtype=np.float64).astype(np.float32)
+    found: np.ndarray = bank - bank.mean(axis=0, dtype=np.float64).astype(np.float32)
+    return found
 
 
 def int8_vectors(vectors: Vectors) -> tuple[Int8[np.ndarray, "n d"], Scales]:

@@ -210,6 +210,19 @@ def test_classes_too_narrow_for_int8_are_searched_in_float32(
     assert reranked(model) is model
 
 
+def test_embeddings_that_share_a_direction_are_told_apart(
+    plain: onnx.ModelProto, bank: np.ndarray
+) -> None:
+    """As those of a student that is hardly trained; int8 alone would not do."""
+    shared = 10 * np.ones(WIDTH, np.float32) / np.sqrt(WIDTH)
+    model = with_array(plain, bank_of(plain), unit(bank + shared).T)
+    quick = reranked(model)
+    assert quick is not model
+    for embeddings in kinds(50).values():
+        some = unit(embeddings + shared)
+        assert np.abs(scores(quick, some) - scores(model, some)).max() <= 1e-6
+
+
 def test_doing_it_again_changes_nothing(plain: onnx.ModelProto) -> None:
     quick = reranked(plain)
     assert reranked(quick) is quick
