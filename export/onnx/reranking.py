@@ -25,38 +25,41 @@ def reranked(model: onnx.ModelProto) -> onnx.ModelProto:
     """Return `model` with the search for the nearest of its bank in two steps.
 
     The score of a large bank takes as long as reading the bank does. So an int8 copy
-    chooses the k + `SPARE` largest cosines; their float32 vectors are gathered and their
+    chooses the k + `SPARE` largest cosines; their float32 vectors are gathered, and their
     cosines, as exact as before, ranked again. The score is the same wherever the true k
-    are among the candidates. Whether it is, the gate asks with real images
+    are among the candidates. Whether they are, the gate asks with real images
     (`max_score_error`, `decision_agreement`); before, the bank's own vectors and random
     directions are asked here, and `model` stays as it is unless half of `SPARE` would do
-    for all of them. It does not in classes so narrow (cosines of 0.995 to their mean)
+    for all of them. It would not in classes so narrow (cosines of 0.995 to their mean)
     that int8 cannot order their members.
 
-    Every embedding is divided by its largest component, so that it fills the int8 range
-    whatever it is, and none is clipped: the factor is the same for all cosines of an
-    embedding and does not change their order. One scale for all embeddings, taken from
-    the bank, costs up to 14 % of the scores' range where one component is large. Vectors
-    of the bank have a scale each, which the product takes back.
+    What chooses need only keep the order of one embedding's cosines. So the bank's mean
+    is taken off (`centred`), and every embedding is divided by its largest component:
+    it fills the int8 range whatever it is, and none is clipped. One scale for all of
+    them, taken from the bank, would clip unfamiliar ones: where one component is large,
+    scores were wrong by up to 5 % of their range. Vectors of the bank have a scale each.
 
-    Milliseconds an image, k = 1, ONNX Runtime 1.31, one thread with VNNI, plain and so:
+    Milliseconds an image, plain and so, k = 1, random directions, ONNX Runtime 1.31, one
+    thread with VNNI, best of 60:
 
-              vectors x width    batch 1        batch 8        batch 32
-        50,000 x 192         1.18   0.50    0.28   0.13    0.15   0.08
-        50,000 x 1280        7.1    2.2     2.0    0.58
-        12,288 x 192         0.21   0.11    0.070  0.038   0.038  0.027
-         8,192 x 192         0.073  0.048   0.024  0.024   0.024  0.020
-         4,096 x 192         0.038  0.029   0.010  0.011
-         2,048 x 1280        0.26   0.11    0.071  0.042   0.037  0.034
-        65,536 x 32          0.29   0.29    0.086  0.088   0.049  0.059
+        vectors x width    batch 1        batch 8        batch 32
+        50,000 x 1280      7.56   2.06    1.85   0.58    1.06   0.33
+        50,000 x 192       0.78   0.36    0.24   0.11    0.13   0.07
+        10,923 x 192       0.089  0.057   0.024  0.016   0.022  0.019
+         4,096 x 192       0.035  0.028   0.009  0.008   0.007  0.008
+        50,000 x 96        0.32   0.20    0.11   0.06    0.09   0.05
+        32,768 x 64        0.090  0.094   0.027  0.027   0.029  0.027
 
-    On 50,000 views of Tiny ImageNet (EfficientNet-Lite0; 1280 wide, projected and by PCA
-    192 wide; k = 1 and 10), asked with 250 others, 200 random directions and 100 with one
-    large component, 8 spare candidates found every score.
+    Behind tf_efficientnet_lite0 at 224 pixels 50,000 x 192 cost 26 to 29 % of the
+    embedding's time and cost 12 % so (batch 1), 4 to 5 % and 1 to 2 % (batch 8), on a
+    machine with other work. On 50,000 views of Tiny ImageNet in that
+    network's 1280 features, and in 192 by PCA or random projection, 8 spare candidates
+    found the scores of 250 others, 200 random directions and 100 with one large
+    component (k = 1 and 10).
 
-    It costs a quarter of the bank's bytes more in the file and in memory. Only the
-    product of `Q` and `DQ` pairs is written, with standard operators; ONNX Runtime fuses
-    it on the CPU to one of integers. CUDA's provider does not, and was not measured.
+    The file and its memory grow by a quarter of the bank. Only standard operators are
+    written; on the CPU ONNX Runtime fuses those around the int8 product to one of
+    integers. Its CUDA and TensorRT providers were not measured.
 
     Args:
         model: as `save_onnx` writes it, in any precision; it is not changed.

@@ -10,7 +10,7 @@ from onnx import helper, numpy_helper
 
 SPARE = 32  # candidates beside the k that count
 SMALLEST = 2**21  # numbers in a bank (10,923 vectors of 192); a smaller one fits a cache
-NARROWEST = 64  # in vectors of 32 numbers it is TopK that takes the time
+NARROWEST = 96  # numbers in a vector; in narrower ones it is TopK that takes the time
 TINY = np.float32(1e-30)  # in place of 0, which divides nothing
 _SHARE = 8  # the bank has to have so many times the candidates
 _ASKED = 64  # vectors of the bank, and as many random ones, that have to be answered right
