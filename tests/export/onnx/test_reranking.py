@@ -79,6 +79,7 @@ def with_neighbours(model: onnx.ModelProto, k: int) -> onnx.ModelProto:
     (last,) = (node for node in changed.graph.node if top.output[0] in node.input)
     last.input[1] = "last"
     changed.graph.initializer.append(numpy_helper.from_array(np.array(k - 1), "last"))
+    del changed.graph.value_info[:]  # shapes of the other k
     return changed
 
 
@@ -133,13 +134,10 @@ def test_scores_are_those_of_the_plain_search(
     searching = with_neighbours(plain, k)
     quick = reranked(searching)
     assert quick is not searching
-    for kind, embeddings in kinds(70).items():
-        for start in range(0, 70, batch):
-            some = embeddings[start : start + batch]
+    for kind, embeddings in kinds(8 * batch).items():
+        for some in np.split(embeddings, len(embeddings) // batch):
             error = np.abs(scores(quick, some) - scores(searching, some)).max()
             assert error <= 1e-6, kind
-            if batch == 1 and start == 5:
-                break
 
 
 def test_nnguide_searches_so_too(
