@@ -52,9 +52,9 @@ def reranked(model: onnx.ModelProto) -> onnx.ModelProto:
 
     Behind tf_efficientnet_lite0 at 224 pixels, which evicts the bank from the cache,
     50,000 x 192 cost 27 % of the embedding's time and cost 10.4 to 10.9 % so (batch 1),
-    5 to 6 % and 3 % (batch 8). On Tiny ImageNet no score of 81,000 differed by more than
+    5 to 6 % and 3 % (batch 8). On Tiny ImageNet no score of 72,000 differed by more than
     1e-6: features of EfficientNet-Lite0 and -Lite2 (1280 wide; 192 by PCA or projection;
-    k = 1 and 10), banks of 14,000, asked with other images of theirs and of five sets.
+    k = 1 and 10), banks of 14,000, asked with held-out images and five other sets.
 
     The file and its memory grow by a quarter of the bank. Only standard operators are
     written; on the CPU ONNX Runtime fuses those around the int8 product to one of
