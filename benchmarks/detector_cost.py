@@ -25,7 +25,8 @@ class DetectorCost:
     width: int
     batch: int
     embedding: float
-    share: float  # of the embedding's time that the score adds
+    share: float  # of the embedding's time that the score adds, as it is exported
+    plain: float  # the same with the search in float32
 
 
 class _Session(Runner):
@@ -61,41 +62,48 @@ def detector_costs(
         folder: where the graphs are written.
         vectors: of the bank, random directions.
         batches: sizes to measure.
-        rounds: that alternate between the two graphs.
+        rounds: that alternate between the graphs.
         seconds: of one graph in a round.
     """
     bundle = Bundle.open(path)
     width = bundle.manifest.width
-    whole, bare = _graphs(bundle, folder, vectors)
-    runners = {"whole": _Session(whole, 1), "bare": _Session(bare, 1)}
+    graphs = _graphs(bundle, folder, vectors)
+    runners = {name: _Session(graph, 1) for name, graph in graphs.items()}
     pixels = bundle.arrays("held_out.safetensors")["familiar"]
     found = []
     for batch in batches:
         shown = np.resize(pixels, (batch, *pixels.shape[1:]))
         times = interleaved(runners, shown, rounds=rounds, seconds=seconds)
-        pairs = zip(times["whole"], times["bare"], strict=True)
+        added = {
+            name: statistics.median(
+                one / two - 1 for one, two in zip(times[name], times["bare"], strict=True)
+            )
+            for name in ("whole", "plain")
+        }
         found.append(
             DetectorCost(
                 vectors=vectors,
                 width=width,
                 batch=batch,
                 embedding=statistics.median(times["bare"]),
-                share=statistics.median(one / two - 1 for one, two in pairs),
+                share=added["whole"],
+                plain=added["plain"],
             )
         )
     return found
 
 
-def _graphs(bundle: Bundle, folder: Path, vectors: int) -> tuple[Path, Path]:
-    """Write the student with the bank, and the same without its score."""
+def _graphs(bundle: Bundle, folder: Path, vectors: int) -> dict[str, Path]:
+    """Write the student with the bank, as exported and plain, and without its score."""
     from backbones import student_from_bundle
     from export.graph import Graph
-    from export.onnx import save_onnx
+    from export.onnx import reranked, save_onnx
 
-    whole, bare = folder / "whole.onnx", folder / "bare.onnx"
+    graphs = {name: folder / f"{name}.onnx" for name in ("whole", "plain", "bare")}
     detector = Knn(bank=unit_vectors(vectors, bundle.manifest.width), k=1)
     graph = Graph(student_from_bundle(bundle), detector)
-    save_onnx(graph, bundle.manifest.preprocessing, whole)
-    extractor = Extractor(onnx.load(whole))
-    onnx.save(extractor.extract_model(["images"], ["embedding"]), bare)
-    return whole, bare
+    save_onnx(graph, bundle.manifest.preprocessing, graphs["plain"])
+    plain = onnx.load(graphs["plain"])
+    onnx.save(reranked(plain), graphs["whole"])
+    onnx.save(Extractor(plain).extract_model(["images"], ["embedding"]), graphs["bare"])
+    return graphs

@@ -100,7 +100,8 @@ def goals(report: Report) -> list[Goal]:
         *(
             Goal(
                 what=f"score with {cost.vectors:,} x {cost.width}, of the embedding's "
-                f"{cost.embedding:.2f} ms, batch {cost.batch}",
+                f"{cost.embedding:.2f} ms, batch {cost.batch} (searched in float32 "
+                f"{100 * cost.plain:.2f} %)",
                 bound=10,
                 found=100 * cost.share,
                 unit=" %",

@@ -29,7 +29,7 @@ from export.engines import built_engine
 from export.gate import Gate
 from export.golden import write_golden
 from export.lowering import Lowered, lowered
-from export.onnx import Target, float32_model
+from export.onnx import Target, float32_model, reranked, save_model
 from export.parity import ParityFailedError
 from export.parity_page import show_parity
 from export.plan import ExportPlan
@@ -154,8 +154,7 @@ class _Making:
     folder: Path
     exported: Exported
     progress: Progress
-    files: dict[Precision, Path] = field(default_factory=dict)  # ONNX that passed
-    models: dict[Precision, onnx.ModelProto] = field(default_factory=dict)
+    models: dict[Precision, onnx.ModelProto] = field(default_factory=dict)  # that passed
     passed: list[tuple[Path, ParityRun, ParityReport]] = field(default_factory=list)
 
     def float32(self) -> Calibration:
@@ -163,12 +162,12 @@ class _Making:
         file = self.folder / "model.onnx"
         graph, preprocessing = self.deployed.graph, self.deployed.preprocessing
         model = float32_model(graph, preprocessing, self.progress)
-        run = self.gate.try_model(model, file, ONNX, "fp32")
+        run = self.gate.try_model(reranked(model), file, ONNX, "fp32")
         report = self.gate.judge(run)
         self._put(file, run, report)
         self.exported.require()  # everything else is made from it
         assert report.calibration is not None  # or it would have been rejected
-        self.files["fp32"], self.models["fp32"] = file, model
+        self.models["fp32"] = model
         return report.calibration
 
     @contextmanager
@@ -184,7 +183,7 @@ class _Making:
         made = self._lowered(precision, "onnxruntime")
         self.exported.lowered.append(made)
         if self._put(made.file, made.run, made.report):
-            self.files[precision] = made.file
+            self.models[precision] = made.model
 
     def engine(self, precision: Precision, stage: StageWriter) -> None:
         """Make the engine of a precision from the ONNX file that passed.
@@ -194,8 +193,9 @@ class _Making:
         """
         if precision == "int8":  # TensorRT's quantisation is not ONNX Runtime's
             file = self._lowered(precision, "tensorrt").file
-        elif precision in self.files:
-            file = self.files[precision]
+        elif precision in self.models:  # whose search is plain
+            file = self.folder / f"engine.{precision}.onnx"
+            save_model(self.models[precision], file)
         else:
             raise UsageError(
                 f"The {precision} engine was not built: the {precision} ONNX file that it "

@@ -12,7 +12,14 @@ from export.deployed import Deployed
 from export.divergence import StoredRunner
 from export.gate import Gate
 from export.latency import latency
-from export.onnx import Target, float16_model, observe, quantised, save_model
+from export.onnx import (
+    Target,
+    float16_model,
+    observe,
+    quantised,
+    reranked,
+    save_model,
+)
 from export.plan import ExportPlan
 from export.repair import Repair, repaired
 
@@ -24,6 +31,7 @@ class Lowered:
     """An artifact below float32: what became of it at the gate, and by which repair."""
 
     file: Path
+    model: onnx.ModelProto  # what an engine is built from: the file's, its search plain
     run: ParityRun
     report: ParityReport
     repair: Repair | None  # None where none was needed, or none was to be tried
@@ -52,6 +60,7 @@ def lowered(
         file=folder / f"model.{precision}{suffix}.onnx",
         artifact=onnx_name(precision),
         precision=precision,
+        target=target,
     )
     convert = partial(float16_model, float32)
     if precision == "int8":
@@ -74,12 +83,13 @@ def lowered(
     if not repair.keep:
         return trial.lowered(repair.model)
     unrepaired = folder / f"unrepaired.{precision}.onnx"
-    save_model(repair.unrepaired, unrepaired)
+    save_model(trial.shipped(repair.unrepaired), unrepaired)
     found = trial.lowered(repair.model)
     one = deployed.images.pixels[:1]
     before, after = (latency(OnnxRunner(file), one) for file in (unrepaired, found.file))
     return Lowered(
         file=found.file,
+        model=found.model,
         run=found.run,
         report=found.report,
         repair=repair,
@@ -90,12 +100,25 @@ def lowered(
 class _Trial:
     """Asks the gate about one conversion after the other, and remembers the last."""
 
-    def __init__(self, *, gate: Gate, file: Path, artifact: str, precision: Precision):
+    def __init__(
+        self,
+        *,
+        gate: Gate,
+        file: Path,
+        artifact: str,
+        precision: Precision,
+        target: Target,
+    ) -> None:
         self._gate = gate
         self._file = file
         self._artifact = artifact
         self._precision = precision
+        self._target = target
         self._last: tuple[onnx.ModelProto, ParityRun] | None = None
+
+    def shipped(self, model: onnx.ModelProto) -> onnx.ModelProto:
+        """Return what becomes the file of a conversion; engines search as torch does."""
+        return reranked(model) if self._target == "onnxruntime" else model
 
     def accepts(self, model: onnx.ModelProto) -> ParityReport:
         """Return the report on a conversion; it is false if the gate is closed."""
@@ -106,6 +129,7 @@ class _Trial:
         run = self._run(model)
         return Lowered(
             file=self._file,
+            model=model,
             run=run,
             report=self._gate.judge(run),
             repair=repair,
@@ -114,7 +138,9 @@ class _Trial:
 
     def _run(self, model: onnx.ModelProto) -> ParityRun:
         if self._last is None or self._last[0] is not model:
-            run = self._gate.try_model(model, self._file, self._artifact, self._precision)
+            run = self._gate.try_model(
+                self.shipped(model), self._file, self._artifact, self._precision
+            )
             if self._precision == "fp16" and self._gate.judge(run):
                 run = self._stored(model) or run
             self._last = model, run

@@ -21,3 +21,4 @@ from export.onnx.observation import (
     Observed as Observed,
     observe as observe,
 )
+from export.onnx.reranking import reranked as reranked

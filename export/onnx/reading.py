@@ -8,6 +8,9 @@ from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 
 from bundle import Precision, UsageError
 
+# Begins the names of what `export.onnx.reranking` adds, which is alike in every precision.
+SEARCH = "search/"
+
 _SCOPES = "pkg.torch.onnx.name_scopes"
 _NO_MODULE = "_empty_nn_module_stack"
 
@@ -30,7 +33,7 @@ def read_onnx(path: Path) -> onnx.ModelProto:
 
 def precision_of(model: onnx.ModelProto) -> Precision:
     """Return the precision of a graph: int8 if it quantises, fp16 if it holds float16."""
-    nodes = model.graph.node
+    nodes = [node for node in model.graph.node if not node.name.startswith(SEARCH)]
     if any(node.op_type in ("QuantizeLinear", "DequantizeLinear") for node in nodes):
         return "int8"
     half = onnx.TensorProto.FLOAT16

@@ -1,0 +1,260 @@
+"""The search of a large bank in two steps gives the scores of the plain one."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+from onnx import numpy_helper
+from onnx.utils import Extractor
+
+from backbones import Student, preprocessing_of, timm_model
+from bundle import Detector
+from bundle.detectors import Knn, LinearProbe, NnGuide
+from bundle.runners import Pixels
+from export.divergence import first_divergence
+from export.graph import Graph
+from export.onnx import float16_model, int8_model, reranked, save_onnx
+from export.onnx.reading import SEARCH, module_of, precision_of
+from export.onnx.search import SMALLEST, SPARE
+
+SIZE, WIDTH = 32, 128
+VECTORS = SMALLEST // WIDTH
+CLASSES = 100
+
+
+def unit(vectors: np.ndarray) -> np.ndarray:
+    """Return the directions of vectors."""
+    found: np.ndarray = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+    return found.astype(np.float32)
+
+
+def clustered(count: int, seed: int, spread: float = 0.5, centres: int = 0) -> np.ndarray:
+    """Return directions around class centres, of which `centres` says which ones."""
+    middles = unit(np.random.default_rng(centres).normal(size=(CLASSES, WIDTH)))
+    generator = np.random.default_rng(seed)
+    away = generator.normal(size=(count, WIDTH)) * spread / np.sqrt(WIDTH)
+    return unit(middles[generator.integers(0, CLASSES, count)] + away)
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Detector], Path]:
+    """Write an untrained student with a detector."""
+
+    def export(detector: Detector) -> Path:
+        import torch
+
+        torch.manual_seed(0)
+        preprocessing = preprocessing_of("test_resnet", SIZE, 1.0)
+        model = timm_model("test_resnet", size=(SIZE, SIZE))
+        graph = Graph(Student.new(model, preprocessing, width=WIDTH), detector)
+        path = tmp_path_factory.mktemp("large") / "model.onnx"
+        save_onnx(graph, preprocessing, path)
+        return path
+
+    return export
+
+
+@pytest.fixture(scope="module")
+def bank() -> np.ndarray:
+    """Embeddings as a trained student makes them, as few as are searched in two steps."""
+    return clustered(VECTORS, seed=1)
+
+
+@pytest.fixture(scope="module")
+def plain(written: Callable[[Detector], Path], bank: np.ndarray) -> onnx.ModelProto:
+    """A graph with a large bank, in float32."""
+    return onnx.load(written(Knn(bank=bank, k=1)))
+
+
+def with_neighbours(model: onnx.ModelProto, k: int) -> onnx.ModelProto:
+    """Return the graph with another k."""
+    changed = onnx.ModelProto()
+    changed.CopyFrom(model)
+    (top,) = (node for node in changed.graph.node if node.op_type == "TopK")
+    top.input[1] = "k"
+    changed.graph.initializer.append(numpy_helper.from_array(np.array([k]), "k"))
+    (last,) = (node for node in changed.graph.node if top.output[0] in node.input)
+    last.input[1] = "last"
+    changed.graph.initializer.append(numpy_helper.from_array(np.array(k - 1), "last"))
+    del changed.graph.value_info[:]  # shapes of the other k
+    return changed
+
+
+def with_array(model: onnx.ModelProto, name: str, array: np.ndarray) -> onnx.ModelProto:
+    """Return the graph with another weight of that name."""
+    changed = onnx.ModelProto()
+    changed.CopyFrom(model)
+    (weight,) = (weight for weight in changed.graph.initializer if weight.name == name)
+    weight.CopyFrom(numpy_helper.from_array(array, name))
+    return changed
+
+
+def bank_of(model: onnx.ModelProto) -> str:
+    """Return the name of the weight that holds the bank of a plain graph."""
+    (product,) = (
+        node
+        for node in model.graph.node
+        if node.op_type == "MatMul" and module_of(node) == "score"
+    )
+    return str(product.input[1])
+
+
+def scores(model: onnx.ModelProto, embeddings: np.ndarray) -> np.ndarray:
+    """Return what the end of a graph answers about embeddings."""
+    end = Extractor(model).extract_model(["embedding"], ["ood_score"])
+    session = onnxruntime.InferenceSession(
+        end.SerializeToString(), providers=["CPUExecutionProvider"]
+    )
+    (found,) = session.run(None, {"embedding": embeddings})
+    return np.asarray(found)
+
+
+def kinds(count: int) -> dict[str, np.ndarray]:
+    """Return embeddings near the bank, and of four kinds far from it."""
+    generator = np.random.default_rng(3)
+    spikes = generator.normal(size=(count, WIDTH)) * 0.03
+    spikes[np.arange(count), generator.integers(0, WIDTH, count)] += 1
+    return {
+        "familiar": clustered(count, seed=2),
+        "unfamiliar": clustered(count, seed=2, centres=5),
+        "random": unit(generator.normal(size=(count, WIDTH))),
+        "one large component": unit(spikes),
+        "no direction": np.zeros((count, WIDTH), np.float32),
+    }
+
+
+@pytest.mark.parametrize("batch", [1, 7])
+@pytest.mark.parametrize("k", [1, 10])
+def test_scores_are_those_of_the_plain_search(
+    plain: onnx.ModelProto, k: int, batch: int
+) -> None:
+    searching = with_neighbours(plain, k)
+    quick = reranked(searching)
+    assert quick is not searching
+    for kind, embeddings in kinds(8 * batch).items():
+        for some in np.split(embeddings, len(embeddings) // batch):
+            error = np.abs(scores(quick, some) - scores(searching, some)).max()
+            assert error <= 1e-6, kind
+
+
+def test_nnguide_searches_so_too(
+    written: Callable[[Detector], Path], bank: np.ndarray
+) -> None:
+    generator = np.random.default_rng(4)
+    probe = LinearProbe(
+        weight=generator.normal(size=(10, WIDTH)).astype(np.float32),
+        bias=np.zeros(10, np.float32),
+        classes=np.arange(10),
+    )
+    model = onnx.load(written(NnGuide.fit(bank, probe, k=10)))
+    quick = reranked(model)
+    assert quick is not model
+    for embeddings in kinds(7).values():
+        expected = scores(model, embeddings)
+        assert np.allclose(scores(quick, embeddings), expected, rtol=1e-6, atol=1e-6)
+
+
+def test_nan_stays_nan(plain: onnx.ModelProto) -> None:
+    broken = np.full((2, WIDTH), np.nan, np.float32)
+    assert np.isnan(scores(reranked(plain), broken)).all()
+
+
+def test_onnx_runtime_multiplies_integers(plain: onnx.ModelProto, tmp_path: Path) -> None:
+    options = onnxruntime.SessionOptions()
+    options.optimized_model_filepath = str(tmp_path / "optimised.onnx")
+    options.log_severity_level = 3  # that the file holds what suits this machine
+    onnxruntime.InferenceSession(
+        reranked(plain).SerializeToString(), options, providers=["CPUExecutionProvider"]
+    )
+    optimised = onnx.load(tmp_path / "optimised.onnx").graph
+    held = [node for node in optimised.node if node.op_type == "MatMulIntegerToFloat"]
+    assert len(held) == 1
+    assert f"{SEARCH}bank_int8" in held[0].input
+    assert not [node for node in optimised.node if node.op_type == "DequantizeLinear"]
+
+
+def test_the_file_grows_by_a_quarter_of_the_bank(
+    plain: onnx.ModelProto, bank: np.ndarray
+) -> None:
+    before = plain.SerializeToString()
+    quick = reranked(plain)
+    assert plain.SerializeToString() == before
+    onnx.checker.check_model(quick, full_check=True)
+    assert bank_of(plain) not in {weight.name for weight in quick.graph.initializer}
+    grown = quick.ByteSize() - plain.ByteSize()
+    assert grown == pytest.approx(bank.nbytes / 4, rel=0.05)
+
+
+def test_what_would_gain_nothing_is_left_alone(
+    plain: onnx.ModelProto, resnet: onnx.ModelProto, bank: np.ndarray
+) -> None:
+    assert reranked(resnet) is resnet
+    few = with_array(plain, bank_of(plain), bank[:-1].T)
+    assert reranked(few) is few
+    narrow = with_array(plain, bank_of(plain), bank.reshape(-1, 32).T)
+    assert reranked(narrow) is narrow
+    many = with_neighbours(plain, VECTORS - SPARE + 1)
+    assert reranked(many) is many
+
+
+def test_classes_too_narrow_for_int8_are_searched_in_float32(
+    plain: onnx.ModelProto,
+) -> None:
+    narrow = clustered(VECTORS, seed=1, spread=0.05)
+    model = with_array(plain, bank_of(plain), narrow.T)
+    assert reranked(model) is model
+
+
+def test_embeddings_that_share_a_direction_are_told_apart(
+    plain: onnx.ModelProto, bank: np.ndarray
+) -> None:
+    """As those of a student that is hardly trained; int8 alone would not do."""
+    shared = 10 * np.ones(WIDTH, np.float32) / np.sqrt(WIDTH)
+    model = with_array(plain, bank_of(plain), unit(bank + shared).T)
+    quick = reranked(model)
+    assert quick is not model
+    for embeddings in kinds(50).values():
+        some = unit(embeddings + shared)
+        assert np.abs(scores(quick, some) - scores(model, some)).max() <= 1e-6
+
+
+def test_doing_it_again_changes_nothing(plain: onnx.ModelProto) -> None:
+    quick = reranked(plain)
+    assert reranked(quick) is quick
+
+
+def test_a_search_whose_places_are_read_is_left_alone(plain: onnx.ModelProto) -> None:
+    model = onnx.ModelProto()
+    model.CopyFrom(plain)
+    (top,) = (node for node in model.graph.node if node.op_type == "TopK")
+    places = onnx.helper.make_tensor_value_info(
+        top.output[1], onnx.TensorProto.INT64, ["batch", 1]
+    )
+    model.graph.output.append(places)
+    assert reranked(model) is model
+
+
+def test_every_precision_keeps_its_name_and_diverges_nowhere(
+    plain: onnx.ModelProto, pixels: Pixels
+) -> None:
+    lowered = {
+        "fp32": plain,
+        "fp16": float16_model(plain),
+        "int8": int8_model(plain, np.concatenate([pixels, pixels[:, ::-1]])),
+    }
+    for precision, model in lowered.items():
+        quick = reranked(model)
+        assert quick is not model
+        assert precision_of(quick) == precision
+        found = first_divergence(plain, quick, pixels, bound=1.0)
+        assert found.candidate == precision
+        assert found.first is None
+        compared = {node.op_type for node in found.nodes if node.module == "score"}
+        assert "TopK" in compared
+        assert "MatMul" not in compared  # the product with the bank is no more
+    beside = first_divergence(plain, reranked(plain), pixels)
+    assert beside.first is None
+    assert not beside.only_when_fused
