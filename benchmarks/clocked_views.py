@@ -1,0 +1,41 @@
+"""A training loader with a clock."""
+
+import time
+from collections.abc import Iterator
+
+import torch
+
+from distill.images.loading import Batch, TrainingViews
+
+
+class ClockedViews:
+    """The loader with a clock, which starts after the warm-up and stops at the end."""
+
+    def __init__(self, views: TrainingViews, warm_up: int, device: torch.device) -> None:
+        self._views = views
+        self._warm_up = warm_up
+        self._device = device
+        self.started = self.stopped = self.waited = self.computed = 0.0
+
+    def __len__(self) -> int:
+        return len(self._views)
+
+    def epoch(self, epoch: int, start: int = 0) -> Iterator[tuple[Batch, ...]]:
+        """Yield the steps of an epoch; the clock counts from one demand to the next."""
+        batches = self._views.epoch(epoch, start)
+        for step in range(start, len(self)):
+            if step == self._warm_up:
+                self.started, self.waited = self._now(), 0.0
+                self.computed = -time.process_time()
+            asked = time.perf_counter()
+            micro_batches = next(batches)
+            self.waited += time.perf_counter() - asked
+            yield micro_batches
+        self.stopped = self._now()
+        self.computed += time.process_time()
+        next(batches, None)
+
+    def _now(self) -> float:
+        if self._device.type == "cuda":
+            torch.cuda.synchronize()
+        return time.perf_counter()
