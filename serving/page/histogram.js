@@ -55,12 +55,12 @@ export function histogram(calibration, score, flagged) {
     svg("g", { class: "bars tail", "clip-path": `url(#${name})` }, bars.map((bar) => bar.cloneNode())),
     svg("path", { class: "axis", d: `M0 ${BASE}H${WIDTH}` }),
     svg("path", { class: "limit", d: `M${limit} ${TOP - 4}V${BASE}` }),
+    svg("path", { class: "here", d: `M${here} ${18}V${BASE}` }),
     svg(
       "text",
       { class: "faint", x: Math.min(limit + 4, WIDTH - 86), y: TOP - 9 },
       `flagged above ${short(threshold)}`,
     ),
-    svg("path", { class: "here", d: `M${here} ${18}V${BASE}` }),
     svg("path", {
       class: "tip",
       d: beyond
