@@ -1,5 +1,6 @@
 """A bundle with a large bank through the whole export: searched in int8, and gated."""
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -46,8 +47,6 @@ def made(
 @pytest.fixture
 def bundle(made: Path, tmp_path: Path) -> Bundle:
     """A copy of it that a test may change."""
-    import shutil
-
     return Bundle.open(Path(shutil.copytree(made, tmp_path / "copy.isogon")))
 
 
