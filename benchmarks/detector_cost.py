@@ -97,13 +97,13 @@ def _graphs(bundle: Bundle, folder: Path, vectors: int) -> dict[str, Path]:
     """Write the student with the bank, as exported and plain, and without its score."""
     from backbones import student_from_bundle
     from export.graph import Graph
-    from export.onnx import reranked, save_onnx
+    from export.onnx import coarse_bank, reranked, save_onnx
 
     graphs = {name: folder / f"{name}.onnx" for name in ("whole", "plain", "bare")}
     detector = Knn(bank=unit_vectors(vectors, bundle.manifest.width), k=1)
     graph = Graph(student_from_bundle(bundle), detector)
     save_onnx(graph, bundle.manifest.preprocessing, graphs["plain"])
     plain = onnx.load(graphs["plain"])
-    onnx.save(reranked(plain), graphs["whole"])
+    onnx.save(reranked(plain, coarse_bank(plain)), graphs["whole"])
     onnx.save(Extractor(plain).extract_model(["images"], ["embedding"]), graphs["bare"])
     return graphs

@@ -29,7 +29,7 @@ from export.engines import built_engine
 from export.gate import Gate
 from export.golden import write_golden
 from export.lowering import Lowered, lowered
-from export.onnx import Target, float32_model, reranked, save_model
+from export.onnx import Coarse, Target, coarse_bank, float32_model, reranked, save_model
 from export.parity import ParityFailedError
 from export.parity_page import show_parity
 from export.plan import ExportPlan
@@ -154,6 +154,7 @@ class _Making:
     folder: Path
     exported: Exported
     progress: Progress
+    coarse: Coarse | None = None  # in which ONNX files search the bank
     models: dict[Precision, onnx.ModelProto] = field(default_factory=dict)  # that passed
     passed: list[tuple[Path, ParityRun, ParityReport]] = field(default_factory=list)
 
@@ -162,7 +163,8 @@ class _Making:
         file = self.folder / "model.onnx"
         graph, preprocessing = self.deployed.graph, self.deployed.preprocessing
         model = float32_model(graph, preprocessing, self.progress)
-        run = self.gate.try_model(reranked(model), file, ONNX, "fp32")
+        self.coarse = coarse_bank(model)
+        run = self.gate.try_model(reranked(model, self.coarse), file, ONNX, "fp32")
         report = self.gate.judge(run)
         self._put(file, run, report)
         self.exported.require()  # everything else is made from it
@@ -241,6 +243,7 @@ class _Making:
             plan=self.plan,
             progress=self.progress,
             target=target,
+            coarse=self.coarse if target == "onnxruntime" else None,
         )
 
     def _put(self, file: Path, run: ParityRun, report: ParityReport) -> bool:

@@ -13,6 +13,7 @@ from export.divergence import StoredRunner
 from export.gate import Gate
 from export.latency import latency
 from export.onnx import (
+    Coarse,
     Target,
     float16_model,
     observe,
@@ -48,8 +49,20 @@ def lowered(
     plan: ExportPlan,
     progress: Progress,
     target: Target = "onnxruntime",
+    coarse: Coarse | None = None,
 ) -> Lowered:
     """Write the artifact of a lower precision to `folder` and judge it.
+
+    Args:
+        deployed: what is lowered.
+        float32: its graph.
+        precision: to lower it to.
+        folder: where the file is written.
+        gate: what the artifact has to pass.
+        plan: how int8 takes its ranges, and whether a failure is repaired.
+        progress: where to show progress.
+        target: what will run the file.
+        coarse: in what it searches its bank; None: as torch does.
 
     Raises:
         UsageError: int8 without images to take the ranges of activations from.
@@ -60,7 +73,7 @@ def lowered(
         file=folder / f"model.{precision}{suffix}.onnx",
         artifact=onnx_name(precision),
         precision=precision,
-        target=target,
+        coarse=coarse,
     )
     convert = partial(float16_model, float32)
     if precision == "int8":
@@ -107,18 +120,18 @@ class _Trial:
         file: Path,
         artifact: str,
         precision: Precision,
-        target: Target,
+        coarse: Coarse | None,
     ) -> None:
         self._gate = gate
         self._file = file
         self._artifact = artifact
         self._precision = precision
-        self._target = target
+        self._coarse = coarse
         self._last: tuple[onnx.ModelProto, ParityRun] | None = None
 
     def shipped(self, model: onnx.ModelProto) -> onnx.ModelProto:
-        """Return what becomes the file of a conversion; engines search as torch does."""
-        return reranked(model) if self._target == "onnxruntime" else model
+        """Return what becomes the file of a conversion."""
+        return reranked(model, self._coarse)
 
     def accepts(self, model: onnx.ModelProto) -> ParityReport:
         """Return the report on a conversion; it is false if the gate is closed."""

@@ -22,3 +22,7 @@ from export.onnx.observation import (
     observe as observe,
 )
 from export.onnx.reranking import reranked as reranked
+from export.onnx.search import (
+    Coarse as Coarse,
+    coarse_bank as coarse_bank,
+)

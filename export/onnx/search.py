@@ -1,22 +1,23 @@
-"""The search for the nearest of a large bank: where it is, and whether int8 finds them."""
+"""The search for the nearest of a large bank: where it is, and how few bits find them."""
 
 from collections import Counter
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import onnx
 from jaxtyping import Float32, Int8
 from onnx import helper, numpy_helper
 
-SPARE = 32  # candidates beside the k that count
+SPARE = 64  # candidates beside the k that count
+BLOCK = 64  # numbers of a vector that share a scale
 SMALLEST = 2**21  # numbers in a bank (10,923 vectors of 192); a smaller one fits a cache
 NARROWEST = 96  # numbers in a vector; in narrower ones it is TopK that takes the time
-TINY = np.float32(1e-30)  # in place of 0, which divides nothing
 _SHARE = 8  # the bank has to have so many times the candidates
 _ASKED = 64  # vectors of the bank, and as many random ones, that have to be answered right
 
 Vectors = Float32[np.ndarray, "n d"]
-Scales = Float32[np.ndarray, "n 1"]
+Bits = Literal[4, 8]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -27,6 +28,64 @@ class Search:
     weight: str
     bank: Vectors  # unit norm for knn, energy times that for NNGuide
     k: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Coarse:
+    """Vectors in few bits: `BLOCK` numbers in a row share a scale."""
+
+    bits: Bits
+    codes: Int8[np.ndarray, "n d"]
+    scales: Float32[np.ndarray, "n blocks"]
+
+    @classmethod
+    def of(cls, vectors: Vectors, bits: Bits) -> "Coarse":
+        """Return vectors rounded to so many bits.
+
+        The number farthest from 0 in a block becomes the lowest code, whatever its sign:
+        there is one more of those below 0 than above.
+        """
+        count, width = vectors.shape
+        blocks = np.pad(vectors, ((0, 0), (0, -width % BLOCK))).reshape(count, -1, BLOCK)
+        lowest = -(2 ** (bits - 1))
+        farthest = np.abs(blocks).argmax(axis=2, keepdims=True)
+        scales = np.take_along_axis(blocks, farthest, axis=2) / np.float32(lowest)
+        scales[scales == 0] = 1
+        codes = np.clip(np.round(blocks / scales), lowest, -lowest - 1).astype(np.int8)
+        return cls(
+            bits=bits,
+            codes=codes.reshape(count, -1)[:, :width],
+            scales=scales[:, :, 0],
+        )
+
+    def vectors(self) -> Vectors:
+        """Return what the codes stand for."""
+        scales = np.repeat(self.scales, BLOCK, axis=1)[:, : self.codes.shape[1]]
+        found: np.ndarray = self.codes * scales
+        return found
+
+
+def coarse_bank(model: onnx.ModelProto) -> Coarse | None:
+    """Return the bank of a float32 graph in as few bits as find the nearest.
+
+    The bank's mean is taken off first, which changes an embedding's products alike.
+    Embeddings of one student share a direction; without it the codes have only what tells
+    them apart to express, and err in proportion to that.
+
+    Returns:
+        The bank in 4 bits, or in 8, or None: there is no large bank, or its classes are so
+        narrow that 8 bits cannot order their members (cosines of 0.995 to their mean).
+    """
+    search = bank_search(model)
+    if search is None:
+        return None
+    mean = search.bank.mean(axis=0, dtype=np.float64).astype(np.float32)
+    choices: tuple[Bits, ...] = (4, 8)
+    for bits in choices:
+        coarse = Coarse.of(search.bank - mean, bits)
+        if _suffices(search, coarse):
+            return coarse
+    return None
 
 
 def bank_search(model: onnx.ModelProto) -> Search | None:
@@ -66,23 +125,7 @@ def bank_search(model: onnx.ModelProto) -> Search | None:
     return None
 
 
-def centred(bank: Vectors) -> Vectors:
-    """Return the bank less its mean, which changes an embedding's products alike.
-
-    Embeddings of one student share a direction. Without it int8 has only what tells them
-    apart to express, and errs in proportion to that.
-    """
-    found: np.ndarray = bank - bank.mean(axis=0, dtype=np.float64).astype(np.float32)
-    return found
-
-
-def int8_vectors(vectors: Vectors) -> tuple[Int8[np.ndarray, "n d"], Scales]:
-    """Return vectors in int8, and the scale of each."""
-    scales = np.maximum(np.abs(vectors).max(axis=1, keepdims=True), TINY) / np.float32(127)
-    return np.round(vectors / scales).astype(np.int8), scales
-
-
-def suffices(search: Search, coarse: Vectors) -> bool:
+def _suffices(search: Search, coarse: Coarse) -> bool:
     """Whether half of the spare candidates answer what is asked here as the bank does.
 
     A vector of the bank finds itself first, hence one neighbour more.
@@ -92,8 +135,7 @@ def suffices(search: Search, coarse: Vectors) -> bool:
     own = bank[generator.choice(len(bank), _ASKED, replace=False)]
     asked = np.concatenate([own, generator.normal(size=own.shape).astype(np.float32)])
     cosines = asked @ bank.T
-    quantised, scales = int8_vectors(asked)
-    found = (quantised * scales) @ coarse.T
+    found = Coarse.of(asked, 8).vectors() @ coarse.vectors().T
     chosen = np.argpartition(found, -count - SPARE // 2)[:, -count - SPARE // 2 :]
     among = np.partition(np.take_along_axis(cosines, chosen, axis=1), -count)[:, -count]
     return bool((among == np.partition(cosines, -count)[:, -count]).all())

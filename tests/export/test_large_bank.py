@@ -1,4 +1,4 @@
-"""A bundle with a large bank through the whole export: searched in int8, and gated."""
+"""A bundle with a large bank through the whole export: searched in few bits, and gated."""
 
 import shutil
 from pathlib import Path
@@ -17,7 +17,7 @@ from export.deployed import Deployed
 from export.divergence import divergence_of
 from export.engines import BuiltEngine, built_engine
 from export.gate import Gate
-from export.onnx import float32_model, reranked
+from export.onnx import coarse_bank, float32_model, reranked
 from export.onnx.reading import SEARCH
 from export.onnx.search import SMALLEST
 
@@ -50,19 +50,19 @@ def bundle(made: Path, tmp_path: Path) -> Bundle:
     return Bundle.open(Path(shutil.copytree(made, tmp_path / "copy.isogon")))
 
 
-def searches_in_int8(path: Path) -> bool:
+def searches_in_few_bits(path: Path) -> bool:
     """Whether a file holds the search in two steps."""
     return any(node.name.startswith(SEARCH) for node in onnx.load(path).graph.node)
 
 
-def test_every_precision_enters_and_searches_in_int8(
+def test_every_precision_enters_and_searches_in_few_bits(
     bundle: Bundle, progress: Progress
 ) -> None:
     exported = export_bundle(bundle, progress, ExportPlan(lower=("fp16", "int8")))
     assert exported
     again = Bundle.open(bundle.path)
     names = [onnx_name(precision) for precision in ("fp32", "fp16", "int8")]
-    assert all(searches_in_int8(again.file(name)) for name in names)
+    assert all(searches_in_few_bits(again.file(name)) for name in names)
     assert exported.reports[0].figures.max_score_error < 1e-5
     assert len(verify(again, progress).reports) == 3
     for name in names:
@@ -77,12 +77,10 @@ def test_a_search_that_finds_the_wrong_ones_does_not_pass_the_gate(
     deployed = Deployed.of(bundle)
     gate = Gate.of(deployed, ExportPlan(), progress)
     model = float32_model(deployed.graph, deployed.preprocessing, progress)
-    quick = reranked(model)
+    quick = reranked(model, coarse_bank(model))
     assert quick is not model
     assert gate.judge(gate.try_model(quick, tmp_path / "right.onnx", ONNX, "fp32"))
-    (weight,) = (
-        each for each in quick.graph.initializer if each.name == f"{SEARCH}bank_int8"
-    )
+    (weight,) = (each for each in quick.graph.initializer if each.name == f"{SEARCH}codes")
     shuffled = np.random.default_rng(0).permutation(numpy_helper.to_array(weight), axis=1)
     weight.CopyFrom(numpy_helper.from_array(shuffled, weight.name))
     report = gate.judge(gate.try_model(quick, tmp_path / "wrong.onnx", ONNX, "fp32"))
@@ -109,7 +107,7 @@ def test_a_repair_works_on_the_plain_search_and_ships_the_other(
     assert made.repair is not None
     assert made.repair.keep
     assert not [n for n in made.model.graph.node if n.name.startswith(SEARCH)]
-    assert searches_in_int8(Bundle.open(bundle.path).file(onnx_name("fp16")))
+    assert searches_in_few_bits(Bundle.open(bundle.path).file(onnx_name("fp16")))
 
 
 @pytest.mark.skipif(Machine.here().gpu is not None, reason="engines can run here")
@@ -119,7 +117,7 @@ def test_engines_are_built_from_the_plain_search(
     seen: dict[str, bool] = {}
 
     def build(file: Path, precision: str, **options: object) -> BuiltEngine:
-        seen[precision] = searches_in_int8(file)
+        seen[precision] = searches_in_few_bits(file)
         return built_engine(file, precision, **options)  # type: ignore[arg-type]
 
     monkeypatch.setattr(artifacts, "built_engine", build)
@@ -128,6 +126,6 @@ def test_engines_are_built_from_the_plain_search(
     assert not exported.failed
     assert seen == {"fp16": False, "int8": False}
     assert all(
-        searches_in_int8(Bundle.open(bundle.path).file(report.artifact))
+        searches_in_few_bits(Bundle.open(bundle.path).file(report.artifact))
         for report in exported.reports
     )

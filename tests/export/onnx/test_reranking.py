@@ -16,9 +16,16 @@ from bundle.detectors import Knn, LinearProbe, NnGuide
 from bundle.runners import Pixels
 from export.divergence import first_divergence
 from export.graph import Graph
-from export.onnx import float16_model, int8_model, reranked, save_onnx
-from export.onnx.reading import SEARCH, module_of, precision_of
-from export.onnx.search import SMALLEST, SPARE
+from export.onnx import (
+    Coarse,
+    coarse_bank,
+    float16_model,
+    int8_model,
+    reranked,
+    save_onnx,
+)
+from export.onnx.reading import module_of, precision_of
+from export.onnx.search import BLOCK, SMALLEST, SPARE, Bits
 
 SIZE, WIDTH = 32, 128
 VECTORS = SMALLEST // WIDTH
@@ -67,6 +74,11 @@ def bank() -> np.ndarray:
 def plain(written: Callable[[Detector], Path], bank: np.ndarray) -> onnx.ModelProto:
     """A graph with a large bank, in float32."""
     return onnx.load(written(Knn(bank=bank, k=1)))
+
+
+def quick_of(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Return the graph as its file searches, in as few bits as do."""
+    return reranked(model, coarse_bank(model))
 
 
 def with_neighbours(model: onnx.ModelProto, k: int) -> onnx.ModelProto:
@@ -132,7 +144,7 @@ def test_scores_are_those_of_the_plain_search(
     plain: onnx.ModelProto, k: int, batch: int
 ) -> None:
     searching = with_neighbours(plain, k)
-    quick = reranked(searching)
+    quick = quick_of(searching)
     assert quick is not searching
     for kind, embeddings in kinds(8 * batch).items():
         for some in np.split(embeddings, len(embeddings) // batch):
@@ -150,7 +162,7 @@ def test_nnguide_searches_so_too(
         classes=np.arange(10),
     )
     model = onnx.load(written(NnGuide.fit(bank, probe, k=10)))
-    quick = reranked(model)
+    quick = quick_of(model)
     assert quick is not model
     for embeddings in kinds(7).values():
         expected = scores(model, embeddings)
@@ -159,62 +171,89 @@ def test_nnguide_searches_so_too(
 
 def test_nan_stays_nan(plain: onnx.ModelProto) -> None:
     broken = np.full((2, WIDTH), np.nan, np.float32)
-    assert np.isnan(scores(reranked(plain), broken)).all()
+    assert np.isnan(scores(quick_of(plain), broken)).all()
 
 
-def test_onnx_runtime_multiplies_integers(plain: onnx.ModelProto, tmp_path: Path) -> None:
+def with_spread(model: onnx.ModelProto, spread: float) -> onnx.ModelProto:
+    """Return the graph with a bank of wider or narrower classes."""
+    return with_array(model, bank_of(model), clustered(VECTORS, seed=1, spread=spread).T)
+
+
+@pytest.mark.parametrize(("spread", "bits"), [(0.5, 4), (0.2, 8), (0.05, None)])
+def test_the_narrower_the_classes_the_more_bits_they_take(
+    plain: onnx.ModelProto, spread: float, bits: int | None
+) -> None:
+    model = with_spread(plain, spread)
+    coarse = coarse_bank(model)
+    assert (coarse and coarse.bits) == bits
+    assert (reranked(model, coarse) is model) == (bits is None)
+
+
+@pytest.mark.parametrize(("spread", "bits"), [(0.5, 4), (0.2, 8)])
+def test_onnx_runtime_multiplies_in_few_bits(
+    plain: onnx.ModelProto, tmp_path: Path, spread: float, bits: int
+) -> None:
     options = onnxruntime.SessionOptions()
     options.optimized_model_filepath = str(tmp_path / "optimised.onnx")
     options.log_severity_level = 3  # that the file holds what suits this machine
+    quick = quick_of(with_spread(plain, spread))
     onnxruntime.InferenceSession(
-        reranked(plain).SerializeToString(), options, providers=["CPUExecutionProvider"]
+        quick.SerializeToString(), options, providers=["CPUExecutionProvider"]
     )
     optimised = onnx.load(tmp_path / "optimised.onnx").graph
-    held = [node for node in optimised.node if node.op_type == "MatMulIntegerToFloat"]
-    assert len(held) == 1
-    assert f"{SEARCH}bank_int8" in held[0].input
+    (held,) = [node for node in optimised.node if node.op_type == "MatMulNBits"]
+    assert onnx.helper.get_node_attr_value(held, "bits") == bits
     assert not [node for node in optimised.node if node.op_type == "DequantizeLinear"]
 
 
-def test_the_file_grows_by_a_quarter_of_the_bank(
-    plain: onnx.ModelProto, bank: np.ndarray
+@pytest.mark.parametrize(
+    ("spread", "share"), [(0.5, 1 / 8 + 1 / 64), (0.2, 1 / 4 + 1 / 64)]
+)
+def test_the_file_grows_by_a_share_of_the_bank(
+    plain: onnx.ModelProto, bank: np.ndarray, spread: float, share: float
 ) -> None:
-    before = plain.SerializeToString()
-    quick = reranked(plain)
-    assert plain.SerializeToString() == before
+    model = with_spread(plain, spread)
+    before = model.SerializeToString()
+    quick = quick_of(model)
+    assert model.SerializeToString() == before
     onnx.checker.check_model(quick, full_check=True)
-    assert bank_of(plain) not in {weight.name for weight in quick.graph.initializer}
-    grown = quick.ByteSize() - plain.ByteSize()
-    assert grown == pytest.approx(bank.nbytes / 4, rel=0.05)
+    assert bank_of(model) not in {weight.name for weight in quick.graph.initializer}
+    grown = quick.ByteSize() - model.ByteSize()
+    assert grown == pytest.approx(bank.nbytes * share, rel=0.05)
+
+
+@pytest.mark.parametrize("bits", [4, 8])
+@pytest.mark.parametrize("width", [64, 100, 128])
+def test_codes_stand_for_their_vectors(width: int, bits: Bits) -> None:
+    vectors = np.random.default_rng(0).normal(size=(50, width)).astype(np.float32)
+    vectors[0] = 0
+    error = np.abs(Coarse.of(vectors, bits).vectors() - vectors)
+    for start in range(0, width, BLOCK):
+        block = slice(start, start + BLOCK)
+        step = np.abs(vectors[:, block]).max(axis=1) / 2 ** (bits - 1)
+        assert (error[:, block] <= 1.001 * step[:, None]).all()  # half, but for the highest
+        assert np.median(error[1:, block] / step[1:, None]) < 0.3
 
 
 def test_what_would_gain_nothing_is_left_alone(
     plain: onnx.ModelProto, resnet: onnx.ModelProto, bank: np.ndarray
 ) -> None:
-    assert reranked(resnet) is resnet
+    assert quick_of(resnet) is resnet
     few = with_array(plain, bank_of(plain), bank[:-1].T)
-    assert reranked(few) is few
+    assert quick_of(few) is few
     narrow = with_array(plain, bank_of(plain), bank.reshape(-1, 32).T)
-    assert reranked(narrow) is narrow
+    assert quick_of(narrow) is narrow
     many = with_neighbours(plain, VECTORS - SPARE + 1)
-    assert reranked(many) is many
-
-
-def test_classes_too_narrow_for_int8_are_searched_in_float32(
-    plain: onnx.ModelProto,
-) -> None:
-    narrow = clustered(VECTORS, seed=1, spread=0.05)
-    model = with_array(plain, bank_of(plain), narrow.T)
-    assert reranked(model) is model
+    assert quick_of(many) is many
 
 
 def test_embeddings_that_share_a_direction_are_told_apart(
     plain: onnx.ModelProto, bank: np.ndarray
 ) -> None:
-    """As those of a student that is hardly trained; int8 alone would not do."""
+    """As those of a student that is hardly trained; few bits alone would not do."""
     shared = 10 * np.ones(WIDTH, np.float32) / np.sqrt(WIDTH)
     model = with_array(plain, bank_of(plain), unit(bank + shared).T)
-    quick = reranked(model)
+    quick = quick_of(model)
     assert quick is not model
     for embeddings in kinds(50).values():
         some = unit(embeddings + shared)
@@ -222,8 +261,8 @@ def test_embeddings_that_share_a_direction_are_told_apart(
 
 
 def test_doing_it_again_changes_nothing(plain: onnx.ModelProto) -> None:
-    quick = reranked(plain)
-    assert reranked(quick) is quick
+    quick = quick_of(plain)
+    assert quick_of(quick) is quick
 
 
 def test_a_search_whose_places_are_read_is_left_alone(plain: onnx.ModelProto) -> None:
@@ -234,7 +273,7 @@ def test_a_search_whose_places_are_read_is_left_alone(plain: onnx.ModelProto) ->
         top.output[1], onnx.TensorProto.INT64, ["batch", 1]
     )
     model.graph.output.append(places)
-    assert reranked(model) is model
+    assert quick_of(model) is model
 
 
 def test_every_precision_keeps_its_name_and_diverges_nowhere(
@@ -246,7 +285,7 @@ def test_every_precision_keeps_its_name_and_diverges_nowhere(
         "int8": int8_model(plain, np.concatenate([pixels, pixels[:, ::-1]])),
     }
     for precision, model in lowered.items():
-        quick = reranked(model)
+        quick = quick_of(model)
         assert quick is not model
         assert precision_of(quick) == precision
         found = first_divergence(plain, quick, pixels, bound=1.0)
@@ -255,6 +294,6 @@ def test_every_precision_keeps_its_name_and_diverges_nowhere(
         compared = {node.op_type for node in found.nodes if node.module == "score"}
         assert "TopK" in compared
         assert "MatMul" not in compared  # the product with the bank is no more
-    beside = first_divergence(plain, reranked(plain), pixels)
+    beside = first_divergence(plain, quick_of(plain), pixels)
     assert beside.first is None
     assert not beside.only_when_fused
