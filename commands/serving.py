@@ -54,9 +54,10 @@ def serve(
     - ISOGON_MAX_IMAGE_BYTES: bytes of one encoded image
     - ISOGON_MAX_IMAGE_PIXELS: width x height of one image
 
-    How long it may wait:
+    What may wait, and how long:
 
     - ISOGON_QUEUE: images of all requests together that may wait
+    - ISOGON_MAX_HELD_BYTES: bytes of all requests' bodies together
     - ISOGON_DEADLINE: seconds from a request's body to its answer
 
     What is observed, besides what OpenTelemetry's own variables say of traces:

@@ -7,7 +7,7 @@ from fastapi import FastAPI
 from serving import health
 from serving.api import cards, embedding, listing, openai, openapi
 from serving.api.problems import install_handlers
-from serving.limits import CrossOrigin, RequireKey, UploadTime
+from serving.limits import CrossOrigin, RequireKey, UploadLimits
 from serving.observability import install_observability
 from serving.page import page, reference
 
@@ -18,7 +18,7 @@ def create_app() -> FastAPI:
     app = FastAPI(title="Isogon", version="1", docs_url=None, redoc_url=None)
     app.openapi = cache(partial(openapi.document, app))  # type: ignore[method-assign]
     # From the inside out; a request passes the last one first.
-    app.add_middleware(UploadTime)
+    app.add_middleware(UploadLimits)
     app.add_middleware(RequireKey)
     install_handlers(app)  # catches what fails in all of the above
     app.add_middleware(openai.OpenAIErrors)  # refusals of all of the above, for its route

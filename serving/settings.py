@@ -53,6 +53,9 @@ class Settings(BaseSettings):
     max_body_bytes: int = Field(
         default=96 * 2**20, ge=1, description="bytes of a request's body"
     )
+    max_held_bytes: int = Field(
+        default=512 * 2**20, ge=1, description="bytes of all requests' bodies at a time"
+    )
     max_image_bytes: int = Field(
         default=ImageLimits().bytes, ge=1, description="bytes of one encoded image"
     )
@@ -90,6 +93,16 @@ class Settings(BaseSettings):
                 f"which is ISOGON_MAX_IMAGES"
             )
         return queue
+
+    @field_validator("max_held_bytes")
+    @classmethod
+    def _holds_a_body(cls, held: int, info: ValidationInfo) -> int:
+        if held < info.data.get("max_body_bytes", 0):
+            raise ValueError(
+                f"it should hold the {info.data['max_body_bytes']} bytes of a body, "
+                f"which is ISOGON_MAX_BODY_BYTES"
+            )
+        return held
 
     @property
     def image_limits(self) -> ImageLimits:

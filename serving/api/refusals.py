@@ -41,7 +41,8 @@ OF_IMAGES: Refusals = OF_ANY | {
     ),
     415: _refusal("A content type, or a kind of image, that is not accepted."),
     429: _refusal(
-        "The queue is full. Wait, then send the same request again.",
+        "The queue is full, or memory for bodies is. Wait, then send the same request "
+        "again.",
         Retry_After="After how many seconds to try again.",
     ),
     503: _refusal(

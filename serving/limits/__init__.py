@@ -1,5 +1,5 @@
-"""What every request must pass before it costs anything: key, origin, time to upload."""
+"""What every request must pass before it costs anything: key, origin, upload."""
 
 from serving.limits.keys import RequireKey as RequireKey
 from serving.limits.origins import CrossOrigin as CrossOrigin
-from serving.limits.uploads import UploadTime as UploadTime
+from serving.limits.uploads import UploadLimits as UploadLimits

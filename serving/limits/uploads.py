@@ -1,4 +1,4 @@
-"""The time that a request's body may take to arrive."""
+"""What bodies may take while they arrive and are worked on: time, and memory together."""
 
 import asyncio
 from http import HTTPStatus
@@ -7,42 +7,67 @@ from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from serving.models import Models
+from serving.settings import Settings
 
 
-class UploadTime:
-    """Refuse with 408 a body that has not arrived within ISOGON_UPLOAD_SECONDS.
+class UploadLimits:
+    """Refuse a body with 408 if it comes too slowly, with 429 if there is no room for it.
 
     Only reading is timed, and only until the body is complete; what the service then
-    does with it has its own deadline.
+    does with it has its own deadline. Its bytes count towards ISOGON_MAX_HELD_BYTES from
+    their arrival to the end of the answer. What is announced does not count: who
+    announces much and sends little keeps nobody out.
     """
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
+        self._held = 0  # bytes of all bodies
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass the call on with a body that is waited for so long and no longer."""
+        """Pass the call on with a body that is read within the limits."""
         if scope["type"] != "http":
             return await self._app(scope, receive, send)
         began = asyncio.get_running_loop().time()
         complete = False
+        held = 0
 
-        async def timed() -> Message:
-            nonlocal complete
+        async def limited() -> Message:
+            nonlocal complete, held
             if complete:
                 return await receive()
             models: Models = scope["app"].state.models
-            seconds = models.settings.upload_seconds
-            try:
-                async with asyncio.timeout_at(began + seconds):
-                    message = await receive()
-            except TimeoutError:
-                raise HTTPException(
-                    HTTPStatus.REQUEST_TIMEOUT,
-                    f"The body did not arrive within {seconds:g} s. Send fewer or "
-                    f"smaller images.",
-                    {"connection": "close"},
-                ) from None
+            settings = models.settings
+            message = await _within(settings.upload_seconds, began, receive)
+            size = len(message.get("body", b""))
+            if self._held + size > settings.max_held_bytes:
+                raise _no_room(self._held, settings)
+            held += size
+            self._held += size
             complete = not message.get("more_body", False)
             return message
 
-        await self._app(scope, timed, send)
+        try:
+            await self._app(scope, limited, send)
+        finally:
+            self._held -= held
+
+
+async def _within(seconds: float, began: float, receive: Receive) -> Message:
+    try:
+        async with asyncio.timeout_at(began + seconds):
+            return await receive()
+    except TimeoutError:
+        raise HTTPException(
+            HTTPStatus.REQUEST_TIMEOUT,
+            f"The body did not arrive within {seconds:g} s. Send fewer or smaller images.",
+            {"connection": "close"},
+        ) from None
+
+
+def _no_room(held: int, settings: Settings) -> HTTPException:
+    return HTTPException(
+        HTTPStatus.TOO_MANY_REQUESTS,
+        f"Bodies of {held:,} bytes are being worked on; the service holds "
+        f"{settings.max_held_bytes:,}. Send the request again later.",
+        {"connection": "close", "retry-after": "1"},
+    )

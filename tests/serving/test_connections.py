@@ -21,10 +21,11 @@ HEAD = (
 def service(
     exported: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[httpx.Client]:
-    """A service with a key, bodies of a million bytes at most, in two seconds."""
+    """A service with a key, bodies of a million bytes at most, two in all, in two seconds."""
     settings = {
         "ISOGON_API_KEYS": KEY,
         "ISOGON_MAX_BODY_BYTES": "1000000",
+        "ISOGON_MAX_HELD_BYTES": "2000000",
         "ISOGON_UPLOAD_SECONDS": "2",
     }
     log = tmp_path_factory.mktemp("connections") / "service.log"
@@ -36,13 +37,16 @@ def service(
     assert KEY not in log.read_text()
 
 
+def connection_to(service: httpx.Client) -> socket.socket:
+    assert service.base_url.port is not None
+    return socket.create_connection(("127.0.0.1", service.base_url.port), timeout=10)
+
+
 def problem(
     service: httpx.Client, request: bytes, *, then: bytes = b""
 ) -> dict[str, object]:
     """Send a request that never ends; return the problem that answers it."""
-    assert service.base_url.port is not None
-    address = ("127.0.0.1", service.base_url.port)
-    with socket.create_connection(address, timeout=10) as connection:
+    with connection_to(service) as connection:
         connection.sendall(request)
         answer = b""
         while b"\r\n\r\n" not in answer or not answer.endswith(b"}"):
@@ -90,6 +94,33 @@ def test_a_body_that_does_not_arrive_in_time_is_408(service: httpx.Client) -> No
     head = HEAD + b"content-type: image/jpeg\r\ncontent-length: 1000\r\n\r\nx"
     assert problem(service, head)["status"] == 408
     assert 1.5 < time.monotonic() - began < 6
+
+
+def posted_until(service: httpx.Client, status: int) -> httpx.Response:
+    """Send three bytes until they are answered so, for a second at most."""
+    end = time.monotonic() + 1
+    headers = {"content-type": "image/jpeg"}
+    while True:
+        answer = service.post("/v1/embed", content=b"xxx", headers=headers)
+        if answer.status_code == status:
+            return answer
+        assert time.monotonic() < end, answer.text
+        time.sleep(0.01)
+
+
+def test_bodies_for_which_there_is_no_room_are_429(service: httpx.Client) -> None:
+    """Whoever sent first keeps the room, until they have left."""
+    head = HEAD + b"content-type: image/jpeg\r\ncontent-length: 1000000\r\n\r\n"
+    with connection_to(service) as one, connection_to(service) as two:
+        for other in (one, two):
+            other.sendall(head + b"x" * 999_999)  # and no more
+        refused = posted_until(service, 429)
+    assert refused.headers["retry-after"] == "1"
+    assert refused.json()["detail"] == (
+        "Bodies of 1,999,998 bytes are being worked on; the service holds 2,000,000. "
+        "Send the request again later."
+    )
+    posted_until(service, 400)
 
 
 @pytest.mark.parametrize(

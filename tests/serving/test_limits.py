@@ -62,6 +62,12 @@ def test_the_queue_holds_a_whole_request(
         settings_from_environment(exported)
 
 
+def test_memory_holds_a_whole_body(exported: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ISOGON_MAX_HELD_BYTES", "1000")
+    with pytest.raises(UsageError, match=r"MAX_HELD_BYTES: .*ISOGON_MAX_BODY_BYTES"):
+        settings_from_environment(exported)
+
+
 @pytest.mark.parametrize(
     ("limit", "says"),
     [
