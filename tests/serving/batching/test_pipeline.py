@@ -5,6 +5,7 @@ import dataclasses
 import random
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -239,6 +240,25 @@ def test_one_request_alone_waits_for_nobody(
     for image in images[:5]:
         asyncio.run(asked.answer([image]))
     assert sorted(waits.seconds)[2] < 0.03  # where another image would spare 0.04
+
+
+def test_the_thread_that_rested_last_is_woken_first(
+    pipeline: MakePipeline, images: list[bytes]
+) -> None:
+    class Names(Observer):
+        def __init__(self) -> None:
+            self.threads: list[str] = []
+
+        def ran(self, images: int, seconds: float) -> None:
+            self.threads.append(threading.current_thread().name)
+
+    names = Names()
+    asked = pipeline(observer=names, cores=4)
+    for image in images[:30]:
+        asyncio.run(asked.answer([image]))
+        time.sleep(0.01)  # until it rests
+    (_, most), *_ = Counter(names.threads).most_common()
+    assert most >= 20  # of five threads in turn each would have 6
 
 
 def test_a_bad_image_is_named_and_costs_no_other_request(
