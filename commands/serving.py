@@ -37,7 +37,8 @@ def serve(
 
     - ISOGON_ARTIFACT: which of the bundles' files, such as onnx/model.int8.onnx
     - ISOGON_ALPHA: the false-alarm rate of `is_ood`, instead of the bundle's
-    - ISOGON_CORES and ISOGON_THREADS: CPU cores to keep busy, and of them for one run
+    - ISOGON_CORES and ISOGON_THREADS: CPU cores that each model keeps
+      busy, and of them for one run
     - ISOGON_WATCH: `true` is `--watch`
 
     Who may ask:
@@ -56,7 +57,7 @@ def serve(
 
     What may wait, and how long:
 
-    - ISOGON_QUEUE: images of all requests together that may wait
+    - ISOGON_QUEUE: images of all requests together that may wait for a model
     - ISOGON_MAX_HELD_BYTES: bytes of all requests' bodies together
     - ISOGON_DEADLINE: seconds from a request's body to its answer
 

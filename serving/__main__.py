@@ -12,10 +12,11 @@ def main() -> None:
     """Listen until told to end; say on stderr what is wrong."""
     host, port = sys.argv[1:]
     try:
-        load(settings_from_environment())
+        settings = settings_from_environment()
+        load(settings)
     except IsogonError as error:
         sys.exit(str(error))
-    listen(host=host, port=int(port))
+    listen(host=host, port=int(port), deadline=settings.deadline)
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """One process that listens: the BentoML service without BentoML's supervisor."""
 
+import math
 import signal
 from contextlib import suppress
 
@@ -7,13 +8,13 @@ import uvicorn
 
 from serving.service import Isogon
 
-# Accepted requests are given this long to be answered once the service is told to end:
-# less than the 30 s after which Kubernetes and others kill.
-FINISHED_WITHIN = 25  # seconds
+# Once the service is told to end, accepted requests have their deadline and this to be
+# answered. Whoever kills it after a time of their own has to leave it so long.
+_BEYOND_DEADLINE = 5  # seconds
 _KEPT_ALIVE = 75  # seconds; proxies keep an idle connection for 60 and want to end it
 
 
-def listen(*, host: str, port: int) -> None:
+def listen(*, host: str, port: int, deadline: float) -> None:
     """Answer until SIGTERM or SIGINT, finish what was accepted, and return.
 
     `serving.service.load` comes before. BentoML's supervisor would import all of it in
@@ -30,7 +31,7 @@ def listen(*, host: str, port: int) -> None:
             access_log=False,
             server_header=False,
             timeout_keep_alive=_KEPT_ALIVE,
-            timeout_graceful_shutdown=FINISHED_WITHIN,
+            timeout_graceful_shutdown=math.ceil(deadline) + _BEYOND_DEADLINE,
         )
     )
     # Once it has ended uvicorn raises the signal again, for whoever was there before.

@@ -14,6 +14,7 @@ from serving.settings import Settings
 from serving.stamp import Stamp, stamp
 
 Observing = Callable[[ServedModel], Observer]
+Forgetting = Callable[[str], None]
 
 _log = logging.getLogger("isogon.serving")
 
@@ -34,21 +35,32 @@ class Models:
     """
 
     def __init__(
-        self, settings: Settings, places: tuple["_Place", ...], observing: Observing
+        self,
+        settings: Settings,
+        places: tuple["_Place", ...],
+        observing: Observing,
+        forgetting: Forgetting,
     ) -> None:
         self.settings = settings
         self._places = places
         self._observing = observing
+        self._forgetting = forgetting
         self._reloading = asyncio.Lock()
         self._retiring: set[asyncio.Task[None]] = set()
 
     @classmethod
-    def load(cls, settings: Settings, observing: Observing = lambda _: Observer()) -> Self:
+    def load(
+        cls,
+        settings: Settings,
+        observing: Observing = lambda _: Observer(),
+        forgetting: Forgetting = lambda _: None,
+    ) -> Self:
         """Load what `settings` name, ready to answer.
 
         Args:
             settings: of the operator.
             observing: returns who hears of a model's pipeline.
+            forgetting: hears the name of a model that is served no more.
 
         Raises:
             IsogonError: a bundle or its golden check is not in order, or two have the
@@ -60,7 +72,7 @@ class Models:
             model = ServedModel.load(source.path, settings, source.name)
             _require_unused(model.name, source, {p.name: p.source for p in places})
             places.append(_Place(source, found, Pipeline(model, observing(model))))
-        return cls(settings, tuple(places), observing)
+        return cls(settings, tuple(places), observing, forgetting)
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -109,7 +121,10 @@ class Models:
                 except Exception:
                     _log.exception("Not taken up; %s answers as before.", place.name)
                 else:
-                    self._retire(place.replace(found, pipeline))
+                    before = place.replace(found, pipeline)
+                    self._retire(before)
+                    if (name := before.pipeline.model.name) != place.name:
+                        self._forgetting(name)
                     model = pipeline.model
                     _log.info("Taken up: %s, %s", model.name, model.artifact.fingerprint)
 

@@ -9,7 +9,7 @@ import urllib.request
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from socket import SO_REUSEADDR, SOL_SOCKET, socket
+from socket import SO_REUSEADDR, SOCK_STREAM, SOL_SOCKET, getaddrinfo, socket
 
 from bundle import CheckFailedError, UsageError
 from serving.lists import Source, sources_from
@@ -35,9 +35,10 @@ def serve(bundles: Sequence[str], *, host: str, port: int, watch: bool = False) 
         os.environ["ISOGON_WATCH"] = "true"
     settings = settings_from_environment(bundles)
     try:
-        with socket() as probe:
+        family, *_, address = getaddrinfo(host, port, type=SOCK_STREAM)[0]
+        with socket(family) as probe:
             probe.setsockopt(SOL_SOCKET, SO_REUSEADDR, 1)
-            probe.bind((host, port))
+            probe.bind(address)
     except OSError as error:
         raise UsageError(
             f"Cannot listen on {host}:{port}: {error.strerror}. Choose another --port or "
@@ -48,8 +49,9 @@ def serve(bundles: Sequence[str], *, host: str, port: int, watch: bool = False) 
 
     load(settings)
     served = ", ".join(map(str, settings.bundle))
-    print(f"Serving {served} at http://{host}:{port}", file=sys.stderr, flush=True)
-    listen(host=host, port=port)
+    name = f"[{host}]" if ":" in host else host
+    print(f"Serving {served} at http://{name}:{port}", file=sys.stderr, flush=True)
+    listen(host=host, port=port, deadline=settings.deadline)
 
 
 @contextmanager

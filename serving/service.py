@@ -13,7 +13,11 @@ from bundle import IsogonError
 from serving.app import create_app
 from serving.arbiter import COULD_NOT_START, supervise
 from serving.models import Models
-from serving.observability import start_observability, stop_observability
+from serving.observability import (
+    Observations,
+    start_observability,
+    stop_observability,
+)
 from serving.settings import Settings, settings_from_environment
 from serving.watching import kept_current
 
@@ -47,12 +51,13 @@ def load(settings: Settings) -> None:
     Raises:
         IsogonError: a setting, a bundle or its golden check is not in order.
     """
+    start_observability(app, settings, bentoml.server_context.worker_index)
     # Of all that was imported nothing will be garbage. To go through it now and then takes
     # 80 ms, in which every request waits.
     gc.collect()
     gc.freeze()
-    start_observability(app, settings, bentoml.server_context.worker_index)
-    app.state.models = Models.load(settings, app.state.observations.observer)
+    observations: Observations = app.state.observations
+    app.state.models = Models.load(settings, observations.observer, observations.forget)
 
 
 @bentoml.service(name="isogon", service_class=_Direct)

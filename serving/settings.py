@@ -40,7 +40,9 @@ class Settings(BaseSettings):
         default=None, gt=0, lt=1, description="false-alarm rate; None: the bundle's"
     )
     cores: int | None = Field(
-        default=None, ge=1, description="CPU cores to keep busy; None: those it may use"
+        default=None,
+        ge=1,
+        description="CPU cores that a model keeps busy; None: those it may use",
     )
     deadline: float = Field(
         default=30.0, gt=0, le=LONGEST_DEADLINE, description="seconds for a request"
@@ -49,7 +51,9 @@ class Settings(BaseSettings):
         default=1, ge=1, description="of one run on the CPU; more: one image is faster"
     )
     max_images: int = Field(default=64, ge=1, description="images in one request")
-    queue: int = Field(default=512, ge=1, description="images that may wait for a run")
+    queue: int = Field(
+        default=512, ge=1, description="images that may wait for a run, of each model"
+    )
     max_body_bytes: int = Field(
         default=96 * 2**20, ge=1, description="bytes of a request's body"
     )

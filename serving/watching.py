@@ -1,6 +1,7 @@
 """A new bundle is taken up while the old one answers: at SIGHUP, or by watching."""
 
 import asyncio
+import logging
 import signal
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
@@ -8,6 +9,7 @@ from typing import Never
 
 from serving.models import Models
 
+_log = logging.getLogger("isogon.serving")
 _EVERY = 1.0  # seconds
 
 
@@ -37,11 +39,14 @@ async def _keep_current(models: Models, hangup: asyncio.Event) -> Never:
         try:
             async with asyncio.timeout(_EVERY if models.settings.watch else None):
                 await hangup.wait()
-        except TimeoutError:
-            now = await asyncio.to_thread(models.stamps)
-            if now == before:
-                await models.reload()
-            before = now
-        else:
             hangup.clear()
-            await models.reload(again=True)
+            asked = True
+        except TimeoutError:
+            asked = False
+        try:
+            now = await asyncio.to_thread(models.stamps)
+            if asked or now == before:
+                await models.reload(again=asked)
+            before = now
+        except Exception:  # such as of a disk that does not answer; the next look may
+            _log.exception("Could not look for new bundles")

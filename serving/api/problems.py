@@ -1,5 +1,6 @@
 """Errors as `application/problem+json`, so that a client can tell what to mend."""
 
+import asyncio
 import logging
 import math
 from http import HTTPStatus
@@ -70,7 +71,7 @@ def install_handlers(app: FastAPI) -> None:
 
     @app.exception_handler(RefusedImageError)
     async def refuse_image(_: Request, error: RefusedImageError) -> Response:
-        status = _STATUS[error.error.problem]
+        status = _STATUS[error.problem]
         return problem_response(status, str(error), error.index)
 
     @app.exception_handler(UnknownModelError)
@@ -134,6 +135,15 @@ class CatchAll:
             # Nobody reads it, but logs and metrics count it: as nginx does, with 499.
             if not started:
                 await Response(status_code=499)(scope, receive, watched)
+        except asyncio.CancelledError:
+            if scope["type"] != "http" or started:
+                raise
+            response = problem_response(
+                HTTPStatus.SERVICE_UNAVAILABLE,
+                "The service ended before it could answer. Ask again in a moment.",
+            )
+            response.headers["retry-after"] = "1"
+            await response(scope, receive, watched)
         except Exception:
             if scope["type"] != "http" or started:
                 raise

@@ -15,7 +15,7 @@ class RefusedImageError(Exception):
 
     def __init__(self, error: ImageError, index: int) -> None:
         super().__init__(f"images[{index}] {error}")
-        self.error = error
+        self.problem = error.problem
         self.index = index
 
 
@@ -40,4 +40,4 @@ class ClosedError(Exception):
 
 
 class RunError(Exception):
-    """The runtime failed on a batch; its own error is the cause."""
+    """The runtime failed on a batch; the log has its own error."""

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+from functools import partial
 
 import numpy as np
 
@@ -61,12 +62,7 @@ class Pipeline:
         """
         loop = asyncio.get_running_loop()
         future: asyncio.Future[Outputs] = loop.create_future()
-
-        def deliver(result: Outputs | Exception) -> None:
-            with contextlib.suppress(RuntimeError):  # the loop ended: nobody waits
-                loop.call_soon_threadsafe(_resolve, future, result)
-
-        job = Job(images, deliver, self.observer.trail())
+        job = Job(images, partial(_deliver, loop, future), self.observer.trail())
         self._workers.submit(job)
         try:
             async with asyncio.timeout(self._deadline):
@@ -78,10 +74,21 @@ class Pipeline:
             ) from error
         finally:
             self._workers.drop(job)
+            del future, job  # an error's traceback holds this frame, and they hold it
 
     async def close(self) -> None:
         """Accept nothing more, finish what was accepted, and end the threads."""
         await asyncio.to_thread(self._workers.close)
+
+
+def _deliver(
+    loop: asyncio.AbstractEventLoop,
+    future: asyncio.Future[Outputs],
+    result: Outputs | Exception,
+) -> None:
+    """Hand a result from a worker's thread to the loop on which it is waited for."""
+    with contextlib.suppress(RuntimeError):  # the loop ended: nobody waits
+        loop.call_soon_threadsafe(_resolve, future, result)
 
 
 def _resolve(future: asyncio.Future[Outputs], result: Outputs | Exception) -> None:

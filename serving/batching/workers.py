@@ -102,6 +102,7 @@ class Workers:
                     self._decode(work)
             except Exception:
                 _log.exception("A step of the pipeline failed for a reason of its own")
+            del work  # or the request's images stay while this thread rests
 
     def _next(self, alarm: threading.Condition) -> Batch | Decoding | None:
         """Return what to do, once there is something; None if nothing will come."""
@@ -125,11 +126,13 @@ class Workers:
         found: UInt8[np.ndarray, "h w 3"] | Exception
         try:
             found = self._decode_image(work.job.images[work.index])
+        # An error's traceback holds the images, and the request holds its error. Only the
+        # garbage collector would free them.
         except ImageError as error:
             found = RefusedImageError(error, work.index)
-            found.__cause__ = error
         except Exception as error:  # of this image, such as no memory for it
-            found = error
+            _log.exception("An image was not decoded for a reason that is our fault")
+            found = error.with_traceback(None)
         end = time.perf_counter()
         with self._lock:
             settled = self._schedule.decoded(work, found, end - start, end)
@@ -145,10 +148,10 @@ class Workers:
         try:
             found = self._outputs(batch)
         except Exception as error:  # each runtime has classes of its own
+            _log.exception("A run failed")
             found = RunError(
                 f"{self._runner.name} failed on a batch of {len(batch.images)}: {error}"
             )
-            found.__cause__ = error
         end = time.perf_counter()
         with self._lock:
             settled = self._schedule.ran(batch, found, end - start)

@@ -42,6 +42,13 @@ class Observations:
         self._metrics.flagged.labels(name)
         return Metered(self._metrics, name, self.tracing)
 
+    def forget(self, name: str) -> None:
+        """Tell no more of a model that another name has taken the place of."""
+        self._metrics.info.remove(*self._infos.pop(name))
+        self._metrics.limit.remove(name)
+        self._metrics.depth.remove(name)
+        del self._outcomes.models[name]
+
     def seen(
         self,
         model: ServedModel,

@@ -42,9 +42,7 @@ def connection_to(service: httpx.Client) -> socket.socket:
     return socket.create_connection(("127.0.0.1", service.base_url.port), timeout=10)
 
 
-def problem(
-    service: httpx.Client, request: bytes, *, then: bytes = b""
-) -> dict[str, object]:
+def problem(service: httpx.Client, request: bytes) -> dict[str, object]:
     """Send a request that never ends; return the problem that answers it."""
     with connection_to(service) as connection:
         connection.sendall(request)

@@ -1,5 +1,6 @@
 """A new bundle is taken up while requests run; a bad one is not. Over real HTTP."""
 
+import re
 import shutil
 import signal
 import threading
@@ -92,6 +93,31 @@ def test_bundles_are_replaced_without_dropping_a_request(
     assert {status for status, _ in seen} == {200}
     for asked in (old, new):
         assert sum(found == asked for _, found in seen) > 8
+
+
+def test_watching_goes_on_when_a_look_fails_and_forgets_a_name_that_is_gone(
+    isogon_serve: Any, exported: Path, another: Path, tmp_path: Path
+) -> None:
+    link = tmp_path / "current.isogon"
+    link.symlink_to(exported)
+    renamed = Path(shutil.copytree(another, tmp_path / "renamed.isogon"))
+    with isogon_serve("--watch", link) as serving:
+        lead_to(link, link)  # leads nowhere: no look succeeds
+        time.sleep(2.5)
+        lead_to(link, renamed)
+        until(
+            lambda: (
+                serving.client.get("/v1/model").json()["fingerprint"]
+                == fingerprint(another)
+            )
+        )
+        metrics = serving.client.get("/metrics").text
+        names = set(
+            re.findall(
+                r'isogon_(?:drift_\w+|model_info|queue_\w+)\{.*?model="([^"]*)"', metrics
+            )
+        )
+        assert names == {serving.client.get("/v1/model").json()["name"]}
 
 
 @pytest.mark.parametrize("supervised", [False, True])

@@ -54,6 +54,20 @@ def test_sigterm_answers_what_was_accepted_and_ends_with_0(
             serving.client.get("/livez")
 
 
+def test_what_takes_longer_than_its_deadline_is_told_that_the_service_ended(
+    isogon_serve: Any, exported: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ISOGON_DEADLINE", "1")
+    with isogon_serve(exported) as serving:
+        with sent_in_part(serving.port, b"x" * 1000) as connection:
+            time.sleep(0.5)
+            serving.process.send_signal(signal.SIGTERM)
+            answer = everything(connection)
+        assert answer.startswith(b"HTTP/1.1 503 ")
+        assert b"application/problem+json" in answer
+        assert serving.process.wait(10) == 0
+
+
 def test_a_worker_that_cannot_load_ends_the_service(tmp_path: Path) -> None:
     found = subprocess.run(
         [

@@ -2,11 +2,14 @@
 
 import asyncio
 import dataclasses
+import gc
+import logging
 import random
 import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +27,7 @@ from serving.batching import (
     RunError,
     Trail,
 )
+from serving.batching.job import Job
 from serving.served import ServedModel
 from serving.settings import Settings
 
@@ -404,11 +408,50 @@ def test_a_failing_run_costs_the_requests_in_its_batch_alone(
         failed = [each for each in found if not isinstance(each, Outputs)]
         assert isinstance(found[7], RunError)
         assert "wrapped failed on a batch of" in str(found[7])
-        assert isinstance(found[7].__cause__, RuntimeError)
         assert len(failed) <= asked.plan.batch_limit
         assert all(isinstance(each, RunError) for each in failed)
     failing.armed = False
     assert isinstance(asyncio.run(asked.answer([images[7]])), Outputs)
+
+
+@pytest.mark.parametrize("kind", ["answered", "refused", "failed"])
+def test_nothing_of_a_request_stays_once_it_is_over(
+    pipeline: MakePipeline,
+    images: list[bytes],
+    caplog: pytest.LogCaptureFixture,
+    kind: str,
+) -> None:
+    """Neither in resting threads, nor until the garbage collector comes."""
+    caplog.set_level(logging.CRITICAL, "isogon.serving")  # pytest keeps what is logged
+
+    class Fails(Wrapped):
+        def run(self, pixels: Pixels) -> Outputs:
+            if self.sizes[-1:] == [0]:
+                raise ValueError("no memory")
+            return super().run(pixels)
+
+    runner: list[Fails] = []
+
+    def wrap(real: Runner) -> Runner:
+        runner.append(Fails(real))
+        return runner[0]
+
+    asked = pipeline(wrap, cores=3)
+    runner[0].sizes.append(0 if kind == "failed" else 1)
+    request = [*images[:4], b"no image"] if kind == "refused" else images[:4]
+    gc.collect()
+    gc.disable()
+    try:
+        for _ in range(5):
+            with suppress(RefusedImageError, RunError):
+                asyncio.run(asked.answer(request))
+
+        async def left() -> None:
+            await until(lambda: not [x for x in gc.get_objects() if type(x) is Job])
+
+        asyncio.run(left())
+    finally:
+        gc.enable()
 
 
 def test_a_run_that_answers_too_little_is_a_failure(
