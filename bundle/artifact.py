@@ -21,8 +21,11 @@ from bundle.store import Bundle
 
 ONNX = "onnx/model.onnx"
 GOLDEN = "golden.safetensors"
-# Figures of many images' order, of which the few golden ones say nothing.
-_OF_MANY = frozenset({"neighbour_agreement", "score_rank_correlation"})
+# Figures of many images, of which the few golden ones say nothing. One decision that a
+# lower precision flips among eight would be a share below any bound; scores are bounded.
+_OF_MANY = frozenset(
+    {"neighbour_agreement", "score_rank_correlation", "decision_agreement"}
+)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -16,7 +16,8 @@ class UploadLimits:
     Only reading is timed, and only until the body is complete; what the service then
     does with it has its own deadline. Its bytes count towards ISOGON_MAX_HELD_BYTES from
     their arrival to the end of the answer. What is announced does not count: who
-    announces much and sends little keeps nobody out; who sends it, slowly, does for ISOGON_UPLOAD_SECONDS.
+    announces much and sends little keeps nobody out. Who sends much and stops before the
+    end does, until ISOGON_UPLOAD_SECONDS are over.
     """
 
     def __init__(self, app: ASGIApp) -> None:

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -435,6 +436,28 @@ def test_the_golden_check_fails_on_any_difference(bundle: Bundle, what: str) -> 
         stage.write_arrays(GOLDEN, arrays)
     with pytest.raises(CheckFailedError, match="golden images"):
         require_golden(bundle, artifact, OnnxRunner(artifact.path))
+
+
+def test_a_decision_may_flip_where_scores_may_move_so_far(bundle: Bundle) -> None:
+    """As an int8 artifact's scores may; float32's may not."""
+    artifact = vouched_artifact(bundle)
+    arrays = bundle.arrays(GOLDEN)
+    scores = arrays["ood_scores"]
+    flagged = artifact.calibration.is_ood(scores)
+    least = int(np.where(flagged, scores, np.inf).argmin())
+    assert flagged[least]
+    threshold = float(artifact.calibration.scores[-1])
+    moved = np.float32(min(scores[least] - threshold, np.ptp(scores)) * 1.01)
+    arrays["ood_scores"][least] -= moved
+    assert not artifact.calibration.is_ood(arrays["ood_scores"])[least]
+    with bundle.stage("export") as stage:
+        stage.write_arrays(GOLDEN, arrays)
+    with pytest.raises(CheckFailedError, match="max_score_error"):
+        require_golden(bundle, artifact, OnnxRunner(artifact.path))
+    lax = artifact.report.tolerance.model_copy(update={"max_score_error": 10.0})
+    report = artifact.report.model_copy(update={"tolerance": lax})
+    artifact = replace(artifact, report=report)
+    require_golden(bundle, artifact, OnnxRunner(artifact.path))
 
 
 def test_a_nan_fails_the_golden_check(bundle: Bundle) -> None:
