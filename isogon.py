@@ -63,7 +63,8 @@ def main() -> None:
     # training step is otherwise up to 20 times slower. Read when torch is loaded.
     os.environ.setdefault("GOMP_SPINCOUNT", "3000")
     for ending in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(ending, lambda number, _: sys.exit(128 + number))
+        if signal.getsignal(ending) is not signal.SIG_IGN:  # as `nohup` leaves SIGHUP
+            signal.signal(ending, lambda number, _: sys.exit(128 + number))
     try:
         app()
     except Exception as error:

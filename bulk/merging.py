@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 from bulk.parts import Parts, publish
 from bulk.table import COMPRESSION, PartTable, schema
 
+_HEADER = ("name", "reason")  # of the list
 _GROUP = 64 * 2**20  # bytes of embeddings in a row group: what is held in memory
 
 
@@ -38,7 +39,7 @@ def merge(parts: Parts, output: Path, *, width: int, metadata: Mapping[str, str]
         UsageError: a part is damaged.
     """
     columns = schema(width, labelled=bool(parts.job.images.classes))
-    listed = output.with_suffix(".unreadable.csv")
+    listed = output.with_name(f"{output.name}.unreadable.csv")
     pending, pending_list = parts.pending(output.name), parts.pending(listed.name)
     rows = flagged = unreadable = 0
     with (
@@ -48,7 +49,7 @@ def merge(parts: Parts, output: Path, *, width: int, metadata: Mapping[str, str]
         pending_list.open("w", encoding="utf-8", newline="") as file,
     ):
         lines = csv.writer(file)
-        lines.writerow(("name", "reason"))
+        lines.writerow(_HEADER)
 
         def tables() -> Iterator[pa.Table]:
             nonlocal unreadable
@@ -64,8 +65,8 @@ def merge(parts: Parts, output: Path, *, width: int, metadata: Mapping[str, str]
             flagged += pc.sum(group["is_ood"]).as_py()
     if unreadable:
         publish(pending_list, listed)
-    else:
-        listed.unlink(missing_ok=True)
+    elif listed.exists() and _is_ours(listed):
+        listed.unlink()
     publish(pending, output)
     return Merged(
         rows=rows,
@@ -73,6 +74,11 @@ def merge(parts: Parts, output: Path, *, width: int, metadata: Mapping[str, str]
         unreadable=unreadable,
         unreadable_list=listed if unreadable else None,
     )
+
+
+def _is_ours(listed: Path) -> bool:
+    with listed.open(encoding="utf-8", errors="replace", newline="") as file:
+        return next(csv.reader(file), None) == list(_HEADER)
 
 
 def _groups(tables: Iterator[pa.Table], size: int) -> Iterator[pa.Table]:

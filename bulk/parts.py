@@ -44,10 +44,13 @@ class Parts:
         publish(pending, self.path(number))
 
     def clear(self) -> None:
-        """Forget the run. Its record goes first: without it parts count for nothing."""
+        """Forget the run. Its record goes first: without it parts count for nothing.
+
+        Files of other names are somebody else's, and stay.
+        """
         (self.folder / _RUN).unlink(missing_ok=True)
-        for path in self.folder.iterdir():
-            if path.name != LOCK:
+        for pattern in ("part-*.parquet", f".*{_PENDING}"):
+            for path in self.folder.glob(pattern):
                 path.unlink()
 
 

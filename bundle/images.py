@@ -92,6 +92,8 @@ def decode(data: bytes, limits: ImageLimits | None = None) -> Image.Image:
     try:
         image.load()
         return _rgb(_upright(image))
+    except MemoryError:  # which is not the image's fault
+        raise
     # Hostile bytes reach many decoders here, each with errors of its own kind.
     except Exception as error:
         raise ImageError(
@@ -151,7 +153,8 @@ def _rgb(image: Image.Image) -> Image.Image:
         high_byte = np.asarray(image).astype(np.uint32) >> 8
         return Image.fromarray(high_byte.astype(np.uint8)).convert("RGB")
     if image.has_transparency_data:
-        layer = image.convert("RGBA")
+        layer = image if image.mode == "RGBA" else image.convert("RGBA")
         white = Image.new("RGBA", layer.size, "white")
-        return Image.alpha_composite(white, layer).convert("RGB")
+        white = Image.alpha_composite(white, layer)  # one name: memory for one
+        return white.convert("RGB")
     return image.convert("RGB")

@@ -165,6 +165,9 @@ class _Making:
         model = float32_model(graph, preprocessing, self.progress)
         self.coarse = coarse_bank(model)
         run = self.gate.try_model(reranked(model, self.coarse), file, ONNX, "fp32")
+        if self.coarse is not None and not self.gate.judge(run):
+            self.coarse = None  # it may have missed the nearest of a rare, narrow class
+            run = self.gate.try_model(model, file, ONNX, "fp32")
         report = self.gate.judge(run)
         self._put(file, run, report)
         self.exported.require()  # everything else is made from it
@@ -193,12 +196,14 @@ class _Making:
         Raises:
             UsageError: its ONNX file did not pass.
         """
+        file = self.folder / f"engine.{precision}.onnx"
+        passed = precision in self.models
         if precision == "int8":  # TensorRT's quantisation is not ONNX Runtime's
-            file = self._lowered(precision, "tensorrt").file
-        elif precision in self.models:  # whose search is plain
-            file = self.folder / f"engine.{precision}.onnx"
-            save_model(self.models[precision], file)
-        else:
+            made = self._lowered(precision, "tensorrt")
+            file, passed = made.file, bool(made.report)
+        elif passed:
+            save_model(self.models[precision], file)  # whose search is plain
+        if not passed:
             raise UsageError(
                 f"The {precision} engine was not built: the {precision} ONNX file that it "
                 f"comes from did not pass. Mend that first."

@@ -20,8 +20,8 @@ def quantisation_pixels(bundle: Bundle, extra: Pixels | None = None) -> Pixels:
     for name in (f"{SITE_DETECTOR}/{SAMPLES}", SAMPLES):
         if name in bundle:
             familiar: Pixels = bundle.arrays(name)["familiar"]
-            unfamiliar = bundle.arrays(SAMPLES).get("unfamiliar", familiar[:0])
-            return np.concatenate([familiar, unfamiliar])
+            others = bundle.arrays(SAMPLES) if SAMPLES in bundle else {}
+            return np.concatenate([familiar, others.get("unfamiliar", familiar[:0])])
     if extra is not None:
         return extra
     raise UsageError(

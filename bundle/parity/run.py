@@ -88,7 +88,13 @@ class ParityRun:
             **self.claim.model_dump(),
             candidate=self.candidate,
             batch_sizes=tuple(self.answers),
-            figures=worst,
+            figures=worst.model_copy(
+                update={
+                    "max_score_error": float(
+                        np.maximum(worst.max_score_error, self._unsteady())
+                    )
+                }
+            ),
             stability=self._stability(),
             tolerance=tolerance or TOLERANCES[self.claim.precision],
             calibration=self.calibration,
@@ -192,6 +198,18 @@ class ParityRun:
             batch_invariance=float(np.max(changes)),
             determinism=largest_change(largest, self.again.embeddings),
         )
+
+    def _unsteady(self) -> float:
+        """Return the largest error of a score run again, or at another position."""
+        expected = self.expected.ood_scores
+        if not len(expected):
+            return 0.0
+        with np.errstate(invalid="ignore"):  # infinities become NaN, which breaks a bound
+            errors = (
+                np.abs(expected - self.again.ood_scores).max(initial=0),
+                np.abs(expected[:1] - self.repeated.ood_scores).max(initial=0),
+            )
+            return float(np.max(errors) / (np.ptp(expected) or 1.0))
 
     def _calibration(self, outputs: Outputs) -> Calibration | None:
         scores = outputs.ood_scores[: self.familiar]

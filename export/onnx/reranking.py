@@ -35,13 +35,14 @@ def reranked(model: onnx.ModelProto, coarse: Coarse | None) -> onnx.ModelProto:
         50,000 x 96        0.37   0.14    0.11   0.12    0.08   0.13
         32,768 x 64        0.101  0.065   0.031  0.072   0.032  0.078
 
-    So it gains one image at a time, as the CPU serves them, and loses some 20 microseconds
-    an image of a small bank in large batches. Behind tf_efficientnet_lite0 at 224 pixels,
-    which evicts the bank from the cache, 50,000 x 192 cost 27 % of the embedding's time
-    and cost 7 to 10 % so (8 bits: 13 %), at batch 1. On Tiny ImageNet no score of 76,000
-    differed by more than 1e-6: features of EfficientNet-Lite0 (1280 wide; 192 by PCA or
-    projection) and of a student hardly trained, k = 1 and 10, banks of 14,000, asked with
-    held-out images and five other sets. The student took 8 bits, the others mostly 4.
+    So it gains one image at a time, as the CPU serves them, and loses 10 to 50
+    microseconds an image from batch 8 or 32 on, where the bank is small or narrow.
+    Behind tf_efficientnet_lite0 at 224 pixels, which evicts the bank from the cache,
+    50,000 x 192 cost 27 % of the embedding's time and cost 5 to 10 % so (8 bits: 13 %),
+    at batch 1. On Tiny ImageNet no score of 76,000 differed by more than 1e-6: features
+    of EfficientNet-Lite0 (1280 wide; 192 by PCA or projection) and of a student hardly
+    trained, k = 1 and 10, banks of 14,000, asked with held-out images and five other
+    sets. The student took 8 bits, the others mostly 4.
 
     The file and its memory grow by a seventh of the bank in 4 bits, a quarter in 8. Only
     standard operators are written; on the CPU ONNX Runtime fuses the first two to one

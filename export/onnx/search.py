@@ -11,10 +11,14 @@ from onnx import helper, numpy_helper
 
 SPARE = 64  # candidates beside the k that count
 BLOCK = 64  # numbers of a vector that share a scale
-SMALLEST = 2**21  # numbers in a bank (10,923 vectors of 192); a smaller one fits a cache
-NARROWEST = 96  # numbers in a vector; in narrower ones it is TopK that takes the time
+SMALLEST = (
+    2**21
+)  # numbers in a bank (10,923 vectors of 192); a smaller one takes 0.1 ms at most
+NARROWEST = (
+    96  # numbers in a vector; of narrower ones batches lose more than one image gains
+)
 _SHARE = 8  # the bank has to have so many times the candidates
-_ASKED = 64  # vectors of the bank, and as many random ones, that have to be answered right
+_ASKED = 256  # vectors of the bank, and as many random ones, to be answered right
 
 Vectors = Float32[np.ndarray, "n d"]
 Bits = Literal[4, 8]

@@ -26,7 +26,7 @@ def test_a_run_prints_its_figures_and_names_its_list(
     told = " ".join(done.stdout.split())
     assert "embedded, width 32 │ 252" in told
     assert "unreadable │ 2" in told
-    assert str(tmp_path / "out.unreadable.csv") in done.stderr
+    assert str(tmp_path / "out.parquet.unreadable.csv") in done.stderr
     assert "254/254" in done.stderr
     assert output.read_bytes() == embedded.output.read_bytes()
 
@@ -41,7 +41,7 @@ def test_too_many_unreadable_images_are_exit_status_1_and_the_rest_is_written(
     assert "14.3% of the images cannot be read, more than" in done.stderr
     summary = json.loads(done.stdout)
     assert (summary["images"], summary["embedded"], summary["unreadable"]) == (14, 12, 2)
-    assert summary["unreadable_list"] == str(tmp_path / "out.unreadable.csv")
+    assert summary["unreadable_list"] == str(tmp_path / "out.parquet.unreadable.csv")
     assert summary["images_per_second"] > 0
     assert output.exists()
 

@@ -125,17 +125,30 @@ def test_a_damaged_part_is_named_and_done_again_once_removed(
     assert stopped.read_bytes() == embedded.output.read_bytes()
 
 
+def test_files_of_others_stay(mixed: Path, tmp_path: Path, run: Run) -> None:
+    folder = tmp_path / "out.parquet.parts"
+    folder.mkdir()
+    others = (folder / "mine.txt", tmp_path / "out.parquet.unreadable.csv")
+    for other in others:
+        other.write_text("somebody's")
+    run(tmp_path / "out.parquet", images=mixed / "0")
+    assert [other.read_text() for other in others] == ["somebody's"] * 2
+    assert {path.name for path in folder.iterdir()} == {"mine.txt"}
+
+
 def test_an_output_is_not_replaced_unasked(mixed: Path, tmp_path: Path, run: Run) -> None:
     output = tmp_path / "out.parquet"
     output.write_text("somebody's")
-    (tmp_path / "out.unreadable.csv").write_text("of an earlier run")
+    (tmp_path / "out.parquet.unreadable.csv").write_text(
+        "name,reason\r\n1.png,of an earlier run\r\n"
+    )
     with pytest.raises(UsageError, match=r"exists already\..*--overwrite"):
         run(output)
     assert output.read_text() == "somebody's"
     assert not output.with_name("out.parquet.parts").exists()
     run(output, images=mixed / "0", overwrite=True)
     assert output.read_bytes()[:4] == b"PAR1"
-    assert not (tmp_path / "out.unreadable.csv").exists()
+    assert not (tmp_path / "out.parquet.unreadable.csv").exists()
 
 
 def test_one_run_at_a_time_makes_an_output(stopped: Path, run: Run) -> None:

@@ -82,7 +82,9 @@ def test_the_columns_have_plain_types_and_the_file_says_who_made_it(
 def test_unreadable_images_are_counted_named_and_listed(embedded: Summary) -> None:
     summary = embedded
     assert (summary.images, summary.embedded, summary.unreadable) == (254, 252, 2)
-    assert summary.unreadable_list == embedded.output.with_name("out.unreadable.csv")
+    assert summary.unreadable_list == embedded.output.with_name(
+        "out.parquet.unreadable.csv"
+    )
     with summary.unreadable_list.open(newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     assert [row["name"] for row in rows] == list(UNREADABLE)
@@ -92,7 +94,7 @@ def test_unreadable_images_are_counted_named_and_listed(embedded: Summary) -> No
 
 def test_nothing_else_is_left_behind(embedded: Summary) -> None:
     left = {path.name for path in embedded.output.parent.iterdir()}
-    assert left == {"out.parquet", "out.unreadable.csv"}
+    assert left == {"out.parquet", "out.parquet.unreadable.csv"}
 
 
 def test_it_opens_in_pandas(embedded: Summary) -> None:
@@ -177,7 +179,7 @@ def test_lists_and_tars_give_the_same_rows_as_the_folder(
     # The missing image has shifted the batches, which may cost the last bits.
     assert np.allclose(found["ood_score"], expected["ood_score"], rtol=1e-5, atol=1e-6)
     assert summary.unreadable == 3
-    assert missing in (tmp_path / "list.unreadable.csv").read_text()
+    assert missing in (tmp_path / "list.parquet.unreadable.csv").read_text()
 
 
 def test_names_that_are_no_unicode_and_images_that_all_fail_make_a_file_too(
@@ -192,4 +194,6 @@ def test_names_that_are_no_unicode_and_images_that_all_fail_make_a_file_too(
     )
     assert summary.unreadable_share == 1
     assert pq.read_table(output).num_rows == 0
-    assert "caf\\xe9.png" in (tmp_path / "out.unreadable.csv").read_text(encoding="utf-8")
+    assert "caf\\xe9.png" in (tmp_path / "out.parquet.unreadable.csv").read_text(
+        encoding="utf-8"
+    )

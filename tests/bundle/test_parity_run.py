@@ -39,6 +39,13 @@ def moved(said: Outputs, by: float) -> Outputs:
     return replace(said, embeddings=embeddings)
 
 
+def scored(said: Outputs, by: float) -> Outputs:
+    """The same answers, the last score off by so much."""
+    scores = said.ood_scores.copy()
+    scores[-1] += by
+    return replace(said, ood_scores=scores)
+
+
 EXPECTED = outputs()
 CLAIM = Claim(
     artifact="onnx/model.onnx",
@@ -104,6 +111,10 @@ def test_a_run_is_judged_again_under_other_bounds() -> None:
         ),
         (lambda run: {"again": moved(run.again, np.nan)}, "determinism nan"),
         (lambda run: {"repeated": moved(run.repeated, np.nan)}, "batch_invariance nan"),
+        (lambda run: {"again": scored(run.again, np.nan)}, "max_score_error nan"),
+        (lambda run: {"again": scored(run.again, 0.1)}, "max_score_error 0.1"),
+        (lambda run: {"repeated": scored(run.repeated, np.nan)}, "max_score_error nan"),
+        (lambda run: {"repeated": scored(run.repeated, 0.1)}, "max_score_error 0.1"),
     ],
 )
 def test_an_artifact_that_differs_from_itself_fails_though_near_the_reference(

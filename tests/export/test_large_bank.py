@@ -1,6 +1,7 @@
 """A bundle with a large bank through the whole export: searched in few bits, and gated."""
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +18,7 @@ from export.deployed import Deployed
 from export.divergence import divergence_of
 from export.engines import BuiltEngine, built_engine
 from export.gate import Gate
-from export.onnx import coarse_bank, float32_model, reranked
+from export.onnx import Coarse, coarse_bank, float32_model, reranked
 from export.onnx.reading import SEARCH
 from export.onnx.search import SMALLEST
 
@@ -86,6 +87,21 @@ def test_a_search_that_finds_the_wrong_ones_does_not_pass_the_gate(
     report = gate.judge(gate.try_model(quick, tmp_path / "wrong.onnx", ONNX, "fp32"))
     assert not report
     assert any("max_score_error" in failure for failure in report.failures)
+
+
+def test_where_few_bits_miss_the_nearest_the_plain_search_ships(
+    bundle: Bundle, progress: Progress, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def misled(model: onnx.ModelProto) -> Coarse:
+        right = coarse_bank(model)
+        assert right is not None
+        return replace(right, codes=np.random.default_rng(0).permutation(right.codes))
+
+    monkeypatch.setattr(artifacts, "coarse_bank", misled)
+    exported = export_bundle(bundle, progress)
+    assert exported
+    assert exported.reports[0].figures.max_score_error < 1e-5
+    assert not searches_in_few_bits(Bundle.open(bundle.path).file(ONNX))
 
 
 def test_a_repair_works_on_the_plain_search_and_ships_the_other(
