@@ -16,6 +16,7 @@ from bundle import (
     Runner,
     Thumbnails,
     decode,
+    expected_rate,
     measured_false_alarms,
     proven_runner,
     vouched_artifact,
@@ -34,6 +35,8 @@ class ServedModel:
     runner: Runner
     thumbnails: Thumbnails | None  # of reference images, where the bundle ships them
     settings: Settings
+    expected_rate: tuple[float, float]  # of false alarms, with a chance of 95 %
+    false_alarms: FalseAlarms | None  # what was measured at this alpha, if it was
 
     @classmethod
     def load(cls, path: Path, settings: Settings, name: str | None = None) -> Self:
@@ -64,17 +67,14 @@ class ServedModel:
             runner=runner,
             thumbnails=Thumbnails.in_force(bundle),
             settings=settings,
+            expected_rate=expected_rate(len(calibration.scores), calibration.alpha),
+            false_alarms=measured_false_alarms(bundle, calibration.alpha),
         )
 
     @property
     def manifest(self) -> Manifest:
         """The bundle's table of contents."""
         return self.bundle.manifest
-
-    @property
-    def false_alarms(self) -> FalseAlarms | None:
-        """What was measured of this detector at this alpha, if it was."""
-        return measured_false_alarms(self.bundle, self.calibration.alpha)
 
     def pixels(self, data: bytes) -> UInt8[np.ndarray, "h w 3"]:
         """Return an encoded image as the runner sees it.

@@ -4,7 +4,6 @@ from typing import Annotated
 
 from fastapi import APIRouter, Query, Request
 
-from bundle import expected_rate
 from serving.api.refusals import OF_ANY
 from serving.api.schemas import (
     CalibrationCard,
@@ -72,11 +71,10 @@ def _parity(model: ServedModel) -> ParityCard:
 
 def _calibration(model: ServedModel) -> CalibrationCard:
     calibration = model.calibration
-    images = len(calibration.scores)
-    low, high = expected_rate(images, calibration.alpha)
+    low, high = model.expected_rate
     return CalibrationCard(
         alpha=calibration.alpha,
-        images=images,
+        images=len(calibration.scores),
         expected=RateRange(low=low, high=high),
         realised=model.false_alarms,
     )

@@ -4,6 +4,7 @@ They are routes like the others, documented and behind the same API key.
 """
 
 import base64
+from http import HTTPStatus
 from typing import Annotated, Any
 
 import anyio.to_thread
@@ -11,8 +12,10 @@ import numpy as np
 from fastapi import APIRouter, Query, Request, Response
 from pydantic import BaseModel, Field
 
+from bundle import BundleError
 from serving.api.answers import Answer, as_json
 from serving.api.embedding import BODY, ModelQuery, ask, model_name
+from serving.api.problems import ProblemError
 from serving.api.refusals import FINGERPRINT, OF_ANY, OF_IMAGES
 from serving.api.schemas import ModelName, ScoreResult
 from serving.models import Models
@@ -140,7 +143,14 @@ async def examples(request: Request, model: ModelQuery = None) -> ExamplesRespon
     models: Models = request.app.state.models
     async with models.use(model) as pipeline:
         served = pipeline.model
-        images = await anyio.to_thread.run_sync(example_images, served.bundle)
+        try:
+            images = await anyio.to_thread.run_sync(example_images, served.bundle)
+        except (BundleError, OSError) as error:
+            raise ProblemError(
+                HTTPStatus.NOT_FOUND,
+                "The files of this bundle's examples are no longer where they were when "
+                "it was loaded. Put the bundle back, or reload the service.",
+            ) from error
     return ExamplesResponse(
         model=_name(served),
         examples=[Example(kind=kind, image=_data_url(image)) for kind, image in images],

@@ -1,5 +1,7 @@
 """`GET /v1/model`: nothing in it is made up."""
 
+import shutil
+
 import httpx
 import numpy as np
 import pytest
@@ -56,6 +58,21 @@ def test_a_detector_of_the_site_has_no_realised_rate_of_another(bundle: Bundle) 
     with bundle.stage("calibrate") as stage:
         stage.write("ood/site/detector.json", "{}")
     assert measured_false_alarms(bundle, alpha) is None
+
+
+def test_the_card_is_of_the_bundle_that_was_loaded_though_it_is_gone(
+    bundle: Bundle,
+) -> None:
+    app = create_app()
+    app.state.models = Models.load(Settings(bundle=bundle.path))
+    client = TestClient(app)
+    before = client.get("/v1/model").json()
+    assert before["calibration"]["realised"]
+    shutil.rmtree(bundle.path)
+    assert client.get("/v1/model").json() == before
+    answer = client.get("/v1/examples")
+    assert answer.status_code == 404
+    assert "no longer where they were" in answer.json()["detail"]
 
 
 @pytest.mark.parametrize("name", ["nobody", ""])
