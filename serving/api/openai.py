@@ -92,6 +92,8 @@ def _require_width(dimensions: int | None, width: int) -> None:
 class OpenAIErrors:
     """Give the problems of this route an `error`, which OpenAI's clients look for.
 
+    An image is `input[…]` there.
+
     Their exceptions show `error.message` and nothing else of a body. It goes outside
     of whatever else may refuse a request.
     """
@@ -132,6 +134,8 @@ def _is_problem(start: Message) -> bool:
 
 def _with_error(body: bytes) -> bytes:
     problem = json.loads(body)
+    if problem["detail"].startswith("images["):  # as the other routes call it
+        problem["detail"] = "input" + problem["detail"].removeprefix("images")
     kind = HTTPStatus(problem["status"]).name.lower()
     problem["error"] = {"message": problem["detail"], "type": kind, "code": kind}
     return json.dumps(problem).encode()
