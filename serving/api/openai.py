@@ -10,7 +10,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from serving.api.answers import answered, as_json
 from serving.api.bodies import body_of, content_type
-from serving.api.encoded import from_data_url, parsed
+from serving.api.encoded import beside, from_data_url, parsed
 from serving.api.problems import MEDIA_TYPE
 from serving.api.refusals import FINGERPRINT, OF_IMAGES, Refusals
 from serving.api.refused import bad_field, bad_type, too_many
@@ -62,12 +62,18 @@ async def embeddings(request: Request) -> Response:
         )
     models: Models = request.app.state.models
     settings = models.settings
-    asked = parsed(await body_of(request, settings), EmbeddingsRequest, settings, _EXPECTED)
+    body = await body_of(request, settings)
+    asked = await beside(
+        len(body), lambda: parsed(body, EmbeddingsRequest, settings, _EXPECTED)
+    )
     if len(asked.input) > settings.max_images:
         raise too_many(settings)
     async with models.use(asked.model) as pipeline:
         _require_width(asked.dimensions, pipeline.model.manifest.width)
-    images = [from_data_url(url, i, settings) for i, url in enumerate(asked.input)]
+    images = await beside(
+        len(body),
+        lambda: [from_data_url(url, i, settings) for i, url in enumerate(asked.input)],
+    )
     answer = await answered(request, Upload(images=images, model=asked.model))
     data = [
         {"object": "embedding", "index": index, "embedding": embedding, "ood": ood}

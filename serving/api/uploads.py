@@ -8,7 +8,7 @@ from starlette.datastructures import FormData, UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 
 from serving.api.bodies import body_of, content_type, pieces_of
-from serving.api.encoded import from_base64, parsed
+from serving.api.encoded import beside, from_base64, parsed
 from serving.api.problems import ProblemError
 from serving.api.refused import bad_field, bad_type, require_size, too_many
 from serving.api.schemas import Base64Images
@@ -40,7 +40,8 @@ async def read_upload(request: Request, settings: Settings) -> Upload:
     if kind == "multipart/form-data":
         return await _from_multipart(request, settings)
     if kind == "application/json":
-        return _from_json(await body_of(request, settings), settings)
+        body = await body_of(request, settings)
+        return await beside(len(body), lambda: _from_json(body, settings))
     if kind.startswith("image/"):
         image = await body_of(request, settings)
         require_size(len(image), 0, settings)
