@@ -67,7 +67,7 @@ class RowRun:
         photos = photographs(source, preprocessing, folder.parent, compared=COMPARED)
         self._deployed = deployed(row.model, row.pixels, checkpoint, photos, width=WIDTH)
         gate = Gate.of(self._deployed, PLAN, _QUIET)
-        self._gate = replace(gate, sizes=BATCH_SIZES)
+        self._gate = replace(gate, sizes=BATCH_SIZES, onnx_sizes=BATCH_SIZES)
         cosines = gate.expected.embeddings @ gate.expected.embeddings.T
         row.likeness = float(cosines[~np.eye(len(cosines), dtype=bool)].mean())
         values = self._deployed.graph.student.parameters()
