@@ -51,6 +51,8 @@ _TURNS = {
 _START_OF_SCAN = 0xFF, 0xDA
 _MOST_SCANS = 200
 
+_STRIP = 64  # rows of an image with transparency that are laid on white at a time
+
 # Our own limit is judged on the header, before any pixel is decoded, and per call.
 Image.MAX_IMAGE_PIXELS = None
 
@@ -69,6 +71,7 @@ def decode(data: bytes, limits: ImageLimits | None = None) -> Image.Image:
     Raises:
         ImageError: too large (judged before decoding), an unsupported format, or
             bytes that do not decode to the end.
+        MemoryError: there is no room for it.
     """
     limits = limits or ImageLimits()
     if len(data) > limits.bytes:
@@ -91,9 +94,10 @@ def decode(data: bytes, limits: ImageLimits | None = None) -> Image.Image:
         )
     try:
         image.load()
-        return _rgb(_upright(image))
-    except MemoryError:  # which is not the image's fault
-        raise
+        image = _upright(image)  # not nested: what was read is free before the next copy
+        return _rgb(image)
+    except MemoryError:
+        raise  # says nothing about the file
     # Hostile bytes reach many decoders here, each with errors of its own kind.
     except Exception as error:
         raise ImageError(
@@ -150,11 +154,19 @@ def _upright(image: Image.Image) -> Image.Image:
 
 def _rgb(image: Image.Image) -> Image.Image:
     if image.mode.startswith("I"):  # 16-bit greyscale; Pillow would clip at 255
-        high_byte = np.asarray(image).astype(np.uint32) >> 8
+        high_byte = np.asarray(image) >> 8
         return Image.fromarray(high_byte.astype(np.uint8)).convert("RGB")
     if image.has_transparency_data:
-        layer = image if image.mode == "RGBA" else image.convert("RGBA")
-        white = Image.new("RGBA", layer.size, "white")
-        white = Image.alpha_composite(white, layer)  # one name: memory for one
-        return white.convert("RGB")
+        return _on_white(image)
     return image.convert("RGB")
+
+
+def _on_white(image: Image.Image) -> Image.Image:
+    """Lay an image on white, in strips: whole layers would be three more images."""
+    result = Image.new("RGB", image.size)
+    for top in range(0, image.height, _STRIP):
+        bottom = min(top + _STRIP, image.height)
+        layer = image.crop((0, top, image.width, bottom)).convert("RGBA")
+        white = Image.new("RGBA", layer.size, "white")
+        result.paste(Image.alpha_composite(white, layer).convert("RGB"), (0, top))
+    return result

@@ -1,5 +1,8 @@
 import io
+import subprocess
+import sys
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -47,6 +50,60 @@ def test_transparency_is_laid_on_white() -> None:
     assert (np.array(decode(encoded(grey))) == 100).all()
     palette = Image.new("P", (4, 4), 0)
     assert (np.array(decode(encoded(palette, transparency=0))) == 255).all()
+
+
+@pytest.mark.parametrize("mode", ["LA", "RGBA", "P", "RGB"])
+def test_transparency_is_laid_on_white_in_strips_as_in_one(mode: str) -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (201, 50, 4), dtype=np.uint8)
+    image = Image.fromarray(noise).convert(mode)
+    options = {"P": {"transparency": bytes(range(256))}, "RGB": {"transparency": (1, 2, 3)}}
+    data = encoded(image, **options.get(mode, {}))
+    layer = Image.open(io.BytesIO(data)).convert("RGBA")
+    white = Image.new("RGBA", layer.size, "white")
+    whole = Image.alpha_composite(white, layer).convert("RGB")
+    assert np.array_equal(decode(data), whole)
+
+
+def in_a_process(code: str, image: Image.Image, tmp_path: Path) -> str:
+    path = tmp_path / "image.png"
+    image.save(path, compress_level=1)
+    code = (
+        f"import resource; from bundle import decode; data = open({str(path)!r}, 'rb')"
+        f".read()\n{code}"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        cwd=Path(__file__).parents[2],
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="counts in KiB")
+@pytest.mark.parametrize("mode", ["LA", "RGBA"])
+def test_transparency_needs_room_for_two_images(mode: str, tmp_path: Path) -> None:
+    used = in_a_process(
+        "def peak(): return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
+        "before = peak(); decode(data); print(peak() - before)",
+        Image.new(mode, (4000, 4000)),
+        tmp_path,
+    )
+    assert int(used) / 1024 < 2.5 * 61  # MiB; four bytes a pixel
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_want_of_memory_is_no_fault_of_the_file(tmp_path: Path) -> None:
+    found = in_a_process(
+        "used = int(open('/proc/self/statm').read().split()[0]) * 4096\n"
+        "resource.setrlimit(resource.RLIMIT_AS, (used + 2**25,) * 2)\n"
+        "try: decode(data)\n"
+        "except Exception as error: print(type(error).__name__)",
+        Image.new("RGB", (6000, 6000)),
+        tmp_path,
+    )
+    assert found == "MemoryError"
 
 
 def test_sixteen_bits_keep_their_high_byte() -> None:
