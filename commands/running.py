@@ -48,8 +48,6 @@ def run(
     with console.progress() as progress:
         found = list(opened.answers(_files(images), progress))
     answered = [one for one in found if isinstance(one, Answer)]
-    if output is not None:
-        save_answers(output, answered, opened.fingerprint)
     if as_json:
         console.as_json(
             {
@@ -61,6 +59,8 @@ def run(
         )
     else:
         console.answers(opened, found)
+    if output is not None:  # last: what was answered is said even if it cannot be written
+        save_answers(output, answered, opened.fingerprint)
     if len(answered) < len(found):
         raise typer.Exit(1)
 

@@ -346,6 +346,25 @@ def test_an_output_that_is_a_folder_is_refused(
     found = isogon("run", standalone_file, image, "--output", ".", cwd=tmp_path)
     assert found.returncode == 2
     assert "is a directory" in found.stderr
+    assert "coffee.jpg" in found.stdout  # the answers are not lost with the file
+
+
+@pytest.mark.parametrize(
+    ("ignored", "status"), [(True, 0), (False, 128 + signal.SIGHUP)], ids=["nohup", "plain"]
+)
+def test_a_hangup_ends_a_command_unless_it_was_ignored_from_the_start(
+    ignored: bool, status: int, tmp_path: Path
+) -> None:
+    program = (
+        "import os, signal, isogon\n"
+        "isogon.app = lambda: os.kill(os.getpid(), signal.SIGHUP)\n"
+        "isogon.main()\n"
+    )
+    command = [sys.executable, "-c", program]
+    found = subprocess.run(
+        ["nohup", *command] if ignored else command, cwd=tmp_path, check=False
+    )
+    assert found.returncode == status
 
 
 def test_a_plot_of_another_kind_is_refused_before_any_work(bundle_path: Path) -> None:
@@ -409,6 +428,27 @@ def test_what_cannot_be_exported_is_refused_at_once(
     found = isogon("export", bundle_path, *arguments, cwd=bundle_path.parent)
     assert found.returncode == 2
     assert told in " ".join(found.stderr.split())
+
+
+@pytest.mark.parametrize(
+    ("detector", "setting", "takes"),
+    [
+        ("mahalanobis", "--k", "neither"),
+        ("knn", "--dim", "--k"),
+        ("residual", "--k", "--dim"),
+    ],
+)
+def test_calibrate_refuses_a_setting_that_the_detector_does_not_read(
+    bundle_path: Path, flat_digits: Path, detector: str, setting: str, takes: str
+) -> None:
+    refused = isogon(
+        *("calibrate", bundle_path, "--images", flat_digits),
+        *("--detector", detector, setting, 3),
+        cwd=bundle_path.parent,
+    )
+    assert refused.returncode == 2
+    told = " ".join(refused.stderr.split())
+    assert f"the {detector} detector takes {takes}, got {setting} 3" in told
 
 
 def test_calibrate_says_that_labels_are_missing_before_it_works(

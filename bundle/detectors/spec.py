@@ -173,6 +173,12 @@ class DetectorSpec(BaseModel):
                 return _OF_LOGITS[self.name](probe=probe)
 
     @property
+    def settings(self) -> tuple[str, ...]:
+        """Which of `k` and `dim` this detector reads."""
+        read = {"k": self.name in _NEIGHBOURS, "dim": self.name in _IN_SUBSPACE}
+        return tuple(setting for setting, is_read in read.items() if is_read)
+
+    @property
     def _neighbours(self) -> int:
         return self.k or _NEIGHBOURS[self.name]
 
