@@ -17,6 +17,7 @@ from bundle import Bundle, DetectorSpec, Outputs, UsageError
 from bundle.runners import Pixels
 from bundle.samples import SAMPLES, spread
 from export import calibrate
+from export.graph import SITE_DETECTOR
 from export.onnx import (
     Observed,
     Target,
@@ -338,3 +339,15 @@ def test_tensorrt_takes_its_own_encoding_in_float16_too(
     onnx.checker.check_model(half, full_check=True)
     assert parsed(half) == []
     assert parsed(quantised(model, observed))  # which is why there are two
+
+
+def test_a_site_s_samples_do_without_those_of_training(
+    bundle: Bundle, samples: Pixels
+) -> None:
+    with bundle.stage("calibrate") as stage:
+        stage.write_arrays(f"{SITE_DETECTOR}/{SAMPLES}", {"familiar": samples[:3]})
+    with bundle.stage("distill") as stage:
+        stage.withdraw(SAMPLES)
+    older = Bundle.open(bundle.path)
+    assert SAMPLES not in older
+    assert np.array_equal(quantisation_pixels(older), samples[:3])
