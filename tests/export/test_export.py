@@ -214,6 +214,22 @@ def test_too_small_a_site_is_refused_and_nothing_changes(
     assert (bundle.path / "manifest.json").read_bytes() == before
 
 
+def test_an_int8_engine_is_not_built_from_a_file_that_did_not_pass(
+    bundle: Bundle, progress: Progress
+) -> None:
+    strict = ExportPlan(
+        lower=("int8",),
+        engine="tensorrt-rtx",
+        build_only=True,
+        repair=False,
+        tolerances=tolerances(["int8.min_cosine=1.1"]),
+    )
+    exported = export_bundle(bundle, progress, strict)
+    assert [failed.artifact for failed in exported.failed] == ["int8 engine"]
+    assert "int8 ONNX file that it comes from" in str(exported.failed[0].error)
+    assert not exported.unvouched
+
+
 def test_what_cannot_be_made_costs_nothing_that_was(
     bundle: Bundle, progress: Progress
 ) -> None:
