@@ -19,7 +19,7 @@ from PIL import Image
 
 import console
 from distill import recipe_from_toml
-from isogon import app, main
+from isogon import app
 from serving.process import free_port
 
 COMMANDS = [command.callback.__name__ for command in app.registered_commands]
@@ -585,17 +585,3 @@ def test_bounds_of_verify_are_for_vouching(bundle_path: Path) -> None:
     )
     assert refused.returncode == 2
     assert "Add --vouch" in refused.stderr
-
-
-def test_what_nohup_ignores_stays_ignored(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sys, "argv", ["isogon", "--help"])
-    before = {each: signal.getsignal(each) for each in (signal.SIGHUP, signal.SIGTERM)}
-    try:
-        signal.signal(signal.SIGHUP, signal.SIG_IGN)
-        with pytest.raises(SystemExit):
-            main()
-        assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
-        assert signal.getsignal(signal.SIGTERM) is not before[signal.SIGTERM]
-    finally:
-        for each, handler in before.items():
-            signal.signal(each, handler)
