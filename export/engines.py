@@ -9,6 +9,7 @@ from rich.progress import Progress
 from bundle import (
     Bundle,
     EngineStamp,
+    IsogonError,
     Machine,
     ParityReport,
     ParityRun,
@@ -79,7 +80,8 @@ def vouch_for_engines(
     """Let in the engines that were only built and run on this machine, if they pass.
 
     Raises:
-        ParityFailedError: one does not pass; it stays as it was, the others are let in.
+        IsogonError: one does not load, or does not pass; it stays as it was, the others
+            are let in.
     """
     machine = Machine.here()
     waiting = [
@@ -92,19 +94,26 @@ def vouch_for_engines(
         return
     gate = Gate.of(Deployed.of(bundle), ExportPlan(tolerances=tolerances), progress)
     with bundle.stage("export") as stage:
-        reports, refused = [], []
+        reports: list[ParityReport] = []
+        faults: list[IsogonError] = []
         for stamp in runnable:
             file = bundle.file(stamp.name)
-            runner = TensorRTRunner(file)
-            sizes = batch_sizes(runner.profile)
-            run = gate.run(runner, file, stamp.name, stamp.precision, sizes)
+            try:
+                runner = TensorRTRunner(file)
+                sizes = batch_sizes(runner.profile)
+                run = gate.run(runner, file, stamp.name, stamp.precision, sizes)
+            except IsogonError as error:
+                faults.append(error)
+                continue
             report = gate.judge(run)
             if not report:
-                refused.append(report)
+                faults.append(
+                    ParityFailedError(report, "It stays unvouched for, and unused.")
+                )
                 continue
             stage.write(parity_name(stamp.name), report)
             run.save(stage.path(parity_run_name(stamp.name)))
             reports.append(report)
         show_parity(bundle, stage, reports)
-    for report in refused:
-        raise ParityFailedError(report, "It stays unvouched for, and unused.")
+    for fault in faults:
+        raise fault

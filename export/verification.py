@@ -10,10 +10,10 @@ from bundle import (
     TOLERANCES,
     Artifact,
     Bundle,
-    BundleError,
     Calibration,
     CheckFailedError,
     EngineMismatchError,
+    IsogonError,
     ParityReport,
     Precision,
     Tolerance,
@@ -37,7 +37,7 @@ class Verified:
     """
 
     reports: tuple[ParityReport, ...]  # of the artifacts that hold
-    faults: tuple[BundleError | CheckFailedError, ...]  # of those that do not
+    faults: tuple[IsogonError, ...]  # of those that do not
     skipped: Mapping[str, str]  # artifact -> why
 
     def __bool__(self) -> bool:
@@ -95,14 +95,14 @@ def verify(
         )
     gate = Gate.of(Deployed.of(bundle), ExportPlan(), progress)
     reports: list[ParityReport] = []
-    faults: list[BundleError | CheckFailedError] = []
+    faults: list[IsogonError] = []
     skipped: dict[str, str] = {}
     for name in names:
         try:
             reports.append(_repeated(bundle, vouched_artifact(bundle, name), gate))
         except EngineMismatchError as error:
             skipped[name] = str(error)
-        except (BundleError, CheckFailedError) as error:
+        except IsogonError as error:
             faults.append(error)
     return Verified(reports=tuple(reports), faults=tuple(faults), skipped=skipped)
 
