@@ -49,9 +49,8 @@ class Parts:
         Files of other names are somebody else's, and stay.
         """
         (self.folder / _RUN).unlink(missing_ok=True)
-        for pattern in ("part-*.parquet", f".*{_PENDING}"):
-            for path in self.folder.glob(pattern):
-                path.unlink()
+        for path in (*map(self.path, self.done()), *self.folder.glob(f".*{_PENDING}")):
+            path.unlink(missing_ok=True)
 
 
 def publish(pending: Path, final: Path) -> None:

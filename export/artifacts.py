@@ -165,10 +165,11 @@ class _Making:
         model = float32_model(graph, preprocessing, self.progress)
         self.coarse = coarse_bank(model)
         run = self.gate.try_model(reranked(model, self.coarse), file, ONNX, "fp32")
-        if self.coarse is not None and not self.gate.judge(run):
+        report = self.gate.judge(run)
+        if self.coarse is not None and not report:
             self.coarse = None  # it may have missed the nearest of a rare, narrow class
             run = self.gate.try_model(model, file, ONNX, "fp32")
-        report = self.gate.judge(run)
+            report = self.gate.judge(run)
         self._put(file, run, report)
         self.exported.require()  # everything else is made from it
         assert report.calibration is not None  # or it would have been rejected

@@ -20,6 +20,11 @@ from serving.lists import Origin, Source, keys_from, origins_from, sources_from
 LogFormat = Literal["json", "text"]
 LogLevel = Literal["debug", "info", "warning", "error"]
 LONGEST_DEADLINE = 540.0  # seconds
+# What has room for all requests has room for the largest one: the limit on that.
+_ONE_OF = {
+    "queue": ("max_images", "images of a request"),
+    "max_held_bytes": ("max_body_bytes", "bytes of a body"),
+}
 
 
 class Settings(BaseSettings):
@@ -88,25 +93,15 @@ class Settings(BaseSettings):
         default="info", description="from which on: debug, info, warning, error"
     )
 
-    @field_validator("queue")
+    @field_validator("queue", "max_held_bytes")
     @classmethod
-    def _holds_a_request(cls, queue: int, info: ValidationInfo) -> int:
-        if queue < info.data.get("max_images", 0):
+    def _holds_one(cls, room: int, info: ValidationInfo) -> int:
+        limit, needed = _ONE_OF[info.field_name or ""]
+        if room < (one := info.data.get(limit, 0)):
             raise ValueError(
-                f"it should hold the {info.data['max_images']} images of a request, "
-                f"which is ISOGON_MAX_IMAGES"
+                f"it should hold the {one} {needed}, which is ISOGON_{limit.upper()}"
             )
-        return queue
-
-    @field_validator("max_held_bytes")
-    @classmethod
-    def _holds_a_body(cls, held: int, info: ValidationInfo) -> int:
-        if held < info.data.get("max_body_bytes", 0):
-            raise ValueError(
-                f"it should hold the {info.data['max_body_bytes']} bytes of a body, "
-                f"which is ISOGON_MAX_BODY_BYTES"
-            )
-        return held
+        return room
 
     @property
     def image_limits(self) -> ImageLimits:

@@ -36,17 +36,17 @@ async def kept_current(models: Models) -> AsyncIterator[None]:
 async def _keep_current(models: Models, hangup: asyncio.Event) -> Never:
     before = None
     while True:
-        try:
+        with suppress(TimeoutError):
             async with asyncio.timeout(_EVERY if models.settings.watch else None):
                 await hangup.wait()
-            hangup.clear()
-            asked = True
-        except TimeoutError:
-            asked = False
         try:
+            if hangup.is_set():
+                hangup.clear()
+                await models.reload(again=True)
+                continue
             now = await asyncio.to_thread(models.stamps)
-            if asked or now == before:
-                await models.reload(again=asked)
+            if now == before:
+                await models.reload()
             before = now
         except Exception:  # such as of a disk that does not answer; the next look may
             _log.exception("Could not look for new bundles")

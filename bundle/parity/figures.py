@@ -98,8 +98,8 @@ def figures(
         agreement = float("nan")
     lengths = np.linalg.norm(candidate.embeddings.astype(np.float64), axis=1)
     cosines = _cosines(reference.embeddings, candidate.embeddings)
-    errors = np.abs(reference.ood_scores - candidate.ood_scores) / (
-        np.ptp(reference.ood_scores) or 1.0
+    errors = score_errors(
+        reference.ood_scores, candidate.ood_scores, among=reference.ood_scores
     )
     scores = np.where(errors <= _SCORE_TIE, reference.ood_scores, candidate.ood_scores)
     return Figures(
@@ -116,6 +116,18 @@ def figures(
 
 
 @_unwarned
+@_unwarned
+def score_errors(
+    reference: Float[np.ndarray, " _"],
+    candidate: Float[np.ndarray, " _"],
+    *,
+    among: Float[np.ndarray, " n"],
+) -> Float[np.ndarray, " _"]:
+    """Return how far scores are apart, in units of the range of those they are among."""
+    errors: np.ndarray = np.abs(reference - candidate) / (np.ptp(among) or np.float32(1))
+    return errors
+
+
 def largest_change(
     one: Float32[np.ndarray, "... d"], other: Float32[np.ndarray, "... d"]
 ) -> float:

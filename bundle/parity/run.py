@@ -16,7 +16,7 @@ from safetensors import SafetensorError, safe_open
 
 from bundle.calibration import Calibration
 from bundle.errors import BundleError
-from bundle.parity.figures import Figures, Stability, figures, largest_change
+from bundle.parity.figures import Figures, Stability, figures, largest_change, score_errors
 from bundle.parity.report import ParityReport
 from bundle.parity.tolerance import TOLERANCES, ParityRecord, Tolerance
 from bundle.precision import Precision
@@ -84,17 +84,12 @@ class ParityRun:
                 candidate_is_ood=self._decisions(outputs),
             )
             worst = worst.worst(found)
+        error = float(np.maximum(worst.max_score_error, self._unsteady()))
         return ParityReport(
             **self.claim.model_dump(),
             candidate=self.candidate,
             batch_sizes=tuple(self.answers),
-            figures=worst.model_copy(
-                update={
-                    "max_score_error": float(
-                        np.maximum(worst.max_score_error, self._unsteady())
-                    )
-                }
-            ),
+            figures=worst.model_copy(update={"max_score_error": error}),
             stability=self._stability(),
             tolerance=tolerance or TOLERANCES[self.claim.precision],
             calibration=self.calibration,
@@ -204,12 +199,9 @@ class ParityRun:
         expected = self.expected.ood_scores
         if not len(expected):
             return 0.0
-        with np.errstate(invalid="ignore"):  # infinities become NaN, which breaks a bound
-            errors = (
-                np.abs(expected - self.again.ood_scores).max(initial=0),
-                np.abs(expected[:1] - self.repeated.ood_scores).max(initial=0),
-            )
-            return float(np.max(errors) / (np.ptp(expected) or 1.0))
+        again = score_errors(expected, self.again.ood_scores, among=expected)
+        repeated = score_errors(expected[:1], self.repeated.ood_scores, among=expected)
+        return float(np.concatenate([again, repeated]).max())
 
     def _calibration(self, outputs: Outputs) -> Calibration | None:
         scores = outputs.ood_scores[: self.familiar]

@@ -55,7 +55,7 @@ def reranked(model: onnx.ModelProto, coarse: Coarse | None) -> onnx.ModelProto:
     Returns:
         A model of the same function; `model` itself without a `coarse` bank.
     """
-    search = bank_search(model)
+    search = None if coarse is None else bank_search(model)
     if coarse is None or search is None:
         return model
     result = onnx.ModelProto()

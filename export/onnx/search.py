@@ -11,12 +11,10 @@ from onnx import helper, numpy_helper
 
 SPARE = 64  # candidates beside the k that count
 BLOCK = 64  # numbers of a vector that share a scale
-SMALLEST = (
-    2**21
-)  # numbers in a bank (10,923 vectors of 192); a smaller one takes 0.1 ms at most
-NARROWEST = (
-    96  # numbers in a vector; of narrower ones batches lose more than one image gains
-)
+# Numbers in a bank (10,923 vectors of 192); a smaller one takes 0.1 ms at most.
+SMALLEST = 2**21
+# Numbers in a vector; of narrower ones batches lose more than one image gains.
+NARROWEST = 96
 _SHARE = 8  # the bank has to have so many times the candidates
 _ASKED = 256  # vectors of the bank, and as many random ones, to be answered right
 
@@ -83,10 +81,10 @@ def coarse_bank(model: onnx.ModelProto) -> Coarse | None:
     search = bank_search(model)
     if search is None:
         return None
-    mean = search.bank.mean(axis=0, dtype=np.float64).astype(np.float32)
+    centred = search.bank - search.bank.mean(axis=0, dtype=np.float64).astype(np.float32)
     choices: tuple[Bits, ...] = (4, 8)
     for bits in choices:
-        coarse = Coarse.of(search.bank - mean, bits)
+        coarse = Coarse.of(centred, bits)
         if _suffices(search, coarse):
             return coarse
     return None

@@ -98,10 +98,8 @@ def _require_width(dimensions: int | None, width: int) -> None:
 class OpenAIErrors:
     """Give the problems of this route an `error`, which OpenAI's clients look for.
 
-    An image is `input[…]` there.
-
-    Their exceptions show `error.message` and nothing else of a body. It goes outside
-    of whatever else may refuse a request.
+    Their exceptions show `error.message` and nothing else of a body. An image is
+    `input[…]` there. It goes outside of whatever else may refuse a request.
     """
 
     def __init__(self, app: ASGIApp) -> None:

@@ -80,15 +80,11 @@ def install_handlers(app: FastAPI) -> None:
 
     @app.exception_handler(QueueFullError)
     async def refuse_for_now(_: Request, error: QueueFullError) -> Response:
-        response = problem_response(HTTPStatus.TOO_MANY_REQUESTS, str(error))
-        response.headers["retry-after"] = str(max(1, math.ceil(error.retry_after)))
-        return response
+        return _later(HTTPStatus.TOO_MANY_REQUESTS, str(error), error.retry_after)
 
     @app.exception_handler(ClosedError)
     async def closed(_: Request, error: ClosedError) -> Response:
-        response = problem_response(HTTPStatus.SERVICE_UNAVAILABLE, str(error))
-        response.headers["retry-after"] = "1"
-        return response
+        return _later(HTTPStatus.SERVICE_UNAVAILABLE, str(error))
 
     @app.exception_handler(DeadlineError)
     async def late(_: Request, error: DeadlineError) -> Response:
@@ -108,6 +104,12 @@ def install_handlers(app: FastAPI) -> None:
         return response
 
     app.add_middleware(CatchAll)
+
+
+def _later(status: HTTPStatus, detail: str, seconds: float = 1.0) -> Response:
+    response = problem_response(status, detail)
+    response.headers["retry-after"] = str(max(1, math.ceil(seconds)))
+    return response
 
 
 class CatchAll:
@@ -138,11 +140,10 @@ class CatchAll:
         except asyncio.CancelledError:
             if scope["type"] != "http" or started:
                 raise
-            response = problem_response(
+            response = _later(
                 HTTPStatus.SERVICE_UNAVAILABLE,
                 "The service ended before it could answer. Ask again in a moment.",
             )
-            response.headers["retry-after"] = "1"
             await response(scope, receive, watched)
         except Exception:
             if scope["type"] != "http" or started:

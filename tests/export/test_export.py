@@ -16,6 +16,7 @@ from bundle import (
     Metadata,
     OnnxRunner,
     ParityReport,
+    Precision,
     Thumbnails,
     UsageError,
     parity_name,
@@ -214,17 +215,21 @@ def test_too_small_a_site_is_refused_and_nothing_changes(
     assert (bundle.path / "manifest.json").read_bytes() == before
 
 
-def test_an_int8_engine_is_not_built_from_a_file_that_did_not_pass(
-    bundle: Bundle, progress: Progress
-) -> None:
-    strict = ExportPlan(
-        lower=("int8",),
+def impossible(precision: Precision) -> ExportPlan:
+    """A file that no bound lets in, and the engine that would come from it."""
+    return ExportPlan(
+        lower=(precision,),
         engine="tensorrt-rtx",
         build_only=True,
         repair=False,
-        tolerances=tolerances(["int8.min_cosine=1.1"]),
+        tolerances=tolerances([f"{precision}.min_cosine=1.1"]),
     )
-    exported = export_bundle(bundle, progress, strict)
+
+
+def test_an_int8_engine_is_not_built_from_a_file_that_did_not_pass(
+    bundle: Bundle, progress: Progress
+) -> None:
+    exported = export_bundle(bundle, progress, impossible("int8"))
     assert [failed.artifact for failed in exported.failed] == ["int8 engine"]
     assert "int8 ONNX file that it comes from" in str(exported.failed[0].error)
     assert not exported.unvouched
@@ -235,14 +240,7 @@ def test_what_cannot_be_made_costs_nothing_that_was(
 ) -> None:
     exported = export_bundle(bundle, progress, ExportPlan(lower=("fp16",)))
     assert exported
-    strict = ExportPlan(
-        lower=("fp16",),
-        engine="tensorrt-rtx",
-        build_only=True,
-        repair=False,
-        tolerances=tolerances(["fp16.min_cosine=1.1"]),
-    )
-    exported = export_bundle(bundle, progress, strict)
+    exported = export_bundle(bundle, progress, impossible("fp16"))
     assert not exported
     assert [report.artifact for report in exported.reports] == [ONNX]
     (rejected,) = exported.rejected
