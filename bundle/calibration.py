@@ -77,7 +77,7 @@ class Calibration(BaseModel):
 
         A score that is NaN gets the smallest p-value: it is not familiar.
         """
-        below = np.searchsorted(self._ascending, scores, side="left")
+        below = self._ascending.searchsorted(scores, side="left")
         return (1 + len(self.scores) - below) / (len(self.scores) + 1)
 
     def is_ood(self, scores: Float[np.ndarray, " b"]) -> Bool[np.ndarray, " b"]:

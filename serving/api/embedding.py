@@ -9,6 +9,7 @@ from serving.api.answers import JSON, NPY, Answer, answered, as_json, as_npy
 from serving.api.negotiation import negotiated
 from serving.api.refusals import FINGERPRINT, NOT_ACCEPTABLE, OF_IMAGES, Refusals
 from serving.api.refused import bad_field
+from serving.api.routes import QueryRoute
 from serving.api.schemas import (
     EXAMPLE_IMAGE,
     Base64Images,
@@ -51,7 +52,7 @@ ModelQuery = Annotated[
     ),
 ]
 
-router = APIRouter(tags=["images"])
+router = APIRouter(tags=["images"], route_class=QueryRoute)
 
 
 def _documented(npy: str) -> Refusals:

@@ -11,6 +11,8 @@ import sys
 from datetime import UTC, datetime
 from typing import Any
 
+import orjson
+
 from serving.observability.requests import current_request
 from serving.settings import LogFormat, LogLevel
 
@@ -29,7 +31,10 @@ class JsonFormatter(logging.Formatter):
         }
         if record.exc_info:
             event["traceback"] = self.formatException(record.exc_info)
-        return json.dumps(event, default=str)
+        try:
+            return orjson.dumps(event, default=str).decode()
+        except TypeError:  # such as the name of a file that is no UTF-8
+            return json.dumps(event, default=str)
 
 
 class TextFormatter(logging.Formatter):
@@ -51,6 +56,8 @@ def configure_logs(form: LogFormat, level: LogLevel) -> None:
     BentoML has configured its own by then, to stdout and in another form; uvicorn's
     access log would say everything twice.
     """
+    # None of these is in a line, and each costs every record.
+    logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonFormatter() if form == "json" else TextFormatter())
     root = logging.getLogger()

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from prometheus_client.core import GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 
@@ -12,28 +12,62 @@ from serving.served import ServedModel
 
 _QUANTILES = (0.01, 0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95, 0.99, 1.0)
 _BEYOND = (0.25, 0.5, 1.0, 2.0)  # spreads above the largest calibration score
+_TOGETHER = 64  # requests
 
 
 class Outcomes:
-    """The scores one model gave: a histogram of all, a drift test of the last."""
+    """The scores one model gave: a histogram of all, a drift test of the last.
+
+    Scores are taken in as they come and counted together, at the latest when they are
+    read: of one image alone the counting was an eighth of what its request costs the
+    event loop.
+    """
 
     def __init__(self, model: ServedModel) -> None:
         calibration = np.asarray(model.calibration.scores)
         self.fingerprint = model.artifact.fingerprint
         self.edges = bucket_edges(calibration)
-        self.counts = np.zeros(len(self.edges) + 1, np.int64)
-        self.total = 0.0
-        self.drift = DriftTest(
+        self._counts = np.zeros(len(self.edges) + 1, np.int64)
+        self._total = 0.0
+        self._uncounted: list[Float[np.ndarray, " b"]] = []
+        self._drift = DriftTest(
             calibration,
             window=model.settings.drift_window,
             run_length=model.settings.drift_run_length,
         )
 
+    @property
+    def counts(self) -> Int[np.ndarray, " e"]:
+        """How many scores each bucket has, the one above the last edge included."""
+        self._count()
+        return self._counts
+
+    @property
+    def total(self) -> float:
+        """The sum of the scores that are finite."""
+        self._count()
+        return self._total
+
+    @property
+    def drift(self) -> DriftTest:
+        """The test, with every score taken in."""
+        self._count()
+        return self._drift
+
     def add(self, scores: Float[np.ndarray, " b"]) -> None:
-        """Count the scores; one that is not finite is in the last bucket and no sum."""
-        np.add.at(self.counts, np.searchsorted(self.edges, scores, side="left"), 1)
-        self.total += float(scores.sum(where=np.isfinite(scores), dtype=np.float64))
-        self.drift.add(scores)
+        """Take scores in; one that is not finite is in the last bucket and no sum."""
+        self._uncounted.append(scores)
+        if len(self._uncounted) >= _TOGETHER:
+            self._count()
+
+    def _count(self) -> None:
+        if not self._uncounted:
+            return
+        scores = np.concatenate(self._uncounted)
+        self._uncounted.clear()
+        np.add.at(self._counts, np.searchsorted(self.edges, scores, side="left"), 1)
+        self._total += float(scores.sum(where=np.isfinite(scores), dtype=np.float64))
+        self._drift.add(scores)
 
 
 def bucket_edges(calibration: Float[np.ndarray, " n"]) -> Float[np.ndarray, " e"]:

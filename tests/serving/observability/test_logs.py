@@ -27,7 +27,9 @@ def logs() -> Iterator[None]:
     )
     loggers = [logging.getLogger(name) for name in names]
     before = [(one.handlers, one.level, one.propagate) for one in loggers]
+    flags = logging.logThreads, logging.logProcesses, logging.logMultiprocessing
     yield
+    logging.logThreads, logging.logProcesses, logging.logMultiprocessing = flags
     logging.captureWarnings(False)
     for one, (handlers, level, propagate) in zip(loggers, before, strict=True):
         one.handlers, one.propagate = handlers, propagate
@@ -56,6 +58,13 @@ def test_a_failure_is_one_line_with_its_traceback_and_request(
     assert failure["traceback"].startswith("Traceback (most recent call last):\n")
     assert "RuntimeError: this is broken" in failure["traceback"]
     assert (access["route"], access["status"]) == ("/page/{name}/broken", 500)
+
+
+def test_a_line_is_json_whatever_a_message_holds() -> None:
+    record = logging.LogRecord("isogon", 20, "here", 1, "no file %s", ("\udcff",), None)
+    record.fields = {"seconds": float("nan"), "path": Exception("x"), "bytes": 2**70}
+    event = json.loads(JsonFormatter().format(record), parse_constant=lambda text: text)
+    assert (event["message"], event["bytes"]) == ("no file \udcff", 2**70)
 
 
 @pytest.mark.usefixtures("logs")
