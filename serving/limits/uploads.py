@@ -4,8 +4,10 @@ import asyncio
 from http import HTTPStatus
 
 from starlette.exceptions import HTTPException
+from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from serving.api.problems import problem_response
 from serving.models import Models
 from serving.settings import Settings
 
@@ -31,38 +33,50 @@ class UploadLimits:
         began = asyncio.get_running_loop().time()
         complete = False
         held = 0
+        reading = asyncio.timeout(None)
 
         async def limited() -> Message:
             nonlocal complete, held
             if complete:
                 return await receive()
-            models: Models = scope["app"].state.models
-            settings = models.settings
-            message = await _within(settings.upload_seconds, began, receive)
+            settings = _settings(scope)
+            if reading.when() is None:  # one clock for a body, which comes in pieces
+                reading.reschedule(began + settings.upload_seconds)
+            message = await receive()
             size = len(message.get("body", b""))
             if self._held + size > settings.max_held_bytes:
                 raise _no_room(self._held, settings)
             held += size
             self._held += size
-            complete = not message.get("more_body", False)
+            if not message.get("more_body", False):
+                complete = True
+                reading.reschedule(None)
             return message
 
         try:
-            await self._app(scope, limited, send)
+            async with reading:
+                await self._app(scope, limited, send)
+        except TimeoutError:
+            if not reading.expired():
+                raise
+            response = _too_slow(_settings(scope))
+            await response(scope, receive, send)
         finally:
             self._held -= held
 
 
-async def _within(seconds: float, began: float, receive: Receive) -> Message:
-    try:
-        async with asyncio.timeout_at(began + seconds):
-            return await receive()
-    except TimeoutError:
-        raise HTTPException(
-            HTTPStatus.REQUEST_TIMEOUT,
-            f"The body did not arrive within {seconds:g} s. Send fewer or smaller images.",
-            {"connection": "close"},
-        ) from None
+def _settings(scope: Scope) -> Settings:
+    models: Models = scope["app"].state.models
+    return models.settings
+
+
+def _too_slow(settings: Settings) -> Response:
+    return problem_response(
+        HTTPStatus.REQUEST_TIMEOUT,
+        f"The body did not arrive within {settings.upload_seconds:g} s. Send fewer or "
+        f"smaller images.",
+        close=True,
+    )
 
 
 def _no_room(held: int, settings: Settings) -> HTTPException:
