@@ -162,15 +162,25 @@ def require_golden(bundle: Bundle, artifact: Artifact, runner: Runner) -> None:
 
 
 def proven_runner(
-    bundle: Bundle, artifact: Artifact, *, threads: int | None = None
+    bundle: Bundle,
+    artifact: Artifact,
+    *,
+    threads: int | None = None,
+    graphs: bool = False,
 ) -> Runner:
     """Return the runner for an artifact once it has reproduced the golden images here.
+
+    Args:
+        bundle: where the artifact is kept.
+        artifact: what to run.
+        threads: of ONNX Runtime on the CPU; see `OnnxRunner`.
+        graphs: replay CUDA graphs; see `TensorRTRunner`.
 
     Raises:
         CheckFailedError: it does not; see `require_golden`.
         BundleError, UsageError: see `open_runner`.
     """
-    runner = open_runner(bundle, artifact, threads=threads)
+    runner = open_runner(bundle, artifact, threads=threads, graphs=graphs)
     require_golden(bundle, artifact, runner)
     return runner
 

@@ -69,7 +69,7 @@ def calibrate(
     Most of them become the detector's bank; the rest, unseen by it, calibrate the
     p-values. The artifact is exported again with the new detector, and gated.
     """
-    from bundle import Bundle, UsageError
+    from bundle import Bundle
 
     opened = Bundle.open(bundle, rewriting=["calibrate", "export"])
     asked = {"name": detector, "k": k, "dim": dim, "alpha": alpha}
@@ -83,14 +83,8 @@ def calibrate(
         if detector not in (None, spec.name):  # k and dim are another's
             given = {"k": None, "dim": None} | given
         spec = spec.model_copy(update=given)
-        for setting, value in (("k", k), ("dim", dim)):
-            if value is not None and setting not in spec.settings:
-                takes = " and ".join(f"--{one}" for one in spec.settings) or "neither"
-                raise UsageError(
-                    f"Of --k and --dim the {spec.name} detector takes {takes}, got "
-                    f"--{setting} {value}; leave it out, or name with --detector "
-                    f"one that takes it (k: knn, nnguide; dim: residual, vim)."
-                )
+        if k is not None or dim is not None:
+            spec.require_read()
         exported = run(opened, images, progress, spec=spec)
     print_exported(opened, exported, as_json)
     exported.require()

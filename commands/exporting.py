@@ -1,17 +1,15 @@
 """`isogon export`: artifacts in every precision, each gated by parity."""
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
-from rich.progress import Progress
 
 import console
-from commands.options import AsJson, Bounds, BundlePath
+from commands.more_images import more_pixels
+from commands.options import AsJson, Bounds, BundlePath, MoreImages
 
 if TYPE_CHECKING:
     from bundle import Bundle, Precision
-    from bundle.runners import Pixels
     from export import Exported
 
 _PROFILE = "1:8:32"
@@ -29,8 +27,8 @@ def export(
     engine: Annotated[
         Literal["tensorrt", "tensorrt-rtx"] | None,
         typer.Option(
-            help="Add a TensorRT engine for this machine's GPU, in the precisions asked "
-            "for, or else in float32.",
+            help="Add an engine in the precisions asked for, or else in float32: "
+            "tensorrt for this machine's GPU, tensorrt-rtx for all from Ampere (sm80) on.",
             show_default=False,
         ),
     ] = None,
@@ -42,6 +40,22 @@ def export(
             "largest. Parity is measured at these as well.",
         ),
     ] = _PROFILE,
+    version_compatible: Annotated[
+        bool,
+        typer.Option(
+            "--version-compatible",
+            help="An engine of tensorrt that later versions load too, by their lean "
+            "runtime; costs some speed.",
+        ),
+    ] = False,
+    hardware_compatible: Annotated[
+        bool,
+        typer.Option(
+            "--hardware-compatible",
+            help="An engine of tensorrt for every GPU from Ampere (sm80) on; costs some "
+            "speed.",
+        ),
+    ] = False,
     bank: Annotated[
         int | None,
         typer.Option(
@@ -64,13 +78,7 @@ def export(
         ),
     ] = True,
     bound: Bounds = None,
-    images: Annotated[
-        Path | None,
-        typer.Option(
-            help="More real images to compare on, beside the bundle's own.",
-            show_default=False,
-        ),
-    ] = None,
+    images: MoreImages = None,
     build_only: Annotated[
         bool,
         typer.Option(
@@ -102,12 +110,14 @@ def export(
             lower=_lower(fp16=fp16, int8=int8),
             engine=engine,
             build_only=build_only,
+            version_compatible=version_compatible,
+            hardware_compatible=hardware_compatible,
             profile=profile,
             bank=bank,
             repair=repair,
             ranges=ranges,
             tolerances=tolerances(bound or ()),
-            extra=_pixels(images, opened, progress),
+            extra=more_pixels(images, opened, progress),
         )
         exported = export_bundle(opened, progress, plan)
     print_exported(opened, exported, as_json)
@@ -125,16 +135,6 @@ def print_exported(bundle: "Bundle", exported: "Exported", as_json: bool) -> Non
 def _lower(*, fp16: bool, int8: bool) -> "tuple[Precision, ...]":
     asked: dict[Precision, bool] = {"fp16": fp16, "int8": int8}
     return tuple(precision for precision, wanted in asked.items() if wanted)
-
-
-def _pixels(images: Path | None, bundle: "Bundle", progress: Progress) -> "Pixels | None":
-    from bundle import ImageFolder
-
-    if images is None:
-        return None
-    folder = ImageFolder.list(images)
-    usable = folder.readable(progress)
-    return folder.pixels(usable, bundle.manifest.preprocessing, progress)
 
 
 def _document(exported: "Exported") -> dict[str, Any]:

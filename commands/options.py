@@ -21,3 +21,13 @@ Bounds = Annotated[
         show_default=False,
     ),
 ]
+
+
+MoreImages = Annotated[
+    Path | None,
+    typer.Option(
+        "--images",
+        help="More real images to compare on, beside the bundle's own.",
+        show_default=False,
+    ),
+]

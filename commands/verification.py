@@ -6,7 +6,8 @@ from typing import Annotated
 import typer
 
 import console
-from commands.options import AsJson, Bounds, BundlePath
+from commands.more_images import more_pixels
+from commands.options import AsJson, Bounds, BundlePath, MoreImages
 
 
 def verify(
@@ -20,6 +21,7 @@ def verify(
         ),
     ] = False,
     bound: Bounds = None,
+    images: MoreImages = None,
     as_json: AsJson = False,
 ) -> None:
     """Check every hash and repeat every parity claim, on this machine.
@@ -40,7 +42,13 @@ def verify(
     with console.progress() as progress:
         with console.loading(progress):
             from export import tolerances, verify as run
-        verified = run(opened, progress, vouch=vouch, tolerances=tolerances(bound or ()))
+        verified = run(
+            opened,
+            progress,
+            vouch=vouch,
+            tolerances=tolerances(bound or ()),
+            extra=more_pixels(images, opened, progress),
+        )
     if as_json:
         console.as_json(
             {

@@ -60,6 +60,7 @@ def distill(
         UsageError: something is at `output`, or the images or models do not do.
     """
     require_absent(output)
+    recipe.ood.require_read()
     work = work_folder(output)
     learnt = learn(recipe, work, progress, accept_changes=accept_changes)
     teacher, student = embed_both(

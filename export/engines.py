@@ -1,6 +1,5 @@
 """TensorRT engines of the ONNX artifacts: built, run and judged where there is a GPU."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,7 +14,6 @@ from bundle import (
     ParityRun,
     Precision,
     TensorRTRunner,
-    Tolerance,
     artifact_names,
     cuda_device,
     parity_name,
@@ -26,7 +24,7 @@ from export.gate import Gate
 from export.parity import ParityFailedError, batch_sizes
 from export.parity_page import show_parity
 from export.plan import ExportPlan
-from export.tensorrt import EngineOptions, build_engine
+from export.tensorrt import build_engine
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -54,8 +52,7 @@ def built_engine(
         UsageError: it cannot be built on this machine.
         EngineMismatchError: it can, but not for this machine's GPU.
     """
-    assert plan.engine is not None  # or there would be nothing to build
-    options = EngineOptions(flavour=plan.engine, precision=precision)
+    options = plan.engine_options(precision)
     stamp = options.stamp()
     if not plan.build_only:
         stamp.require_match(Machine.here())
@@ -74,10 +71,10 @@ def built_engine(
     return BuiltEngine(artifact=stamp.name, file=file, run=run, report=gate.judge(run))
 
 
-def vouch_for_engines(
-    bundle: Bundle, progress: Progress, tolerances: Mapping[Precision, Tolerance]
-) -> None:
+def vouch_for_engines(bundle: Bundle, progress: Progress, plan: ExportPlan) -> None:
     """Let in the engines that were only built and run on this machine, if they pass.
+
+    The plan says within which bounds, and on which images beside the bundle's own.
 
     Raises:
         IsogonError: one does not load, or does not pass; it stays as it was, the others
@@ -92,7 +89,7 @@ def vouch_for_engines(
     runnable = [stamp for stamp in waiting if stamp.matches(machine)]
     if not runnable:
         return
-    gate = Gate.of(Deployed.of(bundle), ExportPlan(tolerances=tolerances), progress)
+    gate = Gate.of(Deployed.of(bundle, plan.extra), plan, progress)
     with bundle.stage("export") as stage:
         reports: list[ParityReport] = []
         faults: list[IsogonError] = []

@@ -26,6 +26,8 @@ class ExportPlan:
     lower: tuple[Precision, ...] = ()  # precisions below float32
     engine: Flavour | None = None  # in each lower precision, or else in float32
     build_only: bool = False  # engines that cannot run here; nothing vouches for them
+    version_compatible: bool = False  # engines for later versions of TensorRT too
+    hardware_compatible: bool = False  # engines for every GPU from sm80 on
     profile: BatchProfile = field(default_factory=BatchProfile)
     bank: int | None = None  # vectors of the detector's bank to keep; None: as it is
     repair: bool = True  # keep nodes in float32 until a lower precision passes
@@ -38,20 +40,27 @@ class ExportPlan:
         """The precisions of the engines, if any are wanted."""
         return (self.lower or ("fp32",)) if self.engine else ()
 
+    def engine_options(self, precision: Precision) -> EngineOptions:
+        """Return what engine is wanted in a precision; some flavour must be."""
+        assert self.engine is not None
+        return EngineOptions(
+            flavour=self.engine,
+            precision=precision,
+            version_compatible=self.version_compatible,
+            hardware_compatible=self.hardware_compatible,
+        )
+
     def require_possible(self) -> None:
         """Raise if engines are wanted that cannot be built, or not be proven, here.
 
         Raises:
-            UsageError: there is no GPU, the flavour is not installed, or `build_only`
-                is asked for without an engine.
+            UsageError: there is no GPU, the flavour is not installed, or something is
+                asked of engines without an engine, or of this flavour's that only the
+                other's have.
             EngineMismatchError: the engine could be built, but not for this GPU.
         """
         if self.engine is None:
-            if self.build_only:
-                raise UsageError(
-                    "--build-only is about engines, and none is asked for. Add "
-                    "`--engine tensorrt-rtx`, or leave it out."
-                )
+            self._require_nothing_of_engines()
             return
         if not self.build_only and cuda_device() is None:
             raise UsageError(
@@ -61,9 +70,22 @@ class ExportPlan:
                 "tensorrt-rtx here; `isogon verify --vouch` then proves them there."
             )
         for precision in self.engine_precisions:
-            stamp = EngineOptions(flavour=self.engine, precision=precision).stamp()
+            stamp = self.engine_options(precision).stamp()
             if not self.build_only:
                 stamp.require_match(Machine.here())
+
+    def _require_nothing_of_engines(self) -> None:
+        asked = {
+            "--build-only": self.build_only,
+            "--version-compatible": self.version_compatible,
+            "--hardware-compatible": self.hardware_compatible,
+        }
+        for option, wanted in asked.items():
+            if wanted:
+                raise UsageError(
+                    f"{option} is about engines, and none is asked for. Add `--engine "
+                    f"tensorrt` or `--engine tensorrt-rtx`, or leave it out."
+                )
 
 
 def tolerances(bounds: Iterable[str]) -> Mapping[Precision, Tolerance]:

@@ -22,6 +22,7 @@ from bundle import (
     proven_runner,
     vouched_artifact,
 )
+from bundle.runners import Pixels
 from export.deployed import Deployed
 from export.engines import vouch_for_engines
 from export.gate import Gate
@@ -69,6 +70,7 @@ def verify(
     *,
     vouch: bool = False,
     tolerances: Mapping[Precision, Tolerance] = TOLERANCES,
+    extra: Pixels | None = None,
 ) -> Verified:
     """Repeat the golden check and the parity claim of every artifact, here and now.
 
@@ -81,19 +83,20 @@ def verify(
         vouch: let engines in that were only built, if they pass here.
         tolerances: the bounds for those; every other artifact has to keep those that
             it was let in under.
+        extra: real pixels to compare on, beside the bundle's held-out ones.
 
     Raises:
         UnvouchedArtifactError: the bundle has no artifact.
         ParityFailedError: an engine to be let in does not pass.
     """
     if vouch:
-        vouch_for_engines(bundle, progress, tolerances)
+        vouch_for_engines(bundle, progress, ExportPlan(tolerances=tolerances, extra=extra))
     names = artifact_names(bundle)
     if not names:
         raise UnvouchedArtifactError(
             f"{bundle.path} has no artifact to verify. Run `isogon export {bundle.path}`."
         )
-    gate = Gate.of(Deployed.of(bundle), ExportPlan(), progress)
+    gate = Gate.of(Deployed.of(bundle, extra), ExportPlan(), progress)
     reports: list[ParityReport] = []
     faults: list[IsogonError] = []
     skipped: dict[str, str] = {}

@@ -54,7 +54,9 @@ class ServedModel:
         """
         bundle = Bundle.open(path.resolve())  # a link that moves on mixes no two bundles
         artifact = vouched_artifact(bundle, settings.artifact)
-        runner = proven_runner(bundle, artifact, threads=settings.threads)
+        runner = proven_runner(
+            bundle, artifact, threads=settings.threads, graphs=settings.cuda_graphs
+        )
         calibration = artifact.calibration
         if settings.alpha is not None:
             scores = np.array(calibration.scores)

@@ -55,6 +55,9 @@ class Settings(BaseSettings):
     threads: int = Field(
         default=1, ge=1, description="of one run on the CPU; more: one image is faster"
     )
+    cuda_graphs: bool = Field(
+        default=False, description="replay a TensorRT engine's runs, without launches"
+    )
     max_images: int = Field(default=64, ge=1, description="images in one request")
     queue: int = Field(
         default=512, ge=1, description="images that may wait for a run, of each model"

@@ -431,24 +431,25 @@ def test_what_cannot_be_exported_is_refused_at_once(
 
 
 @pytest.mark.parametrize(
-    ("detector", "setting", "takes"),
+    ("detector", "setting", "readers"),
     [
-        ("mahalanobis", "--k", "neither"),
-        ("knn", "--dim", "--k"),
-        ("residual", "--k", "--dim"),
+        ("mahalanobis", "k", "knn or nnguide"),
+        ("knn", "dim", "residual or vim"),
+        ("residual", "k", "knn or nnguide"),
     ],
 )
 def test_calibrate_refuses_a_setting_that_the_detector_does_not_read(
-    bundle_path: Path, flat_digits: Path, detector: str, setting: str, takes: str
+    bundle_path: Path, flat_digits: Path, detector: str, setting: str, readers: str
 ) -> None:
     refused = isogon(
         *("calibrate", bundle_path, "--images", flat_digits),
-        *("--detector", detector, setting, 3),
+        *("--detector", detector, f"--{setting}", 3),
         cwd=bundle_path.parent,
     )
     assert refused.returncode == 2
     told = " ".join(refused.stderr.split())
-    assert f"the {detector} detector takes {takes}, got {setting} 3" in told
+    assert f"The {detector} detector does not read {setting}, got {setting} = 3" in told
+    assert f"take a detector that does: {readers}." in told
 
 
 def test_calibrate_says_that_labels_are_missing_before_it_works(

@@ -35,6 +35,7 @@ DETECTORS: tuple[DetectorName, ...] = get_args(DetectorName)
 _WITHOUT_LABELS = ("knn", "mahalanobis", "residual")
 _IN_SUBSPACE = ("residual", "vim")
 _NEIGHBOURS = {"knn": 1, "nnguide": 10}
+_READERS = {"k": tuple(_NEIGHBOURS), "dim": _IN_SUBSPACE}
 _OF_LOGITS: dict[str, type[LogitDetector]] = {
     "msp": Msp,
     "max_logit": MaxLogit,
@@ -95,6 +96,16 @@ class DetectorSpec(BaseModel):
         return self._with_probe(
             embeddings, labels, probe or LinearProbe.fit(embeddings, labels)
         )
+
+    def require_read(self) -> None:
+        """Raise `UsageError` if `k` or `dim` is set and this detector does not read it."""
+        for setting, readers in _READERS.items():
+            if getattr(self, setting) is not None and self.name not in readers:
+                raise UsageError(
+                    f"The {self.name} detector does not read {setting}, got {setting} = "
+                    f"{getattr(self, setting)}; leave it out, or take a detector that "
+                    f"does: {' or '.join(readers)}."
+                )
 
     def require_possible(self, bank: int, labelled: bool, width: int | None = None) -> None:
         """Raise `UsageError` if no such detector can be fitted on such a bank.
@@ -171,12 +182,6 @@ class DetectorSpec(BaseModel):
                 return NnGuide.fit(embeddings, probe, k=self._neighbours)
             case _:
                 return _OF_LOGITS[self.name](probe=probe)
-
-    @property
-    def settings(self) -> tuple[str, ...]:
-        """Which of `k` and `dim` this detector reads."""
-        read = {"k": self.name in _NEIGHBOURS, "dim": self.name in _IN_SUBSPACE}
-        return tuple(setting for setting, is_read in read.items() if is_read)
 
     @property
     def _neighbours(self) -> int:

@@ -116,7 +116,6 @@ def figures(
 
 
 @_unwarned
-@_unwarned
 def score_errors(
     reference: Float[np.ndarray, " _"],
     candidate: Float[np.ndarray, " _"],

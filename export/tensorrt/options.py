@@ -50,7 +50,8 @@ class EngineOptions:
         if self.version_compatible or self.hardware_compatible:
             raise UsageError(
                 "TensorRT for RTX builds for the architectures that are named and for its "
-                "own version; version_compatible and hardware_compatible are for TensorRT."
+                "own version; --version-compatible and --hardware-compatible are for "
+                "`--engine tensorrt`. Leave them out."
             )
         known = known_architectures()
         unknown = [name for name in self.architectures if name not in known]
@@ -80,6 +81,6 @@ class EngineOptions:
         if int(gpu.removeprefix("sm")) < _AMPERE:
             raise UsageError(
                 f"A hardware-compatible engine is built on sm{_AMPERE} or later, and this "
-                f"GPU is {gpu}. Leave hardware_compatible out."
+                f"GPU is {gpu}. Leave --hardware-compatible out."
             )
         return f"sm{_AMPERE}up"

@@ -127,6 +127,8 @@ def test_exporting_again_replaces_the_artifact_whole(
 def test_more_images_are_compared_on_request(bundle: Bundle, progress: Progress) -> None:
     extra = np.random.default_rng(0).integers(0, 256, (5, 32, 32, 3), dtype=np.uint8)
     before = bundle.record(parity_name(ONNX), ParityReport).figures.images
+    (verified,) = verify(bundle, progress, extra=extra).reports
+    assert verified.figures.images == before + 25
     (report,) = export_bundle(bundle, progress, ExportPlan(extra=extra)).reports
     assert report.figures.images == before + 25
 

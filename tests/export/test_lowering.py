@@ -162,9 +162,19 @@ def test_a_bundle_is_exported_from_inside_it(
     assert not (bundle.path / ".exporting").exists()
 
 
-def test_building_only_what_is_no_engine_is_refused() -> None:
-    with pytest.raises(UsageError, match="--build-only"):
-        ExportPlan(build_only=True).require_possible()
+@pytest.mark.parametrize(
+    "wish", ["build_only", "version_compatible", "hardware_compatible"]
+)
+def test_what_is_about_engines_is_refused_without_one(wish: str) -> None:
+    option = f"--{wish.replace('_', '-')}"
+    with pytest.raises(UsageError, match=f"{option} is about engines, and none"):
+        ExportPlan(**{wish: True}).require_possible()
+
+
+def test_compatible_engines_are_refused_of_the_flavour_that_has_none() -> None:
+    plan = ExportPlan(engine="tensorrt-rtx", build_only=True, hardware_compatible=True)
+    with pytest.raises(UsageError, match="--hardware-compatible are for `--engine tens"):
+        plan.require_possible()
 
 
 @pytest.mark.skipif(Machine.here().gpu is not None, reason="an engine can be built here")

@@ -132,7 +132,7 @@ def test_options_that_do_not_go_together_are_refused() -> None:
         compatible = EngineOptions(
             flavour="tensorrt-rtx", precision="fp32", **{choice: True}
         )
-        with pytest.raises(UsageError, match="are for TensorRT"):
+        with pytest.raises(UsageError, match="are for `--engine tensorrt`"):
             compatible.stamp()
 
 

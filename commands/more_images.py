@@ -1,0 +1,27 @@
+"""The images of a folder, as those that an artifact is compared on."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rich.progress import Progress
+
+if TYPE_CHECKING:
+    from bundle import Bundle
+    from bundle.runners import Pixels
+
+
+def more_pixels(
+    images: Path | None, bundle: "Bundle", progress: Progress
+) -> "Pixels | None":
+    """Return the images as the bundle's student sees them; what is unreadable is told.
+
+    Raises:
+        UsageError: there is no such folder, or nothing in it can be read.
+    """
+    from bundle import ImageFolder
+
+    if images is None:
+        return None
+    folder = ImageFolder.list(images)
+    usable = folder.readable(progress)
+    return folder.pixels(usable, bundle.manifest.preprocessing, progress)
