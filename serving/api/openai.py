@@ -14,6 +14,7 @@ from serving.api.encoded import beside, from_data_url, parsed
 from serving.api.problems import MEDIA_TYPE
 from serving.api.refusals import FINGERPRINT, OF_IMAGES, Refusals
 from serving.api.refused import bad_field, bad_type, too_many
+from serving.api.routes import QueryRoute
 from serving.api.schemas import EXAMPLE_IMAGE, EmbeddingsRequest, EmbeddingsResponse
 from serving.api.uploads import Upload
 from serving.models import Models
@@ -39,7 +40,7 @@ _ANSWER: Refusals = {
     }
 }
 
-router = APIRouter(tags=["images"])
+router = APIRouter(tags=["images"], route_class=QueryRoute)
 
 
 @router.post(
