@@ -56,6 +56,16 @@ def problem(response: httpx.Response, status: int) -> dict[str, Any]:
     return document
 
 
+@pytest.mark.parametrize("query", ["encoding=float", "model=digits", "unknown=1"])
+def test_a_query_that_says_what_is_so_anyway_changes_nothing(
+    service: httpx.Client, photo: bytes, query: str
+) -> None:
+    without = service.post("/v1/embed", **multipart(photo))
+    with_query = service.post(f"/v1/embed?{query}", **multipart(photo))
+    assert with_query.status_code == without.status_code == 200
+    assert with_query.json() == without.json()
+
+
 def test_the_answer_has_the_documented_shape(
     service: httpx.Client, exported: Path, photo: bytes
 ) -> None:
