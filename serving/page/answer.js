@@ -48,14 +48,16 @@ export function entry(image, name) {
           `OOD score ${short(ood.score)}, p = ${short(ood.p_value)}`,
         ),
       );
-      article.append(
-        element(
-          "figure",
-          { class: "scores" },
-          element("figcaption", {}, "Its score among those of familiar images"),
-          histogram(calibration, ood.score, ood.is_ood),
-        ),
-      );
+      if (ood.score !== null) {
+        article.append(
+          element(
+            "figure",
+            { class: "scores" },
+            element("figcaption", {}, "Its score among those of familiar images"),
+            histogram(calibration, ood.score, ood.is_ood),
+          ),
+        );
+      }
       article.append(neighbours(result.neighbours, referenceImages));
       return `${name}: ${verdictName}. ${words}`;
     },

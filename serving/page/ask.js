@@ -3,6 +3,7 @@
 const KEY = "isogon-api-key"; // in sessionStorage: it ends with the tab
 const PATIENCE = 6; // attempts while the service is busy
 const BUSY = new Set([429, 503]);
+const IN_A_HEADER = /^[\x20-\x7e]+$/;
 
 /** A refusal, with the service's own words. */
 export class Refusal extends Error {
@@ -14,6 +15,9 @@ export class Refusal extends Error {
 
 let key = sessionStorage.getItem(KEY);
 let asking = null;
+
+/** Say whether requests show a key. */
+export const keyed = () => key !== null;
 
 /** Return the JSON that `path` answers; `waiting(seconds)` is called before a new attempt. */
 export async function ask(path, { body, waiting = () => {} } = {}) {
@@ -28,7 +32,8 @@ export async function ask(path, { body, waiting = () => {} } = {}) {
       waiting(seconds);
       await new Promise((done) => setTimeout(done, 1000 * seconds));
     } else if (response.ok) {
-      return response.json();
+      if (used) sessionStorage.setItem(KEY, used);
+      return documentOf(response);
     } else {
       throw new Refusal(response.status, await reasonOf(response));
     }
@@ -47,9 +52,20 @@ async function sent(path, body, used) {
   }
 }
 
+async function documentOf(response) {
+  try {
+    return await response.json();
+  } catch {
+    throw new Refusal(
+      response.status,
+      "What answered is not this service, or it broke off. Is there a proxy that wants a login?",
+    );
+  }
+}
+
 async function reasonOf(response) {
   try {
-    return (await response.json()).detail;
+    return String((await response.json()).detail);
   } catch {
     return `The service answered ${response.status}.`;
   }
@@ -61,17 +77,22 @@ function keyInsteadOf(refused) {
   asking ??= new Promise((given) => {
     const form = document.querySelector("#key");
     const input = form.querySelector("input");
-    if (refused) {
-      document.querySelector("#key-hint").textContent = "That key was refused. Try another.";
-    }
+    const hint = document.querySelector("#key-hint");
+    if (refused) hint.textContent = "That key was refused. Try another.";
     form.hidden = false;
     input.focus();
     form.onsubmit = (event) => {
       event.preventDefault();
-      key = input.value;
-      sessionStorage.setItem(KEY, key);
+      const shown = input.value.trim();
+      if (!IN_A_HEADER.test(shown)) {
+        hint.textContent = "A key has plain letters, digits and signs. Was it typed by hand?";
+        input.focus();
+        return;
+      }
+      key = shown;
       input.value = "";
       form.hidden = true;
+      document.querySelector("#files").focus(); // what had the focus is gone
       asking = null;
       given();
     };

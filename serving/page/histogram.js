@@ -43,7 +43,7 @@ export function histogram(calibration, score, flagged) {
       "aria-label":
         `Histogram of the OOD scores of ${whole(images)} familiar images, from ${short(low)} ` +
         `to ${short(high)}. Scores above ${short(threshold)} are flagged. This image has ` +
-        `${short(score)}, ${score > threshold ? "above" : "at or below"} that.`,
+        `${short(score)}, ${flagged ? "above" : "at or below"} that.`,
     },
     svg(
       "clipPath",
@@ -58,7 +58,9 @@ export function histogram(calibration, score, flagged) {
     svg("path", { class: "here", d: `M${here} ${18}V${BASE}` }),
     svg(
       "text",
-      { class: "faint", x: Math.min(limit + 4, WIDTH - 86), y: TOP - 9 },
+      limit > WIDTH / 2
+        ? { class: "faint", x: WIDTH, y: TOP - 9, "text-anchor": "end" }
+        : { class: "faint", x: limit + 4, y: TOP - 9 },
       `flagged above ${short(threshold)}`,
     ),
     svg("path", {

@@ -1,7 +1,7 @@
 // The page's course: load the model, take images, ask about each, show what comes.
 
 import { entry } from "./answer.js";
-import { Refusal, ask } from "./ask.js";
+import { Refusal, ask, keyed } from "./ask.js";
 import { modelCard, routesTable } from "./card.js";
 import { element } from "./element.js";
 import { bytes } from "./words.js";
@@ -17,8 +17,8 @@ const find = (selector) => document.querySelector(selector);
 const chosen = new URLSearchParams(location.search).get("model");
 /** The path of a route about the model that was chosen. */
 function about(path, query = {}) {
-  const asked = new URLSearchParams(chosen ? { ...query, model: chosen } : query);
-  return asked.size ? `${path}?${asked}` : path;
+  const asked = String(new URLSearchParams(chosen ? { ...query, model: chosen } : query));
+  return asked ? `${path}?${asked}` : path;
 }
 
 const queue = [];
@@ -30,21 +30,35 @@ let counted = { all: 0, done: 0, familiar: 0, unfamiliar: 0, refused: 0 };
 
 async function load() {
   [model, calibration] = await Promise.all([ask(about("v1/model")), ask(about("v1/calibration"))]);
+  find("#trouble").hidden = true;
   find("#name").textContent = model.name;
   document.title = `${model.name} · Isogon`;
   find("#card").replaceChildren(...modelCard(model));
   find("#limits").textContent =
     `JPEG, PNG or WebP, at most ${bytes(model.limits.image_bytes)} each. Nothing is kept.`;
+  showRequests();
+}
+
+/** Complete the requests with curl: the key where one is wanted, the model where it was chosen. */
+function showRequests() {
+  const say = (selector, text) => {
+    for (const place of document.querySelectorAll(selector)) place.textContent = text;
+  };
+  say("#curl .at", new URL(".", location.href).href);
+  say("#curl .key", keyed() ? ' -H "Authorization: Bearer KEY"' : "");
+  say("#curl .model", chosen ? ` -F model="${chosen}"` : "");
+  say("#curl .query", chosen ? `?model=${encodeURIComponent(chosen)}` : "");
 }
 
 async function loadModels() {
   const names = (await ask("v1/models")).data.map((each) => each.id);
-  if (names.length < 2) return;
+  const shown = chosen ?? names[0];
+  const gone = !names.includes(shown);
+  if (names.length < 2 && !gone) return;
   const select = find("#models select");
+  if (gone) select.append(element("option", { selected: true, disabled: true }, shown));
   select.append(
-    ...names.map((name) =>
-      element("option", { value: name, selected: name === model.name }, name),
-    ),
+    ...names.map((name) => element("option", { value: name, selected: name === shown }, name)),
   );
   select.onchange = () => location.assign(`?model=${encodeURIComponent(select.value)}`);
   find("#models").hidden = false;
@@ -132,8 +146,11 @@ async function answered(image, shown) {
     const sentence = shown.show(result, calibration, answer.reference_images);
     return [result.ood.is_ood ? "unfamiliar" : "familiar", sentence];
   } catch (error) {
-    if (!(error instanceof Refusal)) throw error;
-    return ["refused", shown.refuse(error.message.replace(/^images\[0\]/, "It"))];
+    if (error instanceof Refusal) {
+      return ["refused", shown.refuse(error.message.replace(/^images\[0\]/, "It"))];
+    }
+    console.error(error); // and the images after it have their turn
+    return ["refused", shown.refuse(`Its answer could not be shown: ${error.message}.`)];
   }
 }
 
@@ -184,33 +201,41 @@ function listen() {
   };
   document.onpaste = (event) => take(named(event.clipboardData.files));
   find("#clear").onclick = clear;
-  for (const place of document.querySelectorAll(".at")) {
-    place.textContent = new URL(".", location.href).href;
-  }
+  showRequests();
   if (navigator.clipboard) {
     const copy = find("#copy");
     copy.hidden = false;
-    copy.onclick = async () => {
-      await navigator.clipboard.writeText(find("#curl").innerText);
-      find("#status").textContent = "Copied.";
-      copy.textContent = "Copied";
+    copy.onclick = () =>
+      navigator.clipboard.writeText(find("#curl").innerText).then(
+        () => said("Copied"),
+        () => said("Not copied: the browser does not allow it"),
+      );
+    const said = (text) => {
+      find("#status").textContent = `${text}.`;
+      copy.textContent = text;
+      setTimeout(() => (copy.textContent = "Copy"), 2000);
     };
   }
   find("#routes").ontoggle = async ({ target }) => {
     const place = target.querySelector("div");
-    if (target.open && !place.firstChild) place.append(routesTable(await ask("openapi.json")));
+    if (!target.open || place.querySelector("table")) return;
+    try {
+      place.replaceChildren(routesTable(await ask("openapi.json")));
+    } catch (error) {
+      place.replaceChildren(element("p", {}, error.message));
+    }
   };
 }
 
 async function start() {
   listen();
   try {
-    await load();
-    await Promise.all([loadExamples(), loadModels()]);
+    await Promise.all([load().then(loadExamples), loadModels()]);
   } catch (error) {
     if (!(error instanceof Refusal)) throw error;
     find("#trouble").textContent = error.message;
     find("#trouble").hidden = false;
+    if (!model) find("#name").textContent = "No model";
   }
 }
 

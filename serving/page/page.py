@@ -46,13 +46,13 @@ _FILES = {
 router = APIRouter(include_in_schema=False)
 
 
-@router.get("/")
+@router.api_route("/", methods=["GET", "HEAD"])
 async def home(request: Request) -> Response:
     """Answer with the page."""
     return _answer(request, _FILES["index.html"])
 
 
-@router.get("/page/{name}")
+@router.api_route("/page/{name}", methods=["GET", "HEAD"])
 async def part(name: str, request: Request) -> Response:
     """Answer with a file that the page names."""
     if name not in _FILES:

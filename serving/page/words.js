@@ -1,7 +1,8 @@
 // What the numbers mean, in words.
 
-/** A score or p-value, short. */
-export const short = (value) => String(Number(value.toPrecision(value < 0.1 ? 2 : 3)));
+/** A score or p-value, short; null is how JSON has what is no number. */
+export const short = (value) =>
+  value === null ? "not a number" : String(Number(value.toPrecision(value < 0.1 ? 2 : 3)));
 
 /** A whole number with separators. */
 export const whole = (value) => value.toLocaleString("en");

@@ -16,6 +16,7 @@ from bundle import THUMBNAILS, Bundle, vouched_artifact
 from serving import running_service
 
 CHROMIUM = shutil.which("chromium")
+expect.set_options(timeout=20_000)  # of milliseconds: the machine may be busy
 
 in_a_browser = pytest.mark.skipif(
     CHROMIUM is None, reason="no `chromium` on the PATH; `apt-get install chromium`"
@@ -97,6 +98,7 @@ def test_the_page_is_files_of_the_service_with_a_strict_policy(url: str) -> None
     policy = page.headers["content-security-policy"]
     assert policy.startswith("default-src 'self'; img-src 'self' data: blob:;")
     assert "unsafe" not in policy
+    assert httpx.head(url).status_code == 200
     parts = re.findall(r'(?:src|href)="(page/[^"]+)"', page.text)
     assert {Path(part).suffix for part in parts} == {".css", ".js"}
     for part in parts:
@@ -300,6 +302,61 @@ def test_a_busy_service_is_asked_again(watched: Watched, digit: Path) -> None:
 
 
 @in_a_browser
+def test_an_answer_that_is_none_costs_its_own_image_alone(
+    browser: Browser, url: str, digit: Path, tmp_path: Path
+) -> None:
+    """More of them than requests are under way at a time, and then a good one."""
+    watched, bodies = Watched(browser), []
+    page = watched.page
+    page.goto(url)
+    upload = {"images": digit.read_bytes()}
+    without_score = httpx.post(f"{url}/v1/neighbours?k=8", files=upload).json()
+    without_score["results"][0]["ood"]["score"] = None  # as JSON has NaN
+
+    def other(route: Route) -> None:
+        bodies.append(route)
+        if len(bodies) == 1:
+            route.fulfill(json=without_score)
+        elif len(bodies) == 2:
+            route.fulfill(json={"model": {}})
+        elif len(bodies) <= 5:
+            route.fulfill(body="<html>Log in</html>", content_type="text/html")
+        else:
+            route.continue_()
+
+    page.route("**/v1/neighbours*", other)
+    names = [f"{number}.png" for number in range(6)]
+    for name in names:
+        page.get_by_label("Choose images").set_input_files(
+            [shutil.copy(digit, tmp_path / name)]
+        )
+        answer(page, name)
+    expect(answer(page, "0.png")).to_contain_text("OOD score not a number")
+    expect(answer(page, "1.png")).to_contain_text("Its answer could not be shown")
+    for name in names[2:5]:
+        expect(answer(page, name)).to_contain_text("What answered is not this service")
+    expect(answer(page, "5.png")).to_contain_text("Familiar")
+    expect(page.locator("#progress")).to_be_hidden()
+    watched.context.close()
+
+
+@in_a_browser
+def test_a_model_that_is_gone_is_named_and_another_can_be_chosen(
+    browser: Browser, url: str
+) -> None:
+    watched = Watched(browser)
+    page = watched.page
+    page.goto(f"{url}/?model=gone")
+    expect(page.get_by_role("alert")).to_contain_text("no model 'gone' here")
+    page.get_by_label("Model", exact=True).select_option("digits")
+    expect(page.get_by_role("heading", level=1)).to_have_text("digits")
+    expect(page.get_by_role("alert")).to_be_hidden()
+    expect(page.locator("#curl")).to_contain_text('-F model="digits"')
+    expect(page.locator("#curl")).to_contain_text(f'"{url}/v1/model?model=digits"')
+    watched.context.close()
+
+
+@in_a_browser
 def test_a_key_is_asked_for_and_another_model_can_be_chosen(
     browser: Browser, exported: Path, tmp_path: Path, digit: Path
 ) -> None:
@@ -311,14 +368,19 @@ def test_a_key_is_asked_for_and_another_model_can_be_chosen(
         page.goto(url)
         field = page.get_by_label("This service wants an API key.")
         expect(field).to_be_focused()
-        page.keyboard.type("wrong")
-        page.keyboard.press("Enter")
+        field.fill("\u201cright\u201d")  # as word processors quote
+        field.press("Enter")
+        expect(page.get_by_text("plain letters, digits and signs")).to_be_visible()
+        field.fill("wrong")
+        field.press("Enter")
         expect(page.get_by_text("That key was refused.")).to_be_visible()
         field.fill("right")
         field.press("Enter")
         title = page.get_by_role("heading", level=1)
         expect(title).to_have_text("first")
         expect(field).to_be_hidden()
+        expect(page.locator("#files")).to_be_focused()
+        expect(page.locator("#curl")).to_contain_text("Authorization: Bearer KEY")
         page.get_by_label("Model", exact=True).select_option("second")
         expect(title).to_have_text("second")  # and the tab still knows the key
         expect(field).to_be_hidden()
@@ -370,15 +432,17 @@ def test_every_text_contrasts_with_its_ground(
 
 
 @in_a_browser
-def test_nothing_scrolls_sideways_on_a_small_screen(
-    browser: Browser, url: str, photographs: Path
+@pytest.mark.parametrize("width", [320, 1280])
+def test_nothing_leaves_its_place_on_any_screen(
+    browser: Browser, url: str, photographs: Path, width: int
 ) -> None:
-    watched = Watched(browser, viewport={"width": 320, "height": 640})
+    watched = Watched(browser, viewport={"width": width, "height": 640})
     page = watched.page
     page.goto(url)
     page.get_by_label("Choose images").set_input_files(photographs / "coffee.jpg")
     expect(answer(page, "coffee.jpg")).to_contain_text("Unfamiliar")
-    assert page.evaluate("document.documentElement.scrollWidth") <= 320
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    assert page.evaluate(OUTSIDE) == []
     watched.context.close()
 
 
@@ -403,6 +467,15 @@ def test_everything_has_a_role_and_a_name(watched: Watched) -> None:
     ids = page.locator("[id]").evaluate_all("all => all.map(one => one.id)")
     assert len(ids) == len(set(ids))
 
+
+# The labels of a histogram that reach beyond it.
+OUTSIDE = """() => {
+  const frame = document.querySelector(".histogram").getBoundingClientRect();
+  return [...document.querySelectorAll(".histogram text")].filter(text => {
+    const {left, right} = text.getBoundingClientRect();
+    return left < frame.left - 2 || right > frame.right + 2;
+  }).map(text => text.textContent);
+}"""
 
 # The contrast of each text with what lies behind it, by WCAG 2.2's formula.
 CONTRASTS = """() => {
