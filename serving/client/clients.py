@@ -19,6 +19,11 @@ _TIMEOUT = 60.0
 def _options(url: str, api_key: str | None, timeout: float) -> dict[str, Any]:
     headers = {"accept": "application/json"}
     if api_key is not None:
+        if not (api_key.isascii() and api_key.isprintable()):
+            raise ValueError(
+                "Expected an API key of printable ASCII characters, got one that no header "
+                "can hold. Was it copied with quotation marks?"
+            )
         headers["authorization"] = f"Bearer {api_key}"
     return {"base_url": url, "headers": headers, "timeout": timeout}
 
@@ -33,7 +38,8 @@ class IsogonClient:
         fingerprint: of the model that made the index to be queried; another that
             answers is a `FingerprintError`.
         retries: how often a full queue or a broken connection is tried again.
-        timeout: seconds for each step of one request.
+        timeout: seconds for each step of one request; the service's own deadline is 30
+            unless its operator chose another.
         transport: how requests travel; None: over the network.
     """
 
@@ -106,7 +112,7 @@ class IsogonClient:
             return self._http.request(
                 step.method, step.path, params=step.params, files=step.files
             )
-        except httpx.TransportError as error:
+        except httpx.RequestError as error:
             return error
 
 
@@ -174,5 +180,5 @@ class AsyncIsogonClient:
             return await self._http.request(
                 step.method, step.path, params=step.params, files=step.files
             )
-        except httpx.TransportError as error:
+        except httpx.RequestError as error:
             return error

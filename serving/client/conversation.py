@@ -4,8 +4,9 @@ Each method returns a generator that yields what to send, or how long to wait, a
 sent what came of it; its value is the result. Who runs it, and how, is in `clients.py`.
 """
 
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, TypeVar
 
 import httpx
@@ -47,7 +48,7 @@ class Pause:
     seconds: float
 
 
-Reply = httpx.Response | httpx.TransportError | None
+Reply = httpx.Response | httpx.RequestError | None
 Talk = Generator[Ask | Pause, Reply, Result]
 
 
@@ -65,7 +66,7 @@ class Conversation:
     def model(self) -> Talk[ModelCard]:
         """Ask what is served."""
         ask = Ask(method="GET", path="/v1/model", params=self._chosen)
-        self._card = ModelCard.of((yield from self._exchange(ask, expected="limits")))
+        self._card = ModelCard.of((yield from self._exchange(ask, _is_card)))
         self._require(self._card.fingerprint, self._fingerprint)
         return self._card
 
@@ -97,7 +98,8 @@ class Conversation:
                 params=self._chosen | params,
                 images=batch.images,
             )
-            document = yield from self._exchange(ask, expected="results", start=batch.start)
+            answers = partial(_answers, images=len(batch.images))
+            document = yield from self._exchange(ask, answers, start=batch.start)
             found = document["model"]["fingerprint"]
             if found != card.fingerprint:  # another bundle was taken up meanwhile
                 if results:
@@ -107,13 +109,15 @@ class Conversation:
             results += document["results"]
         return results, card
 
-    def _exchange(self, ask: Ask, *, expected: str, start: int = 0) -> Talk[dict[str, Any]]:
-        """Return the document of an answer that has the expected member."""
+    def _exchange(
+        self, ask: Ask, fits: Callable[[dict[str, Any]], bool], start: int = 0
+    ) -> Talk[dict[str, Any]]:
+        """Return the document of an answer that fits what was asked."""
         response = yield from self._answer(ask)
         if response.status_code != httpx.codes.OK:
             raise refusal(response, start)
         document = _document(response)
-        if expected not in document:
+        if not fits(document):
             raise UnreachableError(
                 f"{ask.method} {ask.path} was answered, but not by an Isogon service: "
                 f"{response.text[:80]!r}. Give the URL under which /v1/model is."
@@ -136,14 +140,29 @@ class Conversation:
             else:
                 raise UnreachableError(
                     f"{ask.method} {ask.path}: {reply or type(reply).__name__}, at the "
-                    f"attempt {attempt}. Is the service there? `isogon serve BUNDLE` "
-                    f"starts it."
+                    f"attempt {attempt}. {_remedy(reply)}"
                 ) from reply
 
     @staticmethod
     def _require(found: str, expected: str | None) -> None:
         if expected not in (None, found):
             raise FingerprintError(str(expected), found)
+
+
+def _is_card(document: dict[str, Any]) -> bool:
+    return {"name", "fingerprint", "width", "limits"} <= set(document)
+
+
+def _answers(document: dict[str, Any], images: int) -> bool:
+    model, results = document.get("model"), document.get("results")
+    named = isinstance(model, dict) and "fingerprint" in model
+    return named and isinstance(results, list) and len(results) == images
+
+
+def _remedy(error: httpx.RequestError) -> str:
+    if isinstance(error, httpx.ReadTimeout | httpx.WriteTimeout):
+        return "The service was reached and is slow: give the client a longer `timeout`."
+    return "Is the service there? `isogon serve BUNDLE` starts it."
 
 
 def _document(response: httpx.Response) -> dict[str, Any]:

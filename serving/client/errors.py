@@ -6,6 +6,8 @@ ClientError
 └── FingerprintError    another model answers than is expected
 """
 
+from typing import Any
+
 import httpx
 
 
@@ -51,10 +53,21 @@ def refusal(response: httpx.Response, start: int) -> RefusedError:
         start: which of the images given is the first of this request.
     """
     title, detail, index = response.reason_phrase, response.text[:300], None
-    if response.headers.get("content-type", "").startswith("application/problem+json"):
-        problem = response.json()
-        title, detail, index = problem["title"], problem["detail"], problem.get("index")
-        if index is not None:
+    problem = _problem(response)
+    if problem:
+        title, detail = problem.get("title", title), problem.get("detail", detail)
+        index = problem.get("index")
+        if isinstance(index, int):
             detail = detail.replace(f"images[{index}]", f"images[{start + index}]", 1)
             index += start
     return RefusedError(response.status_code, title, detail, index)
+
+
+def _problem(response: httpx.Response) -> dict[str, Any]:
+    if not response.headers.get("content-type", "").startswith("application/problem+json"):
+        return {}
+    try:
+        problem = response.json()
+    except ValueError:  # it broke off
+        return {}
+    return problem if isinstance(problem, dict) else {}

@@ -34,7 +34,7 @@ class Retries:
     longest_wait: float = 60.0  # a Retry-After beyond is not waited for
 
     def wait(
-        self, reply: httpx.Response | httpx.TransportError, attempt: int
+        self, reply: httpx.Response | httpx.RequestError, attempt: int
     ) -> float | None:
         """Return after how many seconds to try again; None: the reply is final.
 

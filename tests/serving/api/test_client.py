@@ -1,6 +1,7 @@
 """The typed client against the live service, and its patience against a fake wire."""
 
 import asyncio
+import io
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -24,6 +25,7 @@ from serving.client import (
     Retries,
     UnreachableError,
 )
+from serving.client.images import batches
 from serving.process import free_port
 
 QUICK = Retries(attempts=4, pause=0.001)
@@ -95,6 +97,38 @@ def test_bytes_files_and_pictures_of_every_mode_are_taken(
     upright = ImageOps.exif_transpose(turned)
     ours = [picture, picture, picture, upright, *(mode.convert("RGB") for mode in modes)]
     assert same(answer, expected(*ours))
+
+
+@pytest.mark.parametrize(
+    ("images", "kind", "told"),
+    [
+        (b"encoded", TypeError, "list of images, got one bytes"),
+        (Path("a.jpg"), TypeError, "list of images, got one PosixPath"),
+        (Image.new("RGB", (2, 2)), TypeError, "list of images, got one Image"),
+        (["a.jpg"], TypeError, "pathlib.Path or an image of Pillow's, got str"),
+        ([np.zeros((2, 2, 3))], TypeError, "got ndarray.*fromarray"),
+        ([Image.new("I", (2, 2), 40000)], ValueError, "mode 'I' holds numbers"),
+        ([Image.new("F", (2, 2))], ValueError, "Scale them to 8 bits"),
+    ],
+    ids=str,
+)
+def test_what_is_no_image_is_named(images: Any, kind: type[Exception], told: str) -> None:
+    transport, asked = wire(result())
+    with (
+        IsogonClient("http://fake", transport=transport) as client,
+        pytest.raises(kind, match=told),
+    ):
+        client.embed(images)
+    assert not asked
+
+
+def test_transparency_is_sent_in_whatever_mode_it_comes() -> None:
+    clear = Image.new("RGBA", (2, 2), (200, 0, 0, 0))
+    for mode in ("RGBa", "PA"):
+        (batch,) = batches([clear.convert(mode)], most_images=1, most_bytes=2**20)
+        assert (
+            Image.open(io.BytesIO(batch.images[0])).convert("RGBA").getpixel((0, 0))[3] == 0
+        )
 
 
 def test_more_images_than_a_request_may_hold_are_sent_in_several(
@@ -283,6 +317,43 @@ def test_requests_stay_below_the_limit_on_bytes() -> None:
     with IsogonClient("http://fake", transport=transport, retries=QUICK) as client:
         client.embed([b"x" * 9000, b"x" * 9000, b"x" * 3000, b"x" * 3000])
     assert len(asked) == 3
+
+
+@pytest.mark.parametrize(
+    "reply",
+    [
+        result(count=0),
+        result(count=2),
+        httpx.Response(200, json={"results": [{}]}),
+        httpx.DecodingError("no gzip"),
+    ],
+    ids=["too few", "too many", "of no model", "damaged"],
+)
+def test_an_answer_that_does_not_fit_what_was_asked_is_none(
+    reply: httpx.Response | Exception,
+) -> None:
+    transport, _ = wire(reply)
+    with (
+        IsogonClient("http://fake", transport=transport, retries=QUICK) as client,
+        pytest.raises(UnreachableError),
+    ):
+        client.score([b"x"])
+
+
+@pytest.mark.parametrize("body", [b"{}", b'{"title": "Fu', b"[]"])
+def test_a_problem_without_words_is_still_a_refusal(body: bytes) -> None:
+    kind = {"content-type": "application/problem+json"}
+    transport, _ = wire(httpx.Response(422, headers=kind, content=body))
+    with (
+        IsogonClient("http://fake", transport=transport, retries=QUICK) as client,
+        pytest.raises(RefusedError, match="422 Unprocessable"),
+    ):
+        client.score([b"x"])
+
+
+def test_a_key_that_no_header_can_hold_is_refused() -> None:
+    with pytest.raises(ValueError, match="Expected an API key of printable ASCII"):
+        IsogonClient("http://fake", api_key="\u201csecret\u201d")
 
 
 def test_something_else_at_the_address_is_named() -> None:
