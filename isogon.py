@@ -8,6 +8,7 @@ instant and `serve` never loads torch.
 import os
 import signal
 import sys
+from io import TextIOWrapper
 
 import typer
 
@@ -65,8 +66,15 @@ def main() -> None:
     for ending in (signal.SIGTERM, signal.SIGHUP):
         if signal.getsignal(ending) is not signal.SIG_IGN:  # as `nohup` leaves SIGHUP
             signal.signal(ending, lambda number, _: sys.exit(128 + number))
+    for stream in (sys.stdout, sys.stderr):  # what it cannot write is a `?`
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors="replace")
     try:
         app()
+    except SystemExit as ending:
+        if isinstance(ending.__context__, BrokenPipeError):  # no check: `| head` had enough
+            sys.exit(128 + signal.SIGPIPE)
+        raise
     except Exception as error:
         from bundle import IsogonError
 

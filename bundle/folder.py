@@ -1,6 +1,7 @@
 """A folder of images: listed by name, decoded by index."""
 
-from collections.abc import Iterable
+import os
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,6 +22,9 @@ class ImageFolder(Images):
     def list(cls, root: Path) -> "ImageFolder":
         """List the images below `root` by name; hidden files are passed over.
 
+        Links are followed, but not back up. One that leads nowhere is an image that
+        cannot be read.
+
         The name of the folder an image lies in is its class; fewer than two such names
         mean that there are no classes.
 
@@ -30,13 +34,7 @@ class ImageFolder(Images):
         if not root.is_dir():
             there = "a file" if root.exists() else "nothing"
             raise UsageError(f"Expected a folder of images at {root}, found {there}.")
-        found = (
-            path
-            for path in root.rglob("*")
-            if path.suffix.lower() in SUFFIXES
-            and not _hidden(path.relative_to(root))
-            and path.is_file()
-        )
+        found = _below(root, frozenset({os.path.realpath(root)}))
         paths = sorted(found, key=lambda path: path.relative_to(root).as_posix())
         if not paths:
             raise UsageError(
@@ -70,5 +68,15 @@ class ImageFolder(Images):
         return (self.root / name for name in self.names)
 
 
-def _hidden(path: Path) -> bool:
-    return any(part.startswith(".") for part in path.parts)
+def _below(folder: Path, above: frozenset[str]) -> Iterator[Path]:
+    """Yield the images in a folder and below; `above`: it and those that hold it."""
+    for entry in os.scandir(folder):
+        path = Path(entry.path)
+        if entry.name.startswith("."):
+            continue
+        if entry.is_dir():
+            real = os.path.realpath(path)
+            if real not in above:
+                yield from _below(path, above | {real})
+        elif path.suffix.lower() in SUFFIXES and (entry.is_file() or not path.exists()):
+            yield path

@@ -166,6 +166,19 @@ class StandaloneModel:
         ]
 
 
+def require_savable(path: Path) -> None:
+    """Raise `UsageError` if answers cannot be saved at `path`."""
+    if path.is_dir():
+        raise UsageError(f"{path} is a directory; expected --output as a file's name.")
+    if path.suffix != ".npz":
+        raise UsageError(
+            f"Answers are saved as a NumPy archive; expected --output to end in .npz, got "
+            f"{path}."
+        )
+    if not path.parent.is_dir():
+        raise UsageError(f"{path} cannot be written: there is no folder {path.parent}.")
+
+
 def save_answers(path: Path, answers: Sequence[Answer], fingerprint: str) -> None:
     """Write answers as a NumPy archive; it appears whole, or not at all.
 
@@ -177,8 +190,7 @@ def save_answers(path: Path, answers: Sequence[Answer], fingerprint: str) -> Non
     """
     if not answers:
         raise UsageError(f"No image could be read, so {path} was not written.")
-    if path.is_dir():
-        raise UsageError(f"{path} is a directory; expected --output as a file's name.")
+    require_savable(path)
     pending = path.with_name(f".{path.name}.pending")
     try:
         with pending.open("wb") as file:

@@ -178,7 +178,9 @@ class Bundle:
     def _read(cls, path: Path) -> "Bundle":
         manifest_path = path / MANIFEST
         if not manifest_path.is_file():
-            found = "a directory without manifest.json" if path.is_dir() else "nothing"
+            found = "a file" if path.exists() else "nothing"
+            if path.is_dir():
+                found = "a directory without manifest.json"
             raise BundleError(
                 f"Expected a bundle at {path}, found {found}. Make one with "
                 f"`isogon quickstart` or `isogon distill RECIPE`."

@@ -106,8 +106,9 @@ def export(
     with console.progress() as progress:
         with console.loading(progress):
             from export import ExportPlan, export_bundle, tolerances
+        lower = _lower(fp16=fp16, int8=int8)
         plan = ExportPlan(
-            lower=_lower(fp16=fp16, int8=int8),
+            lower=lower,
             engine=engine,
             build_only=build_only,
             version_compatible=version_compatible,
@@ -116,7 +117,7 @@ def export(
             bank=bank,
             repair=repair,
             ranges=ranges,
-            tolerances=tolerances(bound or ()),
+            tolerances=tolerances(bound or (), made=("fp32", *lower)),
             extra=more_pixels(images, opened, progress),
         )
         exported = export_bundle(opened, progress, plan)

@@ -42,8 +42,10 @@ def run(
     needed. `examples/edge.py` does the same without Isogon. Exit status 1 if an image
     could not be read.
     """
-    from bundle.standalone import Answer, StandaloneModel, save_answers
+    from bundle.standalone import Answer, StandaloneModel, require_savable, save_answers
 
+    if output is not None:
+        require_savable(output)
     opened = StandaloneModel.open(model, threads=threads)
     with console.progress() as progress:
         found = list(opened.answers(_files(images), progress))
@@ -59,7 +61,7 @@ def run(
         )
     else:
         console.answers(opened, found)
-    if output is not None:  # last: what was answered is said even if it cannot be written
+    if output is not None and answered:  # last: what was answered is said in any case
         save_answers(output, answered, opened.fingerprint)
     if len(answered) < len(found):
         raise typer.Exit(1)

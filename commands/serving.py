@@ -39,6 +39,7 @@ def serve(
     - ISOGON_ALPHA: the false-alarm rate of `is_ood`, instead of the bundle's
     - ISOGON_CORES and ISOGON_THREADS: CPU cores that each model keeps
       busy, and of them for one run
+    - ISOGON_CUDA_GRAPHS: `true` replays the runs of a TensorRT engine
     - ISOGON_WATCH: `true` is `--watch`
 
     Who may ask:

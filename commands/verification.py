@@ -84,7 +84,8 @@ def judge(
     loaded = ParityRun.load(run)
     from export import ParityFailedError, tolerances
 
-    report = loaded.judge(tolerances(bound or ())[loaded.claim.precision])
+    precision = loaded.claim.precision
+    report = loaded.judge(tolerances(bound or (), made=(precision,))[precision])
     if not report:
         if as_json:
             console.as_json(report.model_dump(mode="json"))

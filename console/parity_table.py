@@ -18,7 +18,7 @@ def parity_table(report: "ParityReport") -> Table:
     for check in report.checks:
         mark = Text("ok", "green") if check else Text("broken", "bold red")
         name = check.name.replace("_", " ")
-        add_row(table, name, f"{check.seen:.8g}", f"{check.sign} {check.bound:g}", mark)
+        add_row(table, name, check.shown, f"{check.sign} {check.bound:.8g}", mark)
     sizes = ", ".join(map(str, report.batch_sizes))
     add_row(table, "comparisons", f"{report.figures.images:,}", "> 0", f"batches {sizes}")
     return table

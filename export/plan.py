@@ -1,6 +1,7 @@
 """What `isogon export` is asked to make, and within which bounds."""
 
-from collections.abc import Iterable, Mapping
+import math
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import get_args
 
@@ -17,6 +18,8 @@ from bundle import (
 from bundle.runners import Pixels
 from export.onnx import Method
 from export.tensorrt import EngineOptions
+
+PRECISIONS: tuple[Precision, ...] = get_args(Precision)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -88,12 +91,15 @@ class ExportPlan:
                 )
 
 
-def tolerances(bounds: Iterable[str]) -> Mapping[Precision, Tolerance]:
+def tolerances(
+    bounds: Iterable[str], made: Collection[Precision] = PRECISIONS
+) -> Mapping[Precision, Tolerance]:
     """Return the default bounds with these in their place.
 
     Args:
         bounds: `NAME=VALUE` for every precision, or `PRECISION.NAME=VALUE` for one, for
             example `int8.min_cosine=0.98`.
+        made: the precisions that there are; a bound of another is a mistake.
 
     Raises:
         UsageError: no such bound or precision, or no number.
@@ -103,13 +109,18 @@ def tolerances(bounds: Iterable[str]) -> Mapping[Precision, Tolerance]:
         left, _, number = text.partition("=")
         prefix, _, name = left.rpartition(".")
         value = _number(number)
-        known = name in Tolerance.model_fields and prefix in ("", *get_args(Precision))
+        known = name in Tolerance.model_fields and prefix in ("", *PRECISIONS)
         if value is None or not known:
             raise UsageError(
                 f"Expected --bound as NAME=VALUE or PRECISION.NAME=VALUE, got {text!r}; "
                 f"write for example --bound int8.min_cosine=0.98. The names: "
                 f"{', '.join(Tolerance.model_fields)}; the precisions: "
-                f"{', '.join(get_args(Precision))}."
+                f"{', '.join(PRECISIONS)}."
+            )
+        if prefix not in ("", *made):
+            raise UsageError(
+                f"--bound {text} is about {prefix}, and nothing is judged in that: here "
+                f"it is {', '.join(made)}. Ask for {prefix} too, or leave the bound out."
             )
         for precision, tolerance in changed.items():
             if prefix in ("", precision):
@@ -119,6 +130,7 @@ def tolerances(bounds: Iterable[str]) -> Mapping[Precision, Tolerance]:
 
 def _number(text: str) -> float | None:
     try:
-        return float(text)
+        number = float(text)
     except ValueError:
         return None
+    return number if math.isfinite(number) else None

@@ -3,8 +3,9 @@
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
+from shlex import quote
 
-from bundle import Bundle, ParityReport, ParityRun, tensors_name
+from bundle import Bundle, EngineStamp, ParityReport, ParityRun, tensors_name
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -19,11 +20,9 @@ class Rejected:
     @property
     def advice(self) -> str:
         """What to do about it, as commands."""
-        run = self.file.with_name(f"{self.file.name}.safetensors")
-        diverge = (
-            f"`isogon diverge {self.bundle} {self.file}` names the first layer that "
-            f"diverges; "
-        )
+        bundle, file = quote(str(self.bundle)), quote(str(self.file))
+        run = quote(f"{self.file}.safetensors")
+        diverge = f"`isogon diverge {bundle} {file}` names the first layer that diverges; "
         if self.file.suffix == ".engine":  # which shows no tensors
             diverge = ""
         older = ""
@@ -32,9 +31,18 @@ class Rejected:
         return (
             f"It did not enter the bundle and is kept as {self.file}. {older}{diverge}"
             f"`isogon judge {run} --bound NAME=VALUE` judges the same run within other "
-            f"bounds, and `isogon export {self.bundle} --bound NAME=VALUE` lets it in "
-            f"under them."
+            f"bounds, and `isogon export {bundle}{self._asked} --bound NAME=VALUE` lets it "
+            f"in under them."
         )
+
+    @property
+    def _asked(self) -> str:
+        """The options that ask for this artifact."""
+        precision = self.report.precision
+        asked = "" if precision == "fp32" else f" --{precision}"
+        if self.file.suffix == ".engine":
+            asked += f" --engine {EngineStamp.from_name(self.file.name).package}"
+        return asked
 
 
 def rejected_folder(bundle: Bundle) -> Path:

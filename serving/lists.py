@@ -4,6 +4,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
+from bundle import UsageError
 from serving.stored import bundle_path, split_places
 
 Origin = str
@@ -27,7 +28,7 @@ def sources_from(value: object) -> tuple[Source, ...]:
 
     Raises:
         ValueError: there is none.
-        UsageError: BentoML's store has no such model.
+        UsageError: BentoML's store has no such model, or a name is not of that form.
     """
     if isinstance(value, str):
         value = split_places(value)
@@ -80,7 +81,13 @@ def _separated(value: object) -> tuple[object, ...]:
 def _source(value: object) -> Source:
     if isinstance(value, Source):
         return value
-    name, mark, path = str(value).partition("=")
+    text = str(value)
+    name, mark, path = text.partition("=")
     if mark and path and re.fullmatch(r"[\w.-]+", name):
         return Source(name=name, path=bundle_path(path))
-    return Source(path=bundle_path(str(value)))
+    if mark and "/" not in name and not Path(text).exists():
+        raise UsageError(
+            f"Expected a directory or NAME=DIRECTORY, the name of letters, digits, "
+            f"`.`, `_` and `-`, got {text!r}."
+        )
+    return Source(path=bundle_path(text))

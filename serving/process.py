@@ -47,8 +47,7 @@ def serve(bundles: Sequence[str], *, host: str, port: int, watch: bool = False) 
     from serving.listening import listen  # with BentoML, which takes a second
     from serving.service import load
 
-    load(settings)
-    served = ", ".join(map(str, settings.bundle))
+    served = ", ".join(load(settings).names)
     name = f"[{host}]" if ":" in host else host
     print(f"Serving {served} at http://{name}:{port}", file=sys.stderr, flush=True)
     listen(host=host, port=port, deadline=settings.deadline)

@@ -45,7 +45,7 @@ class _Direct(bentoml.Service[Any]):  # type: ignore[misc]
         return asgi
 
 
-def load(settings: Settings) -> None:
+def load(settings: Settings) -> Models:
     """Make the application ready to answer: golden checks and measurements included.
 
     Raises:
@@ -57,7 +57,9 @@ def load(settings: Settings) -> None:
     gc.collect()
     gc.freeze()
     observations: Observations = app.state.observations
-    app.state.models = Models.load(settings, observations.observer, observations.forget)
+    models = Models.load(settings, observations.observer, observations.forget)
+    app.state.models = models
+    return models
 
 
 @bentoml.service(name="isogon", service_class=_Direct)

@@ -1,6 +1,8 @@
 """What an operator may set, each by an environment variable `ISOGON_<NAME>`."""
 
-from collections.abc import Sequence
+import os
+from collections.abc import Mapping, Sequence
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -20,6 +22,7 @@ from serving.lists import Origin, Source, keys_from, origins_from, sources_from
 LogFormat = Literal["json", "text"]
 LogLevel = Literal["debug", "info", "warning", "error"]
 LONGEST_DEADLINE = 540.0  # seconds
+_NEARLY = 0.85  # of the letters, by difflib's ratio
 # What has room for all requests has room for the largest one: the limit on that.
 _ONE_OF = {
     "queue": ("max_images", "images of a request"),
@@ -39,7 +42,9 @@ class Settings(BaseSettings):
         default=False, description="take up a bundle that changed, as at SIGHUP"
     )
     artifact: str = Field(
-        default=ONNX, description="what answers: an artifact's name in the bundle"
+        default=ONNX,
+        min_length=1,
+        description="what answers: an artifact's name in the bundle",
     )
     alpha: float | None = Field(
         default=None, gt=0, lt=1, description="false-alarm rate; None: the bundle's"
@@ -120,6 +125,7 @@ def settings_from_environment(
     Raises:
         UsageError: a variable is missing or has a value that does not do.
     """
+    _require_known(os.environ)
     try:
         return Settings() if bundle is None else Settings(bundle=bundle)  # type: ignore[call-arg, arg-type]
     except ValidationError as error:
@@ -129,6 +135,22 @@ def settings_from_environment(
             f"The environment variable ISOGON_{field.upper()}: {_told(field, fault)}. "
             f"Set or unset it; `isogon serve --help` lists them."
         ) from error
+
+
+def _require_known(environment: Mapping[str, str]) -> None:
+    """Raise `UsageError` for a name that is nearly a setting's.
+
+    A limit or a key that was mistyped would not be in force, and nobody would hear of it.
+    Others may begin with ISOGON_ too: Kubernetes names a service's ports so.
+    """
+    known = {f"ISOGON_{name.upper()}" for name in Settings.model_fields}
+    for name in environment:
+        if name.startswith("ISOGON_") and name not in known:
+            for meant in get_close_matches(name, known, n=1, cutoff=_NEARLY):
+                raise UsageError(
+                    f"The environment variable {name} is no setting; {meant} is. Set "
+                    f"that one, or unset it."
+                )
 
 
 def _told(field: str, fault: Any) -> str:

@@ -343,10 +343,43 @@ def test_an_output_that_is_a_folder_is_refused(
     standalone_file: Path, photographs: Path, tmp_path: Path
 ) -> None:
     image = photographs / "coffee.jpg"
-    found = isogon("run", standalone_file, image, "--output", ".", cwd=tmp_path)
-    assert found.returncode == 2
-    assert "is a directory" in found.stderr
-    assert "coffee.jpg" in found.stdout  # the answers are not lost with the file
+    for output, told in ((".", "is a directory"), ("no/a.npz", "there is no folder no")):
+        found = isogon("run", standalone_file, image, "--output", output, cwd=tmp_path)
+        assert found.returncode == 2
+        assert told in found.stderr
+        assert not found.stdout  # it is said before anything is done
+
+
+def test_what_cannot_be_read_is_a_failed_check_with_and_without_an_output(
+    standalone_file: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "bad.jpg").write_bytes(b"no image")
+    for output in ([], ["--output", "a.npz"]):
+        found = isogon("run", standalone_file, "bad.jpg", *output, cwd=tmp_path)
+        assert found.returncode == 1
+        assert "bad.jpg" in found.stdout
+    assert not (tmp_path / "a.npz").exists()
+
+
+def test_a_terminal_that_knows_ascii_alone_is_no_failure(bundle_path: Path) -> None:
+    cwd = bundle_path.parent
+    found = isogon("inspect", bundle_path, cwd=cwd, PYTHONIOENCODING="ascii")
+    assert found.returncode == 0, found.stderr
+    assert "digits" in found.stdout
+
+
+@pytest.mark.parametrize("form", [[], ["--json"]])
+def test_a_reader_that_has_enough_is_no_failed_check(
+    bundle_path: Path, form: list[str]
+) -> None:
+    command = [sys.executable, "-m", "isogon", "inspect", str(bundle_path), *form]
+    writing = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=bundle_path.parent
+    )
+    assert writing.stdout is not None
+    writing.stdout.close()
+    _, told = writing.communicate(timeout=60)
+    assert (writing.returncode, told) == (128 + signal.SIGPIPE, b"")
 
 
 @pytest.mark.parametrize(

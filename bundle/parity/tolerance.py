@@ -46,7 +46,14 @@ class Check(NamedTuple):
 
     def __str__(self) -> str:
         verb = "exceeds" if self.sign == "<=" else "is below"
-        return f"{self.name} {self.seen:.8g} {verb} {self.bound:g}"
+        return f"{self.name} {self.shown} {verb} {self.bound:.8g}"
+
+    @property
+    def shown(self) -> str:
+        """What was seen, with as many digits as tell a broken bound from a kept one."""
+        bound = f"{self.bound:.8g}"
+        texts = (f"{self.seen:.{digits}g}" for digits in range(8, 18))
+        return next((text for text in texts if self or text != bound), f"{self.seen!r}")
 
 
 class Tolerance(ParityRecord):

@@ -5,6 +5,7 @@ from typing import Annotated
 from fastapi import APIRouter, Query, Request
 
 from serving.api.refusals import OF_ANY
+from serving.api.routes import KnownQueryRoute
 from serving.api.schemas import (
     CalibrationCard,
     LimitsCard,
@@ -16,7 +17,7 @@ from serving.models import Models
 from serving.served import ServedModel
 from serving.settings import Settings
 
-router = APIRouter()
+router = APIRouter(route_class=KnownQueryRoute)
 
 
 @router.get("/v1/model", responses=OF_ANY, tags=["models"], summary="Describe the model")

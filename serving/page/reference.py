@@ -17,6 +17,7 @@ from serving.api.answers import Answer, as_json
 from serving.api.embedding import BODY, ModelQuery, ask, model_name
 from serving.api.problems import ProblemError
 from serving.api.refusals import FINGERPRINT, OF_ANY, OF_IMAGES
+from serving.api.routes import KnownQueryRoute
 from serving.api.schemas import ModelName, ScoreResult
 from serving.models import Models
 from serving.page.examples import Kind, example_images
@@ -24,7 +25,7 @@ from serving.served import ServedModel
 
 _BINS = 32
 
-router = APIRouter()
+router = APIRouter(route_class=KnownQueryRoute)
 
 
 class Neighbour(BaseModel):

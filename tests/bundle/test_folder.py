@@ -1,3 +1,4 @@
+import os
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +25,24 @@ def test_hidden_files_and_folders_are_passed_over(tmp_path: Path) -> None:
         (tmp_path / name).parent.mkdir(exist_ok=True)
         Image.new("RGB", (4, 4)).save(tmp_path / name)
     assert ImageFolder.list(tmp_path).names == ("a.png",)
+
+
+def test_links_are_followed_but_not_in_circles(tmp_path: Path, progress: Progress) -> None:
+    images, elsewhere = tmp_path / "images", tmp_path / "elsewhere"
+    images.mkdir()
+    elsewhere.mkdir()
+    for path in (images / "a.png", elsewhere / "b.png", elsewhere / "c.png"):
+        Image.new("RGB", (4, 4)).save(path)
+    (images / "cats").symlink_to(elsewhere)
+    (images / "up").symlink_to(images)
+    (elsewhere / "itself").symlink_to(".")
+    (images / "d.png").symlink_to(images / "a.png")
+    (images / "lost.png").symlink_to(images / "nowhere.png")
+    os.mkfifo(images / "pipe.png")
+    folder = ImageFolder.list(images)
+    assert folder.names == ("a.png", "cats/b.png", "cats/c.png", "d.png", "lost.png")
+    for _ in range(2):  # the second time from what is remembered
+        assert set(folder.faults(progress, tmp_path / "cache")) == {"lost.png"}
 
 
 def test_a_folder_without_images_says_what_it_expected(tmp_path: Path) -> None:

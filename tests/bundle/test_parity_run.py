@@ -89,6 +89,15 @@ def test_the_worst_batch_size_decides() -> None:
     assert "min_cosine" in "\n".join(report.failures)
 
 
+def test_what_breaks_a_bound_is_shown_apart_from_it() -> None:
+    tolerance = Tolerance(min_cosine=1.0, max_abs_error=1e-7)
+    check = tolerance.check("min_cosine", 0.9999999999)
+    assert str(check) == "min_cosine 0.9999999999 is below 1"
+    assert tolerance.check("min_cosine", 1.0).shown == "1"
+    error = tolerance.check("max_abs_error", 1.00000000004e-7)
+    assert str(error) == "max_abs_error 1.00000000004e-07 exceeds 1e-07"
+
+
 def test_a_run_is_judged_again_under_other_bounds() -> None:
     run = replace(HONEST, answers={size: moved(EXPECTED, 1e-3) for size in (1, 2, 7)})
     run = replace(run, again=run.answers[7])

@@ -133,7 +133,7 @@ def test_answers_are_saved_without_pickles(
     model: StandaloneModel, images: list[Path], tmp_path: Path
 ) -> None:
     answers = [model.answer(path) for path in images]
-    path = tmp_path / "answers"
+    path = tmp_path / "answers.npz"
     save_answers(path, answers, model.fingerprint)
     with np.load(path, allow_pickle=False) as found:
         assert found["names"].tolist() == [str(image) for image in images]
@@ -142,11 +142,13 @@ def test_answers_are_saved_without_pickles(
         assert found["p_values"].tolist() == [answer.p_value for answer in answers]
         assert found["is_ood"].tolist() == [answer.is_ood for answer in answers]
         assert found["fingerprint"] == model.fingerprint
-    assert [each.name for each in tmp_path.iterdir()] == ["answers"]
+    assert [each.name for each in tmp_path.iterdir()] == ["answers.npz"]
     with pytest.raises(UsageError, match="No image could be read"):
         save_answers(tmp_path / "none.npz", [], model.fingerprint)
     with pytest.raises(UsageError, match="cannot be written"):
         save_answers(tmp_path / "absent" / "a.npz", answers, model.fingerprint)
+    with pytest.raises(UsageError, match=r"to end in \.npz"):
+        save_answers(tmp_path / "a.csv", answers, model.fingerprint)
 
 
 def edited(path: Path, change: Callable[[dict[str, str]], object]) -> Path:

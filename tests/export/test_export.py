@@ -247,6 +247,7 @@ def test_what_cannot_be_made_costs_nothing_that_was(
     assert [report.artifact for report in exported.reports] == [ONNX]
     (rejected,) = exported.rejected
     assert "onnx/model.fp16.onnx exported before stays in the bundle" in rejected.advice
+    assert f"isogon export {bundle.path} --fp16 --bound NAME=VALUE" in rejected.advice
     (failed,) = exported.failed
     assert failed.artifact == "fp16 engine"
     assert "the fp16 ONNX file that it comes from did not pass" in str(failed.error)

@@ -183,6 +183,17 @@ def test_an_engine_that_cannot_be_built_is_refused_before_any_work() -> None:
         ExportPlan(engine="tensorrt", build_only=True).require_possible()
 
 
+@pytest.mark.parametrize("text", ["min_cosine=nan", "min_cosine=inf", "min_cosine="])
+def test_a_bound_that_is_no_number_is_refused(text: str) -> None:
+    with pytest.raises(UsageError, match="Expected --bound as NAME=VALUE"):
+        tolerances([text])
+
+
+def test_a_bound_of_a_precision_that_is_not_made_is_refused() -> None:
+    with pytest.raises(UsageError, match=r"about int8, and .*: here it is fp32, fp16\."):
+        tolerances(["int8.min_cosine=0.9"], made=("fp32", "fp16"))
+
+
 def test_bounds_are_set_for_one_precision_or_for_all() -> None:
     changed = tolerances(["int8.min_cosine=0.5", "determinism=0.25"])
     assert changed["int8"].min_cosine == 0.5

@@ -44,12 +44,28 @@ def test_every_setting_is_an_environment_variable(
     )
 
 
-@pytest.mark.parametrize(("name", "value"), [("ALPHA", "2"), ("MAX_IMAGES", "many")])
+@pytest.mark.parametrize(
+    ("name", "value"), [("ALPHA", "2"), ("MAX_IMAGES", "many"), ("ARTIFACT", "")]
+)
 def test_a_wrong_variable_is_named(
     exported: Path, monkeypatch: pytest.MonkeyPatch, name: str, value: str
 ) -> None:
     monkeypatch.setenv(f"ISOGON_{name}", value)
     with pytest.raises(UsageError, match=f"ISOGON_{name}: .*got '{value}'"):
+        settings_from_environment(exported)
+
+
+@pytest.mark.parametrize(
+    ("name", "meant"), [("ALFA", "ALPHA"), ("API_KEY", "API_KEYS"), ("QUEU", "QUEUE")]
+)
+def test_a_variable_that_is_nearly_a_settings_is_refused(
+    exported: Path, monkeypatch: pytest.MonkeyPatch, name: str, meant: str
+) -> None:
+    for other in ("ISOGON_PORT", "ISOGON_SERVICE_HOST", "ISOGON_PORT_3000_TCP"):
+        monkeypatch.setenv(other, "1")  # as Kubernetes sets them
+    settings_from_environment(exported)
+    monkeypatch.setenv(f"ISOGON_{name}", "0.1")
+    with pytest.raises(UsageError, match=f"ISOGON_{name} is no setting; ISOGON_{meant} is"):
         settings_from_environment(exported)
 
 

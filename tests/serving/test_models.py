@@ -88,6 +88,12 @@ def test_two_models_of_one_name_are_refused_with_what_to_do(
         Models.load(settings)
 
 
+@pytest.mark.parametrize("text", ["a b=somewhere", "=somewhere", "a="])
+def test_a_name_that_requests_could_not_say_is_refused(text: str) -> None:
+    with pytest.raises(UsageError, match="Expected a directory or NAME=DIRECTORY"):
+        settings_from_environment([text])
+
+
 def test_the_environment_names_several_bundles(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ISOGON_BUNDLE", os.pathsep.join(["/a/b", "new=/c=d", "./e=f"]))
     assert settings_from_environment().bundle == (

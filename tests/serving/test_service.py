@@ -56,7 +56,7 @@ def problem(response: httpx.Response, status: int) -> dict[str, Any]:
     return document
 
 
-@pytest.mark.parametrize("query", ["encoding=float", "model=digits", "unknown=1"])
+@pytest.mark.parametrize("query", ["encoding=float", "model=digits"])
 def test_a_query_that_says_what_is_so_anyway_changes_nothing(
     service: httpx.Client, photo: bytes, query: str
 ) -> None:
@@ -64,6 +64,18 @@ def test_a_query_that_says_what_is_so_anyway_changes_nothing(
     with_query = service.post(f"/v1/embed?{query}", **multipart(photo))
     assert with_query.status_code == without.status_code == 200
     assert with_query.json() == without.json()
+
+
+@pytest.mark.parametrize(
+    ("route", "parameters"),
+    [("embed", "encoding, model"), ("score", "model"), ("neighbours", "k, model")],
+)
+def test_a_mistyped_query_is_not_taken_for_none(
+    service: httpx.Client, photo: bytes, route: str, parameters: str
+) -> None:
+    refused = service.post(f"/v1/{route}?modle=digits", **multipart(photo))
+    told = f"The query has 'modle'; this route's parameters are: {parameters}."
+    assert problem(refused, 422)["detail"] == told
 
 
 def test_the_answer_has_the_documented_shape(
@@ -347,7 +359,7 @@ def test_health_metrics_and_the_page(service: httpx.Client) -> None:
     assert "isogon_http_requests_total{" in service.get("/metrics").text
     page = service.get("/")
     assert page.headers["content-type"].startswith("text/html")
-    assert "curl -F images=@photo.jpg" in page.text
+    assert "-F images=@photo.jpg" in page.text
     assert "http" not in page.text.replace(str(service.base_url), "")  # asks no other host
 
 

@@ -110,7 +110,7 @@ def test_bytes_files_and_pictures_of_every_mode_are_taken(
         ([Image.new("I", (2, 2), 40000)], ValueError, "mode 'I' holds numbers"),
         ([Image.new("F", (2, 2))], ValueError, "Scale them to 8 bits"),
     ],
-    ids=str,
+    ids=["bytes", "a path", "a picture", "a name", "an array", "mode I", "mode F"],
 )
 def test_what_is_no_image_is_named(images: Any, kind: type[Exception], told: str) -> None:
     transport, asked = wire(result())
