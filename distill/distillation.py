@@ -24,6 +24,7 @@ from distill.recipe import Recipe
 from distill.recipe.objectives import CossSection
 from distill.targets import Teacher, in_batches
 from distill.training.checkpoint import Checkpoint, remove_checkpoint
+from distill.training.lock import sole_run
 from distill.training.processes import launched, parts_of
 from distill.training.trainer import Trainer, TrainingLog
 from distill.writing import Judged, write_bundle
@@ -57,11 +58,22 @@ def distill(
             or precision was another.
 
     Raises:
-        UsageError: something is at `output`, or the images or models do not do.
+        UsageError: something is at `output`, another run makes it, or the images or
+            models do not do.
     """
-    require_absent(output)
     recipe.ood.require_read()
     work = work_folder(output)
+    with sole_run(work, recipe.train):
+        require_absent(output)
+        bundle = _distilled(recipe, output, work, progress, accept_changes=accept_changes)
+        remove_checkpoint(work)
+    return bundle
+
+
+def _distilled(
+    recipe: Recipe, output: Path, work: Path, progress: Progress, *, accept_changes: bool
+) -> Bundle:
+    """Train and evaluate the recipe's student, and write its bundle."""
     learnt = learn(recipe, work, progress, accept_changes=accept_changes)
     teacher, student = embed_both(
         learnt.teacher,
@@ -88,7 +100,7 @@ def distill(
         training=Training(terms=log.epochs, seconds_per_epoch=log.seconds_per_epoch),
         same_space=recipe.student.space == "teacher",
     )
-    bundle = write_bundle(
+    return write_bundle(
         output,
         recipe,
         learnt.data,
@@ -98,8 +110,6 @@ def distill(
         Judged(teacher=teacher, student=student, evaluation=evaluation),
         progress,
     )
-    remove_checkpoint(work)
-    return bundle
 
 
 def learn(
