@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Iterable
+from contextlib import suppress
 from hashlib import file_digest, sha256
 from pathlib import Path
 from pickle import UnpicklingError
@@ -58,14 +59,27 @@ class Checkpoint:
         self.path = folder / NAME
 
     def save(self, state: dict[str, Any]) -> None:
-        """Replace the checkpoint; a run killed meanwhile leaves the previous one."""
-        self._folder.mkdir(parents=True, exist_ok=True)
+        """Replace the checkpoint; a run killed meanwhile leaves the previous one.
+
+        Raises:
+            UsageError: it cannot be written, most often for want of room.
+        """
         pending = self.path.with_suffix(".pending")
-        with pending.open("wb") as file:
-            torch.save({"shaping": self._shaping, **state}, file)
-            file.flush()
-            os.fsync(file.fileno())
-        pending.replace(self.path)
+        try:
+            self._folder.mkdir(parents=True, exist_ok=True)
+            with pending.open("wb") as file:
+                torch.save({"shaping": self._shaping, **state}, file)
+                file.flush()
+                os.fsync(file.fileno())
+            pending.replace(self.path)
+        except (OSError, RuntimeError) as error:
+            with suppress(OSError):
+                pending.unlink(missing_ok=True)
+            cause = error.__context__ or error  # torch's own error hides the file's
+            raise UsageError(
+                f"{self.path} cannot be written: {cause}. Make room, then run this again; "
+                f"the last checkpoint is kept."
+            ) from error
 
     def require_continuable(self) -> None:
         """Raise what `load` would raise; before hours are spent on other things."""

@@ -1,5 +1,6 @@
 import json
 import os
+import resource
 import shutil
 import signal
 import subprocess
@@ -373,6 +374,22 @@ def test_a_checkpoint_of_another_run_is_not_continued(
     assert Checkpoint(tmp_path, recipe, ("a",)).load() == {}
     with pytest.raises(UsageError, match=r"other images.*names of the images"):
         Checkpoint(tmp_path, recipe, ("b",)).load()
+
+
+def test_a_checkpoint_without_room_is_told_and_leaves_the_last_one(
+    recipe: Recipe, tmp_path: Path
+) -> None:
+    checkpoint = Checkpoint(tmp_path, recipe, ())
+    checkpoint.save({"step": 1})
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, before[1]))
+    try:
+        with pytest.raises(UsageError, match=r"cannot be written: .*Make room.*is kept"):
+            checkpoint.save({"step": 2, "weights": torch.zeros(1_000_000)})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert [path.name for path in tmp_path.iterdir()] == ["checkpoint.pt"]
+    assert checkpoint.load() == {"step": 1}
 
 
 def test_changes_are_accepted_if_asked_for_and_only_those_that_fit(
