@@ -107,6 +107,9 @@ class Checkpoint:
             for key in self._shaping.keys() | theirs.keys()
             if self._shaping.get(key) != theirs.get(key)
         )
+        ours, before = _objectives(self._shaping), _objectives(theirs)
+        if ours != before and set(ours) == set(before):
+            changed.append("the order of the objectives")
         adjustable = {f"train.{name}" for name in _ADJUSTABLE}
         if not changed or (self._accept_changes and adjustable.issuperset(changed)):
             return state
@@ -152,3 +155,8 @@ def _shaping(recipe: Recipe) -> dict[str, Any]:
             with Path(name).open("rb") as file:
                 flat[key] = file_digest(file, "sha256").hexdigest()
     return flat | {f"objective.{part['name']}": part for part in objectives}
+
+
+def _objectives(shaping: dict[str, Any]) -> list[str]:
+    """Return the objectives in their order, by which the optimiser knows their heads."""
+    return [key for key in shaping if key.startswith("objective.")]

@@ -412,6 +412,27 @@ def test_changes_are_accepted_if_asked_for_and_only_those_that_fit(
     assert "--accept-changes" not in str(caught.value)
 
 
+def test_objectives_in_another_order_are_another_run(
+    recipe: Recipe, tmp_path: Path
+) -> None:
+    """The optimiser knows parameters by their place."""
+
+    def of(*names: str, **train: object) -> Checkpoint:
+        document = recipe.model_dump()
+        document["objective"] = [{"name": name} for name in names]
+        document["train"] |= train
+        changed = Recipe.model_validate(document)
+        return Checkpoint(tmp_path, changed, (), accept_changes=True)
+
+    of("vkd", "cosine").save({})
+    assert of("vkd", "cosine").load() == {}
+    for train in ({}, {"learning_rate": 1e-5}):
+        with pytest.raises(UsageError, match=r"the order of the objectives\. Remove"):
+            of("cosine", "vkd", **train).load()
+    with pytest.raises(UsageError, match=r"differs in objective\.vkd\. Remove"):
+        of("cosine").load()
+
+
 def test_a_loss_that_is_not_finite_stops_with_a_remedy_and_keeps_the_last_checkpoint(
     recipe: Recipe, tmp_path: Path, progress: Progress
 ) -> None:
