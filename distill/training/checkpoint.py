@@ -82,8 +82,21 @@ class Checkpoint:
             ) from error
 
     def require_continuable(self) -> None:
-        """Raise what `load` would raise; before hours are spent on other things."""
-        self.load()
+        """Raise what `load` would raise; before hours are spent on other things.
+
+        Raises:
+            UsageError: also where the run has done more than the recipe now asks for.
+        """
+        state = self.load()
+        if state is None:
+            return
+        course, epochs = state["course"], self._shaping["train.epochs"]
+        if (course["epoch"], course["step"]) > (epochs, 0):
+            raise UsageError(
+                f"The run in {self._folder} has done {course['epoch']} epochs and "
+                f"{course['step']} steps, and the recipe now ends after {epochs} epochs. "
+                f"Raise `epochs` in [train], or remove {self._folder} to start anew."
+            )
 
     def load(self) -> dict[str, Any] | None:
         """Return the saved state, or None where no run was interrupted.

@@ -433,6 +433,21 @@ def test_objectives_in_another_order_are_another_run(
         of("cosine").load()
 
 
+def test_a_run_is_not_ended_before_where_it_is(recipe: Recipe, tmp_path: Path) -> None:
+    def of(epochs: int) -> Checkpoint:
+        document = recipe.model_dump()
+        document["train"]["epochs"] = epochs
+        changed = Recipe.model_validate(document)
+        return Checkpoint(tmp_path, changed, (), accept_changes=True)
+
+    of(6).save({"course": {"epoch": 3, "step": 1}})
+    of(4).require_continuable()
+    with pytest.raises(UsageError, match=r"done 3 epochs and 1 steps.*after 3.*Raise"):
+        of(3).require_continuable()
+    of(6).save({"course": {"epoch": 3, "step": 0}})
+    of(3).require_continuable()
+
+
 def test_a_loss_that_is_not_finite_stops_with_a_remedy_and_keeps_the_last_checkpoint(
     recipe: Recipe, tmp_path: Path, progress: Progress
 ) -> None:
