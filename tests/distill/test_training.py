@@ -27,6 +27,7 @@ from distill.recipe import TrainSection
 from distill.targets import NetworkTeacher, OnlineTargets
 from distill.training.checkpoint import Checkpoint
 from distill.training.divergence import DivergenceWatch
+from distill.training.journal import Journal
 from distill.training.processes import launched, parts_of
 from distill.training.trainer import Trainer, TrainingLog
 
@@ -446,6 +447,14 @@ def test_a_run_is_not_ended_before_where_it_is(recipe: Recipe, tmp_path: Path) -
         of(3).require_continuable()
     of(6).save({"course": {"epoch": 3, "step": 0}})
     of(3).require_continuable()
+
+
+def test_a_journal_ends_where_it_is_damaged(tmp_path: Path) -> None:
+    whole = b'{"step": 0}\n{"step": 1}\n'
+    for damage in (b"\0" * 20 + b"\n", b"\xff\n", b"1}\n", b'"a"\n', b"{}\n"):
+        (tmp_path / "metrics.jsonl").write_bytes(whole + damage + b'{"step": 2}\n')
+        Journal(tmp_path, start=5).close()
+        assert (tmp_path / "metrics.jsonl").read_bytes() == whole
 
 
 def test_a_loss_that_is_not_finite_stops_with_a_remedy_and_keeps_the_last_checkpoint(
