@@ -15,13 +15,19 @@ from distill.embedding import embed_both
 from distill.evaluation import Training
 from distill.evaluation.evaluate import evaluate
 from distill.images.data import Data, prepare_data
-from distill.images.loading import Plan, TrainingViews, neighbourly, shuffled
-from distill.images.neighbours import kept_neighbours
+from distill.images.loading import (
+    Plan,
+    TrainingViews,
+    global_batch,
+    neighbourly,
+    shuffled,
+)
+from distill.images.neighbours import AMONG, kept_neighbours, require_neighbours
+from distill.images.pseudo_classes import require_clusters
 from distill.images.views import Views
 from distill.objectives.objective import SAMPLE, Labels
 from distill.preparation import Models, card_of, prepare_models, preprocessing_for
 from distill.recipe import Recipe
-from distill.recipe.objectives import CossSection
 from distill.targets import Teacher, in_batches
 from distill.training.checkpoint import Checkpoint, remove_checkpoint
 from distill.training.lock import sole_run
@@ -126,6 +132,7 @@ def learn(
     torch.manual_seed(recipe.train.seed)
     device = fabric.device
     data = prepare_data(recipe, progress, work)
+    _require_enough(recipe, len(data.split.bank))
     checkpoint = Checkpoint(work, recipe, data.trained, accept_changes=accept_changes)
     checkpoint.require_continuable()
     models = prepare_models(recipe, data, device, progress)
@@ -171,6 +178,17 @@ def learn(
     )
 
 
+def _require_enough(recipe: Recipe, images: int) -> None:
+    """Refuse too few training images, before the teacher's features are computed."""
+    size = recipe.train.batch_size
+    if recipe.of_neighbours:
+        require_neighbours(images, min(AMONG, images - 1), size)
+    else:
+        global_batch(images, size, recipe.train.parts)
+    if recipe.data.pseudo_classes:
+        require_clusters(images, recipe.data.pseudo_classes)
+
+
 def _start(
     models: Models, data: Data, device: torch.device, progress: Progress
 ) -> Iterator[tuple[Features, Labels]]:
@@ -207,10 +225,7 @@ def _plan(
 ) -> Plan:
     """Return which images make the batches: random ones, or neighbours of each other."""
     section, learnt = recipe.train, data.split.bank
-    if not any(
-        isinstance(one, CossSection) and one.batches == "neighbours"
-        for one in recipe.objective
-    ):
+    if not recipe.of_neighbours:
         return shuffled(
             learnt,
             batch_size=section.batch_size,
@@ -223,7 +238,6 @@ def _plan(
         learnt,
         neighbours,
         batch_size=section.batch_size,
-        parts=section.parts,
         seed=section.seed,
     )
 

@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from bundle import Images, Preprocessing, UsageError
 from bundle.collection import Indices
-from distill.images.neighbours import DRAWN, neighbour_batches
+from distill.images.neighbours import neighbour_batches
 from distill.images.views import View, Views
 
 Pixels = UInt8[Tensor, "b h w 3"]
@@ -163,12 +163,7 @@ def shuffled(
     Raises:
         UsageError: there are fewer than two images for each part.
     """
-    size = min(batch_size, len(indices)) // parts * parts
-    if size < 2 * parts:
-        raise UsageError(
-            f"{len(indices)} images to learn from cannot be cut into {parts} parts with 2 "
-            f"or more in each. Add images, or lower `devices` or `accumulate` in [train]."
-        )
+    size = global_batch(len(indices), batch_size, parts)
 
     def plan(epoch: int) -> list[Indices]:
         order = np.random.default_rng((seed, epoch)).permutation(indices)
@@ -177,6 +172,17 @@ def shuffled(
         return np.split(order[: steps * size], steps)
 
     return plan
+
+
+def global_batch(images: int, batch_size: int, parts: int) -> int:
+    """Return how many of these images make a batch in `shuffled`, or raise as it does."""
+    size = min(batch_size, images) // parts * parts
+    if size < 2 * parts:
+        raise UsageError(
+            f"{images} images to learn from cannot be cut into {parts} parts with 2 or "
+            f"more in each. Add images, or lower `devices` or `accumulate` in [train]."
+        )
+    return size
 
 
 def views_in_order(
@@ -217,7 +223,6 @@ def neighbourly(
     neighbours: Int32[np.ndarray, "n _"],
     *,
     batch_size: int,
-    parts: int,
     seed: int,
 ) -> Plan:
     """Return the plan of epochs whose batches are anchors and neighbours of theirs.
@@ -225,20 +230,10 @@ def neighbourly(
     Args:
         learnt: the images, as `neighbours` counts them.
         neighbours: for each, the places of its nearest.
-        batch_size: of a global batch.
-        parts: how many micro-batches it is cut into, over all processes.
+        batch_size: of a global batch; the recipe sees to it that a part of it is a
+            multiple of an anchor and its neighbours.
         seed: with the epoch it fixes the batches.
-
-    Raises:
-        UsageError: a part of a batch is no multiple of an anchor and its neighbours.
     """
-    group = DRAWN + 1
-    if batch_size % (group * parts):
-        raise UsageError(
-            f"Batches of neighbours hold groups of {group} images, and `batch_size = "
-            f"{batch_size}` is cut into {parts} parts. Make it a multiple of "
-            f"{group * parts}."
-        )
 
     def plan(epoch: int) -> list[Indices]:
         return [

@@ -97,9 +97,40 @@ def test_batches_of_neighbours_are_learnt_from(
     small = changed(recipe, {"train": {"batch_size": 32}, "teacher": teacher}, objectives)
     bundle = distill(small, tmp_path / "s.isogon", progress)
     assert np.isfinite(list(evaluated(bundle).training.terms[0].values())).all()
-    odd = changed(recipe, {"train": {"batch_size": 24}, "teacher": teacher}, objectives)
-    with pytest.raises(UsageError, match="multiple of 16"):
-        distill(odd, tmp_path / "t.isogon", progress)
+    for train in ({"batch_size": 24}, {"batch_size": 48, "accumulate": 2}):
+        with pytest.raises(
+            UsageError, match=r"batch_size to be a multiple of 16 x.*got \d+\.$"
+        ):
+            changed(recipe, {"train": train}, objectives)
+
+
+@pytest.mark.parametrize(
+    ("changes", "name", "says"),
+    [
+        ({"train": {"batch_size": 176}}, "coss", "got 168 images with 31"),
+        (
+            {"train": {"batch_size": 200, "accumulate": 100}},
+            "rkd",
+            "168 images to learn from cannot be cut into 100 parts",
+        ),
+        ({"data": {"pseudo_classes": 169}}, "nd", "from 2 to 168 pseudo-classes"),
+    ],
+)
+def test_too_few_images_are_refused_before_features_are_computed(
+    recipe: Recipe,
+    tmp_path: Path,
+    progress: Progress,
+    changes: Changes,
+    name: str,
+    says: str,
+) -> None:
+    cache = tmp_path / "features"
+    teacher = {"features": "embedding", "cache": str(cache)}
+    objective = {"name": name} | ({"batches": "neighbours"} if name == "coss" else {})
+    few = changed(recipe, {"teacher": teacher} | changes, [objective])
+    with pytest.raises(UsageError, match=says):
+        distill(few, tmp_path / "s.isogon", progress)
+    assert not cache.exists()
 
 
 def test_a_student_in_the_teachers_space_queries_its_index(
