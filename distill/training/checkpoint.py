@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from bundle import UsageError
+from distill.imported import source_of
 from distill.recipe import Recipe, TrainSection
 from distill.recipe.teacher import TeacherSection
 from distill.targets.identity import VIEW_SETTINGS
@@ -159,9 +160,12 @@ def _shaping(recipe: Recipe) -> dict[str, Any]:
         for key, value in fields.items()
     }
     objectives = recipe.model_dump(mode="json", include={"objective"})["objective"]
+    teacher = recipe.teacher
+    code = source_of(teacher.name) if teacher.name and teacher.imported else None
     for key, name in {
-        "content of teacher.path": recipe.teacher.path,
-        "content of teacher.checkpoint": recipe.teacher.checkpoint,
+        "code of teacher.name": code,
+        "content of teacher.path": teacher.path,
+        "content of teacher.checkpoint": teacher.checkpoint,
         "content of student.checkpoint": recipe.student.checkpoint,
     }.items():
         if name is not None and Path(name).is_file():
