@@ -1,7 +1,7 @@
 """Pixels for the models: random views to learn from, plain crops to measure on."""
 
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -76,14 +76,16 @@ class TrainingViews:
         """
         self._keys = _Keys(plan, parts, mine, repeats, replayed)
         self._labels = labels
-        self._loader = DataLoader(
-            views,
-            batch_sampler=self._keys,
-            num_workers=workers,
-            persistent_workers=workers > 0,
-            generator=torch.Generator(),  # else it draws from the one of dropout
-            pin_memory=torch.cuda.is_available(),
-            worker_init_fn=leave_signals_to_the_main_process,
+        self._loader = Loader(
+            DataLoader(
+                views,
+                batch_sampler=self._keys,
+                num_workers=workers,
+                persistent_workers=workers > 0,
+                generator=torch.Generator(),  # else it draws from the one of dropout
+                pin_memory=torch.cuda.is_available(),
+                worker_init_fn=leave_signals_to_the_main_process,
+            )
         )
         self._micro_batches = len(mine)
         self._steps = len(plan(0))
@@ -96,7 +98,7 @@ class TrainingViews:
         """Iterate over the micro-batches of each step of an epoch, from step `start`."""
         self._keys.epoch, self._keys.start = epoch, start
         micro_batches: list[Batch] = []
-        for pixels, indices, numbers in _plainly(self._loader):
+        for pixels, indices, numbers in self._loader:
             labels = None
             if self._labels is not None:
                 labels = torch.from_numpy(self._labels[indices.numpy()])
@@ -108,12 +110,22 @@ class TrainingViews:
                 micro_batches = []
 
 
-def _plainly(loader: Iterable[Any]) -> Iterator[Any]:
-    """Iterate, giving an error of a worker process as it was raised there."""
-    try:
-        yield from loader
-    except UsageError as error:
-        raise UsageError(str(error).rpartition("UsageError: ")[2]) from error
+class Loader:
+    """The batches of a `DataLoader`, with a worker's error as it was raised there."""
+
+    def __init__(self, loader: DataLoader[Any]) -> None:
+        self._loader = loader
+
+    def __len__(self) -> int:
+        """Return how many batches there are."""
+        return len(self._loader)
+
+    def __iter__(self) -> Iterator[Any]:
+        """Iterate over the batches."""
+        try:
+            yield from self._loader
+        except UsageError as error:
+            raise UsageError(str(error).rpartition("UsageError: ")[2]) from error
 
 
 class _Keys(Sampler[list[View]]):
@@ -198,7 +210,7 @@ def views_in_order(
         pin_memory=torch.cuda.is_available(),
         worker_init_fn=leave_signals_to_the_main_process,
     )
-    for pixels, _, _ in loader:
+    for pixels, _, _ in Loader(loader):
         yield pixels
 
 
@@ -270,12 +282,14 @@ def plain_crops(
     *,
     batch_size: int = 64,
     workers: int = 0,
-) -> DataLoader[Tensor]:
+) -> Loader:
     """Return the images' pixels as every runner sees them, in the given order."""
-    return DataLoader(
-        _Crops(images, preprocessing),
-        batch_size=batch_size,
-        sampler=[int(index) for index in indices],
-        num_workers=workers,
-        generator=torch.Generator(),
+    return Loader(
+        DataLoader(
+            _Crops(images, preprocessing),
+            batch_size=batch_size,
+            sampler=[int(index) for index in indices],
+            num_workers=workers,
+            generator=torch.Generator(),
+        )
     )

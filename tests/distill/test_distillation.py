@@ -192,12 +192,23 @@ def test_an_image_that_disappears_is_named_also_by_a_worker(
     gone = folder / data.trained[0]
     gone.unlink()
 
-    from distill.images.loading import TrainingViews, shuffled
-    from distill.images.views import Views
-
-    plan = shuffled(data.split.bank, batch_size=16, parts=1, repeats=1, seed=0)
-    batches = TrainingViews(
-        Views(data.familiar, small.data, 0), plan, labels=None, workers=1
+    from distill.images.loading import (
+        TrainingViews,
+        plain_crops,
+        shuffled,
+        views_in_order,
     )
-    with pytest.raises(UsageError, match=rf"^{gone} cannot be read: .*No such file[^\n]*$"):
-        list(batches.epoch(0))
+    from distill.images.views import Views
+    from distill.preparation import preprocessing_for
+
+    learnt, views = data.split.bank, Views(data.familiar, small.data, 0)
+    plan = shuffled(learnt, batch_size=16, parts=1, repeats=1, seed=0)
+    preprocessing = preprocessing_for(small, small.student.name)
+    for batches in (
+        TrainingViews(views, plan, labels=None, workers=1).epoch(0),
+        views_in_order(views, learnt, 1, start=0, workers=1),
+        plain_crops(data.familiar, learnt, preprocessing, workers=1),
+    ):
+        said = rf"^{gone} cannot be read: .*No such file[^\n]*$"
+        with pytest.raises(UsageError, match=said):
+            list(batches)
