@@ -88,7 +88,9 @@ class TrainingViews:
             )
         )
         self._micro_batches = len(mine)
-        self._steps = len(plan(0))
+        first = plan(0)
+        self.batch_size = len(first[0])  # of a global batch; all are equally large
+        self._steps = len(first)
 
     def __len__(self) -> int:
         """Return the optimiser steps of one epoch; an incomplete batch is left out."""

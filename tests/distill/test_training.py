@@ -328,6 +328,20 @@ def test_a_run_is_written_down_for_people_and_tensorboard(
     assert log.seconds_per_epoch > 0
 
 
+def test_images_per_second_counts_those_that_are_there(
+    recipe: Recipe, tmp_path: Path, progress: Progress
+) -> None:
+    document = recipe.model_dump()
+    changes = {"epochs": 1, "warmup_epochs": 0, "batch_size": 1000}  # one step
+    document["train"] |= changes
+    large = Recipe.model_validate(document)
+    checkpoint = Checkpoint(tmp_path, large, ())
+    log = learn(models(large), large, checkpoint, progress, **changes)
+    (line,) = (tmp_path / "metrics.jsonl").read_text().splitlines()
+    images = json.loads(line)["images_per_second"] * log.seconds_per_epoch
+    assert images == pytest.approx(len(prepare_data(recipe, progress).split.bank))
+
+
 @pytest.mark.parametrize(
     ("number", "ending"),
     [(signal.SIGTERM, SystemExit), (signal.SIGINT, KeyboardInterrupt)],
