@@ -15,15 +15,22 @@ from distill.embedding import embed_both
 from distill.evaluation import Training
 from distill.evaluation.evaluate import evaluate
 from distill.images.data import Data, prepare_data
-from distill.images.loading import Plan, TrainingViews, neighbourly, shuffled
-from distill.images.neighbours import kept_neighbours
+from distill.images.loading import (
+    Plan,
+    TrainingViews,
+    global_batch,
+    neighbourly,
+    shuffled,
+)
+from distill.images.neighbours import AMONG, kept_neighbours, require_neighbours
+from distill.images.pseudo_classes import require_clusters
 from distill.images.views import Views
 from distill.objectives.objective import SAMPLE, Labels
 from distill.preparation import Models, card_of, prepare_models, preprocessing_for
 from distill.recipe import Recipe
-from distill.recipe.objectives import CossSection
 from distill.targets import Teacher, in_batches
 from distill.training.checkpoint import Checkpoint, remove_checkpoint
+from distill.training.lock import sole_run
 from distill.training.processes import launched, parts_of
 from distill.training.trainer import Trainer, TrainingLog
 from distill.writing import Judged, write_bundle
@@ -57,11 +64,22 @@ def distill(
             or precision was another.
 
     Raises:
-        UsageError: something is at `output`, or the images or models do not do.
+        UsageError: something is at `output`, another run makes it, or the images or
+            models do not do.
     """
-    require_absent(output)
     recipe.ood.require_read()
     work = work_folder(output)
+    with sole_run(work, recipe.train):
+        require_absent(output)
+        bundle = _distilled(recipe, output, work, progress, accept_changes=accept_changes)
+        remove_checkpoint(work)
+    return bundle
+
+
+def _distilled(
+    recipe: Recipe, output: Path, work: Path, progress: Progress, *, accept_changes: bool
+) -> Bundle:
+    """Train and evaluate the recipe's student, and write its bundle."""
     learnt = learn(recipe, work, progress, accept_changes=accept_changes)
     teacher, student = embed_both(
         learnt.teacher,
@@ -88,7 +106,7 @@ def distill(
         training=Training(terms=log.epochs, seconds_per_epoch=log.seconds_per_epoch),
         same_space=recipe.student.space == "teacher",
     )
-    bundle = write_bundle(
+    return write_bundle(
         output,
         recipe,
         learnt.data,
@@ -98,8 +116,6 @@ def distill(
         Judged(teacher=teacher, student=student, evaluation=evaluation),
         progress,
     )
-    remove_checkpoint(work)
-    return bundle
 
 
 def learn(
@@ -116,6 +132,7 @@ def learn(
     torch.manual_seed(recipe.train.seed)
     device = fabric.device
     data = prepare_data(recipe, progress, work)
+    _require_enough(recipe, len(data.split.bank))
     checkpoint = Checkpoint(work, recipe, data.trained, accept_changes=accept_changes)
     checkpoint.require_continuable()
     models = prepare_models(recipe, data, device, progress)
@@ -161,6 +178,17 @@ def learn(
     )
 
 
+def _require_enough(recipe: Recipe, images: int) -> None:
+    """Refuse too few training images, before the teacher's features are computed."""
+    size = recipe.train.batch_size
+    if recipe.of_neighbours:
+        require_neighbours(images, min(AMONG, images - 1), size)
+    else:
+        global_batch(images, size, recipe.train.parts)
+    if recipe.data.pseudo_classes:
+        require_clusters(images, recipe.data.pseudo_classes)
+
+
 def _start(
     models: Models, data: Data, device: torch.device, progress: Progress
 ) -> Iterator[tuple[Features, Labels]]:
@@ -197,10 +225,7 @@ def _plan(
 ) -> Plan:
     """Return which images make the batches: random ones, or neighbours of each other."""
     section, learnt = recipe.train, data.split.bank
-    if not any(
-        isinstance(one, CossSection) and one.batches == "neighbours"
-        for one in recipe.objective
-    ):
+    if not recipe.of_neighbours:
         return shuffled(
             learnt,
             batch_size=section.batch_size,
@@ -213,7 +238,6 @@ def _plan(
         learnt,
         neighbours,
         batch_size=section.batch_size,
-        parts=section.parts,
         seed=section.seed,
     )
 

@@ -39,7 +39,20 @@ def module_from_path(name: str) -> tuple[nn.Module, Path | None]:
             f"Expected {name}() to return a torch.nn.Module, got a "
             f"{type(network).__name__}."
         )
-    return network, None if module.__file__ is None else Path(module.__file__)
+    return network, _source(module)
+
+
+def source_of(name: str) -> Path | None:
+    """Return the source file of the module in `package.module:factory`.
+
+    Raises:
+        UsageError: there is no such module, or it cannot be imported.
+    """
+    return _source(_imported(name.partition(":")[0], name))
+
+
+def _source(module: Any) -> Path | None:
+    return None if module.__file__ is None else Path(module.__file__)
 
 
 def _imported(module_name: str, name: str) -> Any:

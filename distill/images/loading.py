@@ -1,7 +1,7 @@
 """Pixels for the models: random views to learn from, plain crops to measure on."""
 
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from bundle import Images, Preprocessing, UsageError
 from bundle.collection import Indices
-from distill.images.neighbours import DRAWN, neighbour_batches
+from distill.images.neighbours import neighbour_batches
 from distill.images.views import View, Views
 
 Pixels = UInt8[Tensor, "b h w 3"]
@@ -76,17 +76,21 @@ class TrainingViews:
         """
         self._keys = _Keys(plan, parts, mine, repeats, replayed)
         self._labels = labels
-        self._loader = DataLoader(
-            views,
-            batch_sampler=self._keys,
-            num_workers=workers,
-            persistent_workers=workers > 0,
-            generator=torch.Generator(),  # else it draws from the one of dropout
-            pin_memory=torch.cuda.is_available(),
-            worker_init_fn=leave_signals_to_the_main_process,
+        self._loader = Loader(
+            DataLoader(
+                views,
+                batch_sampler=self._keys,
+                num_workers=workers,
+                persistent_workers=workers > 0,
+                generator=torch.Generator(),  # else it draws from the one of dropout
+                pin_memory=torch.cuda.is_available(),
+                worker_init_fn=leave_signals_to_the_main_process,
+            )
         )
         self._micro_batches = len(mine)
-        self._steps = len(plan(0))
+        first = plan(0)
+        self.batch_size = len(first[0])  # of a global batch; all are equally large
+        self._steps = len(first)
 
     def __len__(self) -> int:
         """Return the optimiser steps of one epoch; an incomplete batch is left out."""
@@ -96,7 +100,7 @@ class TrainingViews:
         """Iterate over the micro-batches of each step of an epoch, from step `start`."""
         self._keys.epoch, self._keys.start = epoch, start
         micro_batches: list[Batch] = []
-        for pixels, indices, numbers in _plainly(self._loader):
+        for pixels, indices, numbers in self._loader:
             labels = None
             if self._labels is not None:
                 labels = torch.from_numpy(self._labels[indices.numpy()])
@@ -108,12 +112,22 @@ class TrainingViews:
                 micro_batches = []
 
 
-def _plainly(loader: Iterable[Any]) -> Iterator[Any]:
-    """Iterate, giving an error of a worker process as it was raised there."""
-    try:
-        yield from loader
-    except UsageError as error:
-        raise UsageError(str(error).rpartition("UsageError: ")[2]) from error
+class Loader:
+    """The batches of a `DataLoader`, with a worker's error as it was raised there."""
+
+    def __init__(self, loader: DataLoader[Any]) -> None:
+        self._loader = loader
+
+    def __len__(self) -> int:
+        """Return how many batches there are."""
+        return len(self._loader)
+
+    def __iter__(self) -> Iterator[Any]:
+        """Iterate over the batches."""
+        try:
+            yield from self._loader
+        except UsageError as error:
+            raise UsageError(str(error).rpartition("UsageError: ")[2]) from error
 
 
 class _Keys(Sampler[list[View]]):
@@ -163,12 +177,7 @@ def shuffled(
     Raises:
         UsageError: there are fewer than two images for each part.
     """
-    size = min(batch_size, len(indices)) // parts * parts
-    if size < 2 * parts:
-        raise UsageError(
-            f"{len(indices)} images to learn from cannot be cut into {parts} parts with 2 "
-            f"or more in each. Add images, or lower `devices` or `accumulate` in [train]."
-        )
+    size = global_batch(len(indices), batch_size, parts)
 
     def plan(epoch: int) -> list[Indices]:
         order = np.random.default_rng((seed, epoch)).permutation(indices)
@@ -177,6 +186,17 @@ def shuffled(
         return np.split(order[: steps * size], steps)
 
     return plan
+
+
+def global_batch(images: int, batch_size: int, parts: int) -> int:
+    """Return how many of these images make a batch in `shuffled`, or raise as it does."""
+    size = min(batch_size, images) // parts * parts
+    if size < 2 * parts:
+        raise UsageError(
+            f"{images} images to learn from cannot be cut into {parts} parts with 2 or "
+            f"more in each. Add images, or lower `devices` or `accumulate` in [train]."
+        )
+    return size
 
 
 def views_in_order(
@@ -192,7 +212,7 @@ def views_in_order(
         pin_memory=torch.cuda.is_available(),
         worker_init_fn=leave_signals_to_the_main_process,
     )
-    for pixels, _, _ in loader:
+    for pixels, _, _ in Loader(loader):
         yield pixels
 
 
@@ -217,7 +237,6 @@ def neighbourly(
     neighbours: Int32[np.ndarray, "n _"],
     *,
     batch_size: int,
-    parts: int,
     seed: int,
 ) -> Plan:
     """Return the plan of epochs whose batches are anchors and neighbours of theirs.
@@ -225,20 +244,10 @@ def neighbourly(
     Args:
         learnt: the images, as `neighbours` counts them.
         neighbours: for each, the places of its nearest.
-        batch_size: of a global batch.
-        parts: how many micro-batches it is cut into, over all processes.
+        batch_size: of a global batch; the recipe sees to it that a part of it is a
+            multiple of an anchor and its neighbours.
         seed: with the epoch it fixes the batches.
-
-    Raises:
-        UsageError: a part of a batch is no multiple of an anchor and its neighbours.
     """
-    group = DRAWN + 1
-    if batch_size % (group * parts):
-        raise UsageError(
-            f"Batches of neighbours hold groups of {group} images, and `batch_size = "
-            f"{batch_size}` is cut into {parts} parts. Make it a multiple of "
-            f"{group * parts}."
-        )
 
     def plan(epoch: int) -> list[Indices]:
         return [
@@ -275,12 +284,14 @@ def plain_crops(
     *,
     batch_size: int = 64,
     workers: int = 0,
-) -> DataLoader[Tensor]:
+) -> Loader:
     """Return the images' pixels as every runner sees them, in the given order."""
-    return DataLoader(
-        _Crops(images, preprocessing),
-        batch_size=batch_size,
-        sampler=[int(index) for index in indices],
-        num_workers=workers,
-        generator=torch.Generator(),
+    return Loader(
+        DataLoader(
+            _Crops(images, preprocessing),
+            batch_size=batch_size,
+            sampler=[int(index) for index in indices],
+            num_workers=workers,
+            generator=torch.Generator(),
+        )
     )

@@ -13,10 +13,11 @@ from filelock import FileLock
 from jaxtyping import Float, Int32, Int64, Integer
 
 from bundle import UsageError
+from distill.recipe.objectives import GROUP
 
 _BLOCK = 4096
 NEAREST = 384  # what the authors keep per image
-DRAWN = 15
+DRAWN = GROUP - 1
 AMONG = 31
 
 
@@ -78,6 +79,18 @@ def kept_neighbours(
     return kept
 
 
+def require_neighbours(
+    images: int, among: int, batch_size: int, *, drawn: int = DRAWN
+) -> None:
+    """Raise `UsageError` unless the images, with `among` neighbours of each, do."""
+    if among < drawn or batch_size > images:
+        raise UsageError(
+            f"Batches of neighbours of {batch_size} images need as many training images "
+            f"and {drawn} neighbours of each, got {images} images with {among}. Add "
+            f'images, lower `batch_size`, or set `batches = "random"`.'
+        )
+
+
 def neighbour_batches(
     neighbours: Integer[np.ndarray, "n k"],
     batch_size: int,
@@ -111,12 +124,7 @@ def neighbour_batches(
             f"{batch_size}` is no multiple of that. Set it to "
             f"{max(1, round(batch_size / group)) * group}."
         )
-    if among < drawn or batch_size > n:
-        raise UsageError(
-            f"Batches of neighbours of {batch_size} images need as many training images "
-            f"and {drawn} neighbours of each, got {n} images with {among}. Add images, "
-            f'lower `batch_size`, or set `batches = "random"`.'
-        )
+    require_neighbours(n, among, batch_size, drawn=drawn)
     anchors_per_batch = batch_size // group
     batches = n // batch_size
     turn, part = divmod(epoch, group)

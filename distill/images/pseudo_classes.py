@@ -9,6 +9,15 @@ from bundle import UsageError
 _ITERATIONS = 20
 
 
+def require_clusters(images: int, count: int) -> None:
+    """Raise `UsageError` unless these images can make `count` pseudo-classes."""
+    if not 2 <= count <= images:
+        raise UsageError(
+            f"Expected from 2 to {images} pseudo-classes, as many as there are training "
+            f"images at most, got {count}. Change `[data] pseudo_classes`."
+        )
+
+
 def pseudo_classes(
     features: Float[np.ndarray, "n d"], count: int, seed: int
 ) -> Int64[np.ndarray, " n"]:
@@ -23,11 +32,7 @@ def pseudo_classes(
     Raises:
         UsageError: there are fewer images than clusters, or fewer than two clusters.
     """
-    if not 2 <= count <= len(features):
-        raise UsageError(
-            f"Expected from 2 to {len(features)} pseudo-classes, as many as there are "
-            f"training images at most, got {count}. Change `[data] pseudo_classes`."
-        )
+    require_clusters(len(features), count)
     directions = np.array(features, np.float32, order="C")  # a copy
     faiss.normalize_L2(directions)
     clustering = faiss.Kmeans(

@@ -74,11 +74,6 @@ class Kd(Objective):
             }
 
     @property
-    def needs_labels(self) -> bool:
-        """The cross-entropy and the probe do."""
-        return True
-
-    @property
     def start_on(self) -> StartOn:
         """Everything, of which the probe takes the first 50,000 images."""
         return "everything"

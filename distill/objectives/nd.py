@@ -59,11 +59,6 @@ class Nd(Objective):
         return {"nd": loss}
 
     @property
-    def needs_labels(self) -> bool:
-        """Each image is drawn to the mean of its class."""
-        return True
-
-    @property
     def start_on(self) -> StartOn:
         """Everything: class means are those of the training set."""
         return "everything"

@@ -31,11 +31,6 @@ class Objective(nn.Module, ABC):
         """
 
     @property
-    def needs_labels(self) -> bool:
-        """Whether `forward` and `start` require class numbers."""
-        return False
-
-    @property
     def needs_tokens(self) -> bool:
         """Whether the teacher's cells are required, not only its pooled vector.
 

@@ -26,11 +26,6 @@ class Weighted(Objective):
         }
 
     @property
-    def needs_labels(self) -> bool:
-        """Whether any of them does."""
-        return any(part.needs_labels for part in self._parts())
-
-    @property
     def needs_tokens(self) -> bool:
         """Whether any of them does."""
         return any(part.needs_tokens for part in self._parts())

@@ -6,6 +6,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 _Positive = Annotated[float, Field(gt=0)]
 _TEMPERATURES = tuple(step / 100 for step in range(1, 11))
+GROUP = 16  # images in a batch of neighbours that belong together: an anchor and 15
 
 
 class _ObjectiveSection(BaseModel):

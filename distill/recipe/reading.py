@@ -52,6 +52,8 @@ def _explain(fault: dict[str, Any], where: str) -> str:
     # The place of a fault: section, in [[...]] its number, of an objective also its
     # name, then the key.
     place = [str(part) for part in fault["loc"]]
+    if not place:  # between sections
+        return f"{where}: {fault['msg']}."
     inside = {"objective": 3, "unfamiliar": 2}.get(place[0], 1)
     section, key = place[:inside], ".".join(place[inside:])
     if not key:

@@ -11,7 +11,12 @@ from pydantic import (
 )
 
 from bundle import DetectorSpec, Shares
-from distill.recipe.objectives import IsogonSection, ObjectiveSection
+from distill.recipe.objectives import (
+    GROUP,
+    CossSection,
+    IsogonSection,
+    ObjectiveSection,
+)
 from distill.recipe.teacher import TeacherSection
 
 # What timm.data.create_transform takes as auto_augment.
@@ -268,3 +273,22 @@ class Recipe(_Section):
         if len(set(names)) < len(names):
             raise ValueError("expected each objective once; change its weight instead")
         return objectives
+
+    @model_validator(mode="after")
+    def _keeps_neighbours_together(self) -> "Recipe":
+        size = GROUP * self.train.parts
+        if self.of_neighbours and self.train.batch_size % size:
+            raise ValueError(
+                f"expected batch_size to be a multiple of {GROUP} x devices x nodes x "
+                f"accumulate = {size}, because batches of neighbours hold groups of "
+                f"{GROUP} images, got {self.train.batch_size}"
+            )
+        return self
+
+    @property
+    def of_neighbours(self) -> bool:
+        """Whether an objective asks for batches of neighbours."""
+        return any(
+            isinstance(one, CossSection) and one.batches == "neighbours"
+            for one in self.objective
+        )

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Iterable
+from contextlib import suppress
 from hashlib import file_digest, sha256
 from pathlib import Path
 from pickle import UnpicklingError
@@ -10,6 +11,7 @@ from typing import Any
 import torch
 
 from bundle import UsageError
+from distill.imported import source_of
 from distill.recipe import Recipe, TrainSection
 from distill.recipe.teacher import TeacherSection
 from distill.targets.identity import VIEW_SETTINGS
@@ -58,18 +60,44 @@ class Checkpoint:
         self.path = folder / NAME
 
     def save(self, state: dict[str, Any]) -> None:
-        """Replace the checkpoint; a run killed meanwhile leaves the previous one."""
-        self._folder.mkdir(parents=True, exist_ok=True)
+        """Replace the checkpoint; a run killed meanwhile leaves the previous one.
+
+        Raises:
+            UsageError: it cannot be written, most often for want of room.
+        """
         pending = self.path.with_suffix(".pending")
-        with pending.open("wb") as file:
-            torch.save({"shaping": self._shaping, **state}, file)
-            file.flush()
-            os.fsync(file.fileno())
-        pending.replace(self.path)
+        try:
+            self._folder.mkdir(parents=True, exist_ok=True)
+            with pending.open("wb") as file:
+                torch.save({"shaping": self._shaping, **state}, file)
+                file.flush()
+                os.fsync(file.fileno())
+            pending.replace(self.path)
+        except (OSError, RuntimeError) as error:
+            with suppress(OSError):
+                pending.unlink(missing_ok=True)
+            cause = error.__context__ or error  # torch's own error hides the file's
+            raise UsageError(
+                f"{self.path} cannot be written: {cause}. Make room, then run this again; "
+                f"the last checkpoint is kept."
+            ) from error
 
     def require_continuable(self) -> None:
-        """Raise what `load` would raise; before hours are spent on other things."""
-        self.load()
+        """Raise what `load` would raise; before hours are spent on other things.
+
+        Raises:
+            UsageError: also where the run has done more than the recipe now asks for.
+        """
+        state = self.load()
+        if state is None:
+            return
+        course, epochs = state["course"], self._shaping["train.epochs"]
+        if (course["epoch"], course["step"]) > (epochs, 0):
+            raise UsageError(
+                f"The run in {self._folder} has done {course['epoch']} epochs and "
+                f"{course['step']} steps, and the recipe now ends after {epochs} epochs. "
+                f"Raise `epochs` in [train], or remove {self._folder} to start anew."
+            )
 
     def load(self) -> dict[str, Any] | None:
         """Return the saved state, or None where no run was interrupted.
@@ -93,6 +121,9 @@ class Checkpoint:
             for key in self._shaping.keys() | theirs.keys()
             if self._shaping.get(key) != theirs.get(key)
         )
+        ours, before = _objectives(self._shaping), _objectives(theirs)
+        if ours != before and set(ours) == set(before):
+            changed.append("the order of the objectives")
         adjustable = {f"train.{name}" for name in _ADJUSTABLE}
         if not changed or (self._accept_changes and adjustable.issuperset(changed)):
             return state
@@ -129,12 +160,20 @@ def _shaping(recipe: Recipe) -> dict[str, Any]:
         for key, value in fields.items()
     }
     objectives = recipe.model_dump(mode="json", include={"objective"})["objective"]
+    teacher = recipe.teacher
+    code = source_of(teacher.name) if teacher.name and teacher.imported else None
     for key, name in {
-        "content of teacher.path": recipe.teacher.path,
-        "content of teacher.checkpoint": recipe.teacher.checkpoint,
+        "code of teacher.name": code,
+        "content of teacher.path": teacher.path,
+        "content of teacher.checkpoint": teacher.checkpoint,
         "content of student.checkpoint": recipe.student.checkpoint,
     }.items():
         if name is not None and Path(name).is_file():
             with Path(name).open("rb") as file:
                 flat[key] = file_digest(file, "sha256").hexdigest()
     return flat | {f"objective.{part['name']}": part for part in objectives}
+
+
+def _objectives(shaping: dict[str, Any]) -> list[str]:
+    """Return the objectives in their order, by which the optimiser knows their heads."""
+    return [key for key in shaping if key.startswith("objective.")]

@@ -21,7 +21,7 @@ class Journal:
         path = folder / METRICS
         kept = _before(path, start)
         pending = path.with_suffix(".pending")
-        pending.write_text("".join(kept), encoding="utf-8")
+        pending.write_bytes(b"".join(kept))
         pending.replace(path)
         self._file = path.open("a", encoding="utf-8")
         self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=start)
@@ -40,13 +40,20 @@ class Journal:
         self._board.close()
 
 
-def _before(path: Path, start: int) -> list[str]:
-    """Return the whole lines of steps before `start`."""
+def _before(path: Path, start: int) -> list[bytes]:
+    """Return the lines of steps before `start`, up to one that is damaged.
+
+    After a loss of power a file may end in NULs, or within a line.
+    """
     if not path.exists():
         return []
     kept = []
-    for line in path.read_text(encoding="utf-8").splitlines(keepends=True):
-        if not line.endswith("\n") or json.loads(line)["step"] >= start:
+    for line in path.read_bytes().splitlines(keepends=True):
+        try:
+            step = json.loads(line)["step"]
+        except (ValueError, TypeError, KeyError):
+            break
+        if not line.endswith(b"\n") or step >= start:
             break
         kept.append(line)
     return kept

@@ -241,7 +241,7 @@ class Trainer:
                 self._course.sums[name] = self._course.sums.get(name, 0.0) + value
         self._course.seconds += seconds
         means = [sum(column) / len(rows) for column in zip(*rows, strict=True)]
-        images = len(rows) * self._section.batch_size
+        images = len(rows) * self._views.batch_size
         return {
             "loss": sum(means),
             **dict(zip(names, means, strict=True)),

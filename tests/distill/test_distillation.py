@@ -97,9 +97,40 @@ def test_batches_of_neighbours_are_learnt_from(
     small = changed(recipe, {"train": {"batch_size": 32}, "teacher": teacher}, objectives)
     bundle = distill(small, tmp_path / "s.isogon", progress)
     assert np.isfinite(list(evaluated(bundle).training.terms[0].values())).all()
-    odd = changed(recipe, {"train": {"batch_size": 24}, "teacher": teacher}, objectives)
-    with pytest.raises(UsageError, match="multiple of 16"):
-        distill(odd, tmp_path / "t.isogon", progress)
+    for train in ({"batch_size": 24}, {"batch_size": 48, "accumulate": 2}):
+        with pytest.raises(
+            UsageError, match=r"batch_size to be a multiple of 16 x.*got \d+\.$"
+        ):
+            changed(recipe, {"train": train}, objectives)
+
+
+@pytest.mark.parametrize(
+    ("changes", "name", "says"),
+    [
+        ({"train": {"batch_size": 176}}, "coss", "got 168 images with 31"),
+        (
+            {"train": {"batch_size": 200, "accumulate": 100}},
+            "rkd",
+            "168 images to learn from cannot be cut into 100 parts",
+        ),
+        ({"data": {"pseudo_classes": 169}}, "nd", "from 2 to 168 pseudo-classes"),
+    ],
+)
+def test_too_few_images_are_refused_before_features_are_computed(
+    recipe: Recipe,
+    tmp_path: Path,
+    progress: Progress,
+    changes: Changes,
+    name: str,
+    says: str,
+) -> None:
+    cache = tmp_path / "features"
+    teacher = {"features": "embedding", "cache": str(cache)}
+    objective = {"name": name} | ({"batches": "neighbours"} if name == "coss" else {})
+    few = changed(recipe, {"teacher": teacher} | changes, [objective])
+    with pytest.raises(UsageError, match=says):
+        distill(few, tmp_path / "s.isogon", progress)
+    assert not cache.exists()
 
 
 def test_a_student_in_the_teachers_space_queries_its_index(
@@ -161,12 +192,23 @@ def test_an_image_that_disappears_is_named_also_by_a_worker(
     gone = folder / data.trained[0]
     gone.unlink()
 
-    from distill.images.loading import TrainingViews, shuffled
-    from distill.images.views import Views
-
-    plan = shuffled(data.split.bank, batch_size=16, parts=1, repeats=1, seed=0)
-    batches = TrainingViews(
-        Views(data.familiar, small.data, 0), plan, labels=None, workers=1
+    from distill.images.loading import (
+        TrainingViews,
+        plain_crops,
+        shuffled,
+        views_in_order,
     )
-    with pytest.raises(UsageError, match=rf"^{gone} cannot be read: .*No such file[^\n]*$"):
-        list(batches.epoch(0))
+    from distill.images.views import Views
+    from distill.preparation import preprocessing_for
+
+    learnt, views = data.split.bank, Views(data.familiar, small.data, 0)
+    plan = shuffled(learnt, batch_size=16, parts=1, repeats=1, seed=0)
+    preprocessing = preprocessing_for(small, small.student.name)
+    for batches in (
+        TrainingViews(views, plan, labels=None, workers=1).epoch(0),
+        views_in_order(views, learnt, 1, start=0, workers=1),
+        plain_crops(data.familiar, learnt, preprocessing, workers=1),
+    ):
+        said = rf"^{gone} cannot be read: .*No such file[^\n]*$"
+        with pytest.raises(UsageError, match=said):
+            list(batches)

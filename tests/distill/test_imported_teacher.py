@@ -7,6 +7,7 @@ import torch
 from bundle import ImageFolder, UsageError
 from distill import Recipe, recipe_from_document
 from distill.targets import NetworkTeacher, teacher_from_recipe
+from distill.training.checkpoint import Checkpoint
 
 MODULE = """
 import torch
@@ -88,6 +89,19 @@ def test_a_teacher_in_the_current_folder_is_found_and_normalised(
     assert not any(p.requires_grad for p in teacher.network.parameters())
     plain = imported(recipe, f"{module}:embeddings", mean=[0.0] * 3, std=[0.5] * 3)
     assert torch.equal(plain.network(pixels).pooled, torch.full((3, 3), 2.0))
+
+
+def test_a_run_is_not_continued_after_its_teachers_code_has_changed(
+    recipe: Recipe, module: str, tmp_path: Path
+) -> None:
+    document = recipe.model_dump(mode="json", exclude_unset=True)
+    document["teacher"] = {"name": f"{module}:embeddings"}
+    recipe = recipe_from_document(document, where="tests")
+    Checkpoint(tmp_path, recipe, ()).save({})
+    assert Checkpoint(tmp_path, recipe, ()).load() == {}
+    Path(f"{module}.py").write_text(f"{MODULE}\n# another\n")
+    with pytest.raises(UsageError, match=r"differs in code of teacher.name\. Remove"):
+        Checkpoint(tmp_path, recipe, ()).load()
 
 
 @pytest.mark.parametrize(("factory", "grid"), [("tokens", (2, 2)), ("oblong", (2, 3))])

@@ -13,9 +13,13 @@ from typing import Any
 import numpy as np
 import pytest
 import tomli_w
+from rich.progress import Progress
 
-from bundle import Bundle
+from bundle import Bundle, UsageError
 from distill import Recipe
+from distill.distillation import distill, work_folder
+from distill.recipe import TrainSection
+from distill.training.lock import sole_run
 
 ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1"}  # the order of sums is that of threads
 
@@ -97,6 +101,56 @@ def test_a_terminated_run_saves_says_so_and_continues(
     assert "Run the same command again to continue" in said
     assert "Traceback" not in said
     assert (work / "checkpoint.pt").exists()
+
+
+HOLD = """
+import os, sys, time
+from pathlib import Path
+from distill.recipe import TrainSection
+from distill.training.lock import sole_run
+
+with sole_run(Path(sys.argv[1]), TrainSection()):
+    if os.fork():  # the parent; the child outlives it, as a loader's worker does
+        print("held", flush=True)
+    else:
+        os.close(1)
+    time.sleep(20)
+"""
+
+
+def test_a_run_keeps_others_out_until_it_ends_or_is_killed(
+    recipe: Recipe, tmp_path: Path, progress: Progress
+) -> None:
+    output = tmp_path / "s.isogon"
+    work = work_folder(output)
+    with subprocess.Popen(
+        [sys.executable, "-c", HOLD, str(work)], stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "held\n"
+        with pytest.raises(
+            UsageError, match=r"Another run is at work in .*s\.isogon\.work"
+        ):
+            distill(recipe, output, progress)
+        process.kill()
+    assert [path.name for path in work.iterdir()] == [".lock"]
+    with sole_run(work, recipe.train):
+        pass
+
+
+def test_the_first_process_of_a_run_holds_its_folder_for_all(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    section = TrainSection(devices=2)
+    with sole_run(tmp_path, section):
+        with pytest.raises(UsageError, match="Another run"), sole_run(tmp_path, section):
+            pass
+        monkeypatch.setenv("LOCAL_RANK", "1")
+        with sole_run(tmp_path, section):
+            pass
+        alone = TrainSection()  # whatever the variables say
+        with pytest.raises(UsageError, match="Another run"), sole_run(tmp_path, alone):
+            pass
 
 
 @pytest.mark.slow

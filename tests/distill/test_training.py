@@ -1,5 +1,6 @@
 import json
 import os
+import resource
 import shutil
 import signal
 import subprocess
@@ -26,6 +27,7 @@ from distill.recipe import TrainSection
 from distill.targets import NetworkTeacher, OnlineTargets
 from distill.training.checkpoint import Checkpoint
 from distill.training.divergence import DivergenceWatch
+from distill.training.journal import Journal
 from distill.training.processes import launched, parts_of
 from distill.training.trainer import Trainer, TrainingLog
 
@@ -326,6 +328,20 @@ def test_a_run_is_written_down_for_people_and_tensorboard(
     assert log.seconds_per_epoch > 0
 
 
+def test_images_per_second_counts_those_that_are_there(
+    recipe: Recipe, tmp_path: Path, progress: Progress
+) -> None:
+    document = recipe.model_dump()
+    changes = {"epochs": 1, "warmup_epochs": 0, "batch_size": 1000}  # one step
+    document["train"] |= changes
+    large = Recipe.model_validate(document)
+    checkpoint = Checkpoint(tmp_path, large, ())
+    log = learn(models(large), large, checkpoint, progress, **changes)
+    (line,) = (tmp_path / "metrics.jsonl").read_text().splitlines()
+    images = json.loads(line)["images_per_second"] * log.seconds_per_epoch
+    assert images == pytest.approx(len(prepare_data(recipe, progress).split.bank))
+
+
 @pytest.mark.parametrize(
     ("number", "ending"),
     [(signal.SIGTERM, SystemExit), (signal.SIGINT, KeyboardInterrupt)],
@@ -375,6 +391,22 @@ def test_a_checkpoint_of_another_run_is_not_continued(
         Checkpoint(tmp_path, recipe, ("b",)).load()
 
 
+def test_a_checkpoint_without_room_is_told_and_leaves_the_last_one(
+    recipe: Recipe, tmp_path: Path
+) -> None:
+    checkpoint = Checkpoint(tmp_path, recipe, ())
+    checkpoint.save({"step": 1})
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, before[1]))
+    try:
+        with pytest.raises(UsageError, match=r"cannot be written: .*Make room.*is kept"):
+            checkpoint.save({"step": 2, "weights": torch.zeros(1_000_000)})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert [path.name for path in tmp_path.iterdir()] == ["checkpoint.pt"]
+    assert checkpoint.load() == {"step": 1}
+
+
 def test_changes_are_accepted_if_asked_for_and_only_those_that_fit(
     recipe: Recipe, tmp_path: Path
 ) -> None:
@@ -393,6 +425,50 @@ def test_changes_are_accepted_if_asked_for_and_only_those_that_fit(
     with pytest.raises(UsageError, match=r"train.seed. Remove") as caught:
         Checkpoint(tmp_path, other, ("a",), accept_changes=True).load()
     assert "--accept-changes" not in str(caught.value)
+
+
+def test_objectives_in_another_order_are_another_run(
+    recipe: Recipe, tmp_path: Path
+) -> None:
+    """The optimiser knows parameters by their place."""
+
+    def of(*names: str, **train: object) -> Checkpoint:
+        document = recipe.model_dump()
+        document["objective"] = [{"name": name} for name in names]
+        document["train"] |= train
+        changed = Recipe.model_validate(document)
+        return Checkpoint(tmp_path, changed, (), accept_changes=True)
+
+    of("vkd", "cosine").save({})
+    assert of("vkd", "cosine").load() == {}
+    for train in ({}, {"learning_rate": 1e-5}):
+        with pytest.raises(UsageError, match=r"the order of the objectives\. Remove"):
+            of("cosine", "vkd", **train).load()
+    with pytest.raises(UsageError, match=r"differs in objective\.vkd\. Remove"):
+        of("cosine").load()
+
+
+def test_a_run_is_not_ended_before_where_it_is(recipe: Recipe, tmp_path: Path) -> None:
+    def of(epochs: int) -> Checkpoint:
+        document = recipe.model_dump()
+        document["train"]["epochs"] = epochs
+        changed = Recipe.model_validate(document)
+        return Checkpoint(tmp_path, changed, (), accept_changes=True)
+
+    of(6).save({"course": {"epoch": 3, "step": 1}})
+    of(4).require_continuable()
+    with pytest.raises(UsageError, match=r"done 3 epochs and 1 steps.*after 3.*Raise"):
+        of(3).require_continuable()
+    of(6).save({"course": {"epoch": 3, "step": 0}})
+    of(3).require_continuable()
+
+
+def test_a_journal_ends_where_it_is_damaged(tmp_path: Path) -> None:
+    whole = b'{"step": 0}\n{"step": 1}\n'
+    for damage in (b"\0" * 20 + b"\n", b"\xff\n", b"1}\n", b'"a"\n', b"{}\n"):
+        (tmp_path / "metrics.jsonl").write_bytes(whole + damage + b'{"step": 2}\n')
+        Journal(tmp_path, start=5).close()
+        assert (tmp_path / "metrics.jsonl").read_bytes() == whole
 
 
 def test_a_loss_that_is_not_finite_stops_with_a_remedy_and_keeps_the_last_checkpoint(

@@ -89,7 +89,6 @@ def test_nd_maps_a_student_of_another_width_by_a_head_of_its_own() -> None:
 def test_nd_says_what_is_wrong_with_labels() -> None:
     objective = Nd(5, 5, 3)
     vectors = torch.randn(4, 5)
-    assert objective.needs_labels
     assert objective.start_on == "everything"
     with pytest.raises(UsageError, match="needs the class of each image"):
         objective(at(vectors), at(vectors))

@@ -68,7 +68,6 @@ def test_several_objectives_start_in_one_pass_each_on_what_it_asks_for() -> None
 
     objective = chosen({"name": "cospress"}, {"name": "nd"}, {"name": "kd"}, classes=3)
     assert objective.start_on == "everything"
-    assert objective.needs_labels
     objective.start(once())
     assert seen == [30, 30, 30]
     parts = objective.objectives
@@ -144,7 +143,6 @@ def test_only_what_compares_cells_needs_tokens() -> None:
     needing = {n for n in names if chosen({"name": n}, classes=3).needs_tokens}
     assert needing == {"proteus"}
     assert chosen({"name": "rkd"}, {"name": "proteus"}).needs_tokens
-    assert {n for n in names if chosen({"name": n}, classes=3).needs_labels} == {"nd", "kd"}
 
 
 def test_batches_of_neighbours_are_a_choice_of_coss() -> None:
