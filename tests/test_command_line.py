@@ -357,7 +357,7 @@ def test_what_cannot_be_read_is_a_failed_check_with_and_without_an_output(
     for output in ([], ["--output", "a.npz"]):
         found = isogon("run", standalone_file, "bad.jpg", *output, cwd=tmp_path)
         assert found.returncode == 1
-        assert "bad.jpg" in found.stdout
+        assert "bad.jpg is not an image" in found.stderr
     assert not (tmp_path / "a.npz").exists()
 
 
