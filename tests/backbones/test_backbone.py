@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from backbones import Backbone, Student, preprocessing_of, timm_model
+from backbones import Backbone, Features, Student, preprocessing_of, timm_model
 from bundle import UsageError
 
 PIXELS = torch.from_numpy(
@@ -92,6 +92,20 @@ def test_embeddings_are_the_direction_of_the_class_token() -> None:
     assert torch.allclose(embeddings.norm(dim=1), torch.ones(2))
     pooled = model(PIXELS).pooled
     assert torch.allclose(embeddings, pooled / pooled.norm(dim=1, keepdim=True), atol=1e-6)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("grid", [(2, 2), (7, 5)])
+def test_cells_in_half_precision_are_resampled_as_in_float32(
+    dtype: torch.dtype, grid: tuple[int, int]
+) -> None:
+    tokens = torch.randn(2, 17, 8).to(dtype)
+    expected = Features(tokens=tokens.float(), grid=(4, 4)).on_grid(grid)
+    for autocast in (True, False):
+        with torch.autocast("cpu", dtype=dtype, enabled=autocast):
+            found = Features(tokens=tokens, grid=(4, 4)).on_grid(grid)
+        assert (found.grid, found.tokens.dtype) == (grid, dtype)
+        assert torch.equal(found.tokens, expected.tokens.to(dtype))
 
 
 def test_an_unknown_name_is_answered_with_similar_ones() -> None:
