@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 from rich.progress import Progress
 
-from bundle import Bundle, Preprocessing, UsageError
+from bundle import Bundle, DetectorSpec, Preprocessing, UsageError
 from distill import Recipe
 from distill.distillation import distill
 from distill.images.data import prepare_data
@@ -53,6 +53,21 @@ def test_a_recipe_with_a_setting_that_its_detector_does_not_read_is_refused(
     document["ood"] |= {"name": "mahalanobis", "k": 5}
     with pytest.raises(UsageError, match="mahalanobis detector does not read k, got k = 5"):
         distill(Recipe.model_validate(document), tmp_path / "new.isogon", progress)
+
+
+def test_images_that_are_each_a_class_are_refused_where_the_detector_needs_two(
+    recipe: Recipe, flat_digits: Path, tmp_path: Path, progress: Progress
+) -> None:
+    table = tmp_path / "own.csv"
+    paths = sorted(flat_digits.glob("*.png"))
+    rows = [f"{path},class {number}" for number, path in enumerate(paths)]
+    table.write_text("\n".join(["path,label", *rows]))
+    own = changed(recipe, images=str(table))
+    assert len(prepare_data(own, progress).bank) == 32  # knn does without classes
+    for name in ("mahalanobis", "relative_mahalanobis"):
+        wanted = own.model_copy(update={"ood": DetectorSpec(name=name)})
+        with pytest.raises(UsageError, match=rf"{name} .* bank of 32 images, each a class"):
+            prepare_data(wanted, progress)
 
 
 def test_other_classes_in_the_test_images_are_refused(
