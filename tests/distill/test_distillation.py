@@ -13,6 +13,7 @@ from bundle import Bundle, ImageFolder, UsageError
 from distill import Recipe, recipe_from_document
 from distill.distillation import distill
 from distill.evaluation import Evaluation
+from distill.evaluation.reevaluation import Moved, reevaluate
 from export import export_bundle
 
 PACKAGED = {
@@ -52,7 +53,12 @@ def test_features_computed_once_are_learnt_from_and_used_again(
 
 
 def test_a_student_learns_from_nothing_but_embeddings(
-    recipe: Recipe, digits: Path, tmp_path: Path, progress: Progress
+    recipe: Recipe,
+    digits: Path,
+    flat_digits: Path,
+    tmp_path: Path,
+    progress: Progress,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     count = len(ImageFolder.list(digits))
     path = tmp_path / "embeddings.npy"
@@ -71,6 +77,11 @@ def test_a_student_learns_from_nothing_but_embeddings(
     assert found.teacher is not None
     assert found.teacher.ood == {}  # it never saw the unfamiliar images
     assert found.student.ood.keys() == {"photographs"}
+    assert "do not cover the test images" not in capsys.readouterr().out
+    elsewhere = Moved(test=str(flat_digits))
+    again = reevaluate(bundle, progress, moved=elsewhere)
+    assert (again.fidelity, again.teacher) == (None, None)
+    assert "do not cover the test images" in capsys.readouterr().out
 
 
 def test_pseudo_classes_stand_in_for_labels(
