@@ -70,6 +70,20 @@ def test_images_that_are_each_a_class_are_refused_where_the_detector_needs_two(
             prepare_data(wanted, progress)
 
 
+def test_folders_whose_names_are_no_unicode_are_classes_all_the_same(
+    recipe: Recipe, flat_digits: Path, tmp_path: Path, progress: Progress
+) -> None:
+    names = ("caf\udce9", "th\u00e9")  # the first is Latin-1 on the disk
+    for number, path in enumerate(sorted(flat_digits.glob("*.png"))):
+        copy = tmp_path / "images" / names[number % 2] / f"\udcff{number}.png"
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(path, copy)
+    odd = changed(recipe, images=str(tmp_path / "images"))
+    bundle = distill(odd, tmp_path / "odd.isogon", progress)
+    assert bundle.manifest.provenance.classes == ("caf\\xe9", "th\u00e9")
+    assert "class caf\\xe9" in bundle.file("report.html").read_text(encoding="utf-8")
+
+
 def test_other_classes_in_the_test_images_are_refused(
     recipe: Recipe, digits: Path, tmp_path: Path, progress: Progress
 ) -> None:
