@@ -1,4 +1,4 @@
-"""Any timm model as one thing: uint8 pixels in, tokens out, class token first."""
+"""timm's models as one thing: uint8 pixels in, tokens out, class token first."""
 
 import difflib
 from pathlib import Path
@@ -16,6 +16,18 @@ from bundle import Preprocessing, UsageError
 TimmModel = Any
 
 _NO_NORM = (nn.Identity, type(None))
+# Families whose source lays their tokens row by row, though they name no grid.
+_ROW_BY_ROW = frozenset(
+    {
+        "EfficientFormer",
+        "MlpMixer",  # gMLP and ResMLP too
+        "MultiScaleVit",
+        "TNT",
+        "Twins",
+        "VOLO",
+        "Xcit",
+    }
+)
 
 
 class Backbone(FeatureExtractor):
@@ -28,11 +40,19 @@ class Backbone(FeatureExtractor):
     the class token is their pooled vector (ConvNeXt's after its norm), which extends
     CosPress (arXiv:2411.15239) to them. A hidden layer between pooling and classifier
     (MobileNetV3 and V4) is cut off, because it has no counterpart for cells.
+
+    Not every timm model will do: Hiera, LeViT (LeViT-conv does), PiT, CoaT, CrossViT
+    and NaFlexViT give tokens whose places are not known here, or not those of one grid.
     """
 
     model: TimmModel
 
     def __init__(self, model: TimmModel, preprocessing: Preprocessing) -> None:
+        """Wrap `model` and try it on an empty image, in evaluation mode.
+
+        Raises:
+            UsageError: its tokens lie on no known grid.
+        """
         super().__init__(preprocessing)
         head_width = getattr(model, "head_hidden_size", None) or model.num_features
         self._pools_in_head = head_width == model.num_features
@@ -40,18 +60,27 @@ class Backbone(FeatureExtractor):
             model.prune_intermediate_layers(prune_head=True)
         self.model = model
         self.width: int = model.num_features
+        size = (preprocessing.height, preprocessing.width)
+        with torch.no_grad():
+            self.eval()(torch.zeros(1, *size, 3, dtype=torch.uint8))
 
     def forward(self, pixels: UInt8[Tensor, "b h w 3"]) -> Features:
         """Return the tokens of uint8 RGB pixels."""
         features = self.model.forward_features(self.normalised(pixels))
+        if not isinstance(features, Tensor) or features.ndim not in (3, 4):
+            raise self._no_grid()
         if features.ndim == 4:
             return self._from_map(features)
-        return self._from_sequence(features)
+        return self._from_sequence(features, (pixels.shape[1], pixels.shape[2]))
 
     @property
     def pools_from_map(self) -> bool:
         """Whether its features are a map: convolutional networks, and Swin."""
-        return not hasattr(self.model, "num_prefix_tokens")
+        return not (hasattr(self.model, "num_prefix_tokens") or self._row_by_row)
+
+    @property
+    def _row_by_row(self) -> bool:
+        return type(self.model).__name__ in _ROW_BY_ROW
 
     def _from_map(self, features: Float[Tensor, "b _ _ _"]) -> Features:
         channels_last = features
@@ -67,22 +96,34 @@ class Backbone(FeatureExtractor):
             grid=(channels_last.shape[1], channels_last.shape[2]),
         )
 
-    def _from_sequence(self, features: Float[Tensor, "b n d"]) -> Features:
+    def _from_sequence(
+        self, features: Float[Tensor, "b n d"], size: tuple[int, int]
+    ) -> Features:
+        has_class_token = getattr(self.model, "cls_token", None) is not None
         prefix = getattr(self.model, "num_prefix_tokens", None)
         grid = getattr(getattr(self.model, "patch_embed", None), "grid_size", None)
+        if self._row_by_row:
+            prefix = int(has_class_token)
+            stride = self.model.feature_info[-1]["reduction"]
+            grid = -(-size[0] // stride), -(-size[1] // stride)
         if prefix is None or grid is None:
-            raise UsageError(
-                f"{type(self.model).__name__} gives tokens that lie on no known grid. "
-                f"Choose a ViT (with or without class token) or a convolutional network."
-            )
-        has_class_token = getattr(self.model, "cls_token", None) is not None
+            raise self._no_grid()
+        cells = features[:, prefix:]
+        if cells.shape[1] != grid[0] * grid[1]:
+            raise self._no_grid()
         normed_later = not isinstance(getattr(self.model, "fc_norm", None), _NO_NORM)
         if has_class_token and not normed_later:
             pooled = features[:, :1]
         else:
             pooled = self.model.forward_head(features, pre_logits=True)[:, None]
-        tokens = torch.cat([pooled, features[:, prefix:]], dim=1)
+        tokens = torch.cat([pooled, cells], dim=1)
         return Features(tokens=tokens, grid=(grid[0], grid[1]))
+
+    def _no_grid(self) -> UsageError:
+        return UsageError(
+            f"{type(self.model).__name__} gives tokens that lie on no known grid. "
+            f"Choose a ViT (with or without class token) or a convolutional network."
+        )
 
 
 def timm_model(

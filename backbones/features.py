@@ -33,12 +33,22 @@ class Features:
         return self.tokens[:, 1:]
 
     def on_grid(self, grid: tuple[int, int]) -> "Features":
-        """Return the features with cells resampled to `grid` (bilinear, antialiased)."""
+        """Return the features with cells resampled to `grid` (bilinear, antialiased).
+
+        Half precision is resampled in float32: on a CPU there is no other way.
+        """
         if self.grid == grid:
             return self
+        dtype = self.tokens.dtype
         cells = self.cells.mT.reshape(len(self.tokens), -1, *self.grid)
-        resampled = F.interpolate(cells, size=grid, mode="bilinear", antialias=True)
-        tokens = torch.cat([self.tokens[:, :1], resampled.flatten(2).mT], dim=1)
+        resampled = F.interpolate(
+            cells.to(torch.promote_types(dtype, torch.float32)),
+            size=grid,
+            mode="bilinear",
+            antialias=True,
+        )
+        cells = resampled.flatten(2).mT.to(dtype)
+        tokens = torch.cat([self.tokens[:, :1], cells], dim=1)
         return Features(tokens=tokens, grid=grid)
 
     def cpu(self) -> "Features":

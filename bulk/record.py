@@ -72,5 +72,5 @@ def _digest(images: Images) -> str:
     digest.update((revision(images.names, images.files()) or "").encode())
     if images.classes:
         for number in images.class_numbers:
-            digest.update(images.classes[number].encode("utf-8", "surrogateescape") + b"\0")
+            digest.update(f"{images.classes[number]}\0".encode())
     return digest.hexdigest()

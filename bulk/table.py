@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from bundle import Calibration, Images, Outputs, UsageError
+from bundle.collection import as_unicode
 
 COMPRESSION = "zstd"
 _UNREADABLE = b"isogon.unreadable"  # in a part's metadata: [[name, reason], ...]
@@ -35,11 +36,6 @@ def schema(width: int, *, labelled: bool) -> pa.Schema:
             pa.field("is_ood", pa.bool_()),
         ]
     )
-
-
-def text(name: str) -> str:
-    r"""Return a file's name as Unicode; bytes that are none become `\xff` and the like."""
-    return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -77,7 +73,7 @@ class PartTable:
             [np.empty(0, np.float32)] + [batch.ood_scores for batch in outputs]
         )
         columns = {
-            "name": pa.array([text(images.names[i]) for i in seen], pa.string()),
+            "name": pa.array([as_unicode(images.names[i]) for i in seen], pa.string()),
             "embedding": pa.FixedSizeListArray.from_arrays(
                 pa.array(embeddings.ravel()), width
             ),
@@ -86,12 +82,13 @@ class PartTable:
             "is_ood": pa.array(calibration.is_ood(scores)),
         }
         if images.classes:
-            labels = [text(images.classes[images.class_numbers[i]]) for i in seen]
+            labels = [images.classes[images.class_numbers[i]] for i in seen]
             columns["label"] = pa.array(labels, pa.string())
         return cls(
             rows=pa.table(columns, schema(width, labelled=bool(images.classes))),
             unreadable=[
-                (text(images.names[i]), text(reason)) for i, reason in unreadable.items()
+                (as_unicode(images.names[i]), as_unicode(reason))
+                for i, reason in unreadable.items()
             ],
         )
 

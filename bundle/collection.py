@@ -39,7 +39,7 @@ class Images(ABC):
 
     where: str  # for messages: the folder, the archive, the list
     names: Sequence[str]  # unique and stable: an image's role depends on its name
-    classes: tuple[str, ...]  # sorted; empty without classes
+    classes: tuple[str, ...]  # sorted, and Unicode; empty without classes
     class_numbers: Sequence[int]  # by image, into `classes`; unused without classes
 
     @abstractmethod
@@ -162,11 +162,17 @@ def require_unique(names: Sequence[str], where: str) -> None:
 def numbered(labels: Sequence[str]) -> tuple[tuple[str, ...], tuple[int, ...]]:
     """Return the sorted classes and each label's number among them.
 
-    Fewer than two classes are none: the first tuple is empty then.
+    Fewer than two classes are none: the first tuple is empty then. A folder's name that
+    is no Unicode is written as `as_unicode` does, because bundles and pages hold text.
     """
     classes = sorted(set(labels))
     numbers = {name: number for number, name in enumerate(classes)}
     return (
-        tuple(classes) if len(classes) > 1 else (),
+        tuple(map(as_unicode, classes)) if len(classes) > 1 else (),
         tuple(numbers[label] for label in labels),
     )
+
+
+def as_unicode(name: str) -> str:
+    r"""Return a file's name as Unicode; bytes that are none become `\xff` and the like."""
+    return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")

@@ -53,7 +53,8 @@ def evaluation_table(
     if kept is not None:
         add_row(table, "angle distortion", "", f"{kept.angle_distortion:.3f}")
         add_row(table, "neighbour overlap@10", "", f"{kept.neighbour_overlap:.3f}")
-        add_row(table, "linear CKA", "", f"{kept.linear_cka:.3f}")
+        if kept.linear_cka is not None:
+            add_row(table, "linear CKA", "", f"{kept.linear_cka:.3f}")
         if kept.teacher_index_recall is not None:
             add_row(
                 table, "recall@10, teacher's index", "", f"{kept.teacher_index_recall:.3f}"

@@ -90,13 +90,6 @@ def _distilled(
         device=learnt.device,
         workers=recipe.train.workers,
     )
-    if teacher is None:
-        progress.console.print(
-            "The teacher's embeddings do not cover the test images, so nothing is "
-            "compared with it.",
-            markup=False,
-            soft_wrap=True,
-        )
     log = learnt.log
     evaluation = evaluate(
         learnt.data,

@@ -43,7 +43,8 @@ def embed_both(
     """Return the teacher's and the student's embeddings of the images of every role.
 
     Of a teacher that is only known by its embeddings there are those of the familiar
-    images; where the images to test on come from elsewhere there are none at all.
+    images; where the images to test on come from elsewhere there are none at all, which
+    is said.
     """
     models = [student]
     embed = None if teacher is None else teacher.embed
@@ -55,6 +56,12 @@ def embed_both(
     if teacher is None or theirs:
         return (theirs[0] if theirs else None), ours
     if data.held_out is not data.familiar:
+        progress.console.print(
+            "The teacher's embeddings do not cover the test images, so nothing is "
+            "compared with it.",
+            markup=False,
+            soft_wrap=True,
+        )
         return None, ours
 
     def known(indices: Indices) -> Float32[np.ndarray, "_ d"]:

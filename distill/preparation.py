@@ -121,14 +121,17 @@ def _require_tokens(
 
 def _require_taught_embedding(recipe: Recipe, student: Student) -> None:
     """Refuse VkD alone for an embedding that its loss does not reach."""
-    alone = {objective.name for objective in recipe.objective} == {"vkd"}
-    if alone and getattr(student.backbone.model, "cls_token", None) is not None:
-        raise UsageError(
-            f"VkD teaches the mean of the cells, and the embedding of "
-            f"{recipe.student.name} is its class token, which nothing would teach. Add "
-            f'an [[objective]] that does: `name = "cosine"`, or "kd" where there are '
-            f"classes."
-        )
+    if {objective.name for objective in recipe.objective} != {"vkd"}:
+        return
+    embeddings = {"cls_token": "its class token", "attn_pool": "pooled by attention"}
+    for part, embedding in embeddings.items():
+        if getattr(student.backbone.model, part, None) is not None:
+            raise UsageError(
+                f"VkD teaches the mean of the cells, and the embedding of "
+                f"{recipe.student.name} is {embedding}, which nothing would teach. Add "
+                f'an [[objective]] that does: `name = "cosine"`, or "kd" where there are '
+                f"classes."
+            )
 
 
 def _parameters(module: nn.Module) -> int:

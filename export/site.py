@@ -3,6 +3,7 @@
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 from rich.progress import Progress
 
 from backbones import student_from_bundle
@@ -62,7 +63,13 @@ def calibrate(
     spec = spec or detector_spec(bundle, TRAINING_DETECTOR)
     folder = ImageFolder.list(images)
     roles = split(folder, folder.readable(progress), Shares(test=0.0), alpha=spec.alpha)
-    spec.require_possible(len(roles.bank), bool(folder.classes), bundle.manifest.width)
+    labels = folder.labels(roles.bank)
+    spec.require_possible(
+        len(roles.bank),
+        labels is not None,
+        bundle.manifest.width,
+        classes=None if labels is None else len(np.unique(labels)),
+    )
     preprocessing = bundle.manifest.preprocessing
     bank = folder.pixels(roles.bank, preprocessing, progress)
     familiar = folder.pixels(roles.calibration, preprocessing, progress)
@@ -77,7 +84,7 @@ def calibrate(
         )
         .embeddings
     )
-    detector = spec.fit(embeddings, folder.labels(roles.bank))
+    detector = spec.fit(embeddings, labels)
     with bundle.stage("calibrate") as stage:
         stage.write(f"{SITE_DETECTOR}/detector.json", spec)
         stage.write_arrays(f"{SITE_DETECTOR}/reference.safetensors", detector.arrays())
@@ -87,11 +94,12 @@ def calibrate(
         if THUMBNAILS in bundle:  # or the recipe asked for none
             limit = len(Thumbnails.load(bundle.file(THUMBNAILS), student.width))
             chosen = spread(len(bank), limit)
-            labels = folder.labels(roles.bank[chosen])
             thumbnails = Thumbnails.of(
                 bank[chosen],
                 embeddings[chosen],
-                None if labels is None else [folder.classes[one] for one in labels],
+                None
+                if labels is None
+                else [folder.classes[number] for number in labels[chosen]],
             )
             stage.write(f"{SITE_DETECTOR}/{THUMBNAILS}", thumbnails.to_bytes())
         deployed = Deployed(

@@ -34,6 +34,7 @@ DETECTORS: tuple[DetectorName, ...] = get_args(DetectorName)
 
 _WITHOUT_LABELS = ("knn", "mahalanobis", "residual")
 _IN_SUBSPACE = ("residual", "vim")
+_WITHIN_CLASSES = ("mahalanobis", "relative_mahalanobis")
 _NEIGHBOURS = {"knn": 1, "nnguide": 10}
 _READERS = {"k": tuple(_NEIGHBOURS), "dim": _IN_SUBSPACE}
 _OF_LOGITS: dict[str, type[LogitDetector]] = {
@@ -82,7 +83,12 @@ class DetectorSpec(BaseModel):
             UsageError: they are too few, labels are needed and missing, or `dim` is
                 not below the width.
         """
-        self.require_possible(len(embeddings), labels is not None, embeddings.shape[1])
+        self.require_possible(
+            len(embeddings),
+            labels is not None,
+            embeddings.shape[1],
+            classes=None if labels is None else len(np.unique(labels)),
+        )
         match self.name:
             case "knn":
                 return Knn.fit(embeddings, k=self._neighbours)
@@ -107,13 +113,21 @@ class DetectorSpec(BaseModel):
                     f"does: {' or '.join(readers)}."
                 )
 
-    def require_possible(self, bank: int, labelled: bool, width: int | None = None) -> None:
+    def require_possible(
+        self,
+        bank: int,
+        labelled: bool,
+        width: int | None = None,
+        *,
+        classes: int | None = None,
+    ) -> None:
         """Raise `UsageError` if no such detector can be fitted on such a bank.
 
         Args:
             bank: how many embeddings there are.
             labelled: whether their classes are known.
             width: of the embeddings, where it is known already.
+            classes: how many of them the bank has, where it is known already.
         """
         if self.name in _NEIGHBOURS and bank < self._neighbours:
             raise UsageError(
@@ -125,6 +139,12 @@ class DetectorSpec(BaseModel):
                 f"The {self.name} detector compares classes and needs labels, got images "
                 f"without; sort them into class folders, or use a detector that needs "
                 f"none: {', '.join(_WITHOUT_LABELS)}."
+            )
+        if classes == bank and self.name in _WITHIN_CLASSES:
+            raise UsageError(
+                f"The {self.name} detector needs images that vary within a class, got a "
+                f"bank of {bank} images, each a class of its own; give images of one "
+                f"kind one label, leave the labels out, or use the knn detector."
             )
         if width is not None and self.name in _IN_SUBSPACE:
             dim = self._dim(width)

@@ -84,6 +84,15 @@ def unfair(subjects: Mapping[str, Subject]) -> list[str]:
             f"{name}: {count:,} of {source}" for name, (_, source, count) in tests.items()
         )
         reasons.append(f"The bundles were tested on different images ({shown}).")
+    banks = {
+        name: (one.bank_images, manifest.provenance.images)
+        for name, (manifest, one) in subjects.items()
+    }
+    if len({count for count, _ in banks.values()}) > 1:
+        shown = "; ".join(
+            f"{name}: {count:,} of {source}" for name, (count, source) in banks.items()
+        )
+        reasons.append(f"Each was compared with another number of images ({shown}).")
     if len({_sets(one) for one in evaluations.values()}) > 1:
         shown = "; ".join(f"{name}: {_sets(one)}" for name, one in evaluations.items())
         reasons.append(f"Their unfamiliar images differ ({shown}).")

@@ -117,12 +117,15 @@ def summary(evaluation: Evaluation, drawn: Drawn) -> list[str]:
 def scatter_words(pairs: CosinePairs) -> str:
     """Return where the student's cosines lie, on the pairs that are drawn."""
     shift = float(np.mean(pairs.student - pairs.teacher))
-    related = float(np.corrcoef(pairs.teacher, pairs.student)[0, 1])
     side = "lower" if shift < 0 else "higher"
-    return (
+    said = (
         f"On these {len(pairs.teacher):,} pairs the student's cosine is {abs(shift):.3f} "
-        f"{side} on average; the correlation is {related:.3f}."
+        f"{side} on average"
     )
+    if not (np.ptp(pairs.teacher) and np.ptp(pairs.student)):
+        return f"{said}; one of the models gives the same cosine to all."
+    related = float(np.corrcoef(pairs.teacher, pairs.student)[0, 1])
+    return f"{said}; the correlation is {related:.3f}."
 
 
 def score_words(scores: Scores, unfamiliar: str) -> str:

@@ -104,7 +104,7 @@ def _fill(
         began, before = time.monotonic(), done
         synced = began
         for tokens in source.batches(done):
-            left = memoryview(_half(tokens, source, done).data).cast("B")
+            left = memoryview(_half(tokens, record, source, done).data).cast("B")
             done += len(tokens)
             now = time.monotonic()
             with _written(path):
@@ -132,7 +132,7 @@ def _written(path: Path) -> Iterator[None]:
 
 
 def _half(
-    tokens: Float[Tensor, "b n d"], source: RowSource, first: int
+    tokens: Float[Tensor, "b n d"], record: StoreRecord, source: RowSource, first: int
 ) -> Float16[np.ndarray, "b n d"]:
     """Return the tokens in float16; refuse those it cannot hold."""
     half = tokens.half()
@@ -142,10 +142,19 @@ def _half(
         largest = tokens[place].abs().max().item()
         raise UsageError(
             f"The teacher's features of {source.image(first + place)} reach {largest:.4g}, "
-            f"float16 holds up to 65504. Compute them when they are needed: "
-            f'`features = "online"` in [teacher].'
+            f"float16 holds up to 65504. {_remedy(record)}"
         )
     return np.ascontiguousarray(half.cpu().numpy())
+
+
+def _remedy(record: StoreRecord) -> str:
+    if record.parts["kind"] == "plain":
+        return (
+            "The objectives kd and nd, pseudo-classes and batches of neighbours ask for "
+            'those of every image and keep them so, also with `features = "online"`. '
+            "Leave these out of the recipe, or take another teacher."
+        )
+    return 'Compute them when they are needed: `features = "online"` in [teacher].'
 
 
 def _tell_what_differs(cache: Path, record: StoreRecord, progress: Progress) -> None:

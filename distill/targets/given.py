@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -93,11 +92,12 @@ def _from_parquet(path: Path, images: Images) -> Float32[np.ndarray, "images d"]
         table = pq.read_table(path, columns=[key, "embedding"])
     except (OSError, pa.ArrowException) as error:
         raise UsageError(f"{path} cannot be read as Parquet: {error}.") from error
-    rows = _rows_by_name(table[key].to_pylist(), images, path)
+    names = [str(name) for name in table[key].to_pylist()]  # row numbers, perhaps
+    rows = _rows_by_name(names, images, path)
     return _matrix(table["embedding"].take(pa.array(rows)), path)
 
 
-def _rows_by_name(names: Sequence[Any], images: Images, path: Path) -> Indices:
+def _rows_by_name(names: Sequence[str], images: Images, path: Path) -> Indices:
     row_of = {name: row for row, name in enumerate(names)}
     if len(row_of) < len(names):
         twice = [name for row, name in enumerate(names) if row_of[name] != row]
@@ -149,6 +149,6 @@ def _require_directions(
         )
 
 
-def _listed(names: Sequence[Any]) -> str:
+def _listed(names: Sequence[str]) -> str:
     more = ", …" if len(names) > _NAMED else ""
-    return ", ".join(map(str, names[:_NAMED])) + more
+    return ", ".join(names[:_NAMED]) + more

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from backbones import Backbone, Student, preprocessing_of, timm_model
+from backbones import Backbone, Features, Student, preprocessing_of, timm_model
 from bundle import UsageError
 
 PIXELS = torch.from_numpy(
@@ -94,6 +94,20 @@ def test_embeddings_are_the_direction_of_the_class_token() -> None:
     assert torch.allclose(embeddings, pooled / pooled.norm(dim=1, keepdim=True), atol=1e-6)
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("grid", [(2, 2), (7, 5)])
+def test_cells_in_half_precision_are_resampled_as_in_float32(
+    dtype: torch.dtype, grid: tuple[int, int]
+) -> None:
+    tokens = torch.randn(2, 17, 8).to(dtype)
+    expected = Features(tokens=tokens.float(), grid=(4, 4)).on_grid(grid)
+    for autocast in (True, False):
+        with torch.autocast("cpu", dtype=dtype, enabled=autocast):
+            found = Features(tokens=tokens, grid=(4, 4)).on_grid(grid)
+        assert (found.grid, found.tokens.dtype) == (grid, dtype)
+        assert torch.equal(found.tokens, expected.tokens.to(dtype))
+
+
 def test_an_unknown_name_is_answered_with_similar_ones() -> None:
     with pytest.raises(UsageError, match=r"Similar: .*resnet18"):
         timm_model("resnet_18", size=(64, 64))
@@ -104,6 +118,51 @@ def test_a_size_the_model_does_not_take_is_refused_at_once() -> None:
         timm_model("test_vit", size=(70, 70))
 
 
-def test_a_family_without_a_grid_is_refused() -> None:
+@pytest.mark.parametrize(
+    ("name", "size"),
+    [
+        ("crossvit_tiny_240", 240),  # a list of tokens
+        ("pit_ti_224", 64),  # its class token alone
+        ("hiera_tiny_224", 64),
+    ],
+)
+def test_a_family_without_a_grid_is_refused_when_it_is_made(name: str, size: int) -> None:
+    model = timm_model(name, size=(size, size))
     with pytest.raises(UsageError, match="no known grid"):
-        backbone("xcit_nano_12_p16_224")(PIXELS)
+        Backbone(model, preprocessing_of(name, size, 1.0))
+
+
+@pytest.mark.parametrize(
+    ("name", "stride", "class_token"),
+    [
+        ("efficientformer_l1", 32, False),
+        ("gmlp_ti16_224", 16, False),
+        ("mixer_s32_224", 32, False),
+        ("mvitv2_tiny", 32, False),
+        ("tnt_s_legacy_patch16_224", 16, True),
+        ("twins_pcpvt_small", 32, False),
+        ("volo_d1_224", 16, True),
+        ("xcit_nano_12_p16_224", 16, True),
+    ],
+)
+def test_tokens_without_a_named_grid_lie_row_by_row(
+    name: str, stride: int, class_token: bool
+) -> None:
+    torch.manual_seed(0)
+    model = backbone(name, 224)
+    noise = np.random.default_rng(0).integers(0, 256, (1, 224, 224, 3), dtype=np.uint8)
+    pixels = torch.from_numpy(noise).repeat(2, 1, 1, 1)
+    side = -(-224 // stride)
+    row, column = side // 4, side - 1 - side // 4  # above the diagonal, off the edge
+    top, left = row * stride, column * stride
+    pixels[1, top : top + stride, left : left + stride] = 0
+    with torch.no_grad():
+        features = model(pixels)
+        whole = model.model.forward_features(model.normalised(pixels))
+    changed = (features.cells[1] - features.cells[0]).norm(dim=1)
+    assert features.grid == (side, side)
+    peak = divmod(int(changed.argmax()), side)
+    assert max(abs(peak[0] - row), abs(peak[1] - column)) <= (stride > 16)  # they overlap
+    assert not model.pools_from_map
+    pooled = whole[:, 0] if class_token else whole.mean(dim=1)
+    assert torch.allclose(features.pooled, pooled, atol=1e-5)

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 from rich.progress import Progress
 
-from bundle import Bundle, Preprocessing, UsageError
+from bundle import Bundle, DetectorSpec, Preprocessing, UsageError
 from distill import Recipe
 from distill.distillation import distill
 from distill.images.data import prepare_data
@@ -53,6 +53,35 @@ def test_a_recipe_with_a_setting_that_its_detector_does_not_read_is_refused(
     document["ood"] |= {"name": "mahalanobis", "k": 5}
     with pytest.raises(UsageError, match="mahalanobis detector does not read k, got k = 5"):
         distill(Recipe.model_validate(document), tmp_path / "new.isogon", progress)
+
+
+def test_images_that_are_each_a_class_are_refused_where_the_detector_needs_two(
+    recipe: Recipe, flat_digits: Path, tmp_path: Path, progress: Progress
+) -> None:
+    table = tmp_path / "own.csv"
+    paths = sorted(flat_digits.glob("*.png"))
+    rows = [f"{path},class {number}" for number, path in enumerate(paths)]
+    table.write_text("\n".join(["path,label", *rows]))
+    own = changed(recipe, images=str(table))
+    assert len(prepare_data(own, progress).bank) == 32  # knn does without classes
+    for name in ("mahalanobis", "relative_mahalanobis"):
+        wanted = own.model_copy(update={"ood": DetectorSpec(name=name)})
+        with pytest.raises(UsageError, match=rf"{name} .* bank of 32 images, each a class"):
+            prepare_data(wanted, progress)
+
+
+def test_folders_whose_names_are_no_unicode_are_classes_all_the_same(
+    recipe: Recipe, flat_digits: Path, tmp_path: Path, progress: Progress
+) -> None:
+    names = ("caf\udce9", "th\u00e9")  # the first is Latin-1 on the disk
+    for number, path in enumerate(sorted(flat_digits.glob("*.png"))):
+        copy = tmp_path / "images" / names[number % 2] / f"\udcff{number}.png"
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(path, copy)
+    odd = changed(recipe, images=str(tmp_path / "images"))
+    bundle = distill(odd, tmp_path / "odd.isogon", progress)
+    assert bundle.manifest.provenance.classes == ("caf\\xe9", "th\u00e9")
+    assert "class caf\\xe9" in bundle.file("report.html").read_text(encoding="utf-8")
 
 
 def test_other_classes_in_the_test_images_are_refused(

@@ -13,6 +13,7 @@ from bundle import Bundle, ImageFolder, UsageError
 from distill import Recipe, recipe_from_document
 from distill.distillation import distill
 from distill.evaluation import Evaluation
+from distill.evaluation.reevaluation import Moved, reevaluate
 from export import export_bundle
 
 PACKAGED = {
@@ -52,7 +53,12 @@ def test_features_computed_once_are_learnt_from_and_used_again(
 
 
 def test_a_student_learns_from_nothing_but_embeddings(
-    recipe: Recipe, digits: Path, tmp_path: Path, progress: Progress
+    recipe: Recipe,
+    digits: Path,
+    flat_digits: Path,
+    tmp_path: Path,
+    progress: Progress,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     count = len(ImageFolder.list(digits))
     path = tmp_path / "embeddings.npy"
@@ -71,6 +77,11 @@ def test_a_student_learns_from_nothing_but_embeddings(
     assert found.teacher is not None
     assert found.teacher.ood == {}  # it never saw the unfamiliar images
     assert found.student.ood.keys() == {"photographs"}
+    assert "do not cover the test images" not in capsys.readouterr().out
+    elsewhere = Moved(test=str(flat_digits))
+    again = reevaluate(bundle, progress, moved=elsewhere)
+    assert (again.fidelity, again.teacher) == (None, None)
+    assert "do not cover the test images" in capsys.readouterr().out
 
 
 def test_pseudo_classes_stand_in_for_labels(
@@ -165,13 +176,33 @@ def test_the_map_to_the_teacher_becomes_one_with_the_embedding_layer(
     torch.testing.assert_close(folded, mapped, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize(
+    ("name", "embedding"),
+    [("test_vit", "its class token"), ("test_vit3", "pooled by attention")],
+)
 def test_an_embedding_that_nothing_teaches_is_refused(
+    recipe: Recipe, tmp_path: Path, progress: Progress, name: str, embedding: str
+) -> None:
+    changes: Changes = {"student": {"name": name}, "data": {"size": 64}}
+    alone = changed(recipe, changes, [{"name": "vkd"}])
+    with pytest.raises(UsageError, match=f"{embedding}, which nothing would teach"):
+        distill(alone, tmp_path / "s.isogon", progress)
+
+
+def test_a_student_without_a_grid_is_refused_before_the_teacher_is_asked(
     recipe: Recipe, tmp_path: Path, progress: Progress
 ) -> None:
-    changes: Changes = {"student": {"name": "test_vit"}, "data": {"size": 64}}
-    alone = changed(recipe, changes, [{"name": "vkd"}])
-    with pytest.raises(UsageError, match="class token, which nothing would teach"):
-        distill(alone, tmp_path / "s.isogon", progress)
+    cache = tmp_path / "cache"
+    teacher = {"features": "embedding", "cache": str(cache)}
+    changes: Changes = {
+        "student": {"name": "hiera_tiny_224", "width": None},
+        "data": {"size": 64},
+        "teacher": recipe.teacher.model_dump() | teacher,
+    }
+    refused = changed(recipe, changes, [{"name": "cosine"}])
+    with pytest.raises(UsageError, match="Hiera gives tokens that lie on no known grid"):
+        distill(refused, tmp_path / "s.isogon", progress)
+    assert not cache.exists()
 
 
 def test_an_image_that_disappears_is_named_also_by_a_worker(

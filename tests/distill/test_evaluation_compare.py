@@ -42,12 +42,24 @@ def test_the_best_is_the_smallest_distortion_and_the_highest_accuracy(
 def test_what_is_not_comparable_is_said(subject: tuple[Manifest, Evaluation]) -> None:
     manifest, first = subject
     other = first.model_copy(
-        update={"test_digest": "1" * 64, "unfamiliar": {}, "detector": "energy"}
+        update={
+            "test_digest": "1" * 64,
+            "bank_images": 2,
+            "unfamiliar": {},
+            "detector": "energy",
+        }
     )
     teacher = manifest.teacher.model_copy(update={"architecture": "another"})
     theirs = manifest.model_copy(update={"teacher": teacher})
     reasons = " ".join(unfair({"a": (manifest, first), "b": (theirs, other)}))
-    for told in ("tested on different", "unfamiliar", "own detector", "teachers differ"):
+    source = manifest.provenance.images
+    for told in (
+        f"b: 2 of {source}).",
+        "tested on different",
+        "unfamiliar",
+        "own detector",
+        "teachers differ",
+    ):
         assert told in reasons
 
 

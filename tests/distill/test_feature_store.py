@@ -18,9 +18,9 @@ CARD = TeacherCard(
 VALUES = torch.randn(24, 3, 5, generator=torch.Generator().manual_seed(0))
 
 
-def record(**parts: int) -> StoreRecord:
+def record(**parts: int | str) -> StoreRecord:
     return StoreRecord(
-        parts={"kind": "tokens", **parts}, shape=(6, 4, 3, 5), grid=(1, 2), teacher=CARD
+        parts={"kind": "tokens"} | parts, shape=(6, 4, 3, 5), grid=(1, 2), teacher=CARD
     )
 
 
@@ -77,6 +77,8 @@ def test_a_feature_that_float16_does_not_hold_names_the_image(
     values[9, 1, 2] = value
     with pytest.raises(UsageError, match=f"of 2.png reach {said}.*online"):
         filled_store(tmp_path, record(), source(values), progress)
+    with pytest.raises(UsageError, match=f"of 2.png reach {said}.*another teacher"):
+        filled_store(tmp_path, record(kind="plain"), source(values), progress)
 
 
 def test_too_small_a_disk_is_refused_before_anything_is_computed(

@@ -10,6 +10,7 @@ from rich.progress import Progress
 from bundle import ImageFolder, UsageError
 from distill import Recipe
 from distill.images.loading import Batch
+from distill.images.sources import open_images
 from distill.targets import GivenTeacher, Teacher, given_embeddings, teacher_from_recipe
 
 CPU = torch.device("cpu")
@@ -85,6 +86,18 @@ def test_rows_of_a_table_are_found_by_name(
     path = parquet(tmp_path / "e.parquet", names, pa.array(rows, kind), key)
     expected = vectors.astype(np.float16) if value is np.float16 else vectors
     assert np.array_equal(given_embeddings(path, images), expected)
+
+
+def test_integers_name_images_that_are_named_by_their_row(
+    images: ImageFolder, vectors: np.ndarray, tmp_path: Path
+) -> None:
+    held = [(images.root / name).read_bytes() for name in images.names]
+    pq.write_table(pa.table({"image": held}), tmp_path / "images.parquet")
+    order = np.random.default_rng(1).permutation(60)
+    table = pa.table({"name": order, "embedding": list(vectors[order])})
+    pq.write_table(table, tmp_path / "e.parquet")
+    rows = open_images(str(tmp_path / "images.parquet"))
+    assert np.array_equal(given_embeddings(tmp_path / "e.parquet", rows), vectors)
 
 
 @pytest.mark.parametrize(

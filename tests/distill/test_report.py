@@ -16,6 +16,7 @@ from bundle import (
     StudentCard,
     TeacherCard,
 )
+from console.evaluation_tables import print_evaluation
 from distill.evaluation import (
     Bootstrap,
     Corruptions,
@@ -282,6 +283,25 @@ def test_without_teacher_the_page_speaks_of_the_student_alone(
     assert page.texts.count("teacher") == 1  # in the provenance
     assert "the teacher" not in page.text
     assert not re.search(r"\d of \d kept", page.text)
+
+
+def test_a_collapsed_student_is_reported_without_what_it_has_no_figure_for(
+    evaluation: Evaluation, drawn: Drawn, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert evaluation.fidelity is not None
+    assert drawn.cosines is not None
+    lost = evaluation.fidelity.model_copy(update={"linear_cka": None})
+    collapsed = evaluation.model_copy(update={"fidelity": lost})
+    same = replace(drawn.cosines, student=np.ones_like(drawn.cosines.student))
+    page = Page(report_html(collapsed, replace(drawn, cosines=same)))
+    assert page.open == []
+    assert "linear CKA" not in page.texts
+    assert "neighbour overlap@10" in page.texts
+    assert "the same cosine to all" in page.text
+    print_evaluation(collapsed, title="collapsed")
+    shown = capsys.readouterr().out
+    assert "neighbour overlap@10" in shown
+    assert "linear CKA" not in shown
 
 
 def test_what_was_not_measured_has_no_section(evaluation: Evaluation, drawn: Drawn) -> None:
