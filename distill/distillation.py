@@ -13,6 +13,7 @@ from backbones import Features, Student
 from bundle import Bundle, StudentCard, require_absent
 from distill.embedding import embed_both
 from distill.evaluation import Training
+from distill.evaluation.accuracy import why_no_accuracy
 from distill.evaluation.evaluate import evaluate
 from distill.images.data import Data, prepare_data
 from distill.images.loading import Plan, TrainingViews, neighbourly, shuffled
@@ -78,6 +79,11 @@ def distill(
             "compared with it.",
             markup=False,
             soft_wrap=True,
+        )
+    reason = why_no_accuracy(learnt.data)
+    if reason is not None:
+        progress.console.print(
+            f"Accuracy is left out: {reason}.", markup=False, soft_wrap=True
         )
     log = learnt.log
     evaluation = evaluate(

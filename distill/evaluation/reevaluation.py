@@ -10,6 +10,7 @@ from backbones import student_from_bundle
 from bundle import Bundle, BundleError, ParityReport, UsageError, parity_reports
 from bundle.stage import fault_of
 from distill.embedding import Embed, embed_both
+from distill.evaluation.accuracy import why_no_accuracy
 from distill.evaluation.corruptions import (
     CorruptedEmbeddings,
     CorruptionChoice,
@@ -75,6 +76,11 @@ def reevaluate(
     recipe = (moved or Moved()).applied(recipe_from_toml(bundle.file("recipe.toml")))
     before = _before(bundle, progress)
     data = prepare_data(recipe, progress)
+    reason = why_no_accuracy(data)
+    if reason is not None:
+        progress.console.print(
+            f"Accuracy is left out: {reason}.", markup=False, soft_wrap=True
+        )
     crop = bundle.manifest.preprocessing
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     teacher = _teacher(recipe, data) if with_teacher else None

@@ -1,3 +1,4 @@
+import shutil
 from pathlib import Path
 
 import pytest
@@ -6,6 +7,7 @@ from rich.progress import Progress
 from bundle import Bundle, Manifest, UsageError
 from distill.evaluation import Evaluation
 from distill.evaluation.comparison import compared, unfair
+from distill.evaluation.corruptions import CorruptionChoice
 from distill.evaluation.reevaluation import Moved, reevaluate
 
 
@@ -90,6 +92,32 @@ def test_other_test_images_and_a_lost_log_are_told(
     assert "log of the training is lost" in capsys.readouterr().out
     assert Bundle.open(bundle.path).record("evaluation.json", Evaluation) == again
     assert again.student == found.student
+
+
+def test_test_images_of_other_classes_than_the_banks_are_told(
+    bundle: Bundle,
+    flat_digits: Path,
+    tmp_path: Path,
+    progress: Progress,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    for path in flat_digits.glob("*.png"):
+        folder = tmp_path / "by class" / path.stem
+        folder.mkdir(parents=True)
+        shutil.copy(path, folder)
+    found = reevaluate(
+        bundle,
+        progress,
+        moved=Moved(images=str(tmp_path / "by class")),
+        with_teacher=False,
+        corruptions=CorruptionChoice(images=2),
+    )
+    student = found.student
+    assert (student.knn_accuracy, student.linear_accuracy) == (None, None)
+    assert student.corruptions is None
+    told = capsys.readouterr().out
+    assert "Accuracy is left out: the 9 test images are of other classes than the" in told
+    assert "Corruptions are left out: accuracy cannot be measured." in told
 
 
 def test_a_teacher_that_is_not_to_be_had_is_answered_with_no_teacher(
