@@ -1,3 +1,4 @@
+import re
 import shutil
 from pathlib import Path
 
@@ -5,6 +6,7 @@ import pytest
 from rich.progress import Progress
 
 from bundle import Bundle, Manifest, UsageError
+from distill import recipe_from_toml
 from distill.evaluation import Evaluation
 from distill.evaluation.comparison import compared, unfair
 from distill.evaluation.corruptions import CorruptionChoice
@@ -54,8 +56,6 @@ def test_what_is_not_comparable_is_said(subject: tuple[Manifest, Evaluation]) ->
 
 
 def test_a_sources_new_place_replaces_the_recipes(exported: Path) -> None:
-    from distill import recipe_from_toml
-
     recipe = recipe_from_toml(Bundle.open(exported).file("recipe.toml"))
     name = recipe.unfamiliar[0].name
     moved = Moved(
@@ -68,6 +68,26 @@ def test_a_sources_new_place_replaces_the_recipes(exported: Path) -> None:
         (name, "there", recipe.unfamiliar[0].kind),
         ("new", "new", "near"),
     ]
+
+
+def test_images_that_are_gone_are_asked_for_by_their_options(
+    bundle: Bundle, flat_digits: Path, photographs: Path, progress: Progress
+) -> None:
+    text = bundle.file("recipe.toml").read_text()
+    name = recipe_from_toml(bundle.file("recipe.toml")).unfamiliar[0].name
+    gone = re.sub('images = "[^"]*"', 'images = "/nowhere"', text)
+    with bundle.stage("distill") as stage:
+        stage.write("recipe.toml", gone)
+    both = f"now, with --images SOURCE --unfamiliar {name}=SOURCE."
+    with pytest.raises(UsageError, match=f"at /nowhere, found nothing.*{both}"):
+        reevaluate(bundle, progress, with_teacher=False)
+    moved = Moved(images=str(flat_digits))
+    with pytest.raises(UsageError, match=f"now, with --unfamiliar {name}=SOURCE."):
+        reevaluate(bundle, progress, moved=moved, with_teacher=False)
+    too_few = Moved(images=str(photographs), unfamiliar={name: (str(photographs), None)})
+    with pytest.raises(UsageError, match="holds 12 readable images") as refused:
+        reevaluate(bundle, progress, moved=too_few, with_teacher=False)
+    assert "--" not in str(refused.value)  # they are there
 
 
 def test_other_test_images_and_a_lost_log_are_told(
