@@ -12,6 +12,11 @@ from bundle.errors import UsageError
 
 SMALLEST_BANK = 10
 
+_REMEDY = (
+    "Add images, or allow more false alarms: with `alpha` under [ood] of a recipe, or "
+    "--alpha of `isogon calibrate`."
+)
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Shares:
@@ -46,10 +51,9 @@ def split(images: Images, usable: Indices, shares: Shares, *, alpha: float) -> S
     needed = calibration + test + SMALLEST_BANK
     if len(usable) < needed:
         raise UsageError(
-            f"{images.where} holds {len(usable)} readable images; a false-alarm rate of "
+            f"{images.where} holds {_readable(len(usable))}; a false-alarm rate of "
             f"{alpha:g} needs {calibration} for calibration, {test} for the test and "
-            f"{SMALLEST_BANK} to learn from, {needed} in all. Add images, or raise "
-            f"alpha."
+            f"{SMALLEST_BANK} to learn from, {needed} in all. {_REMEDY}"
         )
     ranked = _ranked(images, usable)
     return Split(
@@ -78,7 +82,7 @@ def split_apart(
     """
     if len(usable) < SMALLEST_BANK:
         raise UsageError(
-            f"{images.where} holds {len(usable)} readable images; expected at least "
+            f"{images.where} holds {_readable(len(usable))}; expected at least "
             f"{SMALLEST_BANK} to learn from. Add images."
         )
     total = len(held_out_usable)
@@ -86,9 +90,8 @@ def split_apart(
     calibration = max(scores_needed(alpha), min(share, shares.calibration_limit))
     if total < calibration + 1:
         raise UsageError(
-            f"{held_out.where} holds {total} readable images; a false-alarm rate of "
-            f"{alpha:g} needs {calibration} for calibration and 1 for the test. Add "
-            f"images, or raise alpha."
+            f"{held_out.where} holds {_readable(total)}; a false-alarm rate of "
+            f"{alpha:g} needs {calibration} for calibration and 1 for the test. {_REMEDY}"
         )
     ranked = _ranked(held_out, held_out_usable)
     return Split(
@@ -96,6 +99,10 @@ def split_apart(
         test=ranked[calibration:],
         bank=_ranked(images, usable),
     )
+
+
+def _readable(count: int) -> str:
+    return f"{count:,} readable {'image' if count == 1 else 'images'}"
 
 
 def _ranked(images: Images, usable: Indices) -> Indices:

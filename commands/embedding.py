@@ -98,6 +98,7 @@ def embed(
     the images must lie under the same paths on every machine, with the same Isogon; the
     file is written here.
     """
+    _require_parquet(output)
     try:
         import pyarrow  # noqa: F401
     except ImportError as error:
@@ -134,6 +135,19 @@ def embed(
             f"--unreadable-limit {unreadable_limit:g}."
         )
         raise typer.Exit(1)
+
+
+def _require_parquet(output: Path) -> None:
+    """Refuse a name of another format; one without a suffix promises none."""
+    if output.suffix.lower() in ("", ".parquet", ".pq"):
+        return
+    from bundle import UsageError
+
+    raise UsageError(
+        f"Expected an output that ends in .parquet, got {output}: `isogon embed` writes "
+        f"Parquet and no other format. Write to {output.with_suffix('.parquet')}; DuckDB "
+        f"and pandas turn it into others."
+    )
 
 
 def _engine(name: str, workers: int | None, address: str | None) -> "Engine":

@@ -3,7 +3,7 @@
 import shutil
 import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 from rich.progress import Progress
@@ -15,6 +15,8 @@ from commands.stored import stored_evaluation
 if TYPE_CHECKING:
     from bundle import Bundle, ParityReport
     from distill import Recipe
+
+_RECORDS = "readable-*"  # of the images that can be read, quickly made again
 
 
 def quickstart(
@@ -61,15 +63,16 @@ def quickstart(
     Run it again and what is done already is kept: `isogon quickstart` continues an
     interrupted run, and only measures and serves a finished one.
     """
-    from bundle import Bundle
+    from bundle import Bundle, ImageFolder
     from distill import TEACHER, example_images, quickstart_recipe
 
+    for given in (images, unfamiliar):
+        if given is not None:
+            ImageFolder.list(given)  # refused before anything is written
     with console.progress() as progress:
-        if images is None or unfamiliar is None:
-            samples = _sample_images(progress)
         recipe = quickstart_recipe(
-            images or samples[0],
-            unfamiliar or samples[1],
+            images or _sample_images("familiar", progress),
+            unfamiliar or _sample_images("unfamiliar", progress),
             teacher=teacher or TEACHER,
             size=size,
             epochs=epochs,
@@ -77,7 +80,7 @@ def quickstart(
         if output.exists():
             bundle = _made_by(recipe, Bundle.open(output, rewriting=["export"]))
         else:
-            bundle = distilled(recipe, output, progress)
+            bundle = _distilled(recipe, output, progress)
         report = _exported(bundle, progress)
         latencies = _latencies(bundle, progress)
         examples = example_images(recipe, progress)
@@ -92,11 +95,28 @@ def quickstart(
     )
 
 
-def _sample_images(progress: Progress) -> tuple[Path, Path]:
-    """Return the folders of familiar and unfamiliar sample images, written once."""
+def _sample_images(kind: Literal["familiar", "unfamiliar"], progress: Progress) -> Path:
+    """Return the folder of these sample images, written once."""
     with console.loading(progress):
-        from distill.images.samples import sample_images
-    return sample_images(Path("quickstart-images"), progress)
+        from distill.images.samples import familiar_images, unfamiliar_images
+    write = familiar_images if kind == "familiar" else unfamiliar_images
+    return write(Path("quickstart-images"), progress)
+
+
+def _distilled(recipe: "Recipe", output: Path, progress: Progress) -> "Bundle":
+    """Return the bundle; a run that is refused before it begins leaves nothing behind."""
+    from bundle import UsageError
+
+    with console.loading(progress):
+        from distill.distillation import work_folder
+    work = work_folder(output)
+    begun = work.exists()
+    try:
+        return distilled(recipe, output, progress)
+    except UsageError:
+        if not begun and work.exists() and set(work.iterdir()) <= set(work.glob(_RECORDS)):
+            shutil.rmtree(work)
+        raise
 
 
 def _made_by(recipe: "Recipe", bundle: "Bundle") -> "Bundle":

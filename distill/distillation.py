@@ -13,6 +13,7 @@ from backbones import Features, Student
 from bundle import Bundle, StudentCard, require_absent
 from distill.embedding import embed_both
 from distill.evaluation import Training
+from distill.evaluation.accuracy import say_if_left_out
 from distill.evaluation.evaluate import evaluate
 from distill.images.data import Data, prepare_data
 from distill.images.loading import (
@@ -90,6 +91,7 @@ def _distilled(
         device=learnt.device,
         workers=recipe.train.workers,
     )
+    say_if_left_out(learnt.data, progress)
     log = learnt.log
     evaluation = evaluate(
         learnt.data,

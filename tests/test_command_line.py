@@ -529,6 +529,20 @@ def test_the_quickstart_runs_the_whole_chain_and_is_fast_again(tmp_path: Path) -
     assert "made with other choices (train)" in " ".join(other.stderr.split())
 
 
+def test_the_quickstart_writes_no_more_than_it_needs_and_cleans_up_when_refused(
+    tmp_path: Path, digits: Path
+) -> None:
+    for option in ("--images", "--unfamiliar"):
+        assert isogon("quickstart", option, "nowhere", cwd=tmp_path).returncode == 2
+        assert list(tmp_path.iterdir()) == []
+    refused = isogon(
+        "quickstart", "--images", digits, "--teacher", "vit_tinny", cwd=tmp_path
+    )
+    assert "no model named" in " ".join(refused.stderr.split())
+    (samples,) = tmp_path.iterdir()  # no quickstart.isogon.work
+    assert [path.name for path in samples.iterdir()] == ["unfamiliar"]
+
+
 @pytest.mark.slow
 def test_the_quickstart_takes_a_folder_and_a_teacher_of_ones_own(
     tmp_path: Path, photographs: Path

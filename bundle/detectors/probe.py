@@ -13,6 +13,8 @@ from bundle.errors import UsageError
 _TOTAL_VARIANCE = 10.0
 _NO_VARIANCE = 1e-14  # of float32 embeddings that are all the same
 _STEPS = 200
+# Few images of each class are no fault of theirs: they are labels, whatever it suspects.
+_NO_CLASSES = "The number of unique classes is greater than 50%"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -56,6 +58,7 @@ class LinearProbe:
         regression = LogisticRegression(max_iter=_STEPS)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ConvergenceWarning)
+            warnings.filterwarnings("ignore", _NO_CLASSES, UserWarning)
             regression.fit((data - center) * scale, labels)
         weight, bias = regression.coef_ * scale, regression.intercept_
         if len(classes) == 2:  # one row, whose sigmoid is the softmax of these two

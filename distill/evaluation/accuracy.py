@@ -2,12 +2,43 @@
 
 import numpy as np
 from jaxtyping import Bool, Float32, Int
+from rich.progress import Progress
 
 from bundle.blocks import in_blocks
 from bundle.collection import Indices
 from bundle.neighbours import NEIGHBOURS, nearest
+from distill.images.data import Data
 
 TEMPERATURE = 0.07
+
+
+def any_known(bank_labels: Indices, test_labels: Indices) -> bool:
+    """Return whether any test image's class is in the bank: else none can be right."""
+    return bool(np.isin(test_labels, bank_labels).any())
+
+
+def why_no_accuracy(data: Data) -> str | None:
+    """Return why accuracy would be 0 whatever the model, or None.
+
+    Images without classes are another matter: of them nobody expects an accuracy.
+    """
+    bank = data.familiar.labels(data.bank)
+    test = data.held_out.labels(data.split.test)
+    if bank is None or test is None or any_known(bank, test):
+        return None
+    return (
+        f"the {len(test):,} test images are of other classes than the {len(bank):,} they "
+        f"are compared with; add images of the same classes"
+    )
+
+
+def say_if_left_out(data: Data, progress: Progress) -> None:
+    """Print why there will be no accuracy, if there is a reason."""
+    reason = why_no_accuracy(data)
+    if reason is not None:
+        progress.console.print(
+            f"Accuracy is left out: {reason}.", markup=False, soft_wrap=True
+        )
 
 
 def knn_right(

@@ -21,7 +21,7 @@ from torch.utils.data import DataLoader, Dataset
 from bundle import Preprocessing, UsageError
 from bundle.collection import Indices
 from distill.embedding import Embed, embed_batches
-from distill.evaluation.accuracy import knn_right
+from distill.evaluation.accuracy import knn_right, why_no_accuracy
 from distill.evaluation.record import Corruptions
 from distill.images.data import Data
 from distill.images.loading import plain_crops
@@ -115,6 +115,8 @@ def why_not(data: Data, preprocessing: Preprocessing) -> str | None:
         return "accuracy under corruptions needs classes, and the images have none"
     if side < SMALLEST_SIDE:
         return f"the corruptions need {SMALLEST_SIDE} pixels or more, the model has {side}"
+    if why_no_accuracy(data) is not None:
+        return "accuracy cannot be measured"
     return None
 
 

@@ -8,7 +8,7 @@ import numpy as np
 from bundle import DetectorSpec, LinearProbe
 from bundle.collection import Indices
 from distill.embedding import Embedded
-from distill.evaluation.accuracy import knn_right
+from distill.evaluation.accuracy import any_known, knn_right
 from distill.evaluation.bootstrap import BOOTSTRAP, AurocBootstrap, accuracy_estimate
 from distill.evaluation.corruptions import CorruptedEmbeddings, corruption_figures
 from distill.evaluation.fidelity import fidelity
@@ -84,13 +84,18 @@ def quality(
     resamples: Mapping[str, AurocBootstrap],
     corrupted: CorruptedEmbeddings | None = None,
 ) -> Quality:
-    """Measure one model: accuracy, where there are classes, and OOD detection."""
+    """Measure one model: accuracy, where classes are shared, and OOD detection."""
     if bank_labels is not None and len(np.unique(bank_labels)) < 2:
         bank_labels = None  # a bank of one class cannot tell classes apart
     probe = None if bank_labels is None else LinearProbe.fit(embedded.bank, bank_labels)
     knn = linear = None
     corruptions: Corruptions | None = None
-    if bank_labels is not None and test_labels is not None and probe is not None:
+    if (
+        bank_labels is not None
+        and test_labels is not None
+        and probe is not None
+        and any_known(bank_labels, test_labels)
+    ):
         known = embedded.bank, bank_labels
         knn = accuracy_estimate(knn_right(*known, embedded.test, test_labels))
         predicted = probe.classes[probe.predictions(embedded.test)]

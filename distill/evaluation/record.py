@@ -76,8 +76,9 @@ class Corruptions(_Record):
 class Quality(_Record):
     """What one model's embeddings are good for."""
 
-    knn_accuracy: Estimate | None  # k = 10, T = 0.07; None without classes
-    linear_accuracy: Estimate | None  # of a linear probe; None without classes
+    # Accuracies are None without classes, or with none that test and bank share.
+    knn_accuracy: Estimate | None  # k = 10, T = 0.07
+    linear_accuracy: Estimate | None  # of a linear probe
     ood: dict[str, dict[str, OodFigures]]  # by unfamiliar set, then by detector
     corruptions: Corruptions | None = None  # None where not measured
 

@@ -10,6 +10,7 @@ from backbones import student_from_bundle
 from bundle import Bundle, BundleError, ParityReport, UsageError, parity_reports
 from bundle.stage import fault_of
 from distill.embedding import Embed, embed_both
+from distill.evaluation.accuracy import say_if_left_out
 from distill.evaluation.corruptions import (
     CorruptedEmbeddings,
     CorruptionChoice,
@@ -20,6 +21,7 @@ from distill.evaluation.drawing import EVALUATION, drawn_from, write_evaluation
 from distill.evaluation.evaluate import evaluate
 from distill.evaluation.record import Evaluation, Kind, Role, Training
 from distill.images.data import Data, prepare_data
+from distill.images.sources import open_images
 from distill.recipe import Recipe, recipe_from_document, recipe_from_toml
 from distill.targets import Teacher, teacher_from_recipe
 
@@ -50,6 +52,28 @@ class Moved:
         document["unfamiliar"] = list(sets.values())
         return recipe_from_document(document, where="isogon evaluate")
 
+    def lost(self, recipe: Recipe) -> list[str]:
+        """Return the options that would say where what is no longer there is now."""
+        sources = {
+            "--images SOURCE": None if self.images else recipe.data.images,
+            "--test SOURCE": None if self.test else recipe.data.test,
+        } | {
+            f"--unfamiliar {one.name}=SOURCE": one.images
+            for one in recipe.unfamiliar
+            if one.name not in self.unfamiliar
+        }
+        return [
+            option for option, source in sources.items() if source and not _there(source)
+        ]
+
+
+def _there(source: str) -> bool:
+    try:
+        open_images(source)
+    except UsageError:
+        return False
+    return True
+
 
 def reevaluate(
     bundle: Bundle,
@@ -72,9 +96,11 @@ def reevaluate(
         UsageError: the images or the teacher are not to be had.
     """
     text = bundle.file("recipe.toml").read_text(encoding="utf-8")
-    recipe = (moved or Moved()).applied(recipe_from_toml(bundle.file("recipe.toml")))
+    moved = moved or Moved()
+    recipe = moved.applied(recipe_from_toml(bundle.file("recipe.toml")))
     before = _before(bundle, progress)
-    data = prepare_data(recipe, progress)
+    data = _data(recipe, moved, progress)
+    say_if_left_out(data, progress)
     crop = bundle.manifest.preprocessing
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     teacher = _teacher(recipe, data) if with_teacher else None
@@ -132,6 +158,18 @@ def reevaluate(
     with bundle.stage("evaluate") as stage:
         write_evaluation(stage, evaluation, drawn, _parity(bundle, progress))
     return evaluation
+
+
+def _data(recipe: Recipe, moved: Moved, progress: Progress) -> Data:
+    try:
+        return prepare_data(recipe, progress)
+    except UsageError as error:
+        lost = moved.lost(recipe)
+        if not lost:
+            raise
+        raise UsageError(
+            f"{error} Say where the recipe's images are now, with {' '.join(lost)}."
+        ) from error
 
 
 def _teacher(recipe: Recipe, data: Data) -> Teacher:

@@ -21,29 +21,31 @@ _SCENES = ("china.jpg", "flower.jpg")  # scikit-learn's
 
 
 def sample_images(folder: Path, progress: Progress) -> tuple[Path, Path]:
-    """Write the sample images below `folder` once; return both folders.
+    """Write the sample images below `folder` once; return both folders."""
+    return familiar_images(folder, progress), unfamiliar_images(folder, progress)
 
-    The first is familiar: scikit-learn's 1,797 handwritten digits of 8 x 8 pixels,
-    by class. The second is unfamiliar: photographs and textures, each whole and as
-    its four quarters.
-    """
-    familiar, unfamiliar = folder / "familiar", folder / "unfamiliar"
-    if not familiar.exists():
-        _whole(familiar, _write_digits, progress)
-    if not unfamiliar.exists():
-        _whole(unfamiliar, _write_photographs, progress)
-    return familiar, unfamiliar
+
+def familiar_images(folder: Path, progress: Progress) -> Path:
+    """Write scikit-learn's 1,797 handwritten digits of 8 x 8 pixels, by class, once."""
+    return _whole(folder / "familiar", _write_digits, progress)
+
+
+def unfamiliar_images(folder: Path, progress: Progress) -> Path:
+    """Write photographs and textures once, each whole and as its four quarters."""
+    return _whole(folder / "unfamiliar", _write_photographs, progress)
 
 
 def _whole(
     folder: Path, write: Callable[[Path, Progress], None], progress: Progress
-) -> None:
-    """Let `write` fill a folder that appears only when it is complete."""
+) -> Path:
+    """Let `write` fill a folder that appears only when it is complete; return it."""
+    if folder.exists():
+        return folder
     partial = folder.with_name(f".{folder.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
     write(partial, progress)
-    partial.rename(folder)
+    return partial.rename(folder)
 
 
 def _write_digits(folder: Path, progress: Progress) -> None:

@@ -68,6 +68,17 @@ def test_a_package_that_is_missing_is_named(
     assert "Traceback" not in done.stderr
 
 
+def test_a_name_of_another_format_is_refused_before_any_work(
+    exported: Path, mixed: Path, tmp_path: Path
+) -> None:
+    refused = isogon("-m", "isogon", "embed", exported, mixed, "-o", tmp_path / "e.csv")
+    assert refused.returncode == 2
+    told = " ".join(refused.stderr.split())
+    assert "ends in .parquet" in told
+    assert f"Write to {tmp_path / 'e.parquet'};" in told
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_embedding_loads_neither_torch_nor_the_other_stages() -> None:
     code = (
         "import sys, bulk, bulk.engines.cluster; "

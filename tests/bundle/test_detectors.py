@@ -157,6 +157,10 @@ def test_a_probe_of_two_classes_has_a_row_for_each() -> None:
     assert (found == LABELS[two] + 5).mean() > 0.9
 
 
+def test_a_class_for_almost_every_image_is_no_reason_to_warn() -> None:
+    assert len(LinearProbe.fit(BANK, np.arange(len(BANK))).classes) == len(BANK) > 20
+
+
 def test_the_probes_origin_is_not_blown_up_by_rows_that_sum_to_zero() -> None:
     assert np.abs(PROBE.weight.sum(axis=0)).max() < 1e-6 * np.abs(PROBE.weight).max()
     assert np.linalg.norm(PROBE.origin()) < 10 * np.linalg.norm(BANK, axis=1).max()

@@ -103,7 +103,7 @@ def test_too_few_held_out_images_are_refused(
     with pytest.raises(UsageError, match=r"photographs.* 12 readable.* 19 for calib"):
         prepare_data(changed(recipe, test=str(photographs)), progress)
     shutil.copy(photographs / "brick.jpg", tmp_path)
-    with pytest.raises(UsageError, match="1 readable images; expected at least 10"):
+    with pytest.raises(UsageError, match="1 readable image; expected at least 10"):
         prepare_data(changed(recipe, images=str(tmp_path), test=str(digits)), progress)
 
 

@@ -198,6 +198,17 @@ def test_a_bank_of_one_class_has_no_accuracy() -> None:
     assert "knn_k1" in found.ood["elsewhere"]
 
 
+def test_a_test_of_other_classes_than_the_banks_has_no_accuracy() -> None:
+    data = embedded(6)
+    labels, others = np.arange(60), np.arange(60, 85)
+    wanted = DetectorSpec(name="knn")
+    found = quality(data, labels, others, wanted, resamples(data))
+    assert (found.knn_accuracy, found.linear_accuracy) == (None, None)
+    assert "energy" in found.ood["elsewhere"]
+    others[0] = 59  # one that may be right
+    assert quality(data, labels, others, wanted, resamples(data)).knn_accuracy is not None
+
+
 def test_a_detector_impossible_at_this_width_is_left_out() -> None:
     wanted = DetectorSpec(name="residual", dim=8)
     assert detector_key(wanted) in detectors_for(embedded(12), False, wanted)

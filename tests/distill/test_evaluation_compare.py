@@ -1,11 +1,15 @@
+import re
+import shutil
 from pathlib import Path
 
 import pytest
 from rich.progress import Progress
 
 from bundle import Bundle, Manifest, UsageError
+from distill import recipe_from_toml
 from distill.evaluation import Evaluation
 from distill.evaluation.comparison import compared, unfair
+from distill.evaluation.corruptions import CorruptionChoice
 from distill.evaluation.reevaluation import Moved, reevaluate
 
 
@@ -64,8 +68,6 @@ def test_what_is_not_comparable_is_said(subject: tuple[Manifest, Evaluation]) ->
 
 
 def test_a_sources_new_place_replaces_the_recipes(exported: Path) -> None:
-    from distill import recipe_from_toml
-
     recipe = recipe_from_toml(Bundle.open(exported).file("recipe.toml"))
     name = recipe.unfamiliar[0].name
     moved = Moved(
@@ -78,6 +80,26 @@ def test_a_sources_new_place_replaces_the_recipes(exported: Path) -> None:
         (name, "there", recipe.unfamiliar[0].kind),
         ("new", "new", "near"),
     ]
+
+
+def test_images_that_are_gone_are_asked_for_by_their_options(
+    bundle: Bundle, flat_digits: Path, photographs: Path, progress: Progress
+) -> None:
+    text = bundle.file("recipe.toml").read_text()
+    name = recipe_from_toml(bundle.file("recipe.toml")).unfamiliar[0].name
+    gone = re.sub('images = "[^"]*"', 'images = "/nowhere"', text)
+    with bundle.stage("distill") as stage:
+        stage.write("recipe.toml", gone)
+    both = f"now, with --images SOURCE --unfamiliar {name}=SOURCE."
+    with pytest.raises(UsageError, match=f"at /nowhere, found nothing.*{both}"):
+        reevaluate(bundle, progress, with_teacher=False)
+    moved = Moved(images=str(flat_digits))
+    with pytest.raises(UsageError, match=f"now, with --unfamiliar {name}=SOURCE."):
+        reevaluate(bundle, progress, moved=moved, with_teacher=False)
+    too_few = Moved(images=str(photographs), unfamiliar={name: (str(photographs), None)})
+    with pytest.raises(UsageError, match="holds 12 readable images") as refused:
+        reevaluate(bundle, progress, moved=too_few, with_teacher=False)
+    assert "SOURCE" not in str(refused.value)  # they are there
 
 
 def test_other_test_images_and_a_lost_log_are_told(
@@ -102,6 +124,32 @@ def test_other_test_images_and_a_lost_log_are_told(
     assert "log of the training is lost" in capsys.readouterr().out
     assert Bundle.open(bundle.path).record("evaluation.json", Evaluation) == again
     assert again.student == found.student
+
+
+def test_test_images_of_other_classes_than_the_banks_are_told(
+    bundle: Bundle,
+    flat_digits: Path,
+    tmp_path: Path,
+    progress: Progress,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    for path in flat_digits.glob("*.png"):
+        folder = tmp_path / "by class" / path.stem
+        folder.mkdir(parents=True)
+        shutil.copy(path, folder)
+    found = reevaluate(
+        bundle,
+        progress,
+        moved=Moved(images=str(tmp_path / "by class")),
+        with_teacher=False,
+        corruptions=CorruptionChoice(images=2),
+    )
+    student = found.student
+    assert (student.knn_accuracy, student.linear_accuracy) == (None, None)
+    assert student.corruptions is None
+    told = capsys.readouterr().out
+    assert "Accuracy is left out: the 9 test images are of other classes than the" in told
+    assert "Corruptions are left out: accuracy cannot be measured." in told
 
 
 def test_a_teacher_that_is_not_to_be_had_is_answered_with_no_teacher(
