@@ -54,6 +54,15 @@ from bundle.false_alarms import (
     measured_false_alarms as measured_false_alarms,
 )
 from bundle.faults import FaultRecord as FaultRecord
+from bundle.fitted import (
+    FITTED as FITTED,
+    SITE_DETECTOR as SITE_DETECTOR,
+    TRAINING_DETECTOR as TRAINING_DETECTOR,
+    DetectorInForce as DetectorInForce,
+    FittedOn as FittedOn,
+    detector_in_force as detector_in_force,
+    detector_spec as detector_spec,
+)
 from bundle.flavours import Flavour as Flavour
 from bundle.folder import ImageFolder as ImageFolder
 from bundle.images import (

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 import typer
 
 import console
-from commands.exporting import print_exported
+from commands.exporting import exported_document
 from commands.options import AsJson, BundlePath
 
 
@@ -69,7 +69,7 @@ def calibrate(
     Most of them become the detector's bank; the rest, unseen by it, calibrate the
     p-values. The artifact is exported again with the new detector, and gated.
     """
-    from bundle import Bundle
+    from bundle import Bundle, DetectorInForce
 
     opened = Bundle.open(bundle, rewriting=["calibrate", "export"])
     asked = {"name": detector, "k": k, "dim": dim, "alpha": alpha}
@@ -86,5 +86,11 @@ def calibrate(
         if k is not None or dim is not None:
             spec.require_read()
         exported = run(opened, images, progress, spec=spec)
-    print_exported(opened, exported, as_json)
+    found = DetectorInForce.of(opened)
+    if as_json:
+        document = {"detector": found.model_dump(mode="json")}
+        console.as_json(exported_document(exported) | document)
+    else:
+        console.exported(opened, exported)
+        console.detector(found)
     exported.require()

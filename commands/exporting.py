@@ -9,7 +9,7 @@ from commands.more_images import more_pixels
 from commands.options import AsJson, Bounds, BundlePath, MoreImages
 
 if TYPE_CHECKING:
-    from bundle import Bundle, Precision
+    from bundle import Precision
     from export import Exported
 
 _PROFILE = "1:8:32"
@@ -121,16 +121,11 @@ def export(
             extra=more_pixels(images, opened, progress),
         )
         exported = export_bundle(opened, progress, plan)
-    print_exported(opened, exported, as_json)
-    exported.require()
-
-
-def print_exported(bundle: "Bundle", exported: "Exported", as_json: bool) -> None:
-    """Print what an export made, as tables or as JSON."""
     if as_json:
-        console.as_json(_document(exported))
+        console.as_json(exported_document(exported))
     else:
-        console.exported(bundle, exported)
+        console.exported(opened, exported)
+    exported.require()
 
 
 def _lower(*, fp16: bool, int8: bool) -> "tuple[Precision, ...]":
@@ -138,7 +133,8 @@ def _lower(*, fp16: bool, int8: bool) -> "tuple[Precision, ...]":
     return tuple(precision for precision, wanted in asked.items() if wanted)
 
 
-def _document(exported: "Exported") -> dict[str, Any]:
+def exported_document(exported: "Exported") -> dict[str, Any]:
+    """Return what an export made, for JSON."""
     reduction = exported.reduction
     return {
         "reports": [report.model_dump(mode="json") for report in exported.reports],

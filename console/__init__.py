@@ -2,6 +2,7 @@
 
 from console.answers_table import answers as answers
 from console.comparison_table import comparison as comparison
+from console.detector_table import detector as detector
 from console.divergence_table import divergence as divergence
 from console.embedding_table import embedded as embedded
 from console.evaluation_tables import evaluation as evaluation

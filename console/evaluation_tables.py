@@ -111,7 +111,7 @@ def _detectors_table(found: "Evaluation") -> Table:
             figure_cell(column.get(detector), best=column.get(detector) == highest)
             for column, highest in zip(cells, best, strict=True)
         ]
-        mark = " (in force)" if detector == found.detector else ""
+        mark = " (the recipe's)" if detector == found.detector else ""
         add_row(table, f"{detector}{mark}", *shown)
     table.caption = "; ".join(
         f"{kind}: {', '.join(names)}" for kind, names in kinds.items()

@@ -5,18 +5,22 @@ from typing import TYPE_CHECKING
 from rich.markup import escape
 from rich.table import Table
 
+from console.detector_table import add_detector
 from console.evaluation_tables import print_evaluation
 from console.parity_table import parity_table
 from console.tables import STYLE, add_row, titled
 from console.terminal import out
 
 if TYPE_CHECKING:
-    from bundle import Bundle, ParityReport
+    from bundle import Bundle, DetectorInForce, ParityReport
     from distill.evaluation import Evaluation
 
 
 def inspection(
-    bundle: "Bundle", found: "Evaluation", reports: list["ParityReport"]
+    bundle: "Bundle",
+    detector: "DetectorInForce",
+    found: "Evaluation",
+    reports: list["ParityReport"],
 ) -> None:
     """Print where a bundle comes from, what it is worth and what it holds."""
     manifest = bundle.manifest
@@ -30,11 +34,13 @@ def inspection(
     add_row(facts, "pixels", f"{crop.height} x {crop.width}, crop {crop.crop:g}")
     provenance = manifest.provenance
     add_row(facts, "images", f"{provenance.images} ({provenance.image_count:,})")
+    add_detector(facts, detector)
     add_row(facts, "made", provenance.created)
     for package, version in provenance.versions.items():
         add_row(facts, package, version)
     out.print(facts)
-    print_evaluation(found, title="Evaluation")
+    other = ", of the detector fitted in training" if detector.fitted == "site" else ""
+    print_evaluation(found, title=f"Evaluation{other}")
     for report in reports:
         out.print(parity_table(report))
     files = titled("Files, all intact", "file", "stage", "bytes", "SHA-256")

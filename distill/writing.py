@@ -13,12 +13,15 @@ from rich.progress import Progress
 from backbones import WEIGHTS, Student
 from bundle import (
     FALSE_ALARMS,
+    FITTED,
     THUMBNAILS,
+    TRAINING_DETECTOR,
     Bundle,
     Calibration,
     Detector,
     DetectorSpec,
     FalseAlarms,
+    FittedOn,
     Manifest,
     Provenance,
     StudentCard,
@@ -81,6 +84,8 @@ def write_bundle(
         if data.unreadable:
             writer.write("unreadable.json", json.dumps(data.unreadable, indent=2))
         writer.write("ood/detector.json", recipe.ood)
+        fitted_on = FittedOn(images=recipe.data.images, bank=len(data.bank))
+        writer.write(f"{TRAINING_DETECTOR}/{FITTED}", fitted_on)
         writer.write_arrays("ood/reference.safetensors", detector.arrays())
         alarms = _false_alarms(judged.student, recipe.ood, detector)
         if alarms is not None:

@@ -8,11 +8,13 @@ from rich.progress import Progress
 
 from backbones import student_from_bundle
 from bundle import (
+    FITTED,
     REDUCED,
     REDUCTION,
     THUMBNAILS,
     Bundle,
     DetectorSpec,
+    FittedOn,
     ImageFolder,
     Shares,
     Thumbnails,
@@ -87,6 +89,8 @@ def calibrate(
     detector = spec.fit(embeddings, labels)
     with bundle.stage("calibrate") as stage:
         stage.write(f"{SITE_DETECTOR}/detector.json", spec)
+        fitted_on = FittedOn(images=folder.where, bank=len(roles.bank))
+        stage.write(f"{SITE_DETECTOR}/{FITTED}", fitted_on)
         stage.write_arrays(f"{SITE_DETECTOR}/reference.safetensors", detector.arrays())
         stage.write_arrays(f"{SITE_DETECTOR}/{HELD_OUT}", {"familiar": familiar})
         samples = bank[spread(len(bank))]

@@ -130,6 +130,12 @@ def test_inspect_shows_origin_evaluation_and_files(bundle_path: Path) -> None:
         "Apache-2.0",
         "angle distortion",
         "onnx/model.onnx",
+        "knn",
+        "in training",
+        "images in its bank",
+        "168",
+        "images that calibrate",
+        "false-alarm rate, alpha",
     ):
         assert told in shown
 
@@ -307,6 +313,13 @@ def test_calibrate_and_export_take_images_of_ones_own(
     assert calibrated.returncode == 0, calibrated.stderr
     (report,) = json.loads(calibrated.stdout)["reports"]
     assert report["calibration"]["alpha"] == 0.2
+    inspected = isogon("inspect", bundle_path, "--json", cwd=folder)
+    for found in (calibrated, inspected):
+        detector = json.loads(found.stdout)["detector"]
+        assert detector["spec"]["name"] == "mahalanobis"
+        assert detector["spec"]["alpha"] == 0.2
+        assert (detector["fitted"], detector["images"]) == ("site", str(digits))
+        assert (detector["bank"], detector["calibration"]) == (204, 36)
     assert isogon("verify", bundle_path, cwd=folder).returncode == 0
 
 

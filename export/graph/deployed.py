@@ -8,17 +8,15 @@ from backbones import Student, student_from_bundle
 from bundle import (
     Bundle,
     Detector,
-    DetectorSpec,
     Outputs,
     Runner,
+    detector_in_force,
+    detector_spec,
     reduced_detector,
     reduction_in_force,
 )
 from bundle.runners import Pixels
 from export.graph.detectors import module_from_detector
-
-TRAINING_DETECTOR = "ood"
-SITE_DETECTOR = "ood/site"
 
 
 class Graph(nn.Module):
@@ -49,17 +47,6 @@ class TorchRunner(Runner):
         with torch.inference_mode():
             embeddings, scores = self._graph(torch.from_numpy(pixels))
         return Outputs(embeddings=embeddings.numpy(), ood_scores=scores.numpy())
-
-
-def detector_in_force(bundle: Bundle) -> str:
-    """Return where the detector in force is kept: the site's, else the training's."""
-    on_site = f"{SITE_DETECTOR}/detector.json" in bundle
-    return SITE_DETECTOR if on_site else TRAINING_DETECTOR
-
-
-def detector_spec(bundle: Bundle, folder: str) -> DetectorSpec:
-    """Return the specification of the detector kept in `folder`."""
-    return bundle.record(f"{folder}/detector.json", DetectorSpec)
 
 
 def full_detector(bundle: Bundle, folder: str) -> Detector:

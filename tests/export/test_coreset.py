@@ -17,6 +17,7 @@ from bundle import (
     Bundle,
     BundleError,
     DamagedFileError,
+    DetectorInForce,
     DetectorSpec,
     Reduction,
     UsageError,
@@ -233,10 +234,12 @@ def test_the_same_reduction_gives_the_same_files(
 def test_the_whole_bank_ends_a_reduction(bundle: Bundle, progress: Progress) -> None:
     reduced(bundle, 20, progress)
     assert reduction_in_force(bundle, "ood") is not None
+    assert DetectorInForce.of(bundle).reduced_bank == 20
     record = reduced(bundle, 10_000, progress)
     assert record.whole
     assert record.auroc == record.auroc_before
     assert reduction_in_force(bundle, "ood") is None
+    assert DetectorInForce.of(bundle).reduced_bank is None
     assert len(graph_from_bundle(bundle).score.bank) == record.bank
     assert REDUCTION not in bundle
     assert REDUCED not in Bundle.open(bundle.path)
