@@ -98,16 +98,8 @@ def embed(
     the images must lie under the same paths on every machine, with the same Isogon; the
     file is written here.
     """
-    try:
-        import pyarrow  # noqa: F401
-    except ImportError as error:
-        from bundle import UsageError
-
-        raise UsageError(
-            "`isogon embed` writes Parquet with the package `pyarrow`, which is not "
-            "installed. Install the extra `bulk`, or run `pip install pyarrow`."
-        ) from error
-    from bulk import embed as run
+    with console.needing("bulk"):
+        from bulk import embed as run
 
     try:
         with console.progress(rate=True) as progress:

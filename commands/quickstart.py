@@ -94,7 +94,7 @@ def quickstart(
 
 def _sample_images(progress: Progress) -> tuple[Path, Path]:
     """Return the folders of familiar and unfamiliar sample images, written once."""
-    with console.loading(progress):
+    with console.loading(progress, extra="distill"):
         from distill.images.samples import sample_images
     return sample_images(Path("quickstart-images"), progress)
 
@@ -122,7 +122,7 @@ def _exported(bundle: "Bundle", progress: Progress) -> "ParityReport":
     try:
         return vouched_artifact(Bundle.open(bundle.path)).report
     except BundleError:
-        with console.loading(progress):
+        with console.loading(progress, extra="export"):
             from export import export_bundle
         return export_bundle(bundle, progress).reports[0]
 
@@ -131,7 +131,7 @@ def _latencies(bundle: "Bundle", progress: Progress) -> dict[str, float]:
     """Return the milliseconds for one image in torch and in ONNX Runtime."""
     from bundle import GOLDEN, open_runner, vouched_artifact
 
-    with console.loading(progress):
+    with console.loading(progress, extra="export"):
         from export import TorchRunner, graph_from_bundle, latency
 
     pixels = bundle.arrays(GOLDEN)["pixels"][:1]
