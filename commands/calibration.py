@@ -77,7 +77,7 @@ def calibrate(
         key: value for key, value in asked.items() if value is not None
     }
     with console.progress() as progress:
-        with console.loading(progress):
+        with console.loading(progress, extra="export"):
             from export import TRAINING_DETECTOR, calibrate as run, detector_spec
         spec = detector_spec(opened, TRAINING_DETECTOR)
         if detector not in (None, spec.name):  # k and dim are another's

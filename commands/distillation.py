@@ -56,7 +56,7 @@ def distilled(
     from bundle import require_absent
 
     require_absent(output)
-    with console.loading(progress):
+    with console.loading(progress, extra="distill"):
         from distill.distillation import distill as run
     try:
         return run(recipe, output, progress, accept_changes=accept_changes)

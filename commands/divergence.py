@@ -52,7 +52,7 @@ def diverge(
         )
     opened = Bundle.open(bundle)
     with console.progress() as progress:
-        with console.loading(progress):
+        with console.loading(progress, extra="export"):
             from export import divergence_of
             from export.divergence.plot import draw
         found = divergence_of(opened, artifact, progress, bound=bound)

@@ -99,16 +99,8 @@ def embed(
     file is written here.
     """
     _require_parquet(output)
-    try:
-        import pyarrow  # noqa: F401
-    except ImportError as error:
-        from bundle import UsageError
-
-        raise UsageError(
-            "`isogon embed` writes Parquet with the package `pyarrow`, which is not "
-            "installed. Install the extra `bulk`, or run `pip install pyarrow`."
-        ) from error
-    from bulk import embed as run
+    with console.needing("bulk"):
+        from bulk import embed as run
 
     try:
         with console.progress(rate=True) as progress:

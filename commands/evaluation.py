@@ -76,7 +76,7 @@ def evaluate(
     opened = Bundle.open(bundle, rewriting=["evaluate"])
     sets = dict(map(_named_set, unfamiliar or []))
     with console.progress() as progress:
-        with console.loading(progress):
+        with console.loading(progress, extra="distill"):
             from distill.evaluation.corruptions import CorruptionChoice
             from distill.evaluation.reevaluation import Moved, reevaluate
         severities = tuple(range(1, 6)) if severity == "all" else (int(severity),)

@@ -104,7 +104,7 @@ def export(
     profile = BatchProfile.parse(batch)
     opened = Bundle.open(bundle, rewriting=["export"])
     with console.progress() as progress:
-        with console.loading(progress):
+        with console.loading(progress, extra="export"):
             from export import ExportPlan, export_bundle, tolerances
         lower = _lower(fp16=fp16, int8=int8)
         plan = ExportPlan(

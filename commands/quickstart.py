@@ -97,7 +97,7 @@ def quickstart(
 
 def _sample_images(kind: Literal["familiar", "unfamiliar"], progress: Progress) -> Path:
     """Return the folder of these sample images, written once."""
-    with console.loading(progress):
+    with console.loading(progress, extra="distill"):
         from distill.images.samples import familiar_images, unfamiliar_images
     write = familiar_images if kind == "familiar" else unfamiliar_images
     return write(Path("quickstart-images"), progress)
@@ -107,7 +107,7 @@ def _distilled(recipe: "Recipe", output: Path, progress: Progress) -> "Bundle":
     """Return the bundle; a run that is refused before it begins leaves nothing behind."""
     from bundle import UsageError
 
-    with console.loading(progress):
+    with console.loading(progress, extra="distill"):
         from distill.distillation import work_folder
     work = work_folder(output)
     begun = work.exists()
@@ -142,7 +142,7 @@ def _exported(bundle: "Bundle", progress: Progress) -> "ParityReport":
     try:
         return vouched_artifact(Bundle.open(bundle.path)).report
     except BundleError:
-        with console.loading(progress):
+        with console.loading(progress, extra="export"):
             from export import export_bundle
         return export_bundle(bundle, progress).reports[0]
 
@@ -151,7 +151,7 @@ def _latencies(bundle: "Bundle", progress: Progress) -> dict[str, float]:
     """Return the milliseconds for one image in torch and in ONNX Runtime."""
     from bundle import GOLDEN, open_runner, vouched_artifact
 
-    with console.loading(progress):
+    with console.loading(progress, extra="export"):
         from export import TorchRunner, graph_from_bundle, latency
 
     pixels = bundle.arrays(GOLDEN)["pixels"][:1]

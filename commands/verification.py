@@ -40,7 +40,7 @@ def verify(
         )
     opened = Bundle.open(bundle)
     with console.progress() as progress:
-        with console.loading(progress):
+        with console.loading(progress, extra="export"):
             from export import tolerances, verify as run
         verified = run(
             opened,
@@ -82,7 +82,8 @@ def judge(
     from bundle import ParityRun
 
     loaded = ParityRun.load(run)
-    from export import ParityFailedError, tolerances
+    with console.needing("export"):
+        from export import ParityFailedError, tolerances
 
     precision = loaded.claim.precision
     report = loaded.judge(tolerances(bound or (), made=(precision,))[precision])

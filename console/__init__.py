@@ -15,6 +15,7 @@ from console.quickstart_table import quickstart as quickstart
 from console.terminal import (
     as_json as as_json,
     loading as loading,
+    needing as needing,
     note as note,
     progress as progress,
 )

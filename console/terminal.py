@@ -56,11 +56,35 @@ def progress(*, rate: bool = False) -> Progress:
 
 
 @contextmanager
-def loading(bars: Progress) -> Iterator[None]:
-    """Show that imports are under way: torch and its kin take seconds."""
+def loading(bars: Progress, *, extra: str) -> Iterator[None]:
+    """Show that imports are under way: torch and its kin take seconds.
+
+    Raises:
+        UsageError: see `needing`.
+    """
     task = bars.add_task("Loading PyTorch", total=None)
-    yield
+    with needing(extra):
+        yield
     bars.remove_task(task)
+
+
+@contextmanager
+def needing(extra: str) -> Iterator[None]:
+    """Import packages that an extra of Isogon brings.
+
+    Raises:
+        UsageError: one of them is not installed.
+    """
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        from bundle import UsageError
+
+        raise UsageError(
+            f"This command needs the package {error.name!r}, which is not installed. "
+            f"Install the extra `{extra}`: `pip install '.[{extra}]'` where Isogon's "
+            f"source lies."
+        ) from error
 
 
 def note(text: str) -> None:

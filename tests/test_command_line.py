@@ -22,6 +22,10 @@ from distill import recipe_from_toml
 from isogon import app
 from serving.process import free_port
 
+WITHOUT_TIMM = (
+    "import sys; sys.modules['timm'] = None; import isogon; "
+    "sys.argv[0] = 'isogon'; isogon.main()"
+)
 COMMANDS = [command.callback.__name__ for command in app.registered_commands]
 
 
@@ -77,6 +81,29 @@ def test_wrong_usage_is_2_and_told_on_stderr(
     assert says in " ".join(found.stderr.split())
     assert "Traceback" not in found.stderr
     assert found.stdout == ""
+
+
+@pytest.mark.parametrize(
+    ("arguments", "extra"),
+    [
+        (["distill", "recipe.toml"], "distill"),
+        (["export", "copy.isogon"], "export"),
+        (["judge", "copy.isogon/parity/model.onnx.safetensors"], "export"),
+    ],
+)
+def test_a_missing_extra_is_named(
+    bundle_path: Path, arguments: list[str], extra: str
+) -> None:
+    shutil.copy(bundle_path / "recipe.toml", bundle_path.parent)
+    found = subprocess.run(
+        [sys.executable, "-c", WITHOUT_TIMM, *arguments],
+        cwd=bundle_path.parent,
+        capture_output=True,
+        text=True,
+    )
+    assert found.returncode == 2, found.stderr
+    assert f"'timm', which is not installed. Install the extra `{extra}`" in found.stderr
+    assert "Traceback" not in found.stderr
 
 
 def test_a_damaged_bundle_is_2_and_the_file_is_named(bundle_path: Path) -> None:
