@@ -16,7 +16,8 @@ if TYPE_CHECKING:
     from bundle import Bundle, ParityReport
     from distill import Recipe
 
-_RECORDS = "readable-*"  # of the images that can be read, quickly made again
+# A lock, and which images can be read: quickly made again.
+_OF_NO_WORTH = (".lock", "readable-*")
 
 
 def quickstart(
@@ -114,7 +115,8 @@ def _distilled(recipe: "Recipe", output: Path, progress: Progress) -> "Bundle":
     try:
         return distilled(recipe, output, progress)
     except UsageError:
-        if not begun and work.exists() and set(work.iterdir()) <= set(work.glob(_RECORDS)):
+        worthless = {path for name in _OF_NO_WORTH for path in work.glob(name)}
+        if not begun and work.exists() and set(work.iterdir()) <= worthless:
             shutil.rmtree(work)
         raise
 

@@ -69,9 +69,10 @@ def distill(
             models do not do.
     """
     recipe.ood.require_read()
+    require_absent(output)
     work = work_folder(output)
     with sole_run(work, recipe.train):
-        require_absent(output)
+        require_absent(output)  # another run may have made it meanwhile
         bundle = _distilled(recipe, output, work, progress, accept_changes=accept_changes)
         remove_checkpoint(work)
     return bundle

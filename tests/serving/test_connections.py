@@ -131,7 +131,7 @@ def test_bodies_for_which_there_is_no_room_are_429(service: httpx.Client) -> Non
         ("POST", "/v1/nothing", 404, None),
         ("GET", "/v1/embed", 405, {"POST"}),
         ("DELETE", "/v1/model", 405, {"GET"}),
-        ("POST", "/", 405, {"GET"}),
+        ("POST", "/", 405, {"GET", "HEAD"}),
         ("POST", "/readyz", 405, {"GET", "HEAD"}),
         ("PUT", "/v1/models", 405, {"GET"}),
     ],

@@ -141,8 +141,8 @@ def _asked(
         "long id": client.post(
             "/v1/score", files=images(photo), headers={"x-request-id": "x" * 129}
         ),
-        "bad image": client.post(f"/v1/embed?key={SECRET}", files=images(b"nope")),
-        "refused": client.get("/v1/embed"),
+        "bad image": client.post("/v1/embed", files=images(b"nope")),
+        "refused": client.get(f"/v1/embed?key={SECRET}"),
         "ready": client.get("/readyz"),
     }
     with ThreadPoolExecutor(8) as pool:
