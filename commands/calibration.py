@@ -69,22 +69,22 @@ def calibrate(
     Most of them become the detector's bank; the rest, unseen by it, calibrate the
     p-values. The artifact is exported again with the new detector, and gated.
     """
-    from bundle import Bundle, DetectorInForce
+    from bundle import TRAINING_DETECTOR, Bundle, DetectorInForce, detector_spec
 
     opened = Bundle.open(bundle, rewriting=["calibrate", "export"])
     asked = {"name": detector, "k": k, "dim": dim, "alpha": alpha}
     given: dict[str, Any] = {
         key: value for key, value in asked.items() if value is not None
     }
+    spec = detector_spec(opened, TRAINING_DETECTOR)
+    if detector not in (None, spec.name):  # k and dim are another's
+        given = {"k": None, "dim": None} | given
+    spec = spec.model_copy(update=given)
+    if k is not None or dim is not None:
+        spec.require_read()
     with console.progress() as progress:
         with console.loading(progress, extra="export"):
-            from export import TRAINING_DETECTOR, calibrate as run, detector_spec
-        spec = detector_spec(opened, TRAINING_DETECTOR)
-        if detector not in (None, spec.name):  # k and dim are another's
-            given = {"k": None, "dim": None} | given
-        spec = spec.model_copy(update=given)
-        if k is not None or dim is not None:
-            spec.require_read()
+            from export import calibrate as run
         exported = run(opened, images, progress, spec=spec)
     found = DetectorInForce.of(opened)
     if as_json:

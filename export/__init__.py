@@ -3,9 +3,7 @@
 from export.artifacts import Exported as Exported, export_bundle as export_bundle
 from export.divergence import Divergence as Divergence, divergence_of as divergence_of
 from export.graph import (
-    TRAINING_DETECTOR as TRAINING_DETECTOR,
     TorchRunner as TorchRunner,
-    detector_spec as detector_spec,
     graph_from_bundle as graph_from_bundle,
 )
 from export.latency import latency as latency

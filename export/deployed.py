@@ -9,11 +9,12 @@ from bundle import (
     Bundle,
     Preprocessing,
     Reduction,
+    detector_in_force,
     function_fingerprint,
     reduction_in_force,
 )
 from bundle.runners import Pixels
-from export.graph import Graph, detector_in_force, graph_from_bundle
+from export.graph import Graph, graph_from_bundle
 from export.parity import ParityImages
 from export.reduction import ReducedBank
 from export.samples import quantisation_pixels

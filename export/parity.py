@@ -8,6 +8,7 @@ import numpy as np
 from rich.progress import Progress
 
 from bundle import (
+    SITE_DETECTOR,
     BatchProfile,
     Bundle,
     Calibration,
@@ -18,9 +19,10 @@ from bundle import (
     ParityRun,
     Runner,
     UsageError,
+    detector_in_force,
+    detector_spec,
 )
 from bundle.runners import Pixels
-from export.graph import SITE_DETECTOR, detector_in_force, detector_spec
 
 HELD_OUT = "held_out.safetensors"
 

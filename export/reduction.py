@@ -10,16 +10,16 @@ from jaxtyping import Float
 from rich.progress import Progress
 
 from backbones import student_from_bundle
-from bundle import REDUCED, REDUCTION, Bundle, Detector, Reduction, StageWriter
-from export.graph import (
-    Graph,
-    TorchRunner,
-    bank_of,
-    banked,
+from bundle import (
+    REDUCED,
+    REDUCTION,
+    Bundle,
+    Detector,
+    Reduction,
+    StageWriter,
     detector_in_force,
-    full_detector,
-    with_bank_of,
 )
+from export.graph import Graph, TorchRunner, bank_of, banked, full_detector, with_bank_of
 from export.parity import ParityImages
 
 _BATCH = 32

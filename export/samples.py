@@ -2,10 +2,9 @@
 
 import numpy as np
 
-from bundle import Bundle, UsageError
+from bundle import SITE_DETECTOR, Bundle, UsageError
 from bundle.runners import Pixels
 from bundle.samples import SAMPLES
-from export.graph import SITE_DETECTOR
 
 
 def quantisation_pixels(bundle: Bundle, extra: Pixels | None = None) -> Pixels:

@@ -11,27 +11,23 @@ from bundle import (
     FITTED,
     REDUCED,
     REDUCTION,
+    SITE_DETECTOR,
     THUMBNAILS,
+    TRAINING_DETECTOR,
     Bundle,
     DetectorSpec,
     FittedOn,
     ImageFolder,
     Shares,
     Thumbnails,
+    detector_spec,
     function_fingerprint,
     split,
 )
 from bundle.samples import SAMPLES, spread
 from export.artifacts import Exported, add_artifacts
 from export.deployed import Deployed
-from export.graph import (
-    SITE_DETECTOR,
-    TRAINING_DETECTOR,
-    Graph,
-    TorchRunner,
-    detector_spec,
-    full_detector,
-)
+from export.graph import Graph, TorchRunner, full_detector
 from export.parity import HELD_OUT, ParityImages, unfamiliar_pixels
 from export.plan import ExportPlan
 

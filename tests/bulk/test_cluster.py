@@ -85,6 +85,7 @@ def test_a_cluster_goes_on_with_what_processes_began_and_ends_with_the_same_byte
     assert stopped.read_bytes() == embedded.output.read_bytes()
 
 
+@pytest.mark.slow
 def test_a_worker_that_finds_another_artifact_refuses(exported: Path, mixed: Path) -> None:
     command = [sys.executable, "-c", OTHERWISE, str(exported), str(mixed)]
     done = subprocess.run(command, capture_output=True, text=True, env=ENVIRONMENT)

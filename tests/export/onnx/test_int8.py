@@ -13,11 +13,10 @@ import pytest
 from onnx import TensorProto, numpy_helper
 from rich.progress import Progress
 
-from bundle import Bundle, DetectorSpec, Outputs, UsageError
+from bundle import SITE_DETECTOR, Bundle, DetectorSpec, Outputs, UsageError
 from bundle.runners import Pixels
 from bundle.samples import SAMPLES, spread
 from export import calibrate
-from export.graph import SITE_DETECTOR
 from export.onnx import (
     Observed,
     Target,
