@@ -46,7 +46,7 @@ function showRequests() {
   };
   say("#curl .at", new URL(".", location.href).href);
   say("#curl .key", keyed() ? ' -H "Authorization: Bearer KEY"' : "");
-  say("#curl .model", chosen ? ` -F model="${chosen}"` : "");
+  say("#curl .chosen", chosen ? ` -F model="${chosen}"` : "");
   say("#curl .query", chosen ? `?model=${encodeURIComponent(chosen)}` : "");
 }
 
