@@ -148,7 +148,7 @@ def test_a_student_in_the_teachers_space_queries_its_index(
     recipe: Recipe, tmp_path: Path, progress: Progress
 ) -> None:
     student = {**PACKAGED, "width": 256, "space": "teacher"}
-    changes: Changes = {"student": student, "train": {"epochs": 4}}
+    changes: Changes = {"student": student, "train": {"epochs": 6}}
     small = changed(recipe, changes, [{"name": "cosine"}])
     bundle = distill(small, tmp_path / "s.isogon", progress)
     assert bundle.manifest.space == "teacher"
@@ -157,7 +157,7 @@ def test_a_student_in_the_teachers_space_queries_its_index(
     assert fidelity is not None
     assert fidelity.teacher_index_recall is not None
     chance = 10 / evaluated(bundle).bank_images
-    assert fidelity.teacher_index_recall > 1.5 * chance
+    assert fidelity.teacher_index_recall > 2 * chance
     assert export_bundle(bundle, progress)
     no_map = changed(recipe, changes, [{"name": "cospress"}])
     with pytest.raises(UsageError, match='Add `\\[\\[objective\\]\\]` `name = "cosine"`'):
