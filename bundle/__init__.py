@@ -56,12 +56,14 @@ from bundle.false_alarms import (
 from bundle.faults import FaultRecord as FaultRecord
 from bundle.fitted import (
     FITTED as FITTED,
+    HELD_OUT as HELD_OUT,
     SITE_DETECTOR as SITE_DETECTOR,
     TRAINING_DETECTOR as TRAINING_DETECTOR,
     DetectorInForce as DetectorInForce,
     FittedOn as FittedOn,
     detector_in_force as detector_in_force,
     detector_spec as detector_spec,
+    held_out_for as held_out_for,
 )
 from bundle.flavours import Flavour as Flavour
 from bundle.folder import ImageFolder as ImageFolder

@@ -4,12 +4,13 @@ import numpy as np
 from jaxtyping import Bool
 from pydantic import BaseModel, ConfigDict, Field
 
+from bundle.fitted import SITE_DETECTOR
 from bundle.reduction import REDUCTION
 from bundle.store import Bundle
 
 FALSE_ALARMS = "ood/false_alarms.json"
 # Where one is, the detector measured is not the one in force.
-_REPLACED_BY = ("ood/site/detector.json", REDUCTION)
+_REPLACED_BY = (f"{SITE_DETECTOR}/detector.json", REDUCTION)
 
 
 class FalseAlarms(BaseModel):

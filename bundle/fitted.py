@@ -12,6 +12,7 @@ from bundle.store import Bundle
 TRAINING_DETECTOR = "ood"
 SITE_DETECTOR = "ood/site"
 FITTED = "fitted.json"  # in either folder
+HELD_OUT = "held_out.safetensors"
 
 _BANKS = ("bank", "nnguide.guides")  # the statistics that are a vector for each image
 
@@ -41,18 +42,16 @@ class DetectorInForce(BaseModel):
     def of(cls, bundle: Bundle) -> "DetectorInForce":
         """Return what the bundle holds of it; no array is read."""
         folder = detector_in_force(bundle)
-        on_site = folder == SITE_DETECTOR
-        held_out = f"{folder}/held_out.safetensors" if on_site else "held_out.safetensors"
         record, statistics = f"{folder}/{FITTED}", f"{folder}/reference.safetensors"
         found = bundle.record(record, FittedOn) if record in bundle else None
         reduction = reduction_in_force(bundle, folder)
         return cls(
             spec=detector_spec(bundle, folder),
-            fitted="site" if on_site else "training",
+            fitted="site" if folder == SITE_DETECTOR else "training",
             images=None if found is None else found.images,
             bank=_rows(bundle, statistics, *_BANKS) if found is None else found.bank,
             reduced_bank=None if reduction is None or reduction.whole else reduction.size,
-            calibration=_rows(bundle, held_out, "familiar") or 0,
+            calibration=_rows(bundle, held_out_for(folder), "familiar") or 0,
         )
 
 
@@ -65,6 +64,11 @@ def detector_in_force(bundle: Bundle) -> str:
 def detector_spec(bundle: Bundle, folder: str) -> DetectorSpec:
     """Return the specification of the detector kept in `folder`."""
     return bundle.record(f"{folder}/detector.json", DetectorSpec)
+
+
+def held_out_for(folder: str) -> str:
+    """Return the file of the images that calibrate the detector kept in `folder`."""
+    return f"{folder}/{HELD_OUT}" if folder == SITE_DETECTOR else HELD_OUT
 
 
 def _rows(bundle: Bundle, name: str, *arrays: str) -> int | None:

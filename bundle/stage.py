@@ -16,7 +16,7 @@ import safetensors.numpy
 from filelock import FileLock, Timeout
 from pydantic import BaseModel
 
-from bundle.errors import AppendOnlyError, BundleError
+from bundle.errors import AppendOnlyError, BundleError, IsogonError
 from bundle.manifest import (
     MANIFEST,
     FileEntry,
@@ -148,15 +148,23 @@ class StageWriter:
 
 
 @contextmanager
-def exclusive(folder: Path) -> Iterator[None]:
-    """Let one process at a time write here; the lock ends with the process."""
+def exclusive(folder: Path, busy: IsogonError | None = None) -> Iterator[None]:
+    """Let one process at a time write here; the lock ends with the process.
+
+    Raises:
+        IsogonError: another one does: `busy`, or else a `BundleError`.
+    """
+    lock = FileLock(folder / LOCK)
     try:
-        with FileLock(folder / LOCK, timeout=0):
-            yield
+        lock.acquire(timeout=0)
     except Timeout as error:
-        raise BundleError(
+        raise busy or BundleError(
             f"Another process is writing {folder}. Wait for it, then run this again."
         ) from error
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 @contextmanager

@@ -17,13 +17,13 @@ from PIL import Image
 from safetensors import SafetensorError, safe_open
 
 from bundle.errors import BundleError
+from bundle.fitted import SITE_DETECTOR
 from bundle.neighbours import nearest
 from bundle.store import Bundle
 
 THUMBNAILS = "thumbnails.safetensors"
 THUMBNAIL = 96  # pixels, the longer side
 
-_SITE = "ood/site"  # of the place where the model runs; in force before training's
 _LABELS = "isogon.labels"  # of the header's metadata
 _QUALITY = 88  # of JPEG: about 3 kB each
 
@@ -91,7 +91,7 @@ class Thumbnails:
         Raises:
             BundleError: see `load`.
         """
-        for name in (f"{_SITE}/{THUMBNAILS}", THUMBNAILS):
+        for name in (f"{SITE_DETECTOR}/{THUMBNAILS}", THUMBNAILS):
             if name in bundle:
                 return cls.load(bundle.file(name), bundle.manifest.width)
         return None

@@ -14,6 +14,7 @@ from backbones import WEIGHTS, Student
 from bundle import (
     FALSE_ALARMS,
     FITTED,
+    HELD_OUT,
     THUMBNAILS,
     TRAINING_DETECTOR,
     Bundle,
@@ -90,9 +91,7 @@ def write_bundle(
         alarms = _false_alarms(judged.student, recipe.ood, detector)
         if alarms is not None:
             writer.write(FALSE_ALARMS, alarms)
-        writer.write_arrays(
-            "held_out.safetensors", data.held_out_pixels(preprocessing, progress)
-        )
+        writer.write_arrays(HELD_OUT, data.held_out_pixels(preprocessing, progress))
         writer.write_arrays(SAMPLES, data.sample_pixels(preprocessing, progress))
         if recipe.data.thumbnails:
             limit = recipe.data.thumbnails

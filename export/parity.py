@@ -8,7 +8,7 @@ import numpy as np
 from rich.progress import Progress
 
 from bundle import (
-    SITE_DETECTOR,
+    HELD_OUT,
     BatchProfile,
     Bundle,
     Calibration,
@@ -21,10 +21,9 @@ from bundle import (
     UsageError,
     detector_in_force,
     detector_spec,
+    held_out_for,
 )
 from bundle.runners import Pixels
-
-HELD_OUT = "held_out.safetensors"
 
 
 class ParityFailedError(CheckFailedError):
@@ -62,10 +61,8 @@ class ParityImages:
     def of(cls, bundle: Bundle, extra: Pixels | None = None) -> "ParityImages":
         """Return the images held out for the detector in force, and `extra` ones."""
         folder = detector_in_force(bundle)
-        on_site = folder == SITE_DETECTOR
-        held_out = f"{folder}/{HELD_OUT}" if on_site else HELD_OUT
         return cls.joined(
-            bundle.arrays(held_out)["familiar"],
+            bundle.arrays(held_out_for(folder))["familiar"],
             unfamiliar_pixels(bundle),
             extra,
             alpha=detector_spec(bundle, folder).alpha,

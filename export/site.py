@@ -3,12 +3,12 @@
 from functools import partial
 from pathlib import Path
 
-import numpy as np
 from rich.progress import Progress
 
 from backbones import student_from_bundle
 from bundle import (
     FITTED,
+    HELD_OUT,
     REDUCED,
     REDUCTION,
     SITE_DETECTOR,
@@ -28,7 +28,7 @@ from bundle.samples import SAMPLES, spread
 from export.artifacts import Exported, add_artifacts
 from export.deployed import Deployed
 from export.graph import Graph, TorchRunner, full_detector
-from export.parity import HELD_OUT, ParityImages, unfamiliar_pixels
+from export.parity import ParityImages, unfamiliar_pixels
 from export.plan import ExportPlan
 
 _BATCH = 32
@@ -62,12 +62,7 @@ def calibrate(
     folder = ImageFolder.list(images)
     roles = split(folder, folder.readable(progress), Shares(test=0.0), alpha=spec.alpha)
     labels = folder.labels(roles.bank)
-    spec.require_possible(
-        len(roles.bank),
-        labels is not None,
-        bundle.manifest.width,
-        classes=None if labels is None else len(np.unique(labels)),
-    )
+    spec.require_bank(len(roles.bank), labels, bundle.manifest.width)
     preprocessing = bundle.manifest.preprocessing
     bank = folder.pixels(roles.bank, preprocessing, progress)
     familiar = folder.pixels(roles.calibration, preprocessing, progress)

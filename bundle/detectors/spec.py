@@ -83,12 +83,7 @@ class DetectorSpec(BaseModel):
             UsageError: they are too few, labels are needed and missing, or `dim` is
                 not below the width.
         """
-        self.require_possible(
-            len(embeddings),
-            labels is not None,
-            embeddings.shape[1],
-            classes=None if labels is None else len(np.unique(labels)),
-        )
+        self.require_bank(len(embeddings), labels, embeddings.shape[1])
         match self.name:
             case "knn":
                 return Knn.fit(embeddings, k=self._neighbours)
@@ -112,6 +107,13 @@ class DetectorSpec(BaseModel):
                     f"{getattr(self, setting)}; leave it out, or take a detector that "
                     f"does: {' or '.join(readers)}."
                 )
+
+    def require_bank(
+        self, bank: int, labels: Int[np.ndarray, " n"] | None, width: int | None = None
+    ) -> None:
+        """Raise as `require_possible` does, with the bank's labels, if it has any."""
+        classes = None if labels is None else len(np.unique(labels))
+        self.require_possible(bank, labels is not None, width, classes=classes)
 
     def require_possible(
         self,

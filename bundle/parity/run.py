@@ -125,7 +125,9 @@ class ParityRun:
             BundleError: the file is missing, or is not a whole parity run.
         """
         if not path.is_file():
-            raise _unreadable(path, "it is a directory" if path.is_dir() else "nothing is")
+            raise _unreadable(
+                path, "it is a directory" if path.is_dir() else "there is nothing"
+            )
         try:
             with safe_open(path, framework="numpy") as file:
                 metadata = file.metadata() or {}

@@ -163,12 +163,7 @@ def prepare_data(recipe: Recipe, progress: Progress, cache: Path | None = None) 
             familiar, learnable, held_out, usable, section.shares, alpha=alpha
         )
     bank = roles.bank[: section.bank_limit]
-    labels = familiar.labels(bank)
-    recipe.ood.require_possible(
-        len(bank),
-        labels is not None,
-        classes=None if labels is None else len(np.unique(labels)),
-    )
+    recipe.ood.require_bank(len(bank), familiar.labels(bank))
     return Data(
         familiar=familiar,
         held_out=held_out,

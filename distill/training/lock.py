@@ -5,12 +5,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from filelock import FileLock, Timeout
-
 from bundle import UsageError
+from bundle.stage import exclusive
 from distill.recipe import TrainSection
-
-_LOCK = ".lock"
 
 
 @contextmanager
@@ -24,18 +21,12 @@ def sole_run(folder: Path, section: TrainSection) -> Iterator[None]:
         yield
         return
     folder.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(folder / _LOCK)
-    try:
-        lock.acquire(timeout=0)
-    except Timeout as error:
-        raise UsageError(
-            f"Another run is at work in {folder}. Wait for it or stop it, then run this "
-            f"again; or choose another --output."
-        ) from error
-    try:
+    busy = UsageError(
+        f"Another run is at work in {folder}. Wait for it or stop it, then run this "
+        f"again; or choose another --output."
+    )
+    with exclusive(folder, busy):
         yield
-    finally:
-        lock.release()
 
 
 def _is_first_process(section: TrainSection) -> bool:

@@ -9,17 +9,16 @@ from jaxtyping import UInt8
 from PIL import Image
 from safetensors import safe_open
 
-from bundle import Bundle
+from bundle import HELD_OUT, SITE_DETECTOR, Bundle, held_out_for
 from bundle.samples import spread
 
 Kind = Literal["familiar", "unfamiliar"]
 
 _EACH = 5
-_HELD_OUT = "held_out.safetensors"
 # The site's images come before training's, where the bundle was calibrated.
 _PLACES: dict[Kind, tuple[str, ...]] = {
-    "familiar": (f"ood/site/{_HELD_OUT}", _HELD_OUT),
-    "unfamiliar": (_HELD_OUT,),
+    "familiar": (held_out_for(SITE_DETECTOR), HELD_OUT),
+    "unfamiliar": (HELD_OUT,),
 }
 
 

@@ -46,15 +46,6 @@ def test_a_source_of_its_own_is_calibrated_and_tested_on_and_all_else_is_learnt(
     assert np.array_equal(arrays["familiar"][0], EIGHT.pixels(first))
 
 
-def test_a_recipe_with_a_setting_that_its_detector_does_not_read_is_refused(
-    recipe: Recipe, tmp_path: Path, progress: Progress
-) -> None:
-    document = recipe.model_dump()
-    document["ood"] |= {"name": "mahalanobis", "k": 5}
-    with pytest.raises(UsageError, match="mahalanobis detector does not read k, got k = 5"):
-        distill(Recipe.model_validate(document), tmp_path / "new.isogon", progress)
-
-
 def test_images_that_are_each_a_class_are_refused_where_the_detector_needs_two(
     recipe: Recipe, flat_digits: Path, tmp_path: Path, progress: Progress
 ) -> None:

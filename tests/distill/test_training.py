@@ -591,12 +591,22 @@ def test_an_impossible_detector_is_refused_before_training(
         prepare_data(Recipe.model_validate(document), progress)
 
 
-def test_a_subspace_as_wide_as_the_student_is_refused_before_training(
-    recipe: Recipe, tmp_path: Path, progress: Progress
+@pytest.mark.parametrize(
+    ("ood", "says"),
+    [
+        ({"name": "vim", "dim": 32}, "got dim = 32 and width 32"),
+        (
+            {"name": "mahalanobis", "k": 5},
+            "mahalanobis detector does not read k, got k = 5",
+        ),
+    ],
+)
+def test_a_setting_that_does_not_do_for_the_detector_is_refused_before_training(
+    recipe: Recipe, tmp_path: Path, progress: Progress, ood: dict[str, object], says: str
 ) -> None:
     document = recipe.model_dump()
-    document["ood"] |= {"name": "vim", "dim": 32}
-    with pytest.raises(UsageError, match="got dim = 32 and width 32"):
+    document["ood"] |= ood
+    with pytest.raises(UsageError, match=says):
         distill(Recipe.model_validate(document), tmp_path / "vim.isogon", progress)
     assert not (tmp_path / "vim.isogon").exists()
     assert not Checkpoint(work_folder(tmp_path / "vim.isogon"), recipe, ()).path.exists()
