@@ -3,7 +3,7 @@
 Only the schema is exported here; it loads in an instant. `evaluate` measures.
 """
 
-from distill.evaluation.record import (
+from bundle.evaluation import (
     Bootstrap as Bootstrap,
     Corruptions as Corruptions,
     Estimate as Estimate,

@@ -3,7 +3,7 @@
 import numpy as np
 from jaxtyping import Bool, Float, UInt16
 
-from distill.evaluation.record import Bootstrap, Estimate
+from bundle.evaluation import Bootstrap, Estimate
 
 BOOTSTRAP = Bootstrap(resamples=1000, seed=0)
 

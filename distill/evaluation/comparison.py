@@ -7,7 +7,7 @@ from typing import Literal
 import numpy as np
 
 from bundle import Manifest
-from distill.evaluation.record import Estimate, Evaluation, Quality
+from bundle.evaluation import Estimate, Evaluation, Quality
 
 Better = Literal["lower", "higher"]
 Subject = tuple[Manifest, Evaluation]

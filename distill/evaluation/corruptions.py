@@ -20,9 +20,9 @@ from torch.utils.data import DataLoader, Dataset
 
 from bundle import Preprocessing, UsageError
 from bundle.collection import Indices
+from bundle.evaluation import Corruptions
 from distill.embedding import Embed, embed_batches
 from distill.evaluation.accuracy import knn_right, why_no_accuracy
-from distill.evaluation.record import Corruptions
 from distill.images.data import Data
 from distill.images.loading import plain_crops
 

@@ -16,9 +16,9 @@ from bundle import (
     StageWriter,
 )
 from bundle.collection import Indices
+from bundle.evaluation import Evaluation
 from distill.embedding import Embedded
 from distill.evaluation.ood import detector_key
-from distill.evaluation.record import Evaluation
 from distill.images.data import Data
 from distill.report import (
     Drawn,

@@ -7,13 +7,7 @@ import numpy as np
 
 from bundle import DetectorSpec, LinearProbe
 from bundle.collection import Indices
-from distill.embedding import Embedded
-from distill.evaluation.accuracy import any_known, knn_right
-from distill.evaluation.bootstrap import BOOTSTRAP, AurocBootstrap, accuracy_estimate
-from distill.evaluation.corruptions import CorruptedEmbeddings, corruption_figures
-from distill.evaluation.fidelity import fidelity
-from distill.evaluation.ood import detector_key, detectors_for, ood_figures
-from distill.evaluation.record import (
+from bundle.evaluation import (
     Corruptions,
     Evaluation,
     Quality,
@@ -21,6 +15,12 @@ from distill.evaluation.record import (
     Training,
     UnfamiliarSet,
 )
+from distill.embedding import Embedded
+from distill.evaluation.accuracy import any_known, knn_right
+from distill.evaluation.bootstrap import BOOTSTRAP, AurocBootstrap, accuracy_estimate
+from distill.evaluation.corruptions import CorruptedEmbeddings, corruption_figures
+from distill.evaluation.fidelity import fidelity
+from distill.evaluation.ood import detector_key, detectors_for, ood_figures
 from distill.images.data import Data
 
 

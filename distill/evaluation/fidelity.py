@@ -4,9 +4,9 @@ import numpy as np
 from jaxtyping import Float
 
 from bundle.blocks import BLOCK
+from bundle.evaluation import Fidelity
 from bundle.neighbours import NEIGHBOURS, neighbour_overlap
 from distill.embedding import Embedded
-from distill.evaluation.record import Fidelity
 
 
 def fidelity(teacher: Embedded, student: Embedded, *, same_space: bool) -> Fidelity:

@@ -7,9 +7,9 @@ from jaxtyping import Float
 
 from bundle import DetectorSpec, LinearProbe, UsageError, applicable_detectors
 from bundle.collection import Indices
+from bundle.evaluation import OodFigures
 from distill.embedding import Embedded
 from distill.evaluation.bootstrap import AurocBootstrap
-from distill.evaluation.record import OodFigures
 
 
 def ood_figures(

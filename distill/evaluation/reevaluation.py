@@ -8,6 +8,7 @@ from rich.progress import Progress
 
 from backbones import student_from_bundle
 from bundle import Bundle, BundleError, ParityReport, UsageError, parity_reports
+from bundle.evaluation import Evaluation, Kind, Role, Training
 from bundle.stage import fault_of
 from distill.embedding import Embed, embed_both
 from distill.evaluation.accuracy import say_if_left_out
@@ -19,7 +20,6 @@ from distill.evaluation.corruptions import (
 )
 from distill.evaluation.drawing import EVALUATION, drawn_from, write_evaluation
 from distill.evaluation.evaluate import evaluate
-from distill.evaluation.record import Evaluation, Kind, Role, Training
 from distill.images.data import Data, prepare_data
 from distill.images.sources import open_images
 from distill.recipe import Recipe, recipe_from_document, recipe_from_toml

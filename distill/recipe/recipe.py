@@ -1,6 +1,6 @@
 """Every choice of a distillation, checked before work."""
 
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import (
     BaseModel,
@@ -11,6 +11,7 @@ from pydantic import (
 )
 
 from bundle import DetectorSpec, Shares
+from distill.recipe.defaults import completed
 from distill.recipe.objectives import (
     GROUP,
     CossSection,
@@ -50,6 +51,23 @@ class StudentSection(_Section):
     checkpoint: str | None = Field(
         default=None, description="start from these weights; as for the teacher"
     )
+    start: Literal["closed-form", "random"] | None = Field(
+        default=None,
+        description="of the embedding layer. closed-form: a ridge regression onto the "
+        "teacher, the default where the network has pretrained weights; else random",
+    )
+
+    @property
+    def from_pretrained(self) -> bool:
+        """Whether the network starts from pretrained weights."""
+        return self.pretrained or self.checkpoint is not None
+
+    @property
+    def in_closed_form(self) -> bool:
+        """Whether the embedding layer starts from a ridge regression."""
+        if self.start is None:
+            return self.from_pretrained
+        return self.start == "closed-form"
 
 
 class DataSection(_Section):
@@ -84,6 +102,12 @@ class DataSection(_Section):
     )
     bank_limit: int = Field(
         default=20_000, ge=1, description="most training images kept as references"
+    )
+    validation_limit: int = Field(
+        default=512,
+        ge=0,
+        description="most training images set aside to choose the best weights on, at "
+        "most a tenth; 0 keeps the last weights",
     )
     thumbnails: int = Field(
         default=1000,
@@ -161,7 +185,14 @@ class UnfamiliarSection(_Section):
 class TrainSection(_Section):
     """The optimisation: linear warm-up per step, then cosine decay or milestones."""
 
-    epochs: int = Field(default=100, ge=1)
+    epochs: int = Field(
+        default=100,
+        ge=0,
+        description="passes over the images; 0 for the closed-form start alone",
+    )
+    steps: int | None = Field(
+        default=None, ge=1, description="length in optimiser steps, in place of epochs"
+    )
     batch_size: int = Field(
         default=256, ge=2, description="images per step, over all processes"
     )
@@ -177,6 +208,39 @@ class TrainSection(_Section):
         default=(), description="epochs after which to divide by 10, instead of cosine"
     )
     warmup_epochs: float = Field(default=5, ge=0)
+    warmup_share: float | None = Field(
+        default=None, ge=0, lt=1, description="of all steps, in place of warmup_epochs"
+    )
+    layer_rate: float = Field(
+        default=1.0,
+        ge=0,
+        description="learning rate of the student's embedding layer, in units of the rest's",
+    )
+    layer_decay: float = Field(
+        default=1.0,
+        gt=0,
+        le=1,
+        description="factor on the learning rate from one block to the one before it",
+    )
+    batch_statistics: Literal["free", "frozen", "re-estimated"] = Field(
+        default="free",
+        description="of BatchNorm: learnt with the rest; kept as they are; or set once, "
+        "from training images, before the start, and then kept",
+    )
+    anchor: float = Field(
+        default=0,
+        ge=0,
+        description="pull of the student's weights towards their start (L2-SP, "
+        "arXiv:1802.01483)",
+    )
+    keep: Literal["best", "last"] = Field(
+        default="best",
+        description="which weights become the student: the best on validation images, "
+        "which are training images that no step learns from, or the last",
+    )
+    validations: int = Field(
+        default=8, ge=1, description="how often the validation images are looked at"
+    )
     weight_decay: float = Field(default=0.05, ge=0)
     momentum: float = Field(default=0.9, ge=0, lt=1, description="of sgd")
     nesterov: bool = Field(default=False, description="for sgd")
@@ -198,7 +262,8 @@ class TrainSection(_Section):
 
     @model_validator(mode="after")
     def _warms_up_in_time(self) -> "TrainSection":
-        if self.warmup_epochs >= self.epochs:
+        given_length = self.steps is None and self.epochs > 0
+        if given_length and self.warmup_share is None and self.warmup_epochs >= self.epochs:
             raise ValueError(
                 f"expected warmup_epochs below epochs, got {self.warmup_epochs:g} "
                 f"and {self.epochs}"
@@ -246,6 +311,11 @@ class Recipe(_Section):
         default=(IsogonSection(name="isogon"),), min_length=1
     )
     ood: DetectorSpec = DetectorSpec()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _completed(cls, document: Any) -> Any:
+        return completed(document)[0] if isinstance(document, dict) else document
 
     @field_validator("objective", "unfamiliar", mode="before")
     @classmethod

@@ -83,6 +83,13 @@ class Quality(_Record):
     corruptions: Corruptions | None = None  # None where not measured
 
 
+class Baseline(_Record):
+    """What the student's network does without distillation, on the same images."""
+
+    fidelity: Fidelity | None  # None without the teacher
+    quality: Quality
+
+
 class UnfamiliarSet(_Record):
     """One set of images that the OOD score should flag."""
 
@@ -95,6 +102,10 @@ class Training(_Record):
 
     terms: tuple[dict[str, float], ...]  # mean of each loss term, weighted, per epoch
     seconds_per_epoch: float | None = None  # mean; None where it was not measured
+    steps: int | None = None  # optimiser steps; None in older bundles
+    kept_step: int | None = None  # the step whose weights were kept; 0 is the start
+    # (step, overlap@10, angle distortion) among the validation images.
+    validated: tuple[tuple[int, float, float], ...] = ()
 
 
 class Evaluation(_Record):
@@ -111,6 +122,15 @@ class Evaluation(_Record):
     teacher: Quality | None  # None without the teacher
     student: Quality
     training: Training
+    # The same network before training, its unit pooled vectors brought to the student's
+    # width by uncentred PCA. None in older bundles, and where its weights were not at hand.
+    undistilled: Baseline | None = None
+    # The student after the closed-form start, before any step. None without such a start.
+    start: Baseline | None = None
+    pretrained: bool | None = None  # whether that network had pretrained weights
+    # Student minus undistilled, by figure ("angle distortion", "overlap@10", "kNN
+    # accuracy", "AUROC <set>"), each with the paired interval: both on the same images.
+    gains: dict[str, Estimate] = {}
 
     def kinds(self) -> dict[Kind, list[str]]:
         """Return the names of the unfamiliar sets by kind, the kinds that occur."""
