@@ -95,6 +95,9 @@ class UnfamiliarSet(_Record):
 
     images: int
     kind: Kind
+    # How many of them the student's detector flags, calibrated as an artifact is, at the
+    # recipe's alpha; None in older bundles, and without calibration images.
+    flagged: int | None = None
 
 
 class Training(_Record):

@@ -214,7 +214,7 @@ class TrainSection(_Section):
     layer_rate: float = Field(
         default=1.0,
         ge=0,
-        description="learning rate of the student's embedding layer, in units of the rest's",
+        description="learning rate of the embedding layer, in units of the rest's",
     )
     layer_decay: float = Field(
         default=1.0,
