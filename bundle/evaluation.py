@@ -134,6 +134,8 @@ class Evaluation(_Record):
     # Student minus undistilled, by figure ("angle distortion", "overlap@10", "kNN
     # accuracy", "AUROC <set>"), each with the paired interval: both on the same images.
     gains: dict[str, Estimate] = {}
+    # By the name of each of several teachers; `fidelity` is to all of them joined.
+    fidelity_to_each: dict[str, Fidelity] = {}
 
     def kinds(self) -> dict[Kind, list[str]]:
         """Return the names of the unfamiliar sets by kind, the kinds that occur."""

@@ -29,6 +29,7 @@ from distill.images.views import Views
 from distill.objectives.objective import SAMPLE, Labels
 from distill.preparation import Models, card_of, prepare_models, preprocessing_for
 from distill.recipe import Recipe
+from distill.sizes import require_sizes
 from distill.targets import Teacher, in_batches
 from distill.training.checkpoint import Checkpoint, remove_checkpoint
 from distill.training.lock import sole_run
@@ -101,12 +102,13 @@ def _distilled(
         detector=recipe.ood,
         training=Training(terms=log.epochs, seconds_per_epoch=log.seconds_per_epoch),
         same_space=recipe.student.space == "teacher",
+        parts=learnt.teacher.parts,
     )
     return write_bundle(
         output,
         recipe,
         learnt.data,
-        learnt.teacher.card,
+        learnt.teacher,
         learnt.student,
         learnt.card,
         Judged(teacher=teacher, student=student, evaluation=evaluation),
@@ -124,6 +126,7 @@ def learn(
     Raises:
         UsageError: the images or models do not do, or the loss diverged.
     """
+    require_sizes(recipe)
     fabric = launched(recipe.train)
     torch.manual_seed(recipe.train.seed)
     device = fabric.device
@@ -131,7 +134,7 @@ def learn(
     _require_enough(recipe, len(data.split.bank))
     checkpoint = Checkpoint(work, recipe, data.trained, accept_changes=accept_changes)
     checkpoint.require_continuable()
-    models = prepare_models(recipe, data, device, progress)
+    models = prepare_models(recipe, data, device, progress, work)
     in_teachers = recipe.student.space == "teacher"
     recipe.ood.require_possible(
         len(data.bank),

@@ -26,7 +26,6 @@ from bundle import (
     Manifest,
     Provenance,
     StudentCard,
-    TeacherCard,
 )
 from bundle.samples import SAMPLES
 from distill.embedding import Embedded
@@ -35,6 +34,7 @@ from distill.evaluation.drawing import drawn_from, write_evaluation
 from distill.images.data import Data
 from distill.preparation import preprocessing_for
 from distill.recipe import Recipe
+from distill.targets import BALANCE, Teacher
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -50,7 +50,7 @@ def write_bundle(
     output: Path,
     recipe: Recipe,
     data: Data,
-    teacher_card: TeacherCard,
+    teacher: Teacher,
     student: Student,
     student_card: StudentCard,
     judged: Judged,
@@ -65,7 +65,7 @@ def write_bundle(
         space=recipe.student.space,
         preprocessing=preprocessing,
         student=student_card,
-        teacher=teacher_card,
+        teacher=teacher.card,
         provenance=_provenance(recipe, data),
     )
     text = tomli_w.dumps(recipe.model_dump(mode="json", exclude_none=True))
@@ -81,6 +81,8 @@ def write_bundle(
     with Bundle.create(output, manifest) as writer:
         writer.write("recipe.toml", text)
         writer.write(WEIGHTS, _weights(student))
+        if teacher.kept:
+            writer.write_arrays(BALANCE, teacher.kept)
         write_evaluation(writer, judged.evaluation, drawn)
         if data.unreadable:
             writer.write("unreadable.json", json.dumps(data.unreadable, indent=2))

@@ -7,6 +7,7 @@ import numpy as np
 
 from bundle import DetectorSpec, LinearProbe
 from bundle.collection import Indices
+from bundle.detectors.knn import directions
 from bundle.evaluation import (
     Corruptions,
     Evaluation,
@@ -33,6 +34,7 @@ def evaluate(
     training: Training,
     same_space: bool = False,
     corrupted: Mapping[Role, CorruptedEmbeddings] | None = None,
+    parts: Mapping[str, slice] | None = None,
 ) -> Evaluation:
     """Judge both models on the same images and compare their cosines.
 
@@ -45,6 +47,7 @@ def evaluate(
         training: how the run went.
         same_space: the student's embeddings live in the teacher's space.
         corrupted: embeddings of corrupted images, by model; empty where not wanted.
+        parts: the channels of each of several teachers, by its name.
     """
     labels = data.familiar.labels(data.bank), data.held_out.labels(data.split.test)
     resamples = {
@@ -70,6 +73,11 @@ def evaluate(
         detector=detector_key(detector),
         bootstrap=BOOTSTRAP,
         fidelity=compared,
+        fidelity_to_each={
+            name: fidelity(_part(teacher, channels), student, same_space=False)
+            for name, channels in (parts or {}).items()
+            if teacher is not None
+        },
         teacher=None if teacher is None else judged(teacher, "teacher"),
         student=judged(student, "student"),
         training=training,
@@ -108,6 +116,15 @@ def quality(
         linear_accuracy=linear,
         ood=ood_figures(embedded, bank_labels, specs, resamples, probe),
         corruptions=corruptions,
+    )
+
+
+def _part(teacher: Embedded, channels: slice) -> Embedded:
+    """Return the embeddings of one of several teachers: theirs are side by side."""
+    return Embedded(
+        bank=directions(teacher.bank[:, channels]),
+        test=directions(teacher.test[:, channels]),
+        unfamiliar={},
     )
 
 

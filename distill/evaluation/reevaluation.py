@@ -23,7 +23,7 @@ from distill.evaluation.evaluate import evaluate
 from distill.images.data import Data, prepare_data
 from distill.images.sources import open_images
 from distill.recipe import Recipe, recipe_from_document, recipe_from_toml
-from distill.targets import Teacher, teacher_from_recipe
+from distill.targets import BALANCE, Teacher, teacher_from_recipe
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -103,7 +103,7 @@ def reevaluate(
     say_if_left_out(data, progress)
     crop = bundle.manifest.preprocessing
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    teacher = _teacher(recipe, data) if with_teacher else None
+    teacher = _teacher(recipe, data, bundle, device, progress) if with_teacher else None
     embeds: dict[Role, Embed] = {"student": student_from_bundle(bundle).to(device).embed}
     if teacher is not None and teacher.embed is not None:
         embeds["teacher"] = teacher.embed
@@ -137,6 +137,7 @@ def reevaluate(
         training=Training(terms=()) if before is None else before.training,
         same_space=bundle.manifest.space == "teacher",
         corrupted=corrupted,
+        parts={} if teacher is None else teacher.parts,
     )
     if before is not None and evaluation.test_digest != before.test_digest:
         progress.console.print(
@@ -172,9 +173,14 @@ def _data(recipe: Recipe, moved: Moved, progress: Progress) -> Data:
         ) from error
 
 
-def _teacher(recipe: Recipe, data: Data) -> Teacher:
+def _teacher(
+    recipe: Recipe, data: Data, bundle: Bundle, device: torch.device, progress: Progress
+) -> Teacher:
     try:
-        return teacher_from_recipe(recipe, data.familiar)
+        teacher = teacher_from_recipe(recipe, data.familiar)
+        arrays = bundle.arrays(BALANCE) if BALANCE in bundle.manifest.files else None
+        teacher.prepare(data.split.bank, device, progress, arrays=arrays)
+        return teacher
     except UsageError as error:
         raise UsageError(
             f"{error} Or evaluate the student alone, with --no-teacher."
