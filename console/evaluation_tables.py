@@ -60,6 +60,15 @@ def evaluation_table(
                 table, "recall@10, teacher's index", "", f"{kept.teacher_index_recall:.3f}"
             )
 
+    for name, one_kept in found.fidelity_to_each.items():
+        distortion, overlap = one_kept.angle_distortion, one_kept.neighbour_overlap
+        add_row(
+            table,
+            f"distortion, overlap@10 to {name}",
+            "",
+            f"{distortion:.3f}, {overlap:.3f}",
+        )
+
     def both(name: str, figure: "Callable[[Quality], Estimate | None]") -> None:
         ours, theirs = figure(student), None if teacher is None else figure(teacher)
         if ours is not None:
