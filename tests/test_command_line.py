@@ -270,6 +270,9 @@ def test_evaluate_measures_again_and_compare_sets_side_by_side(
     )
     assert found.returncode == 0, found.stderr
     for told in (
+        "Distilling has",
+        "undistilled",
+        "flagged, textures",
         "angle distortion",
         "linear CKA",
         "linear probe accuracy",
