@@ -57,7 +57,7 @@ def _scales(module: nn.Module, section: TrainSection) -> dict[str, float]:
     }
     if section.layer_decay == 1:
         return scales
-    model = module.get_submodule(BACKBONE.removesuffix("."))
+    model: Any = module.get_submodule(BACKBONE.removesuffix("."))
     depths: dict[str, int] = group_parameters(
         model, model.group_matcher(coarse=False), reverse=True
     )

@@ -136,12 +136,13 @@ class Trainer:
         self._validation = validation
         self._every = max(1, self._total // section.validations)
         self._best: dict[str, Any] | None = None  # the weights that are kept, and why
-        channels_last(student)
         self._ema = None
         if section.ema_decay is not None:
             self._ema = ModelEmaV3(self._pair, section.ema_decay, use_warmup=True)
         if section.compile:
-            student.compile()
+            student.compile()  # which chooses layouts itself
+        else:
+            channels_last(student)
         self._model, self._optimizer = fabric.setup(self._pair, optimizer)
         if self._ema is not None:
             self._ema.to(fabric.device)
