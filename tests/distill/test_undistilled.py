@@ -21,7 +21,7 @@ from distill.evaluation.fidelity import fidelity
 from distill.evaluation.gains import by_class, gains
 from distill.evaluation.measured import Judge, Measured, measured
 from distill.evaluation.reevaluation import reevaluate
-from distill.evaluation.undistilled import principal_axes, started, undistilled
+from distill.evaluation.undistilled import started, undistilled
 from distill.images.data import prepare_data
 from distill.preparation import preprocessing_for, student_from_recipe
 from distill.start.before import START, start_arrays, start_from_bundle
@@ -74,14 +74,9 @@ def test_a_network_that_is_narrow_enough_stays_as_it_is() -> None:
         assert np.allclose(found.test, unit(raw.test), atol=1e-6)
 
 
-def test_axes_are_orthonormal_though_images_are_fewer_than_the_width() -> None:
-    axes = principal_axes(vectors(5), 8)
-    assert np.allclose(axes.T @ axes, np.eye(8), atol=1e-5)
-
-
 def test_an_image_without_any_activation_makes_no_nan() -> None:
     raw = pooled()
-    raw.test[3] = 0
+    raw.bank[5], raw.test[3] = 0, 0
     assert np.isfinite(undistilled(raw, 6).test).all()
 
 
