@@ -269,7 +269,10 @@ def test_defaults_depend_on_what_the_student_starts_from() -> None:
     found, taken = completed({**given, "train": {"epochs": 3}})
     assert found["train"]["epochs"] == 3
     assert "steps" not in found["train"]
-    assert {one.key for one in PRETRAINED} - {one.key for one in taken} == {"steps"}
+    assert {one.key for one in PRETRAINED} - {one.key for one in taken} == {
+        "steps",
+        "epochs",
+    }
     assert all(one.reason for one in taken)
     whole = recipe_from_document(given, where="tests")
     again = recipe_from_document(
