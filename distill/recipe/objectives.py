@@ -1,11 +1,12 @@
 """The `[[objective]]` tables of a recipe: which losses, with which settings."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 _Positive = Annotated[float, Field(gt=0)]
 _TEMPERATURES = tuple(step / 100 for step in range(1, 11))
+_OF_A_HEAD = ("temperatures", "init", "angle_weight")
 GROUP = 16  # images in a batch of neighbours that belong together: an anchor and 15
 
 
@@ -15,25 +16,29 @@ class _ObjectiveSection(BaseModel):
     weight: float = Field(default=1.0, gt=0, description="factor on all its terms")
 
 
-class _CompressionSection(_ObjectiveSection):
+class CosPressSection(_ObjectiveSection):
+    """CosPress, arXiv:2411.15239."""
+
+    name: Literal["cospress"]
     temperatures: tuple[_Positive, ...] = Field(default=_TEMPERATURES, min_length=1)
     init: Literal["random", "pca"] = Field(
         default="pca", description="how the compression head starts"
     )
 
 
-class CosPressSection(_CompressionSection):
-    """CosPress, arXiv:2411.15239."""
-
-    name: Literal["cospress"]
-
-
-class IsogonSection(_CompressionSection):
-    """CosPress with absolute angles brought back; ours."""
+class IsogonSection(_ObjectiveSection):
+    """CosPress's terms on the student, and absolute angles; ours."""
 
     name: Literal["isogon"]
-    angle_weight: float = Field(default=10.0, ge=0, description="on the head's cosines")
-    pairs_weight: float = Field(default=3.0, ge=0, description="on the student's")
+    pairs_weight: float = Field(default=3.0, ge=0, description="on the student's cosines")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_a_trained_head(cls, section: Any) -> Any:
+        """Leave out the keys of a head that this objective once trained."""
+        if not isinstance(section, dict):
+            return section
+        return {key: value for key, value in section.items() if key not in _OF_A_HEAD}
 
 
 class VkdSection(_ObjectiveSection):

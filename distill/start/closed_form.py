@@ -17,7 +17,7 @@ from bundle.detectors.knn import directions
 
 # Strengths that are tried, in units of the mean eigenvalue of the second moments.
 _STRENGTHS = np.logspace(-4, 1, 31)
-_SHARES = np.linspace(0, 0.7, 29)  # of the mean that may be taken off
+_SHARES = np.linspace(-0.7, 0.7, 57)  # of the mean that may be taken off
 _PAIRED = 2048  # images whose pairs decide that share
 
 
@@ -45,7 +45,8 @@ def closed_form(
     images are told less well. A ridge shrinks its predictions towards their mean, and
     directions towards a common mean have too large cosines. So a share of the mean is
     taken off again: the one whose cosines between images, each predicted by a layer that
-    did not see it, are nearest to the teacher's.
+    did not see it, are nearest to the teacher's. (Targets whose own cosines are too small
+    ask for some of the mean to be added.)
 
     Args:
         features: the student's pooled vectors of training images, of any norm.
