@@ -6,7 +6,7 @@ import { short, whole } from "./words.js";
 const VERDICTS = {
   paid: ["proof", "✓ Distilling has paid"],
   "not paid": ["caution", "! Distilling has not paid"],
-  unclear: ["caution", "? Unclear whether distilling paid"],
+  unclear: ["caution", "? Gain of distilling unclear"],
   unknown: ["plain", "Gain of distilling: not measured"],
 };
 const NETWORKS = {
@@ -36,7 +36,7 @@ export function worth(evaluation) {
       badge(...VERDICTS[verdict]),
       inShort(evaluation).map((text) => element("span", { class: "hint" }, text)),
     ),
-    element("p", {}, sentence),
+    element("p", {}, withCode(sentence)),
     element(
       "div",
       { class: "scroll", tabindex: 0, role: "region", "aria-label": "Figures of the student" },
@@ -45,6 +45,10 @@ export function worth(evaluation) {
     element("p", { class: "hint" }, explained(evaluation)),
   );
 }
+
+/** Text in which backticks enclose code, as nodes. */
+const withCode = (text) =>
+  text.split("`").map((part, place) => (place % 2 ? element("code", {}, part) : part));
 
 const badge = (kind, text) => element("span", { class: `badge ${kind}` }, text);
 
@@ -92,8 +96,8 @@ function figures(evaluation) {
 function explained({ test_images, bank_images, undistilled, start, distillation }) {
   const weights = { true: " with pretrained weights", false: " with random weights" };
   return [
-    `On ${whole(test_images)} test images against ${whole(bank_images)} of its bank. Only of ` +
-      "distortion less is better.",
+    `On ${whole(test_images)} test images against ${whole(bank_images)} of its bank. Lower is ` +
+      "better for distortion.",
     undistilled &&
       `Undistilled: the same network${weights[distillation.pretrained] ?? ""} before training, ` +
         "cut to this width.",
