@@ -11,10 +11,12 @@ from rich.progress import Progress
 
 from backbones import Features, Student
 from bundle import Bundle, StudentCard, require_absent
-from distill.embedding import embed_both
+from distill.embedding import embed_all
 from distill.evaluation import Training
 from distill.evaluation.accuracy import say_if_left_out
+from distill.evaluation.cost import cost_of
 from distill.evaluation.evaluate import evaluate
+from distill.evaluation.undistilled import untrained
 from distill.images.data import Data, prepare_data
 from distill.images.loading import (
     Plan,
@@ -29,6 +31,7 @@ from distill.images.views import Views
 from distill.objectives.objective import SAMPLE, Labels
 from distill.preparation import Models, card_of, prepare_models, preprocessing_for
 from distill.recipe import Recipe
+from distill.start.before import Before, before_training
 from distill.targets import Teacher, in_batches
 from distill.training.checkpoint import Checkpoint, remove_checkpoint
 from distill.training.lock import sole_run
@@ -47,6 +50,7 @@ class Learnt:
     log: TrainingLog
     card: StudentCard
     device: torch.device
+    before: Before  # the student's network as it was before training
 
 
 def distill(
@@ -83,11 +87,13 @@ def _distilled(
 ) -> Bundle:
     """Train and evaluate the recipe's student, and write its bundle."""
     learnt = learn(recipe, work, progress, accept_changes=accept_changes)
-    teacher, student = embed_both(
+    before, preprocessing = learnt.before, preprocessing_for(recipe, recipe.student.name)
+    embedded = embed_all(
         learnt.teacher,
         learnt.student.embed,
+        before.backbone,
         learnt.data,
-        preprocessing_for(recipe, recipe.student.name),
+        preprocessing,
         progress,
         device=learnt.device,
         workers=recipe.train.workers,
@@ -96,11 +102,13 @@ def _distilled(
     log = learnt.log
     evaluation = evaluate(
         learnt.data,
-        teacher,
-        student,
+        embedded.teacher,
+        embedded.student,
         detector=recipe.ood,
         training=Training(terms=log.epochs, seconds_per_epoch=log.seconds_per_epoch),
         same_space=recipe.student.space == "teacher",
+        untrained=untrained(embedded, before, learnt.student.width),
+        cost=cost_of(learnt.student, preprocessing, learnt.device),
     )
     return write_bundle(
         output,
@@ -109,7 +117,12 @@ def _distilled(
         learnt.teacher.card,
         learnt.student,
         learnt.card,
-        Judged(teacher=teacher, student=student, evaluation=evaluation),
+        Judged(
+            teacher=embedded.teacher,
+            student=embedded.student,
+            evaluation=evaluation,
+            layer=before.layer,
+        ),
         progress,
     )
 
@@ -132,6 +145,7 @@ def learn(
     checkpoint = Checkpoint(work, recipe, data.trained, accept_changes=accept_changes)
     checkpoint.require_continuable()
     models = prepare_models(recipe, data, device, progress)
+    before = before_training(models.student, pretrained=recipe.student.from_pretrained)
     in_teachers = recipe.student.space == "teacher"
     recipe.ood.require_possible(
         len(data.bank),
@@ -171,6 +185,7 @@ def learn(
         log=log,
         card=card_of(student, recipe, models.student_licence),
         device=device,
+        before=before,
     )
 
 
