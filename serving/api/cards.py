@@ -4,25 +4,18 @@ from typing import Annotated
 
 from fastapi import APIRouter, Query, Request
 
-from bundle.detection import detection_sentence
-from bundle.evaluation import Baseline, Evaluation, Fidelity, Quality
-from bundle.worth import worth_of
+from serving.api.evaluation import evaluation_card
 from serving.api.refusals import OF_ANY
 from serving.api.routes import KnownQueryRoute
 from serving.api.schemas import (
     CalibrationCard,
-    DetectionCard,
-    DistillationCard,
-    EvaluationCard,
-    FiguresCard,
     LimitsCard,
     ModelResponse,
     ParityCard,
     RateRange,
-    UnfamiliarCard,
 )
 from serving.models import Models
-from serving.served import Evaluated, ServedModel
+from serving.served import ServedModel
 from serving.settings import Settings
 
 router = APIRouter(route_class=KnownQueryRoute)
@@ -62,7 +55,7 @@ def card(model: ServedModel) -> ModelResponse:
         provenance=manifest.provenance,
         parity=_parity(model),
         calibration=_calibration(model),
-        evaluation=None if model.evaluated is None else _evaluation(model.evaluated),
+        evaluation=None if model.evaluated is None else evaluation_card(model.evaluated),
         limits=_limits(model.settings),
     )
 
@@ -88,65 +81,6 @@ def _calibration(model: ServedModel) -> CalibrationCard:
         images=len(calibration.scores),
         expected=RateRange(low=low, high=high),
         realised=model.false_alarms,
-    )
-
-
-def _evaluation(evaluated: Evaluated) -> EvaluationCard:
-    found = evaluated.evaluation
-    return EvaluationCard(
-        test_images=found.test_images,
-        bank_images=found.bank_images,
-        student=_figures(found, found.student, found.fidelity),
-        teacher=None if found.teacher is None else _figures(found, found.teacher, None),
-        undistilled=_baseline(found, found.undistilled),
-        start=_baseline(found, found.start),
-        distillation=_distillation(found),
-        detection=_detection(evaluated) if found.unfamiliar else None,
-    )
-
-
-def _figures(found: Evaluation, quality: Quality, fidelity: Fidelity | None) -> FiguresCard:
-    sets = {name: found.auroc_in_force(quality, name) for name in found.unfamiliar}
-    return FiguresCard(
-        knn_accuracy=quality.knn_accuracy,
-        neighbour_overlap=None if fidelity is None else fidelity.neighbour_overlap,
-        angle_distortion=None if fidelity is None else fidelity.angle_distortion,
-        auroc={name: auroc for name, auroc in sets.items() if auroc is not None},
-    )
-
-
-def _baseline(found: Evaluation, baseline: Baseline | None) -> FiguresCard | None:
-    if baseline is None:
-        return None
-    return _figures(found, baseline.quality, baseline.fidelity)
-
-
-def _distillation(found: Evaluation) -> DistillationCard:
-    worth = worth_of(found)
-    return DistillationCard(
-        verdict=worth.verdict,
-        sentence=worth.sentence,
-        pretrained=found.pretrained,
-        gains=found.gains,
-    )
-
-
-def _detection(evaluated: Evaluated) -> DetectionCard:
-    found = evaluated.evaluation
-    return DetectionCard(
-        sentence=detection_sentence(found),
-        detector=found.detector,
-        alpha=evaluated.alpha,
-        served=evaluated.detector,
-        sets={
-            name: UnfamiliarCard(
-                kind=one.kind,
-                images=one.images,
-                flagged=one.flagged,
-                auroc=found.auroc_in_force(found.student, name),
-            )
-            for name, one in found.unfamiliar.items()
-        },
     )
 
 

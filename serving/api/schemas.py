@@ -10,14 +10,12 @@ from bundle import (
     Precision,
     Preprocessing,
     Provenance,
-    ServedDetector,
     Stability,
     StudentCard,
     TeacherCard,
     Tolerance,
 )
-from bundle.evaluation import Estimate, Kind
-from bundle.worth import Verdict
+from serving.api.evaluation import EvaluationCard
 
 Encoding = Literal["float", "base64"]
 
@@ -188,86 +186,6 @@ class CalibrationCard(BaseModel):
         description="the share of other held-out familiar images that was flagged, with "
         "its 95 % interval; null where it was not measured for this detector and alpha"
     )
-
-
-class FiguresCard(BaseModel):
-    """What one network's embeddings are good for; null and absent: not measured."""
-
-    knn_accuracy: Estimate | None = Field(
-        description="of the 10 nearest; null without classes"
-    )
-    neighbour_overlap: float | None = Field(
-        description="share of the teacher's 10 nearest that are kept; null of the teacher "
-        "itself"
-    )
-    angle_distortion: float | None = Field(
-        description="mean difference of a cosine from the teacher's; null likewise"
-    )
-    auroc: dict[str, Estimate] = Field(
-        description="by unfamiliar set, of the detector in `detection`"
-    )
-
-
-class UnfamiliarCard(BaseModel):
-    """One set of images that should be flagged."""
-
-    kind: Kind = Field(description="near is alike and hard, far is of another world")
-    images: int
-    flagged: int | None = Field(description="of them, at `alpha`; null: not counted")
-    auroc: Estimate | None = Field(
-        description="chance that one of them scores higher than a familiar image"
-    )
-
-
-class DetectionCard(BaseModel):
-    """How well the detector fitted in training tells unfamiliar images."""
-
-    sentence: str | None = Field(
-        description="the share flagged, in words; null where it was not counted",
-        examples=["Flags 70 % of 105 unfamiliar images."],
-    )
-    detector: str = Field(description="which was measured, and its settings")
-    alpha: float = Field(description="the false-alarm rate at which it flagged")
-    served: ServedDetector = Field(
-        description="same: this detector answers; site: `isogon calibrate` has fitted "
-        "another since, which these figures are not of; reduced: it answers from the "
-        "smaller bank of `isogon export --bank`"
-    )
-    sets: dict[str, UnfamiliarCard]
-
-
-class DistillationCard(BaseModel):
-    """Whether the student is better than the same network before training."""
-
-    verdict: Verdict = Field(description="unknown: that network was not measured")
-    sentence: str = Field(description="the verdict with its figures")
-    pretrained: bool | None = Field(
-        description="whether that network had pretrained weights; null: not known"
-    )
-    gains: dict[str, Estimate] = Field(
-        description="student minus undistilled on the same images, by figure; angle "
-        "distortion is better when lower"
-    )
-
-
-class EvaluationCard(BaseModel):
-    """What the student is worth, measured in PyTorch when it was distilled or evaluated.
-
-    `parity` says how far the artifact is from that student.
-    """
-
-    test_images: int = Field(description="which neither training nor calibration saw")
-    bank_images: int = Field(description="against which they are compared")
-    student: FiguresCard
-    teacher: FiguresCard | None
-    undistilled: FiguresCard | None = Field(
-        description="the student's network before training, at the same width"
-    )
-    start: FiguresCard | None = Field(
-        description="the student after the closed-form start, before any step"
-    )
-    distillation: DistillationCard
-    detection: DetectionCard | None = Field(description="null without unfamiliar images")
 
 
 class LimitsCard(BaseModel):
