@@ -128,7 +128,9 @@ def test_export_mends_an_artifact_that_was_damaged(bundle_path: Path) -> None:
 
 def test_json_is_all_that_is_on_stdout(bundle_path: Path) -> None:
     inspected = isogon("inspect", bundle_path, "--json", cwd=bundle_path.parent)
-    assert json.loads(inspected.stdout)["manifest"]["name"] == "digits"
+    document = json.loads(inspected.stdout)
+    assert document["manifest"]["name"] == "digits"
+    assert document["worth"]["sentence"].startswith("Distilling has")
     verified = isogon("verify", bundle_path, "--json", cwd=bundle_path.parent)
     (report,) = json.loads(verified.stdout)["reports"]
     assert report["figures"]["min_cosine"] > 0.99999
@@ -270,6 +272,9 @@ def test_evaluate_measures_again_and_compare_sets_side_by_side(
     )
     assert found.returncode == 0, found.stderr
     for told in (
+        "Distilling has",
+        "undistilled",
+        "flagged, textures",
         "angle distortion",
         "linear CKA",
         "linear probe accuracy",
@@ -311,7 +316,9 @@ def test_evaluate_measures_again_and_compare_sets_side_by_side(
         assert told in compared.stdout, told
     assert "Careful: Their unfamiliar images differ" in " ".join(compared.stderr.split())
     as_json = isogon("compare", "copy.isogon", "other.isogon", "--json", cwd=folder)
-    figures = json.loads(as_json.stdout)["figures"]
+    document = json.loads(as_json.stdout)
+    assert set(document["worth"]) == {"copy.isogon", "other.isogon"}
+    figures = document["figures"]
     assert figures["angle distortion"]["best"] == ["copy.isogon"]
     assert figures["kNN accuracy"]["best"] == ["copy.isogon", "other.isogon"]
 

@@ -64,7 +64,7 @@ def evaluate(
     if untrained is not None:
         before = measured(untrained.undistilled, judge)
         if untrained.start is not None:
-            start = measured(untrained.start, judge, same_space=same_space)
+            start = measured(untrained.start, judge)
     flagged = None if ours.scores is None else ours.scores.flagged(detector.alpha)
     return Evaluation(
         bank_images=len(data.bank),

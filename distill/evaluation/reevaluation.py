@@ -1,7 +1,7 @@
 """Evaluate a bundle anew: its recipe's images and teacher, its own weights."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import torch
 from rich.progress import Progress
@@ -26,7 +26,8 @@ from distill.images.data import Data, prepare_data
 from distill.images.sources import open_images
 from distill.preparation import student_from_recipe
 from distill.recipe import Recipe, recipe_from_document, recipe_from_toml
-from distill.start.before import Before, before_training, start_from_bundle
+from distill.start.before import Before, start_from_bundle
+from distill.start.fitting import re_estimate
 from distill.targets import Teacher, teacher_from_recipe
 
 
@@ -113,7 +114,7 @@ def reevaluate(
     if teacher is not None and teacher.embed is not None:
         embeds["teacher"] = teacher.embed
     workers = recipe.train.workers
-    before = _before(recipe, bundle, progress)
+    before = _before(recipe, bundle, data, device, progress)
     embedded = embed_all(
         teacher,
         student.embed,
@@ -190,7 +191,9 @@ def _teacher(recipe: Recipe, data: Data) -> Teacher:
         ) from error
 
 
-def _before(recipe: Recipe, bundle: Bundle, progress: Progress) -> Before | None:
+def _before(
+    recipe: Recipe, bundle: Bundle, data: Data, device: torch.device, progress: Progress
+) -> Before | None:
     """Return the student before training, where its network can be had again."""
     try:
         student, _ = student_from_recipe(recipe)
@@ -201,8 +204,13 @@ def _before(recipe: Recipe, bundle: Bundle, progress: Progress) -> Before | None
             soft_wrap=True,
         )
         return None
-    before = before_training(student, pretrained=recipe.student.from_pretrained)
-    return replace(before, layer=start_from_bundle(bundle))
+    if recipe.train.batch_statistics == "re-estimated":
+        re_estimate(student.backbone, recipe, data, device, progress)
+    return Before(
+        backbone=student.backbone.eval().requires_grad_(False),
+        layer=start_from_bundle(bundle),
+        pretrained=recipe.student.from_pretrained,
+    )
 
 
 def _possible(data: Data, bundle: Bundle, progress: Progress) -> bool:

@@ -11,9 +11,9 @@ import numpy as np
 from jaxtyping import Float, Float32
 from torch import nn
 
-from bundle.blocks import BLOCK
 from distill.embedding import Embedded, Embeddings
 from distill.start.before import Before
+from distill.start.closed_form import uncentred_pca
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -51,8 +51,9 @@ def undistilled(pooled: Embedded, width: int) -> Embedded:
     directions = pooled.mapped(unit)
     if pooled.bank.shape[1] <= width:
         return directions
-    axes = principal_axes(directions.bank, width)
-    return directions.mapped(lambda vectors: unit(vectors @ axes))
+    known = directions.bank[directions.bank.any(axis=1)]
+    axes = uncentred_pca(known, width)
+    return directions.mapped(lambda vectors: unit(vectors @ axes.T))
 
 
 def started(pooled: Embedded, layer: nn.Linear) -> Embedded:
@@ -60,18 +61,6 @@ def started(pooled: Embedded, layer: nn.Linear) -> Embedded:
     weight = layer.weight.detach().cpu().numpy()
     bias = 0.0 if layer.bias is None else layer.bias.detach().cpu().numpy()
     return pooled.mapped(lambda vectors: unit(vectors @ weight.T + bias))
-
-
-def principal_axes(
-    vectors: Float[np.ndarray, "n d"], width: int
-) -> Float32[np.ndarray, "d width"]:
-    """Return the orthonormal axes that hold most of the vectors' squared length."""
-    gram = np.zeros((vectors.shape[1], vectors.shape[1]))
-    for start in range(0, len(vectors), BLOCK):
-        rows = vectors[start : start + BLOCK].astype(np.float64)
-        gram += rows.T @ rows
-    _, axes = np.linalg.eigh(gram)  # ascending
-    return axes[:, ::-1][:, :width].astype(np.float32)
 
 
 def unit(vectors: Float[np.ndarray, "n d"]) -> Float32[np.ndarray, "n d"]:

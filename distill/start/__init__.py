@@ -1,1 +1,1 @@
-"""What a student starts from: its network before training, and a closed-form layer."""
+"""Where training starts: what the student's network knows, fitted to the teacher."""

@@ -1,31 +1,24 @@
-"""The student's network before training, kept to be measured beside the student."""
+"""The student before training, kept to be measured beside what training makes of it."""
 
-import copy
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import nn
 
-from backbones import Backbone, Student
+from backbones import Backbone
 from bundle import Bundle
 
-START = "start.safetensors"
+START = "start.safetensors"  # in the folder of a run, and in its bundle
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Before:
-    """A student before its first step."""
+    """The student's network as it was, on the run's device, in evaluation mode."""
 
-    backbone: Backbone  # in evaluation mode, never trained
-    layer: nn.Linear | None  # the closed-form one, on `backbone(pixels).pooled`
+    backbone: Backbone
+    layer: nn.Linear | None  # of the closed-form start; None where it started otherwise
     pretrained: bool  # whether the network had pretrained weights
-
-
-def before_training(student: Student, *, pretrained: bool) -> Before:
-    """Return a copy of the student's network as it is now."""
-    backbone = copy.deepcopy(student.backbone).eval().requires_grad_(False)
-    return Before(backbone=backbone, layer=None, pretrained=pretrained)
 
 
 def start_arrays(layer: nn.Linear) -> dict[str, np.ndarray]:
