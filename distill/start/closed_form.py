@@ -126,7 +126,7 @@ def _unseen(
 def _share(
     unseen: Float64[np.ndarray, "n width"],
     mean: Float64[np.ndarray, " width"],
-    teacher: Float32[np.ndarray, "n _"],
+    teacher: Float[np.ndarray, "n _"],
 ) -> float:
     """Return the share of the mean whose removal makes the cosines most faithful."""
     chosen = np.random.default_rng(0).permutation(len(unseen))[:_PAIRED]
