@@ -10,6 +10,8 @@ from typing import Literal
 import numpy as np
 from pydantic import BaseModel, ConfigDict
 
+EVALUATION = "evaluation.json"
+
 Kind = Literal["near", "far"]
 Role = Literal["teacher", "student"]
 

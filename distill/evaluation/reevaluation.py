@@ -8,7 +8,7 @@ from rich.progress import Progress
 
 from backbones import student_from_bundle
 from bundle import Bundle, BundleError, ParityReport, UsageError, parity_reports
-from bundle.evaluation import Evaluation, Kind, Role, Training
+from bundle.evaluation import EVALUATION, Evaluation, Kind, Role, Training
 from bundle.stage import fault_of
 from distill.embedding import Embed, embed_all
 from distill.evaluation.accuracy import say_if_left_out
@@ -19,7 +19,7 @@ from distill.evaluation.corruptions import (
     why_not,
 )
 from distill.evaluation.cost import cost_of
-from distill.evaluation.drawing import EVALUATION, drawn_from, write_evaluation
+from distill.evaluation.drawing import drawn_from, write_evaluation
 from distill.evaluation.evaluate import evaluate
 from distill.evaluation.undistilled import untrained
 from distill.images.data import Data, prepare_data
