@@ -12,12 +12,12 @@ SMALL = {
 }
 
 
-def test_defaults_are_isogon_with_ten_temperatures_and_mahalanobis() -> None:
+def test_defaults_are_isogon_and_mahalanobis() -> None:
     recipe = recipe_from_document(SMALL, where="here")
     (objective,) = recipe.objective
     assert objective.name == "isogon"
     assert recipe.ood.name == "mahalanobis"
-    assert objective.temperatures == pytest.approx([0.01 * n for n in range(1, 11)])
+    assert objective.pairs_weight == 3
 
 
 @pytest.mark.parametrize(
