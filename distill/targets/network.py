@@ -20,13 +20,14 @@ from distill.recipe import Recipe
 from distill.targets.filling import RowSource, filled_store
 from distill.targets.identity import crop_parts, network_parts, view_parts
 from distill.targets.online import OnlineTargets
-from distill.targets.record import Parts, StoreRecord
+from distill.targets.record import Parts, StoreRecord, rows_done
 from distill.targets.store import FeatureStore
 from distill.targets.stored import StoredTargets
 from distill.targets.targets import Targets
-from distill.targets.teacher import Embed, Teacher
+from distill.targets.teacher import Embed, Teacher, Uncomputed
 
 Precision = Literal["32-true", "bf16-mixed", "16-mixed"]
+_Kind = Literal["embedding", "tokens", "plain"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -100,6 +101,22 @@ class NetworkTeacher(Teacher):
         store = self._store("plain", self._plain(indices), "32-true", device, progress)
         return store.values[:, 0, 0]
 
+    def uncomputed(
+        self, indices: Indices, device: torch.device, *, plain: bool = False
+    ) -> Uncomputed:
+        """Return what the stores on disk still lack."""
+        kind = self._recipe.teacher.features
+        if plain:
+            record, _ = self._record("plain", self._plain(indices), "32-true", device)
+        elif kind == "online":
+            return Uncomputed(views=0, size=0)
+        else:
+            precision = self._recipe.train.precision
+            record, _ = self._record(kind, self._views(indices), precision, device)
+        folder = Path(self._recipe.teacher.cache) / record.folder
+        views = record.rows - rows_done(folder, record)
+        return Uncomputed(views=views, size=views * record.row_bytes)
+
     @property
     def embed(self) -> Embed:
         """Run the network on pixels, on their device."""
@@ -140,31 +157,16 @@ class NetworkTeacher(Teacher):
 
     def _store(
         self,
-        kind: Literal["embedding", "tokens", "plain"],
+        kind: _Kind,
         pixels: _Pixels,
         precision: Precision,
         device: torch.device,
         progress: Progress,
     ) -> FeatureStore:
-        name = self.card.architecture
-        network = network_parts(self.network, name, self._source, precision)
-
-        def features(batch: UInt8[Tensor, "b h w 3"]) -> Features:
-            found = self._features(batch, device, precision)
-            return found if kind == "tokens" else found.without_cells()
-
-        self.network.to(device)
-        size = (self.preprocessing.height, self.preprocessing.width)
-        tried = features(torch.zeros(1, *size, 3, dtype=torch.uint8))
-        _, tokens, width = tried.tokens.shape
+        record, features = self._record(kind, pixels, precision, device)
         store = filled_store(
             Path(self._recipe.teacher.cache),
-            StoreRecord(
-                parts={"kind": kind} | pixels.parts | network,
-                shape=(len(pixels.indices), pixels.views, tokens, width),
-                grid=tried.grid,
-                teacher=self.card,
-            ),
+            record,
             RowSource(
                 batches=lambda start: (
                     features(batch).tokens for batch in pixels.batches(start)
@@ -175,6 +177,34 @@ class NetworkTeacher(Teacher):
         )
         self.network.cpu()  # training needs the room
         return store
+
+    def _record(
+        self,
+        kind: _Kind,
+        pixels: _Pixels,
+        precision: Precision,
+        device: torch.device,
+    ) -> tuple[StoreRecord, Callable[[UInt8[Tensor, "b h w 3"]], Features]]:
+        """Return what the store of these views is, and what computes their features."""
+        network = network_parts(
+            self.network, self.card.architecture, self._source, precision
+        )
+
+        def features(batch: UInt8[Tensor, "b h w 3"]) -> Features:
+            found = self._features(batch, device, precision)
+            return found if kind == "tokens" else found.without_cells()
+
+        self.network.to(device)
+        size = (self.preprocessing.height, self.preprocessing.width)
+        tried = features(torch.zeros(1, *size, 3, dtype=torch.uint8))
+        _, tokens, width = tried.tokens.shape
+        record = StoreRecord(
+            parts={"kind": kind} | pixels.parts | network,
+            shape=(len(pixels.indices), pixels.views, tokens, width),
+            grid=tried.grid,
+            teacher=self.card,
+        )
+        return record, features
 
     @torch.no_grad()
     def _features(

@@ -2,6 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -18,6 +19,14 @@ from distill.targets.targets import Targets
 Embed = Callable[[UInt8[Tensor, "b h w 3"]], Float[Tensor, "b d"]]
 
 _BATCH = 64
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Uncomputed:
+    """Features that a run is going to compute and keep."""
+
+    views: int  # of images, each through the network once
+    size: int  # in bytes, on disk
 
 
 class Teacher(ABC):
@@ -62,6 +71,12 @@ class Teacher(ABC):
             UsageError: see `filled_store`.
         """
 
+    @abstractmethod
+    def uncomputed(
+        self, indices: Indices, device: torch.device, *, plain: bool = False
+    ) -> Uncomputed:
+        """Return what `targets`, or with `plain` what `pooled`, would have to compute."""
+
 
 class GivenTeacher(Teacher):
     """A teacher known by one embedding for each image."""
@@ -93,6 +108,12 @@ class GivenTeacher(Teacher):
         """Return the embeddings."""
         rows: Float[np.ndarray, "n d"] = self._embeddings[indices]
         return rows
+
+    def uncomputed(
+        self, indices: Indices, device: torch.device, *, plain: bool = False
+    ) -> Uncomputed:
+        """Nothing is: the embeddings are given."""
+        return Uncomputed(views=0, size=0)
 
 
 def in_batches(
