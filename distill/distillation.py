@@ -169,7 +169,12 @@ def learn(
         models.objective,
         targets,
         TrainingViews(
-            Views(data.familiar, recipe.data, recipe.train.seed),
+            Views(
+                data.familiar,
+                recipe.data,
+                recipe.train.seed,
+                sizes=[recipe.data.size, *targets.sizes],
+            ),
             _plan(recipe, data, models.teacher, work, device, progress),
             labels=models.labels,
             workers=recipe.train.workers,

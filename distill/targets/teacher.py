@@ -11,12 +11,10 @@ from rich.progress import Progress
 from torch import Tensor
 
 from backbones import Features
-from bundle import TeacherCard
+from bundle import Preprocessing, TeacherCard
 from bundle.collection import Indices
 from distill.targets.given import GivenTargets
 from distill.targets.targets import Targets
-
-Embed = Callable[[UInt8[Tensor, "b h w 3"]], Float[Tensor, "b d"]]
 
 _BATCH = 64
 
@@ -29,6 +27,18 @@ class Uncomputed:
     size: int  # in bytes, on disk
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Embedder:
+    """What embeds plain crops of images, on the device of their pixels."""
+
+    crops: tuple[Preprocessing, ...]  # what it takes of each image, in this order
+    run: Callable[..., Float[Tensor, "b d"]]
+
+    def __call__(self, *pixels: UInt8[Tensor, "b _ _ 3"]) -> Float[Tensor, "b d"]:
+        """Return the embeddings of images, given as their crops."""
+        return self.run(*pixels)
+
+
 class Teacher(ABC):
     """What a run asks of its teacher; images are meant by their index."""
 
@@ -36,8 +46,8 @@ class Teacher(ABC):
 
     @property
     @abstractmethod
-    def embed(self) -> Embed | None:
-        """What embeds any pixels, on their device; None where there is no network."""
+    def embed(self) -> Embedder | None:
+        """What embeds any image, from its own crops; None where there is no network."""
 
     @abstractmethod
     def targets(
