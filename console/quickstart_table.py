@@ -33,6 +33,9 @@ def quickstart(
     for name, milliseconds in latencies.items():
         add_row(table, f"latency, {name}", "", f"{milliseconds:.2f} ms")
     table.add_section()
+    for name, one in found.unfamiliar.items():
+        if one.flagged is not None:
+            add_row(table, f"{name} images flagged", "", f"{one.flagged} of {one.images}")
     for kind, image, ood in zip(("familiar", "unfamiliar"), examples, answers, strict=True):
         verdict = "unfamiliar" if ood["is_ood"] else "familiar"
         add_row(table, f"{kind}: {image.name}", "", f"p = {ood['p_value']:.4f}, {verdict}")
@@ -43,7 +46,8 @@ def quickstart(
         f"  isogon serve {path}\n"
         f"  curl -F {part} localhost:3000/v1/embed\n"
         f"  isogon inspect {path}\n"
-        f"  isogon quickstart --images YOUR_FOLDER --output yours.isogon",
+        f"  isogon quickstart --images YOUR_FOLDER --unfamiliar OTHER_FOLDER --output "
+        f"yours.isogon",
         markup=False,
         soft_wrap=True,
     )

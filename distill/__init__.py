@@ -10,7 +10,7 @@ from distill.choosing import (
     chosen_recipe as chosen_recipe,
 )
 from distill.quickstart import (
-    TEACHER as TEACHER,
+    digits_recipe as digits_recipe,
     example_images as example_images,
     quickstart_recipe as quickstart_recipe,
 )

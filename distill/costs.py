@@ -46,7 +46,13 @@ class Costs:
 
 
 def measured(
-    recipe: Recipe, data: Data, models: Models, device: torch.device, progress: Progress
+    recipe: Recipe,
+    data: Data,
+    models: Models,
+    device: torch.device,
+    progress: Progress,
+    *,
+    room: int | None = None,
 ) -> Costs:
     """Try the teacher, and a step of the student, on a few images of the run.
 
@@ -58,11 +64,12 @@ def measured(
         models: its models, of the same recipe.
         device: where they are to compute.
         progress: where to show it.
+        room: bytes that the run may take beside what it has; None for what there is.
 
     Raises:
         UsageError: the memory will not do.
     """
-    trial = _Trial(recipe, data, models, device)
+    trial = _Trial(recipe, data, models, device, room)
     task = progress.add_task("Trying the run", total=4)
     batch, load = trial.loaded()
     progress.update(task, advance=1)
@@ -87,7 +94,12 @@ class _Trial:
     """One short run; it remembers the most memory that any part of it took."""
 
     def __init__(
-        self, recipe: Recipe, data: Data, models: Models, device: torch.device
+        self,
+        recipe: Recipe,
+        data: Data,
+        models: Models,
+        device: torch.device,
+        room: int | None,
     ) -> None:
         self._recipe = recipe
         self._data = data
@@ -97,9 +109,9 @@ class _Trial:
         self._part = max(2, min(self._part, len(data.split.bank) // recipe.train.parts))
         self._images = np.resize(data.split.bank, min(self._part, 32))
         self._on_gpu = device.type == "cuda"
-        self._room = self._available()
+        room = self._available() if room is None else room
         self.memory = self._held()
-        self.free = None if self._room is None else self.memory + self._room
+        self.free = None if room is None else self.memory + room
 
     def loaded(self) -> tuple[Batch, float]:
         """Return a small batch of views, and the seconds for each."""
@@ -124,6 +136,13 @@ class _Trial:
             began = self._now()
             batches = list(teacher.sample(indices, self._device))
             seconds = (self._now() - began) / count
+        if self._refused(self.memory):
+            raise UsageError(
+                f"The teacher needs {decimal(self.memory)} of memory for "
+                f"{_TEACHERS_BATCH} images, there are {decimal(self.free or 0)}. Nothing "
+                f"has been started. Take a smaller teacher, or a smaller `size` in "
+                f"[teacher] (--teacher-size)."
+            )
         tokens = torch.cat([one.tokens for one in batches])
         network = seconds if teacher.embed is None else max(seconds - load, seconds / 10)
         return Features(tokens=tokens, grid=batches[0].grid), network
@@ -149,22 +168,22 @@ class _Trial:
         if self._recipe.teacher.path is None and self._recipe.teacher.features == "online":
             online = teacher * self._part * micro_batches
         step = self._step(batch, features)
-        small = max(2, self._part // 4)
+        readers = self._of_readers()
         with self._refusing():
             self._tried(step, 2)  # makes the optimiser's state, which batches do not change
-            before = self._held()
-            seconds, peak = self._tried(step, small)
-            needed = before + int((peak - before) * self._part / small)
-            if small == self._part or self._refused(needed):
-                factor = self._part / small
-            elif seconds * self._part / small > _PATIENCE:
-                factor, self.memory = self._part / small, max(self.memory, needed)
-            else:
-                factor = 1.0
-                seconds, _ = self._tried(step, self._part)
-        self.memory += self._of_readers()
-        self._require(max(self.memory, needed if factor > 1 else 0), before)
-        return seconds * factor * micro_batches + online
+            seconds, images = 0.0, 0
+            for images in dict.fromkeys((2, max(2, self._part // 4), self._part)):
+                before = self._held()
+                seconds, peak = self._tried(step, images)
+                slope = (peak - before) / images
+                whole = before + int(slope * self._part) + readers
+                # Two images tell too much: what every step needs counts as theirs.
+                if self._refused(whole // 2 if images == 2 < self._part else whole):
+                    raise self._too_large(whole, before + readers)
+                if seconds * self._part / images > _PATIENCE:
+                    break
+        self.memory = max(self.memory + readers, whole)
+        return seconds * self._part / images * micro_batches + online
 
     def _step(self, batch: Batch, features: Features) -> Callable[[int], None]:
         """Return what learns from so many images, as the trainer does."""
@@ -262,16 +281,19 @@ class _Trial:
         try:
             yield
         except torch.cuda.OutOfMemoryError as error:
-            raise self._too_large("more") from error
+            raise self._too_large() from error
 
-    def _require(self, needed: int, fixed: int) -> None:
-        if not self._refused(needed):
-            return
-        assert self.free is not None
-        room, growth = self.free - fixed, needed - fixed
-        raise self._too_large(decimal(needed), room / max(growth, 1))
+    def _too_large(self, needed: int | None = None, fixed: int = 0) -> UsageError:
+        """Return the error for a step that does not fit.
 
-    def _too_large(self, needed: str, share: float = 0.5) -> UsageError:
+        Args:
+            needed: bytes at its peak, where they are known.
+            fixed: how many of them smaller batches would not save.
+        """
+        share = 0.5
+        if needed is not None and self.free is not None:
+            share = (self.free - fixed) / max(needed - fixed, 1)
+        much = "more" if needed is None else decimal(needed)
         section, size = self._recipe.train, self._recipe.data.size
         where = "GPU memory" if self._on_gpu else "memory"
         there = "" if self.free is None else f", there are {decimal(self.free)}"
@@ -290,7 +312,7 @@ class _Trial:
             remedies.append(f"--size {smallest}")
         advice = " or ".join(remedies) or "a smaller student or teacher"
         return UsageError(
-            f"A step of {section.batch_size} images of {size} pixels needs {needed} of "
+            f"A step of {section.batch_size} images of {size} pixels needs {much} of "
             f"{where}{there}. Nothing has been started. Take {advice}: keys `batch_size` "
             f"and `accumulate` of [train], `size` of [data]."
         )

@@ -186,7 +186,7 @@ def _plan_of(recipe: Recipe, data: Data, progress: Progress, minutes: float | No
         images=len(data.split.bank),
         seconds=_seconds(recipe, work, costs, steps),
         step_seconds=_step_seconds(recipe, costs),
-        memory=costs.memory,
+        memory=costs.memory * (1 if costs.on_gpu else recipe.train.devices),
         free_memory=costs.free,
         on_gpu=costs.on_gpu,
         disk=disk,

@@ -44,11 +44,12 @@ def _tables(value: Any) -> list[dict[str, Any]]:
 
 
 def _line(key: str, value: Any) -> str:
-    return f"{key} = {_value(value)}"
+    return f"{key} = {value_text(value)}"
 
 
-def _value(value: Any) -> str:
+def value_text(value: Any) -> str:
+    """Return a value as TOML has it."""
     if isinstance(value, list | tuple):
-        return f"[{', '.join(map(_value, value))}]"
+        return f"[{', '.join(map(value_text, value))}]"
     # JSON's words for strings, numbers and truth are TOML's too, but for one character.
     return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
