@@ -26,6 +26,7 @@ from distill.images.loading import Batch, TrainingViews
 from distill.images.views import Views
 from distill.preparation import Models
 from distill.recipe import Recipe
+from distill.training.modes import channels_last, freeze_statistics
 from distill.training.optimisation import optimizer_for
 
 _TEACHERS_BATCH = 64  # of features computed once
@@ -106,8 +107,8 @@ class _Trial:
         self._models = models
         self._device = device
         self._part = recipe.train.batch_size // recipe.train.parts
-        self._part = max(2, min(self._part, len(data.split.bank) // recipe.train.parts))
-        self._images = np.resize(data.split.bank, min(self._part, 32))
+        self._part = max(2, min(self._part, len(data.learnt) // recipe.train.parts))
+        self._images = np.resize(data.learnt, min(self._part, 32))
         self._on_gpu = device.type == "cuda"
         room = self._available() if room is None else room
         self.memory = self._held()
@@ -189,6 +190,8 @@ class _Trial:
         """Return what learns from so many images, as the trainer does."""
         section, device = self._recipe.train, self._device
         student = self._models.student.to(device).train()
+        freeze_statistics(student, section.batch_statistics)
+        channels_last(student)
         objective = self._models.objective.to(device).train()
         pair = torch.nn.ModuleDict({"student": student, "objective": objective})
         optimizer = optimizer_for(pair, section, undecayed=())

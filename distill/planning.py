@@ -25,6 +25,8 @@ from distill.images.data import Data, prepare_data
 from distill.images.loading import global_batch
 from distill.preparation import Models, prepare_models
 from distill.recipe import Recipe, recipe_from_document
+from distill.start.fitting import as_teacher
+from distill.targets import Uncomputed
 from distill.training.checkpoint import NAME as CHECKPOINT
 from distill.training.lock import is_first_process
 
@@ -171,9 +173,9 @@ def _plan_of(recipe: Recipe, data: Data, progress: Progress, minutes: float | No
         models = prepare_models(alone, data, device, progress)
         work = _Work.of(alone, data, models, device)
         costs = measured(recipe, data, models, device, progress)
-    per_epoch = steps_per_epoch(recipe, len(data.split.bank))
+    per_epoch = steps_per_epoch(recipe, len(data.learnt))
     if minutes is None:
-        steps = recipe.train.steps or recipe.train.epochs * per_epoch
+        steps = recipe.train.length(per_epoch)
     else:
         steps = _affordable(recipe, work, costs, minutes)
         recipe = _lengthened(recipe, steps)
@@ -183,7 +185,7 @@ def _plan_of(recipe: Recipe, data: Data, progress: Progress, minutes: float | No
         steps=steps,
         warmup_steps=min(steps, math.ceil(warmup if share is None else share * steps)),
         batch_size=recipe.train.batch_size,
-        images=len(data.split.bank),
+        images=len(data.learnt),
         seconds=_seconds(recipe, work, costs, steps),
         step_seconds=_step_seconds(recipe, costs),
         memory=costs.memory * (1 if costs.on_gpu else recipe.train.devices),
@@ -198,29 +200,37 @@ def _plan_of(recipe: Recipe, data: Data, progress: Progress, minutes: float | No
 class _Work:
     """How many images go through which network, beside the steps."""
 
-    teacher: int  # views whose features are computed and kept, in training's precision
-    start: int  # plain crops for the closed-form start, by the student
-    evaluation: int  # plain crops, by both
+    teacher: int  # to compute features that are kept
+    start: int  # through the student's network, for the closed-form start
+    validation: int  # through the student, over the whole run
+    evaluation: int  # through both
     size: int  # bytes of the features
 
     @classmethod
     def of(
         cls, recipe: Recipe, data: Data, models: Models, device: torch.device
     ) -> "_Work":
-        learnt = data.split.bank
-        views = models.teacher.uncomputed(learnt, device)
-        rows, size = views.views, views.size
-        closed = recipe.student.in_closed_form
-        if closed or recipe.of_neighbours or models.objective.start_on == "everything":
-            plain = models.teacher.uncomputed(learnt, device, plain=True)
-            rows, size = rows + plain.views, size + plain.size
+        """Count them: what earlier runs have kept is not computed again."""
+        trained, closed = recipe.train.epochs > 0, recipe.student.in_closed_form
+        nothing = Uncomputed(views=0, size=0)
+        views = plain = ours = nothing
+        if trained:
+            views = models.teacher.uncomputed(data.learnt, device)
+        everything = models.objective.start_on == "everything" or recipe.of_neighbours
+        if closed or everything or (trained and len(data.validation)):
+            plain = models.teacher.uncomputed(data.split.bank, device, plain=True)
+        if closed:
+            network = as_teacher(models.student.backbone, recipe, data)
+            ours = network.uncomputed(data.split.bank, device, plain=True)
+            models.student.requires_grad_(True)
         unfamiliar = sum(len(one.flaggable) for one in data.unfamiliar.values())
         held_out = len(data.split.calibration) + len(data.split.test)
         return cls(
-            teacher=rows,
-            start=len(learnt) if closed else 0,
+            teacher=views.views + plain.views,
+            start=ours.views,
+            validation=len(data.validation) * recipe.train.validations if trained else 0,
             evaluation=len(data.bank) + held_out + unfamiliar,
-            size=size,
+            size=views.size + plain.size + ours.size,
         )
 
 
@@ -256,6 +266,7 @@ def _seconds(recipe: Recipe, work: _Work, costs: Costs, steps: int) -> dict[str,
         "for the teacher's features": work.teacher * _pass(costs, workers, costs.teacher),
         "for the start": work.start * _pass(costs, workers, costs.student),
         "for the steps": steps * _step_seconds(recipe, costs),
+        "for validation": work.validation * (costs.load + costs.student),
         "for the evaluation": work.evaluation * _pass(costs, workers, both),
     }
 
@@ -287,6 +298,7 @@ def _lengthened(recipe: Recipe, steps: int) -> Recipe:
     """Return the recipe with a length in steps."""
     document = recipe.model_dump()
     section = document["train"]
+    section.pop("epochs")  # which would end it where they are fewer
     section["steps"] = steps
     if section["warmup_share"] is None:
         section["warmup_share"] = _WARMUP

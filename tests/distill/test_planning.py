@@ -1,5 +1,6 @@
 """The plan of a run: computed before it, and right about what can be counted."""
 
+import io
 import json
 import math
 from pathlib import Path
@@ -20,7 +21,7 @@ from distill.planning import PLAN, planned, steps_per_epoch, tried
 from distill.preparation import prepare_models
 from distill.recipe.objectives import SECTIONS
 
-TRAINED = 168  # of the 240 digits
+BANK, TRAINED = 168, 168  # of the 240 digits
 CPU = torch.device("cpu")
 
 
@@ -99,7 +100,7 @@ def test_too_few_minutes_are_refused_before_a_feature_is_computed(
 def test_the_plan_is_said_once_and_on_the_progress_console(
     recipe: Recipe, tmp_path: Path
 ) -> None:
-    console = Console(record=True, quiet=False, file=(tmp_path / "said").open("w"))
+    console = Console(record=True, file=io.StringIO())
     planned(recipe, tmp_path / "work", Progress(console=console, disable=True))
     assert console.export_text().count("Plan: 20 steps of 16 images") == 1
 
@@ -129,22 +130,25 @@ def test_memory_that_will_not_do_is_refused_with_a_remedy(
     assert trial.memory < trial.free
 
 
-def test_a_remedy_can_be_pasted(recipe: Recipe, progress: Progress) -> None:
-    large = changed(
-        recipe,
-        teacher={"path": None, "name": "test_vit", "size": 160, "checkpoint": None},
-        data={"size": 512},
-        train={"batch_size": 128},
-    )
+@pytest.fixture
+def given(recipe: Recipe, tmp_path: Path) -> Recipe:
+    """The recipe with a teacher known by its embeddings alone: nothing of it runs."""
+    vectors = tmp_path / "vectors.npy"
+    np.save(vectors, np.random.default_rng(0).normal(size=(240, 16)).astype(np.float32))
+    document = recipe.model_dump(exclude_none=True)
+    document["teacher"] = {"path": str(vectors)}
+    document["objective"] = [{"name": "cosine"}]
+    return recipe_from_document(document, where="tests")
+
+
+def test_a_remedy_can_be_pasted(given: Recipe, progress: Progress) -> None:
+    large = changed(given, data={"size": 512}, train={"batch_size": 128})
     data = prepare_data(large, progress)
-    small = changed(large, teacher=recipe.teacher.model_dump(exclude_none=True))
-    models = prepare_models(changed(small, data={"size": 64}), data, CPU, progress)
-    batch = changed(small, data={"size": 512})
-    with pytest.raises(UsageError, match="needs .* of memory, there are") as refused:
-        measured(batch, data, models, CPU, progress, room=400 * 2**20)
-    assert "--accumulate" in str(refused.value)
-    assert "--batch-size" in str(refused.value)
-    assert "--size" in str(refused.value)
+    models = prepare_models(large, data, CPU, progress)
+    with pytest.raises(UsageError, match="A step of 128 images") as refused:
+        measured(large, data, models, CPU, progress, room=400 * 2**20)
+    for option in ("--accumulate", "--batch-size", "--size"):
+        assert option in str(refused.value)
 
 
 @pytest.mark.parametrize("name", SECTIONS)
@@ -160,22 +164,14 @@ def test_an_objective_with_classes_it_makes_itself_can_be_tried(
 ) -> None:
     cache = {"cache": str(tmp_path / "features")}
     objective = [{"name": "kd"}]
-    plain = changed(
-        recipe, teacher=cache, objective=objective, data={"pseudo_classes": 4}
-    )
+    plain = changed(recipe, teacher=cache, objective=objective, data={"pseudo_classes": 4})
     assert tried(plain, progress).steps == 20
 
 
 def test_given_embeddings_and_several_readers_can_be_planned(
-    recipe: Recipe, progress: Progress, tmp_path: Path
+    given: Recipe, progress: Progress
 ) -> None:
-    vectors = tmp_path / "vectors.npy"
-    np.save(vectors, np.random.default_rng(0).normal(size=(240, 16)).astype(np.float32))
-    document = recipe.model_dump(exclude_none=True)
-    document["teacher"] = {"path": str(vectors)}
-    document["objective"] = [{"name": "cosine"}]
-    document["train"] |= {"workers": 2, "accumulate": 2}
-    plan = tried(recipe_from_document(document, where="tests"), progress)
+    plan = tried(changed(given, train={"workers": 2, "accumulate": 2}), progress)
     assert plan.seconds["for the teacher's features"] == 0
     assert plan.seconds["for the steps"] > 0
 
