@@ -63,6 +63,9 @@ class TeacherCard(_Record):
     licence: str
     width: int
     parameters: int
+    # Pixels, height and width, where the recipe gave it a size of its own; absent where
+    # it saw what the student sees.
+    size: int | None = Field(default=None, exclude_if=lambda size: size is None)
 
 
 class StudentCard(_Record):

@@ -126,7 +126,7 @@ def reevaluate(
         workers=workers,
     )
     corrupted: dict[Role, CorruptedEmbeddings] = {}
-    if corruptions is not None and _possible(data, bundle, progress):
+    if corruptions is not None and _possible(data, bundle, embeds, progress):
         several = embed_corrupted(
             list(embeds.values()),
             data,
@@ -213,8 +213,10 @@ def _before(
     )
 
 
-def _possible(data: Data, bundle: Bundle, progress: Progress) -> bool:
-    reason = why_not(data, bundle.manifest.preprocessing)
+def _possible(
+    data: Data, bundle: Bundle, embeds: Mapping[Role, Embed], progress: Progress
+) -> bool:
+    reason = why_not(data, bundle.manifest.preprocessing, list(embeds.values()))
     if reason is not None:
         progress.console.print(
             f"Corruptions are left out: {reason}.", markup=False, soft_wrap=True

@@ -20,7 +20,11 @@ class CosPressSection(_ObjectiveSection):
     """CosPress, arXiv:2411.15239."""
 
     name: Literal["cospress"]
-    temperatures: tuple[_Positive, ...] = Field(default=_TEMPERATURES, min_length=1)
+    temperatures: tuple[_Positive, ...] = Field(
+        default=_TEMPERATURES,
+        min_length=1,
+        description="of the similarities, one term each",
+    )
     init: Literal["random", "pca"] = Field(
         default="pca", description="how the compression head starts"
     )
@@ -45,16 +49,24 @@ class VkdSection(_ObjectiveSection):
     """VkD, arXiv:2403.06213."""
 
     name: Literal["vkd"]
-    normalisation: Literal["layer_norm", "standardise", "whiten"] = "layer_norm"
+    normalisation: Literal["layer_norm", "standardise", "whiten"] = Field(
+        default="layer_norm", description="of the teacher's features"
+    )
 
 
 class CossSection(_ObjectiveSection):
     """CoSS, arXiv:2409.13939."""
 
     name: Literal["coss"]
-    weight_space: float = Field(default=1.0, ge=0)
-    teacher_temperature: float = Field(default=0.07, gt=0)
-    student_temperature: float = Field(default=0.1, gt=0)
+    weight_space: float = Field(
+        default=1.0, ge=0, description="on the similarities among the images"
+    )
+    teacher_temperature: float = Field(
+        default=0.07, gt=0, description="of the teacher's similarities"
+    )
+    student_temperature: float = Field(
+        default=0.1, gt=0, description="of the student's similarities"
+    )
     batches: Literal["random", "neighbours"] = Field(
         default="random",
         description="neighbours: images among their nearest; batch_size a multiple of 16",
@@ -65,8 +77,8 @@ class RkdSection(_ObjectiveSection):
     """RKD, arXiv:1904.05068."""
 
     name: Literal["rkd"]
-    distance_weight: float = Field(default=1.0, ge=0)
-    angle_weight: float = Field(default=2.0, ge=0)
+    distance_weight: float = Field(default=1.0, ge=0, description="on distances of pairs")
+    angle_weight: float = Field(default=2.0, ge=0, description="on angles of triples")
 
 
 class ProteusSection(_ObjectiveSection):
@@ -85,7 +97,7 @@ class KdSection(_ObjectiveSection):
     """KD with cross-entropy, arXiv:1503.02531, as in KD++; needs classes."""
 
     name: Literal["kd"]
-    temperature: float = Field(default=4.0, gt=0)
+    temperature: float = Field(default=4.0, gt=0, description="of both models' classes")
     kd_weight: float = Field(
         default=1.0, ge=0, description="of the divergence, beside the cross-entropy's 1"
     )

@@ -34,7 +34,7 @@ class _Section(BaseModel):
 class StudentSection(_Section):
     """The model to train, by its timm name."""
 
-    name: str
+    name: str = Field(description="a timm name, such as `mobilenetv4_conv_small`")
     width: int | None = Field(
         default=None,
         ge=2,
@@ -96,8 +96,15 @@ class DataSection(_Section):
     crop: float = Field(
         default=1.0, gt=0, le=1, description="share of the shorter side kept"
     )
-    test_share: float = Field(default=0.15, gt=0, lt=0.5)
-    calibration_share: float = Field(default=0.15, gt=0, lt=0.5)
+    test_share: float = Field(
+        default=0.15, gt=0, lt=0.5, description="of the images, held out to test on"
+    )
+    calibration_share: float = Field(
+        default=0.15,
+        gt=0,
+        lt=0.5,
+        description="of the images, held out to calibrate the OOD score on",
+    )
     calibration_limit: int = Field(
         default=500, ge=1, description="most held-out images kept in the bundle"
     )
@@ -120,7 +127,7 @@ class DataSection(_Section):
     scale: tuple[float, float] = Field(
         default=(0.08, 1.0), description="area of the random crop"
     )
-    flip: float = Field(default=0.5, ge=0, le=1)
+    flip: float = Field(default=0.5, ge=0, le=1, description="share of mirrored views")
     augment: str | None = Field(
         default=None, description="a timm policy such as rand-m9-mstd0.5-inc1"
     )
@@ -176,7 +183,7 @@ class DataSection(_Section):
 class UnfamiliarSection(_Section):
     """One set of images that the OOD evaluation should flag."""
 
-    name: str = Field(pattern=_NAME)
+    name: str = Field(pattern=_NAME, description="of the set, in every report")
     images: str = Field(description="as for [data]")
     kind: Literal["near", "far"] = Field(
         default="far", description="near: such as other classes of the same kind"
@@ -204,13 +211,19 @@ class TrainSection(_Section):
         ge=1,
         description="micro-batches per step; terms over a batch see one micro-batch",
     )
-    optimizer: Literal["adamw", "sgd"] = "adamw"
-    learning_rate: float = Field(default=5e-4, gt=0)
-    final_learning_rate: float = Field(default=1e-5, ge=0)
+    optimizer: Literal["adamw", "sgd"] = Field(
+        default="adamw", description="AdamW, or SGD with momentum"
+    )
+    learning_rate: float = Field(default=5e-4, gt=0, description="after the warm-up")
+    final_learning_rate: float = Field(
+        default=1e-5, ge=0, description="at the end of the cosine"
+    )
     milestones: tuple[int, ...] = Field(
         default=(), description="epochs after which to divide by 10, instead of cosine"
     )
-    warmup_epochs: float = Field(default=5, ge=0)
+    warmup_epochs: float = Field(
+        default=5, ge=0, description="over which the learning rate rises"
+    )
     warmup_share: float | None = Field(
         default=None, ge=0, lt=1, description="of all steps, in place of warmup_epochs"
     )
@@ -238,7 +251,9 @@ class TrainSection(_Section):
     validations: int = Field(
         default=8, ge=1, description="how often the validation images are looked at"
     )
-    weight_decay: float = Field(default=0.05, ge=0)
+    weight_decay: float = Field(
+        default=0.05, ge=0, description="of matrices and kernels, not of vectors"
+    )
     momentum: float = Field(default=0.9, ge=0, lt=1, description="of sgd")
     nesterov: bool = Field(default=False, description="for sgd")
     clip_norm: float | None = Field(
@@ -247,7 +262,9 @@ class TrainSection(_Section):
     ema_decay: float | None = Field(
         default=None, gt=0, lt=1, description="keep a moving average as the student"
     )
-    precision: Literal["32-true", "bf16-mixed", "16-mixed"] = "32-true"
+    precision: Literal["32-true", "bf16-mixed", "16-mixed"] = Field(
+        default="32-true", description="of the computations of student and teacher"
+    )
     compile: bool = Field(default=False, description="torch.compile the student")
     devices: int = Field(default=1, ge=1, description="processes per node, one per GPU")
     nodes: int = Field(default=1, ge=1, description="machines, started by torchrun")
@@ -255,7 +272,9 @@ class TrainSection(_Section):
     checkpoint_minutes: float = Field(
         default=5, ge=0, description="at most so much work is lost; 0 for every step"
     )
-    seed: int = Field(default=0, ge=0, lt=2**31)
+    seed: int = Field(
+        default=0, ge=0, lt=2**31, description="of views, their order, and new layers"
+    )
 
     @model_validator(mode="before")
     @classmethod
@@ -310,7 +329,9 @@ class TrainSection(_Section):
 class Recipe(_Section):
     """Everything that determines a student."""
 
-    name: str = Field(default="student", pattern=_NAME)
+    name: str = Field(
+        default="student", pattern=_NAME, description="of the student and of its bundle"
+    )
     teacher: TeacherSection
     student: StudentSection
     data: DataSection

@@ -43,6 +43,12 @@ class TeacherSection(BaseModel):
     licence: str | None = Field(
         default=None, description="of the teacher, for the bundle's manifest"
     )
+    size: int | None = Field(
+        default=None,
+        ge=8,
+        description="pixels, height and width, in which this teacher sees each view; the "
+        "student's `size` in [data]",
+    )
     features: Literal["online", "embedding", "tokens"] = Field(
         default="online",
         description="the teacher sees every view when it comes; or its embeddings, or "
@@ -64,7 +70,9 @@ class TeacherSection(BaseModel):
         if self.path is None and self.name is None:
             raise ValueError("expected a `name`, or the `path` of embeddings")
         if self.path is not None:
-            self._leave_out("with `path`", "checkpoint", "mean", "std", "features", "views")
+            self._leave_out(
+                "with `path`", "checkpoint", "mean", "std", "size", "features", "views"
+            )
         elif self.imported:
             self._leave_out("with an imported teacher", "checkpoint")
         else:

@@ -117,10 +117,8 @@ def _targets(
     return found
 
 
-def _pooled(
-    backbone: Backbone, recipe: Recipe, data: Data, device: torch.device, progress: Progress
-) -> Float[np.ndarray, "n features"]:
-    """Return the network's pooled vectors of the training images, computed once and kept.
+def as_teacher(backbone: Backbone, recipe: Recipe, data: Data) -> NetworkTeacher:
+    """Return the student's network before training as what computes and keeps features.
 
     A frozen network whose features are kept is what a teacher is, so it is one here.
     """
@@ -132,7 +130,14 @@ def _pooled(
         parameters=0,
     )
     crops = preprocessing_for(recipe, recipe.student.name)
-    network = NetworkTeacher(backbone, card, data.familiar, crops, recipe)
+    return NetworkTeacher(backbone, card, data.familiar, crops, recipe.teacher, recipe)
+
+
+def _pooled(
+    backbone: Backbone, recipe: Recipe, data: Data, device: torch.device, progress: Progress
+) -> Float[np.ndarray, "n features"]:
+    """Return the network's pooled vectors of training images, computed once and kept."""
+    network = as_teacher(backbone, recipe, data)
     pooled = network.pooled(data.split.bank, device, progress)
     backbone.to(device)
     return pooled

@@ -13,7 +13,9 @@ from distill.targets.store import FeatureStore as FeatureStore
 from distill.targets.stored import StoredTargets as StoredTargets
 from distill.targets.targets import Targets as Targets
 from distill.targets.teacher import (
+    Embedder as Embedder,
     GivenTeacher as GivenTeacher,
     Teacher as Teacher,
+    Uncomputed as Uncomputed,
     in_batches as in_batches,
 )

@@ -2,6 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -10,14 +11,32 @@ from rich.progress import Progress
 from torch import Tensor
 
 from backbones import Features
-from bundle import TeacherCard
+from bundle import Preprocessing, TeacherCard
 from bundle.collection import Indices
 from distill.targets.given import GivenTargets
 from distill.targets.targets import Targets
 
-Embed = Callable[[UInt8[Tensor, "b h w 3"]], Float[Tensor, "b d"]]
-
 _BATCH = 64
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Uncomputed:
+    """Features that a run is going to compute and keep."""
+
+    views: int  # of images, each through the network once
+    size: int  # in bytes, on disk
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Embedder:
+    """What embeds plain crops of images, on the device of their pixels."""
+
+    crops: tuple[Preprocessing, ...]  # what it takes of each image, in this order
+    run: Callable[..., Float[Tensor, "b d"]]
+
+    def __call__(self, *pixels: UInt8[Tensor, "b _ _ 3"]) -> Float[Tensor, "b d"]:
+        """Return the embeddings of images, given as their crops."""
+        return self.run(*pixels)
 
 
 class Teacher(ABC):
@@ -27,8 +46,8 @@ class Teacher(ABC):
 
     @property
     @abstractmethod
-    def embed(self) -> Embed | None:
-        """What embeds any pixels, on their device; None where there is no network."""
+    def embed(self) -> Embedder | None:
+        """What embeds any image, from its own crops; None where there is no network."""
 
     @abstractmethod
     def targets(
@@ -62,6 +81,12 @@ class Teacher(ABC):
             UsageError: see `filled_store`.
         """
 
+    @abstractmethod
+    def uncomputed(
+        self, indices: Indices, device: torch.device, *, plain: bool = False
+    ) -> Uncomputed:
+        """Return what `targets`, or with `plain` what `pooled`, would have to compute."""
+
 
 class GivenTeacher(Teacher):
     """A teacher known by one embedding for each image."""
@@ -93,6 +118,12 @@ class GivenTeacher(Teacher):
         """Return the embeddings."""
         rows: Float[np.ndarray, "n d"] = self._embeddings[indices]
         return rows
+
+    def uncomputed(
+        self, indices: Indices, device: torch.device, *, plain: bool = False
+    ) -> Uncomputed:
+        """Nothing is: the embeddings are given."""
+        return Uncomputed(views=0, size=0)
 
 
 def in_batches(
