@@ -10,6 +10,7 @@ from backbones.features import (
     Features as Features,
 )
 from backbones.imported import ImportedNetwork as ImportedNetwork
+from backbones.sizes import require_size as require_size
 from backbones.student import (
     WEIGHTS as WEIGHTS,
     Student as Student,

@@ -166,7 +166,9 @@ class _Trial:
         """
         micro_batches = self._recipe.train.accumulate
         online = 0.0
-        if self._recipe.teacher.path is None and self._recipe.teacher.features == "online":
+        if any(
+            one.path is None and one.features == "online" for one in self._recipe.teachers
+        ):
             online = teacher * self._part * micro_batches
         step = self._step(batch, features)
         readers = self._of_readers()

@@ -34,6 +34,7 @@ from distill.objectives.objective import SAMPLE, Labels
 from distill.planning import planned
 from distill.preparation import Models, card_of, prepare_models, preprocessing_for
 from distill.recipe import Recipe
+from distill.sizes import require_sizes
 from distill.start.before import Before
 from distill.start.fitting import started
 from distill.targets import Teacher, in_batches
@@ -135,12 +136,13 @@ def _distilled(
         same_space=recipe.student.space == "teacher",
         untrained=untrained(embedded, before, learnt.student.width),
         cost=cost_of(learnt.student, preprocessing, learnt.device),
+        parts=learnt.teacher.parts,
     )
     return write_bundle(
         output,
         recipe,
         learnt.data,
-        learnt.teacher.card,
+        learnt.teacher,
         learnt.student,
         learnt.card,
         Judged(
@@ -169,6 +171,7 @@ def learn(
     Raises:
         UsageError: the images or models do not do, or the loss diverged.
     """
+    require_sizes(recipe)
     fabric = launched(recipe.train)
     torch.manual_seed(recipe.train.seed)
     device = fabric.device
@@ -176,7 +179,7 @@ def learn(
     _require_enough(recipe, len(data.learnt))
     checkpoint = Checkpoint(work, recipe, data.trained, accept_changes=accept_changes)
     checkpoint.require_continuable()
-    models = prepare_models(recipe, data, device, progress)
+    models = prepare_models(recipe, data, device, progress, work)
     in_teachers = recipe.student.space == "teacher"
     recipe.ood.require_possible(
         len(data.bank),

@@ -192,7 +192,7 @@ def _plan_of(recipe: Recipe, data: Data, progress: Progress, minutes: float | No
         free_memory=costs.free,
         on_gpu=costs.on_gpu,
         disk=disk,
-        free_disk=shutil.disk_usage(_existing(Path(recipe.teacher.cache))).free,
+        free_disk=shutil.disk_usage(_existing(Path(recipe.teachers[0].cache))).free,
     )
 
 

@@ -39,7 +39,7 @@ def strangers(recipe: Recipe, pictures: Path, progress: Progress) -> Path:
         pictures: a folder of pictures that are unfamiliar to most images.
         progress: where to show progress.
     """
-    asked = f"{recipe.data.model_dump_json()}{recipe.teacher.model_dump_json()}"
+    asked = recipe.model_dump_json(include={"data", "teacher"})
     key = hashlib.sha256(asked.encode("utf-8", "surrogateescape")).hexdigest()[:10]
     kept = pictures.with_name(f"{pictures.name}-{key}.txt")
     if kept.exists():

@@ -28,7 +28,7 @@ class Batch:
     numbers: Int64[Tensor, " b"]  # which of the image's views it is
     labels: Int64[Tensor, " b"] | None
     # The same views in other sizes, by height and width: for teachers that see them so.
-    others: Mapping[int, Pixels] = field(default_factory=dict)
+    others: Mapping[int, UInt8[Tensor, "b _ _ 3"]] = field(default_factory=dict)
 
     def to(self, device: torch.device) -> "Batch":
         """Return the batch with pixels and labels on `device`."""

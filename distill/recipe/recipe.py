@@ -18,7 +18,7 @@ from distill.recipe.objectives import (
     IsogonSection,
     ObjectiveSection,
 )
-from distill.recipe.teacher import TeacherSection
+from distill.recipe.teacher import Teachers, TeacherSection
 
 # What timm.data.create_transform takes as auto_augment.
 _POLICIES = ("rand", "augmix", "3a", "original", "v0")
@@ -332,7 +332,7 @@ class Recipe(_Section):
     name: str = Field(
         default="student", pattern=_NAME, description="of the student and of its bundle"
     )
-    teacher: TeacherSection
+    teacher: Teachers
     student: StudentSection
     data: DataSection
     unfamiliar: tuple[UnfamiliarSection, ...] = ()
@@ -384,6 +384,12 @@ class Recipe(_Section):
                 f"{GROUP} images, got {self.train.batch_size}"
             )
         return self
+
+    @property
+    def teachers(self) -> tuple[TeacherSection, ...]:
+        """The [teacher], or each [[teacher]] in turn."""
+        one = self.teacher
+        return (one,) if isinstance(one, TeacherSection) else one
 
     @property
     def of_neighbours(self) -> bool:

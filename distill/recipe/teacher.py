@@ -1,8 +1,16 @@
 """The `[teacher]` table of a recipe: which model, and how its features are had."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Discriminator,
+    Field,
+    Tag,
+    model_validator,
+)
 
 _Std = Annotated[float, Field(gt=0)]
 
@@ -99,3 +107,33 @@ class TeacherSection(BaseModel):
     def normalisation(self) -> dict[str, tuple[float, float, float]]:
         """The mean and the standard deviation of an imported teacher's pixels."""
         return {"mean": self.mean or _MEAN, "std": self.std or _STD}
+
+
+def _one_or_several(value: Any) -> str:
+    return "several" if isinstance(value, list | tuple) else "one"
+
+
+def _agreeing(
+    sections: tuple[TeacherSection, ...],
+) -> TeacherSection | tuple[TeacherSection, ...]:
+    """Refuse teachers whose views differ in number; one alone needs no table of its own."""
+    views = {section.views for section in sections if section.features != "online"}
+    if len(views) > 1:
+        raise ValueError(
+            f"expected the same `views` in every [[teacher]], because they teach on the "
+            f"same views, got {', '.join(map(str, sorted(views)))}"
+        )
+    return sections if len(sections) > 1 else sections[0]
+
+
+# One table `[teacher]`, or `[[teacher]]` for each of several that teach as one.
+Teachers = Annotated[
+    Annotated[TeacherSection, Tag("one")]
+    | Annotated[
+        tuple[TeacherSection, ...],
+        Field(min_length=1),
+        AfterValidator(_agreeing),
+        Tag("several"),
+    ],
+    Discriminator(_one_or_several),
+]

@@ -130,7 +130,7 @@ def as_teacher(backbone: Backbone, recipe: Recipe, data: Data) -> NetworkTeacher
         parameters=0,
     )
     crops = preprocessing_for(recipe, recipe.student.name)
-    return NetworkTeacher(backbone, card, data.familiar, crops, recipe.teacher, recipe)
+    return NetworkTeacher(backbone, card, data.familiar, crops, recipe.teachers[0], recipe)
 
 
 def _pooled(

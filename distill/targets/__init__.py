@@ -6,6 +6,10 @@ from distill.targets.given import (
     GivenTargets as GivenTargets,
     given_embeddings as given_embeddings,
 )
+from distill.targets.joint import (
+    BALANCE as BALANCE,
+    JointTeacher as JointTeacher,
+)
 from distill.targets.network import NetworkTeacher as NetworkTeacher
 from distill.targets.online import OnlineTargets as OnlineTargets
 from distill.targets.record import StoreRecord as StoreRecord

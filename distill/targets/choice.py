@@ -11,18 +11,22 @@ from bundle import Images, Preprocessing, TeacherCard
 from distill.imported import module_from_path
 from distill.recipe import Recipe, TeacherSection
 from distill.targets.given import given_embeddings
+from distill.targets.joint import JointTeacher
 from distill.targets.network import NetworkTeacher
 from distill.targets.teacher import GivenTeacher, Teacher
 from distill.weights import pretrained
 
 
 def teacher_from_recipe(recipe: Recipe, images: Images) -> Teacher:
-    """Return the recipe's teacher for these images.
+    """Return the recipe's teacher for these images; of several tables, a joint one.
 
     Raises:
         UsageError: a model, its weights or embeddings are not to be had.
     """
-    return _one(recipe.teacher, recipe, images)
+    teachers = [_one(section, recipe, images) for section in recipe.teachers]
+    if len(teachers) == 1:
+        return teachers[0]
+    return JointTeacher(teachers, Path(recipe.teachers[0].cache))
 
 
 def _one(section: TeacherSection, recipe: Recipe, images: Images) -> Teacher:

@@ -1,8 +1,9 @@
 """The teacher of a run: a network, or embeddings that someone else computed."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -43,6 +44,34 @@ class Teacher(ABC):
     """What a run asks of its teacher; images are meant by their index."""
 
     card: TeacherCard
+
+    def prepare(  # noqa: B027  one teacher needs nothing
+        self,
+        indices: Indices,
+        device: torch.device,
+        progress: Progress,
+        folder: Path | None = None,
+        arrays: Mapping[str, np.ndarray] | None = None,
+    ) -> None:
+        """Learn what it needs of the training images before it teaches.
+
+        Args:
+            indices: of the training images.
+            device: where networks compute.
+            progress: where to show progress.
+            folder: of the run, which keeps it, so that a continued run has the same.
+            arrays: what it had learnt when the bundle was made, as `kept` gave it.
+        """
+
+    @property
+    def kept(self) -> dict[str, np.ndarray]:
+        """What it has learnt in `prepare`, for the bundle; empty where there is nothing."""
+        return {}
+
+    @property
+    def parts(self) -> dict[str, slice]:
+        """The channels of each of several teachers, by its name; empty for one."""
+        return {}
 
     @property
     @abstractmethod
