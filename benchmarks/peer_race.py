@@ -78,6 +78,7 @@ def verdict(found: dict[str, list[Outcome]]) -> str:
     ratio = min(ours) / theirs
     met = "" if ratio <= CLAIM else "not "
     return (
-        f"{PEER} reaches an overlap of {aim:.3f} in {theirs:.0f} s, {OURS} at least that in "
-        f"{min(ours):.0f} s: {ratio:.2f} of the time, which is {met}{CLAIM:g} or less."
+        f"{PEER} reaches an overlap of {aim:.3f} in {theirs:.0f} s, {OURS} at least "
+        f"that in {min(ours):.0f} s: {ratio:.2f} of the time, which is {met}{CLAIM:g} or "
+        f"less."
     )

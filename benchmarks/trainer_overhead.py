@@ -3,14 +3,14 @@ r"""What the trainer costs beside a bare loop, and beside LightlyTrain's.
     TTY_COMPATIBLE=1 python benchmarks/trainer_overhead.py --peer cifar-64 \
         2> /dev/null > benchmarks/results/trainer-overhead-cpu.md
 
-The bare loop and the trainer take the same batches from the same loader, the same stored embeddings, the same
-objective, the same AdamW and the same first weights. The bare loop is batch, stored
-features, student forward, objective, backward, optimiser step, and nothing else. The
-trainer adds the schedule (here constant, so that both arrive at the same weights), the
-looks at the loss every ten steps, the watch for divergence, the journal with
-TensorBoard's files, and the command line's progress bars, which are drawn where stderr
-is a terminal or TTY_COMPATIBLE says so. It saves its checkpoint after the clock has
-stopped; what that costs is told apart.
+The bare loop and the trainer take the same batches from the same loader, the same stored
+embeddings, the same objective, the same AdamW and the same first weights. The bare loop
+is batch, stored features, student forward, objective, backward, optimiser step, and
+nothing else. The trainer adds the schedule (here constant, so that both arrive at the
+same weights), the looks at the loss every ten steps, the watch for divergence, the
+journal with TensorBoard's files, and the command line's progress bars, which are drawn
+where stderr is a terminal or TTY_COMPATIBLE says so. It saves its checkpoint after the
+clock has stopped; what that costs is told apart.
 
 Rounds alternate, and which of the two comes first does too. A round is a fresh copy of
 the student; its first steps are left out. The claim is a ratio of one invocation. What is
