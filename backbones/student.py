@@ -33,7 +33,12 @@ class Student(nn.Module):
 
     @classmethod
     def new(
-        cls, model: nn.Module, preprocessing: Preprocessing, *, width: int | None
+        cls,
+        model: nn.Module,
+        preprocessing: Preprocessing,
+        *,
+        width: int | None,
+        fitted: bool = False,
     ) -> "Student":
         """Build a student to be trained.
 
@@ -42,11 +47,12 @@ class Student(nn.Module):
             preprocessing: what its pixels went through.
             width: of the embedding; None keeps the width of a backbone that gives
                 tokens, and gives one that gives a map 192.
+            fitted: whether it needs an embedding layer in any case, to be fitted.
         """
         backbone = Backbone(model, preprocessing)
         if width is None:
             width = 192 if backbone.pools_from_map else backbone.width
-        needs_layer = backbone.pools_from_map or width != backbone.width
+        needs_layer = fitted or backbone.pools_from_map or width != backbone.width
         embedding = nn.Linear(backbone.width, width) if needs_layer else None
         return cls(backbone, embedding)
 

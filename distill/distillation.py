@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from lightning_fabric import Fabric
 from rich.progress import Progress
 
 from backbones import Features, Student
@@ -21,6 +22,7 @@ from distill.images.loading import (
     TrainingViews,
     global_batch,
     neighbourly,
+    plain_crops,
     shuffled,
 )
 from distill.images.neighbours import AMONG, kept_neighbours, require_neighbours
@@ -29,11 +31,14 @@ from distill.images.views import Views
 from distill.objectives.objective import SAMPLE, Labels
 from distill.preparation import Models, card_of, prepare_models, preprocessing_for
 from distill.recipe import Recipe
+from distill.start.before import Before
+from distill.start.fitting import started
 from distill.targets import Teacher, in_batches
 from distill.training.checkpoint import Checkpoint, remove_checkpoint
 from distill.training.lock import sole_run
 from distill.training.processes import launched, parts_of
 from distill.training.trainer import Trainer, TrainingLog
+from distill.training.validation import Validation
 from distill.writing import Judged, write_bundle
 
 
@@ -47,6 +52,7 @@ class Learnt:
     log: TrainingLog
     card: StudentCard
     device: torch.device
+    before: Before  # the student's network as it was
 
 
 def distill(
@@ -99,7 +105,13 @@ def _distilled(
         teacher,
         student,
         detector=recipe.ood,
-        training=Training(terms=log.epochs, seconds_per_epoch=log.seconds_per_epoch),
+        training=Training(
+            terms=log.epochs,
+            seconds_per_epoch=log.seconds_per_epoch,
+            steps=log.steps,
+            kept_step=log.kept_step,
+            validated=log.validated,
+        ),
         same_space=recipe.student.space == "teacher",
     )
     return write_bundle(
@@ -128,7 +140,7 @@ def learn(
     torch.manual_seed(recipe.train.seed)
     device = fabric.device
     data = prepare_data(recipe, progress, work)
-    _require_enough(recipe, len(data.split.bank))
+    _require_enough(recipe, len(data.learnt))
     checkpoint = Checkpoint(work, recipe, data.trained, accept_changes=accept_changes)
     checkpoint.require_continuable()
     models = prepare_models(recipe, data, device, progress)
@@ -138,9 +150,51 @@ def learn(
         bool(data.familiar.classes),
         models.teacher.card.width if in_teachers else models.student.width,
     )
-    if models.objective.start_on != "nothing" and not checkpoint.path.exists():
+    continued = checkpoint.path.exists()
+    if models.objective.start_on != "nothing" and not continued:
         models.objective.start(_start(models, data, device, progress))
-    targets = models.teacher.targets(data.split.bank, device, progress)
+    before = started(recipe, data, models, work, device, progress, continued=continued)
+    log = TrainingLog()
+    if recipe.train.epochs:
+        log = _trained(fabric, recipe, data, models, checkpoint, work, progress)
+    if not fabric.is_global_zero:
+        raise SystemExit(0)
+    student = _final_student(recipe, models)
+    return Learnt(
+        student=student.to(device),
+        teacher=models.teacher,
+        data=data,
+        log=log,
+        card=card_of(student, recipe, models.student_licence),
+        device=device,
+        before=before,
+    )
+
+
+def _trained(
+    fabric: Fabric,
+    recipe: Recipe,
+    data: Data,
+    models: Models,
+    checkpoint: Checkpoint,
+    work: Path,
+    progress: Progress,
+) -> TrainingLog:
+    """Train the student from its start to the end of the recipe."""
+    device = fabric.device
+    targets = models.teacher.targets(data.learnt, device, progress)
+    validation = None
+    if len(data.validation) and fabric.is_global_zero:
+        pooled = models.teacher.pooled(data.split.bank, device, progress)
+        validation = Validation(
+            plain_crops(
+                data.familiar,
+                data.validation,
+                preprocessing_for(recipe, recipe.student.name),
+                workers=0,
+            ),
+            np.asarray(pooled[len(data.learnt) :], np.float32),
+        )
     trainer = Trainer(
         fabric,
         models.student,
@@ -159,19 +213,9 @@ def learn(
         recipe.train,
         checkpoint,
         progress,
+        validation=validation,
     )
-    log = trainer.run()
-    if not fabric.is_global_zero:
-        raise SystemExit(0)
-    student = _final_student(recipe, models)
-    return Learnt(
-        student=student,
-        teacher=models.teacher,
-        data=data,
-        log=log,
-        card=card_of(student, recipe, models.student_licence),
-        device=device,
-    )
+    return trainer.run()
 
 
 def _require_enough(recipe: Recipe, images: int) -> None:
@@ -192,12 +236,12 @@ def _start(
 
     Those of the first `SAMPLE` with all their tokens, those of the rest pooled.
     """
-    learnt = data.split.bank
+    learnt = data.learnt
     if models.objective.start_on == "sample":
         learnt = learnt[:SAMPLE]
         pooled = np.empty((0, models.teacher.card.width))
     else:
-        pooled = models.teacher.pooled(learnt, device, progress)  # computed once, kept
+        pooled = models.teacher.pooled(data.split.bank, device, progress)[: len(learnt)]
     rest = np.arange(SAMPLE, len(pooled))
     task = progress.add_task("Starting from the teacher", total=len(learnt))
     first = 0
@@ -220,7 +264,7 @@ def _plan(
     progress: Progress,
 ) -> Plan:
     """Return which images make the batches: random ones, or neighbours of each other."""
-    section, learnt = recipe.train, data.split.bank
+    section, learnt = recipe.train, data.learnt
     if not recipe.of_neighbours:
         return shuffled(
             learnt,
@@ -229,7 +273,8 @@ def _plan(
             repeats=recipe.data.repeats,
             seed=section.seed,
         )
-    neighbours = kept_neighbours(work, teacher.pooled(learnt, device, progress))
+    pooled = teacher.pooled(data.split.bank, device, progress)[: len(learnt)]
+    neighbours = kept_neighbours(work, pooled)
     return neighbourly(
         learnt,
         neighbours,

@@ -89,7 +89,10 @@ def _student(recipe: Recipe) -> tuple[Student, str]:
     else:
         model, licence = timm_model(section.name, size=size), "none given"
     preprocessing = preprocessing_for(recipe, section.name)
-    return Student.new(model, preprocessing, width=section.width), licence
+    student = Student.new(
+        model, preprocessing, width=section.width, fitted=section.in_closed_form
+    )
+    return student, licence
 
 
 def _labels(

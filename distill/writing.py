@@ -115,7 +115,7 @@ def _false_alarms(
 
 
 def _weights(student: Student) -> bytes:
-    state = {name: value.cpu() for name, value in student.state_dict().items()}
+    state = {name: one.cpu().contiguous() for name, one in student.state_dict().items()}
     return safetensors.torch.save(state)
 
 

@@ -52,6 +52,10 @@ class Isogon(Objective):
         """Start the compression head."""
         self.cospress.start(sample)
 
+    def student_targets(self, teacher: Float[Tensor, "b t"]) -> Float[Tensor, "b s"]:
+        """The directions of the compression head's output."""
+        return self.cospress.student_targets(teacher)
+
     def forward(self, student: Features, teacher: Features, labels: Labels = None) -> Terms:
         """Return CosPress's terms, angle and pairs."""
         z = self.cospress.compressed(teacher)

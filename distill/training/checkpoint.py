@@ -21,10 +21,14 @@ NAME = "checkpoint.pt"
 # What may change between an interruption and its continuation, if that is asked for.
 _ADJUSTABLE = {
     "epochs",
+    "steps",
     "learning_rate",
     "final_learning_rate",
     "milestones",
     "warmup_epochs",
+    "warmup_share",
+    "layer_rate",
+    "layer_decay",
     "weight_decay",
     "clip_norm",
     "precision",
@@ -92,11 +96,16 @@ class Checkpoint:
         if state is None:
             return
         course, epochs = state["course"], self._shaping["train.epochs"]
-        if (course["epoch"], course["step"]) > (epochs, 0):
+        steps = self._shaping["train.steps"]
+        ends = f"{epochs} epochs" if steps is None else f"{steps} steps"
+        too_long = (course["epoch"], course["step"]) > (epochs, 0)
+        if steps is not None:
+            too_long = state["done"] > steps
+        if too_long:
             raise UsageError(
                 f"The run in {self._folder} has done {course['epoch']} epochs and "
-                f"{course['step']} steps, and the recipe now ends after {epochs} epochs. "
-                f"Raise `epochs` in [train], or remove {self._folder} to start anew."
+                f"{course['step']} steps, and the recipe now ends after {ends}. Raise "
+                f"`{ends.split()[1]}` in [train], or remove {self._folder} to start anew."
             )
 
     def load(self) -> dict[str, Any] | None:
@@ -150,7 +159,8 @@ def _shaping(recipe: Recipe) -> dict[str, Any]:
         include={
             "teacher": set(TeacherSection.model_fields) - {"cache", "licence"},
             "student": True,
-            "data": VIEW_SETTINGS | {"images", "repeats", "pseudo_classes"},
+            "data": VIEW_SETTINGS
+            | {"images", "repeats", "pseudo_classes", "validation_limit"},
             "train": set(TrainSection.model_fields) - _FREE,
         },
     )

@@ -28,9 +28,9 @@ def test_defaults_are_isogon_with_ten_temperatures_and_mahalanobis() -> None:
             r"\[train\]: unknown key `learning_rat`; did",
         ),
         ({"trian": {}}, "unknown key `trian`; did you mean `train`"),
-        ({"train": {"zzz": 1}}, "known are epochs, batch_size"),
+        ({"train": {"zzz": 1}}, "known are epochs, steps, batch_size"),
         ({"data": {}}, r"\[data\]: `images` is missing"),
-        ({"train": {"epochs": 0}}, "`epochs`: .*greater than or equal to 1, got 0"),
+        ({"train": {"epochs": -1}}, "`epochs`: .*greater than or equal to 0, got -1"),
         ({"objective": {"name": "cospress"}}, "in two brackets"),
         ({"objective": [{"name": "cospres"}]}, "expected tags: 'cospress', 'isogon'"),
         (
