@@ -52,8 +52,9 @@ def taught_by_lightly_train(
     python = environment_of(ground.runs)
     work.mkdir(parents=True)
     files = ground.set_of(trial.place).files(trial.phase)
-    batch, steps = recipe.train.batch_size, recipe.train.steps
-    assert steps is not None  # of every pretrained student
+    batch = recipe.train.batch_size
+    steps_per_epoch = max(1, len(files) // batch)
+    steps = recipe.train.length(steps_per_epoch)
     networks = {}
     for role, (name, checkpoint) in (("teacher", TEACHER), ("student", STUDENT)):
         model = pretrained(name, checkpoint, size=(224, 224)).model
@@ -70,7 +71,7 @@ def taught_by_lightly_train(
         "std": pixels.std,
         "batch": batch,
         "steps": steps,
-        "epochs": steps // (len(files) // batch) + 1,
+        "epochs": -(-steps // steps_per_epoch),
         "learning_rate": trial.train.get("learning_rate"),
         "workers": ground.workers,
         "seed": trial.seed,

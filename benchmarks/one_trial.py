@@ -34,6 +34,7 @@ from distill.distillation import learn
 from distill.embedding import Embed, Embedded, embed_roles
 from distill.evaluation.accuracy import knn_right
 from distill.evaluation.fidelity import fidelity
+from distill.evaluation.undistilled import undistilled
 from distill.images.data import Data, prepare_data
 from distill.training.journal import METRICS
 from distill.weights import pretrained
@@ -115,22 +116,6 @@ def teachers(trial: Trial, data: Data, ground: Ground, progress: Progress) -> Em
     return kept
 
 
-def narrowed(found: Embedded, width: int) -> Embedded:
-    """Return the embeddings at a width by uncentred PCA of the bank, normalised again."""
-    _, axes = np.linalg.eigh(found.bank.astype(np.float64).T @ found.bank)
-    leading = axes[:, ::-1][:, :width].astype(np.float32)
-
-    def mapped(vectors: np.ndarray) -> np.ndarray:
-        short = vectors @ leading
-        return short / np.maximum(np.linalg.norm(short, axis=1, keepdims=True), 1e-12)
-
-    return Embedded(
-        bank=mapped(found.bank),
-        test=mapped(found.test),
-        unfamiliar={name: mapped(one) for name, one in found.unfamiliar.items()},
-    )
-
-
 def judged(data: Data, theirs: Embedded, ours: Embedded) -> Figures:
     """Return the figures of embeddings beside the teacher's."""
     close = fidelity(theirs, ours, same_space=False)
@@ -162,11 +147,16 @@ def outcome_of(trial: Trial, ground: Ground, work: Path, progress: Progress) -> 
         memory, started = Memory(), time.perf_counter()
         with memory.watched():
             learnt = learn(recipe, work, progress)
+        log = learnt.log
         cost = {
             "seconds": time.perf_counter() - started,
-            **speed(work, recipe.train.batch_size),
+            "seconds_per_step": seconds_per_step(work, recipe.train.batch_size),
+            "steps": log.steps,
+            "kept_step": log.kept_step,
+            "validated": log.validated,
+            "peak_mib": max(memory.peaks, default=None),
+            "memory": memory.peaks,
         }
-        cost |= {"peak_mib": max(memory.peaks, default=None), "memory": memory.peaks}
         data, embed, width = learnt.data, learnt.student.embed, None
     else:
         data, width = prepare_data(recipe, progress, ground.runs), ground.width
@@ -177,22 +167,19 @@ def outcome_of(trial: Trial, ground: Ground, work: Path, progress: Progress) -> 
     theirs = teachers(trial, data, ground, progress)
     ours = embedded(embed, STUDENT[0], trial.size, data, ground, progress)
     if width is not None:
-        ours = narrowed(ours, width)
+        ours = undistilled(ours, width)
     return Outcome(
         student=judged(data, theirs, ours), teacher=judged(data, theirs, theirs), **cost
     )
 
 
-def speed(work: Path, batch: int) -> dict[str, object]:
-    """Return how long a run was and how long its steps took, by its journal."""
+def seconds_per_step(work: Path, batch: int) -> float | None:
+    """Return the median time of a run's steps by its journal; None without steps."""
     path = work / METRICS
-    if not path.exists():
-        return {}
-    rows = [json.loads(one) for one in path.read_text().splitlines()]
-    if not rows:
-        return {}
-    rate = statistics.median(row["images_per_second"] for row in rows)
-    return {"steps": rows[-1]["step"] + 1, "seconds_per_step": batch / rate}
+    rows = path.read_text().splitlines() if path.exists() else []
+    rates = [json.loads(row).get("images_per_second") for row in rows]  # None: validation
+    known = [rate for rate in rates if rate is not None]
+    return batch / statistics.median(known) if known else None
 
 
 def main() -> None:

@@ -57,6 +57,9 @@ class Outcome(BaseModel):
     seconds: float | None = None  # of the start, the teacher's features and training
     seconds_per_step: float | None = None  # median
     steps: int = 0
+    kept_step: int | None = None  # whose weights were the best on validation images
+    # (step, overlap@10, distortion) among the validation images.
+    validated: tuple[tuple[int, float, float], ...] = ()
     peak_mib: float | None = None  # of the process while it learnt
     memory: tuple[float, ...] = ()  # the peaks of each eighth of that time, in MiB
 

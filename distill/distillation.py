@@ -12,10 +12,12 @@ from rich.progress import Progress
 
 from backbones import Features, Student
 from bundle import Bundle, StudentCard, require_absent
-from distill.embedding import embed_both
+from distill.embedding import embed_all
 from distill.evaluation import Training
 from distill.evaluation.accuracy import say_if_left_out
+from distill.evaluation.cost import cost_of
 from distill.evaluation.evaluate import evaluate
+from distill.evaluation.undistilled import untrained
 from distill.images.data import Data, prepare_data
 from distill.images.loading import (
     Plan,
@@ -89,11 +91,13 @@ def _distilled(
 ) -> Bundle:
     """Train and evaluate the recipe's student, and write its bundle."""
     learnt = learn(recipe, work, progress, accept_changes=accept_changes)
-    teacher, student = embed_both(
+    before, preprocessing = learnt.before, preprocessing_for(recipe, recipe.student.name)
+    embedded = embed_all(
         learnt.teacher,
         learnt.student.embed,
+        before.backbone,
         learnt.data,
-        preprocessing_for(recipe, recipe.student.name),
+        preprocessing,
         progress,
         device=learnt.device,
         workers=recipe.train.workers,
@@ -102,8 +106,8 @@ def _distilled(
     log = learnt.log
     evaluation = evaluate(
         learnt.data,
-        teacher,
-        student,
+        embedded.teacher,
+        embedded.student,
         detector=recipe.ood,
         training=Training(
             terms=log.epochs,
@@ -113,6 +117,8 @@ def _distilled(
             validated=log.validated,
         ),
         same_space=recipe.student.space == "teacher",
+        untrained=untrained(embedded, before, learnt.student.width),
+        cost=cost_of(learnt.student, preprocessing, learnt.device),
     )
     return write_bundle(
         output,
@@ -121,7 +127,12 @@ def _distilled(
         learnt.teacher.card,
         learnt.student,
         learnt.card,
-        Judged(teacher=teacher, student=student, evaluation=evaluation),
+        Judged(
+            teacher=embedded.teacher,
+            student=embedded.student,
+            evaluation=evaluation,
+            layer=before.layer,
+        ),
         progress,
     )
 

@@ -10,6 +10,7 @@ from jaxtyping import Float, Float32
 from rich.progress import Progress
 from torch import Tensor
 
+from backbones import Backbone
 from bundle import Images, Preprocessing
 from bundle.collection import Indices
 from bundle.detectors.knn import directions
@@ -29,32 +30,77 @@ class Embedded:
     unfamiliar: dict[str, Float32[np.ndarray, "_ d"]]  # by the set's name
     calibration: Float32[np.ndarray, "c d"] | None = None
 
+    def mapped(self, function: Callable[[np.ndarray], np.ndarray]) -> "Embedded":
+        """Return what `function` makes of each role's vectors."""
+        return Embedded(
+            bank=function(self.bank),
+            test=function(self.test),
+            unfamiliar={name: function(each) for name, each in self.unfamiliar.items()},
+            calibration=None if self.calibration is None else function(self.calibration),
+        )
 
-def embed_both(
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Embeddings:
+    """Those of every model, of the same images."""
+
+    teacher: Embedded | None
+    student: Embedded
+    pooled: Embedded | None  # of the student's network before training, not normalised
+
+
+def embed_all(
     teacher: Teacher | None,
     student: Embed,
+    before: Backbone | None,
     data: Data,
     preprocessing: Preprocessing,
     progress: Progress,
     *,
     device: torch.device,
     workers: int,
-) -> tuple[Embedded | None, Embedded]:
-    """Return the teacher's and the student's embeddings of the images of every role.
+) -> Embeddings:
+    """Return every model's embeddings of the images of every role, each read once.
 
     Of a teacher that is only known by its embeddings there are those of the familiar
     images; where the images to test on come from elsewhere there are none at all, which
     is said.
+
+    Args:
+        teacher: where it is at hand.
+        student: the student's embedding, on `device`.
+        before: the student's network before training, where it is at hand.
+        data: the images.
+        preprocessing: of deployment.
+        progress: where to show progress.
+        device: where the models are; `before` is brought there.
+        workers: processes that read images.
     """
     models = [student]
     embed = None if teacher is None else teacher.embed
     if embed is not None:
         models.append(embed)
-    ours, *theirs = embed_roles(
-        models, data, preprocessing, progress, device=device, workers=workers
+    raw: list[Embed] = []
+    if before is not None:
+        network = before.to(device)
+        raw.append(lambda pixels: network(pixels).pooled)
+    found = embed_roles(
+        models, data, preprocessing, progress, device=device, workers=workers, raw=raw
     )
-    if teacher is None or theirs:
-        return (theirs[0] if theirs else None), ours
+    theirs = _known(teacher, data, progress, device) if embed is None else found[1]
+    return Embeddings(
+        teacher=theirs,
+        student=found[0],
+        pooled=None if before is None else found[-1],
+    )
+
+
+def _known(
+    teacher: Teacher | None, data: Data, progress: Progress, device: torch.device
+) -> Embedded | None:
+    """Return what is known of a teacher that is no network."""
+    if teacher is None:
+        return None
     if data.held_out is not data.familiar:
         progress.console.print(
             "The teacher's embeddings do not cover the test images, so nothing is "
@@ -62,13 +108,13 @@ def embed_both(
             markup=False,
             soft_wrap=True,
         )
-        return None, ours
+        return None
 
     def known(indices: Indices) -> Float32[np.ndarray, "_ d"]:
         return directions(teacher.pooled(indices, device, progress).astype(np.float32))
 
     bank, test = known(data.bank), known(data.split.test)
-    return Embedded(bank=bank, test=test, unfamiliar={}), ours
+    return Embedded(bank=bank, test=test, unfamiliar={})
 
 
 def embed_roles(
@@ -79,17 +125,20 @@ def embed_roles(
     *,
     device: torch.device,
     workers: int,
+    raw: Sequence[Embed] = (),
 ) -> list[Embedded]:
     """Return each model's embeddings of the images of every role.
 
-    The models are on `device`; the pixels, those of deployment, are brought there.
+    The models are on `device`; the pixels, those of deployment, are brought there. Those
+    of `raw` come last, and their vectors stay as they are, not normalised.
     """
 
     def embeddings(
         images: Images, indices: Indices, role: str
     ) -> list[Float32[np.ndarray, "n _"]]:
         crops = plain_crops(images, indices, preprocessing, workers=workers)
-        return embed_batches(models, crops, progress, f"Embedding the {role}", device)
+        described = f"Embedding the {role}"
+        return embed_batches(models, crops, progress, described, device, raw=raw)
 
     bank = embeddings(data.familiar, data.bank, "bank")
     test = embeddings(data.held_out, data.split.test, "test images")
@@ -105,7 +154,7 @@ def embed_roles(
             unfamiliar={name: found[i] for name, found in unfamiliar.items()},
             calibration=calibration[i],
         )
-        for i in range(len(models))
+        for i in range(len(models) + len(raw))
     ]
 
 
@@ -115,12 +164,19 @@ def embed_batches(
     progress: Progress,
     description: str,
     device: torch.device,
+    *,
+    raw: Sequence[Embed] = (),
 ) -> list[Float32[np.ndarray, "n _"]]:
-    """Return each model's unit-norm embeddings of batches of uint8 [b, h, w, 3]."""
-    found: list[list[np.ndarray]] = [[] for _ in models]
+    """Return each model's unit-norm embeddings of batches of uint8 [b, h, w, 3].
+
+    Those of `raw` come last, not normalised.
+    """
+    found: list[list[np.ndarray]] = [[] for _ in (*models, *raw)]
     with torch.inference_mode():
         for pixels in progress.track(batches, description=description):
-            for vectors, model in zip(found, models, strict=True):
-                embedded = F.normalize(model(pixels.to(device)).float(), dim=1)
-                vectors.append(embedded.cpu().numpy())
+            pixels = pixels.to(device)
+            embedded = [F.normalize(model(pixels).float(), dim=1) for model in models]
+            embedded += [model(pixels).float() for model in raw]
+            for vectors, each in zip(found, embedded, strict=True):
+                vectors.append(each.cpu().numpy())
     return [np.concatenate(vectors) for vectors in found]

@@ -39,7 +39,7 @@ def prepare_models(
             with the objective.
     """
     teacher = teacher_from_recipe(recipe, data.familiar)
-    student, licence = _student(recipe)
+    student, licence = student_from_recipe(recipe)
     labels = _labels(recipe, data, teacher, device, progress)
     objective = objective_from_recipe(
         recipe.objective,
@@ -80,19 +80,29 @@ def card_of(student: Student, recipe: Recipe, licence: str) -> StudentCard:
     )
 
 
-def _student(recipe: Recipe) -> tuple[Student, str]:
+def student_from_recipe(recipe: Recipe) -> tuple[Student, str]:
+    """Return the student before training and the licence of its weights.
+
+    What is random in it depends on the recipe's seed alone, so that `isogon evaluate` has
+    the same network again.
+
+    Raises:
+        UsageError: the model or its weights are not to be had.
+    """
     section = recipe.student
     size = recipe.data.size, recipe.data.size
-    if section.pretrained or section.checkpoint:
-        source = pretrained(section.name, section.checkpoint, size=size)
-        model, licence = source.model, source.licence
-    else:
-        model, licence = timm_model(section.name, size=size), "none given"
-    preprocessing = preprocessing_for(recipe, section.name)
-    student = Student.new(
-        model, preprocessing, width=section.width, fitted=section.in_closed_form
-    )
-    return student, licence
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(recipe.train.seed)
+        if section.from_pretrained:
+            source = pretrained(section.name, section.checkpoint, size=size)
+            model, licence = source.model, source.licence
+        else:
+            model, licence = timm_model(section.name, size=size), "none given"
+        preprocessing = preprocessing_for(recipe, section.name)
+        student = Student.new(
+            model, preprocessing, width=section.width, fitted=section.in_closed_form
+        )
+        return student, licence
 
 
 def _labels(

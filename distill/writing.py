@@ -9,6 +9,7 @@ from pathlib import Path
 import safetensors.torch
 import tomli_w
 from rich.progress import Progress
+from torch import nn
 
 from backbones import WEIGHTS, Student
 from bundle import (
@@ -35,6 +36,7 @@ from distill.evaluation.drawing import drawn_from, write_evaluation
 from distill.images.data import Data
 from distill.preparation import preprocessing_for
 from distill.recipe import Recipe
+from distill.start.before import START, start_arrays
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -44,6 +46,7 @@ class Judged:
     teacher: Embedded | None
     student: Embedded
     evaluation: Evaluation
+    layer: nn.Linear | None  # the closed-form one the student started from
 
 
 def write_bundle(
@@ -81,6 +84,8 @@ def write_bundle(
     with Bundle.create(output, manifest) as writer:
         writer.write("recipe.toml", text)
         writer.write(WEIGHTS, _weights(student))
+        if judged.layer is not None:
+            writer.write_arrays(START, start_arrays(judged.layer))
         write_evaluation(writer, judged.evaluation, drawn)
         if data.unreadable:
             writer.write("unreadable.json", json.dumps(data.unreadable, indent=2))

@@ -128,7 +128,9 @@ def test_export_mends_an_artifact_that_was_damaged(bundle_path: Path) -> None:
 
 def test_json_is_all_that_is_on_stdout(bundle_path: Path) -> None:
     inspected = isogon("inspect", bundle_path, "--json", cwd=bundle_path.parent)
-    assert json.loads(inspected.stdout)["manifest"]["name"] == "digits"
+    document = json.loads(inspected.stdout)
+    assert document["manifest"]["name"] == "digits"
+    assert document["worth"]["sentence"].startswith("Distilling has")
     verified = isogon("verify", bundle_path, "--json", cwd=bundle_path.parent)
     (report,) = json.loads(verified.stdout)["reports"]
     assert report["figures"]["min_cosine"] > 0.99999
@@ -270,10 +272,13 @@ def test_evaluate_measures_again_and_compare_sets_side_by_side(
     )
     assert found.returncode == 0, found.stderr
     for told in (
+        "Distilling has",
+        "undistilled",
+        "flagged, textures",
         "angle distortion",
         "linear CKA",
         "linear probe accuracy",
-        "OOD AUROC, textures (near)",
+        "AUROC, textures (near)",
         "relative_mahalanobis",
         "glass blur",
         "severity 1, 2, 3, 4, 5; 2 images",
@@ -311,7 +316,9 @@ def test_evaluate_measures_again_and_compare_sets_side_by_side(
         assert told in compared.stdout, told
     assert "Careful: Their unfamiliar images differ" in " ".join(compared.stderr.split())
     as_json = isogon("compare", "copy.isogon", "other.isogon", "--json", cwd=folder)
-    figures = json.loads(as_json.stdout)["figures"]
+    document = json.loads(as_json.stdout)
+    assert set(document["worth"]) == {"copy.isogon", "other.isogon"}
+    figures = document["figures"]
     assert figures["angle distortion"]["best"] == ["copy.isogon"]
     assert figures["kNN accuracy"]["best"] == ["copy.isogon", "other.isogon"]
 
@@ -548,7 +555,7 @@ def test_the_quickstart_runs_the_whole_chain_and_is_fast_again(tmp_path: Path) -
         "parameters",
         "angle distortion",
         "kNN accuracy",
-        "OOD AUROC",
+        "AUROC, unfamiliar (far)",
         "parity: minimum cosine",
         "latency, torch",
         "latency, ONNX Runtime",

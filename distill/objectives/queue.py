@@ -82,6 +82,12 @@ class Queue(Objective):
         for features, _ in sample:
             self._take_in(features.pooled.to(self.queue.device))
 
+    @torch.no_grad()
+    def begin(self, compression: Float[Tensor, "s t"], length: float) -> None:
+        """Lead back by the transpose: of all linear maps the nearest to the teacher."""
+        self.head.weight.copy_(compression.T)
+        self.head.bias.zero_()
+
     def to_teacher(self) -> nn.Linear:
         """The head."""
         return self.head

@@ -34,8 +34,14 @@ PRETRAINED = (
     Default(
         section="train",
         key="steps",
-        value=900,
-        reason="the curve is flat by then",
+        value=1200,
+        reason="14,000 images are flat by then",
+    ),
+    Default(
+        section="train",
+        key="epochs",
+        value=80,
+        reason="a few hundred images are learnt by heart after that",
     ),
     Default(
         section="train",
@@ -74,11 +80,18 @@ def completed(document: dict[str, Any]) -> tuple[dict[str, Any], tuple[Default, 
     if not (student.get("pretrained") or student.get("checkpoint")):
         return found, ()
     taken = []
+    train = found.get("train")
+    # Whoever says how long a run is has said it all.
+    given_length = (
+        {"steps", "epochs"}
+        if isinstance(train, dict) and {"steps", "epochs"} & train.keys()
+        else set[str]()
+    )
     for one in (*PRETRAINED, *_features(found)):
         section = found.setdefault(one.section, {})
         if not isinstance(section, dict) or section.get(one.key) is not None:
             continue
-        if one.key == "steps" and section.get("epochs") is not None:
+        if one.key in given_length:
             continue
         if one.key == "warmup_share" and section.get("warmup_epochs") is not None:
             continue

@@ -23,6 +23,7 @@ from distill.recipe.teacher import TeacherSection
 # What timm.data.create_transform takes as auto_augment.
 _POLICIES = ("rand", "augmix", "3a", "original", "v0")
 
+_UNBOUNDED = 1_000_000  # epochs, where steps alone say how long a run is
 _NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
 
 
@@ -188,10 +189,12 @@ class TrainSection(_Section):
     epochs: int = Field(
         default=100,
         ge=0,
-        description="passes over the images; 0 for the closed-form start alone",
+        description="passes over the images, at most; 0 for the closed-form start alone",
     )
     steps: int | None = Field(
-        default=None, ge=1, description="length in optimiser steps, in place of epochs"
+        default=None,
+        ge=1,
+        description="optimiser steps, at most; without epochs exactly so many",
     )
     batch_size: int = Field(
         default=256, ge=2, description="images per step, over all processes"
@@ -227,12 +230,6 @@ class TrainSection(_Section):
         description="of BatchNorm: learnt with the rest; kept as they are; or set once, "
         "from training images, before the start, and then kept",
     )
-    anchor: float = Field(
-        default=0,
-        ge=0,
-        description="pull of the student's weights towards their start (L2-SP, "
-        "arXiv:1802.01483)",
-    )
     keep: Literal["best", "last"] = Field(
         default="best",
         description="which weights become the student: the best on validation images, "
@@ -259,6 +256,18 @@ class TrainSection(_Section):
         default=5, ge=0, description="at most so much work is lost; 0 for every step"
     )
     seed: int = Field(default=0, ge=0, lt=2**31)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _bounded_by_steps_alone(cls, section: Any) -> Any:
+        if isinstance(section, dict) and section.get("steps") is not None:
+            return {"epochs": _UNBOUNDED} | section
+        return section
+
+    def length(self, steps_per_epoch: int) -> int:
+        """Return how many optimiser steps a run has."""
+        steps = self.epochs * steps_per_epoch
+        return steps if self.steps is None else min(steps, self.steps)
 
     @model_validator(mode="after")
     def _warms_up_in_time(self) -> "TrainSection":

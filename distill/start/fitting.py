@@ -20,11 +20,10 @@ from distill.images.loading import plain_crops
 from distill.objectives import Objective
 from distill.preparation import Models, preprocessing_for
 from distill.recipe import Recipe
-from distill.start.before import Before
+from distill.start.before import START, Before
 from distill.start.closed_form import closed_form, uncentred_pca
 from distill.targets import NetworkTeacher
 
-START = "start.safetensors"  # in the folder of a run
 _FITTED = 50_000  # most images the layer is fitted on: far more than it has columns
 _RE_ESTIMATED = 4096  # images by which batch statistics are estimated anew
 
@@ -56,7 +55,7 @@ def started(
     """
     student = models.student
     if recipe.train.batch_statistics == "re-estimated":
-        _re_estimate(student.backbone, recipe, data, device, progress)
+        re_estimate(student.backbone, recipe, data, device, progress)
     before = copy.deepcopy(student.backbone).eval().requires_grad_(False).to(device)
     layer = None
     if recipe.student.in_closed_form:
@@ -140,7 +139,7 @@ def _pooled(
 
 
 @torch.no_grad()
-def _re_estimate(
+def re_estimate(
     backbone: Backbone, recipe: Recipe, data: Data, device: torch.device, progress: Progress
 ) -> None:
     """Set the statistics of BatchNorm to the mean over plain crops of training images."""

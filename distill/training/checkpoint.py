@@ -97,11 +97,9 @@ class Checkpoint:
             return
         course, epochs = state["course"], self._shaping["train.epochs"]
         steps = self._shaping["train.steps"]
-        ends = f"{epochs} epochs" if steps is None else f"{steps} steps"
-        too_long = (course["epoch"], course["step"]) > (epochs, 0)
-        if steps is not None:
-            too_long = state["done"] > steps
-        if too_long:
+        by_steps = steps is not None and state["done"] > steps
+        ends = f"{steps} steps" if by_steps else f"{epochs} epochs"
+        if by_steps or (course["epoch"], course["step"]) > (epochs, 0):
             raise UsageError(
                 f"The run in {self._folder} has done {course['epoch']} epochs and "
                 f"{course['step']} steps, and the recipe now ends after {ends}. Raise "

@@ -68,18 +68,11 @@ def _scales(module: nn.Module, section: TrainSection) -> dict[str, float]:
     }
 
 
-def length_of(section: TrainSection, steps_per_epoch: int) -> int:
-    """Return how many optimiser steps a run has."""
-    if section.steps is not None and section.epochs:
-        return section.steps
-    return section.epochs * steps_per_epoch
-
-
 def schedule_for(
     optimizer: torch.optim.Optimizer, section: TrainSection, steps_per_epoch: int
 ) -> Scheduler:
     """Return the schedule; `step_update(step)` sets the learning rate of a step."""
-    total = length_of(section, steps_per_epoch)
+    total = section.length(steps_per_epoch)
     warmup = math.ceil(section.warmup_epochs * steps_per_epoch)
     if section.warmup_share is not None:
         warmup = math.ceil(section.warmup_share * total)

@@ -24,7 +24,7 @@ from distill.training.generators import generator_state, restore_generators
 from distill.training.interruption import interruption
 from distill.training.journal import Journal
 from distill.training.modes import channels_last, freeze_statistics
-from distill.training.optimisation import length_of, optimizer_for, schedule_for
+from distill.training.optimisation import optimizer_for, schedule_for
 from distill.training.processes import (
     any_of_all,
     mean_of_all,
@@ -131,7 +131,7 @@ class Trainer:
         self._progress = progress
         undecayed = {f"objective.{name}" for name in objective.undecayed()}
         optimizer = optimizer_for(self._pair, section, undecayed=undecayed)
-        self._total = length_of(section, len(views))
+        self._total = section.length(len(views))
         self._schedule = schedule_for(optimizer, section, len(views))
         self._validation = validation
         self._every = max(1, self._total // section.validations)

@@ -98,7 +98,9 @@ def test_uncentred_pca_loses_least_of_the_inner_products() -> None:
     assert not wide[3:].any()
 
 
-@pytest.mark.parametrize("name", ["isogon", "cospress", "cosine", "vkd", "proteus", "rkd"])
+@pytest.mark.parametrize(
+    "name", ["isogon", "cospress", "cosine", "vkd", "proteus", "queue", "rkd"]
+)
 def test_an_objective_is_lower_where_its_heads_and_the_student_start_in_closed_form(
     name: str,
 ) -> None:
@@ -269,7 +271,10 @@ def test_defaults_depend_on_what_the_student_starts_from() -> None:
     found, taken = completed({**given, "train": {"epochs": 3}})
     assert found["train"]["epochs"] == 3
     assert "steps" not in found["train"]
-    assert {one.key for one in PRETRAINED} - {one.key for one in taken} == {"steps"}
+    assert {one.key for one in PRETRAINED} - {one.key for one in taken} == {
+        "steps",
+        "epochs",
+    }
     assert all(one.reason for one in taken)
     whole = recipe_from_document(given, where="tests")
     again = recipe_from_document(
