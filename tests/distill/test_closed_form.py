@@ -98,7 +98,9 @@ def test_uncentred_pca_loses_least_of_the_inner_products() -> None:
     assert not wide[3:].any()
 
 
-@pytest.mark.parametrize("name", ["isogon", "cospress", "cosine", "vkd", "proteus", "rkd"])
+@pytest.mark.parametrize(
+    "name", ["isogon", "cospress", "cosine", "vkd", "proteus", "queue", "rkd"]
+)
 def test_an_objective_is_lower_where_its_heads_and_the_student_start_in_closed_form(
     name: str,
 ) -> None:
