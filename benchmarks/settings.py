@@ -36,7 +36,6 @@ GRID: dict[tuple[str, str], tuple[Any, ...]] = {
     ("train", "learning_rate"): (1e-4, 3e-4, 1e-3, 3e-3),
     ("train", "layer_rate"): (0.1, 0.3, 1.0),
     ("train", "layer_decay"): (1.0, 0.9, 0.75),
-    ("train", "anchor"): (0.0, 1e-3, 1e-2, 1e-1),
     ("train", "ema_decay"): (None, 0.99, 0.998),
     ("train", "weight_decay"): (0.0, 0.05),
     ("train", "steps"): (300, 600, 900, 1800),

@@ -59,7 +59,7 @@ def _scales(module: nn.Module, section: TrainSection) -> dict[str, float]:
         return scales
     model: Any = module.get_submodule(BACKBONE.removesuffix("."))
     depths: dict[str, int] = group_parameters(
-        model, model.group_matcher(coarse=False), reverse=True
+        model, model.group_matcher(coarse=True), reverse=True
     )
     deepest = max(depths.values())
     return scales | {
