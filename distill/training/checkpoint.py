@@ -10,8 +10,8 @@ from typing import Any
 
 import torch
 
+from backbones import source_of
 from bundle import UsageError
-from distill.imported import source_of
 from distill.recipe import Recipe, TrainSection
 from distill.recipe.teacher import TeacherSection
 from distill.targets.identity import VIEW_SETTINGS
@@ -162,8 +162,11 @@ def _shaping(recipe: Recipe) -> dict[str, Any]:
     objectives = recipe.model_dump(mode="json", include={"objective"})["objective"]
     teacher = recipe.teacher
     code = source_of(teacher.name) if teacher.name and teacher.imported else None
+    student = recipe.student
+    own = source_of(student.name, "student") if student.imported else None
     for key, name in {
         "code of teacher.name": code,
+        "code of student.name": own,
         "content of teacher.path": teacher.path,
         "content of teacher.checkpoint": teacher.checkpoint,
         "content of student.checkpoint": recipe.student.checkpoint,
