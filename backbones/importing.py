@@ -29,9 +29,7 @@ def module_from_path(name: str, role: Role = "teacher") -> tuple[nn.Module, Path
     factory = getattr(module, attribute, None)
     if not callable(factory):
         found = "nothing of this name" if factory is None else f"a {type(factory).__name__}"
-        raise UsageError(
-            f"Expected a function {attribute!r} in {where} for the {role}, found {found}."
-        )
+        raise UsageError(f"Expected a function {attribute!r} in {where}, found {found}.")
     try:
         network = factory()
     except Exception as error:  # of the user's own code
@@ -87,10 +85,15 @@ def require_code_of_path(name: str, code: dict[str, str]) -> None:
     _look_here()
     try:
         spec = importlib.util.find_spec(module_name)
-    except (ImportError, ValueError):
+    except Exception:  # of a package that is imported on the way
         spec = None
     if spec is None or spec.origin is None:
-        raise _missing(module_name, name, "student")
+        raise UsageError(
+            f"The student is {name}, a network of its author's own, and there is no module "
+            f"{module_name!r} here to make it again. Run this in the folder that holds it, "
+            f"put that on PYTHONPATH, or install it. What is exported already can be "
+            f"served without it."
+        )
     if module_name in code:
         found = sha256(Path(spec.origin).read_bytes()).hexdigest()
         require_code(name, {module_name: found}, {module_name: code[module_name]})
