@@ -14,6 +14,8 @@ State = dict[str, Any]
 _NAMED = 5  # weights that a message names
 # Buffers that are learnt; others are constants, which checkpoints may leave out.
 _STATISTICS = ("running_mean", "running_var")
+# The last norm, which some checkpoints (ConvNeXt's `fcmae`) lack: as made, it scales by 1.
+_LAST_NORMS = ("head.norm.", "fc_norm.", "norm.")
 
 
 def require_filled(
@@ -40,7 +42,8 @@ def require_filled(
         where: the checkpoint, for messages.
 
     Raises:
-        UsageError: no weight was filled, or some were not; the classifier's may be.
+        UsageError: no weight was filled, or some were not; the classifier's and the last
+            norm's need not be.
     """
     wanted = {key: value for key, value in _learnt(model, name)}
     if all(_shape(state.get(key)) == value.shape for key, value in wanted.items()):
@@ -49,11 +52,11 @@ def require_filled(
         name, size=size, classes=classes, pretrained=True, state=_nothing_but_nan(state)
     )
     empty = [key for key, value in _learnt(poisoned, name) if not value.isnan().all()]
-    if not empty:
+    if all(key.startswith(_LAST_NORMS) for key in empty):
         return
     filled = len(wanted) - len(empty)
     named = ", ".join(empty[:_NAMED]) + (", …" if len(empty) > _NAMED else "")
-    theirs = ", ".join(islice(state, _NAMED))
+    theirs = ", ".join(islice((key for key in state if "num_batches" not in key), _NAMED))
     raise UsageError(
         f"{where} fills {filled or 'none'} of the {len(wanted)} weights of timm's {name}, "
         f"and the rest would stay random: {named}. It holds {len(state)} entries, such as "

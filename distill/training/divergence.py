@@ -23,7 +23,7 @@ class DivergenceWatch:
     grows without bound does, and no loss that merely fails to fall.
     """
 
-    def __init__(self, *, kept: Callable[[], bool]) -> None:
+    def __init__(self, *, kept: Callable[[], bool] = lambda: False) -> None:
         """Watch from the start.
 
         Args:
