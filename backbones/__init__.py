@@ -19,6 +19,7 @@ from backbones.importing import (
     module_from_path as module_from_path,
     source_of as source_of,
 )
+from backbones.sizes import require_size as require_size
 from backbones.student import (
     WEIGHTS as WEIGHTS,
     Student as Student,

@@ -42,7 +42,12 @@ class Student(nn.Module):
 
     @classmethod
     def new(
-        cls, model: nn.Module, preprocessing: Preprocessing, *, width: int | None
+        cls,
+        model: nn.Module,
+        preprocessing: Preprocessing,
+        *,
+        width: int | None,
+        fitted: bool = False,
     ) -> "Student":
         """Build a student to be trained.
 
@@ -51,17 +56,20 @@ class Student(nn.Module):
             preprocessing: what its pixels went through.
             width: of the embedding; None keeps the width of a backbone that gives
                 tokens, and gives one that gives a map 192.
+            fitted: whether it needs an embedding layer in any case, to be fitted.
         """
         backbone = Backbone(model, preprocessing)
         if width is None and backbone.pools_from_map:
             width = 192
-        return cls.on(backbone, width=width)
+        return cls.on(backbone, width=width, fitted=fitted)
 
     @classmethod
-    def on(cls, backbone: FeatureExtractor, *, width: int | None) -> "Student":
+    def on(
+        cls, backbone: FeatureExtractor, *, width: int | None, fitted: bool = False
+    ) -> "Student":
         """Build a student to be trained on a backbone; None keeps its width."""
         width = width or backbone.width
-        needs_layer = backbone.one_sided or width != backbone.width
+        needs_layer = fitted or backbone.one_sided or width != backbone.width
         embedding = nn.Linear(backbone.width, width) if needs_layer else None
         return cls(backbone, embedding)
 

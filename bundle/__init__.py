@@ -50,8 +50,10 @@ from bundle.errors import (
 from bundle.false_alarms import (
     FALSE_ALARMS as FALSE_ALARMS,
     FalseAlarms as FalseAlarms,
+    ServedDetector as ServedDetector,
     expected_rate as expected_rate,
     measured_false_alarms as measured_false_alarms,
+    served_detector as served_detector,
 )
 from bundle.faults import FaultRecord as FaultRecord
 from bundle.fitted import (

@@ -67,6 +67,13 @@ class TeacherCard(_Record):
     licence: str
     width: int
     parameters: int
+    # Pixels, height and width, where the recipe gave it a size of its own; absent where
+    # it saw what the student sees.
+    size: int | None = Field(default=None, exclude_if=lambda size: size is None)
+    # Each of several, whose features side by side are the teacher's; absent with one.
+    teachers: tuple["TeacherCard", ...] = Field(
+        default=(), exclude_if=lambda teachers: not teachers
+    )
 
 
 class StudentCard(_Record):

@@ -16,6 +16,7 @@ from console.inspection_tables import inspection as inspection
 from console.parity_table import parity as parity
 from console.published import published as published
 from console.quickstart_table import quickstart as quickstart
+from console.recipe import recipe as recipe, written_recipe as written_recipe
 from console.terminal import (
     as_json as as_json,
     loading as loading,

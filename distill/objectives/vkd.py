@@ -61,6 +61,21 @@ class Vkd(Objective):
             loss = vkd_loss(ours, theirs, projection, self.normalisation)
         return {"vkd": loss}
 
+    @torch.no_grad()
+    def begin(self, compression: Float[Tensor, "s t"], length: float) -> None:
+        """Start from the compression, whose rows are orthogonal as Q's columns are."""
+        if len(compression) <= compression.shape[1]:
+            self.projection.weight = compression.T
+
+    @torch.no_grad()
+    def student_targets(self, teacher: Float[Tensor, "b t"]) -> Float[Tensor, "b s"] | None:
+        """norm(t) Q, whose length counts as well; None where a batch decides the norm."""
+        if self.normalisation != "layer_norm":
+            return None
+        normalised = F.layer_norm(teacher, teacher.shape[1:], eps=_EPSILON)
+        targets: Tensor = normalised @ self.projection.weight
+        return targets
+
     def to_teacher(self) -> None:
         """None, although Q is linear: it leads to the normalised mean of the cells.
 

@@ -11,6 +11,8 @@ from typing import Any
 
 # Objectives that learn nothing without the teacher's cells.
 _OF_TOKENS = {"proteus"}
+# What says how a teacher's features are had.
+_OF_STORES = ("features", "views")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -34,8 +36,14 @@ PRETRAINED = (
     Default(
         section="train",
         key="steps",
-        value=900,
-        reason="the curve is flat by then",
+        value=1200,
+        reason="14,000 images are flat by then",
+    ),
+    Default(
+        section="train",
+        key="epochs",
+        value=80,
+        reason="a few hundred images are learnt by heart after that",
     ),
     Default(
         section="train",
@@ -74,11 +82,22 @@ def completed(document: dict[str, Any]) -> tuple[dict[str, Any], tuple[Default, 
     if not (student.get("pretrained") or student.get("checkpoint")):
         return found, ()
     taken = []
-    for one in (*PRETRAINED, *_features(found)):
+    train = found.get("train")
+    # Whoever says how long a run is has said it all.
+    given_length = (
+        {"steps", "epochs"}
+        if isinstance(train, dict) and {"steps", "epochs"} & train.keys()
+        else set[str]()
+    )
+    for one in _features(found):
+        for section in _networks(found):
+            section[one.key] = one.value
+        taken.append(one)
+    for one in PRETRAINED:
         section = found.setdefault(one.section, {})
         if not isinstance(section, dict) or section.get(one.key) is not None:
             continue
-        if one.key == "steps" and section.get("epochs") is not None:
+        if one.key in given_length:
             continue
         if one.key == "warmup_share" and section.get("warmup_epochs") is not None:
             continue
@@ -88,12 +107,11 @@ def completed(document: dict[str, Any]) -> tuple[dict[str, Any], tuple[Default, 
 
 
 def _features(document: dict[str, Any]) -> tuple[Default, ...]:
-    """Return how the teacher's features are had, where it is a network."""
-    teacher, objectives = document.get("teacher"), document.get("objective") or ()
-    if not isinstance(teacher, dict) or teacher.get("path") is not None:
-        return ()
+    """Return how the features of teachers are had that are networks, if none says so."""
+    networks, objectives = _networks(document), document.get("objective") or ()
     names = {one.get("name") for one in objectives if isinstance(one, dict)}
-    if teacher.get("features") is not None or names & _OF_TOKENS:
+    stated = any(one.get(key) is not None for one in networks for key in _OF_STORES)
+    if not networks or stated or names & _OF_TOKENS:
         return ()
     once = "the teacher sees each view once, not once per epoch"
     return (
@@ -102,5 +120,14 @@ def _features(document: dict[str, Any]) -> tuple[Default, ...]:
     )
 
 
+def _networks(document: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return the tables of teachers that are networks."""
+    teacher = document.get("teacher")
+    tables = teacher if isinstance(teacher, list | tuple) else [teacher]
+    return [one for one in tables if isinstance(one, dict) and one.get("path") is None]
+
+
 def _copied(value: Any) -> Any:
+    if isinstance(value, list | tuple):
+        return [_copied(one) for one in value]
     return dict(value) if isinstance(value, dict) else value

@@ -1,8 +1,16 @@
 """The `[teacher]` table of a recipe: which model, and how its features are had."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Discriminator,
+    Field,
+    Tag,
+    model_validator,
+)
 
 from bundle import is_import_path
 
@@ -46,6 +54,12 @@ class TeacherSection(BaseModel):
     licence: str | None = Field(
         default=None, description="of the teacher, for the bundle's manifest"
     )
+    size: int | None = Field(
+        default=None,
+        ge=8,
+        description="pixels, height and width, in which this teacher sees each view; the "
+        "student's `size` in [data]",
+    )
     features: Literal["online", "embedding", "tokens"] = Field(
         default="online",
         description="the teacher sees every view when it comes; or its embeddings, or "
@@ -67,7 +81,9 @@ class TeacherSection(BaseModel):
         if self.path is None and self.name is None:
             raise ValueError("expected a `name`, or the `path` of embeddings")
         if self.path is not None:
-            self._leave_out("with `path`", "checkpoint", "mean", "std", "features", "views")
+            self._leave_out(
+                "with `path`", "checkpoint", "mean", "std", "size", "features", "views"
+            )
         elif self.imported:
             self._leave_out("with an imported teacher", "checkpoint")
         else:
@@ -94,3 +110,33 @@ class TeacherSection(BaseModel):
     def normalisation(self) -> dict[str, tuple[float, float, float]]:
         """The mean and the standard deviation of an imported teacher's pixels."""
         return {"mean": self.mean or MEAN, "std": self.std or STD}
+
+
+def _one_or_several(value: Any) -> str:
+    return "several" if isinstance(value, list | tuple) else "one"
+
+
+def _agreeing(
+    sections: tuple[TeacherSection, ...],
+) -> TeacherSection | tuple[TeacherSection, ...]:
+    """Refuse teachers whose views differ in number; one alone needs no table of its own."""
+    views = {section.views for section in sections if section.features != "online"}
+    if len(views) > 1:
+        raise ValueError(
+            f"expected the same `views` in every [[teacher]], because they teach on the "
+            f"same views, got {', '.join(map(str, sorted(views)))}"
+        )
+    return sections if len(sections) > 1 else sections[0]
+
+
+# One table `[teacher]`, or `[[teacher]]` for each of several that teach as one.
+Teachers = Annotated[
+    Annotated[TeacherSection, Tag("one")]
+    | Annotated[
+        tuple[TeacherSection, ...],
+        Field(min_length=1),
+        AfterValidator(_agreeing),
+        Tag("several"),
+    ],
+    Discriminator(_one_or_several),
+]

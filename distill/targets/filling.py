@@ -173,7 +173,7 @@ def _tell_what_differs(cache: Path, record: StoreRecord, progress: Progress) -> 
             continue
         names = record.parts.keys() | parts.keys()
         differing = sorted(n for n in names if record.parts.get(n) != parts.get(n))
-        if "kind" not in differing and (
+        if not {"kind", "teacher"} & set(differing) and (
             nearest is None or len(differing) < len(nearest[0])
         ):
             nearest = differing, path.parent

@@ -19,6 +19,7 @@ class OnlineTargets(Targets):
     def __init__(
         self,
         teacher: FeatureExtractor,
+        size: int | None = None,
         *,
         name: str = "of this run",
         images: Sequence[str] | None = None,
@@ -27,14 +28,17 @@ class OnlineTargets(Targets):
 
         Args:
             teacher: the network.
+            size: of the views it looks at; None for the student's own.
             name: by which messages call it.
             images: the names of all images, for messages.
         """
         self._teacher = teacher
+        self._size = size
         self._name = name
         self._images = images
         self._unseen: list[tuple[Bool[Tensor, " b"], Int64[Tensor, " b"]]] = []
         self.width = teacher.width
+        self.sizes = () if size is None else (size,)
 
     def place(self, device: torch.device) -> None:
         """Move the teacher to `device`."""
@@ -43,7 +47,8 @@ class OnlineTargets(Targets):
     @torch.no_grad()
     def features(self, batch: Batch) -> Features:
         """Run the teacher on the views."""
-        features: Features = self._teacher(batch.pixels)
+        pixels = batch.pixels if self._size is None else batch.pixels_at(self._size)
+        features: Features = self._teacher(pixels)
         finite = features.tokens.isfinite().flatten(1).all(dim=1)
         self._unseen.append((finite, batch.indices))
         return features

@@ -14,6 +14,7 @@ class Targets(ABC):
 
     width: int
     replayed: int | None = None  # after how many views of an image they start again
+    sizes: tuple[int, ...] = ()  # in which views must come, beside the student's own
 
     @abstractmethod
     def place(self, device: torch.device) -> None:

@@ -13,7 +13,6 @@ import torch
 from backbones import source_of
 from bundle import UsageError
 from distill.recipe import Recipe, TrainSection
-from distill.recipe.teacher import TeacherSection
 from distill.targets.identity import VIEW_SETTINGS
 
 NAME = "checkpoint.pt"
@@ -21,10 +20,14 @@ NAME = "checkpoint.pt"
 # What may change between an interruption and its continuation, if that is asked for.
 _ADJUSTABLE = {
     "epochs",
+    "steps",
     "learning_rate",
     "final_learning_rate",
     "milestones",
     "warmup_epochs",
+    "warmup_share",
+    "layer_rate",
+    "layer_decay",
     "weight_decay",
     "clip_norm",
     "precision",
@@ -92,11 +95,14 @@ class Checkpoint:
         if state is None:
             return
         course, epochs = state["course"], self._shaping["train.epochs"]
-        if (course["epoch"], course["step"]) > (epochs, 0):
+        steps = self._shaping["train.steps"]
+        by_steps = steps is not None and state["done"] > steps
+        ends = f"{steps} steps" if by_steps else f"{epochs} epochs"
+        if by_steps or (course["epoch"], course["step"]) > (epochs, 0):
             raise UsageError(
                 f"The run in {self._folder} has done {course['epoch']} epochs and "
-                f"{course['step']} steps, and the recipe now ends after {epochs} epochs. "
-                f"Raise `epochs` in [train], or remove {self._folder} to start anew."
+                f"{course['step']} steps, and the recipe now ends after {ends}. Raise "
+                f"`{ends.split()[1]}` in [train], or remove {self._folder} to start anew."
             )
 
     def load(self) -> dict[str, Any] | None:
@@ -148,9 +154,9 @@ def _shaping(recipe: Recipe) -> dict[str, Any]:
     document = recipe.model_dump(
         mode="json",
         include={
-            "teacher": set(TeacherSection.model_fields) - {"cache", "licence"},
             "student": True,
-            "data": VIEW_SETTINGS | {"images", "repeats", "pseudo_classes"},
+            "data": VIEW_SETTINGS
+            | {"images", "repeats", "pseudo_classes", "validation_limit"},
             "train": set(TrainSection.model_fields) - _FREE,
         },
     )
@@ -160,17 +166,24 @@ def _shaping(recipe: Recipe) -> dict[str, Any]:
         for key, value in fields.items()
     }
     objectives = recipe.model_dump(mode="json", include={"objective"})["objective"]
-    teacher = recipe.teacher
-    code = source_of(teacher.name) if teacher.name and teacher.imported else None
     student = recipe.student
-    own = source_of(student.name, "student") if student.imported else None
-    for key, name in {
-        "code of teacher.name": code,
-        "code of student.name": own,
-        "content of teacher.path": teacher.path,
-        "content of teacher.checkpoint": teacher.checkpoint,
-        "content of student.checkpoint": recipe.student.checkpoint,
-    }.items():
+    files: dict[str, str | Path | None] = {
+        "code of student.name": (
+            source_of(student.name, "student") if student.imported else None
+        ),
+        "content of student.checkpoint": student.checkpoint,
+    }
+    for number, teacher in enumerate(recipe.teachers):
+        section = "teacher" if len(recipe.teachers) == 1 else f"teacher {number}"
+        fields = teacher.model_dump(mode="json", exclude={"cache", "licence"})
+        flat |= {f"{section}.{key}": value for key, value in fields.items()}
+        code = source_of(teacher.name) if teacher.name and teacher.imported else None
+        files |= {
+            f"code of {section}.name": code,
+            f"content of {section}.path": teacher.path,
+            f"content of {section}.checkpoint": teacher.checkpoint,
+        }
+    for key, name in files.items():
         if name is not None and Path(name).is_file():
             with Path(name).open("rb") as file:
                 flat[key] = file_digest(file, "sha256").hexdigest()

@@ -27,7 +27,7 @@ def changed(recipe: Recipe, student: dict[str, object], **data: object) -> Recip
 
 
 def made(recipe: Recipe, name: str, **more: object) -> Student:
-    return student_from_recipe(changed(recipe, {"name": name, **more})).student.eval()
+    return student_from_recipe(changed(recipe, {"name": name, **more}))[0].eval()
 
 
 PIXELS = torch.randint(

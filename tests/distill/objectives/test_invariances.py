@@ -31,7 +31,7 @@ def objectives(teacher: Features) -> dict[str, Objective]:
     made: dict[str, Objective] = {
         "cosine": Cosine(8, 6),
         "cospress": cospress,
-        "isogon": Isogon(cospress, angle_weight=10.0, pairs_weight=10.0),
+        "isogon": Isogon(8, 6, pairs_weight=10.0),
         "vkd": Vkd(8, 6, "layer_norm"),
         "vkd, standardise": Vkd(8, 6, "standardise"),
         "vkd, whiten": Vkd(8, 6, "whiten"),
@@ -127,6 +127,8 @@ BLIND = {
     ("cospress", "token"): {scaled_teacher, shifted_teacher},  # by the head's LayerNorm
     ("cospress", "feature"): {scaled_teacher, shifted_teacher},
     ("cospress", "global"): {scaled_teacher},
+    ("isogon", "token"): {scaled_teacher},
+    ("isogon", "feature"): {scaled_teacher},
     ("isogon", "pairs"): {scaled_teacher, turned_teacher},
     ("vkd", "vkd"): {scaled_teacher, shifted_teacher},
     ("vkd, standardise", "vkd"): {shifted_teacher, moved_teacher, channelwise_teacher},

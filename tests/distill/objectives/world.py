@@ -64,7 +64,7 @@ def objectives() -> dict[str, tuple[Objective, int]]:
         return CosPress(TEACHER, STUDENT, TEMPERATURES, pca_start=True)
 
     def isogon() -> Isogon:
-        return Isogon(cospress(), angle_weight=10.0, pairs_weight=10.0)
+        return Isogon(TEACHER, STUDENT, pairs_weight=10.0)
 
     def rkd() -> Rkd:
         return Rkd(distance_weight=1.0, angle_weight=2.0)
