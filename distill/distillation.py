@@ -34,6 +34,7 @@ from distill.objectives.objective import SAMPLE, Labels
 from distill.planning import planned
 from distill.preparation import Models, card_of, prepare_models, preprocessing_for
 from distill.recipe import Recipe
+from distill.requirements import require_models
 from distill.start.before import Before
 from distill.start.fitting import started
 from distill.targets import Teacher, in_batches
