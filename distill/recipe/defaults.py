@@ -59,6 +59,12 @@ PRETRAINED = (
         value=0.3,
         reason="the closed form has set the layer already",
     ),
+    Default(
+        section="train",
+        key="layer_decay",
+        value=0.8,
+        reason="early blocks know what unfamiliar images look like; they move least",
+    ),
     Default(section="train", key="warmup_share", value=0.05, reason="tuned"),
     Default(
         section="train",

@@ -87,6 +87,16 @@ class ProteusSection(_ObjectiveSection):
     name: Literal["proteus"]
 
 
+class QueueSection(_ObjectiveSection):
+    """The teacher's latest vectors as pseudo-classes, and patch similarity."""
+
+    name: Literal["queue"]
+    size: int = Field(default=2048, ge=2, description="teacher vectors in the queue")
+    temperature: float = Field(default=0.07, gt=0)
+    cells_weight: float = Field(default=1.0, ge=0)
+    cells_temperature: float = Field(default=0.07, gt=0)
+
+
 class NdSection(_ObjectiveSection):
     """ND of KD++, arXiv:2305.17007; needs classes."""
 
@@ -119,6 +129,7 @@ SECTIONS: dict[str, type[BaseModel]] = {
     "coss": CossSection,
     "rkd": RkdSection,
     "proteus": ProteusSection,
+    "queue": QueueSection,
     "nd": NdSection,
     "kd": KdSection,
     "cosine": CosineSection,
@@ -131,6 +142,7 @@ ObjectiveSection = Annotated[
     | CossSection
     | RkdSection
     | ProteusSection
+    | QueueSection
     | NdSection
     | KdSection
     | CosineSection,

@@ -197,7 +197,8 @@ class TrainSection(_Section):
         default=1.0,
         gt=0,
         le=1,
-        description="factor on the learning rate from one block to the one before it",
+        description="factor on the learning rate from one stage of a convolutional "
+        "network, or block of a transformer, to the one before it",
     )
     batch_statistics: Literal["free", "frozen", "re-estimated"] = Field(
         default="free",

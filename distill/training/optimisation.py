@@ -61,7 +61,7 @@ def _scales(module: nn.Module, section: TrainSection) -> dict[str, float]:
     (backbone,) = (name for name in BACKBONES if name.removesuffix(".") in names)
     model: Any = module.get_submodule(backbone.removesuffix("."))
     depths: dict[str, int] = group_parameters(
-        model, model.group_matcher(coarse=False), reverse=True
+        model, model.group_matcher(coarse=True), reverse=True
     )
     deepest = max(depths.values())
     return scales | {

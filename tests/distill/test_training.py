@@ -636,7 +636,8 @@ def test_an_unreadable_unfamiliar_image_is_left_out(
 
 
 @pytest.mark.parametrize(
-    "objective", ["cospress", "isogon", "vkd+cosine", "coss", "rkd", "proteus", "kd+nd"]
+    "objective",
+    ["cospress", "isogon", "vkd+cosine", "coss", "rkd", "proteus", "kd+nd", "queue"],
 )
 def test_a_transformer_learns_from_a_transformer(
     recipe: Recipe, tmp_path: Path, progress: Progress, objective: str

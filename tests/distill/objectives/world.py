@@ -27,6 +27,7 @@ from distill.objectives import (
     Nd,
     Objective,
     Proteus,
+    Queue,
     Rkd,
     Vkd,
     Weighted,
@@ -72,6 +73,10 @@ def objectives() -> dict[str, tuple[Objective, int]]:
     def kd() -> Kd:
         return Kd(TEACHER, STUDENT, 3, temperature=2.0, kd_weight=2.0, warmup_epochs=0.0)
 
+    def queue() -> Queue:
+        settings = {"temperature": 0.3, "cells_weight": 1.0, "cells_temperature": 0.3}
+        return Queue(TEACHER, STUDENT, size=16, **settings)
+
     return {
         "cosine": (Cosine(TEACHER, STUDENT), STUDENT),
         "cospress": (cospress(), STUDENT),
@@ -85,6 +90,7 @@ def objectives() -> dict[str, tuple[Objective, int]]:
         "proteus": (Proteus(TEACHER, STUDENT), STUDENT),
         "nd of one width": (Nd(TEACHER, TEACHER, 3), TEACHER),
         "kd": (kd(), STUDENT),
+        "queue": (queue(), STUDENT),
         "several": (Weighted({"isogon": (1.0, isogon()), "rkd": (3.0, rkd())}), STUDENT),
     }
 
