@@ -12,11 +12,13 @@ from pydantic import (
     model_validator,
 )
 
-_Std = Annotated[float, Field(gt=0)]
+from bundle import is_import_path
+
+Std = Annotated[float, Field(gt=0)]
 
 # ImageNet's, which most published weights were trained with.
-_MEAN = (0.485, 0.456, 0.406)
-_STD = (0.229, 0.224, 0.225)
+MEAN = (0.485, 0.456, 0.406)
+STD = (0.229, 0.224, 0.225)
 
 
 class TeacherSection(BaseModel):
@@ -26,8 +28,9 @@ class TeacherSection(BaseModel):
 
     name: str | None = Field(
         default=None,
-        description="a timm name; or `package.module:factory`, which is called without "
-        "arguments and returns a torch.nn.Module; with `path`, only what to call it",
+        description="a timm name, `hf-hub:org/name` and `local-dir:/path` among them; or "
+        "`package.module:factory`, which is called without arguments and returns a "
+        "torch.nn.Module; with `path`, only what to call it",
     )
     checkpoint: str | None = Field(
         default=None,
@@ -39,7 +42,7 @@ class TeacherSection(BaseModel):
         default=None,
         description="of an imported teacher's pixels, in units of [0, 1]; ImageNet's",
     )
-    std: tuple[_Std, _Std, _Std] | None = Field(
+    std: tuple[Std, Std, Std] | None = Field(
         default=None, description="as `mean`; ImageNet's"
     )
     path: str | None = Field(
@@ -101,12 +104,12 @@ class TeacherSection(BaseModel):
     @property
     def imported(self) -> bool:
         """Whether `name` is an import path."""
-        return self.path is None and self.name is not None and ":" in self.name
+        return self.path is None and self.name is not None and is_import_path(self.name)
 
     @property
     def normalisation(self) -> dict[str, tuple[float, float, float]]:
         """The mean and the standard deviation of an imported teacher's pixels."""
-        return {"mean": self.mean or _MEAN, "std": self.std or _STD}
+        return {"mean": self.mean or MEAN, "std": self.std or STD}
 
 
 def _one_or_several(value: Any) -> str:
