@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bundle import UsageError
+from bundle import UsageError, has_timm_source
 from distill.hub import hub_silence, weights_at_hand
 from distill.packaged import PACKAGE, package_of
 from distill.recipe import Recipe, recipe_from_document
@@ -220,6 +220,8 @@ def named_model(text: str, role: str) -> tuple[str, str | None]:
     Raises:
         UsageError: there is no name, or nothing after the colon.
     """
+    if has_timm_source(text):  # `hf-hub:org/name`, `local-dir:/path`
+        return text, None
     name, colon, rest = text.partition(":")
     if not name or (colon and not rest):
         raise UsageError(f"Expected the {role} as NAME or NAME:CHECKPOINT, got {text!r}.")

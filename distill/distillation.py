@@ -34,7 +34,7 @@ from distill.objectives.objective import SAMPLE, Labels
 from distill.planning import planned
 from distill.preparation import Models, card_of, prepare_models, preprocessing_for
 from distill.recipe import Recipe
-from distill.sizes import require_sizes
+from distill.requirements import require_models
 from distill.start.before import Before
 from distill.start.fitting import started
 from distill.targets import Teacher, in_batches
@@ -86,6 +86,7 @@ def distill(
     """
     recipe.ood.require_read()
     require_absent(output)
+    require_models(recipe)
     work = work_folder(output)
     with sole_run(work, recipe.train):
         require_absent(output)  # another run may have made it meanwhile
@@ -171,7 +172,8 @@ def learn(
     Raises:
         UsageError: the images or models do not do, or the loss diverged.
     """
-    require_sizes(recipe)
+    if data is None:
+        require_models(recipe)
     fabric = launched(recipe.train)
     torch.manual_seed(recipe.train.seed)
     device = fabric.device

@@ -14,7 +14,7 @@ from jaxtyping import Float, Float32
 from rich.progress import Progress
 from torch import Tensor
 
-from backbones import Backbone
+from backbones import FeatureExtractor
 from bundle import Images, Preprocessing
 from bundle.collection import Indices
 from bundle.detectors.knn import directions
@@ -57,7 +57,7 @@ class Embeddings:
 def embed_all(
     teacher: Teacher | None,
     student: Embed,
-    before: Backbone | None,
+    before: FeatureExtractor | None,
     data: Data,
     preprocessing: Preprocessing,
     progress: Progress,

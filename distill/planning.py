@@ -25,6 +25,7 @@ from distill.images.data import Data, prepare_data
 from distill.images.loading import global_batch
 from distill.preparation import Models, prepare_models
 from distill.recipe import Recipe, recipe_from_document
+from distill.requirements import require_models
 from distill.start.fitting import as_teacher
 from distill.targets import Uncomputed
 from distill.training.checkpoint import NAME as CHECKPOINT
@@ -133,6 +134,7 @@ def tried(recipe: Recipe, progress: Progress, *, minutes: float | None = None) -
     Raises:
         UsageError: see `planned`.
     """
+    require_models(recipe)
     with tempfile.TemporaryDirectory(prefix="isogon-plan-") as folder:
         data = prepare_data(recipe, progress, Path(folder))
     plan = _plan_of(recipe, data, progress, minutes)

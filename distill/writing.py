@@ -122,7 +122,10 @@ def _false_alarms(
 
 
 def _weights(student: Student) -> bytes:
-    state = {name: one.cpu().contiguous() for name, one in student.state_dict().items()}
+    state = {  # copies: a user's network may hold a tensor twice, or not in one piece
+        name: value.detach().cpu().contiguous().clone()
+        for name, value in student.state_dict().items()
+    }
     return safetensors.torch.save(state)
 
 

@@ -120,10 +120,7 @@ def _features(document: dict[str, Any]) -> tuple[Default, ...]:
     if not networks or stated or names & _OF_TOKENS:
         return ()
     once = "the teacher sees each view once, not once per epoch"
-    return (
-        Default(section="teacher", key="features", value="embedding", reason=once),
-        Default(section="teacher", key="views", value=2, reason="of each image"),
-    )
+    return (Default(section="teacher", key="features", value="embedding", reason=once),)
 
 
 def _networks(document: dict[str, Any]) -> list[dict[str, Any]]:

@@ -18,6 +18,7 @@ from distill.recipe.objectives import (
     IsogonSection,
     ObjectiveSection,
 )
+from distill.recipe.student import StudentSection
 from distill.recipe.teacher import Teachers, TeacherSection
 
 # What timm.data.create_transform takes as auto_augment.
@@ -29,46 +30,6 @@ _NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
 
 class _Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class StudentSection(_Section):
-    """The model to train, by its timm name."""
-
-    name: str = Field(description="a timm name, such as `mobilenetv4_conv_small`")
-    width: int | None = Field(
-        default=None,
-        ge=2,
-        le=65_536,
-        description="of the embedding; a transformer's own width, else 192",
-    )
-    space: Literal["student", "teacher"] = Field(
-        default="student",
-        description="`teacher`: embeddings that can query an index the teacher built; "
-        "their width is the teacher's",
-    )
-    pretrained: bool = Field(
-        default=False, description="start from timm's pretrained weights"
-    )
-    checkpoint: str | None = Field(
-        default=None, description="start from these weights; as for the teacher"
-    )
-    start: Literal["closed-form", "random"] | None = Field(
-        default=None,
-        description="of the embedding layer. closed-form: a ridge regression onto the "
-        "teacher, the default where the network has pretrained weights; else random",
-    )
-
-    @property
-    def from_pretrained(self) -> bool:
-        """Whether the network starts from pretrained weights."""
-        return self.pretrained or self.checkpoint is not None
-
-    @property
-    def in_closed_form(self) -> bool:
-        """Whether the embedding layer starts from a ridge regression."""
-        if self.start is None:
-            return self.from_pretrained
-        return self.start == "closed-form"
 
 
 class DataSection(_Section):

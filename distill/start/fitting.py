@@ -12,7 +12,7 @@ from jaxtyping import Float
 from rich.progress import Progress
 from torch import nn
 
-from backbones import Backbone
+from backbones import FeatureExtractor, source_of
 from bundle import TeacherCard
 from bundle.detectors.knn import directions
 from distill.images.data import Data
@@ -76,7 +76,7 @@ def started(
 
 def _fit(
     layer: nn.Linear,
-    backbone: Backbone,
+    backbone: FeatureExtractor,
     recipe: Recipe,
     data: Data,
     models: Models,
@@ -117,7 +117,7 @@ def _targets(
     return found
 
 
-def as_teacher(backbone: Backbone, recipe: Recipe, data: Data) -> NetworkTeacher:
+def as_teacher(backbone: FeatureExtractor, recipe: Recipe, data: Data) -> NetworkTeacher:
     """Return the student's network before training as what computes and keeps features.
 
     A frozen network whose features are kept is what a teacher is, so it is one here.
@@ -130,11 +130,24 @@ def as_teacher(backbone: Backbone, recipe: Recipe, data: Data) -> NetworkTeacher
         parameters=0,
     )
     crops = preprocessing_for(recipe, recipe.student.name)
-    return NetworkTeacher(backbone, card, data.familiar, crops, recipe.teachers[0], recipe)
+    own = recipe.student.imported
+    return NetworkTeacher(
+        backbone,
+        card,
+        data.familiar,
+        crops,
+        recipe.teachers[0],
+        recipe,
+        source=source_of(recipe.student.name, "student") if own else None,
+    )
 
 
 def _pooled(
-    backbone: Backbone, recipe: Recipe, data: Data, device: torch.device, progress: Progress
+    backbone: FeatureExtractor,
+    recipe: Recipe,
+    data: Data,
+    device: torch.device,
+    progress: Progress,
 ) -> Float[np.ndarray, "n features"]:
     """Return the network's pooled vectors of training images, computed once and kept."""
     network = as_teacher(backbone, recipe, data)
@@ -145,7 +158,11 @@ def _pooled(
 
 @torch.no_grad()
 def re_estimate(
-    backbone: Backbone, recipe: Recipe, data: Data, device: torch.device, progress: Progress
+    backbone: FeatureExtractor,
+    recipe: Recipe,
+    data: Data,
+    device: torch.device,
+    progress: Progress,
 ) -> None:
     """Set the statistics of BatchNorm to the mean over plain crops of training images."""
     layers = [

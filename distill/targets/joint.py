@@ -37,7 +37,7 @@ from rich.progress import Progress
 from torch import Tensor
 
 from backbones import Features
-from bundle import TeacherCard
+from bundle import TeacherCard, UsageError
 from bundle.collection import Indices
 from bundle.samples import spread
 from distill.images.loading import Batch
@@ -139,6 +139,11 @@ class JointTargets(Targets):
     def features(self, batch: Batch) -> Features:
         """Return the joint features of the views."""
         return self._balance.joint([each.features(batch) for each in self._several])
+
+    def fault(self) -> UsageError | None:
+        """Return the first teacher's that has one."""
+        faults = [each.fault() for each in self._several]
+        return next((fault for fault in faults if fault is not None), None)
 
 
 class JointTeacher(Teacher):

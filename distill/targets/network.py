@@ -18,6 +18,7 @@ from distill.images.loading import plain_crops, views_in_order
 from distill.images.views import Views
 from distill.recipe import Recipe, TeacherSection
 from distill.targets.filling import RowSource, filled_store
+from distill.targets.finite import require_finite_features
 from distill.targets.identity import crop_parts, network_parts, view_parts
 from distill.targets.online import OnlineTargets
 from distill.targets.record import Parts, StoreRecord, rows_done
@@ -84,7 +85,12 @@ class NetworkTeacher(Teacher):
         """
         kind = self._section.features
         if kind == "online":
-            return OnlineTargets(self.network, self.preprocessing.height)
+            return OnlineTargets(
+                self.network,
+                self.preprocessing.height,
+                name=self.card.architecture,
+                images=self._images.names,
+            )
         precision = self._recipe.train.precision
         store = self._store(kind, self._views(indices), precision, device, progress)
         return StoredTargets(store, indices)
@@ -93,8 +99,16 @@ class NetworkTeacher(Teacher):
         """Run the network on the plain crops."""
         self.network.to(device)
         pooled = self._section.features == "embedding"
+        first = 0
         for pixels in self._plain(indices).batches(0):
             features = self._features(pixels, device, "32-true")
+            batch = indices[first : first + len(pixels)]
+            first += len(pixels)
+            require_finite_features(
+                features.tokens,
+                self.card.architecture,
+                [self._images.names[index] for index in batch],
+            )
             yield features.without_cells() if pooled else features
 
     def pooled(
@@ -132,7 +146,8 @@ class NetworkTeacher(Teacher):
 
     def _views(self, indices: Indices) -> _Pixels:
         data, seed = self._recipe.data, self._recipe.train.seed
-        count, workers = self._section.views, self._recipe.train.workers
+        count = self._section.views_of(len(indices))
+        workers = self._recipe.train.workers
         size = self.preprocessing.height
         views = Views(self._images, data, seed, sizes=[size])
         return _Pixels(

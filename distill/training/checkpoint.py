@@ -10,8 +10,8 @@ from typing import Any
 
 import torch
 
+from backbones import source_of
 from bundle import UsageError
-from distill.imported import source_of
 from distill.recipe import Recipe, TrainSection
 from distill.targets.identity import VIEW_SETTINGS
 
@@ -166,8 +166,12 @@ def _shaping(recipe: Recipe) -> dict[str, Any]:
         for key, value in fields.items()
     }
     objectives = recipe.model_dump(mode="json", include={"objective"})["objective"]
+    student = recipe.student
     files: dict[str, str | Path | None] = {
-        "content of student.checkpoint": recipe.student.checkpoint
+        "code of student.name": (
+            source_of(student.name, "student") if student.imported else None
+        ),
+        "content of student.checkpoint": student.checkpoint,
     }
     for number, teacher in enumerate(recipe.teachers):
         section = "teacher" if len(recipe.teachers) == 1 else f"teacher {number}"
