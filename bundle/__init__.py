@@ -87,6 +87,10 @@ from bundle.metadata import (
     Metadata as Metadata,
     function_fingerprint as function_fingerprint,
 )
+from bundle.names import (
+    has_timm_source as has_timm_source,
+    is_import_path as is_import_path,
+)
 from bundle.page import REPORT as REPORT, with_parity as with_parity
 from bundle.parity import (
     TOLERANCES as TOLERANCES,

@@ -166,6 +166,8 @@ class Evaluation(_Record):
     # By class, those that test images have. Empty in older bundles and without classes.
     classes: dict[str, ClassAccuracy] = {}
     cost: Cost | None = None  # None in older bundles
+    # By the name of each of several teachers; `fidelity` is to all of them joined.
+    fidelity_to_each: dict[str, Fidelity] = {}
 
     def kinds(self) -> dict[Kind, list[str]]:
         """Return the names of the unfamiliar sets by kind, the kinds that occur."""

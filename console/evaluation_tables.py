@@ -89,6 +89,10 @@ def evaluation_table(
     of_angles("linear CKA", lambda fidelity: fidelity.linear_cka)
     of_angles("recall@10, teacher's index", lambda fidelity: fidelity.teacher_index_recall)
 
+    for name, to_one in found.fidelity_to_each.items():
+        figures = f"{to_one.angle_distortion:.3f}, {to_one.neighbour_overlap:.3f}"
+        add_row(table, f"distortion, overlap@10 to {name}", "", *blank, figures)
+
     def of_each(name: str, figure: "Callable[[Quality], Estimate | None]") -> None:
         ours = figure(student)
         theirs = None if found.teacher is None else figure(found.teacher)

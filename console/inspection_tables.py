@@ -26,9 +26,9 @@ def inspection(
     manifest = bundle.manifest
     facts = Table(title=escape(manifest.name), show_header=False, **STYLE)
     add_row(facts, "student", f"{manifest.student.architecture}, {manifest.width} wide")
-    add_row(
-        facts, "teacher", f"{manifest.teacher.architecture} ({manifest.teacher.weights})"
-    )
+    for teacher in manifest.teacher.teachers or (manifest.teacher,):
+        size = "" if teacher.size is None else f", at {teacher.size} pixels"
+        add_row(facts, "teacher", f"{teacher.architecture} ({teacher.weights}){size}")
     add_row(facts, "teacher's licence", manifest.teacher.licence)
     crop = manifest.preprocessing
     add_row(facts, "pixels", f"{crop.height} x {crop.width}, crop {crop.crop:g}")

@@ -43,7 +43,8 @@ def quickstart(
         f"  isogon serve {path}\n"
         f"  curl -F {part} localhost:3000/v1/embed\n"
         f"  isogon inspect {path}\n"
-        f"  isogon quickstart --images YOUR_FOLDER --output yours.isogon",
+        f"  isogon quickstart --images YOUR_FOLDER --unfamiliar OTHER_FOLDER --output "
+        f"yours.isogon",
         markup=False,
         soft_wrap=True,
     )

@@ -31,8 +31,10 @@ from distill.images.neighbours import AMONG, kept_neighbours, require_neighbours
 from distill.images.pseudo_classes import require_clusters
 from distill.images.views import Views
 from distill.objectives.objective import SAMPLE, Labels
+from distill.planning import planned
 from distill.preparation import Models, card_of, prepare_models, preprocessing_for
 from distill.recipe import Recipe
+from distill.requirements import require_models
 from distill.start.before import Before
 from distill.start.fitting import started
 from distill.targets import Teacher, in_batches
@@ -58,7 +60,12 @@ class Learnt:
 
 
 def distill(
-    recipe: Recipe, output: Path, progress: Progress, *, accept_changes: bool = False
+    recipe: Recipe,
+    output: Path,
+    progress: Progress,
+    *,
+    accept_changes: bool = False,
+    minutes: float | None = None,
 ) -> Bundle:
     """Run `recipe` and write the bundle `output`; an interrupted run is continued.
 
@@ -71,6 +78,7 @@ def distill(
         progress: where to show progress.
         accept_changes: whether to continue a run whose learning rate, length, clipping
             or precision was another.
+        minutes: how long the run may take, in place of the recipe's length.
 
     Raises:
         UsageError: something is at `output`, another run makes it, or the images or
@@ -78,19 +86,29 @@ def distill(
     """
     recipe.ood.require_read()
     require_absent(output)
+    require_models(recipe)
     work = work_folder(output)
     with sole_run(work, recipe.train):
         require_absent(output)  # another run may have made it meanwhile
-        bundle = _distilled(recipe, output, work, progress, accept_changes=accept_changes)
+        recipe, data = planned(recipe, work, progress, minutes=minutes)
+        bundle = _distilled(
+            recipe, output, work, progress, accept_changes=accept_changes, data=data
+        )
         remove_checkpoint(work)
     return bundle
 
 
 def _distilled(
-    recipe: Recipe, output: Path, work: Path, progress: Progress, *, accept_changes: bool
+    recipe: Recipe,
+    output: Path,
+    work: Path,
+    progress: Progress,
+    *,
+    accept_changes: bool,
+    data: Data | None,
 ) -> Bundle:
     """Train and evaluate the recipe's student, and write its bundle."""
-    learnt = learn(recipe, work, progress, accept_changes=accept_changes)
+    learnt = learn(recipe, work, progress, accept_changes=accept_changes, data=data)
     before, preprocessing = learnt.before, preprocessing_for(recipe, recipe.student.name)
     embedded = embed_all(
         learnt.teacher,
@@ -119,12 +137,13 @@ def _distilled(
         same_space=recipe.student.space == "teacher",
         untrained=untrained(embedded, before, learnt.student.width),
         cost=cost_of(learnt.student, preprocessing, learnt.device),
+        parts=learnt.teacher.parts,
     )
     return write_bundle(
         output,
         recipe,
         learnt.data,
-        learnt.teacher.card,
+        learnt.teacher,
         learnt.student,
         learnt.card,
         Judged(
@@ -138,23 +157,31 @@ def _distilled(
 
 
 def learn(
-    recipe: Recipe, work: Path, progress: Progress, *, accept_changes: bool = False
+    recipe: Recipe,
+    work: Path,
+    progress: Progress,
+    *,
+    accept_changes: bool = False,
+    data: Data | None = None,
 ) -> Learnt:
     """Train the recipe's student, continuing from the checkpoint in `work`.
 
-    The checkpoint stays: remove it when what the student was trained for is done.
+    The checkpoint stays: remove it when what the student was trained for is done. The
+    images are listed and read unless they are given, as `data`.
 
     Raises:
         UsageError: the images or models do not do, or the loss diverged.
     """
+    if data is None:
+        require_models(recipe)
     fabric = launched(recipe.train)
     torch.manual_seed(recipe.train.seed)
     device = fabric.device
-    data = prepare_data(recipe, progress, work)
+    data = data or prepare_data(recipe, progress, work)
     _require_enough(recipe, len(data.learnt))
     checkpoint = Checkpoint(work, recipe, data.trained, accept_changes=accept_changes)
     checkpoint.require_continuable()
-    models = prepare_models(recipe, data, device, progress)
+    models = prepare_models(recipe, data, device, progress, work)
     in_teachers = recipe.student.space == "teacher"
     recipe.ood.require_possible(
         len(data.bank),
@@ -212,7 +239,12 @@ def _trained(
         models.objective,
         targets,
         TrainingViews(
-            Views(data.familiar, recipe.data, recipe.train.seed),
+            Views(
+                data.familiar,
+                recipe.data,
+                recipe.train.seed,
+                sizes=[recipe.data.size, *targets.sizes],
+            ),
             _plan(recipe, data, models.teacher, work, device, progress),
             labels=models.labels,
             workers=recipe.train.workers,

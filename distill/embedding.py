@@ -1,4 +1,8 @@
-"""Embeddings of the images of every role, by several models, each image read once."""
+"""Embeddings of the images of every role, by several models, each image read once.
+
+A model takes the pixels of deployment, or, as an `Embedder`, crops of its own: each cut
+from the same decoded image.
+"""
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -10,15 +14,16 @@ from jaxtyping import Float, Float32
 from rich.progress import Progress
 from torch import Tensor
 
-from backbones import Backbone
+from backbones import FeatureExtractor
 from bundle import Images, Preprocessing
 from bundle.collection import Indices
 from bundle.detectors.knn import directions
 from distill.images.data import Data
-from distill.images.loading import plain_crops
-from distill.targets import Teacher
+from distill.images.loading import crops_of_each
+from distill.targets import Embedder, Teacher
 
-Embed = Callable[[Tensor], Float[Tensor, "b d"]]
+# Uint8 pixels [b, h, w, 3] in, on the device of the model; an `Embedder` is one, too.
+Embed = Callable[..., Float[Tensor, "b d"]]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -52,7 +57,7 @@ class Embeddings:
 def embed_all(
     teacher: Teacher | None,
     student: Embed,
-    before: Backbone | None,
+    before: FeatureExtractor | None,
     data: Data,
     preprocessing: Preprocessing,
     progress: Progress,
@@ -129,16 +134,18 @@ def embed_roles(
 ) -> list[Embedded]:
     """Return each model's embeddings of the images of every role.
 
-    The models are on `device`; the pixels, those of deployment, are brought there. Those
-    of `raw` come last, and their vectors stay as they are, not normalised.
+    The models are on `device`; their pixels, by default those of `preprocessing`, are
+    brought there. Those of `raw` come last, and their vectors stay as they are, not
+    normalised.
     """
+    crops = distinct_crops(models, preprocessing)
 
     def embeddings(
         images: Images, indices: Indices, role: str
     ) -> list[Float32[np.ndarray, "n _"]]:
-        crops = plain_crops(images, indices, preprocessing, workers=workers)
+        batches = crops_of_each(images, indices, crops, workers=workers)
         described = f"Embedding the {role}"
-        return embed_batches(models, crops, progress, described, device, raw=raw)
+        return embed_batches(models, crops, batches, progress, described, device, raw=raw)
 
     bank = embeddings(data.familiar, data.bank, "bank")
     test = embeddings(data.held_out, data.split.test, "test images")
@@ -158,25 +165,59 @@ def embed_roles(
     ]
 
 
+def distinct_crops(
+    models: Sequence[Embed], preprocessing: Preprocessing
+) -> list[Preprocessing]:
+    """Return what the models see, each different crop once, that of deployment first."""
+    found = {_geometry(preprocessing): preprocessing}
+    for model in models:
+        for crop in model.crops if isinstance(model, Embedder) else ():
+            found.setdefault(_geometry(crop), crop)
+    return list(found.values())
+
+
+def _geometry(preprocessing: Preprocessing) -> tuple[int, int, float]:
+    """Return what its pixels depend on; normalisation comes later."""
+    return preprocessing.height, preprocessing.width, preprocessing.crop
+
+
 def embed_batches(
     models: Sequence[Embed],
-    batches: Iterable[Tensor],
+    crops: Sequence[Preprocessing],
+    batches: Iterable[Sequence[Tensor]],
     progress: Progress,
     description: str,
     device: torch.device,
     *,
     raw: Sequence[Embed] = (),
 ) -> list[Float32[np.ndarray, "n _"]]:
-    """Return each model's unit-norm embeddings of batches of uint8 [b, h, w, 3].
+    """Return each model's unit-norm embeddings.
 
-    Those of `raw` come last, not normalised.
+    Args:
+        models: on `device`.
+        crops: what the pixels of a batch went through, as `distinct_crops` gives them.
+        batches: uint8 [b, h, w, 3] of the same images for each of `crops`.
+        progress: where to show progress.
+        description: of the work.
+        device: where the pixels are brought.
+        raw: models for the first of `crops`, whose vectors come last, not normalised.
     """
+    place = {_geometry(crop): number for number, crop in enumerate(crops)}
+    taken = [
+        [place[_geometry(crop)] for crop in model.crops]
+        if isinstance(model, Embedder)
+        else [0]
+        for model in models
+    ]
     found: list[list[np.ndarray]] = [[] for _ in (*models, *raw)]
     with torch.inference_mode():
-        for pixels in progress.track(batches, description=description):
-            pixels = pixels.to(device)
-            embedded = [F.normalize(model(pixels).float(), dim=1) for model in models]
-            embedded += [model(pixels).float() for model in raw]
+        for batch in progress.track(batches, description=description):
+            pixels = [each.to(device) for each in batch]
+            embedded = [
+                F.normalize(model(*(pixels[i] for i in places)).float(), dim=1)
+                for model, places in zip(models, taken, strict=True)
+            ]
+            embedded += [model(pixels[0]).float() for model in raw]
             for vectors, each in zip(found, embedded, strict=True):
                 vectors.append(each.cpu().numpy())
     return [np.concatenate(vectors) for vectors in found]

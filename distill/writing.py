@@ -27,7 +27,6 @@ from bundle import (
     Manifest,
     Provenance,
     StudentCard,
-    TeacherCard,
 )
 from bundle.samples import SAMPLES
 from distill.embedding import Embedded
@@ -37,6 +36,7 @@ from distill.images.data import Data
 from distill.preparation import preprocessing_for
 from distill.recipe import Recipe
 from distill.start.before import START, start_arrays
+from distill.targets import BALANCE, Teacher
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -53,7 +53,7 @@ def write_bundle(
     output: Path,
     recipe: Recipe,
     data: Data,
-    teacher_card: TeacherCard,
+    teacher: Teacher,
     student: Student,
     student_card: StudentCard,
     judged: Judged,
@@ -68,7 +68,7 @@ def write_bundle(
         space=recipe.student.space,
         preprocessing=preprocessing,
         student=student_card,
-        teacher=teacher_card,
+        teacher=teacher.card,
         provenance=_provenance(recipe, data),
     )
     text = tomli_w.dumps(recipe.model_dump(mode="json", exclude_none=True))
@@ -86,6 +86,8 @@ def write_bundle(
         writer.write(WEIGHTS, _weights(student))
         if judged.layer is not None:
             writer.write_arrays(START, start_arrays(judged.layer))
+        if teacher.kept:
+            writer.write_arrays(BALANCE, teacher.kept)
         write_evaluation(writer, judged.evaluation, drawn)
         if data.unreadable:
             writer.write("unreadable.json", json.dumps(data.unreadable, indent=2))
@@ -120,7 +122,10 @@ def _false_alarms(
 
 
 def _weights(student: Student) -> bytes:
-    state = {name: one.cpu().contiguous() for name, one in student.state_dict().items()}
+    state = {  # copies: a user's network may hold a tensor twice, or not in one piece
+        name: value.detach().cpu().contiguous().clone()
+        for name, value in student.state_dict().items()
+    }
     return safetensors.torch.save(state)
 
 

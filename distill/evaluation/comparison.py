@@ -6,7 +6,7 @@ from typing import Literal
 
 import numpy as np
 
-from bundle import Manifest
+from bundle import Manifest, TeacherCard
 from bundle.evaluation import Baseline, Estimate, Evaluation, Fidelity, Quality
 
 Better = Literal["lower", "higher"]
@@ -114,9 +114,18 @@ def unfair(subjects: Mapping[str, Subject]) -> list[str]:
     if len({one.detector for one in evaluations.values()}) > 1:
         shown = "; ".join(f"{name}: {one.detector}" for name, one in evaluations.items())
         reasons.append(f"Each AUROC is of the bundle's own detector ({shown}).")
-    teachers = {manifest.teacher for manifest, _ in subjects.values()}
+    teachers = {_unsized(manifest.teacher) for manifest, _ in subjects.values()}
     if len(teachers) > 1:
         reasons.append("Their teachers differ, so each is faithful to another model.")
+    sizes = {name: _teachers_sizes(manifest) for name, (manifest, _) in subjects.items()}
+    if len(teachers) == 1 and len(set(sizes.values())) > 1:
+        shown = "; ".join(
+            f"{name}: {' + '.join(map(str, size))}" for name, size in sizes.items()
+        )
+        reasons.append(
+            f"Their teacher saw images of other sizes, which are other embeddings to be "
+            f"faithful to (pixels, {shown})."
+        )
     settings = {
         (found.images, found.severities)
         for one in evaluations.values()
@@ -151,6 +160,19 @@ def _figure(
         if value is not None
     }
     return Figure(name=name, better=better, values=plain, intervals=estimates)
+
+
+def _unsized(teacher: TeacherCard) -> TeacherCard:
+    """Return the card without the sizes of images: what the model is."""
+    several = tuple(_unsized(one) for one in teacher.teachers)
+    return teacher.model_copy(update={"size": None, "teachers": several})
+
+
+def _teachers_sizes(manifest: Manifest) -> tuple[int, ...]:
+    """Return the size in which each teacher with a network saw the images."""
+    cards = manifest.teacher.teachers or (manifest.teacher,)
+    seen = manifest.preprocessing.height
+    return tuple(card.size or seen for card in cards if card.parameters)
 
 
 def _sets(evaluation: Evaluation) -> str:

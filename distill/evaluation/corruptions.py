@@ -2,8 +2,9 @@
 
 Hendrycks and Dietterich, arXiv:1903.12261, by the package `imagecorruptions`. As in
 ImageNet-C the corruption comes after resizing and cropping: it acts on the very pixels
-the model would see. Its strengths were chosen for 224 pixels; on smaller images the
-blurs and the frost are harsher. We report accuracy, not error relative to AlexNet's.
+the model would see; a teacher with a size of its own has its own pixels corrupted. Its
+strengths were chosen for 224 pixels; on smaller images the blurs and the frost are
+harsher. We report accuracy, not error relative to AlexNet's.
 """
 
 import hashlib
@@ -21,10 +22,10 @@ from torch.utils.data import DataLoader, Dataset
 from bundle import Preprocessing, UsageError
 from bundle.collection import Indices
 from bundle.evaluation import Corruptions
-from distill.embedding import Embed, embed_batches
+from distill.embedding import Embed, distinct_crops, embed_batches
 from distill.evaluation.accuracy import knn_right, why_no_accuracy
 from distill.images.data import Data
-from distill.images.loading import plain_crops
+from distill.images.loading import crops_of_each
 
 CORRUPTIONS = (
     "gaussian_noise", "shot_noise", "impulse_noise",
@@ -77,40 +78,46 @@ def corrupted(
     return found
 
 
-class _Corrupted(Dataset[Tensor]):
-    """Every image under every corruption at every severity in this order."""
+class _Corrupted(Dataset[list[Tensor]]):
+    """Every image under every corruption at every severity in this order.
+
+    In each of the sizes that its pixels come in.
+    """
 
     def __init__(
         self,
-        pixels: UInt8[np.ndarray, "n h w 3"],
+        pixels: Sequence[UInt8[np.ndarray, "n _ _ 3"]],
         names: Sequence[str],
         severities: tuple[int, ...],
     ) -> None:
         self._pixels = pixels
         self._names = names
         self._severities = severities
-        self._shape = (len(CORRUPTIONS), len(severities), len(pixels))
+        self._shape = (len(CORRUPTIONS), len(severities), len(names))
 
     def __len__(self) -> int:
         return int(np.prod(self._shape))
 
-    def __getitem__(self, place: int) -> UInt8[Tensor, "h w 3"]:
+    def __getitem__(self, place: int) -> list[UInt8[Tensor, "_ _ 3"]]:
         kind, strength, image = map(int, np.unravel_index(place, self._shape))
         corruption, severity = CORRUPTIONS[kind], self._severities[strength]
         key = f"{self._names[image]} {corruption} {severity}"
         digest = hashlib.blake2b(key.encode("utf-8", "surrogateescape"), digest_size=4)
-        found = corrupted(
-            self._pixels[image],
-            corruption,
-            severity=severity,
-            seed=int.from_bytes(digest.digest()),
-        )
-        return torch.from_numpy(found)
+        seed = int.from_bytes(digest.digest())
+        return [
+            torch.from_numpy(
+                corrupted(each[image], corruption, severity=severity, seed=seed)
+            )
+            for each in self._pixels
+        ]
 
 
-def why_not(data: Data, preprocessing: Preprocessing) -> str | None:
+def why_not(
+    data: Data, preprocessing: Preprocessing, models: Sequence[Embed] = ()
+) -> str | None:
     """Return why accuracy under corruptions cannot be measured, or None."""
-    side = min(preprocessing.height, preprocessing.width)
+    crops = distinct_crops(models, preprocessing)
+    side = min(min(crop.height, crop.width) for crop in crops)
     if not data.familiar.classes:
         return "accuracy under corruptions needs classes, and the images have none"
     if side < SMALLEST_SIDE:
@@ -135,22 +142,24 @@ def embed_corrupted(
     Raises:
         UsageError: the images are too small; see `why_not`.
     """
-    reason = why_not(data, preprocessing)
+    reason = why_not(data, preprocessing, models)
     if reason is not None:
         raise UsageError(f"{reason[0].upper()}{reason[1:]}. Use --no-corruptions.")
     test = data.split.test
     drawn = np.random.default_rng(choice.seed).permutation(len(test))[: choice.images]
     places = np.sort(drawn)
-    crops = plain_crops(data.held_out, test[places], preprocessing, workers=workers)
-    tracked = progress.track(crops, description="Reading test images")
-    pixels = np.concatenate([batch.numpy() for batch in tracked])
+    crops = distinct_crops(models, preprocessing)
+    read = crops_of_each(data.held_out, test[places], crops, workers=workers)
+    tracked = progress.track(read, description="Reading test images")
+    by_crop = zip(*([each.numpy() for each in batch] for batch in tracked), strict=True)
+    pixels = [np.concatenate(parts) for parts in by_crop]
     names = [data.held_out.names[index] for index in test[places]]
     batches = DataLoader(
         _Corrupted(pixels, names, choice.severities),
         batch_size=_BATCH,
         num_workers=workers,
     )
-    found = embed_batches(models, batches, progress, "Embedding corruptions", device)
+    found = embed_batches(models, crops, batches, progress, "Embedding corruptions", device)
     shape = (len(CORRUPTIONS), len(choice.severities), len(places))
     return [
         CorruptedEmbeddings(

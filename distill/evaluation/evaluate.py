@@ -4,10 +4,12 @@ import hashlib
 from collections.abc import Mapping
 
 from bundle import DetectorSpec
+from bundle.detectors.knn import directions
 from bundle.evaluation import Cost, Evaluation, Role, Training, UnfamiliarSet
 from distill.embedding import Embedded
 from distill.evaluation.bootstrap import BOOTSTRAP, AurocBootstrap
 from distill.evaluation.corruptions import CorruptedEmbeddings
+from distill.evaluation.fidelity import fidelity
 from distill.evaluation.gains import by_class, gains
 from distill.evaluation.measured import Judge, measured
 from distill.evaluation.ood import detector_key
@@ -26,6 +28,7 @@ def evaluate(
     corrupted: Mapping[Role, CorruptedEmbeddings] | None = None,
     untrained: Untrained | None = None,
     cost: Cost | None = None,
+    parts: Mapping[str, slice] | None = None,
 ) -> Evaluation:
     """Judge the models on the same images and compare their cosines.
 
@@ -40,6 +43,7 @@ def evaluate(
         corrupted: embeddings of corrupted images, by model; empty where not wanted.
         untrained: those of the student's network before training, where it is at hand.
         cost: what an image costs, where it was measured.
+        parts: the channels of each of several teachers, by its name.
     """
     bank_labels = data.familiar.labels(data.bank)
     test_labels = data.held_out.labels(data.split.test)
@@ -81,6 +85,11 @@ def evaluate(
         detector=detector_key(detector),
         bootstrap=BOOTSTRAP,
         fidelity=ours.fidelity,
+        fidelity_to_each={
+            name: fidelity(_part(teacher, channels), student, same_space=False)
+            for name, channels in (parts or {}).items()
+            if teacher is not None
+        },
         teacher=None if theirs is None else theirs.quality,
         student=ours.quality,
         training=training,
@@ -90,6 +99,15 @@ def evaluate(
         gains={} if before is None else gains(ours, before, resamples),
         classes=by_class(test_labels, data.held_out.classes, ours, before, theirs),
         cost=cost,
+    )
+
+
+def _part(teacher: Embedded, channels: slice) -> Embedded:
+    """Return the embeddings of one of several teachers: theirs are side by side."""
+    return Embedded(
+        bank=directions(teacher.bank[:, channels]),
+        test=directions(teacher.test[:, channels]),
+        unfamiliar={},
     )
 
 

@@ -28,7 +28,7 @@ from distill.preparation import student_from_recipe
 from distill.recipe import Recipe, recipe_from_document, recipe_from_toml
 from distill.start.before import Before, start_from_bundle
 from distill.start.fitting import re_estimate
-from distill.targets import Teacher, teacher_from_recipe
+from distill.targets import BALANCE, Teacher, teacher_from_recipe
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -108,7 +108,7 @@ def reevaluate(
     say_if_left_out(data, progress)
     crop = bundle.manifest.preprocessing
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    teacher = _teacher(recipe, data) if with_teacher else None
+    teacher = _teacher(recipe, data, bundle, device, progress) if with_teacher else None
     student = student_from_bundle(bundle).to(device)
     embeds: dict[Role, Embed] = {"student": student.embed}
     if teacher is not None and teacher.embed is not None:
@@ -126,7 +126,7 @@ def reevaluate(
         workers=workers,
     )
     corrupted: dict[Role, CorruptedEmbeddings] = {}
-    if corruptions is not None and _possible(data, bundle, progress):
+    if corruptions is not None and _possible(data, bundle, embeds, progress):
         several = embed_corrupted(
             list(embeds.values()),
             data,
@@ -147,6 +147,7 @@ def reevaluate(
         corrupted=corrupted,
         untrained=untrained(embedded, before, student.width),
         cost=cost_of(student, crop, device),
+        parts={} if teacher is None else teacher.parts,
     )
     if earlier is not None and evaluation.test_digest != earlier.test_digest:
         progress.console.print(
@@ -182,9 +183,14 @@ def _data(recipe: Recipe, moved: Moved, progress: Progress) -> Data:
         ) from error
 
 
-def _teacher(recipe: Recipe, data: Data) -> Teacher:
+def _teacher(
+    recipe: Recipe, data: Data, bundle: Bundle, device: torch.device, progress: Progress
+) -> Teacher:
     try:
-        return teacher_from_recipe(recipe, data.familiar)
+        teacher = teacher_from_recipe(recipe, data.familiar)
+        arrays = bundle.arrays(BALANCE) if BALANCE in bundle.manifest.files else None
+        teacher.prepare(data.split.bank, device, progress, arrays=arrays)
+        return teacher
     except UsageError as error:
         raise UsageError(
             f"{error} Or evaluate the student alone, with --no-teacher."
@@ -213,8 +219,10 @@ def _before(
     )
 
 
-def _possible(data: Data, bundle: Bundle, progress: Progress) -> bool:
-    reason = why_not(data, bundle.manifest.preprocessing)
+def _possible(
+    data: Data, bundle: Bundle, embeds: Mapping[Role, Embed], progress: Progress
+) -> bool:
+    reason = why_not(data, bundle.manifest.preprocessing, list(embeds.values()))
     if reason is not None:
         progress.console.print(
             f"Corruptions are left out: {reason}.", markup=False, soft_wrap=True

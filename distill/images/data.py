@@ -186,9 +186,13 @@ def prepare_data(recipe: Recipe, progress: Progress, cache: Path | None = None) 
 
 
 def set_aside(images: int, limit: int) -> int:
-    """Return how many of so many training images are for validation: at most a tenth."""
-    count = min(limit, images // 10)
-    return count if count >= _FEWEST_VALIDATED else 0
+    """Return how many of so many training images are for validation.
+
+    A tenth; of few images more, as a handful has no neighbours to speak of; and none of
+    so few that a quarter is not enough.
+    """
+    count = min(limit, max(_FEWEST_VALIDATED, images // 10))
+    return count if _FEWEST_VALIDATED <= count <= images // 4 else 0
 
 
 class _Reading:

@@ -1,8 +1,8 @@
 """Pixels for the models: random views to learn from, plain crops to measure on."""
 
 import os
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -27,6 +27,8 @@ class Batch:
     indices: Int64[Tensor, " b"]  # which image each view shows
     numbers: Int64[Tensor, " b"]  # which of the image's views it is
     labels: Int64[Tensor, " b"] | None
+    # The same views in other sizes, by height and width: for teachers that see them so.
+    others: Mapping[int, UInt8[Tensor, "b _ _ 3"]] = field(default_factory=dict)
 
     def to(self, device: torch.device) -> "Batch":
         """Return the batch with pixels and labels on `device`."""
@@ -36,7 +38,19 @@ class Batch:
             indices=self.indices,
             numbers=self.numbers,
             labels=None if labels is None else labels.to(device, non_blocking=True),
+            others={
+                size: pixels.to(device, non_blocking=True)
+                for size, pixels in self.others.items()
+            },
         )
+
+    def pixels_at(self, size: int) -> Pixels:
+        """Return the views in this size; those of the student where it is theirs.
+
+        Raises:
+            KeyError: they do not come in this size.
+        """
+        return self.pixels if self.pixels.shape[1] == size else self.others[size]
 
 
 # The images of an epoch's global batches, in order: a function of the epoch's number.
@@ -65,7 +79,7 @@ class TrainingViews:
         """Describe the views.
 
         Args:
-            views: the images, and how they are varied.
+            views: the images, and how they are varied; the first size is the student's.
             plan: which images make the global batches of an epoch.
             labels: the class of every image, where there are classes.
             workers: processes that read images.
@@ -76,6 +90,7 @@ class TrainingViews:
         """
         self._keys = _Keys(plan, parts, mine, repeats, replayed)
         self._labels = labels
+        self._others = views.sizes[1:]
         self._loader = Loader(
             DataLoader(
                 views,
@@ -100,12 +115,18 @@ class TrainingViews:
         """Iterate over the micro-batches of each step of an epoch, from step `start`."""
         self._keys.epoch, self._keys.start = epoch, start
         micro_batches: list[Batch] = []
-        for pixels, indices, numbers in self._loader:
+        for pixels, indices, numbers, *others in self._loader:
             labels = None
             if self._labels is not None:
                 labels = torch.from_numpy(self._labels[indices.numpy()])
             micro_batches.append(
-                Batch(pixels=pixels, indices=indices, numbers=numbers, labels=labels)
+                Batch(
+                    pixels=pixels,
+                    indices=indices,
+                    numbers=numbers,
+                    labels=labels,
+                    others=dict(zip(self._others, others, strict=True)),
+                )
             )
             if len(micro_batches) == self._micro_batches:
                 yield tuple(micro_batches)
@@ -202,7 +223,10 @@ def global_batch(images: int, batch_size: int, parts: int) -> int:
 def views_in_order(
     views: Views, indices: Indices, count: int, *, start: int, workers: int
 ) -> Iterator[Pixels]:
-    """Yield the first `count` views of each image in turn, 64 at a time, from a view on."""
+    """Yield the first `count` views of each image in turn, 64 at a time, from a view on.
+
+    In the first of their sizes.
+    """
     loader = DataLoader(
         views,
         batch_size=64,
@@ -212,7 +236,7 @@ def views_in_order(
         pin_memory=torch.cuda.is_available(),
         worker_init_fn=leave_signals_to_the_main_process,
     )
-    for pixels, _, _ in Loader(loader):
+    for pixels, *_ in Loader(loader):
         yield pixels
 
 
@@ -266,15 +290,26 @@ def leave_signals_to_the_main_process(_: int) -> None:
     os.setsid()
 
 
-class _Crops(Dataset[Tensor]):
-    """The images as every runner sees them."""
+class _Crops(Dataset[list[Tensor]]):
+    """The images through several preprocessings, each decoded once."""
+
+    def __init__(self, images: Images, preprocessings: Sequence[Preprocessing]) -> None:
+        self._images = images
+        self._preprocessings = preprocessings
+
+    def __getitem__(self, index: int) -> list[UInt8[Tensor, "_ _ 3"]]:
+        image = self._images.image(index)
+        return [torch.from_numpy(one.pixels(image)) for one in self._preprocessings]
+
+
+class _Crop(Dataset[Tensor]):
+    """The images through one preprocessing."""
 
     def __init__(self, images: Images, preprocessing: Preprocessing) -> None:
-        self._images = images
-        self._preprocessing = preprocessing
+        self._crops = _Crops(images, [preprocessing])
 
     def __getitem__(self, index: int) -> UInt8[Tensor, "h w 3"]:
-        return torch.from_numpy(self._preprocessing.pixels(self._images.image(index)))
+        return self._crops[index][0]
 
 
 def plain_crops(
@@ -286,9 +321,30 @@ def plain_crops(
     workers: int = 0,
 ) -> Loader:
     """Return the images' pixels as every runner sees them, in the given order."""
+    return _in_this_order(_Crop(images, preprocessing), indices, batch_size, workers)
+
+
+def crops_of_each(
+    images: Images,
+    indices: Indices,
+    preprocessings: Sequence[Preprocessing],
+    *,
+    batch_size: int = 64,
+    workers: int = 0,
+) -> Loader:
+    """Return the images' pixels after each preprocessing, in the given order.
+
+    A batch is a list of [b, h, w, 3], one for each preprocessing.
+    """
+    return _in_this_order(_Crops(images, preprocessings), indices, batch_size, workers)
+
+
+def _in_this_order(
+    dataset: Dataset[Any], indices: Indices, batch_size: int, workers: int
+) -> Loader:
     return Loader(
         DataLoader(
-            _Crops(images, preprocessing),
+            dataset,
             batch_size=batch_size,
             sampler=[int(index) for index in indices],
             num_workers=workers,

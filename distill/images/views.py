@@ -1,18 +1,28 @@
-"""Random views of images: a view is a function of seed, image and number."""
+"""Random views of images: a view is a function of seed, image and number.
+
+A view may be asked for at several sizes, for a teacher that sees more pixels than its
+student. Each is cut from the original pixels, never from another size: the same draws, in
+the same order, decide every one of them. Shared exactly are the crop's box, the flip, and
+which changes are made, how strongly and in which order. `blur` is as wide a share of the
+image and `erase` covers the same share of it, to half a pixel, with noise of each size's
+own. What a timm policy does in units of pixels (its sharpness and the blur of `3a`) or by
+the statistics of an image (contrast, equalisation) is done to each size as it is.
+"""
 
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
-from jaxtyping import UInt8
+from jaxtyping import Float, Int64, UInt8
 from PIL import Image
 from timm.data import create_transform
 from timm.data.random_erasing import RandomErasing
 from torch import Tensor
 from torch.utils.data import Dataset
+from torchvision.transforms import Compose, GaussianBlur, RandomApply
 
 from bundle import Images, UsageError
 from distill.recipe import DataSection
@@ -23,31 +33,91 @@ _MEAN, _DEVIATION = 0.45, 0.225  # of natural images, about those of ImageNet
 View = tuple[int, int]
 
 
-class Views(Dataset[tuple[Tensor, int, int]]):
+class Views(Dataset[tuple[Any, ...]]):
     """Views of images by `View`, replayable at any time and in any process.
 
     Whatever was computed from a view (a teacher's features, say) belongs to exactly the
     pixels that the same `View` gives later, as long as seed and settings are the same.
     """
 
-    def __init__(self, images: Images, data: DataSection, seed: int) -> None:
+    def __init__(
+        self,
+        images: Images,
+        data: DataSection,
+        seed: int,
+        *,
+        sizes: Sequence[int] | None = None,
+    ) -> None:
+        """Describe the views.
+
+        Args:
+            images: what is shown.
+            data: how it is varied.
+            seed: what all draws depend on.
+            sizes: height and width, in pixels, that every view comes in; [data]'s alone
+                where nothing is asked for.
+        """
         self._images = images
         self._seed = seed
-        self._transform = _transform(data)
-        self._erase: Callable[[Tensor], Tensor] | None = None
-        if data.erase > 0:
-            erasing: Any = RandomErasing  # timm leaves it untyped
-            self._erase = erasing(data.erase, mode="pixel", device="cpu")
+        self.sizes = tuple(dict.fromkeys(sizes or (data.size,)))
+        self._transforms = {size: _transform(data, size) for size in self.sizes}
+        self._erase = _Erasing(data.erase, data.size) if data.erase > 0 else None
 
-    def __getitem__(self, view: View) -> tuple[UInt8[Tensor, "h w 3"], int, int]:
-        """Return the view's pixels, the image's index and the view's number."""
+    def __getitem__(self, view: View) -> tuple[Any, ...]:
+        """Return the view's pixels, the image's index and the view's number.
+
+        The pixels are uint8 [h, w, 3], of the first of `sizes`; those of other sizes
+        follow the number, in their order. The image is decoded once.
+        """
         index, number = view
         source = np.random.SeedSequence((self._seed, number, index))
-        with _seeded(int(source.generate_state(1)[0])):
-            pixels: Tensor = self._transform(self._images.image(index))
+        seed = int(source.generate_state(1)[0])
+        image = self._images.image(index)
+        first, *others = (self._pixels(image, seed, size) for size in self.sizes)
+        return first, index, number, *others
+
+    def _pixels(
+        self, image: Image.Image, seed: int, size: int
+    ) -> UInt8[Tensor, "{size} {size} 3"]:
+        with _seeded(seed):
+            pixels = self._transforms[size](image)
             if self._erase is not None:
-                pixels = _with_noise(pixels, self._erase)
-        return pixels.permute(1, 2, 0), index, number
+                pixels = self._erase(pixels)
+        return pixels.permute(1, 2, 0)
+
+
+class _Erasing:
+    """A rectangle of noise in a share of the views, drawn at one size, for every size."""
+
+    def __init__(self, share: float, drawn_at: int) -> None:
+        erasing: Any = RandomErasing  # timm leaves it untyped
+        self._drawn_at = drawn_at
+        self._with_noise = erasing(share, mode="pixel", device="cpu")
+        self._with_zeros = erasing(share, mode="const", device="cpu")  # draws as the other
+
+    def __call__(self, pixels: UInt8[Tensor, "3 s s"]) -> UInt8[Tensor, "3 s s"]:
+        """Return the pixels with their rectangle, if they are to have one."""
+        size, drawn_at = pixels.shape[1], self._drawn_at
+        if size == drawn_at:
+            return _with_noise(pixels, self._with_noise)
+        kept = self._with_zeros(torch.ones(1, drawn_at, drawn_at))[0]
+        rows, columns = (kept == 0).nonzero(as_tuple=True)
+        if not len(rows):
+            return pixels
+        down, across = (_scaled(places, size / drawn_at) for places in (rows, columns))
+
+        def erase(normal: Float[Tensor, "3 s s"]) -> Float[Tensor, "3 s s"]:
+            normal[:, down, across] = torch.randn_like(normal[:, down, across])
+            return normal
+
+        return _with_noise(pixels, erase)
+
+
+def _scaled(places: Int64[Tensor, " n"], ratio: float) -> slice:
+    """Return the run of places from the first to the last, at another size."""
+    first, end = int(places.min()), int(places.max()) + 1
+    start = round(first * ratio)
+    return slice(start, max(round(end * ratio), start + 1))
 
 
 def _with_noise(
@@ -59,10 +129,10 @@ def _with_noise(
     return noisy.round().clamp(0, 255).to(torch.uint8)
 
 
-def _transform(data: DataSection) -> Callable[[Image.Image], Tensor]:
+def _transform(data: DataSection, size: int) -> Callable[[Image.Image], Tensor]:
     try:
-        made: Callable[[Image.Image], Tensor] = create_transform(
-            (3, data.size, data.size),
+        made = create_transform(
+            (3, size, size),
             is_training=True,
             use_prefetcher=True,  # uint8 out: normalisation belongs to the models
             scale=data.scale,
@@ -79,7 +149,22 @@ def _transform(data: DataSection) -> Callable[[Image.Image], Tensor]:
             f"timm does not take these views: {error or type(error).__name__}. See "
             f"`augment` in [data]; `rand-m9-mstd0.5-inc1` is an example."
         ) from error
-    return made
+    if data.blur and size != data.size:
+        _widen_blur(made, size / data.size)
+    return cast(Callable[[Image.Image], Tensor], made)
+
+
+def _widen_blur(made: Compose, ratio: float) -> None:
+    """Let the blur, whose width is in pixels of the student, be as wide at another size.
+
+    Its one draw is uniform between the bounds of sigma, so it is scaled with them.
+    """
+    for step in made.transforms:
+        if isinstance(step, RandomApply) and isinstance(step.transforms[0], GaussianBlur):
+            blur = step.transforms[0]
+            kernel = 2 * round(blur.kernel_size[0] // 2 * ratio) + 1
+            low, high = blur.sigma
+            step.transforms = [GaussianBlur(kernel, (low * ratio, high * ratio))]
 
 
 @contextmanager

@@ -12,6 +12,7 @@ from distill.objectives.kd import Kd
 from distill.objectives.nd import Nd
 from distill.objectives.objective import Objective
 from distill.objectives.proteus import Proteus
+from distill.objectives.queue import Queue
 from distill.objectives.rkd import Rkd
 from distill.objectives.vkd import Vkd
 from distill.objectives.weighted import Weighted
@@ -24,6 +25,7 @@ from distill.recipe.objectives import (
     NdSection,
     ObjectiveSection,
     ProteusSection,
+    QueueSection,
     RkdSection,
     VkdSection,
 )
@@ -81,6 +83,15 @@ def _built(
             )
         case ProteusSection():
             return Proteus(teacher_width, student_width)
+        case QueueSection():
+            return Queue(
+                teacher_width,
+                student_width,
+                size=section.size,
+                temperature=section.temperature,
+                cells_weight=section.cells_weight,
+                cells_temperature=section.cells_temperature,
+            )
         case NdSection():
             _require_classes(section, classes)
             return Nd(teacher_width, student_width, classes)

@@ -11,6 +11,8 @@ from typing import Any
 
 # Objectives that learn nothing without the teacher's cells.
 _OF_TOKENS = {"proteus"}
+# What says how a teacher's features are had.
+_OF_STORES = ("features", "views")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -49,15 +51,36 @@ PRETRAINED = (
         value=64,
         reason="more steps for the same images and memory",
     ),
-    Default(section="train", key="learning_rate", value=1e-3, reason="tuned"),
-    Default(section="train", key="final_learning_rate", value=1e-5, reason="tuned"),
+    Default(
+        section="train",
+        key="learning_rate",
+        value=7e-4,
+        reason="1e-3 keeps a little more of the teacher and detects a little less",
+    ),
+    Default(
+        section="train",
+        key="final_learning_rate",
+        value=1e-5,
+        reason="the last steps average what the others found",
+    ),
     Default(
         section="train",
         key="layer_rate",
         value=0.3,
         reason="the closed form has set the layer already",
     ),
-    Default(section="train", key="warmup_share", value=0.05, reason="tuned"),
+    Default(
+        section="train",
+        key="layer_decay",
+        value=0.8,
+        reason="early blocks know what unfamiliar images look like; they move least",
+    ),
+    Default(
+        section="train",
+        key="warmup_share",
+        value=0.05,
+        reason="AdamW's first steps are its least certain",
+    ),
     Default(
         section="train",
         key="batch_statistics",
@@ -87,7 +110,11 @@ def completed(document: dict[str, Any]) -> tuple[dict[str, Any], tuple[Default, 
         if isinstance(train, dict) and {"steps", "epochs"} & train.keys()
         else set[str]()
     )
-    for one in (*PRETRAINED, *_features(found)):
+    for one in _features(found):
+        for section in _networks(found):
+            section[one.key] = one.value
+        taken.append(one)
+    for one in PRETRAINED:
         section = found.setdefault(one.section, {})
         if not isinstance(section, dict) or section.get(one.key) is not None:
             continue
@@ -101,19 +128,24 @@ def completed(document: dict[str, Any]) -> tuple[dict[str, Any], tuple[Default, 
 
 
 def _features(document: dict[str, Any]) -> tuple[Default, ...]:
-    """Return how the teacher's features are had, where it is a network."""
-    teacher, objectives = document.get("teacher"), document.get("objective") or ()
-    if not isinstance(teacher, dict) or teacher.get("path") is not None:
-        return ()
+    """Return how the features of teachers are had that are networks, if none says so."""
+    networks, objectives = _networks(document), document.get("objective") or ()
     names = {one.get("name") for one in objectives if isinstance(one, dict)}
-    if teacher.get("features") is not None or names & _OF_TOKENS:
+    stated = any(one.get(key) is not None for one in networks for key in _OF_STORES)
+    if not networks or stated or names & _OF_TOKENS:
         return ()
     once = "the teacher sees each view once, not once per epoch"
-    return (
-        Default(section="teacher", key="features", value="embedding", reason=once),
-        Default(section="teacher", key="views", value=2, reason="of each image"),
-    )
+    return (Default(section="teacher", key="features", value="embedding", reason=once),)
+
+
+def _networks(document: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return the tables of teachers that are networks."""
+    teacher = document.get("teacher")
+    tables = teacher if isinstance(teacher, list | tuple) else [teacher]
+    return [one for one in tables if isinstance(one, dict) and one.get("path") is None]
 
 
 def _copied(value: Any) -> Any:
+    if isinstance(value, list | tuple):
+        return [_copied(one) for one in value]
     return dict(value) if isinstance(value, dict) else value

@@ -20,7 +20,11 @@ class CosPressSection(_ObjectiveSection):
     """CosPress, arXiv:2411.15239."""
 
     name: Literal["cospress"]
-    temperatures: tuple[_Positive, ...] = Field(default=_TEMPERATURES, min_length=1)
+    temperatures: tuple[_Positive, ...] = Field(
+        default=_TEMPERATURES,
+        min_length=1,
+        description="of the similarities, one term each",
+    )
     init: Literal["random", "pca"] = Field(
         default="pca", description="how the compression head starts"
     )
@@ -45,16 +49,24 @@ class VkdSection(_ObjectiveSection):
     """VkD, arXiv:2403.06213."""
 
     name: Literal["vkd"]
-    normalisation: Literal["layer_norm", "standardise", "whiten"] = "layer_norm"
+    normalisation: Literal["layer_norm", "standardise", "whiten"] = Field(
+        default="layer_norm", description="of the teacher's features"
+    )
 
 
 class CossSection(_ObjectiveSection):
     """CoSS, arXiv:2409.13939."""
 
     name: Literal["coss"]
-    weight_space: float = Field(default=1.0, ge=0)
-    teacher_temperature: float = Field(default=0.07, gt=0)
-    student_temperature: float = Field(default=0.1, gt=0)
+    weight_space: float = Field(
+        default=1.0, ge=0, description="on the similarities among the images"
+    )
+    teacher_temperature: float = Field(
+        default=0.07, gt=0, description="of the teacher's similarities"
+    )
+    student_temperature: float = Field(
+        default=0.1, gt=0, description="of the student's similarities"
+    )
     batches: Literal["random", "neighbours"] = Field(
         default="random",
         description="neighbours: images among their nearest; batch_size a multiple of 16",
@@ -65,14 +77,24 @@ class RkdSection(_ObjectiveSection):
     """RKD, arXiv:1904.05068."""
 
     name: Literal["rkd"]
-    distance_weight: float = Field(default=1.0, ge=0)
-    angle_weight: float = Field(default=2.0, ge=0)
+    distance_weight: float = Field(default=1.0, ge=0, description="on distances of pairs")
+    angle_weight: float = Field(default=2.0, ge=0, description="on angles of triples")
 
 
 class ProteusSection(_ObjectiveSection):
     """Proteus, arXiv:2407.10366."""
 
     name: Literal["proteus"]
+
+
+class QueueSection(_ObjectiveSection):
+    """The teacher's latest vectors as pseudo-classes, and patch similarity."""
+
+    name: Literal["queue"]
+    size: int = Field(default=2048, ge=2, description="teacher vectors in the queue")
+    temperature: float = Field(default=0.07, gt=0)
+    cells_weight: float = Field(default=1.0, ge=0)
+    cells_temperature: float = Field(default=0.07, gt=0)
 
 
 class NdSection(_ObjectiveSection):
@@ -85,7 +107,7 @@ class KdSection(_ObjectiveSection):
     """KD with cross-entropy, arXiv:1503.02531, as in KD++; needs classes."""
 
     name: Literal["kd"]
-    temperature: float = Field(default=4.0, gt=0)
+    temperature: float = Field(default=4.0, gt=0, description="of both models' classes")
     kd_weight: float = Field(
         default=1.0, ge=0, description="of the divergence, beside the cross-entropy's 1"
     )
@@ -107,6 +129,7 @@ SECTIONS: dict[str, type[BaseModel]] = {
     "coss": CossSection,
     "rkd": RkdSection,
     "proteus": ProteusSection,
+    "queue": QueueSection,
     "nd": NdSection,
     "kd": KdSection,
     "cosine": CosineSection,
@@ -119,6 +142,7 @@ ObjectiveSection = Annotated[
     | CossSection
     | RkdSection
     | ProteusSection
+    | QueueSection
     | NdSection
     | KdSection
     | CosineSection,

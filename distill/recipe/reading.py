@@ -10,6 +10,7 @@ from pydantic import ValidationError
 from bundle import UsageError
 from distill.recipe.objectives import SECTIONS
 from distill.recipe.recipe import Recipe, UnfamiliarSection
+from distill.recipe.teacher import TeacherSection
 
 # Keys that earlier recipes had, and what to write instead.
 _MOVED: dict[tuple[str, ...], str] = {
@@ -24,8 +25,13 @@ def recipe_from_toml(path: Path) -> Recipe:
         UsageError: no such file, not TOML, or a key or value that does not fit; an
             unknown key is answered with the nearest known one.
     """
+    return recipe_from_document(document_from_toml(path), where=str(path))
+
+
+def document_from_toml(path: Path) -> dict[str, Any]:
+    """Return what the file says, not checked; see `recipe_from_toml`."""
     try:
-        document = tomllib.loads(path.read_text(encoding="utf-8"))
+        return tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise UsageError(
             f"There is no recipe at {path}. Start from one in `recipes/`."
@@ -36,7 +42,6 @@ def recipe_from_toml(path: Path) -> Recipe:
         raise UsageError(
             f"{path} is not TOML: {error}. See `recipes/` for examples."
         ) from error
-    return recipe_from_document(document, where=str(path))
 
 
 def recipe_from_document(document: dict[str, Any], *, where: str) -> Recipe:
@@ -52,9 +57,13 @@ def _explain(fault: dict[str, Any], where: str) -> str:
     # The place of a fault: section, in [[...]] its number, of an objective also its
     # name, then the key.
     place = [str(part) for part in fault["loc"]]
+    if place[0:1] == ["teacher"]:
+        place = [part for part in place if part not in ("one", "several")]
     if not place:  # between sections
         return f"{where}: {fault['msg']}."
     inside = {"objective": 3, "unfamiliar": 2}.get(place[0], 1)
+    if place[0] == "teacher" and len(place) > 1 and place[1].isdigit():
+        inside = 2
     section, key = place[:inside], ".".join(place[inside:])
     if not key:
         section, key = [], ".".join(place)
@@ -78,5 +87,7 @@ def _keys(section: list[str]) -> list[str]:
         return list(SECTIONS[section[-1]].model_fields)
     if section[0] == "unfamiliar":
         return list(UnfamiliarSection.model_fields)
+    if section[0] == "teacher":
+        return list(TeacherSection.model_fields)
     model = Recipe.model_fields[section[0]].annotation
     return list(model.model_fields) if model else []

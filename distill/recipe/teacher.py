@@ -1,14 +1,26 @@
 """The `[teacher]` table of a recipe: which model, and how its features are had."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Discriminator,
+    Field,
+    Tag,
+    model_validator,
+)
 
-_Std = Annotated[float, Field(gt=0)]
+from bundle import is_import_path
+
+Std = Annotated[float, Field(gt=0)]
+
+_VIEWS = 20_000  # of all images, where a recipe does not say
 
 # ImageNet's, which most published weights were trained with.
-_MEAN = (0.485, 0.456, 0.406)
-_STD = (0.229, 0.224, 0.225)
+MEAN = (0.485, 0.456, 0.406)
+STD = (0.229, 0.224, 0.225)
 
 
 class TeacherSection(BaseModel):
@@ -18,8 +30,9 @@ class TeacherSection(BaseModel):
 
     name: str | None = Field(
         default=None,
-        description="a timm name; or `package.module:factory`, which is called without "
-        "arguments and returns a torch.nn.Module; with `path`, only what to call it",
+        description="a timm name, `hf-hub:org/name` and `local-dir:/path` among them; or "
+        "`package.module:factory`, which is called without arguments and returns a "
+        "torch.nn.Module; with `path`, only what to call it",
     )
     checkpoint: str | None = Field(
         default=None,
@@ -31,7 +44,7 @@ class TeacherSection(BaseModel):
         default=None,
         description="of an imported teacher's pixels, in units of [0, 1]; ImageNet's",
     )
-    std: tuple[_Std, _Std, _Std] | None = Field(
+    std: tuple[Std, Std, Std] | None = Field(
         default=None, description="as `mean`; ImageNet's"
     )
     path: str | None = Field(
@@ -43,16 +56,23 @@ class TeacherSection(BaseModel):
     licence: str | None = Field(
         default=None, description="of the teacher, for the bundle's manifest"
     )
+    size: int | None = Field(
+        default=None,
+        ge=8,
+        description="pixels, height and width, in which this teacher sees each view; the "
+        "student's `size` in [data]",
+    )
     features: Literal["online", "embedding", "tokens"] = Field(
         default="online",
         description="the teacher sees every view when it comes; or its embeddings, or "
         "all its tokens, are computed once for `views` views of each image",
     )
-    views: int = Field(
-        default=4,
+    views: int | None = Field(
+        default=None,
         ge=1,
         description="how many different views of an image are computed; training "
-        "replays them in turn",
+        "replays them in turn. Without it so many that they are some 20,000 in all, "
+        "from 2 to 8",
     )
     cache: str = Field(
         default="teacher-features",
@@ -64,7 +84,9 @@ class TeacherSection(BaseModel):
         if self.path is None and self.name is None:
             raise ValueError("expected a `name`, or the `path` of embeddings")
         if self.path is not None:
-            self._leave_out("with `path`", "checkpoint", "mean", "std", "features", "views")
+            self._leave_out(
+                "with `path`", "checkpoint", "mean", "std", "size", "features", "views"
+            )
         elif self.imported:
             self._leave_out("with an imported teacher", "checkpoint")
         else:
@@ -82,12 +104,46 @@ class TeacherSection(BaseModel):
     def _default(cls, key: str) -> object:
         return cls.model_fields[key].default
 
+    def views_of(self, images: int) -> int:
+        """Return how many views of each of so many images are computed."""
+        return self.views or min(8, max(2, _VIEWS // images))
+
     @property
     def imported(self) -> bool:
         """Whether `name` is an import path."""
-        return self.path is None and self.name is not None and ":" in self.name
+        return self.path is None and self.name is not None and is_import_path(self.name)
 
     @property
     def normalisation(self) -> dict[str, tuple[float, float, float]]:
         """The mean and the standard deviation of an imported teacher's pixels."""
-        return {"mean": self.mean or _MEAN, "std": self.std or _STD}
+        return {"mean": self.mean or MEAN, "std": self.std or STD}
+
+
+def _one_or_several(value: Any) -> str:
+    return "several" if isinstance(value, list | tuple) else "one"
+
+
+def _agreeing(
+    sections: tuple[TeacherSection, ...],
+) -> TeacherSection | tuple[TeacherSection, ...]:
+    """Refuse teachers whose views differ in number; one alone needs no table of its own."""
+    views = {section.views for section in sections if section.features != "online"}
+    if len(views) > 1:
+        raise ValueError(
+            f"expected the same `views` in every [[teacher]], because they teach on the "
+            f"same views, got {', '.join(sorted(str(one or 'none') for one in views))}"
+        )
+    return sections if len(sections) > 1 else sections[0]
+
+
+# One table `[teacher]`, or `[[teacher]]` for each of several that teach as one.
+Teachers = Annotated[
+    Annotated[TeacherSection, Tag("one")]
+    | Annotated[
+        tuple[TeacherSection, ...],
+        Field(min_length=1),
+        AfterValidator(_agreeing),
+        Tag("several"),
+    ],
+    Discriminator(_one_or_several),
+]

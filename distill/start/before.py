@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from backbones import Backbone
+from backbones import FeatureExtractor
 from bundle import Bundle
 
 START = "start.safetensors"  # in the folder of a run, and in its bundle
@@ -16,7 +16,7 @@ START = "start.safetensors"  # in the folder of a run, and in its bundle
 class Before:
     """The student's network as it was, on the run's device, in evaluation mode."""
 
-    backbone: Backbone
+    backbone: FeatureExtractor
     layer: nn.Linear | None  # of the closed-form start; None where it started otherwise
     pretrained: bool  # whether the network had pretrained weights
 

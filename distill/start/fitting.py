@@ -12,7 +12,7 @@ from jaxtyping import Float
 from rich.progress import Progress
 from torch import nn
 
-from backbones import Backbone
+from backbones import FeatureExtractor, source_of
 from bundle import TeacherCard
 from bundle.detectors.knn import directions
 from distill.images.data import Data
@@ -76,7 +76,7 @@ def started(
 
 def _fit(
     layer: nn.Linear,
-    backbone: Backbone,
+    backbone: FeatureExtractor,
     recipe: Recipe,
     data: Data,
     models: Models,
@@ -117,10 +117,8 @@ def _targets(
     return found
 
 
-def _pooled(
-    backbone: Backbone, recipe: Recipe, data: Data, device: torch.device, progress: Progress
-) -> Float[np.ndarray, "n features"]:
-    """Return the network's pooled vectors of the training images, computed once and kept.
+def as_teacher(backbone: FeatureExtractor, recipe: Recipe, data: Data) -> NetworkTeacher:
+    """Return the student's network before training as what computes and keeps features.
 
     A frozen network whose features are kept is what a teacher is, so it is one here.
     """
@@ -132,7 +130,27 @@ def _pooled(
         parameters=0,
     )
     crops = preprocessing_for(recipe, recipe.student.name)
-    network = NetworkTeacher(backbone, card, data.familiar, crops, recipe)
+    own = recipe.student.imported
+    return NetworkTeacher(
+        backbone,
+        card,
+        data.familiar,
+        crops,
+        recipe.teachers[0],
+        recipe,
+        source=source_of(recipe.student.name, "student") if own else None,
+    )
+
+
+def _pooled(
+    backbone: FeatureExtractor,
+    recipe: Recipe,
+    data: Data,
+    device: torch.device,
+    progress: Progress,
+) -> Float[np.ndarray, "n features"]:
+    """Return the network's pooled vectors of training images, computed once and kept."""
+    network = as_teacher(backbone, recipe, data)
     pooled = network.pooled(data.split.bank, device, progress)
     backbone.to(device)
     return pooled
@@ -140,7 +158,11 @@ def _pooled(
 
 @torch.no_grad()
 def re_estimate(
-    backbone: Backbone, recipe: Recipe, data: Data, device: torch.device, progress: Progress
+    backbone: FeatureExtractor,
+    recipe: Recipe,
+    data: Data,
+    device: torch.device,
+    progress: Progress,
 ) -> None:
     """Set the statistics of BatchNorm to the mean over plain crops of training images."""
     layers = [

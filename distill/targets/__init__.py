@@ -6,6 +6,10 @@ from distill.targets.given import (
     GivenTargets as GivenTargets,
     given_embeddings as given_embeddings,
 )
+from distill.targets.joint import (
+    BALANCE as BALANCE,
+    JointTeacher as JointTeacher,
+)
 from distill.targets.network import NetworkTeacher as NetworkTeacher
 from distill.targets.online import OnlineTargets as OnlineTargets
 from distill.targets.record import StoreRecord as StoreRecord
@@ -13,7 +17,9 @@ from distill.targets.store import FeatureStore as FeatureStore
 from distill.targets.stored import StoredTargets as StoredTargets
 from distill.targets.targets import Targets as Targets
 from distill.targets.teacher import (
+    Embedder as Embedder,
     GivenTeacher as GivenTeacher,
     Teacher as Teacher,
+    Uncomputed as Uncomputed,
     in_batches as in_batches,
 )

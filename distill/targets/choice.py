@@ -6,62 +6,88 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from backbones import Backbone, FeatureExtractor, ImportedNetwork, preprocessing_of
+from backbones import (
+    Backbone,
+    FeatureExtractor,
+    ImportedNetwork,
+    module_from_path,
+    preprocessing_of,
+)
 from bundle import Images, Preprocessing, TeacherCard
-from distill.imported import module_from_path
-from distill.recipe import Recipe
+from distill.recipe import Recipe, TeacherSection
 from distill.targets.given import given_embeddings
+from distill.targets.joint import JointTeacher
 from distill.targets.network import NetworkTeacher
 from distill.targets.teacher import GivenTeacher, Teacher
 from distill.weights import pretrained
 
 
 def teacher_from_recipe(recipe: Recipe, images: Images) -> Teacher:
-    """Return the recipe's teacher for these images.
+    """Return the recipe's teacher for these images; of several tables, a joint one.
 
     Raises:
         UsageError: a model, its weights or embeddings are not to be had.
     """
-    section = recipe.teacher
+    teachers = [_one(section, recipe, images) for section in recipe.teachers]
+    if len(teachers) == 1:
+        return teachers[0]
+    return JointTeacher(teachers, Path(recipe.teachers[0].cache))
+
+
+def _one(section: TeacherSection, recipe: Recipe, images: Images) -> Teacher:
     if section.path is not None:
         return _given(Path(section.path), section.name, section.licence, images)
     assert section.name is not None  # the section sees to it
     if section.imported:
-        return _imported(section.name, recipe, images)
-    return _from_timm(section.name, recipe, images)
+        return _imported(section.name, section, recipe, images)
+    return _from_timm(section.name, section, recipe, images)
 
 
-def _from_timm(name: str, recipe: Recipe, images: Images) -> NetworkTeacher:
-    section, data = recipe.teacher, recipe.data
-    source = pretrained(name, section.checkpoint, size=(data.size, data.size))
-    preprocessing = preprocessing_of(name, data.size, data.crop)
+def _from_timm(
+    name: str, section: TeacherSection, recipe: Recipe, images: Images
+) -> NetworkTeacher:
+    size = section.size or recipe.data.size
+    source = pretrained(name, section.checkpoint, size=(size, size))
+    preprocessing = preprocessing_of(name, size, recipe.data.crop)
     network = Backbone(source.model, preprocessing)
-    card = _card(name, source.weights, section.licence or source.licence, network)
-    return NetworkTeacher(network, card, images, preprocessing, recipe)
+    licence = section.licence or source.licence
+    card = _card(name, source.weights, licence, section, network)
+    return NetworkTeacher(network, card, images, preprocessing, section, recipe)
 
 
-def _imported(name: str, recipe: Recipe, images: Images) -> NetworkTeacher:
-    section, data = recipe.teacher, recipe.data
+def _imported(
+    name: str, section: TeacherSection, recipe: Recipe, images: Images
+) -> NetworkTeacher:
+    size = section.size or recipe.data.size
     module, source = module_from_path(name)
     document: dict[str, Any] = {
-        "height": data.size,
-        "width": data.size,
-        "crop": data.crop,
+        "height": size,
+        "width": size,
+        "crop": recipe.data.crop,
         **section.normalisation,
     }
     preprocessing = Preprocessing.model_validate(document)
     network = ImportedNetwork(module, preprocessing)
-    card = _card(name, "of its own", section.licence or "unknown", network)
-    return NetworkTeacher(network, card, images, preprocessing, recipe, source=source)
+    card = _card(name, "of its own", section.licence or "unknown", section, network)
+    return NetworkTeacher(
+        network, card, images, preprocessing, section, recipe, source=source
+    )
 
 
-def _card(name: str, weights: str, licence: str, network: FeatureExtractor) -> TeacherCard:
+def _card(
+    name: str,
+    weights: str,
+    licence: str,
+    section: TeacherSection,
+    network: FeatureExtractor,
+) -> TeacherCard:
     return TeacherCard(
         architecture=name,
         weights=weights,
         licence=licence,
         width=network.width,
         parameters=sum(parameter.numel() for parameter in network.parameters()),
+        size=section.size,
     )
 
 

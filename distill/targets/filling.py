@@ -15,6 +15,7 @@ from rich.progress import Progress
 from torch import Tensor
 
 from bundle import UsageError
+from distill.targets.finite import require_finite_features
 from distill.targets.record import (
     FEATURES,
     RECORD,
@@ -61,7 +62,8 @@ def filled_store(
         sync_seconds: at most so much work is lost.
 
     Raises:
-        UsageError: no room, a feature that float16 does not hold, or damaged files.
+        UsageError: no room, a feature that is not finite or that float16 does not hold,
+            or damaged files.
     """
     folder = cache / record.folder
     if rows_done(folder, record) < record.rows:
@@ -135,6 +137,8 @@ def _half(
     tokens: Float[Tensor, "b n d"], record: StoreRecord, source: RowSource, first: int
 ) -> Float16[np.ndarray, "b n d"]:
     """Return the tokens in float16; refuse those it cannot hold."""
+    images = [source.image(first + place) for place in range(len(tokens))]
+    require_finite_features(tokens, record.teacher.architecture, images)
     half = tokens.half()
     finite = half.isfinite().flatten(1).all(dim=1)
     if not finite.all():
@@ -169,7 +173,7 @@ def _tell_what_differs(cache: Path, record: StoreRecord, progress: Progress) -> 
             continue
         names = record.parts.keys() | parts.keys()
         differing = sorted(n for n in names if record.parts.get(n) != parts.get(n))
-        if "kind" not in differing and (
+        if not {"kind", "teacher"} & set(differing) and (
             nearest is None or len(differing) < len(nearest[0])
         ):
             nearest = differing, path.parent

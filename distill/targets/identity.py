@@ -24,10 +24,23 @@ _SPREAD = 32  # images whose pixels are hashed where no files are known
 
 
 def view_parts(
-    images: Images, indices: Indices, data: DataSection, *, seed: int, views: int
+    images: Images,
+    indices: Indices,
+    data: DataSection,
+    *,
+    size: int,
+    seed: int,
+    views: int,
 ) -> Parts:
-    """Return what the pixels of the views 0 to `views` - 1 depend on."""
+    """Return what the pixels of the views 0 to `views` - 1 depend on, in this size.
+
+    They are those of every student, whatever its own size, unless they are blurred or
+    erased in part: these are drawn at the student's size.
+    """
     settings: Parts = data.model_dump(mode="json", include=VIEW_SETTINGS)
+    settings["size"] = size
+    if size != data.size and (data.blur or data.erase):
+        settings["drawn_at"] = data.size
     return _image_parts(images, indices) | settings | {"seed": seed, "views": views}
 
 

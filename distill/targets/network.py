@@ -16,17 +16,19 @@ from bundle import Images, Preprocessing, TeacherCard
 from bundle.collection import Indices
 from distill.images.loading import plain_crops, views_in_order
 from distill.images.views import Views
-from distill.recipe import Recipe
+from distill.recipe import Recipe, TeacherSection
 from distill.targets.filling import RowSource, filled_store
+from distill.targets.finite import require_finite_features
 from distill.targets.identity import crop_parts, network_parts, view_parts
 from distill.targets.online import OnlineTargets
-from distill.targets.record import Parts, StoreRecord
+from distill.targets.record import Parts, StoreRecord, rows_done
 from distill.targets.store import FeatureStore
 from distill.targets.stored import StoredTargets
 from distill.targets.targets import Targets
-from distill.targets.teacher import Embed, Teacher
+from distill.targets.teacher import Embedder, Teacher, Uncomputed
 
 Precision = Literal["32-true", "bf16-mixed", "16-mixed"]
+_Kind = Literal["embedding", "tokens", "plain"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -50,6 +52,7 @@ class NetworkTeacher(Teacher):
         card: TeacherCard,
         images: Images,
         preprocessing: Preprocessing,
+        section: TeacherSection,
         recipe: Recipe,
         *,
         source: Path | None = None,
@@ -60,14 +63,16 @@ class NetworkTeacher(Teacher):
             network: in evaluation from now on.
             card: what a bundle says of it.
             images: what indices mean.
-            preprocessing: of the plain crops.
-            recipe: its [teacher], [data] and [train] say what is computed.
+            preprocessing: of the plain crops; its size is that of the views, too.
+            section: its [teacher].
+            recipe: its [data] and [train] say, beside `section`, what is computed.
             source: the file of the user's own network.
         """
         self.network = network.eval().requires_grad_(False)
         self.card = card
         self._images = images
         self.preprocessing = preprocessing
+        self._section = section
         self._recipe = recipe
         self._source = source
 
@@ -78,9 +83,14 @@ class NetworkTeacher(Teacher):
 
         They are computed in the precision of [train], as they would be in training.
         """
-        kind = self._recipe.teacher.features
+        kind = self._section.features
         if kind == "online":
-            return OnlineTargets(self.network)
+            return OnlineTargets(
+                self.network,
+                self.preprocessing.height,
+                name=self.card.architecture,
+                images=self._images.names,
+            )
         precision = self._recipe.train.precision
         store = self._store(kind, self._views(indices), precision, device, progress)
         return StoredTargets(store, indices)
@@ -88,9 +98,17 @@ class NetworkTeacher(Teacher):
     def sample(self, indices: Indices, device: torch.device) -> Iterator[Features]:
         """Run the network on the plain crops."""
         self.network.to(device)
-        pooled = self._recipe.teacher.features == "embedding"
+        pooled = self._section.features == "embedding"
+        first = 0
         for pixels in self._plain(indices).batches(0):
             features = self._features(pixels, device, "32-true")
+            batch = indices[first : first + len(pixels)]
+            first += len(pixels)
+            require_finite_features(
+                features.tokens,
+                self.card.architecture,
+                [self._images.names[index] for index in batch],
+            )
             yield features.without_cells() if pooled else features
 
     def pooled(
@@ -100,24 +118,44 @@ class NetworkTeacher(Teacher):
         store = self._store("plain", self._plain(indices), "32-true", device, progress)
         return store.values[:, 0, 0]
 
+    def uncomputed(
+        self, indices: Indices, device: torch.device, *, plain: bool = False
+    ) -> Uncomputed:
+        """Return what the stores on disk still lack."""
+        kind = self._section.features
+        if plain:
+            record, _ = self._record("plain", self._plain(indices), "32-true", device)
+        elif kind == "online":
+            return Uncomputed(views=0, size=0)
+        else:
+            precision = self._recipe.train.precision
+            record, _ = self._record(kind, self._views(indices), precision, device)
+        folder = Path(self._section.cache) / record.folder
+        views = record.rows - rows_done(folder, record)
+        return Uncomputed(views=views, size=views * record.row_bytes)
+
     @property
-    def embed(self) -> Embed:
-        """Run the network on pixels, on their device."""
+    def embed(self) -> Embedder:
+        """Run the network on the pixels of its crop, on their device."""
 
         def embed(pixels: UInt8[Tensor, "b h w 3"]) -> Float[Tensor, "b d"]:
             features: Features = self.network.to(pixels.device)(pixels)
             return features.pooled
 
-        return embed
+        return Embedder(crops=(self.preprocessing,), run=embed)
 
     def _views(self, indices: Indices) -> _Pixels:
         data, seed = self._recipe.data, self._recipe.train.seed
-        count, workers = self._recipe.teacher.views, self._recipe.train.workers
-        views = Views(self._images, data, seed)
+        count = self._section.views_of(len(indices))
+        workers = self._recipe.train.workers
+        size = self.preprocessing.height
+        views = Views(self._images, data, seed, sizes=[size])
         return _Pixels(
             indices=indices,
             views=count,
-            parts=view_parts(self._images, indices, data, seed=seed, views=count),
+            parts=view_parts(
+                self._images, indices, data, size=size, seed=seed, views=count
+            ),
             batches=lambda start: views_in_order(
                 views, indices, count, start=start, workers=workers
             ),
@@ -140,31 +178,16 @@ class NetworkTeacher(Teacher):
 
     def _store(
         self,
-        kind: Literal["embedding", "tokens", "plain"],
+        kind: _Kind,
         pixels: _Pixels,
         precision: Precision,
         device: torch.device,
         progress: Progress,
     ) -> FeatureStore:
-        name = self.card.architecture
-        network = network_parts(self.network, name, self._source, precision)
-
-        def features(batch: UInt8[Tensor, "b h w 3"]) -> Features:
-            found = self._features(batch, device, precision)
-            return found if kind == "tokens" else found.without_cells()
-
-        self.network.to(device)
-        size = (self.preprocessing.height, self.preprocessing.width)
-        tried = features(torch.zeros(1, *size, 3, dtype=torch.uint8))
-        _, tokens, width = tried.tokens.shape
+        record, features = self._record(kind, pixels, precision, device)
         store = filled_store(
-            Path(self._recipe.teacher.cache),
-            StoreRecord(
-                parts={"kind": kind} | pixels.parts | network,
-                shape=(len(pixels.indices), pixels.views, tokens, width),
-                grid=tried.grid,
-                teacher=self.card,
-            ),
+            Path(self._section.cache),
+            record,
             RowSource(
                 batches=lambda start: (
                     features(batch).tokens for batch in pixels.batches(start)
@@ -175,6 +198,34 @@ class NetworkTeacher(Teacher):
         )
         self.network.cpu()  # training needs the room
         return store
+
+    def _record(
+        self,
+        kind: _Kind,
+        pixels: _Pixels,
+        precision: Precision,
+        device: torch.device,
+    ) -> tuple[StoreRecord, Callable[[UInt8[Tensor, "b h w 3"]], Features]]:
+        """Return what the store of these views is, and what computes their features."""
+        network = network_parts(
+            self.network, self.card.architecture, self._source, precision
+        )
+
+        def features(batch: UInt8[Tensor, "b h w 3"]) -> Features:
+            found = self._features(batch, device, precision)
+            return found if kind == "tokens" else found.without_cells()
+
+        self.network.to(device)
+        size = (self.preprocessing.height, self.preprocessing.width)
+        tried = features(torch.zeros(1, *size, 3, dtype=torch.uint8))
+        _, tokens, width = tried.tokens.shape
+        record = StoreRecord(
+            parts={"kind": kind} | pixels.parts | network,
+            shape=(len(pixels.indices), pixels.views, tokens, width),
+            grid=tried.grid,
+            teacher=self.card,
+        )
+        return record, features
 
     @torch.no_grad()
     def _features(

@@ -1,7 +1,9 @@
 """The teacher of a run: a network, or embeddings that someone else computed."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -10,14 +12,32 @@ from rich.progress import Progress
 from torch import Tensor
 
 from backbones import Features
-from bundle import TeacherCard
+from bundle import Preprocessing, TeacherCard
 from bundle.collection import Indices
 from distill.targets.given import GivenTargets
 from distill.targets.targets import Targets
 
-Embed = Callable[[UInt8[Tensor, "b h w 3"]], Float[Tensor, "b d"]]
-
 _BATCH = 64
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Uncomputed:
+    """Features that a run is going to compute and keep."""
+
+    views: int  # of images, each through the network once
+    size: int  # in bytes, on disk
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Embedder:
+    """What embeds plain crops of images, on the device of their pixels."""
+
+    crops: tuple[Preprocessing, ...]  # what it takes of each image, in this order
+    run: Callable[..., Float[Tensor, "b d"]]
+
+    def __call__(self, *pixels: UInt8[Tensor, "b _ _ 3"]) -> Float[Tensor, "b d"]:
+        """Return the embeddings of images, given as their crops."""
+        return self.run(*pixels)
 
 
 class Teacher(ABC):
@@ -25,10 +45,38 @@ class Teacher(ABC):
 
     card: TeacherCard
 
+    def prepare(  # noqa: B027  one teacher needs nothing
+        self,
+        indices: Indices,
+        device: torch.device,
+        progress: Progress,
+        folder: Path | None = None,
+        arrays: Mapping[str, np.ndarray] | None = None,
+    ) -> None:
+        """Learn what it needs of the training images before it teaches.
+
+        Args:
+            indices: of the training images.
+            device: where networks compute.
+            progress: where to show progress.
+            folder: of the run, which keeps it, so that a continued run has the same.
+            arrays: what it had learnt when the bundle was made, as `kept` gave it.
+        """
+
+    @property
+    def kept(self) -> dict[str, np.ndarray]:
+        """What it has learnt in `prepare`, for the bundle; empty where there is nothing."""
+        return {}
+
+    @property
+    def parts(self) -> dict[str, slice]:
+        """The channels of each of several teachers, by its name; empty for one."""
+        return {}
+
     @property
     @abstractmethod
-    def embed(self) -> Embed | None:
-        """What embeds any pixels, on their device; None where there is no network."""
+    def embed(self) -> Embedder | None:
+        """What embeds any image, from its own crops; None where there is no network."""
 
     @abstractmethod
     def targets(
@@ -62,6 +110,12 @@ class Teacher(ABC):
             UsageError: see `filled_store`.
         """
 
+    @abstractmethod
+    def uncomputed(
+        self, indices: Indices, device: torch.device, *, plain: bool = False
+    ) -> Uncomputed:
+        """Return what `targets`, or with `plain` what `pooled`, would have to compute."""
+
 
 class GivenTeacher(Teacher):
     """A teacher known by one embedding for each image."""
@@ -93,6 +147,12 @@ class GivenTeacher(Teacher):
         """Return the embeddings."""
         rows: Float[np.ndarray, "n d"] = self._embeddings[indices]
         return rows
+
+    def uncomputed(
+        self, indices: Indices, device: torch.device, *, plain: bool = False
+    ) -> Uncomputed:
+        """Nothing is: the embeddings are given."""
+        return Uncomputed(views=0, size=0)
 
 
 def in_batches(

@@ -10,10 +10,9 @@ from typing import Any
 
 import torch
 
+from backbones import source_of
 from bundle import UsageError
-from distill.imported import source_of
 from distill.recipe import Recipe, TrainSection
-from distill.recipe.teacher import TeacherSection
 from distill.targets.identity import VIEW_SETTINGS
 
 NAME = "checkpoint.pt"
@@ -155,7 +154,6 @@ def _shaping(recipe: Recipe) -> dict[str, Any]:
     document = recipe.model_dump(
         mode="json",
         include={
-            "teacher": set(TeacherSection.model_fields) - {"cache", "licence"},
             "student": True,
             "data": VIEW_SETTINGS
             | {"images", "repeats", "pseudo_classes", "validation_limit"},
@@ -168,14 +166,24 @@ def _shaping(recipe: Recipe) -> dict[str, Any]:
         for key, value in fields.items()
     }
     objectives = recipe.model_dump(mode="json", include={"objective"})["objective"]
-    teacher = recipe.teacher
-    code = source_of(teacher.name) if teacher.name and teacher.imported else None
-    for key, name in {
-        "code of teacher.name": code,
-        "content of teacher.path": teacher.path,
-        "content of teacher.checkpoint": teacher.checkpoint,
-        "content of student.checkpoint": recipe.student.checkpoint,
-    }.items():
+    student = recipe.student
+    files: dict[str, str | Path | None] = {
+        "code of student.name": (
+            source_of(student.name, "student") if student.imported else None
+        ),
+        "content of student.checkpoint": student.checkpoint,
+    }
+    for number, teacher in enumerate(recipe.teachers):
+        section = "teacher" if len(recipe.teachers) == 1 else f"teacher {number}"
+        fields = teacher.model_dump(mode="json", exclude={"cache", "licence"})
+        flat |= {f"{section}.{key}": value for key, value in fields.items()}
+        code = source_of(teacher.name) if teacher.name and teacher.imported else None
+        files |= {
+            f"code of {section}.name": code,
+            f"content of {section}.path": teacher.path,
+            f"content of {section}.checkpoint": teacher.checkpoint,
+        }
+    for key, name in files.items():
         if name is not None and Path(name).is_file():
             with Path(name).open("rb") as file:
                 flat[key] = file_digest(file, "sha256").hexdigest()

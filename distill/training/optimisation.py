@@ -12,8 +12,8 @@ from torch import nn
 
 from distill.recipe import TrainSection
 
-# Where the student's parts lie in what is optimised.
-BACKBONE = "student.backbone.model."
+# Where the student's parts lie in what is optimised: timm's model, or one's own network.
+BACKBONES = ("student.backbone.model.", "student.backbone.network.")
 EMBEDDING = "student.embedding."
 _WARMUP_START = 1 / 500  # of the learning rate; CosPress's 1e-6 for 5e-4
 
@@ -57,13 +57,17 @@ def _scales(module: nn.Module, section: TrainSection) -> dict[str, float]:
     }
     if section.layer_decay == 1:
         return scales
-    model: Any = module.get_submodule(BACKBONE.removesuffix("."))
+    names = {name for name, _ in module.named_modules()}
+    (backbone,) = (name for name in BACKBONES if name.removesuffix(".") in names)
+    model: Any = module.get_submodule(backbone.removesuffix("."))
+    if not hasattr(model, "group_matcher"):
+        return scales  # a network of the user's own has no blocks that are known here
     depths: dict[str, int] = group_parameters(
-        model, model.group_matcher(coarse=False), reverse=True
+        model, model.group_matcher(coarse=True), reverse=True
     )
     deepest = max(depths.values())
     return scales | {
-        BACKBONE + name: section.layer_decay ** (deepest - depth)
+        backbone + name: section.layer_decay ** (deepest - depth)
         for name, depth in depths.items()
     }
 

@@ -29,6 +29,7 @@ from distill.training.processes import (
     any_of_all,
     mean_of_all,
     require_agreement,
+    require_sound,
     rows_of_all,
 )
 from distill.training.validation import Validation
@@ -148,7 +149,7 @@ class Trainer:
             self._ema.to(fabric.device)
         targets.place(fabric.device)
         torch.manual_seed(section.seed + fabric.global_rank)  # of dropout, on each its own
-        self._watch = DivergenceWatch()
+        self._watch = DivergenceWatch(kept=checkpoint.path.exists)
         self._course = _Course()
         self._unseen: list[Terms] = []  # terms of the latest steps, still on the device
         self._restore()
@@ -160,7 +161,8 @@ class Trainer:
         Asked to stop by a signal it saves after the step it is in, and ends.
 
         Raises:
-            UsageError: the loss diverged; the last good checkpoint is kept.
+            UsageError: the loss diverged, or the teacher's features are not finite; the
+                last good checkpoint is kept.
         """
         course, steps = self._course, len(self._views)
         task = self._progress.add_task(
@@ -287,6 +289,7 @@ class Trainer:
 
     def _look(self, seconds: float) -> Values:
         """Bring the terms of the latest steps to the host, watch them, and sum up."""
+        require_sound(self._fabric, self._targets)
         names = list(self._unseen[0])
         stacked = torch.stack(
             [torch.stack([terms[name].float() for name in names]) for terms in self._unseen]
@@ -318,7 +321,7 @@ class Trainer:
             course.epoch, course.step = course.epoch + 1, 0
 
     def _save(self) -> None:
-        require_finite(self._pair, self._done)
+        require_finite(self._pair, self._done, kept=self._checkpoint.path.exists())
         generators = rows_of_all(self._fabric, generator_state(self._fabric.device))
         if not self._fabric.is_global_zero:
             return

@@ -98,7 +98,9 @@ def test_uncentred_pca_loses_least_of_the_inner_products() -> None:
     assert not wide[3:].any()
 
 
-@pytest.mark.parametrize("name", ["isogon", "cospress", "cosine", "vkd", "proteus", "rkd"])
+@pytest.mark.parametrize(
+    "name", ["isogon", "cospress", "cosine", "vkd", "proteus", "queue", "rkd"]
+)
 def test_an_objective_is_lower_where_its_heads_and_the_student_start_in_closed_form(
     name: str,
 ) -> None:
@@ -204,7 +206,7 @@ def test_the_weights_that_are_best_on_validation_images_are_kept(
     """At a rate that destroys the student, its start is the best there is."""
     recipe = recipe_of(digits, cache, steps=6, learning_rate=1.0, warmup_share=0.0)
     document = recipe.model_dump(mode="json", exclude_none=True)
-    document["data"]["test"] = str(flat_digits)  # so that all of the digits are learnt from
+    document["data"]["test"] = str(flat_digits)  # so that all the digits are learnt from
     learnt = learn(recipe_from_document(document, where="tests"), tmp_path, _QUIET)
     data, log = learnt.data, learnt.log
     assert len(data.validation) == 24
@@ -220,10 +222,11 @@ def test_the_weights_that_are_best_on_validation_images_are_kept(
     assert not torch.equal(last.student.embedding.weight, learnt.before.layer.weight)
 
 
-def test_at_most_a_tenth_is_set_aside_and_too_few_are_none() -> None:
+def test_a_tenth_is_set_aside_of_few_images_more_and_of_very_few_none() -> None:
     assert set_aside(10_000, 512) == 512
     assert set_aside(1_000, 512) == 100
-    assert set_aside(200, 512) == 0
+    assert set_aside(196, 512) == 24
+    assert set_aside(90, 512) == 0
     assert set_aside(10_000, 0) == 0
 
 

@@ -4,6 +4,7 @@ import pytest
 
 from bundle import UsageError
 from distill import Recipe, recipe_from_document, recipe_from_toml
+from distill.recipe.keys import keys_page
 
 SMALL = {
     "teacher": {"name": "test_vit"},
@@ -12,12 +13,12 @@ SMALL = {
 }
 
 
-def test_defaults_are_isogon_with_ten_temperatures_and_mahalanobis() -> None:
+def test_defaults_are_isogon_and_mahalanobis() -> None:
     recipe = recipe_from_document(SMALL, where="here")
     (objective,) = recipe.objective
     assert objective.name == "isogon"
     assert recipe.ood.name == "mahalanobis"
-    assert objective.temperatures == pytest.approx([0.01 * n for n in range(1, 11)])
+    assert objective.pairs_weight == 3
 
 
 @pytest.mark.parametrize(
@@ -79,3 +80,12 @@ def test_what_is_no_recipe_is_said_to_be_none(tmp_path: Path) -> None:
 
 def test_a_recipe_survives_the_bundle(recipe: Recipe, exported: Path) -> None:
     assert recipe_from_toml(exported / "recipe.toml") == recipe
+
+
+def test_the_page_of_keys_is_up_to_date_and_tells_what_every_key_means() -> None:
+    page = (Path(__file__).parents[2] / "recipes" / "keys.md").read_text(encoding="utf-8")
+    assert page == keys_page(), "run `make keys`"
+    rows = [line.split(" | ") for line in page.splitlines() if line.startswith("| `")]
+    assert len(rows) > 80
+    for row in rows:
+        assert row[-1].strip(" |"), f"{row[0]} has no description"

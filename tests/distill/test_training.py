@@ -511,6 +511,16 @@ def test_a_growing_loss_is_told_from_one_that_does_not_fall() -> None:
             growing.see(step, {"loss": 1.05**step})
 
 
+def test_a_checkpoint_is_spoken_of_where_there_is_one() -> None:
+    for kept, said in (
+        (True, "checkpoint is kept.*--accept-changes"),
+        (False, "run again"),
+    ):
+        with pytest.raises(UsageError, match=said) as caught:
+            DivergenceWatch(kept=lambda kept=kept: kept).see(3, {"loss": float("nan")})
+        assert ("checkpoint" in str(caught.value)) == kept
+
+
 @pytest.mark.slow
 def test_a_compiled_student_learns_the_same(recipe: Recipe, tmp_path: Path) -> None:
     """In processes of their own: what checks types in tests cannot be compiled."""
@@ -626,7 +636,8 @@ def test_an_unreadable_unfamiliar_image_is_left_out(
 
 
 @pytest.mark.parametrize(
-    "objective", ["cospress", "isogon", "vkd+cosine", "coss", "rkd", "proteus", "kd+nd"]
+    "objective",
+    ["cospress", "isogon", "vkd+cosine", "coss", "rkd", "proteus", "kd+nd", "queue"],
 )
 def test_a_transformer_learns_from_a_transformer(
     recipe: Recipe, tmp_path: Path, progress: Progress, objective: str
