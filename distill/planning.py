@@ -119,6 +119,8 @@ def planned(
         kept = _kept(work, minutes)
         if kept is not None:
             return recipe if minutes is None else _lengthened(recipe, kept), None
+    if minutes is not None:
+        recipe = _lengthened(recipe, 1)  # for validation images, and what else steps need
     data = prepare_data(recipe, progress, work)
     plan = _plan_of(recipe, data, progress, minutes)
     _say(plan, progress)
@@ -135,6 +137,8 @@ def tried(recipe: Recipe, progress: Progress, *, minutes: float | None = None) -
         UsageError: see `planned`.
     """
     require_models(recipe)
+    if minutes is not None:
+        recipe = _lengthened(recipe, 1)
     with tempfile.TemporaryDirectory(prefix="isogon-plan-") as folder:
         data = prepare_data(recipe, progress, Path(folder))
     plan = _plan_of(recipe, data, progress, minutes)
