@@ -91,6 +91,11 @@ class FeatureExtractor(nn.Module, ABC):
         return self
 
     @property
+    def pools_from_map(self) -> bool:
+        """Whether it is known that its features are a map, from which it pools."""
+        return False
+
+    @property
     def one_sided(self) -> bool:
         """Whether its pooled vectors reach only a corner of all directions."""
         return False
