@@ -41,7 +41,7 @@ GRID: dict[tuple[str, str], tuple[Any, ...]] = {
     ("train", "steps"): (300, 600, 1200, 2400),
     ("train", "batch_size"): (32, 64, 128),
     ("data", "scale"): ((0.9, 1.0), (0.5, 1.0), (0.25, 1.0), (0.08, 1.0)),
-    ("teacher", "views"): (1, 2, 4),
+    ("teacher", "views"): (None, 1, 2, 4, 8),
 }
 
 
@@ -82,7 +82,7 @@ def _trial(
     }
     tables["teacher"] = dict(changed.get("teacher", {}))
     if "views" in tables["teacher"]:
-        tables["teacher"]["features"] = "embedding"
+        tables["teacher"]["features"] = "embedding"  # as by default, where views count
     if options.steps is not None:
         tables["train"].setdefault("steps", options.steps)
     row = " ".join(
