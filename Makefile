@@ -5,7 +5,7 @@ export GOMP_SPINCOUNT ?= 3000
 BIN := .venv/bin
 INSTALLED := .venv/installed
 
-.PHONY: quickstart test check slow gpu-check constraints clean
+.PHONY: quickstart test check slow gpu-check keys constraints clean
 
 quickstart: $(INSTALLED)
 	$(BIN)/isogon quickstart
@@ -32,6 +32,10 @@ $(INSTALLED): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt uv
 	$(BIN)/uv pip install --python $(BIN)/python --constraint constraints.txt --editable ".[distill,export,serving,bulk,ray,tensorrt-rtx,quickstart,dev]"
 	touch $@
+
+# Every key of a recipe, with its defaults.
+keys: $(INSTALLED)
+	$(BIN)/python -m distill.recipe.keys > recipes/keys.md
 
 # Pin what the ranges of pyproject.toml resolve to today, as plain name==version lines.
 constraints:

@@ -1,5 +1,9 @@
 """The networks in torch: what distil trains and export traces. Serving never sees them."""
 
+from backbones.architecture import (
+    Architecture as Architecture,
+    architecture_of as architecture_of,
+)
 from backbones.backbone import (
     Backbone as Backbone,
     TimmModel as TimmModel,
@@ -10,10 +14,16 @@ from backbones.features import (
     Features as Features,
 )
 from backbones.imported import ImportedNetwork as ImportedNetwork
+from backbones.importing import (
+    code_of as code_of,
+    module_from_path as module_from_path,
+    source_of as source_of,
+)
 from backbones.sizes import require_size as require_size
 from backbones.student import (
     WEIGHTS as WEIGHTS,
     Student as Student,
+    own_network as own_network,
     preprocessing_of as preprocessing_of,
     student_from_bundle as student_from_bundle,
 )

@@ -1,14 +1,16 @@
 """timm's models as one thing: uint8 pixels in, tokens out, class token first."""
 
-import difflib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import timm
 import torch
 from jaxtyping import Float, UInt8
+from pydantic import JsonValue
 from torch import Tensor, nn
 
+from backbones.architecture import architecture_of
 from backbones.features import FeatureExtractor, Features
 from bundle import Preprocessing, UsageError
 
@@ -62,7 +64,8 @@ class Backbone(FeatureExtractor):
         self.width: int = model.num_features
         size = (preprocessing.height, preprocessing.width)
         with torch.no_grad():
-            self.eval()(torch.zeros(1, *size, 3, dtype=torch.uint8))
+            tried = self.eval()(torch.zeros(1, *size, 3, dtype=torch.uint8))
+        self.grid = tried.grid
 
     def forward(self, pixels: UInt8[Tensor, "b h w 3"]) -> Features:
         """Return the tokens of uint8 RGB pixels."""
@@ -72,6 +75,17 @@ class Backbone(FeatureExtractor):
         if features.ndim == 4:
             return self._from_map(features)
         return self._from_sequence(features, (pixels.shape[1], pixels.shape[2]))
+
+    @property
+    def plain(self) -> nn.Module:
+        """The model of timm."""
+        plain: nn.Module = self.model
+        return plain
+
+    @property
+    def one_sided(self) -> bool:
+        """What is pooled from a map usually has no negative values."""
+        return self.pools_from_map
 
     @property
     def pools_from_map(self) -> bool:
@@ -133,32 +147,38 @@ def timm_model(
     classes: int = 0,
     pretrained: bool = False,
     file: Path | None = None,
+    state: dict[str, Any] | None = None,
+    arguments: Mapping[str, JsonValue] | None = None,
 ) -> TimmModel:
     """Return the timm model `name` for images of `size`.
 
     Args:
-        name: a timm name, with or without tag.
+        name: a timm name, with or without tag, or with a source (`hf-hub:`,
+            `local-dir:`).
         size: (height, width) in pixels.
         classes: outputs of its classifier; 0 leaves it out.
         pretrained: whether to load weights, timm's own or those in `file`.
         file: a local state dict to take instead of timm's.
+        state: weights to take instead of those in `file`, which are left unread.
+        arguments: of timm's, beside those that the name's source tells.
 
     Raises:
         UsageError: timm has no such model, or it does not take this size.
     """
-    if not timm.is_model(name):
-        raise UsageError(
-            f"timm {timm.__version__} has no model named {name!r}. "
-            f"Similar: {_similar(name) or 'none'}. `timm.list_models()` lists all."
-        )
-    config = timm.models.get_pretrained_cfg(name)
-    sizing: dict[str, Any] = {}
-    if config is not None and config.fixed_input_size:
-        sizing["img_size"] = size
-    overlay = None if file is None else {"file": str(file), "num_classes": classes}
+    known = architecture_of(name)
+    given = {**known.arguments, **(arguments or {}), **known.sizing(size)}
+    overlay: dict[str, Any] | None = None
+    if file is not None or state is not None:
+        overlay = {"num_classes": classes, "source": "", "custom_load": False}
+        overlay |= {"file": str(file)} if state is None else {"state_dict": state}
     try:
         model = timm.create_model(
-            name, pretrained, pretrained_cfg_overlay=overlay, num_classes=classes, **sizing
+            known.name,
+            pretrained,
+            pretrained_cfg=known.source,
+            pretrained_cfg_overlay=overlay,
+            num_classes=classes,
+            **given,
         )
     except AssertionError as error:
         raise _wrong_size(name, size, error) from error
@@ -180,8 +200,3 @@ def _wrong_size(name: str, size: tuple[int, int], error: Exception) -> UsageErro
         f"{name} does not take images of {size[0]} x {size[1]} pixels: {error}. "
         f"Choose another `size`; transformers want a multiple of their patch."
     )
-
-
-def _similar(name: str) -> str:
-    near = difflib.get_close_matches(name, timm.list_models(), n=4, cutoff=0.5)
-    return ", ".join(near)

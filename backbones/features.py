@@ -35,10 +35,13 @@ class Features:
     def on_grid(self, grid: tuple[int, int]) -> "Features":
         """Return the features with cells resampled to `grid` (bilinear, antialiased).
 
-        Half precision is resampled in float32: on a CPU there is no other way.
+        For (0, 0) the pooled vectors alone. Half precision is resampled in float32: on
+        a CPU there is no other way.
         """
         if self.grid == grid:
             return self
+        if grid == (0, 0):
+            return self.without_cells()
         dtype = self.tokens.dtype
         cells = self.cells.mT.reshape(len(self.tokens), -1, *self.grid)
         resampled = F.interpolate(
@@ -64,6 +67,7 @@ class FeatureExtractor(nn.Module, ABC):
     """A network that takes uint8 RGB pixels, normalises them itself and gives tokens."""
 
     width: int  # of the tokens
+    grid: tuple[int, int]  # of the images it was made for; (0, 0) without cells
     mean: Tensor
     std: Tensor
 
@@ -80,6 +84,21 @@ class FeatureExtractor(nn.Module, ABC):
     @abstractmethod
     def forward(self, pixels: UInt8[Tensor, "b h w 3"]) -> Features:
         """Return the tokens, class token first."""
+
+    @property
+    def plain(self) -> nn.Module:
+        """The network as its author made it: what a state dict of it is of."""
+        return self
+
+    @property
+    def pools_from_map(self) -> bool:
+        """Whether it is known that its features are a map, from which it pools."""
+        return False
+
+    @property
+    def one_sided(self) -> bool:
+        """Whether its pooled vectors reach only a corner of all directions."""
+        return False
 
 
 def _per_channel(values: tuple[float, float, float]) -> Float[Tensor, "3 1 1"]:

@@ -7,13 +7,13 @@ that even the largest answers in about a second.
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
 
 import timm
 import torch
 from torch import Tensor, nn
 
-from backbones.backbone import TimmModel, timm_model
+from backbones.architecture import Architecture, architecture_of
+from backbones.backbone import TimmModel
 from bundle import UsageError
 
 _FARTHEST = 64  # pixels, up or down, in which a size that works is looked for
@@ -26,22 +26,21 @@ def require_size(name: str, size: int, *, where: str) -> None:
     in silence.
 
     Args:
-        name: a timm name; an unknown one is refused, too.
+        name: a timm name, with or without a source; an unknown one is refused, too.
         size: pixels, height and width.
         where: what sets it, for the message: "`size` in [data]".
 
     Raises:
         UsageError: it names the nearest sizes that work.
     """
-    if not timm.is_model(name):
-        timm_model(name, size=(size, size))  # has the words for it
-    fault = _fault(name, size)
+    known = architecture_of(name)
+    fault = _fault(known, size)
     if fault is None:
         return
     unit = fault.unit
     below = range((size - 1) // unit * unit, max(0, size - _FARTHEST), -unit)
     above = range((size // unit + 1) * unit, size + _FARTHEST + 1, unit)
-    sizes = [_first_that_works(name, candidates) for candidates in (below, above)]
+    sizes = [_first_that_works(known, candidates) for candidates in (below, above)]
     working = " and ".join(str(found) for found in sizes if found is not None)
     remedy = f"The nearest that work: {working}. Change" if working else "Choose another"
     raise UsageError(
@@ -58,19 +57,18 @@ class _Fault:
     unit: int = 2  # those that work are multiples of it
 
 
-def _first_that_works(name: str, sizes: range) -> int | None:
-    return next((size for size in sizes if _fault(name, size) is None), None)
+def _first_that_works(known: Architecture, sizes: range) -> int | None:
+    return next((size for size in sizes if _fault(known, size) is None), None)
 
 
-def _fault(name: str, size: int) -> _Fault | None:
+def _fault(known: Architecture, size: int) -> _Fault | None:
     """Return what is wrong with this size; None also where `meta` cannot tell."""
-    config = timm.models.get_pretrained_cfg(name)
-    sizing: dict[str, Any] = {}
-    if config is not None and config.fixed_input_size:
-        sizing["img_size"] = (size, size)
+    given = known.arguments | known.sizing((size, size))
     try:
         with torch.device("meta"), torch.no_grad():
-            model: TimmModel = timm.create_model(name, num_classes=0, **sizing).eval()
+            model: TimmModel = timm.create_model(
+                known.name, pretrained_cfg=known.source, num_classes=0, **given
+            ).eval()
             with _patches_watched(model) as faults:
                 model.forward_features(torch.empty(1, 3, size, size))
     except NotImplementedError:  # an operation without shapes alone

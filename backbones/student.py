@@ -3,15 +3,22 @@
 import copy
 
 import safetensors.torch
-import timm
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
+from backbones.architecture import architecture_of
 from backbones.backbone import Backbone, timm_model
-from backbones.features import Features
-from bundle import Bundle, Preprocessing, StudentCard
+from backbones.features import FeatureExtractor, Features
+from backbones.imported import ImportedNetwork
+from backbones.importing import (
+    code_of,
+    module_from_path,
+    require_code,
+    require_code_of_path,
+)
+from bundle import Bundle, Preprocessing, StudentCard, UsageError
 
 WEIGHTS = "model.safetensors"
 
@@ -23,9 +30,11 @@ class Student(nn.Module):
     corner of all directions, so a backbone that gives a map gets a linear embedding
     layer of its own, applied to the pooled vector and to the cells alike. Our extension;
     one that gives tokens ends in a LayerNorm and gets a layer only for another width.
+    A network of the user's own gets one for another width, or if its embeddings have no
+    negative values.
     """
 
-    def __init__(self, backbone: Backbone, embedding: nn.Linear | None) -> None:
+    def __init__(self, backbone: FeatureExtractor, embedding: nn.Linear | None) -> None:
         super().__init__()
         self.backbone = backbone
         self.embedding = embedding
@@ -33,7 +42,12 @@ class Student(nn.Module):
 
     @classmethod
     def new(
-        cls, model: nn.Module, preprocessing: Preprocessing, *, width: int | None
+        cls,
+        model: nn.Module,
+        preprocessing: Preprocessing,
+        *,
+        width: int | None,
+        fitted: bool = False,
     ) -> "Student":
         """Build a student to be trained.
 
@@ -42,11 +56,20 @@ class Student(nn.Module):
             preprocessing: what its pixels went through.
             width: of the embedding; None keeps the width of a backbone that gives
                 tokens, and gives one that gives a map 192.
+            fitted: whether it needs an embedding layer in any case, to be fitted.
         """
         backbone = Backbone(model, preprocessing)
-        if width is None:
-            width = 192 if backbone.pools_from_map else backbone.width
-        needs_layer = backbone.pools_from_map or width != backbone.width
+        if width is None and backbone.pools_from_map:
+            width = 192
+        return cls.on(backbone, width=width, fitted=fitted)
+
+    @classmethod
+    def on(
+        cls, backbone: FeatureExtractor, *, width: int | None, fitted: bool = False
+    ) -> "Student":
+        """Build a student to be trained on a backbone; None keeps its width."""
+        width = width or backbone.width
+        needs_layer = fitted or backbone.one_sided or width != backbone.width
         embedding = nn.Linear(backbone.width, width) if needs_layer else None
         return cls(backbone, embedding)
 
@@ -81,9 +104,23 @@ class Student(nn.Module):
         return Student(self.backbone, folded)
 
 
+def own_network(name: str, preprocessing: Preprocessing) -> ImportedNetwork:
+    """Return the student's network of the user's own, in float32.
+
+    Raises:
+        UsageError: it is not to be had, or does not do; see `module_from_path`.
+    """
+    network, _ = module_from_path(name, "student")
+    return ImportedNetwork(network.float(), preprocessing)
+
+
 def preprocessing_of(architecture: str, size: int, crop: float) -> Preprocessing:
-    """Return the preprocessing of a timm model at `size` x `size` pixels."""
-    config = timm.models.get_pretrained_cfg(architecture)
+    """Return the preprocessing of a timm model at `size` x `size` pixels.
+
+    Raises:
+        UsageError: timm has no such model.
+    """
+    config = architecture_of(architecture).config
     mean: tuple[float, ...] = (0.5, 0.5, 0.5)
     std = mean
     if config is not None:
@@ -93,12 +130,37 @@ def preprocessing_of(architecture: str, size: int, crop: float) -> Preprocessing
 
 
 def student_from_bundle(bundle: Bundle) -> Student:
-    """Return the bundle's student with its weights, in evaluation mode."""
+    """Return the bundle's student with its weights, in evaluation mode.
+
+    A network of the user's own is imported and made again.
+
+    Raises:
+        UsageError: its module is not to be had, or its code has changed.
+    """
     card: StudentCard = bundle.manifest.student
-    preprocessing = bundle.manifest.preprocessing
-    size = (preprocessing.height, preprocessing.width)
-    backbone = Backbone(timm_model(card.architecture, size=size), preprocessing)
+    backbone = _backbone_of(card, bundle.manifest.preprocessing)
     layer = nn.Linear(backbone.width, card.width) if card.embedding_layer else None
     student = Student(backbone, layer)
-    safetensors.torch.load_model(student, bundle.file(WEIGHTS))
+    try:
+        student.load_state_dict(safetensors.torch.load_file(bundle.file(WEIGHTS)))
+    except RuntimeError as error:
+        if not card.imported:
+            raise
+        raise UsageError(
+            f"{card.architecture} makes another network than the one that was trained, "
+            f"though its code is the same: {str(error)[:400]} Make it independent of "
+            f"settings outside its code, or set them as they were."
+        ) from error
     return student.eval().requires_grad_(False)
+
+
+def _backbone_of(card: StudentCard, preprocessing: Preprocessing) -> FeatureExtractor:
+    """Return the network that a card describes, its weights not those of the bundle."""
+    size = (preprocessing.height, preprocessing.width)
+    if not card.imported:
+        model = timm_model(card.architecture, size=size, arguments=card.arguments)
+        return Backbone(model, preprocessing)
+    require_code_of_path(card.architecture, card.code)
+    own = own_network(card.architecture, preprocessing)
+    require_code(card.architecture, code_of(card.architecture, own.network), card.code)
+    return own

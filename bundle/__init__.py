@@ -50,8 +50,10 @@ from bundle.errors import (
 from bundle.false_alarms import (
     FALSE_ALARMS as FALSE_ALARMS,
     FalseAlarms as FalseAlarms,
+    ServedDetector as ServedDetector,
     expected_rate as expected_rate,
     measured_false_alarms as measured_false_alarms,
+    served_detector as served_detector,
 )
 from bundle.faults import FaultRecord as FaultRecord
 from bundle.fitted import (
@@ -84,6 +86,10 @@ from bundle.manifest import (
 from bundle.metadata import (
     Metadata as Metadata,
     function_fingerprint as function_fingerprint,
+)
+from bundle.names import (
+    has_timm_source as has_timm_source,
+    is_import_path as is_import_path,
 )
 from bundle.page import REPORT as REPORT, with_parity as with_parity
 from bundle.parity import (

@@ -10,8 +10,20 @@ from typing import Literal
 import numpy as np
 from pydantic import BaseModel, ConfigDict
 
+EVALUATION = "evaluation.json"
+
 Kind = Literal["near", "far"]
 Role = Literal["teacher", "student"]
+
+# The keys of `Evaluation.gains`, beside those of the unfamiliar sets.
+DISTORTION = "angle distortion"
+OVERLAP = "overlap@10"
+KNN_ACCURACY = "kNN accuracy"
+
+
+def auroc_of(unfamiliar: str) -> str:
+    """Return the key of this unfamiliar set in `Evaluation.gains`."""
+    return f"AUROC {unfamiliar}"
 
 
 class _Record(BaseModel):
@@ -90,6 +102,23 @@ class Baseline(_Record):
     quality: Quality
 
 
+class ClassAccuracy(_Record):
+    """kNN accuracy on the test images of one class."""
+
+    images: int
+    student: float
+    undistilled: float | None = None  # None where that network was not measured
+    teacher: float | None = None  # None without the teacher
+
+
+class Cost(_Record):
+    """What one image costs, as the student was trained: eager torch, float32."""
+
+    weights_bytes: int  # of all weights
+    milliseconds: float  # for a batch of one: the median of several
+    machine: str
+
+
 class UnfamiliarSet(_Record):
     """One set of images that the OOD score should flag."""
 
@@ -134,6 +163,9 @@ class Evaluation(_Record):
     # Student minus undistilled, by figure ("angle distortion", "overlap@10", "kNN
     # accuracy", "AUROC <set>"), each with the paired interval: both on the same images.
     gains: dict[str, Estimate] = {}
+    # By class, those that test images have. Empty in older bundles and without classes.
+    classes: dict[str, ClassAccuracy] = {}
+    cost: Cost | None = None  # None in older bundles
     # By the name of each of several teachers; `fidelity` is to all of them joined.
     fidelity_to_each: dict[str, Fidelity] = {}
 
@@ -143,6 +175,11 @@ class Evaluation(_Record):
         for name, one in self.unfamiliar.items():
             found.setdefault(one.kind, []).append(name)
         return found
+
+    def auroc_in_force(self, quality: Quality, unfamiliar: str) -> Estimate | None:
+        """Return the AUROC of the recipe's detector on this set, where there is one."""
+        figures = quality.ood.get(unfamiliar, {}).get(self.detector)
+        return None if figures is None else figures.auroc
 
     def mean_auroc(self, quality: Quality, kind: Kind) -> dict[str, float]:
         """Return each detector's mean AUROC over the sets of this kind.

@@ -1,16 +1,17 @@
 """How often familiar images are flagged: what was measured, and what can be expected."""
 
+from typing import Literal
+
 import numpy as np
 from jaxtyping import Bool
 from pydantic import BaseModel, ConfigDict, Field
 
-from bundle.fitted import SITE_DETECTOR
+from bundle.fitted import SITE_DETECTOR, detector_in_force
 from bundle.reduction import REDUCTION
 from bundle.store import Bundle
 
 FALSE_ALARMS = "ood/false_alarms.json"
-# Where one is, the detector measured is not the one in force.
-_REPLACED_BY = (f"{SITE_DETECTOR}/detector.json", REDUCTION)
+ServedDetector = Literal["same", "site", "reduced"]
 
 
 class FalseAlarms(BaseModel):
@@ -43,9 +44,20 @@ class FalseAlarms(BaseModel):
         )
 
 
+def served_detector(bundle: Bundle) -> ServedDetector:
+    """Return what became of the detector that distillation measured.
+
+    `same`: it is in force; `site`: `isogon calibrate` fitted another; `reduced`: `isogon
+    export --bank` left it a smaller bank.
+    """
+    if detector_in_force(bundle) == SITE_DETECTOR:
+        return "site"
+    return "reduced" if REDUCTION in bundle else "same"
+
+
 def measured_false_alarms(bundle: Bundle, alpha: float) -> FalseAlarms | None:
     """Return what distillation measured; None for another detector or rate than its."""
-    if FALSE_ALARMS not in bundle or any(name in bundle for name in _REPLACED_BY):
+    if FALSE_ALARMS not in bundle or served_detector(bundle) != "same":
         return None
     found = bundle.record(FALSE_ALARMS, FalseAlarms)
     return found if found.alpha == alpha else None

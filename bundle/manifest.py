@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from pathlib import PurePosixPath
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
 
 from bundle.errors import (
     BundleError,
@@ -19,6 +19,7 @@ from bundle.errors import (
     ForbiddenFileError,
     SchemaVersionError,
 )
+from bundle.names import is_import_path
 from bundle.preprocessing import Preprocessing
 
 SCHEMA_VERSION = 1
@@ -34,6 +35,9 @@ UPGRADES: Mapping[int, Upgrade] = {}
 SAFE_SUFFIXES = frozenset(
     {".safetensors", ".json", ".toml", ".onnx", ".data", ".engine", ".html", ".md"}
 )
+
+# Keys of the student's card that most students have nothing to say in.
+_LEFT_OUT_EMPTY = ("arguments", "code")
 
 # How a page in a bundle must start: with a policy that the browser then keeps to.
 PAGE_START = (
@@ -75,11 +79,20 @@ class TeacherCard(_Record):
 class StudentCard(_Record):
     """How to rebuild the network that `model.safetensors` fills."""
 
-    architecture: str  # a timm name
+    architecture: str  # a timm name, or the import path of a user's own network
     licence: str
     width: int  # of the embedding
     embedding_layer: bool  # a kept Linear(features -> width) follows the backbone
     parameters: int
+    # What timm's model is made with, where a hub or a folder says so.
+    arguments: dict[str, JsonValue] = {}
+    # SHA-256 (hex) of an own network's source, by module.
+    code: dict[str, str] = {}
+
+    @property
+    def imported(self) -> bool:
+        """Whether it is a network of the user's own."""
+        return is_import_path(self.architecture)
 
 
 class Provenance(_Record):
@@ -136,6 +149,9 @@ def require_inert(path: str, content: bytes) -> None:
 def manifest_to_bytes(manifest: Manifest) -> bytes:
     """Return the canonical file content, checksum included."""
     document = manifest.model_dump(mode="json")
+    for key in _LEFT_OUT_EMPTY:  # as older manifests do, which must stay as they are
+        if not document["student"][key]:
+            del document["student"][key]
     return _canonical({**document, "checksum": _checksum(document)})
 
 

@@ -28,8 +28,19 @@ def neighbour_overlap(
 
     A candidate that is not finite has no neighbours: NaN.
     """
-    if np.isnan(candidate).any():
-        return float("nan")
+    return float(neighbours_kept(reference, candidate, k=k, tie=tie).mean())
+
+
+def neighbours_kept(
+    reference: Float[np.ndarray, "n bank"],
+    candidate: Float[np.ndarray, "n bank"],
+    *,
+    k: int = NEIGHBOURS,
+    tie: float = 0.0,
+) -> Float[np.ndarray, " n"]:
+    """Return `neighbour_overlap` for each query."""
     kth = -np.partition(-reference, k - 1, axis=1)[:, k - 1 : k]
     chosen = np.take_along_axis(reference, nearest(candidate, k), axis=1)
-    return float((chosen >= kth - tie).mean())
+    shares: Float[np.ndarray, " n"] = (chosen >= kth - tie).mean(axis=1)
+    shares[np.isnan(candidate).any(axis=1)] = np.nan
+    return shares

@@ -1,5 +1,6 @@
 """`isogon evaluate` and `isogon compare`: what students are worth."""
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -62,6 +63,9 @@ def evaluate(
 ) -> None:
     """Measure again what the student kept: angles, accuracy, OOD detection, robustness.
 
+    Its network before training is measured beside it, where its weights can be had
+    again: distilling has paid only if the student is better.
+
     The recipe inside the bundle says which images and which teacher; images that have
     moved since are named here, by a SOURCE as in a recipe: a folder for example. Test
     images are those that took no part in training.
@@ -102,12 +106,14 @@ def compare(
 ) -> None:
     """Put the students of several bundles side by side; the best figures are bold.
 
-    AUROC and FPR95 (with unfamiliar images as positive) are of each bundle's own
-    detector, as the mean over the near and the far sets. A warning says when bundles
-    were not evaluated on the same images: then run `isogon evaluate` on each with the
-    same --images, --test and --unfamiliar.
+    Below each stands its network before training, at the same width, where it was
+    measured: what distilling had to beat. AUROC and FPR95 (with unfamiliar images as
+    positive) are of each bundle's own detector, as the mean over the near and the far
+    sets. A warning says when bundles were not evaluated on the same images: then run
+    `isogon evaluate` on each with the same --images, --test and --unfamiliar.
     """
     from bundle import Bundle
+    from bundle.worth import worth_of
     from distill.evaluation.comparison import compared, unfair
 
     subjects = {}
@@ -132,6 +138,10 @@ def compare(
                         },
                     }
                     for figure in compared(subjects)
+                },
+                "worth": {
+                    name: asdict(worth_of(evaluation))
+                    for name, (_, evaluation) in subjects.items()
                 },
                 "warnings": reasons,
             }

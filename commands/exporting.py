@@ -1,5 +1,6 @@
 """`isogon export`: artifacts in every precision, each gated by parity."""
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
@@ -9,7 +10,7 @@ from commands.more_images import more_pixels
 from commands.options import AsJson, Bounds, BundlePath, MoreImages
 
 if TYPE_CHECKING:
-    from bundle import Precision
+    from bundle import Bundle, Precision
     from export import Exported
 
 _PROFILE = "1:8:32"
@@ -87,6 +88,15 @@ def export(
             "for them until `isogon verify --vouch` has run them on their GPU.",
         ),
     ] = False,
+    weights: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Write the student's weights alone, to .safetensors or .pth: a state "
+            "dict that timm's model, or your own, takes. Nothing else is made.",
+            show_default=False,
+        ),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Write ONNX files and TensorRT engines; each enters only if it passes parity.
@@ -102,6 +112,10 @@ def export(
     from bundle import BatchProfile, Bundle
 
     profile = BatchProfile.parse(batch)
+    if weights is not None:
+        _require_alone(locals())
+        _weights(Bundle.open(bundle), weights, as_json=as_json)
+        return
     opened = Bundle.open(bundle, rewriting=["export"])
     with console.progress() as progress:
         with console.loading(progress, extra="export"):
@@ -126,6 +140,36 @@ def export(
     else:
         console.exported(opened, exported)
     exported.require()
+
+
+def _require_alone(given: dict[str, Any]) -> None:
+    """Refuse options about artifacts, of which `--weights` makes none."""
+    from bundle import UsageError
+
+    for name in ("fp16", "int8", "engine", "bank", "bound", "images", "build_only"):
+        if given[name]:
+            raise UsageError(
+                f"--weights writes weights alone. Leave out --{name.replace('_', '-')}, or "
+                f"run `isogon export` once for each."
+            )
+
+
+def _weights(bundle: "Bundle", file: Path, *, as_json: bool) -> None:
+    with console.progress() as progress:
+        with console.loading(progress, extra="export"):
+            from export import export_weights
+        written = export_weights(bundle, file)
+    if as_json:
+        console.as_json(
+            {
+                "backbone": str(written.backbone),
+                "embedding": written.embedding and str(written.embedding),
+                "zeros": written.zeros,
+                "snippet": written.snippet,
+            }
+        )
+    else:
+        console.weights(written)
 
 
 def _lower(*, fp16: bool, int8: bool) -> "tuple[Precision, ...]":

@@ -1,5 +1,7 @@
 """`isogon inspect`: what a bundle holds."""
 
+from dataclasses import asdict
+
 import console
 from commands.options import AsJson, BundlePath
 from commands.stored import stored_evaluation
@@ -8,17 +10,20 @@ from commands.stored import stored_evaluation
 def inspect(bundle: BundlePath, as_json: AsJson = False) -> None:
     """Show what a bundle holds and where it came from; every hash is checked."""
     from bundle import Bundle, DetectorInForce, parity_reports
+    from bundle.worth import worth_of
 
     opened = Bundle.open(bundle)
     detector = DetectorInForce.of(opened)
+    found = stored_evaluation(opened)
     reports = list(parity_reports(opened))
     if as_json:
         document = {
             "manifest": opened.manifest.model_dump(mode="json"),
             "detector": detector.model_dump(mode="json"),
-            "evaluation": stored_evaluation(opened).model_dump(mode="json"),
+            "evaluation": found.model_dump(mode="json"),
+            "worth": asdict(worth_of(found)),
             "parity": [report.model_dump(mode="json") for report in reports],
         }
         console.as_json(document)
     else:
-        console.inspection(opened, detector, stored_evaluation(opened), reports)
+        console.inspection(opened, detector, found, reports)

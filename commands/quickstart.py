@@ -14,10 +14,10 @@ from commands.stored import stored_evaluation
 
 if TYPE_CHECKING:
     from bundle import Bundle, ParityReport
-    from distill import Recipe
+    from distill import Chosen, Recipe
 
-# A lock, and which images can be read: quickly made again.
-_OF_NO_WORTH = (".lock", "readable-*")
+# A lock, the plan, and which images can be read: quickly made again.
+_OF_NO_WORTH = (".lock", "plan.json", "readable-*")
 
 
 def quickstart(
@@ -25,15 +25,16 @@ def quickstart(
         Path | None,
         typer.Option(
             help="A folder of your own images, with or without class folders. "
-            "Without it: handwritten digits from scikit-learn.",
+            "Without it: handwritten digits from scikit-learn, for a tiny student.",
             show_default=False,
         ),
     ] = None,
     unfamiliar: Annotated[
         Path | None,
         typer.Option(
-            help="Images the OOD score should flag. Without it: photographs and "
-            "textures from scikit-image and scikit-learn.",
+            help="Images the OOD score should flag, such as those you expect by mistake. "
+            "Without it: photographs and textures from scikit-image and scikit-learn, "
+            "less those that the teacher finds familiar among --images.",
             show_default=False,
         ),
     ] = None,
@@ -42,19 +43,43 @@ def quickstart(
         typer.Option(
             metavar="NAME[:CHECKPOINT]",
             help="Any timm model, with timm's weights or those of a file. Without it: "
-            "EfficientNet-Lite0 with ImageNet weights from a package.",
+            "DINOv2 where timm's hub answers, else EfficientNet-Lite2 from a package; for "
+            "the digits EfficientNet-Lite0.",
+            show_default=False,
+        ),
+    ] = None,
+    student: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME[:CHECKPOINT]",
+            help="With --images: as --teacher. Without it: a small pretrained model.",
             show_default=False,
         ),
     ] = None,
     output: Annotated[
         Path, typer.Option(help="The bundle to make, or to take up again.")
     ] = Path("quickstart.isogon"),
-    size: Annotated[int, typer.Option(help="Image size in pixels.", min=32)] = 96,
+    size: Annotated[
+        int | None,
+        typer.Option(
+            help="Image size in pixels. Without it: 128, for the digits 96.",
+            min=32,
+            show_default=False,
+        ),
+    ] = None,
     epochs: Annotated[
         int | None,
         typer.Option(
-            help="Passes over the images. Without it: about 900 steps.",
+            help="Passes over the images. Without it: as many steps as the recipe's "
+            "default, for the digits about 900.",
             min=1,
+            show_default=False,
+        ),
+    ] = None,
+    minutes: Annotated[
+        float | None,
+        typer.Option(
+            help="How long distilling may take, in place of --epochs.",
             show_default=False,
         ),
     ] = None,
@@ -65,26 +90,26 @@ def quickstart(
     interrupted run, and only measures and serves a finished one.
     """
     from bundle import Bundle, ImageFolder
-    from distill import TEACHER, example_images, quickstart_recipe
 
+    _require_sensible(images, student, epochs, minutes)
     for given in (images, unfamiliar):
         if given is not None:
             ImageFolder.list(given)  # refused before anything is written
     with console.progress() as progress:
-        recipe = quickstart_recipe(
-            images or _sample_images("familiar", progress),
-            unfamiliar or _sample_images("unfamiliar", progress),
-            teacher=teacher or TEACHER,
-            size=size,
-            epochs=epochs,
-        )
-        if output.exists():
-            bundle = _made_by(recipe, Bundle.open(output, rewriting=["export"]))
+        if images is None:
+            recipe = _of_digits(unfamiliar, teacher, size, epochs, progress)
         else:
-            bundle = _distilled(recipe, output, progress)
+            recipe = _of_images(
+                images, unfamiliar, teacher, student, size, epochs, progress
+            )
+        if output.exists():
+            opened = Bundle.open(output, rewriting=["export"])
+            bundle = _made_by(recipe, opened, any_length=minutes is not None)
+        else:
+            bundle = _distilled(recipe, output, progress, minutes)
         report = _exported(bundle, progress)
         latencies = _latencies(bundle, progress)
-        examples = example_images(recipe, progress)
+        examples = _examples(recipe, bundle, progress)
         answers = _asked_over_http(bundle, examples, progress)
     console.quickstart(
         bundle,
@@ -96,6 +121,74 @@ def quickstart(
     )
 
 
+def _require_sensible(
+    images: Path | None, student: str | None, epochs: int | None, minutes: float | None
+) -> None:
+    from bundle import UsageError
+
+    if images is None and student is not None:
+        raise UsageError("Expected --images with --student: the digits have their own.")
+    if epochs is not None and minutes is not None:
+        raise UsageError("Expected --minutes or --epochs, got both. Leave one out.")
+    if minutes is not None and not minutes > 0:
+        raise UsageError(f"Expected --minutes above 0, got {minutes:g}.")
+
+
+def _of_digits(
+    unfamiliar: Path | None,
+    teacher: str | None,
+    size: int | None,
+    epochs: int | None,
+    progress: Progress,
+) -> "Recipe":
+    from distill import digits_recipe
+
+    return digits_recipe(
+        _sample_images("familiar", progress),
+        unfamiliar or _sample_images("unfamiliar", progress),
+        teacher=teacher,
+        size=size,
+        epochs=epochs,
+    )
+
+
+def _of_images(
+    images: Path,
+    unfamiliar: Path | None,
+    teacher: str | None,
+    student: str | None,
+    size: int | None,
+    epochs: int | None,
+    progress: Progress,
+) -> "Recipe":
+    """Return the recipe for one's own images, and say it."""
+    from distill import quickstart_recipe
+
+    def chosen(pictures: Path) -> "Chosen":
+        return quickstart_recipe(
+            images, pictures, teacher=teacher, student=student, size=size, epochs=epochs
+        )
+
+    if unfamiliar is None:
+        pictures = _sample_images("unfamiliar", progress)
+        recipe = chosen(pictures).recipe
+        with console.loading(progress, extra="distill"):
+            from distill.strangers import strangers
+        unfamiliar = strangers(recipe, pictures, progress)
+    found = chosen(unfamiliar)
+    console.recipe(found, whole=True)
+    return found.recipe
+
+
+def _examples(recipe: "Recipe", bundle: "Bundle", progress: Progress) -> tuple[Path, ...]:
+    from bundle import Bundle, open_runner, vouched_artifact
+    from distill import example_images
+
+    opened = Bundle.open(bundle.path)
+    runner = open_runner(opened, vouched_artifact(opened))
+    return example_images(recipe, opened, runner, progress)
+
+
 def _sample_images(kind: Literal["familiar", "unfamiliar"], progress: Progress) -> Path:
     """Return the folder of these sample images, written once."""
     with console.loading(progress, extra="distill"):
@@ -104,7 +197,9 @@ def _sample_images(kind: Literal["familiar", "unfamiliar"], progress: Progress) 
     return write(Path("quickstart-images"), progress)
 
 
-def _distilled(recipe: "Recipe", output: Path, progress: Progress) -> "Bundle":
+def _distilled(
+    recipe: "Recipe", output: Path, progress: Progress, minutes: float | None
+) -> "Bundle":
     """Return the bundle; a run that is refused before it begins leaves nothing behind."""
     from bundle import UsageError
 
@@ -113,7 +208,7 @@ def _distilled(recipe: "Recipe", output: Path, progress: Progress) -> "Bundle":
     work = work_folder(output)
     begun = work.exists()
     try:
-        return distilled(recipe, output, progress)
+        return distilled(recipe, output, progress, minutes=minutes)
     except UsageError:
         worthless = {path for name in _OF_NO_WORTH for path in work.glob(name)}
         if not begun and work.exists() and set(work.iterdir()) <= worthless:
@@ -121,13 +216,16 @@ def _distilled(recipe: "Recipe", output: Path, progress: Progress) -> "Bundle":
         raise
 
 
-def _made_by(recipe: "Recipe", bundle: "Bundle") -> "Bundle":
-    """Return the bundle, if it is what this recipe makes."""
+def _made_by(recipe: "Recipe", bundle: "Bundle", *, any_length: bool) -> "Bundle":
+    """Return the bundle, if it is what this recipe makes, maybe in another length."""
     from bundle import UsageError
     from distill import recipe_from_toml
 
     theirs = recipe_from_toml(bundle.file("recipe.toml")).model_dump()
     ours = recipe.model_dump()
+    if any_length:  # it was measured out
+        for key in ("epochs", "steps", "warmup_epochs", "warmup_share"):
+            ours["train"][key] = theirs["train"][key]
     differing = sorted(key for key in ours if ours[key] != theirs[key])
     if differing:
         raise UsageError(

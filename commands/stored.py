@@ -4,11 +4,11 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from bundle import Bundle
-    from distill.evaluation import Evaluation
+    from bundle.evaluation import Evaluation
 
 
 def stored_evaluation(bundle: "Bundle") -> "Evaluation":
     """Return the evaluation that a bundle holds."""
-    from distill.evaluation import Evaluation
+    from bundle.evaluation import EVALUATION, Evaluation
 
-    return bundle.record("evaluation.json", Evaluation)
+    return bundle.record(EVALUATION, Evaluation)

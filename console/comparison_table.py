@@ -16,19 +16,31 @@ if TYPE_CHECKING:
 
 def comparison(subjects: "Mapping[str, tuple[Manifest, Evaluation]]") -> None:
     """Print the figures of several bundles, the best of each in bold."""
-    from distill.evaluation.comparison import compared
+    from bundle.worth import worth_of
+    from distill.evaluation.comparison import baselines, compared
 
     figures = compared(subjects)
+    names = [
+        name
+        for bundle, (_, evaluation) in subjects.items()
+        for name in (bundle, *baselines(bundle, evaluation))
+    ]
     wide = titled("Students", "bundle", *(figure.name for figure in figures))
-    for name in subjects:
+    for name in names:
         add_row(wide, name, *(_compared_cell(figure, name) for figure in figures))
     if wide.__rich_measure__(out, out.options).minimum <= out.width:
         out.print(wide)
-        return
-    tall = titled("Students", "", *subjects)
-    for figure in figures:
-        add_row(tall, figure.name, *(_compared_cell(figure, name) for name in subjects))
-    out.print(tall)
+    else:
+        tall = titled("Students", "", *names)
+        for figure in figures:
+            cells = (_compared_cell(figure, name) for name in names)
+            add_row(tall, figure.name, *cells)
+        for column in tall.columns:
+            column.overflow = "fold"  # long names stay whole
+        out.print(tall)
+    for bundle, (_, evaluation) in subjects.items():
+        sentence = worth_of(evaluation).sentence
+        out.print(f"\n{bundle}: {sentence}", markup=False, soft_wrap=True)
 
 
 def _compared_cell(figure: "Figure", name: str) -> Text:

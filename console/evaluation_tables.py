@@ -11,7 +11,9 @@ from console.terminal import out
 
 if TYPE_CHECKING:
     from bundle import Bundle
-    from distill.evaluation import Estimate, Evaluation, Quality
+    from distill.evaluation import Estimate, Evaluation, Fidelity, Quality
+
+_UNBOUNDED = 10_000  # characters
 
 
 def evaluation(path: Path, found: "Evaluation", *, following: str) -> None:
@@ -25,83 +27,112 @@ def evaluation(path: Path, found: "Evaluation", *, following: str) -> None:
 
 
 def print_evaluation(found: "Evaluation", *, title: str) -> None:
-    """Print the figures, every detector's, and those under corruptions."""
-    out.print(evaluation_table(found, title=title))
+    """Print whether distilling has paid, the figures, and every detector's."""
+    print_worth(found)
+    print_fitting(lambda intervals: evaluation_table(found, title, intervals=intervals))
     if found.unfamiliar:
         out.print(_detectors_table(found))
     if found.student.corruptions is not None:
         out.print(_corruptions_table(found))
 
 
+def print_worth(found: "Evaluation") -> None:
+    """Print in one sentence whether distilling has paid."""
+    from bundle.worth import worth_of
+
+    out.print(f"{worth_of(found).sentence}\n", markup=False, soft_wrap=True)
+
+
+def print_fitting(table: Callable[[bool], Table]) -> None:
+    """Print the table with its intervals, or without where they would be broken up."""
+    whole = table(True)
+    wanted = whole.__rich_measure__(out, out.options.update(max_width=_UNBOUNDED)).maximum
+    out.print(whole if wanted <= out.width else table(False))
+
+
 def evaluation_table(
-    found: "Evaluation", *, title: str, bundle: "Bundle | None" = None
+    found: "Evaluation",
+    title: str,
+    *,
+    intervals: bool = True,
+    bundle: "Bundle | None" = None,
 ) -> Table:
-    """Return the figures of teacher and student; with `bundle`, its models too."""
-    table = titled(title, "", "teacher", "student")
+    """Return the figures of the teacher, the student and its network before training.
+
+    Args:
+        found: the figures.
+        title: of the table.
+        intervals: whether to show those of the teacher and the student.
+        bundle: where given, its models are shown too.
+    """
+    student, kept = found.student, found.fidelity
+    before = {"undistilled": found.undistilled, "closed form": found.start}
+    shown = {name: one for name, one in before.items() if one is not None}
+    blank = [""] * len(shown)
     if bundle is not None:
-        manifest = bundle.manifest
-        add_row(
-            table, "model", manifest.teacher.architecture, manifest.student.architecture
-        )
-        add_row(
-            table,
-            "parameters",
-            f"{manifest.teacher.parameters:,}",
-            f"{manifest.student.parameters:,}",
-        )
-    teacher, student, kept = found.teacher, found.student, found.fidelity
-    if kept is not None:
-        add_row(table, "angle distortion", "", f"{kept.angle_distortion:.3f}")
-        add_row(table, "neighbour overlap@10", "", f"{kept.neighbour_overlap:.3f}")
-        if kept.linear_cka is not None:
-            add_row(table, "linear CKA", "", f"{kept.linear_cka:.3f}")
-        if kept.teacher_index_recall is not None:
-            add_row(
-                table, "recall@10, teacher's index", "", f"{kept.teacher_index_recall:.3f}"
-            )
+        teacher, card = bundle.manifest.teacher, bundle.manifest.student
+        title = f"{title}: {card.architecture}, distilled from {teacher.architecture}"
+    table = titled(title, "", "teacher", *shown, "student")
+    if bundle is not None:
+        parameters = f"{teacher.parameters:,}", f"{card.parameters:,}"
+        add_row(table, "parameters", parameters[0], *blank, parameters[1])
 
-    for name, one_kept in found.fidelity_to_each.items():
-        distortion, overlap = one_kept.angle_distortion, one_kept.neighbour_overlap
-        add_row(
-            table,
-            f"distortion, overlap@10 to {name}",
-            "",
-            f"{distortion:.3f}, {overlap:.3f}",
-        )
-
-    def both(name: str, figure: "Callable[[Quality], Estimate | None]") -> None:
-        ours, theirs = figure(student), None if teacher is None else figure(teacher)
+    def of_angles(name: str, figure: "Callable[[Fidelity], float | None]") -> None:
+        ours = None if kept is None else figure(kept)
         if ours is not None:
-            add_row(table, name, _estimate(theirs), _estimate(ours))
+            others = [one.fidelity for one in shown.values()]
+            cells = [_plain(None if one is None else figure(one)) for one in others]
+            add_row(table, name, "", *cells, f"{ours:.3f}")
 
-    both("kNN accuracy", lambda quality: quality.knn_accuracy)
-    both("linear probe accuracy", lambda quality: quality.linear_accuracy)
+    of_angles("angle distortion", lambda fidelity: fidelity.angle_distortion)
+    of_angles("neighbour overlap@10", lambda fidelity: fidelity.neighbour_overlap)
+    of_angles("linear CKA", lambda fidelity: fidelity.linear_cka)
+    of_angles("recall@10, teacher's index", lambda fidelity: fidelity.teacher_index_recall)
+
+    for name, to_one in found.fidelity_to_each.items():
+        figures = f"{to_one.angle_distortion:.3f}, {to_one.neighbour_overlap:.3f}"
+        add_row(table, f"distortion, overlap@10 to {name}", "", *blank, figures)
+
+    def of_each(name: str, figure: "Callable[[Quality], Estimate | None]") -> None:
+        ours = figure(student)
+        theirs = None if found.teacher is None else figure(found.teacher)
+        others = [figure(one.quality) for one in shown.values()]
+        if ours is not None:
+            first, last = (_estimate(one, intervals=intervals) for one in (theirs, ours))
+            cells = [_estimate(one, intervals=False) for one in others]
+            add_row(table, name, first, *cells, last)
+
+    of_each("kNN accuracy", lambda quality: quality.knn_accuracy)
+    of_each("linear probe accuracy", lambda quality: quality.linear_accuracy)
     for name, one in found.unfamiliar.items():
-        both(
-            f"OOD AUROC, {name} ({one.kind})",
-            lambda quality, name=name: _in_force(found, quality, name),  # type: ignore[misc]
+        of_each(
+            f"AUROC, {name} ({one.kind})",
+            lambda quality, name=name: found.auroc_in_force(quality, name),  # type: ignore[misc]
         )
-    table.caption = _caption(found)
+        if one.flagged is not None:
+            flagged = f"{one.flagged:,} of {one.images:,}"
+            add_row(table, f"flagged, {name}", "", *blank, flagged)
+    table.caption = _caption(found, intervals=intervals)
     table.caption_justify = "left"
     return table
 
 
-def _in_force(found: "Evaluation", quality: "Quality", name: str) -> "Estimate | None":
-    figures = quality.ood.get(name, {}).get(found.detector)
-    return None if figures is None else figures.auroc
-
-
-def _caption(found: "Evaluation") -> str:
-    caption = (
-        f"{found.test_images:,} test images against {found.bank_images:,}; 95 % intervals"
-    )
+def _caption(found: "Evaluation", *, intervals: bool) -> str:
+    caption = f"{found.test_images:,} test images against {found.bank_images:,}"
+    if intervals:
+        caption += "; 95 % intervals"
     return f"{caption}; OOD by {found.detector}" if found.unfamiliar else caption
 
 
-def _estimate(found: "Estimate | None") -> str:
+def _estimate(found: "Estimate | None", *, intervals: bool) -> str:
     if found is None:
         return ""
-    return f"{found.value:.3f} [{found.low:.3f}, {found.high:.3f}]"
+    interval = f" [{found.low:.3f}, {found.high:.3f}]" if intervals else ""
+    return f"{found.value:.3f}{interval}"
+
+
+def _plain(value: float | None) -> str:
+    return "" if value is None else f"{value:.3f}"
 
 
 def _detectors_table(found: "Evaluation") -> Table:

@@ -12,7 +12,19 @@ from console.terminal import note, out
 
 if TYPE_CHECKING:
     from bundle import Bundle, ParityReport, Reduction
-    from export import Exported, Verified
+    from export import Exported, PlainWeights, Verified
+
+
+def weights(written: "PlainWeights") -> None:
+    """Print which files hold the weights, and the lines that use them."""
+    files = [written.backbone, *([written.embedding] if written.embedding else [])]
+    note(f"Wrote {' and '.join(map(str, files))}. To use them:")
+    if written.zeros:
+        note(
+            f"Zeros, because the student does not have these layers: "
+            f"{', '.join(written.zeros)}."
+        )
+    out.print(written.snippet, markup=False, highlight=False, soft_wrap=True)
 
 
 def exported(bundle: "Bundle", made: "Exported") -> None:

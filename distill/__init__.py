@@ -4,13 +4,20 @@ Only what is said before work starts is imported here; `distill.distillation` an
 `distill.images.samples` load torch, timm and scikit-learn, which takes seconds.
 """
 
+from distill.choosing import (
+    Chosen as Chosen,
+    Wanted as Wanted,
+    chosen_recipe as chosen_recipe,
+)
 from distill.quickstart import (
-    TEACHER as TEACHER,
+    digits_recipe as digits_recipe,
     example_images as example_images,
     quickstart_recipe as quickstart_recipe,
 )
 from distill.recipe import (
     Recipe as Recipe,
+    document_from_toml as document_from_toml,
     recipe_from_document as recipe_from_document,
     recipe_from_toml as recipe_from_toml,
+    written as written,
 )

@@ -7,34 +7,42 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from lightning_fabric import Fabric
 from rich.progress import Progress
 
 from backbones import Features, Student
 from bundle import Bundle, StudentCard, require_absent
-from distill.embedding import embed_both
+from distill.embedding import embed_all
 from distill.evaluation import Training
 from distill.evaluation.accuracy import say_if_left_out
+from distill.evaluation.cost import cost_of
 from distill.evaluation.evaluate import evaluate
+from distill.evaluation.undistilled import untrained
 from distill.images.data import Data, prepare_data
 from distill.images.loading import (
     Plan,
     TrainingViews,
     global_batch,
     neighbourly,
+    plain_crops,
     shuffled,
 )
 from distill.images.neighbours import AMONG, kept_neighbours, require_neighbours
 from distill.images.pseudo_classes import require_clusters
 from distill.images.views import Views
 from distill.objectives.objective import SAMPLE, Labels
+from distill.planning import planned
 from distill.preparation import Models, card_of, prepare_models, preprocessing_for
 from distill.recipe import Recipe
-from distill.sizes import require_sizes
+from distill.requirements import require_models
+from distill.start.before import Before
+from distill.start.fitting import started
 from distill.targets import Teacher, in_batches
 from distill.training.checkpoint import Checkpoint, remove_checkpoint
 from distill.training.lock import sole_run
 from distill.training.processes import launched, parts_of
 from distill.training.trainer import Trainer, TrainingLog
+from distill.training.validation import Validation
 from distill.writing import Judged, write_bundle
 
 
@@ -48,10 +56,16 @@ class Learnt:
     log: TrainingLog
     card: StudentCard
     device: torch.device
+    before: Before  # the student's network as it was
 
 
 def distill(
-    recipe: Recipe, output: Path, progress: Progress, *, accept_changes: bool = False
+    recipe: Recipe,
+    output: Path,
+    progress: Progress,
+    *,
+    accept_changes: bool = False,
+    minutes: float | None = None,
 ) -> Bundle:
     """Run `recipe` and write the bundle `output`; an interrupted run is continued.
 
@@ -64,6 +78,7 @@ def distill(
         progress: where to show progress.
         accept_changes: whether to continue a run whose learning rate, length, clipping
             or precision was another.
+        minutes: how long the run may take, in place of the recipe's length.
 
     Raises:
         UsageError: something is at `output`, another run makes it, or the images or
@@ -71,24 +86,36 @@ def distill(
     """
     recipe.ood.require_read()
     require_absent(output)
+    require_models(recipe)
     work = work_folder(output)
     with sole_run(work, recipe.train):
         require_absent(output)  # another run may have made it meanwhile
-        bundle = _distilled(recipe, output, work, progress, accept_changes=accept_changes)
+        recipe, data = planned(recipe, work, progress, minutes=minutes)
+        bundle = _distilled(
+            recipe, output, work, progress, accept_changes=accept_changes, data=data
+        )
         remove_checkpoint(work)
     return bundle
 
 
 def _distilled(
-    recipe: Recipe, output: Path, work: Path, progress: Progress, *, accept_changes: bool
+    recipe: Recipe,
+    output: Path,
+    work: Path,
+    progress: Progress,
+    *,
+    accept_changes: bool,
+    data: Data | None,
 ) -> Bundle:
     """Train and evaluate the recipe's student, and write its bundle."""
-    learnt = learn(recipe, work, progress, accept_changes=accept_changes)
-    teacher, student = embed_both(
+    learnt = learn(recipe, work, progress, accept_changes=accept_changes, data=data)
+    before, preprocessing = learnt.before, preprocessing_for(recipe, recipe.student.name)
+    embedded = embed_all(
         learnt.teacher,
         learnt.student.embed,
+        before.backbone,
         learnt.data,
-        preprocessing_for(recipe, recipe.student.name),
+        preprocessing,
         progress,
         device=learnt.device,
         workers=recipe.train.workers,
@@ -97,11 +124,19 @@ def _distilled(
     log = learnt.log
     evaluation = evaluate(
         learnt.data,
-        teacher,
-        student,
+        embedded.teacher,
+        embedded.student,
         detector=recipe.ood,
-        training=Training(terms=log.epochs, seconds_per_epoch=log.seconds_per_epoch),
+        training=Training(
+            terms=log.epochs,
+            seconds_per_epoch=log.seconds_per_epoch,
+            steps=log.steps,
+            kept_step=log.kept_step,
+            validated=log.validated,
+        ),
         same_space=recipe.student.space == "teacher",
+        untrained=untrained(embedded, before, learnt.student.width),
+        cost=cost_of(learnt.student, preprocessing, learnt.device),
         parts=learnt.teacher.parts,
     )
     return write_bundle(
@@ -111,27 +146,39 @@ def _distilled(
         learnt.teacher,
         learnt.student,
         learnt.card,
-        Judged(teacher=teacher, student=student, evaluation=evaluation),
+        Judged(
+            teacher=embedded.teacher,
+            student=embedded.student,
+            evaluation=evaluation,
+            layer=before.layer,
+        ),
         progress,
     )
 
 
 def learn(
-    recipe: Recipe, work: Path, progress: Progress, *, accept_changes: bool = False
+    recipe: Recipe,
+    work: Path,
+    progress: Progress,
+    *,
+    accept_changes: bool = False,
+    data: Data | None = None,
 ) -> Learnt:
     """Train the recipe's student, continuing from the checkpoint in `work`.
 
-    The checkpoint stays: remove it when what the student was trained for is done.
+    The checkpoint stays: remove it when what the student was trained for is done. The
+    images are listed and read unless they are given, as `data`.
 
     Raises:
         UsageError: the images or models do not do, or the loss diverged.
     """
-    require_sizes(recipe)
+    if data is None:
+        require_models(recipe)
     fabric = launched(recipe.train)
     torch.manual_seed(recipe.train.seed)
     device = fabric.device
-    data = prepare_data(recipe, progress, work)
-    _require_enough(recipe, len(data.split.bank))
+    data = data or prepare_data(recipe, progress, work)
+    _require_enough(recipe, len(data.learnt))
     checkpoint = Checkpoint(work, recipe, data.trained, accept_changes=accept_changes)
     checkpoint.require_continuable()
     models = prepare_models(recipe, data, device, progress, work)
@@ -141,9 +188,51 @@ def learn(
         bool(data.familiar.classes),
         models.teacher.card.width if in_teachers else models.student.width,
     )
-    if models.objective.start_on != "nothing" and not checkpoint.path.exists():
+    continued = checkpoint.path.exists()
+    if models.objective.start_on != "nothing" and not continued:
         models.objective.start(_start(models, data, device, progress))
-    targets = models.teacher.targets(data.split.bank, device, progress)
+    before = started(recipe, data, models, work, device, progress, continued=continued)
+    log = TrainingLog()
+    if recipe.train.epochs:
+        log = _trained(fabric, recipe, data, models, checkpoint, work, progress)
+    if not fabric.is_global_zero:
+        raise SystemExit(0)
+    student = _final_student(recipe, models)
+    return Learnt(
+        student=student.to(device),
+        teacher=models.teacher,
+        data=data,
+        log=log,
+        card=card_of(student, recipe, models.student_licence),
+        device=device,
+        before=before,
+    )
+
+
+def _trained(
+    fabric: Fabric,
+    recipe: Recipe,
+    data: Data,
+    models: Models,
+    checkpoint: Checkpoint,
+    work: Path,
+    progress: Progress,
+) -> TrainingLog:
+    """Train the student from its start to the end of the recipe."""
+    device = fabric.device
+    targets = models.teacher.targets(data.learnt, device, progress)
+    validation = None
+    if len(data.validation) and fabric.is_global_zero:
+        pooled = models.teacher.pooled(data.split.bank, device, progress)
+        validation = Validation(
+            plain_crops(
+                data.familiar,
+                data.validation,
+                preprocessing_for(recipe, recipe.student.name),
+                workers=0,
+            ),
+            np.asarray(pooled[len(data.learnt) :], np.float32),
+        )
     trainer = Trainer(
         fabric,
         models.student,
@@ -167,19 +256,9 @@ def learn(
         recipe.train,
         checkpoint,
         progress,
+        validation=validation,
     )
-    log = trainer.run()
-    if not fabric.is_global_zero:
-        raise SystemExit(0)
-    student = _final_student(recipe, models)
-    return Learnt(
-        student=student,
-        teacher=models.teacher,
-        data=data,
-        log=log,
-        card=card_of(student, recipe, models.student_licence),
-        device=device,
-    )
+    return trainer.run()
 
 
 def _require_enough(recipe: Recipe, images: int) -> None:
@@ -200,12 +279,12 @@ def _start(
 
     Those of the first `SAMPLE` with all their tokens, those of the rest pooled.
     """
-    learnt = data.split.bank
+    learnt = data.learnt
     if models.objective.start_on == "sample":
         learnt = learnt[:SAMPLE]
         pooled = np.empty((0, models.teacher.card.width))
     else:
-        pooled = models.teacher.pooled(learnt, device, progress)  # computed once, kept
+        pooled = models.teacher.pooled(data.split.bank, device, progress)[: len(learnt)]
     rest = np.arange(SAMPLE, len(pooled))
     task = progress.add_task("Starting from the teacher", total=len(learnt))
     first = 0
@@ -228,7 +307,7 @@ def _plan(
     progress: Progress,
 ) -> Plan:
     """Return which images make the batches: random ones, or neighbours of each other."""
-    section, learnt = recipe.train, data.split.bank
+    section, learnt = recipe.train, data.learnt
     if not recipe.of_neighbours:
         return shuffled(
             learnt,
@@ -237,7 +316,8 @@ def _plan(
             repeats=recipe.data.repeats,
             seed=section.seed,
         )
-    neighbours = kept_neighbours(work, teacher.pooled(learnt, device, progress))
+    pooled = teacher.pooled(data.split.bank, device, progress)[: len(learnt)]
+    neighbours = kept_neighbours(work, pooled)
     return neighbourly(
         learnt,
         neighbours,

@@ -14,6 +14,7 @@ from jaxtyping import Float, Float32
 from rich.progress import Progress
 from torch import Tensor
 
+from backbones import FeatureExtractor
 from bundle import Images, Preprocessing
 from bundle.collection import Indices
 from bundle.detectors.knn import directions
@@ -34,32 +35,77 @@ class Embedded:
     unfamiliar: dict[str, Float32[np.ndarray, "_ d"]]  # by the set's name
     calibration: Float32[np.ndarray, "c d"] | None = None
 
+    def mapped(self, function: Callable[[np.ndarray], np.ndarray]) -> "Embedded":
+        """Return what `function` makes of each role's vectors."""
+        return Embedded(
+            bank=function(self.bank),
+            test=function(self.test),
+            unfamiliar={name: function(each) for name, each in self.unfamiliar.items()},
+            calibration=None if self.calibration is None else function(self.calibration),
+        )
 
-def embed_both(
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Embeddings:
+    """Those of every model, of the same images."""
+
+    teacher: Embedded | None
+    student: Embedded
+    pooled: Embedded | None  # of the student's network before training, not normalised
+
+
+def embed_all(
     teacher: Teacher | None,
     student: Embed,
+    before: FeatureExtractor | None,
     data: Data,
     preprocessing: Preprocessing,
     progress: Progress,
     *,
     device: torch.device,
     workers: int,
-) -> tuple[Embedded | None, Embedded]:
-    """Return the teacher's and the student's embeddings of the images of every role.
+) -> Embeddings:
+    """Return every model's embeddings of the images of every role, each read once.
 
     Of a teacher that is only known by its embeddings there are those of the familiar
     images; where the images to test on come from elsewhere there are none at all, which
     is said.
+
+    Args:
+        teacher: where it is at hand.
+        student: the student's embedding, on `device`.
+        before: the student's network before training, where it is at hand.
+        data: the images.
+        preprocessing: of deployment.
+        progress: where to show progress.
+        device: where the models are; `before` is brought there.
+        workers: processes that read images.
     """
     models = [student]
     embed = None if teacher is None else teacher.embed
     if embed is not None:
         models.append(embed)
-    ours, *theirs = embed_roles(
-        models, data, preprocessing, progress, device=device, workers=workers
+    raw: list[Embed] = []
+    if before is not None:
+        network = before.to(device)
+        raw.append(lambda pixels: network(pixels).pooled)
+    found = embed_roles(
+        models, data, preprocessing, progress, device=device, workers=workers, raw=raw
     )
-    if teacher is None or theirs:
-        return (theirs[0] if theirs else None), ours
+    theirs = _known(teacher, data, progress, device) if embed is None else found[1]
+    return Embeddings(
+        teacher=theirs,
+        student=found[0],
+        pooled=None if before is None else found[-1],
+    )
+
+
+def _known(
+    teacher: Teacher | None, data: Data, progress: Progress, device: torch.device
+) -> Embedded | None:
+    """Return what is known of a teacher that is no network."""
+    if teacher is None:
+        return None
     if data.held_out is not data.familiar:
         progress.console.print(
             "The teacher's embeddings do not cover the test images, so nothing is "
@@ -67,13 +113,13 @@ def embed_both(
             markup=False,
             soft_wrap=True,
         )
-        return None, ours
+        return None
 
     def known(indices: Indices) -> Float32[np.ndarray, "_ d"]:
         return directions(teacher.pooled(indices, device, progress).astype(np.float32))
 
     bank, test = known(data.bank), known(data.split.test)
-    return Embedded(bank=bank, test=test, unfamiliar={}), ours
+    return Embedded(bank=bank, test=test, unfamiliar={})
 
 
 def embed_roles(
@@ -84,11 +130,13 @@ def embed_roles(
     *,
     device: torch.device,
     workers: int,
+    raw: Sequence[Embed] = (),
 ) -> list[Embedded]:
     """Return each model's embeddings of the images of every role.
 
     The models are on `device`; their pixels, by default those of `preprocessing`, are
-    brought there.
+    brought there. Those of `raw` come last, and their vectors stay as they are, not
+    normalised.
     """
     crops = distinct_crops(models, preprocessing)
 
@@ -96,9 +144,8 @@ def embed_roles(
         images: Images, indices: Indices, role: str
     ) -> list[Float32[np.ndarray, "n _"]]:
         batches = crops_of_each(images, indices, crops, workers=workers)
-        return embed_batches(
-            models, crops, batches, progress, f"Embedding the {role}", device
-        )
+        described = f"Embedding the {role}"
+        return embed_batches(models, crops, batches, progress, described, device, raw=raw)
 
     bank = embeddings(data.familiar, data.bank, "bank")
     test = embeddings(data.held_out, data.split.test, "test images")
@@ -114,7 +161,7 @@ def embed_roles(
             unfamiliar={name: found[i] for name, found in unfamiliar.items()},
             calibration=calibration[i],
         )
-        for i in range(len(models))
+        for i in range(len(models) + len(raw))
     ]
 
 
@@ -141,6 +188,8 @@ def embed_batches(
     progress: Progress,
     description: str,
     device: torch.device,
+    *,
+    raw: Sequence[Embed] = (),
 ) -> list[Float32[np.ndarray, "n _"]]:
     """Return each model's unit-norm embeddings.
 
@@ -151,6 +200,7 @@ def embed_batches(
         progress: where to show progress.
         description: of the work.
         device: where the pixels are brought.
+        raw: models for the first of `crops`, whose vectors come last, not normalised.
     """
     place = {_geometry(crop): number for number, crop in enumerate(crops)}
     taken = [
@@ -159,11 +209,15 @@ def embed_batches(
         else [0]
         for model in models
     ]
-    found: list[list[np.ndarray]] = [[] for _ in models]
+    found: list[list[np.ndarray]] = [[] for _ in (*models, *raw)]
     with torch.inference_mode():
         for batch in progress.track(batches, description=description):
             pixels = [each.to(device) for each in batch]
-            for vectors, model, places in zip(found, models, taken, strict=True):
-                embedded = F.normalize(model(*(pixels[i] for i in places)).float(), dim=1)
-                vectors.append(embedded.cpu().numpy())
+            embedded = [
+                F.normalize(model(*(pixels[i] for i in places)).float(), dim=1)
+                for model, places in zip(models, taken, strict=True)
+            ]
+            embedded += [model(pixels[0]).float() for model in raw]
+            for vectors, each in zip(found, embedded, strict=True):
+                vectors.append(each.cpu().numpy())
     return [np.concatenate(vectors) for vectors in found]

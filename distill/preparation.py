@@ -7,16 +7,19 @@ import numpy as np
 import torch
 from jaxtyping import Int64
 from rich.progress import Progress
-from torch import nn
 
-from backbones import Student, preprocessing_of, timm_model
-from bundle import Preprocessing, StudentCard, UsageError
+from backbones import Student, preprocessing_of
+from bundle import Preprocessing, UsageError
 from distill.images.data import Data
 from distill.images.pseudo_classes import pseudo_classes
 from distill.objectives import Objective, objective_from_recipe
 from distill.recipe import Recipe
+from distill.student import (
+    card_of as card_of,
+    student_from_recipe as student_from_recipe,
+    student_preprocessing,
+)
 from distill.targets import Teacher, teacher_from_recipe
-from distill.weights import pretrained
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -52,7 +55,7 @@ def prepare_models(
     """
     teacher = teacher_from_recipe(recipe, data.familiar)
     teacher.prepare(data.split.bank, device, progress, work)
-    student, licence = _student(recipe)
+    student, licence = student_from_recipe(recipe)
     labels = _labels(recipe, data, teacher, device, progress)
     objective = objective_from_recipe(
         recipe.objective,
@@ -60,6 +63,7 @@ def prepare_models(
         student.width,
         classes=0 if labels is None else int(labels.max()) + 1,
     )
+    _require_cells(objective, student)
     _require_tokens(objective, teacher, data, device)
     _require_taught_embedding(recipe, student)
     if recipe.student.space == "teacher" and objective.to_teacher() is None:
@@ -79,30 +83,9 @@ def prepare_models(
 
 def preprocessing_for(recipe: Recipe, architecture: str) -> Preprocessing:
     """Return the recipe's crop and size with this architecture's normalisation."""
+    if architecture == recipe.student.name:
+        return student_preprocessing(recipe)
     return preprocessing_of(architecture, recipe.data.size, recipe.data.crop)
-
-
-def card_of(student: Student, recipe: Recipe, licence: str) -> StudentCard:
-    """Return what a bundle says of a student."""
-    return StudentCard(
-        architecture=recipe.student.name,
-        licence=licence,
-        width=student.width,
-        embedding_layer=student.embedding is not None,
-        parameters=_parameters(student),
-    )
-
-
-def _student(recipe: Recipe) -> tuple[Student, str]:
-    section = recipe.student
-    size = recipe.data.size, recipe.data.size
-    if section.pretrained or section.checkpoint:
-        source = pretrained(section.name, section.checkpoint, size=size)
-        model, licence = source.model, source.licence
-    else:
-        model, licence = timm_model(section.name, size=size), "none given"
-    preprocessing = preprocessing_for(recipe, section.name)
-    return Student.new(model, preprocessing, width=section.width), licence
 
 
 def _labels(
@@ -132,20 +115,31 @@ def _require_tokens(
         )
 
 
+def _require_cells(objective: Objective, student: Student) -> None:
+    if objective.needs_tokens and student.backbone.grid == (0, 0):
+        raise UsageError(
+            "An objective of this recipe compares tokens, and the student gives one "
+            "vector per image. Let its network return tokens [b, n, d], class token "
+            "first, or take another objective."
+        )
+
+
 def _require_taught_embedding(recipe: Recipe, student: Student) -> None:
     """Refuse VkD alone for an embedding that its loss does not reach."""
     if {objective.name for objective in recipe.objective} != {"vkd"}:
         return
+    if recipe.student.imported and student.backbone.grid != (0, 0):
+        raise UsageError(
+            f"VkD teaches the mean of the cells, and the embedding of "
+            f"{recipe.student.name} is its first token. Add an [[objective]] "
+            f'`name = "cosine"`.'
+        )
     embeddings = {"cls_token": "its class token", "attn_pool": "pooled by attention"}
     for part, embedding in embeddings.items():
-        if getattr(student.backbone.model, part, None) is not None:
+        if getattr(student.backbone.plain, part, None) is not None:
             raise UsageError(
                 f"VkD teaches the mean of the cells, and the embedding of "
                 f"{recipe.student.name} is {embedding}, which nothing would teach. Add "
                 f'an [[objective]] that does: `name = "cosine"`, or "kd" where there are '
                 f"classes."
             )
-
-
-def _parameters(module: nn.Module) -> int:
-    return sum(parameter.numel() for parameter in module.parameters())

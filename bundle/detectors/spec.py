@@ -50,7 +50,7 @@ class DetectorSpec(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    name: DetectorName = "mahalanobis"
+    name: DetectorName = Field(default="mahalanobis", description="which detector")
     k: int | None = Field(
         default=None,
         ge=1,
@@ -62,7 +62,12 @@ class DetectorSpec(BaseModel):
         description="of the principal subspace (residual and vim), below the embedding's "
         "width; else half of it",
     )
-    alpha: float = Field(default=0.05, ge=1e-6, lt=1)
+    alpha: float = Field(
+        default=0.05,
+        ge=1e-6,
+        lt=1,
+        description="share of familiar images that may be flagged",
+    )
 
     def fit(
         self,

@@ -4,8 +4,11 @@ Only the schema is exported here; it loads in an instant. `evaluate` measures.
 """
 
 from bundle.evaluation import (
+    Baseline as Baseline,
     Bootstrap as Bootstrap,
+    ClassAccuracy as ClassAccuracy,
     Corruptions as Corruptions,
+    Cost as Cost,
     Estimate as Estimate,
     Evaluation as Evaluation,
     Fidelity as Fidelity,

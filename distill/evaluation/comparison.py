@@ -7,7 +7,7 @@ from typing import Literal
 import numpy as np
 
 from bundle import Manifest, TeacherCard
-from bundle.evaluation import Estimate, Evaluation, Quality
+from bundle.evaluation import Baseline, Estimate, Evaluation, Fidelity, Quality
 
 Better = Literal["lower", "higher"]
 Subject = tuple[Manifest, Evaluation]
@@ -19,12 +19,12 @@ class Figure:
 
     name: str
     better: Better
-    values: dict[str, float]  # by bundle; those that have it
+    values: dict[str, float]  # by bundle or baseline; those that have it
     intervals: dict[str, Estimate]  # of the values that have one
 
     @property
     def best(self) -> tuple[str, ...]:
-        """The bundles with the best value; more than one where they tie."""
+        """Which have the best value; more than one where they tie."""
         if not self.values:
             return ()
         best = (
@@ -35,8 +35,17 @@ class Figure:
         return tuple(name for name, value in self.values.items() if value == best)
 
 
+def baselines(bundle: str, evaluation: Evaluation) -> dict[str, Baseline]:
+    """Return what stands below a bundle in the comparison, by its name there."""
+    both = {"undistilled": evaluation.undistilled, "closed form": evaluation.start}
+    return {f"{bundle}, {name}": one for name, one in both.items() if one is not None}
+
+
 def compared(subjects: Mapping[str, Subject]) -> list[Figure]:
-    """Return the figures that at least one of the bundles has, fidelity first."""
+    """Return the figures that at least one of the bundles has, fidelity first.
+
+    Beside each bundle those of its student's network before training, where known.
+    """
     named: dict[str, tuple[Better, dict[str, float | Estimate | None]]] = {}
 
     def take(
@@ -44,29 +53,35 @@ def compared(subjects: Mapping[str, Subject]) -> list[Figure]:
     ) -> None:
         named.setdefault(name, (better, {}))[1][bundle] = value
 
-    for bundle, (manifest, evaluation) in subjects.items():
-        student, kept = evaluation.student, evaluation.fidelity
-        take("parameters", "lower", bundle, float(manifest.student.parameters))
-        take("width", "lower", bundle, float(manifest.width))
+    def take_all(
+        name: str, evaluation: Evaluation, quality: Quality, kept: Fidelity | None
+    ) -> None:
         if kept is not None:
-            take("angle distortion", "lower", bundle, kept.angle_distortion)
-            take("overlap@10", "higher", bundle, kept.neighbour_overlap)
-            take("linear CKA", "higher", bundle, kept.linear_cka)
+            take("angle distortion", "lower", name, kept.angle_distortion)
+            take("overlap@10", "higher", name, kept.neighbour_overlap)
+            take("linear CKA", "higher", name, kept.linear_cka)
             take(
                 "recall@10 in the teacher's index",
                 "higher",
-                bundle,
+                name,
                 kept.teacher_index_recall,
             )
-        take("kNN accuracy", "higher", bundle, student.knn_accuracy)
-        take("linear accuracy", "higher", bundle, student.linear_accuracy)
+        take("kNN accuracy", "higher", name, quality.knn_accuracy)
+        take("linear accuracy", "higher", name, quality.linear_accuracy)
         for kind in evaluation.kinds():
-            auroc = evaluation.mean_auroc(student, kind).get(evaluation.detector)
-            take(f"AUROC {kind}", "higher", bundle, auroc)
-            take(f"FPR95 {kind}", "lower", bundle, mean_fpr95(evaluation, student, kind))
-        if student.corruptions is not None:
-            corrupted = student.corruptions.mean_accuracy
-            take("accuracy, corrupted", "higher", bundle, corrupted)
+            auroc = evaluation.mean_auroc(quality, kind).get(evaluation.detector)
+            take(f"AUROC {kind}", "higher", name, auroc)
+            take(f"FPR95 {kind}", "lower", name, mean_fpr95(evaluation, quality, kind))
+        if quality.corruptions is not None:
+            corrupted = quality.corruptions.mean_accuracy
+            take("accuracy, corrupted", "higher", name, corrupted)
+
+    for bundle, (manifest, evaluation) in subjects.items():
+        take("parameters", "lower", bundle, float(manifest.student.parameters))
+        take("width", "lower", bundle, float(manifest.width))
+        take_all(bundle, evaluation, evaluation.student, evaluation.fidelity)
+        for name, before in baselines(bundle, evaluation).items():
+            take_all(name, evaluation, before.quality, before.fidelity)
     figures = [_figure(name, better, values) for name, (better, values) in named.items()]
     return [figure for figure in figures if figure.values]
 

@@ -16,7 +16,7 @@ from bundle import (
     StageWriter,
 )
 from bundle.collection import Indices
-from bundle.evaluation import Evaluation
+from bundle.evaluation import EVALUATION, Evaluation
 from distill.embedding import Embedded
 from distill.evaluation.ood import detector_key
 from distill.images.data import Data
@@ -31,8 +31,6 @@ from distill.report import (
     sample_queries,
     thumbnail,
 )
-
-EVALUATION = "evaluation.json"
 
 
 def drawn_from(

@@ -1,15 +1,26 @@
 """Fidelity: how much of the teacher's geometry the student keeps."""
 
+from dataclasses import dataclass
+
 import numpy as np
 from jaxtyping import Float
 
 from bundle.blocks import BLOCK
 from bundle.evaluation import Fidelity
-from bundle.neighbours import NEIGHBOURS, neighbour_overlap
+from bundle.neighbours import NEIGHBOURS, neighbours_kept
 from distill.embedding import Embedded
 
 
-def fidelity(teacher: Embedded, student: Embedded, *, same_space: bool) -> Fidelity:
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Kept:
+    """What is kept of the teacher's angles, by test image."""
+
+    distortion: Float[np.ndarray, " n"]  # mean |cos_student - cos_teacher| over the bank
+    overlap: Float[np.ndarray, " n"]  # share of the teacher's 10 nearest
+    recall: Float[np.ndarray, " n"] | None  # the same in the teacher's own index
+
+
+def kept_of(teacher: Embedded, student: Embedded, *, same_space: bool) -> Kept:
     """Compare the cosines of every test image with every bank image.
 
     Args:
@@ -19,23 +30,37 @@ def fidelity(teacher: Embedded, student: Embedded, *, same_space: bool) -> Fidel
             they can query an index of the teacher's.
     """
     k = min(NEIGHBOURS, len(teacher.bank))
-    distortion = overlap = recall = 0.0
+    distortion, overlap, recall = [], [], []
     for start in range(0, len(teacher.test), BLOCK):
         rows = slice(start, start + BLOCK)
-        share = len(teacher.test[rows]) / len(teacher.test)
         before = teacher.test[rows] @ teacher.bank.T
         after = student.test[rows] @ student.bank.T
-        distortion += share * float(np.abs(after - before).mean(dtype=np.float64))
-        overlap += share * neighbour_overlap(before, after, k=k)
+        distortion.append(np.abs(after - before).mean(axis=1, dtype=np.float64))
+        overlap.append(neighbours_kept(before, after, k=k))
         if same_space:
             across = student.test[rows] @ teacher.bank.T
-            recall += share * neighbour_overlap(before, across, k=k)
-    return Fidelity(
-        angle_distortion=distortion,
-        neighbour_overlap=overlap,
-        linear_cka=linear_cka(teacher.test, student.test),
-        teacher_index_recall=recall if same_space else None,
+            recall.append(neighbours_kept(before, across, k=k))
+    return Kept(
+        distortion=np.concatenate(distortion),
+        overlap=np.concatenate(overlap),
+        recall=np.concatenate(recall) if same_space else None,
     )
+
+
+def fidelity_of(teacher: Embedded, student: Embedded, kept: Kept) -> Fidelity:
+    """Return the means over the test images, and linear CKA."""
+    return Fidelity(
+        angle_distortion=float(kept.distortion.mean()),
+        neighbour_overlap=float(kept.overlap.mean()),
+        linear_cka=linear_cka(teacher.test, student.test),
+        teacher_index_recall=None if kept.recall is None else float(kept.recall.mean()),
+    )
+
+
+def fidelity(teacher: Embedded, student: Embedded, *, same_space: bool) -> Fidelity:
+    """Return how much of the teacher's geometry is kept; see `kept_of`."""
+    kept = kept_of(teacher, student, same_space=same_space)
+    return fidelity_of(teacher, student, kept)
 
 
 def linear_cka(

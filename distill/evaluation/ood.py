@@ -1,50 +1,104 @@
 """OOD detection: each detector, fitted on the bank, against each unfamiliar set."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Float
 
-from bundle import DetectorSpec, LinearProbe, UsageError, applicable_detectors
+from bundle import (
+    Calibration,
+    DetectorSpec,
+    LinearProbe,
+    UsageError,
+    applicable_detectors,
+)
 from bundle.collection import Indices
 from bundle.evaluation import OodFigures
 from distill.embedding import Embedded
 from distill.evaluation.bootstrap import AurocBootstrap
 
 
-def ood_figures(
+@dataclass(frozen=True, kw_only=True, slots=True)
+class OodScores:
+    """One detector's scores of one model's embeddings; larger is less familiar."""
+
+    familiar: Float[np.ndarray, " n"]  # of the test images
+    unfamiliar: Mapping[str, Float[np.ndarray, " _"]]  # by set
+    calibration: Float[np.ndarray, " c"] | None
+
+    def flagged(self, alpha: float) -> dict[str, int] | None:
+        """Return how many images of each set are flagged; None if that is not known.
+
+        Calibrated as an artifact is; None without enough calibration images.
+        """
+        if self.calibration is None:
+            return None
+        try:
+            calibration = Calibration.from_scores(self.calibration, alpha)
+        except UsageError:
+            return None
+        return {
+            name: int(np.count_nonzero(calibration.is_ood(scores)))
+            for name, scores in self.unfamiliar.items()
+        }
+
+
+def ood_scores(
     embedded: Embedded,
     bank_labels: Indices | None,
     detectors: Mapping[str, DetectorSpec],
-    resamples: Mapping[str, AurocBootstrap],
     probe: LinearProbe | None,
-) -> dict[str, dict[str, OodFigures]]:
-    """Return every detector's figures, by unfamiliar set and then by detector.
+) -> dict[str, OodScores]:
+    """Return the scores of every detector that can be fitted, by its name.
 
     Args:
         embedded: one model's embeddings.
         bank_labels: the classes of the bank, where there are any.
         detectors: what to fit on the bank, by name.
-        resamples: of the test images and each unfamiliar set, by the set's name.
         probe: of this model's bank, for the detectors that need one.
     """
     if not embedded.unfamiliar:
         return {}
-    figures: dict[str, dict[str, OodFigures]] = {name: {} for name in embedded.unfamiliar}
-    for detector_name, spec in detectors.items():
+    found = {}
+    for name, spec in detectors.items():
         try:
             detector = spec.fit(embedded.bank, bank_labels, probe=probe)
         except UsageError:  # embeddings that vary in too few directions, say
             continue
-        familiar = detector.score(embedded.test)
-        for name, embeddings in embedded.unfamiliar.items():
-            unfamiliar = detector.score(embeddings)
-            figures[name][detector_name] = OodFigures(
-                auroc=resamples[name].estimate(familiar, unfamiliar),
-                fpr95_ood_positive=fpr95_ood_positive(familiar, unfamiliar),
-                fpr95_id_positive=fpr95_id_positive(familiar, unfamiliar),
+        found[name] = OodScores(
+            familiar=detector.score(embedded.test),
+            unfamiliar={
+                unfamiliar: detector.score(vectors)
+                for unfamiliar, vectors in embedded.unfamiliar.items()
+            },
+            calibration=None
+            if embedded.calibration is None
+            else detector.score(embedded.calibration),
+        )
+    return found
+
+
+def ood_figures(
+    scores: Mapping[str, OodScores], resamples: Mapping[str, AurocBootstrap]
+) -> dict[str, dict[str, OodFigures]]:
+    """Return every detector's figures, by unfamiliar set and then by detector.
+
+    Args:
+        scores: by detector.
+        resamples: of the test images and each unfamiliar set, by the set's name.
+    """
+    return {
+        name: {
+            detector: OodFigures(
+                auroc=resamples[name].estimate(one.familiar, one.unfamiliar[name]),
+                fpr95_ood_positive=fpr95_ood_positive(one.familiar, one.unfamiliar[name]),
+                fpr95_id_positive=fpr95_id_positive(one.familiar, one.unfamiliar[name]),
             )
-    return figures
+            for detector, one in scores.items()
+        }
+        for name in resamples
+    }
 
 
 def detectors_for(

@@ -8,9 +8,9 @@ from rich.progress import Progress
 
 from backbones import student_from_bundle
 from bundle import Bundle, BundleError, ParityReport, UsageError, parity_reports
-from bundle.evaluation import Evaluation, Kind, Role, Training
+from bundle.evaluation import EVALUATION, Evaluation, Kind, Role, Training
 from bundle.stage import fault_of
-from distill.embedding import Embed, embed_both
+from distill.embedding import Embed, embed_all
 from distill.evaluation.accuracy import say_if_left_out
 from distill.evaluation.corruptions import (
     CorruptedEmbeddings,
@@ -18,11 +18,16 @@ from distill.evaluation.corruptions import (
     embed_corrupted,
     why_not,
 )
-from distill.evaluation.drawing import EVALUATION, drawn_from, write_evaluation
+from distill.evaluation.cost import cost_of
+from distill.evaluation.drawing import drawn_from, write_evaluation
 from distill.evaluation.evaluate import evaluate
+from distill.evaluation.undistilled import untrained
 from distill.images.data import Data, prepare_data
 from distill.images.sources import open_images
+from distill.preparation import student_from_recipe
 from distill.recipe import Recipe, recipe_from_document, recipe_from_toml
+from distill.start.before import Before, start_from_bundle
+from distill.start.fitting import re_estimate
 from distill.targets import BALANCE, Teacher, teacher_from_recipe
 
 
@@ -98,19 +103,22 @@ def reevaluate(
     text = bundle.file("recipe.toml").read_text(encoding="utf-8")
     moved = moved or Moved()
     recipe = moved.applied(recipe_from_toml(bundle.file("recipe.toml")))
-    before = _before(bundle, progress)
+    earlier = _earlier(bundle, progress)
     data = _data(recipe, moved, progress)
     say_if_left_out(data, progress)
     crop = bundle.manifest.preprocessing
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     teacher = _teacher(recipe, data, bundle, device, progress) if with_teacher else None
-    embeds: dict[Role, Embed] = {"student": student_from_bundle(bundle).to(device).embed}
+    student = student_from_bundle(bundle).to(device)
+    embeds: dict[Role, Embed] = {"student": student.embed}
     if teacher is not None and teacher.embed is not None:
         embeds["teacher"] = teacher.embed
     workers = recipe.train.workers
-    theirs, ours = embed_both(
+    before = _before(recipe, bundle, data, device, progress)
+    embedded = embed_all(
         teacher,
-        embeds["student"],
+        student.embed,
+        None if before is None else before.backbone,
         data,
         crop,
         progress,
@@ -131,15 +139,17 @@ def reevaluate(
         corrupted = dict(zip(embeds, several, strict=True))
     evaluation = evaluate(
         data,
-        theirs,
-        ours,
+        embedded.teacher,
+        embedded.student,
         detector=recipe.ood,
-        training=Training(terms=()) if before is None else before.training,
+        training=Training(terms=()) if earlier is None else earlier.training,
         same_space=bundle.manifest.space == "teacher",
         corrupted=corrupted,
+        untrained=untrained(embedded, before, student.width),
+        cost=cost_of(student, crop, device),
         parts={} if teacher is None else teacher.parts,
     )
-    if before is not None and evaluation.test_digest != before.test_digest:
+    if earlier is not None and evaluation.test_digest != earlier.test_digest:
         progress.console.print(
             "These are not the test images of the evaluation before: the figures are "
             "not comparable with it, and an image the student learnt from may be among "
@@ -149,10 +159,10 @@ def reevaluate(
         )
     drawn = drawn_from(
         data,
-        theirs,
-        ours,
+        embedded.teacher,
+        embedded.student,
         detector=recipe.ood,
-        fitted=recipe.ood.fit(ours.bank, data.familiar.labels(data.bank)),
+        fitted=recipe.ood.fit(embedded.student.bank, data.familiar.labels(data.bank)),
         manifest=bundle.manifest,
         recipe=text,
     )
@@ -187,6 +197,28 @@ def _teacher(
         ) from error
 
 
+def _before(
+    recipe: Recipe, bundle: Bundle, data: Data, device: torch.device, progress: Progress
+) -> Before | None:
+    """Return the student before training, where its network can be had again."""
+    try:
+        student, _ = student_from_recipe(recipe)
+    except UsageError as error:
+        progress.console.print(
+            f"The student before training is left out: {error}",
+            markup=False,
+            soft_wrap=True,
+        )
+        return None
+    if recipe.train.batch_statistics == "re-estimated":
+        re_estimate(student.backbone, recipe, data, device, progress)
+    return Before(
+        backbone=student.backbone.eval().requires_grad_(False),
+        layer=start_from_bundle(bundle),
+        pretrained=recipe.student.from_pretrained,
+    )
+
+
 def _possible(
     data: Data, bundle: Bundle, embeds: Mapping[Role, Embed], progress: Progress
 ) -> bool:
@@ -198,7 +230,7 @@ def _possible(
     return reason is None
 
 
-def _before(bundle: Bundle, progress: Progress) -> Evaluation | None:
+def _earlier(bundle: Bundle, progress: Progress) -> Evaluation | None:
     """Return the evaluation that is replaced: it alone knows how the training went."""
     try:
         fault = fault_of(bundle.file(EVALUATION), bundle.manifest.files[EVALUATION])

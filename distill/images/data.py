@@ -23,6 +23,7 @@ from distill.images.sources import open_images
 from distill.recipe import Recipe
 
 _UNFAMILIAR_KEPT = 64  # unfamiliar images kept in the bundle for parity
+_FEWEST_VALIDATED = 24  # images; fewer have no neighbours to speak of
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -46,13 +47,19 @@ class Data:
     held_out: Images
     split: Split
     bank: Indices  # those training images that are kept as references
+    validation: Indices  # the last of `split.bank`: by them the best weights are chosen
     unfamiliar: dict[str, Unfamiliar]  # by the set's name; empty where there are none
     unreadable: dict[str, dict[str, str]]  # what is left out: source, name, reason
 
     @property
+    def learnt(self) -> Indices:
+        """The images that steps learn from: `split.bank` without `validation`."""
+        return self.split.bank[: len(self.split.bank) - len(self.validation)]
+
+    @property
     def trained(self) -> list[str]:
         """The names of the images that are learnt from."""
-        return [self.familiar.names[index] for index in self.split.bank]
+        return [self.familiar.names[index] for index in self.learnt]
 
     def held_out_pixels(
         self, preprocessing: Preprocessing, progress: Progress
@@ -163,15 +170,29 @@ def prepare_data(recipe: Recipe, progress: Progress, cache: Path | None = None) 
             familiar, learnable, held_out, usable, section.shares, alpha=alpha
         )
     bank = roles.bank[: section.bank_limit]
+    aside = 0
+    if recipe.train.keep == "best" and recipe.train.epochs:
+        aside = set_aside(len(roles.bank), section.validation_limit)
     recipe.ood.require_bank(len(bank), familiar.labels(bank))
     return Data(
         familiar=familiar,
         held_out=held_out,
         split=roles,
         bank=bank,
+        validation=roles.bank[len(roles.bank) - aside :],
         unfamiliar=unfamiliar,
         unreadable=reading.unreadable,
     )
+
+
+def set_aside(images: int, limit: int) -> int:
+    """Return how many of so many training images are for validation.
+
+    A tenth; of few images more, as a handful has no neighbours to speak of; and none of
+    so few that a quarter is not enough.
+    """
+    count = min(limit, max(_FEWEST_VALIDATED, images // 10))
+    return count if _FEWEST_VALIDATED <= count <= images // 4 else 0
 
 
 class _Reading:

@@ -9,6 +9,7 @@ from distill.objectives.kd import Kd as Kd
 from distill.objectives.nd import Nd as Nd
 from distill.objectives.objective import Objective as Objective
 from distill.objectives.proteus import Proteus as Proteus
+from distill.objectives.queue import Queue as Queue
 from distill.objectives.rkd import Rkd as Rkd
 from distill.objectives.vkd import Vkd as Vkd
 from distill.objectives.weighted import Weighted as Weighted

@@ -12,6 +12,7 @@ from distill.objectives.kd import Kd
 from distill.objectives.nd import Nd
 from distill.objectives.objective import Objective
 from distill.objectives.proteus import Proteus
+from distill.objectives.queue import Queue
 from distill.objectives.rkd import Rkd
 from distill.objectives.vkd import Vkd
 from distill.objectives.weighted import Weighted
@@ -24,6 +25,7 @@ from distill.recipe.objectives import (
     NdSection,
     ObjectiveSection,
     ProteusSection,
+    QueueSection,
     RkdSection,
     VkdSection,
 )
@@ -62,11 +64,7 @@ def _built(
 ) -> Objective:
     match section:
         case IsogonSection():
-            return Isogon(
-                _cospress(section, teacher_width, student_width),
-                angle_weight=section.angle_weight,
-                pairs_weight=section.pairs_weight,
-            )
+            return Isogon(teacher_width, student_width, pairs_weight=section.pairs_weight)
         case CosPressSection():
             return _cospress(section, teacher_width, student_width)
         case VkdSection():
@@ -85,6 +83,15 @@ def _built(
             )
         case ProteusSection():
             return Proteus(teacher_width, student_width)
+        case QueueSection():
+            return Queue(
+                teacher_width,
+                student_width,
+                size=section.size,
+                temperature=section.temperature,
+                cells_weight=section.cells_weight,
+                cells_temperature=section.cells_temperature,
+            )
         case NdSection():
             _require_classes(section, classes)
             return Nd(teacher_width, student_width, classes)
@@ -113,9 +120,7 @@ def _require_classes(section: NdSection | KdSection, classes: int) -> None:
         )
 
 
-def _cospress(
-    section: CosPressSection | IsogonSection, teacher_width: int, student_width: int
-) -> CosPress:
+def _cospress(section: CosPressSection, teacher_width: int, student_width: int) -> CosPress:
     return CosPress(
         teacher_width,
         student_width,

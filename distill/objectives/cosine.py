@@ -1,6 +1,8 @@
 """The plain baseline: point where the teacher points."""
 
-from torch import nn
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
 
 from backbones import Features
 from distill.objectives.objective import Labels, Objective, Terms
@@ -22,6 +24,12 @@ class Cosine(Objective):
     def forward(self, student: Features, teacher: Features, labels: Labels = None) -> Terms:
         """Return the term cosine."""
         return {"cosine": (1 - cosine(self.expand(student.pooled), teacher.pooled)).mean()}
+
+    @torch.no_grad()
+    def begin(self, compression: Float[Tensor, "s t"], length: float) -> None:
+        """Lead back by the transpose: of all linear maps the nearest to the teacher."""
+        self.expand.weight.copy_(compression.T)
+        self.expand.bias.zero_()
 
     def to_teacher(self) -> nn.Linear:
         """The trained layer: the loss is zero where it points as the teacher does."""

@@ -103,6 +103,11 @@ class CosPress(Objective):
         weight[: len(leading)].copy_(leading)
         self.compress.bias.zero_()
 
+    @torch.no_grad()
+    def student_targets(self, teacher: Float[Tensor, "b t"]) -> Float[Tensor, "b s"]:
+        """The directions of z, which the student imitates."""
+        return F.normalize(self.compress(self.norm(teacher)), dim=1)
+
 
 def _one_minus_cosine(
     student: Float[Tensor, "b d"], target: Float[Tensor, "b d"]

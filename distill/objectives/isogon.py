@@ -1,71 +1,95 @@
-"""Isogon's own objective: CosPress, with absolute angles brought back."""
+"""Isogon's own objective: point where the compressed teacher does, and keep its angles."""
 
 from collections.abc import Iterable
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 
 from backbones import Features
-from distill.objectives.cospress import CosPress
 from distill.objectives.gather import whole_batch
 from distill.objectives.objective import Labels, Objective, StartOn, Terms
-from distill.objectives.precision import precise
+from distill.objectives.precision import cosine, precise
 from distill.objectives.sne import cosines
 
 
 class Isogon(Objective):
-    """CosPress's four terms, plus squared differences of cosines on both sides.
+    """CosPress's two terms on the student, with a fixed compression, plus its angles.
 
-    SNE compares softmaxes of cosines. It keeps the order of neighbours but does not
-    notice when all cosines of a row shift together, which is what a threshold on the
-    cosine, or an index built by the teacher, needs. With C the cosines of a set,
+    The compression z = W t / |t| is the uncentred PCA of the teacher's unit vectors: of
+    all linear maps of this rank it loses least of their inner products. It stays as it
+    is, for the head that CosPress trains by SNE hardly keeps more neighbours and loses
+    absolute angles: it keeps the order of a row's cosines, not their level. With C the
+    cosines of a set,
 
-        angle = angle_weight * [mean_b mse(C(z_b), C(t_b)) + mse(C(z_cls), C(t_cls))]
-        pairs = pairs_weight * [mean_b mse(C(s_b), C(t_b)) + mse(C(s_cls), C(t_cls))]
+        token   = mean_b [1 - cos(s_cls, z_cls)]
+        feature = mean_b [1 - cos(vec(s_b), vec(z_b))], one cosine per image
+        pairs   = pairs_weight * [mse(C(s_cls), C(t_cls)) + mean_b mse(C(s_b), C(t_b))]
 
-    each once over the tokens of an image and once over the class tokens of the batch of
-    all processes, the diagonals left out.
-    `angle` teaches the compression head, `pairs` the student; `pairs` compares with the
-    teacher itself, not with its compression. Student and teacher must have equal grids
-    for the per-image half of `pairs`; otherwise it compares class tokens only. Of a
-    teacher known by its embeddings alone, CosPress's terms `global` and `token` remain,
-    and the halves over the class tokens.
+    `pairs` compares with the teacher itself, once over the class tokens of the batch of
+    all processes and once over the tokens of an image, the diagonals left out. Student
+    and teacher must have equal grids for the latter. Of a teacher known by its
+    embeddings alone, the terms over class tokens remain.
 
-    Ours, without a paper; CosPress is arXiv:2411.15239. With both weights 0 it is CosPress.
+    Ours, without a paper; `token` and `feature` are those of CosPress, arXiv:2411.15239.
     """
 
+    compression: Tensor
+
     def __init__(
-        self, cospress: CosPress, *, angle_weight: float, pairs_weight: float
+        self, teacher_width: int, student_width: int, *, pairs_weight: float
     ) -> None:
         super().__init__()
-        self.cospress = cospress
-        self.angle_weight = angle_weight
+        # Until the start: any rows of unit norm, orthogonal.
+        start = torch.empty(student_width, teacher_width)
+        self.register_buffer("compression", nn.init.orthogonal_(start))
         self.pairs_weight = pairs_weight
 
     @property
     def start_on(self) -> StartOn:
-        """What the compression head asks for."""
-        return self.cospress.start_on
+        """A sample, of whose vectors the principal axes are taken."""
+        return "sample"
 
+    @torch.no_grad()
     def start(self, sample: Iterable[tuple[Features, Labels]]) -> None:
-        """Start the compression head."""
-        self.cospress.start(sample)
+        """Set the compression to the principal axes of the teacher's unit vectors.
+
+        An image's class token counts as much as all of its cells.
+        """
+        width = self.compression.shape[1]
+        moment = torch.zeros(width, width, dtype=torch.float64)
+        for features, _ in sample:
+            pooled = F.normalize(features.pooled.double().cpu(), dim=1)
+            moment += pooled.T @ pooled
+            if features.grid != (0, 0):
+                cells = F.normalize(features.cells.double().cpu(), dim=2)
+                share = cells.shape[1] ** -0.5
+                cells = share * cells.flatten(0, 1)
+                moment += cells.T @ cells
+        axes = torch.linalg.eigh(moment).eigenvectors.flip(1).T  # largest first
+        leading = axes[: len(self.compression)]
+        self.compression.zero_()
+        self.compression[: len(leading)].copy_(leading)
+
+    @torch.no_grad()
+    def student_targets(self, teacher: Float[Tensor, "b t"]) -> Float[Tensor, "b s"]:
+        """z, whose length says how much of a vector the compression keeps."""
+        return F.normalize(teacher, dim=1) @ self.compression.to(teacher).T
 
     def forward(self, student: Features, teacher: Features, labels: Labels = None) -> Terms:
-        """Return CosPress's terms, angle and pairs."""
-        z = self.cospress.compressed(teacher)
-        theirs = whole_batch(precise(teacher.pooled))
-        angle = _difference(whole_batch(precise(z.pooled)), theirs)
-        pairs = _difference(whole_batch(precise(student.pooled)), theirs)
+        """Return the terms token, feature and pairs."""
+        units = F.normalize(precise(teacher.tokens), dim=2)
+        target = Features(tokens=units @ self.compression.T, grid=teacher.grid)
+        pairs = _difference(whole_batch(precise(student.pooled)), whole_batch(units[:, 0]))
+        terms = {"token": (1 - cosine(student.pooled, target.pooled)).mean()}
         if teacher.grid != (0, 0):
-            angle = angle + _difference(z.tokens, teacher.tokens)
+            resampled = target.on_grid(student.grid).tokens
+            whole = cosine(student.tokens.flatten(1), resampled.flatten(1))
+            terms["feature"] = (1 - whole).mean()
             if student.grid == teacher.grid:
-                pairs = pairs + _difference(student.tokens, teacher.tokens)
-        return self.cospress.terms(student, teacher, z) | {
-            "angle": self.angle_weight * angle,
-            "pairs": self.pairs_weight * pairs,
-        }
+                pairs = pairs + _difference(student.tokens, units)
+        return terms | {"pairs": self.pairs_weight * pairs}
 
 
 def _difference(

@@ -73,6 +73,13 @@ class Kd(Objective):
                 "kd": self.kd_weight * self.ramp * divergence,
             }
 
+    @torch.no_grad()
+    def begin(self, compression: Float[Tensor, "s t"], length: float) -> None:
+        """Start the student's classifier as the teacher's, through the compression."""
+        weight = self.probe_weight @ compression.T.to(self.probe_weight)
+        self.head.weight.copy_(length * weight)
+        self.head.bias.copy_(self.probe_bias)
+
     @property
     def start_on(self) -> StartOn:
         """Everything, of which the probe takes the first 50,000 images."""

@@ -59,6 +59,29 @@ class Objective(nn.Module, ABC):
                 batch by batch in random order, with their class numbers.
         """
 
+    def begin(self, compression: Float[Tensor, "s t"], length: float) -> None:
+        """Set heads for a student whose embeddings are a compression of the teacher's.
+
+        Called once, after `start`, where the student starts in closed form: a head that
+        starts at random would first destroy what the student begins with.
+
+        Args:
+            compression: rows of unit norm, orthogonal; zero where the student is wider.
+                Of a unit pooled vector t of the teacher the student gives about
+                compression @ t.
+            length: the mean norm of the teacher's pooled vectors.
+        """
+
+    def student_targets(self, teacher: Float[Tensor, "b t"]) -> Float[Tensor, "b s"] | None:
+        """Return where the student's pooled vectors should point, as known after `start`.
+
+        None where any compression of the teacher's vectors does; then it is uncentred PCA.
+
+        Args:
+            teacher: the teacher's pooled vectors, of their own norm.
+        """
+        return None
+
     def at_epoch(self, epoch: float) -> None:
         """Be told how many epochs are done, before each epoch or more often.
 

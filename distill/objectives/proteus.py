@@ -1,7 +1,9 @@
 """Proteus: reproduce the teacher's tokens, class token and all."""
 
+import torch
 import torch.nn.functional as F
-from torch import nn
+from jaxtyping import Float
+from torch import Tensor, nn
 
 from backbones import Features
 from distill.objectives.objective import Labels, Objective, Terms
@@ -43,8 +45,17 @@ class Proteus(Objective):
             "feature": F.mse_loss(self.feature(student.tokens), target.tokens),
         }
 
+    @torch.no_grad()
+    def begin(self, compression: Float[Tensor, "s t"], length: float) -> None:
+        """Lead back by the transpose, from the norm that a LayerNorm gives."""
+        for head in (self.token, self.feature):
+            linear = head[1]
+            assert isinstance(linear, nn.Linear)
+            linear.weight.copy_(compression.T * (length / linear.in_features**0.5))
+            linear.bias.zero_()
 
-def _head(student_width: int, teacher_width: int) -> nn.Module:
+
+def _head(student_width: int, teacher_width: int) -> nn.Sequential:
     return nn.Sequential(
         nn.LayerNorm(student_width), nn.Linear(student_width, teacher_width)
     )

@@ -27,8 +27,8 @@ class Vkd(Objective):
         standardise  per channel over the batch, on both sides (the detection code)
         whiten       the batch's covariance made the identity (ours: no released code)
 
-    A batch is that of all processes. Where the teacher is known by its embeddings alone,
-    z is the pooled vector of each side; this is our extension.
+    A batch is that of all processes. Where teacher or student give one vector
+    per image alone, z is the pooled vector of each side; this is our extension.
 
     The class token of a transformer is not in it: alone it cannot train an embedding that
     is one, and the paper has a classification loss beside it.
@@ -53,13 +53,28 @@ class Vkd(Objective):
         with torch.autocast(student.tokens.device.type, enabled=False):
             projection: Tensor = self.projection.weight  # computed by the Cayley map
             ours, theirs = student.pooled, teacher.pooled
-            if teacher.grid != (0, 0):
+            if (0, 0) not in (teacher.grid, student.grid):
                 ours, theirs = student.cells.mean(dim=1), teacher.cells.mean(dim=1)
             ours, theirs = ours.to(projection.dtype), theirs.to(projection.dtype)
             if self.normalisation != "layer_norm":
                 ours, theirs = whole_batch(ours), whole_batch(theirs)
             loss = vkd_loss(ours, theirs, projection, self.normalisation)
         return {"vkd": loss}
+
+    @torch.no_grad()
+    def begin(self, compression: Float[Tensor, "s t"], length: float) -> None:
+        """Start from the compression, whose rows are orthogonal as Q's columns are."""
+        if len(compression) <= compression.shape[1]:
+            self.projection.weight = compression.T
+
+    @torch.no_grad()
+    def student_targets(self, teacher: Float[Tensor, "b t"]) -> Float[Tensor, "b s"] | None:
+        """norm(t) Q, whose length counts as well; None where a batch decides the norm."""
+        if self.normalisation != "layer_norm":
+            return None
+        normalised = F.layer_norm(teacher, teacher.shape[1:], eps=_EPSILON)
+        targets: Tensor = normalised @ self.projection.weight
+        return targets
 
     def to_teacher(self) -> None:
         """None, although Q is linear: it leads to the normalised mean of the cells.

@@ -2,7 +2,8 @@
 
 from collections.abc import Iterable, Mapping
 
-from torch import nn
+from jaxtyping import Float
+from torch import Tensor, nn
 
 from backbones import Features
 from distill.objectives.objective import SAMPLE, Labels, Objective, StartOn, Terms
@@ -63,6 +64,16 @@ class Weighted(Objective):
             part.start(kept)
         for part in on_all:
             part.start(pooled)
+
+    def begin(self, compression: Float[Tensor, "s t"], length: float) -> None:
+        """Set the heads of each of them."""
+        for part in self._parts():
+            part.begin(compression, length)
+
+    def student_targets(self, teacher: Float[Tensor, "b t"]) -> Float[Tensor, "b s"] | None:
+        """The targets of the first objective, in the recipe's order, that has any."""
+        found = (part.student_targets(teacher) for part in self._parts())
+        return next((targets for targets in found if targets is not None), None)
 
     def at_epoch(self, epoch: float) -> None:
         """Tell each of them."""

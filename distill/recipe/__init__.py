@@ -5,6 +5,7 @@ from distill.recipe.objectives import (
     ObjectiveSection as ObjectiveSection,
 )
 from distill.recipe.reading import (
+    document_from_toml as document_from_toml,
     recipe_from_document as recipe_from_document,
     recipe_from_toml as recipe_from_toml,
 )
@@ -15,3 +16,4 @@ from distill.recipe.recipe import (
     UnfamiliarSection as UnfamiliarSection,
 )
 from distill.recipe.teacher import TeacherSection as TeacherSection
+from distill.recipe.written import written as written

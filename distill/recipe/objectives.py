@@ -1,11 +1,12 @@
 """The `[[objective]]` tables of a recipe: which losses, with which settings."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 _Positive = Annotated[float, Field(gt=0)]
 _TEMPERATURES = tuple(step / 100 for step in range(1, 11))
+_OF_A_HEAD = ("temperatures", "init", "angle_weight")
 GROUP = 16  # images in a batch of neighbours that belong together: an anchor and 15
 
 
@@ -15,41 +16,57 @@ class _ObjectiveSection(BaseModel):
     weight: float = Field(default=1.0, gt=0, description="factor on all its terms")
 
 
-class _CompressionSection(_ObjectiveSection):
-    temperatures: tuple[_Positive, ...] = Field(default=_TEMPERATURES, min_length=1)
+class CosPressSection(_ObjectiveSection):
+    """CosPress, arXiv:2411.15239."""
+
+    name: Literal["cospress"]
+    temperatures: tuple[_Positive, ...] = Field(
+        default=_TEMPERATURES,
+        min_length=1,
+        description="of the similarities, one term each",
+    )
     init: Literal["random", "pca"] = Field(
         default="pca", description="how the compression head starts"
     )
 
 
-class CosPressSection(_CompressionSection):
-    """CosPress, arXiv:2411.15239."""
-
-    name: Literal["cospress"]
-
-
-class IsogonSection(_CompressionSection):
-    """CosPress with absolute angles brought back; ours."""
+class IsogonSection(_ObjectiveSection):
+    """CosPress's terms on the student, and absolute angles; ours."""
 
     name: Literal["isogon"]
-    angle_weight: float = Field(default=10.0, ge=0, description="on the head's cosines")
-    pairs_weight: float = Field(default=3.0, ge=0, description="on the student's")
+    pairs_weight: float = Field(default=3.0, ge=0, description="on the student's cosines")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_a_trained_head(cls, section: Any) -> Any:
+        """Leave out the keys of a head that this objective once trained."""
+        if not isinstance(section, dict):
+            return section
+        return {key: value for key, value in section.items() if key not in _OF_A_HEAD}
 
 
 class VkdSection(_ObjectiveSection):
     """VkD, arXiv:2403.06213."""
 
     name: Literal["vkd"]
-    normalisation: Literal["layer_norm", "standardise", "whiten"] = "layer_norm"
+    normalisation: Literal["layer_norm", "standardise", "whiten"] = Field(
+        default="layer_norm", description="of the teacher's features"
+    )
 
 
 class CossSection(_ObjectiveSection):
     """CoSS, arXiv:2409.13939."""
 
     name: Literal["coss"]
-    weight_space: float = Field(default=1.0, ge=0)
-    teacher_temperature: float = Field(default=0.07, gt=0)
-    student_temperature: float = Field(default=0.1, gt=0)
+    weight_space: float = Field(
+        default=1.0, ge=0, description="on the similarities among the images"
+    )
+    teacher_temperature: float = Field(
+        default=0.07, gt=0, description="of the teacher's similarities"
+    )
+    student_temperature: float = Field(
+        default=0.1, gt=0, description="of the student's similarities"
+    )
     batches: Literal["random", "neighbours"] = Field(
         default="random",
         description="neighbours: images among their nearest; batch_size a multiple of 16",
@@ -60,14 +77,24 @@ class RkdSection(_ObjectiveSection):
     """RKD, arXiv:1904.05068."""
 
     name: Literal["rkd"]
-    distance_weight: float = Field(default=1.0, ge=0)
-    angle_weight: float = Field(default=2.0, ge=0)
+    distance_weight: float = Field(default=1.0, ge=0, description="on distances of pairs")
+    angle_weight: float = Field(default=2.0, ge=0, description="on angles of triples")
 
 
 class ProteusSection(_ObjectiveSection):
     """Proteus, arXiv:2407.10366."""
 
     name: Literal["proteus"]
+
+
+class QueueSection(_ObjectiveSection):
+    """The teacher's latest vectors as pseudo-classes, and patch similarity."""
+
+    name: Literal["queue"]
+    size: int = Field(default=2048, ge=2, description="teacher vectors in the queue")
+    temperature: float = Field(default=0.07, gt=0)
+    cells_weight: float = Field(default=1.0, ge=0)
+    cells_temperature: float = Field(default=0.07, gt=0)
 
 
 class NdSection(_ObjectiveSection):
@@ -80,7 +107,7 @@ class KdSection(_ObjectiveSection):
     """KD with cross-entropy, arXiv:1503.02531, as in KD++; needs classes."""
 
     name: Literal["kd"]
-    temperature: float = Field(default=4.0, gt=0)
+    temperature: float = Field(default=4.0, gt=0, description="of both models' classes")
     kd_weight: float = Field(
         default=1.0, ge=0, description="of the divergence, beside the cross-entropy's 1"
     )
@@ -102,6 +129,7 @@ SECTIONS: dict[str, type[BaseModel]] = {
     "coss": CossSection,
     "rkd": RkdSection,
     "proteus": ProteusSection,
+    "queue": QueueSection,
     "nd": NdSection,
     "kd": KdSection,
     "cosine": CosineSection,
@@ -114,6 +142,7 @@ ObjectiveSection = Annotated[
     | CossSection
     | RkdSection
     | ProteusSection
+    | QueueSection
     | NdSection
     | KdSection
     | CosineSection,

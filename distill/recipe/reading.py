@@ -25,8 +25,13 @@ def recipe_from_toml(path: Path) -> Recipe:
         UsageError: no such file, not TOML, or a key or value that does not fit; an
             unknown key is answered with the nearest known one.
     """
+    return recipe_from_document(document_from_toml(path), where=str(path))
+
+
+def document_from_toml(path: Path) -> dict[str, Any]:
+    """Return what the file says, not checked; see `recipe_from_toml`."""
     try:
-        document = tomllib.loads(path.read_text(encoding="utf-8"))
+        return tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise UsageError(
             f"There is no recipe at {path}. Start from one in `recipes/`."
@@ -37,7 +42,6 @@ def recipe_from_toml(path: Path) -> Recipe:
         raise UsageError(
             f"{path} is not TOML: {error}. See `recipes/` for examples."
         ) from error
-    return recipe_from_document(document, where=str(path))
 
 
 def recipe_from_document(document: dict[str, Any], *, where: str) -> Recipe:

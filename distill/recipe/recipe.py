@@ -18,56 +18,18 @@ from distill.recipe.objectives import (
     IsogonSection,
     ObjectiveSection,
 )
+from distill.recipe.student import StudentSection
 from distill.recipe.teacher import Teachers, TeacherSection
 
 # What timm.data.create_transform takes as auto_augment.
 _POLICIES = ("rand", "augmix", "3a", "original", "v0")
 
+_UNBOUNDED = 1_000_000  # epochs, where steps alone say how long a run is
 _NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
 
 
 class _Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class StudentSection(_Section):
-    """The model to train, by its timm name."""
-
-    name: str
-    width: int | None = Field(
-        default=None,
-        ge=2,
-        le=65_536,
-        description="of the embedding; a transformer's own width, else 192",
-    )
-    space: Literal["student", "teacher"] = Field(
-        default="student",
-        description="`teacher`: embeddings that can query an index the teacher built; "
-        "their width is the teacher's",
-    )
-    pretrained: bool = Field(
-        default=False, description="start from timm's pretrained weights"
-    )
-    checkpoint: str | None = Field(
-        default=None, description="start from these weights; as for the teacher"
-    )
-    start: Literal["closed-form", "random"] | None = Field(
-        default=None,
-        description="of the embedding layer. closed-form: a ridge regression onto the "
-        "teacher, the default where the network has pretrained weights; else random",
-    )
-
-    @property
-    def from_pretrained(self) -> bool:
-        """Whether the network starts from pretrained weights."""
-        return self.pretrained or self.checkpoint is not None
-
-    @property
-    def in_closed_form(self) -> bool:
-        """Whether the embedding layer starts from a ridge regression."""
-        if self.start is None:
-            return self.from_pretrained
-        return self.start == "closed-form"
 
 
 class DataSection(_Section):
@@ -95,8 +57,15 @@ class DataSection(_Section):
     crop: float = Field(
         default=1.0, gt=0, le=1, description="share of the shorter side kept"
     )
-    test_share: float = Field(default=0.15, gt=0, lt=0.5)
-    calibration_share: float = Field(default=0.15, gt=0, lt=0.5)
+    test_share: float = Field(
+        default=0.15, gt=0, lt=0.5, description="of the images, held out to test on"
+    )
+    calibration_share: float = Field(
+        default=0.15,
+        gt=0,
+        lt=0.5,
+        description="of the images, held out to calibrate the OOD score on",
+    )
     calibration_limit: int = Field(
         default=500, ge=1, description="most held-out images kept in the bundle"
     )
@@ -119,7 +88,7 @@ class DataSection(_Section):
     scale: tuple[float, float] = Field(
         default=(0.08, 1.0), description="area of the random crop"
     )
-    flip: float = Field(default=0.5, ge=0, le=1)
+    flip: float = Field(default=0.5, ge=0, le=1, description="share of mirrored views")
     augment: str | None = Field(
         default=None, description="a timm policy such as rand-m9-mstd0.5-inc1"
     )
@@ -175,7 +144,7 @@ class DataSection(_Section):
 class UnfamiliarSection(_Section):
     """One set of images that the OOD evaluation should flag."""
 
-    name: str = Field(pattern=_NAME)
+    name: str = Field(pattern=_NAME, description="of the set, in every report")
     images: str = Field(description="as for [data]")
     kind: Literal["near", "far"] = Field(
         default="far", description="near: such as other classes of the same kind"
@@ -188,10 +157,12 @@ class TrainSection(_Section):
     epochs: int = Field(
         default=100,
         ge=0,
-        description="passes over the images; 0 for the closed-form start alone",
+        description="passes over the images, at most; 0 for the closed-form start alone",
     )
     steps: int | None = Field(
-        default=None, ge=1, description="length in optimiser steps, in place of epochs"
+        default=None,
+        ge=1,
+        description="optimiser steps, at most; without epochs exactly so many",
     )
     batch_size: int = Field(
         default=256, ge=2, description="images per step, over all processes"
@@ -201,13 +172,19 @@ class TrainSection(_Section):
         ge=1,
         description="micro-batches per step; terms over a batch see one micro-batch",
     )
-    optimizer: Literal["adamw", "sgd"] = "adamw"
-    learning_rate: float = Field(default=5e-4, gt=0)
-    final_learning_rate: float = Field(default=1e-5, ge=0)
+    optimizer: Literal["adamw", "sgd"] = Field(
+        default="adamw", description="AdamW, or SGD with momentum"
+    )
+    learning_rate: float = Field(default=5e-4, gt=0, description="after the warm-up")
+    final_learning_rate: float = Field(
+        default=1e-5, ge=0, description="at the end of the cosine"
+    )
     milestones: tuple[int, ...] = Field(
         default=(), description="epochs after which to divide by 10, instead of cosine"
     )
-    warmup_epochs: float = Field(default=5, ge=0)
+    warmup_epochs: float = Field(
+        default=5, ge=0, description="over which the learning rate rises"
+    )
     warmup_share: float | None = Field(
         default=None, ge=0, lt=1, description="of all steps, in place of warmup_epochs"
     )
@@ -220,18 +197,13 @@ class TrainSection(_Section):
         default=1.0,
         gt=0,
         le=1,
-        description="factor on the learning rate from one block to the one before it",
+        description="factor on the learning rate from one stage of a convolutional "
+        "network, or block of a transformer, to the one before it",
     )
     batch_statistics: Literal["free", "frozen", "re-estimated"] = Field(
         default="free",
         description="of BatchNorm: learnt with the rest; kept as they are; or set once, "
         "from training images, before the start, and then kept",
-    )
-    anchor: float = Field(
-        default=0,
-        ge=0,
-        description="pull of the student's weights towards their start (L2-SP, "
-        "arXiv:1802.01483)",
     )
     keep: Literal["best", "last"] = Field(
         default="best",
@@ -241,7 +213,9 @@ class TrainSection(_Section):
     validations: int = Field(
         default=8, ge=1, description="how often the validation images are looked at"
     )
-    weight_decay: float = Field(default=0.05, ge=0)
+    weight_decay: float = Field(
+        default=0.05, ge=0, description="of matrices and kernels, not of vectors"
+    )
     momentum: float = Field(default=0.9, ge=0, lt=1, description="of sgd")
     nesterov: bool = Field(default=False, description="for sgd")
     clip_norm: float | None = Field(
@@ -250,7 +224,9 @@ class TrainSection(_Section):
     ema_decay: float | None = Field(
         default=None, gt=0, lt=1, description="keep a moving average as the student"
     )
-    precision: Literal["32-true", "bf16-mixed", "16-mixed"] = "32-true"
+    precision: Literal["32-true", "bf16-mixed", "16-mixed"] = Field(
+        default="32-true", description="of the computations of student and teacher"
+    )
     compile: bool = Field(default=False, description="torch.compile the student")
     devices: int = Field(default=1, ge=1, description="processes per node, one per GPU")
     nodes: int = Field(default=1, ge=1, description="machines, started by torchrun")
@@ -258,7 +234,21 @@ class TrainSection(_Section):
     checkpoint_minutes: float = Field(
         default=5, ge=0, description="at most so much work is lost; 0 for every step"
     )
-    seed: int = Field(default=0, ge=0, lt=2**31)
+    seed: int = Field(
+        default=0, ge=0, lt=2**31, description="of views, their order, and new layers"
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _bounded_by_steps_alone(cls, section: Any) -> Any:
+        if isinstance(section, dict) and section.get("steps") is not None:
+            return {"epochs": _UNBOUNDED} | section
+        return section
+
+    def length(self, steps_per_epoch: int) -> int:
+        """Return how many optimiser steps a run has."""
+        steps = self.epochs * steps_per_epoch
+        return steps if self.steps is None else min(steps, self.steps)
 
     @model_validator(mode="after")
     def _warms_up_in_time(self) -> "TrainSection":
@@ -301,7 +291,9 @@ class TrainSection(_Section):
 class Recipe(_Section):
     """Everything that determines a student."""
 
-    name: str = Field(default="student", pattern=_NAME)
+    name: str = Field(
+        default="student", pattern=_NAME, description="of the student and of its bundle"
+    )
     teacher: Teachers
     student: StudentSection
     data: DataSection

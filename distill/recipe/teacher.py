@@ -12,11 +12,15 @@ from pydantic import (
     model_validator,
 )
 
-_Std = Annotated[float, Field(gt=0)]
+from bundle import is_import_path
+
+Std = Annotated[float, Field(gt=0)]
+
+_VIEWS = 20_000  # of all images, where a recipe does not say
 
 # ImageNet's, which most published weights were trained with.
-_MEAN = (0.485, 0.456, 0.406)
-_STD = (0.229, 0.224, 0.225)
+MEAN = (0.485, 0.456, 0.406)
+STD = (0.229, 0.224, 0.225)
 
 
 class TeacherSection(BaseModel):
@@ -26,8 +30,9 @@ class TeacherSection(BaseModel):
 
     name: str | None = Field(
         default=None,
-        description="a timm name; or `package.module:factory`, which is called without "
-        "arguments and returns a torch.nn.Module; with `path`, only what to call it",
+        description="a timm name, `hf-hub:org/name` and `local-dir:/path` among them; or "
+        "`package.module:factory`, which is called without arguments and returns a "
+        "torch.nn.Module; with `path`, only what to call it",
     )
     checkpoint: str | None = Field(
         default=None,
@@ -39,7 +44,7 @@ class TeacherSection(BaseModel):
         default=None,
         description="of an imported teacher's pixels, in units of [0, 1]; ImageNet's",
     )
-    std: tuple[_Std, _Std, _Std] | None = Field(
+    std: tuple[Std, Std, Std] | None = Field(
         default=None, description="as `mean`; ImageNet's"
     )
     path: str | None = Field(
@@ -62,11 +67,12 @@ class TeacherSection(BaseModel):
         description="the teacher sees every view when it comes; or its embeddings, or "
         "all its tokens, are computed once for `views` views of each image",
     )
-    views: int = Field(
-        default=4,
+    views: int | None = Field(
+        default=None,
         ge=1,
         description="how many different views of an image are computed; training "
-        "replays them in turn",
+        "replays them in turn. Without it so many that they are some 20,000 in all, "
+        "from 2 to 8",
     )
     cache: str = Field(
         default="teacher-features",
@@ -98,15 +104,19 @@ class TeacherSection(BaseModel):
     def _default(cls, key: str) -> object:
         return cls.model_fields[key].default
 
+    def views_of(self, images: int) -> int:
+        """Return how many views of each of so many images are computed."""
+        return self.views or min(8, max(2, _VIEWS // images))
+
     @property
     def imported(self) -> bool:
         """Whether `name` is an import path."""
-        return self.path is None and self.name is not None and ":" in self.name
+        return self.path is None and self.name is not None and is_import_path(self.name)
 
     @property
     def normalisation(self) -> dict[str, tuple[float, float, float]]:
         """The mean and the standard deviation of an imported teacher's pixels."""
-        return {"mean": self.mean or _MEAN, "std": self.std or _STD}
+        return {"mean": self.mean or MEAN, "std": self.std or STD}
 
 
 def _one_or_several(value: Any) -> str:
@@ -121,7 +131,7 @@ def _agreeing(
     if len(views) > 1:
         raise ValueError(
             f"expected the same `views` in every [[teacher]], because they teach on the "
-            f"same views, got {', '.join(map(str, sorted(views)))}"
+            f"same views, got {', '.join(sorted(str(one or 'none') for one in views))}"
         )
     return sections if len(sections) > 1 else sections[0]
 

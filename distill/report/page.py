@@ -5,6 +5,8 @@ from collections import Counter
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
+from bundle.evaluation import auroc_of
+from bundle.worth import gains_of, worth_of
 from distill.evaluation import Evaluation
 from distill.report.drawn import UNFAMILIAR, Drawn, EmbeddingMap
 from distill.report.inline import CLASSES, data_uri
@@ -16,12 +18,14 @@ from distill.report.plots import (
     training_curves,
 )
 from distill.report.words import (
+    cost_words,
     headlines,
     kept,
     percent,
     scatter_words,
     score_words,
     summary,
+    worst_classes,
 )
 
 
@@ -34,12 +38,17 @@ def page(evaluation: Evaluation, drawn: Drawn) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters.update(percent=percent, data_uri=data_uri)
+    environment.filters.update(
+        percent=percent, data_uri=data_uri, auroc_of=auroc_of, cost_words=cost_words
+    )
     shown = () if drawn.map is None else _shown_classes(drawn.map)
     return environment.get_template("page.html.j2").render(
         evaluation=evaluation,
         drawn=drawn,
         manifest=drawn.manifest,
+        worth=worth_of(evaluation),
+        gains={gain.name: gain for gain in gains_of(evaluation)},
+        classes=worst_classes(evaluation),
         headlines=headlines(evaluation, drawn),
         summary=summary(evaluation, drawn),
         scatter=drawn.cosines and cosine_scatter(drawn.cosines),

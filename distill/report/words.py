@@ -5,20 +5,36 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float
 
-from distill.evaluation import Corruptions, Estimate, Evaluation, Kind, Quality
+from distill.evaluation import (
+    ClassAccuracy,
+    Corruptions,
+    Cost,
+    Estimate,
+    Evaluation,
+    Kind,
+    Quality,
+)
 from distill.report.drawn import CosinePairs, Drawn, Query, Scores
 
 _HEADLINES = 6
+_CLASSES_SHOWN = 100
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Headline:
-    """One large number, the teacher's beside the student's."""
+    """One large number, with the teacher's and the undistilled network's."""
 
     name: str
     student: str
     teacher: str | None
     hint: str
+    undistilled: str | None = None
+
+    @property
+    def beside(self) -> str:
+        """What stands beside the number; empty where there is nothing."""
+        named = {"teacher": self.teacher, "undistilled": self.undistilled}
+        return ", ".join(f"{name} {value}" for name, value in named.items() if value)
 
 
 def percent(share: float) -> str:
@@ -29,6 +45,9 @@ def percent(share: float) -> str:
 def headlines(evaluation: Evaluation, drawn: Drawn) -> list[Headline]:
     """Return the numbers to see first, of those that were measured; at most six."""
     student, teacher = evaluation.student, evaluation.teacher
+    before = evaluation.undistilled
+    unkept = None if before is None else before.fidelity
+    untaught = None if before is None else before.quality
     found = []
     if evaluation.fidelity is not None:
         found += [
@@ -36,39 +55,52 @@ def headlines(evaluation: Evaluation, drawn: Drawn) -> list[Headline]:
                 name="angle distortion",
                 student=f"{evaluation.fidelity.angle_distortion:.3f}",
                 teacher=None,
+                undistilled=None if unkept is None else f"{unkept.angle_distortion:.3f}",
                 hint="mean change of a cosine; 0 is perfect",
             ),
             Headline(
                 name="neighbour overlap@10",
                 student=percent(evaluation.fidelity.neighbour_overlap),
                 teacher=None,
+                undistilled=None if unkept is None else percent(unkept.neighbour_overlap),
                 hint="of the teacher's ten nearest kept",
             ),
         ]
     if student.knn_accuracy is not None:
         theirs = None if teacher is None else teacher.knn_accuracy
         above = None if theirs is None else theirs.value
+        below = None if untaught is None else untaught.knn_accuracy
         ours = student.knn_accuracy.value
-        found.append(_headline("kNN accuracy", "k = 10, T = 0.07", ours, above))
+        found.append(
+            _headline(
+                "kNN accuracy",
+                "k = 10, T = 0.07",
+                ours,
+                above,
+                None if below is None else below.value,
+            )
+        )
     for kind in evaluation.kinds():
         auroc = _auroc(evaluation, student, kind)
         if auroc is not None:
             reference = teacher and _auroc(evaluation, teacher, kind)
+            unlearnt = untaught and _auroc(evaluation, untaught, kind)
             found.append(
                 Headline(
                     name=f"AUROC, {kind} OOD",
                     student=f"{auroc:.3f}",
                     teacher=None if reference is None else f"{reference:.3f}",
+                    undistilled=None if unlearnt is None else f"{unlearnt:.3f}",
                     hint=f"by {evaluation.detector}; 0.5 is guessing",
                 )
             )
-    cards = drawn.manifest.student, drawn.manifest.teacher
+    cards, cost = (drawn.manifest.student, drawn.manifest.teacher), evaluation.cost
     found.append(
         Headline(
             name="parameters",
             student=_count(cards[0].parameters),
             teacher=_count(cards[1].parameters),
-            hint="of the whole network",
+            hint="of the whole network" if cost is None else _weight_and_time(cost),
         )
     )
     if student.corruptions is not None and student.corruptions.accuracy:
@@ -114,6 +146,17 @@ def summary(evaluation: Evaluation, drawn: Drawn) -> list[str]:
     return said
 
 
+def cost_words(cost: Cost) -> str:
+    """Return what the student weighs and how long an image takes, and where."""
+    return f"{_weight_and_time(cost)} alone, in eager torch on {cost.machine}"
+
+
+def worst_classes(evaluation: Evaluation) -> list[tuple[str, ClassAccuracy]]:
+    """Return the classes that the student knows worst, worst first; at most 100."""
+    ranked = sorted(evaluation.classes.items(), key=lambda one: one[1].student)
+    return ranked[:_CLASSES_SHOWN]
+
+
 def scatter_words(pairs: CosinePairs) -> str:
     """Return where the student's cosines lie, on the pairs that are drawn."""
     shift = float(np.mean(pairs.student - pairs.teacher))
@@ -150,9 +193,20 @@ def _auroc(evaluation: Evaluation, quality: Quality, kind: Kind) -> float | None
     return evaluation.mean_auroc(quality, kind).get(evaluation.detector)
 
 
-def _headline(name: str, hint: str, student: float, teacher: float | None) -> Headline:
-    reference = None if teacher is None else percent(teacher)
-    return Headline(name=name, student=percent(student), teacher=reference, hint=hint)
+def _headline(
+    name: str,
+    hint: str,
+    student: float,
+    teacher: float | None,
+    undistilled: float | None = None,
+) -> Headline:
+    return Headline(
+        name=name,
+        student=percent(student),
+        teacher=None if teacher is None else percent(teacher),
+        undistilled=None if undistilled is None else percent(undistilled),
+        hint=hint,
+    )
 
 
 def _flagged(scores: Scores, values: Float[np.ndarray, " n"]) -> float:
@@ -181,6 +235,11 @@ def _verdict(auroc: float) -> str:
     if auroc < 0.8:
         return "partly tells"
     return "tells" if auroc < 0.95 else "clearly tells"
+
+
+def _weight_and_time(cost: Cost) -> str:
+    weight = f"{cost.weights_bytes / 1e6:.3g}\N{NO-BREAK SPACE}MB of weights"
+    return f"{weight}, {cost.milliseconds:.3g}\N{NO-BREAK SPACE}ms for an image"
 
 
 def _count(parameters: int) -> str:

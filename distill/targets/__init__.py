@@ -20,5 +20,6 @@ from distill.targets.teacher import (
     Embedder as Embedder,
     GivenTeacher as GivenTeacher,
     Teacher as Teacher,
+    Uncomputed as Uncomputed,
     in_batches as in_batches,
 )

@@ -6,9 +6,14 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from backbones import Backbone, FeatureExtractor, ImportedNetwork, preprocessing_of
+from backbones import (
+    Backbone,
+    FeatureExtractor,
+    ImportedNetwork,
+    module_from_path,
+    preprocessing_of,
+)
 from bundle import Images, Preprocessing, TeacherCard
-from distill.imported import module_from_path
 from distill.recipe import Recipe, TeacherSection
 from distill.targets.given import given_embeddings
 from distill.targets.joint import JointTeacher

@@ -15,6 +15,7 @@ from rich.progress import Progress
 from torch import Tensor
 
 from bundle import UsageError
+from distill.targets.finite import require_finite_features
 from distill.targets.record import (
     FEATURES,
     RECORD,
@@ -61,7 +62,8 @@ def filled_store(
         sync_seconds: at most so much work is lost.
 
     Raises:
-        UsageError: no room, a feature that float16 does not hold, or damaged files.
+        UsageError: no room, a feature that is not finite or that float16 does not hold,
+            or damaged files.
     """
     folder = cache / record.folder
     if rows_done(folder, record) < record.rows:
@@ -135,6 +137,8 @@ def _half(
     tokens: Float[Tensor, "b n d"], record: StoreRecord, source: RowSource, first: int
 ) -> Float16[np.ndarray, "b n d"]:
     """Return the tokens in float16; refuse those it cannot hold."""
+    images = [source.image(first + place) for place in range(len(tokens))]
+    require_finite_features(tokens, record.teacher.architecture, images)
     half = tokens.half()
     finite = half.isfinite().flatten(1).all(dim=1)
     if not finite.all():

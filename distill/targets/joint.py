@@ -37,13 +37,13 @@ from rich.progress import Progress
 from torch import Tensor
 
 from backbones import Features
-from bundle import TeacherCard
+from bundle import TeacherCard, UsageError
 from bundle.collection import Indices
 from bundle.samples import spread
 from distill.images.loading import Batch
 from distill.targets.phi_s import PhiS
 from distill.targets.targets import Targets
-from distill.targets.teacher import Embedder, Teacher
+from distill.targets.teacher import Embedder, Teacher, Uncomputed
 
 _ESTIMATED_ON = 50_000  # most images that the balance is estimated on
 _BLOCK = 4096  # rows balanced at once
@@ -140,6 +140,11 @@ class JointTargets(Targets):
         """Return the joint features of the views."""
         return self._balance.joint([each.features(batch) for each in self._several])
 
+    def fault(self) -> UsageError | None:
+        """Return the first teacher's that has one."""
+        faults = [each.fault() for each in self._several]
+        return next((fault for fault in faults if fault is not None), None)
+
 
 class JointTeacher(Teacher):
     """Several teachers of the same images, which teach as one."""
@@ -191,6 +196,15 @@ class JointTeacher(Teacher):
             f"Share of each teacher in the joint cosine: {shares}.",
             markup=False,
             soft_wrap=True,
+        )
+
+    def uncomputed(
+        self, indices: Indices, device: torch.device, *, plain: bool = False
+    ) -> Uncomputed:
+        """Return what all of them lack together."""
+        found = [each.uncomputed(indices, device, plain=plain) for each in self.teachers]
+        return Uncomputed(
+            views=sum(each.views for each in found), size=sum(each.size for each in found)
         )
 
     @property

@@ -18,15 +18,17 @@ from distill.images.loading import plain_crops, views_in_order
 from distill.images.views import Views
 from distill.recipe import Recipe, TeacherSection
 from distill.targets.filling import RowSource, filled_store
+from distill.targets.finite import require_finite_features
 from distill.targets.identity import crop_parts, network_parts, view_parts
 from distill.targets.online import OnlineTargets
-from distill.targets.record import Parts, StoreRecord
+from distill.targets.record import Parts, StoreRecord, rows_done
 from distill.targets.store import FeatureStore
 from distill.targets.stored import StoredTargets
 from distill.targets.targets import Targets
-from distill.targets.teacher import Embedder, Teacher
+from distill.targets.teacher import Embedder, Teacher, Uncomputed
 
 Precision = Literal["32-true", "bf16-mixed", "16-mixed"]
+_Kind = Literal["embedding", "tokens", "plain"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -83,7 +85,12 @@ class NetworkTeacher(Teacher):
         """
         kind = self._section.features
         if kind == "online":
-            return OnlineTargets(self.network, self.preprocessing.height)
+            return OnlineTargets(
+                self.network,
+                self.preprocessing.height,
+                name=self.card.architecture,
+                images=self._images.names,
+            )
         precision = self._recipe.train.precision
         store = self._store(kind, self._views(indices), precision, device, progress)
         return StoredTargets(store, indices)
@@ -92,8 +99,16 @@ class NetworkTeacher(Teacher):
         """Run the network on the plain crops."""
         self.network.to(device)
         pooled = self._section.features == "embedding"
+        first = 0
         for pixels in self._plain(indices).batches(0):
             features = self._features(pixels, device, "32-true")
+            batch = indices[first : first + len(pixels)]
+            first += len(pixels)
+            require_finite_features(
+                features.tokens,
+                self.card.architecture,
+                [self._images.names[index] for index in batch],
+            )
             yield features.without_cells() if pooled else features
 
     def pooled(
@@ -102,6 +117,22 @@ class NetworkTeacher(Teacher):
         """Return the network's features of the plain crops, computed in float32."""
         store = self._store("plain", self._plain(indices), "32-true", device, progress)
         return store.values[:, 0, 0]
+
+    def uncomputed(
+        self, indices: Indices, device: torch.device, *, plain: bool = False
+    ) -> Uncomputed:
+        """Return what the stores on disk still lack."""
+        kind = self._section.features
+        if plain:
+            record, _ = self._record("plain", self._plain(indices), "32-true", device)
+        elif kind == "online":
+            return Uncomputed(views=0, size=0)
+        else:
+            precision = self._recipe.train.precision
+            record, _ = self._record(kind, self._views(indices), precision, device)
+        folder = Path(self._section.cache) / record.folder
+        views = record.rows - rows_done(folder, record)
+        return Uncomputed(views=views, size=views * record.row_bytes)
 
     @property
     def embed(self) -> Embedder:
@@ -115,7 +146,8 @@ class NetworkTeacher(Teacher):
 
     def _views(self, indices: Indices) -> _Pixels:
         data, seed = self._recipe.data, self._recipe.train.seed
-        count, workers = self._section.views, self._recipe.train.workers
+        count = self._section.views_of(len(indices))
+        workers = self._recipe.train.workers
         size = self.preprocessing.height
         views = Views(self._images, data, seed, sizes=[size])
         return _Pixels(
@@ -146,31 +178,16 @@ class NetworkTeacher(Teacher):
 
     def _store(
         self,
-        kind: Literal["embedding", "tokens", "plain"],
+        kind: _Kind,
         pixels: _Pixels,
         precision: Precision,
         device: torch.device,
         progress: Progress,
     ) -> FeatureStore:
-        name = self.card.architecture
-        network = network_parts(self.network, name, self._source, precision)
-
-        def features(batch: UInt8[Tensor, "b h w 3"]) -> Features:
-            found = self._features(batch, device, precision)
-            return found if kind == "tokens" else found.without_cells()
-
-        self.network.to(device)
-        size = (self.preprocessing.height, self.preprocessing.width)
-        tried = features(torch.zeros(1, *size, 3, dtype=torch.uint8))
-        _, tokens, width = tried.tokens.shape
+        record, features = self._record(kind, pixels, precision, device)
         store = filled_store(
             Path(self._section.cache),
-            StoreRecord(
-                parts={"kind": kind} | pixels.parts | network,
-                shape=(len(pixels.indices), pixels.views, tokens, width),
-                grid=tried.grid,
-                teacher=self.card,
-            ),
+            record,
             RowSource(
                 batches=lambda start: (
                     features(batch).tokens for batch in pixels.batches(start)
@@ -181,6 +198,34 @@ class NetworkTeacher(Teacher):
         )
         self.network.cpu()  # training needs the room
         return store
+
+    def _record(
+        self,
+        kind: _Kind,
+        pixels: _Pixels,
+        precision: Precision,
+        device: torch.device,
+    ) -> tuple[StoreRecord, Callable[[UInt8[Tensor, "b h w 3"]], Features]]:
+        """Return what the store of these views is, and what computes their features."""
+        network = network_parts(
+            self.network, self.card.architecture, self._source, precision
+        )
+
+        def features(batch: UInt8[Tensor, "b h w 3"]) -> Features:
+            found = self._features(batch, device, precision)
+            return found if kind == "tokens" else found.without_cells()
+
+        self.network.to(device)
+        size = (self.preprocessing.height, self.preprocessing.width)
+        tried = features(torch.zeros(1, *size, 3, dtype=torch.uint8))
+        _, tokens, width = tried.tokens.shape
+        record = StoreRecord(
+            parts={"kind": kind} | pixels.parts | network,
+            shape=(len(pixels.indices), pixels.views, tokens, width),
+            grid=tried.grid,
+            teacher=self.card,
+        )
+        return record, features
 
     @torch.no_grad()
     def _features(

@@ -1,19 +1,42 @@
 """Features computed when they are needed."""
 
+from collections.abc import Sequence
+
 import torch
+from jaxtyping import Bool, Int64
+from torch import Tensor
 
 from backbones import FeatureExtractor, Features
+from bundle import UsageError
 from distill.images.loading import Batch
+from distill.targets.finite import not_finite
 from distill.targets.targets import Targets
 
 
 class OnlineTargets(Targets):
     """A teacher that looks at every view itself."""
 
-    def __init__(self, teacher: FeatureExtractor, size: int | None = None) -> None:
-        """Look through `teacher`, at views of `size`; None for the student's own."""
+    def __init__(
+        self,
+        teacher: FeatureExtractor,
+        size: int | None = None,
+        *,
+        name: str = "of this run",
+        images: Sequence[str] | None = None,
+    ) -> None:
+        """Let `teacher` look.
+
+        Args:
+            teacher: the network.
+            size: of the views it looks at; None for the student's own.
+            name: by which messages call it.
+            images: the names of all images, for messages.
+        """
         self._teacher = teacher
         self._size = size
+        self._name = name
+        self._images = images
+        self._unseen: list[tuple[Bool[Tensor, " b"], Int64[Tensor, " b"]]] = []
         self.width = teacher.width
         self.sizes = () if size is None else (size,)
 
@@ -26,4 +49,17 @@ class OnlineTargets(Targets):
         """Run the teacher on the views."""
         pixels = batch.pixels if self._size is None else batch.pixels_at(self._size)
         features: Features = self._teacher(pixels)
+        finite = features.tokens.isfinite().flatten(1).all(dim=1)
+        self._unseen.append((finite, batch.indices))
         return features
+
+    def fault(self) -> UsageError | None:
+        """Return an error that names the first image without finite features."""
+        unseen, self._unseen = self._unseen, []
+        for finite, indices in unseen:
+            wrong = indices[~finite.cpu()]
+            if len(wrong):
+                number = int(wrong[0])
+                image = f"number {number}" if self._images is None else self._images[number]
+                return not_finite(self._name, image, "NaN or infinite values")
+        return None

@@ -5,6 +5,7 @@ from abc import ABC, abstractmethod
 import torch
 
 from backbones import Features
+from bundle import UsageError
 from distill.images.loading import Batch
 
 
@@ -22,3 +23,10 @@ class Targets(ABC):
     @abstractmethod
     def features(self, batch: Batch) -> Features:
         """Return the teacher's features of the views, on the device of their pixels."""
+
+    def fault(self) -> UsageError | None:
+        """Return what was wrong with the features since the last call, if anything.
+
+        Asked between steps, because the answer makes the host wait for the device.
+        """
+        return None

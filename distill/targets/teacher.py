@@ -21,6 +21,14 @@ _BATCH = 64
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Uncomputed:
+    """Features that a run is going to compute and keep."""
+
+    views: int  # of images, each through the network once
+    size: int  # in bytes, on disk
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Embedder:
     """What embeds plain crops of images, on the device of their pixels."""
 
@@ -102,6 +110,12 @@ class Teacher(ABC):
             UsageError: see `filled_store`.
         """
 
+    @abstractmethod
+    def uncomputed(
+        self, indices: Indices, device: torch.device, *, plain: bool = False
+    ) -> Uncomputed:
+        """Return what `targets`, or with `plain` what `pooled`, would have to compute."""
+
 
 class GivenTeacher(Teacher):
     """A teacher known by one embedding for each image."""
@@ -133,6 +147,12 @@ class GivenTeacher(Teacher):
         """Return the embeddings."""
         rows: Float[np.ndarray, "n d"] = self._embeddings[indices]
         return rows
+
+    def uncomputed(
+        self, indices: Indices, device: torch.device, *, plain: bool = False
+    ) -> Uncomputed:
+        """Nothing is: the embeddings are given."""
+        return Uncomputed(views=0, size=0)
 
 
 def in_batches(

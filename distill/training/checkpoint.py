@@ -10,8 +10,8 @@ from typing import Any
 
 import torch
 
+from backbones import source_of
 from bundle import UsageError
-from distill.imported import source_of
 from distill.recipe import Recipe, TrainSection
 from distill.targets.identity import VIEW_SETTINGS
 
@@ -20,10 +20,14 @@ NAME = "checkpoint.pt"
 # What may change between an interruption and its continuation, if that is asked for.
 _ADJUSTABLE = {
     "epochs",
+    "steps",
     "learning_rate",
     "final_learning_rate",
     "milestones",
     "warmup_epochs",
+    "warmup_share",
+    "layer_rate",
+    "layer_decay",
     "weight_decay",
     "clip_norm",
     "precision",
@@ -91,11 +95,14 @@ class Checkpoint:
         if state is None:
             return
         course, epochs = state["course"], self._shaping["train.epochs"]
-        if (course["epoch"], course["step"]) > (epochs, 0):
+        steps = self._shaping["train.steps"]
+        by_steps = steps is not None and state["done"] > steps
+        ends = f"{steps} steps" if by_steps else f"{epochs} epochs"
+        if by_steps or (course["epoch"], course["step"]) > (epochs, 0):
             raise UsageError(
                 f"The run in {self._folder} has done {course['epoch']} epochs and "
-                f"{course['step']} steps, and the recipe now ends after {epochs} epochs. "
-                f"Raise `epochs` in [train], or remove {self._folder} to start anew."
+                f"{course['step']} steps, and the recipe now ends after {ends}. Raise "
+                f"`{ends.split()[1]}` in [train], or remove {self._folder} to start anew."
             )
 
     def load(self) -> dict[str, Any] | None:
@@ -148,7 +155,8 @@ def _shaping(recipe: Recipe) -> dict[str, Any]:
         mode="json",
         include={
             "student": True,
-            "data": VIEW_SETTINGS | {"images", "repeats", "pseudo_classes"},
+            "data": VIEW_SETTINGS
+            | {"images", "repeats", "pseudo_classes", "validation_limit"},
             "train": set(TrainSection.model_fields) - _FREE,
         },
     )
@@ -158,8 +166,12 @@ def _shaping(recipe: Recipe) -> dict[str, Any]:
         for key, value in fields.items()
     }
     objectives = recipe.model_dump(mode="json", include={"objective"})["objective"]
+    student = recipe.student
     files: dict[str, str | Path | None] = {
-        "content of student.checkpoint": recipe.student.checkpoint
+        "code of student.name": (
+            source_of(student.name, "student") if student.imported else None
+        ),
+        "content of student.checkpoint": student.checkpoint,
     }
     for number, teacher in enumerate(recipe.teachers):
         section = "teacher" if len(recipe.teachers) == 1 else f"teacher {number}"

@@ -2,6 +2,7 @@
 
 import math
 from collections import deque
+from collections.abc import Callable
 
 import torch
 from torch import nn
@@ -22,7 +23,13 @@ class DivergenceWatch:
     grows without bound does, and no loss that merely fails to fall.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, kept: Callable[[], bool] = lambda: False) -> None:
+        """Watch from the start.
+
+        Args:
+            kept: whether there is a checkpoint to go on from.
+        """
+        self._kept = kept
         self._start = 0.0
         self._counted = 0
         self._recent: deque[float] = deque(maxlen=_WINDOW)
@@ -35,13 +42,14 @@ class DivergenceWatch:
         """
         loss = sum(terms.values())
         if not math.isfinite(loss):
-            raise _diverged("is not finite", step, terms)
+            raise _diverged("is not finite", step, terms, kept=self._kept())
         self._recent.append(loss)
         self._counted += 1
         if self._counted <= _WINDOW:
             self._start = max(self._start, abs(loss))
         elif sum(self._recent) / _WINDOW > _FACTOR * self._start:
-            raise _diverged(f"grew beyond {_FACTOR:g} times its start", step, terms)
+            what = f"grew beyond {_FACTOR:g} times its start"
+            raise _diverged(what, step, terms, kept=self._kept())
 
     def state(self) -> dict[str, float]:
         """Return what a continued run must know."""
@@ -52,17 +60,21 @@ class DivergenceWatch:
         self._start, self._counted = state["start"], int(state["counted"])
 
 
-def require_finite(module: nn.Module, step: int) -> None:
+def require_finite(module: nn.Module, step: int, *, kept: bool) -> None:
     """Raise `UsageError` if a weight is not finite: nothing to continue from."""
     for name, weight in module.named_parameters():
         if not bool(torch.isfinite(weight).all()):
-            raise _diverged(f"left {name} not finite", step, {})
+            raise _diverged(f"left {name} not finite", step, {}, kept=kept)
 
 
-def _diverged(what: str, step: int, terms: Values) -> UsageError:
+def _diverged(what: str, step: int, terms: Values, *, kept: bool) -> UsageError:
     shown = "".join(f", {name} {value:.4g}" for name, value in terms.items())
+    checkpoint = "The last good checkpoint is kept. " if kept else ""
+    again = "run again"
+    if kept:
+        again += " with --accept-changes to go on from there"
     return UsageError(
-        f"The loss {what} at step {step}{shown}. The last good checkpoint is kept. "
+        f"The loss {what} at step {step}{shown}. {checkpoint}"
         f'Lower `learning_rate`, set `clip_norm` or use `precision = "32-true"` in '
-        f"[train], and run again with --accept-changes to go on from there."
+        f"[train], and {again}."
     )

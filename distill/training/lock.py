@@ -17,7 +17,7 @@ def sole_run(folder: Path, section: TrainSection) -> Iterator[None]:
     Raises:
         UsageError: another run works there.
     """
-    if not _is_first_process(section):
+    if not is_first_process(section):
         yield
         return
     folder.mkdir(parents=True, exist_ok=True)
@@ -29,7 +29,7 @@ def sole_run(folder: Path, section: TrainSection) -> Iterator[None]:
         yield
 
 
-def _is_first_process(section: TrainSection) -> bool:
+def is_first_process(section: TrainSection) -> bool:
     """Return whether this process is the run's first, also before it is `launched`."""
     if section.devices * section.nodes == 1:
         return True

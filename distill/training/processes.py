@@ -10,6 +10,7 @@ from torch import Tensor
 
 from bundle import UsageError
 from distill.recipe import TrainSection
+from distill.targets import Targets
 
 
 def launched(section: TrainSection) -> Fabric:
@@ -78,6 +79,23 @@ def rows_of_all(fabric: Fabric, row: Tensor) -> Tensor:
     rows = fabric.all_gather(row)
     assert isinstance(rows, Tensor)
     return rows.reshape(fabric.world_size, -1)
+
+
+def require_sound(fabric: Fabric, targets: Targets) -> None:
+    """Raise what is wrong with the teacher's features, on every process.
+
+    Raises:
+        UsageError: some are not finite, here or on another process.
+    """
+    fault = targets.fault()
+    anywhere = fault is not None
+    if fabric.world_size > 1:
+        (anywhere,) = any_of_all(fabric, anywhere)
+    if anywhere:
+        raise fault or UsageError(
+            "The teacher gives features that are not finite; the process of this run "
+            "that met them names the image."
+        )
 
 
 def require_agreement(fabric: Fabric, step: int) -> None:

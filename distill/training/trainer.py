@@ -23,13 +23,16 @@ from distill.training.divergence import DivergenceWatch, Values, require_finite
 from distill.training.generators import generator_state, restore_generators
 from distill.training.interruption import interruption
 from distill.training.journal import Journal
+from distill.training.modes import channels_last, freeze_statistics
 from distill.training.optimisation import optimizer_for, schedule_for
 from distill.training.processes import (
     any_of_all,
     mean_of_all,
     require_agreement,
+    require_sound,
     rows_of_all,
 )
+from distill.training.validation import Validation
 
 # The mean of each loss term over one epoch.
 EpochMeans = dict[str, float]
@@ -46,14 +49,18 @@ class _Course:
     seconds: float = 0.0
     sums: Values = field(default_factory=dict)  # of the terms, in this epoch
     epochs: list[EpochMeans] = field(default_factory=list)
+    validated: list[tuple[int, float, float]] = field(default_factory=list)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TrainingLog:
     """What a finished run has met."""
 
-    epochs: tuple[EpochMeans, ...]
-    seconds_per_epoch: float
+    epochs: tuple[EpochMeans, ...] = ()
+    seconds_per_epoch: float | None = None
+    steps: int = 0
+    kept_step: int = 0  # whose weights the student has
+    validated: tuple[tuple[int, float, float], ...] = ()  # step, overlap, distortion
 
 
 class _Pair(nn.Module):
@@ -100,7 +107,22 @@ class Trainer:
         section: TrainSection,
         checkpoint: Checkpoint,
         progress: Progress,
+        *,
+        validation: Validation | None = None,
     ) -> None:
+        """Set up the run, and take it up where it was interrupted.
+
+        Args:
+            fabric: the run's processes.
+            student: what is trained, at its start.
+            objective: the loss, started.
+            targets: the teacher's features of the views.
+            views: what the student sees.
+            section: the recipe's [train].
+            checkpoint: where the run is kept.
+            progress: shows how far it is.
+            validation: by which the best weights are chosen; None keeps the last.
+        """
         self._fabric = fabric
         self._pair = _Pair(student, objective)
         self._targets = targets
@@ -110,18 +132,24 @@ class Trainer:
         self._progress = progress
         undecayed = {f"objective.{name}" for name in objective.undecayed()}
         optimizer = optimizer_for(self._pair, section, undecayed=undecayed)
+        self._total = section.length(len(views))
         self._schedule = schedule_for(optimizer, section, len(views))
+        self._validation = validation
+        self._every = max(1, self._total // section.validations)
+        self._best: dict[str, Any] | None = None  # the weights that are kept, and why
         self._ema = None
         if section.ema_decay is not None:
             self._ema = ModelEmaV3(self._pair, section.ema_decay, use_warmup=True)
         if section.compile:
-            student.compile()
+            student.compile()  # which chooses layouts itself
+        else:
+            channels_last(student)
         self._model, self._optimizer = fabric.setup(self._pair, optimizer)
         if self._ema is not None:
             self._ema.to(fabric.device)
         targets.place(fabric.device)
         torch.manual_seed(section.seed + fabric.global_rank)  # of dropout, on each its own
-        self._watch = DivergenceWatch()
+        self._watch = DivergenceWatch(kept=checkpoint.path.exists)
         self._course = _Course()
         self._unseen: list[Terms] = []  # terms of the latest steps, still on the device
         self._restore()
@@ -133,20 +161,27 @@ class Trainer:
         Asked to stop by a signal it saves after the step it is in, and ends.
 
         Raises:
-            UsageError: the loss diverged; the last good checkpoint is kept.
+            UsageError: the loss diverged, or the teacher's features are not finite; the
+                last good checkpoint is kept.
         """
         course, steps = self._course, len(self._views)
-        total = self._section.epochs * steps
-        task = self._progress.add_task("Distilling", total=total, completed=self._done)
+        task = self._progress.add_task(
+            "Distilling", total=self._total, completed=self._done
+        )
         saved = seen = time.monotonic()
         with self._journal() as journal, interruption() as asked:
-            while course.epoch < self._section.epochs:
+            if not self._done and self._best is None:
+                self._validate(journal)
+                self._save()  # something to go back to, from the first step on
+            while self._done < self._total:
                 self._pair.objective.at_epoch(float(course.epoch))
                 self._model.train()
+                freeze_statistics(self._pair.student, self._section.batch_statistics)
                 for micro_batches in self._views.epoch(course.epoch, course.step):
                     self._step(micro_batches)
                     course.step += 1
-                    last = course.step == steps
+                    done = self._done == self._total
+                    last = course.step == steps or done
                     minutes = (time.monotonic() - saved) / 60
                     due = minutes >= self._section.checkpoint_minutes
                     stop, save = self._agreed(bool(asked), due or bool(asked), last)
@@ -159,6 +194,8 @@ class Trainer:
                         self._progress.update(
                             task, completed=self._done, description=_shown(figures)
                         )
+                    if done or self._done % self._every == 0:
+                        self._validate(journal)
                     if last:
                         self._close_epoch()
                     if save:
@@ -168,14 +205,39 @@ class Trainer:
                         raise SystemExit(0)  # or the first would be ended before it saved
                     if stop:
                         asked.end()
+                    if done:
+                        break
             self._save()
-        if self._ema is not None:
+        if self._best is not None:
+            self._pair.load_state_dict(self._best["pair"])
+        elif self._ema is not None:
             self._pair.load_state_dict(self._ema.module.state_dict())
         self._pair.eval()
         return TrainingLog(
             epochs=tuple(course.epochs),
-            seconds_per_epoch=course.seconds / self._section.epochs,
+            seconds_per_epoch=course.seconds * steps / self._total,
+            steps=self._total,
+            kept_step=self._total if self._best is None else self._best["step"],
+            validated=tuple(course.validated),
         )
+
+    def _validate(self, journal: Journal | None) -> None:
+        """Look at the validation images; keep these weights if none were better."""
+        if self._validation is None or not self._fabric.is_global_zero:
+            return
+        pair = self._pair if self._ema is None else self._ema.module
+        found = self._validation.measured(pair.student, self._done)
+        self._course.validated.append((found.step, found.overlap, found.distortion))
+        if journal is not None:
+            figures = {
+                "validation_overlap": found.overlap,
+                "validation_distortion": found.distortion,
+            }
+            journal.write(self._done, self._course.epoch, figures)
+        best = self._best
+        if best is None or found.score > best["score"]:
+            weights = {name: value.clone() for name, value in pair.state_dict().items()}
+            self._best = {"step": found.step, "score": found.score, "pair": weights}
 
     def _journal(self) -> AbstractContextManager[Journal | None]:
         if not self._fabric.is_global_zero:
@@ -227,6 +289,7 @@ class Trainer:
 
     def _look(self, seconds: float) -> Values:
         """Bring the terms of the latest steps to the host, watch them, and sum up."""
+        require_sound(self._fabric, self._targets)
         names = list(self._unseen[0])
         stacked = torch.stack(
             [torch.stack([terms[name].float() for name in names]) for terms in self._unseen]
@@ -251,13 +314,14 @@ class Trainer:
 
     def _close_epoch(self) -> None:
         course = self._course
-        steps = len(self._views)
+        steps = course.step  # fewer than an epoch's where the run ends within one
         course.epochs.append({name: value / steps for name, value in course.sums.items()})
         course.sums = {}
-        course.epoch, course.step = course.epoch + 1, 0
+        if steps == len(self._views):
+            course.epoch, course.step = course.epoch + 1, 0
 
     def _save(self) -> None:
-        require_finite(self._pair, self._done)
+        require_finite(self._pair, self._done, kept=self._checkpoint.path.exists())
         generators = rows_of_all(self._fabric, generator_state(self._fabric.device))
         if not self._fabric.is_global_zero:
             return
@@ -269,6 +333,8 @@ class Trainer:
                 "precision": self._fabric.strategy.precision.state_dict(),
                 "generators": generators.cpu(),
                 "watch": self._watch.state(),
+                "best": self._best,
+                "done": self._done,
                 "course": {name: getattr(self._course, name) for name in _Course.__slots__},
             }
         )
@@ -289,6 +355,7 @@ class Trainer:
             self._fabric.strategy.precision.load_state_dict(state["precision"])
         restore_generators(state["generators"][self._fabric.global_rank])
         self._watch.restore(state["watch"])
+        self._best = state["best"]
         self._course = _Course(**state["course"])
 
 

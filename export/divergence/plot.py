@@ -90,4 +90,6 @@ def _name_depths(axes: Axes, nodes: tuple[NodeError, ...]) -> None:
 
 
 def _short(module: str) -> str:
-    return module.removeprefix("student.").removeprefix("backbone.").removeprefix("model.")
+    for prefix in ("student.", "backbone.", "model.", "network."):
+        module = module.removeprefix(prefix)
+    return module

@@ -9,6 +9,7 @@ from onnx import TensorProto, helper, numpy_helper
 from bundle import UsageError
 from export.onnx.ending import ending
 from export.onnx.naming import require_nodes
+from export.onnx.transposed import separated
 from export.onnx.types import float32_tensors, may_be_float16, opset_of
 
 
@@ -28,6 +29,7 @@ def float16_model(
 
     `onnxruntime.transformers.float16` does not do: it clamps constants, sends what
     passes between two kept nodes through float16, and leaves its Casts out of order.
+    One of ONNX Runtime's crashes is kept away, see `separated`.
 
     Args:
         model: the float32 model that `save_onnx` writes; it is not changed.
@@ -68,7 +70,7 @@ def float16_model(
     for value in converted.graph.value_info:
         if value.name in halved:
             value.type.tensor_type.elem_type = TensorProto.FLOAT16
-    return converted
+    return separated(converted)
 
 
 def _require_convertible(model: onnx.ModelProto, keep: frozenset[str]) -> None:

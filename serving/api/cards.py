@@ -4,6 +4,7 @@ from typing import Annotated
 
 from fastapi import APIRouter, Query, Request
 
+from serving.api.evaluation import evaluation_card
 from serving.api.refusals import OF_ANY
 from serving.api.routes import KnownQueryRoute
 from serving.api.schemas import (
@@ -29,7 +30,8 @@ async def describe(
 
     The fingerprint is that of every answer: an index belongs to one fingerprint.
     `parity` says how far the artifact is from the student in PyTorch, `calibration`
-    what decisions rest on, `limits` what a request may hold.
+    what decisions rest on, `evaluation` what the student is worth, beside its teacher and
+    the same network undistilled, `limits` what a request may hold.
     """
     models: Models = request.app.state.models
     async with models.use(model) as pipeline:
@@ -53,6 +55,7 @@ def card(model: ServedModel) -> ModelResponse:
         provenance=manifest.provenance,
         parity=_parity(model),
         calibration=_calibration(model),
+        evaluation=None if model.evaluated is None else evaluation_card(model.evaluated),
         limits=_limits(model.settings),
     )
 

@@ -15,6 +15,7 @@ from bundle import (
     TeacherCard,
     Tolerance,
 )
+from serving.api.evaluation import EvaluationCard
 
 Encoding = Literal["float", "base64"]
 
@@ -212,6 +213,9 @@ class ModelResponse(ModelName):
     provenance: Provenance
     parity: ParityCard
     calibration: CalibrationCard
+    evaluation: EvaluationCard | None = Field(
+        description="null where the bundle has none that this version reads"
+    )
     limits: LimitsCard
 
 

@@ -1,7 +1,8 @@
 // The model card, the proof of parity, and the list of routes.
 
-import { element } from "./element.js";
+import { element, row } from "./element.js";
 import { short, whole } from "./words.js";
+import { detection, worth } from "./worth.js";
 
 const FIGURES = {
   min_cosine: "smallest cosine of an image’s two embeddings",
@@ -16,23 +17,25 @@ const FIGURES = {
 
 /** Return the facts about a model: `/v1/model`. */
 export function modelCard(model) {
-  const { student, teacher, preprocessing, calibration } = model;
+  const { student, teacher, preprocessing, calibration, evaluation } = model;
   const facts = [
-    ["Student", network(student)],
-    ["Teacher", network(teacher)],
-    ["Embedding", `${whole(model.width)} numbers of unit norm, in the ${model.space}’s space`],
-    ["Input", `${preprocessing.width} × ${preprocessing.height} pixels, cut and resized here`],
+    detection(evaluation),
+    ...falseAlarms(calibration.realised),
     [
       "Decisions",
       `α = ${short(calibration.alpha)}, calibrated on ${whole(calibration.images)} familiar images`,
     ],
-    ...falseAlarms(calibration.realised),
+    ["Student", network(student)],
+    ["Teacher", network(teacher)],
+    ["Embedding", `${whole(model.width)} numbers of unit norm, in the ${model.space}’s space`],
+    ["Input", `${preprocessing.width} × ${preprocessing.height} pixels, cut and resized here`],
     ["Artifact", element("code", {}, model.artifact)],
     ["Runs on", model.runner],
     ["Fingerprint", element("code", {}, model.fingerprint)],
   ];
   return [
     parity(model.parity),
+    worth(evaluation),
     element(
       "dl",
       { class: "facts" },
@@ -65,11 +68,11 @@ function falseAlarms(seen) {
 function parity(seen) {
   return element(
     "details",
-    { class: "parity" },
+    { class: "proved" },
     element(
       "summary",
       {},
-      element("span", { class: "badge" }, "✓ Parity passed"),
+      element("span", { class: "badge proof" }, "✓ Parity passed"),
       element(
         "span",
         { class: "hint" },
@@ -103,7 +106,7 @@ function parity(seen) {
               {},
               element("th", { scope: "row" }, FIGURES[name]),
               element("td", {}, figure(name, seen[name])),
-              element("td", {}, bound(name, seen.bounds[name])),
+              element("td", { class: "bound" }, bound(name, seen.bounds[name])),
             ),
           ),
         ),
@@ -115,13 +118,9 @@ function parity(seen) {
 const isError = (name) => name.endsWith("_error");
 /** Six decimals, never rounded up: 1.000000 is exactly 1. */
 const down = (value) => (Math.floor(1e6 * value) / 1e6).toFixed(6);
-const percent = (share) => `${Math.floor(1e4 * share) / 100} %`;
+const percent = (share) => `${Math.floor(1e4 * share) / 100}\u00a0%`;
 const figure = (name, value) => (isError(name) ? value.toExponential(1) : down(value));
 const bound = (name, value) => `${isError(name) ? "≤" : "≥"} ${value}`;
-
-function row(kind, cells, attributes) {
-  return element("tr", {}, cells.map((cell) => element(kind, attributes, cell)));
-}
 
 /** Return a table of the routes in an OpenAPI document. */
 export function routesTable(document) {

@@ -7,6 +7,11 @@ export function element(name, attributes = {}, ...children) {
   return filled(document.createElement(name), attributes, children);
 }
 
+/** Return a row of a table: cells of one kind, with the same attributes. */
+export function row(kind, cells, attributes) {
+  return element("tr", {}, cells.map((cell) => element(kind, attributes, cell)));
+}
+
 /** Return an SVG element. */
 export function svg(name, attributes = {}, ...children) {
   return filled(document.createElementNS(SVG, name), attributes, children);

@@ -401,6 +401,15 @@ def test_a_schema_version_that_is_no_known_integer_is_refused(
         Bundle.open(bundle_path)
 
 
+def test_a_manifest_of_before_own_students_stays_byte_by_byte(bundle: Bundle) -> None:
+    """Or a stage would take it for one that another process has changed."""
+    content = (bundle.path / MANIFEST).read_bytes()
+    assert b'"code"' not in content
+    assert b'"arguments"' not in content
+    with bundle.stage("evaluate") as stage:
+        stage.write("report.html", bundle.file("report.html").read_bytes())
+
+
 def test_a_newer_schema_is_refused_and_says_so(bundle_path: Path) -> None:
     reseal(bundle_path, schema_version=2)
     with pytest.raises(SchemaVersionError, match=r"has schema_version 2; .* up to 1"):

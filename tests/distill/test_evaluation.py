@@ -8,14 +8,15 @@ from distill.embedding import Embedded
 from distill.evaluation import Evaluation, OodFigures, Quality, Training, UnfamiliarSet
 from distill.evaluation.accuracy import knn_right
 from distill.evaluation.bootstrap import BOOTSTRAP, AurocBootstrap, accuracy_estimate
-from distill.evaluation.evaluate import quality
 from distill.evaluation.fidelity import BLOCK, fidelity, linear_cka
+from distill.evaluation.measured import Judge, measured
 from distill.evaluation.ood import (
     detector_key,
     detectors_for,
     fpr95_id_positive,
     fpr95_ood_positive,
     ood_figures,
+    ood_scores,
 )
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "ood.npz"
@@ -41,6 +42,21 @@ def resamples(data: Embedded) -> dict[str, AurocBootstrap]:
         name: AurocBootstrap(len(data.test), len(vectors))
         for name, vectors in data.unfamiliar.items()
     }
+
+
+def quality(
+    data: Embedded,
+    labels: np.ndarray | None,
+    test_labels: np.ndarray | None,
+    detector: DetectorSpec,
+) -> Quality:
+    judge = Judge(
+        detector=detector,
+        bank_labels=labels,
+        test_labels=test_labels,
+        resamples=resamples(data),
+    )
+    return measured(data, judge).quality
 
 
 def test_fidelity_equals_a_naive_loop() -> None:
@@ -173,7 +189,7 @@ def test_auroc_and_both_fpr95_are_those_of_openood() -> None:
 def test_accuracy_and_ood_are_absent_where_they_mean_nothing() -> None:
     data = embedded(6)
     alone = Embedded(bank=data.bank, test=data.test, unfamiliar={})
-    found = quality(alone, None, None, DetectorSpec(name="knn"), {})
+    found = quality(alone, None, None, DetectorSpec(name="knn"))
     assert (found.knn_accuracy, found.linear_accuracy, found.ood) == (None, None, {})
 
 
@@ -181,8 +197,8 @@ def test_every_detector_that_applies_is_evaluated_and_the_recipes_too() -> None:
     data = embedded(6, familiar=4.0, unfamiliar=-4.0)
     labels = GENERATOR.integers(0, 3, 60)
     wanted = DetectorSpec(name="knn", k=7)
-    labelled = quality(data, labels, labels[:25], wanted, resamples(data))
-    without = quality(data, None, None, wanted, resamples(data))
+    labelled = quality(data, labels, labels[:25], wanted)
+    without = quality(data, None, None, wanted)
     names = {"knn_k1", "knn_k7", "knn_k50", "mahalanobis", "residual"}
     assert set(without.ood["elsewhere"]) == names
     assert set(labelled.ood["elsewhere"]) > names | {"relative_mahalanobis", "energy"}
@@ -193,7 +209,7 @@ def test_every_detector_that_applies_is_evaluated_and_the_recipes_too() -> None:
 def test_a_bank_of_one_class_has_no_accuracy() -> None:
     data = embedded(6)
     labels = np.zeros(60, int)
-    found = quality(data, labels, labels[:25], DetectorSpec(name="knn"), resamples(data))
+    found = quality(data, labels, labels[:25], DetectorSpec(name="knn"))
     assert (found.knn_accuracy, found.linear_accuracy) == (None, None)
     assert "knn_k1" in found.ood["elsewhere"]
 
@@ -202,11 +218,11 @@ def test_a_test_of_other_classes_than_the_banks_has_no_accuracy() -> None:
     data = embedded(6)
     labels, others = np.arange(60), np.arange(60, 85)
     wanted = DetectorSpec(name="knn")
-    found = quality(data, labels, others, wanted, resamples(data))
+    found = quality(data, labels, others, wanted)
     assert (found.knn_accuracy, found.linear_accuracy) == (None, None)
     assert "energy" in found.ood["elsewhere"]
     others[0] = 59  # one that may be right
-    assert quality(data, labels, others, wanted, resamples(data)).knn_accuracy is not None
+    assert quality(data, labels, others, wanted).knn_accuracy is not None
 
 
 def test_a_detector_impossible_at_this_width_is_left_out() -> None:
@@ -220,7 +236,8 @@ def test_ood_figures_are_those_of_the_detectors_scores() -> None:
     labels = GENERATOR.integers(0, 3, 60)
     probe = LinearProbe.fit(data.bank, labels)
     spec = DetectorSpec(name="energy")
-    found = ood_figures(data, labels, {"energy": spec}, resamples(data), probe)
+    scores = ood_scores(data, labels, {"energy": spec}, probe)
+    found = ood_figures(scores, resamples(data))
     detector = spec.fit(data.bank, labels)
     familiar = detector.score(data.test)
     unfamiliar = detector.score(data.unfamiliar["elsewhere"])

@@ -6,6 +6,8 @@ import pytest
 from rich.progress import Progress
 
 from bundle import Bundle, Manifest, UsageError
+from bundle.worth import worth_of
+from console import comparison
 from distill import recipe_from_toml
 from distill.evaluation import Evaluation
 from distill.evaluation.comparison import compared, unfair
@@ -41,6 +43,25 @@ def test_the_best_is_the_smallest_distortion_and_the_highest_accuracy(
     assert "recall@10 in the teacher's index" not in figures  # nobody has it
     assert "accuracy, corrupted" not in figures
     assert unfair(subjects) == []
+
+
+def test_the_network_before_training_stands_below_its_bundle(
+    subject: tuple[Manifest, Evaluation], capsys: pytest.CaptureFixture[str]
+) -> None:
+    manifest, first = subject
+    assert first.undistilled is not None
+    assert first.undistilled.fidelity is not None
+    second = first.model_copy(update={"undistilled": None, "start": first.undistilled})
+    subjects = {"a": (manifest, first), "b": (manifest, second)}
+    figures = {figure.name: figure for figure in compared(subjects)}
+    overlap = figures["overlap@10"].values
+    assert list(overlap) == ["a", "a, undistilled", "b", "b, closed form"]
+    assert overlap["a, undistilled"] == first.undistilled.fidelity.neighbour_overlap
+    assert "a, undistilled" not in figures["parameters"].values
+    comparison(subjects)
+    shown = capsys.readouterr().out
+    assert f"\na: {worth_of(first).sentence}\n" in shown
+    assert "\nb: Whether distilling has paid is not known" in shown
 
 
 def test_what_is_not_comparable_is_said(subject: tuple[Manifest, Evaluation]) -> None:

@@ -1,11 +1,15 @@
+import shutil
 import sys
 from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
+from rich.progress import Progress
 
 from bundle import ImageFolder, UsageError
 from distill import Recipe, recipe_from_document
+from distill.distillation import distill
 from distill.targets import NetworkTeacher, teacher_from_recipe
 from distill.training.checkpoint import Checkpoint
 
@@ -36,6 +40,29 @@ def oblong():
     network.grid = (2, 3)
     return network
 
+class Half(nn.Module):
+    def __init__(self, dtype):
+        super().__init__()
+        self.layer = nn.Linear(3, 5).to(dtype)
+
+    def forward(self, images):
+        return self.layer(images.mean((2, 3)))
+
+class CastsItself(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Linear(3, 5).bfloat16()
+        self.scale = nn.Parameter(torch.ones(1))
+
+    def forward(self, images):
+        assert images.dtype == torch.float32
+        return self.layer((images * self.scale).mean((2, 3)).bfloat16())
+
+def bfloat16(): return Half(torch.bfloat16)
+def float16(): return Half(torch.float16)
+def casts_itself(): return CastsItself()
+def not_finite():
+    return Network(lambda images: images.mean((2, 3)) / (images.std((1, 2, 3)) > 0.5)[:, None])
 def unaligned(): return Network(lambda images: images[:, :, 0, :7].mT)
 def maps(): return Network(lambda images: images)
 def pairs(): return Network(lambda images: (images, images))
@@ -102,6 +129,60 @@ def test_a_run_is_not_continued_after_its_teachers_code_has_changed(
     Path(f"{module}.py").write_text(f"{MODULE}\n# another\n")
     with pytest.raises(UsageError, match=r"differs in code of teacher.name\. Remove"):
         Checkpoint(tmp_path, recipe, ()).load()
+
+
+@pytest.mark.parametrize("factory", ["bfloat16", "float16", "casts_itself"])
+def test_a_teacher_in_half_precision_gives_float32(
+    recipe: Recipe, module: str, factory: str
+) -> None:
+    network = imported(recipe, f"{module}:{factory}").network
+    pixels = torch.randint(0, 256, (2, 32, 32, 3), dtype=torch.uint8)
+    features = network(pixels)
+    assert (features.tokens.dtype, network.width) == (torch.float32, 5)
+    assert features.tokens.isfinite().all()
+
+
+def test_a_student_learns_from_a_teacher_in_bfloat16(
+    recipe: Recipe, module: str, tmp_path: Path, progress: Progress
+) -> None:
+    for features in ("online", "embedding"):
+        section = {"name": f"{module}:bfloat16", "features": features}
+        document = recipe.model_dump(mode="json", exclude_unset=True)
+        document["teacher"] = section | {"cache": str(tmp_path / "cache")}
+        document["train"] |= {"epochs": 1, "warmup_epochs": 0}
+        small = recipe_from_document(document, where="tests")
+        assert distill(small, tmp_path / f"{features}.isogon", progress)
+
+
+@pytest.mark.parametrize("features", ["online", "embedding"])
+def test_a_teacher_that_gives_no_numbers_is_named_with_the_image(
+    recipe: Recipe,
+    module: str,
+    flat_digits: Path,
+    tmp_path: Path,
+    progress: Progress,
+    features: str,
+) -> None:
+    """Of one that divides by zero for one image: no word about the learning rate."""
+    images = tmp_path / "images"
+    shutil.copytree(flat_digits, images)
+    for name in ("grey0.png", "grey1.png", "grey2.png", "grey3.png"):
+        Image.new("L", (8, 8), 120).save(images / name)
+    document = recipe.model_dump(mode="json", exclude_unset=True)
+    document["teacher"] = {
+        "name": f"{module}:not_finite",
+        "features": features,
+        "cache": str(tmp_path / "cache"),
+    }
+    document["data"]["images"] = str(images)
+    document["objective"] = [{"name": "rkd"}]
+    document["ood"] = {"name": "knn", "alpha": 0.3}
+    small = recipe_from_document(document, where="tests")
+    with pytest.raises(
+        UsageError, match=r"teacher .*:not_finite gives .* grey\d.png"
+    ) as one:
+        distill(small, tmp_path / "s.isogon", progress)
+    assert "learning_rate" not in str(one.value)
 
 
 @pytest.mark.parametrize(("factory", "grid"), [("tokens", (2, 2)), ("oblong", (2, 3))])

@@ -4,6 +4,7 @@ import pytest
 
 from bundle import UsageError
 from distill import Recipe, recipe_from_document, recipe_from_toml
+from distill.recipe.keys import keys_page
 
 SMALL = {
     "teacher": {"name": "test_vit"},
@@ -12,12 +13,12 @@ SMALL = {
 }
 
 
-def test_defaults_are_isogon_with_ten_temperatures_and_mahalanobis() -> None:
+def test_defaults_are_isogon_and_mahalanobis() -> None:
     recipe = recipe_from_document(SMALL, where="here")
     (objective,) = recipe.objective
     assert objective.name == "isogon"
     assert recipe.ood.name == "mahalanobis"
-    assert objective.temperatures == pytest.approx([0.01 * n for n in range(1, 11)])
+    assert objective.pairs_weight == 3
 
 
 @pytest.mark.parametrize(
@@ -28,9 +29,9 @@ def test_defaults_are_isogon_with_ten_temperatures_and_mahalanobis() -> None:
             r"\[train\]: unknown key `learning_rat`; did",
         ),
         ({"trian": {}}, "unknown key `trian`; did you mean `train`"),
-        ({"train": {"zzz": 1}}, "known are epochs, batch_size"),
+        ({"train": {"zzz": 1}}, "known are epochs, steps, batch_size"),
         ({"data": {}}, r"\[data\]: `images` is missing"),
-        ({"train": {"epochs": 0}}, "`epochs`: .*greater than or equal to 1, got 0"),
+        ({"train": {"epochs": -1}}, "`epochs`: .*greater than or equal to 0, got -1"),
         ({"objective": {"name": "cospress"}}, "in two brackets"),
         ({"objective": [{"name": "cospres"}]}, "expected tags: 'cospress', 'isogon'"),
         (
@@ -79,3 +80,12 @@ def test_what_is_no_recipe_is_said_to_be_none(tmp_path: Path) -> None:
 
 def test_a_recipe_survives_the_bundle(recipe: Recipe, exported: Path) -> None:
     assert recipe_from_toml(exported / "recipe.toml") == recipe
+
+
+def test_the_page_of_keys_is_up_to_date_and_tells_what_every_key_means() -> None:
+    page = (Path(__file__).parents[2] / "recipes" / "keys.md").read_text(encoding="utf-8")
+    assert page == keys_page(), "run `make keys`"
+    rows = [line.split(" | ") for line in page.splitlines() if line.startswith("| `")]
+    assert len(rows) > 80
+    for row in rows:
+        assert row[-1].strip(" |"), f"{row[0]} has no description"

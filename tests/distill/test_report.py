@@ -1,3 +1,4 @@
+import io
 import itertools
 import re
 import subprocess
@@ -7,6 +8,8 @@ from html.parser import HTMLParser
 
 import numpy as np
 import pytest
+from rich.console import Console
+from rich.table import Table
 
 from bundle import (
     Calibration,
@@ -16,10 +19,17 @@ from bundle import (
     StudentCard,
     TeacherCard,
 )
-from console.evaluation_tables import print_evaluation
+from console.evaluation_tables import (
+    evaluation_table,
+    print_evaluation,
+    print_fitting,
+)
 from distill.evaluation import (
+    Baseline,
     Bootstrap,
+    ClassAccuracy,
     Corruptions,
+    Cost,
     Estimate,
     Evaluation,
     Fidelity,
@@ -327,6 +337,112 @@ def test_what_was_not_measured_has_no_section(evaluation: Evaluation, drawn: Dra
         "#parity",
         "#provenance",
     ]
+
+
+@pytest.fixture
+def beside(evaluation: Evaluation) -> Evaluation:
+    """The evaluation with the network before training, which the student beats."""
+    kept = Fidelity(angle_distortion=0.2, neighbour_overlap=0.3, linear_cka=0.5)
+    start = Fidelity(angle_distortion=0.187, neighbour_overlap=0.376, linear_cka=0.5)
+    quality_before = quality("textures", HOSTILE)
+    gain = Estimate(value=0.15, low=0.12, high=0.18)
+    return evaluation.model_copy(
+        update={
+            "undistilled": Baseline(fidelity=kept, quality=quality_before),
+            "start": Baseline(fidelity=start, quality=quality_before),
+            "pretrained": True,
+            "gains": {
+                "overlap@10": gain,
+                "angle distortion": Estimate(value=-0.077, low=-0.08, high=-0.07),
+                f"AUROC {HOSTILE}": Estimate(value=0.0, low=-0.01, high=0.01),
+            },
+            "unfamiliar": {
+                "textures": UnfamiliarSet(images=15, kind="far", flagged=11),
+                HOSTILE: UnfamiliarSet(images=7, kind="near", flagged=0),
+            },
+            "classes": {
+                HOSTILE: ClassAccuracy(images=12, student=0.5, undistilled=0.25),
+                "cat": ClassAccuracy(images=13, student=0.375, teacher=0.75),
+            },
+            "cost": Cost(weights_bytes=1_540_000, milliseconds=3.21, machine="a CPU"),
+        }
+    )
+
+
+def test_the_report_says_first_whether_distilling_has_paid(
+    beside: Evaluation, evaluation: Evaluation, drawn: Drawn
+) -> None:
+    html = report_html(beside, drawn)
+    page = Page(html)
+    assert page.open == []
+    main = html[html.index("<main>") :]
+    assert (
+        0 < main.index('<p class="worth paid">Distilling has paid: overlap@10 0.450,') < 60
+    )
+    worse = beside.model_copy(
+        update={"gains": {"overlap@10": Estimate(value=-0.1, low=-0.2, high=-0.05)}}
+    )
+    assert '<p class="worth not-paid">Distilling has NOT paid: overlap@10' in report_html(
+        worse, drawn
+    )
+    unknown = Page(report_html(evaluation, drawn))
+    assert "Whether distilling has paid is not known" in unknown.text
+    assert "undistilled" not in unknown.text
+    assert "closed form" not in unknown.text
+
+
+def test_the_report_sets_the_network_before_training_beside_the_student(
+    beside: Evaluation, drawn: Drawn
+) -> None:
+    page = Page(report_html(beside, drawn))
+    for told in (
+        "undistilled 0.200",  # the headline
+        "undistilled 30.0\N{NO-BREAK SPACE}%",
+        "0.187",  # of the closed form
+        "+0.150",
+        "11 of 15",
+        "0 of 7",
+        "1.54\N{NO-BREAK SPACE}MB of weights",
+        "alone, in eager torch on a CPU",
+    ):
+        assert told in page.text, told
+    assert page.text.index("37.5") < page.text.index("25.0")  # the worst class first
+    assert all("scope" in cell for cell in page.named("th"))
+
+
+def test_the_console_says_first_whether_distilling_has_paid(
+    beside: Evaluation, evaluation: Evaluation, capsys: pytest.CaptureFixture[str]
+) -> None:
+    print_evaluation(beside, title="pets")
+    shown = capsys.readouterr().out
+    assert shown.startswith(
+        "Distilling has paid: overlap@10 0.450, undistilled 0.300 (+0.1"
+    )
+    header = shown[shown.index("pets") :].splitlines()[2]
+    columns = ["teacher", "undistilled", "closed form", "student"]
+    places = [header.index(column) for column in columns]
+    assert places == sorted(places)
+    for told in ("0.376", "11 of 15"):
+        assert told in shown
+    print_evaluation(evaluation, title="pets")
+    old = capsys.readouterr().out
+    assert old.startswith("Whether distilling has paid is not known")
+    assert "undistilled" not in old
+
+
+def test_a_table_drops_its_intervals_where_they_would_be_broken_up(
+    beside: Evaluation, capsys: pytest.CaptureFixture[str]
+) -> None:
+    print_fitting(lambda intervals: evaluation_table(beside, "pets", intervals=intervals))
+    assert "95 % intervals" not in capsys.readouterr().out  # 80 columns
+    assert "[0.850, 0.930]" in rendered(evaluation_table(beside, "pets"), width=140)
+    assert "[0.850" not in rendered(evaluation_table(beside, "pets", intervals=False), 140)
+
+
+def rendered(table: Table, width: int) -> str:
+    console = Console(width=width, file=io.StringIO())
+    console.print(table)
+    return console.file.getvalue()  # type: ignore[attr-defined,no-any-return]
 
 
 def test_a_map_without_classes_has_no_class_names(

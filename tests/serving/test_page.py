@@ -2,7 +2,7 @@
 
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from PIL import Image
 from playwright.sync_api import Browser, Page, Route, expect, sync_playwright
 
 from bundle import THUMBNAILS, Bundle, vouched_artifact
+from bundle.evaluation import EVALUATION
 from serving import running_service
 
 CHROMIUM = shutil.which("chromium")
@@ -402,10 +403,85 @@ def test_the_card_and_the_routes_can_be_read(watched: Watched, exported: Path) -
     card.get_by_text("Parity passed").click()
     expect(card.get_by_role("row", name="mean cosine")).to_contain_text("0.99999")
     expect(card.get_by_role("row", name="mean cosine")).to_contain_text("≥ 0.999")
-    expect(card).to_contain_text(re.compile("[0-9.]+ % of 36 other familiar images"))
+    expect(card).to_contain_text(re.compile(r"[0-9.]+\s% of 36 other familiar images"))
     page.get_by_text("Every route").click()
     expect(page.get_by_role("row", name="POST /v1/neighbours")).to_be_visible()
     expect(page.get_by_role("link", name="OpenAPI document")).to_be_visible()
+
+
+@in_a_browser
+@pytest.mark.parametrize(
+    ("gain", "kind", "text"),
+    [
+        (0.1, "proof", "✓ Distilling has paid"),
+        (-0.1, "caution", "! Distilling has not paid"),
+        (0.01, "caution", "? Gain of distilling unclear"),
+        (None, "plain", "Gain of distilling: not measured"),
+    ],
+)
+def test_a_badge_says_whether_distilling_has_paid_legibly_in_any_light(
+    browser: Browser,
+    judged: Callable[..., Path],
+    tmp_path: Path,
+    gain: float | None,
+    kind: str,
+    text: str,
+) -> None:
+    with running_service(judged("one", gain), tmp_path / "log") as url:
+        for scheme in ("light", "dark"):
+            watched = Watched(browser, color_scheme=scheme)
+            watched.page.goto(url)
+            card = watched.page.get_by_role("region", name="The model")
+            badge = card.get_by_text(text)
+            expect(badge).to_have_class(f"badge {kind}")
+            badge.click()
+            expect(card).to_contain_text("istilling has")  # the sentence
+            expect(card.get_by_role("row", name="teacher")).to_contain_text("\u2013")
+            for network in ("undistilled", "closed-form start"):
+                row = card.get_by_role("row", name=network)
+                expect(row).to_have_count(0 if gain is None else 1)
+            found = watched.page.evaluate(CONTRASTS)
+            assert text in dict(found)
+            assert {said: ratio for said, ratio in found if ratio < 4.5} == {}
+            assert watched.complaints == []
+            watched.context.close()
+
+
+@in_a_browser
+def test_the_card_says_how_well_the_model_detects(
+    browser: Browser, judged: Callable[..., Path], bundle: Bundle, tmp_path: Path
+) -> None:
+    site = Bundle.open(judged("site", 0.1))
+    with site.stage("calibrate") as stage:
+        stage.write("ood/site/detector.json", "{}")
+    with bundle.stage("evaluate") as stage:
+        stage.withdraw(EVALUATION)
+    bundles = {
+        "own": judged("own", 0.1),
+        "site": site.path,
+        "old": judged("old", None),
+        "none": bundle.path,
+    }
+    flagged = (
+        "Flags 67 % of 12 unfamiliar images. photographs (far): 8 of 12 flagged, AUROC"
+    )
+    sayings = {
+        "own": (flagged, "(undistilled ", "At \u03b1 = 0.05, by "),
+        "site": (flagged, "It is not the one that answers: that was fitted at the site"),
+        "old": ("How many unfamiliar images it flags: not measured.", "12 images, AUROC"),
+        "none": ("Detection not measured", "Gain of distilling: not measured"),
+    }
+    served = [f"{name}={path}" for name, path in bundles.items()]
+    with running_service(served, tmp_path / "log") as url:
+        for name, said in sayings.items():
+            watched = Watched(browser)
+            watched.page.goto(f"{url}/?model={name}")
+            card = watched.page.get_by_role("region", name="The model")
+            expect(card).to_contain_text("Detection")
+            words = " ".join(card.inner_text().split())
+            assert [part for part in said if part not in words] == []
+            assert watched.complaints == []
+            watched.context.close()
 
 
 @in_a_browser

@@ -17,6 +17,8 @@ import yaml
 from rich.progress import Progress
 
 from bundle import GOLDEN, ONNX, Bundle, UsageError
+from bundle.evaluation import EVALUATION, Evaluation
+from bundle.worth import worth_of
 from serving.copying import require_room, watched, whole
 from serving.process import free_port
 from serving.stored import bundle_path, split_places
@@ -81,6 +83,8 @@ def test_a_published_bundle_is_whole_described_and_found_again(
     assert facts["fingerprints"] == {ONNX: copy.manifest.files[ONNX].sha256}
     assert facts["teacher"]["licence"] == "Apache-2.0"
     assert facts["alpha"] == 0.05
+    assert facts["distillation"] == worth_of(copy.record(EVALUATION, Evaluation)).sentence
+    assert facts["detection"].startswith(("Flags ", "not measured"))
 
     for location in (str(first["tag"]), "digits", f"digits:{manifest['checksum'][:6]}"):
         code = "from serving.settings import Settings; print(Settings().bundle[0].path)"

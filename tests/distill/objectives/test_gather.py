@@ -26,7 +26,7 @@ GLOBAL = [
     "vkd whiten",
     "vkd whiten, no cells",
 ]
-LOCAL = ["cosine", "kd", "nd of one width", "proteus", "vkd layer_norm"]
+LOCAL = ["cosine", "kd", "nd of one width", "proteus", "queue", "vkd layer_norm"]
 Found = dict[str, dict[str, float]]
 
 

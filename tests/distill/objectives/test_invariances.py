@@ -13,6 +13,7 @@ from distill.objectives import (
     Nd,
     Objective,
     Proteus,
+    Queue,
     Rkd,
     Vkd,
 )
@@ -31,7 +32,7 @@ def objectives(teacher: Features) -> dict[str, Objective]:
     made: dict[str, Objective] = {
         "cosine": Cosine(8, 6),
         "cospress": cospress,
-        "isogon": Isogon(cospress, angle_weight=10.0, pairs_weight=10.0),
+        "isogon": Isogon(8, 6, pairs_weight=10.0),
         "vkd": Vkd(8, 6, "layer_norm"),
         "vkd, standardise": Vkd(8, 6, "standardise"),
         "vkd, whiten": Vkd(8, 6, "whiten"),
@@ -40,6 +41,9 @@ def objectives(teacher: Features) -> dict[str, Objective]:
         ),
         "rkd": Rkd(distance_weight=1.0, angle_weight=2.0),
         "proteus": Proteus(8, 6),
+        "queue": Queue(
+            8, 6, size=16, temperature=0.3, cells_weight=1.0, cells_temperature=0.3
+        ),
         "nd": Nd(8, 6, 3),
         "kd": Kd(8, 6, 3, temperature=2.0, kd_weight=1.0, warmup_epochs=0.0),
     }
@@ -60,6 +64,7 @@ NAMES = [
     "coss",
     "rkd",
     "proteus",
+    "queue",
     "nd",
     "kd",
 ]
@@ -127,6 +132,8 @@ BLIND = {
     ("cospress", "token"): {scaled_teacher, shifted_teacher},  # by the head's LayerNorm
     ("cospress", "feature"): {scaled_teacher, shifted_teacher},
     ("cospress", "global"): {scaled_teacher},
+    ("isogon", "token"): {scaled_teacher},
+    ("isogon", "feature"): {scaled_teacher},
     ("isogon", "pairs"): {scaled_teacher, turned_teacher},
     ("vkd", "vkd"): {scaled_teacher, shifted_teacher},
     ("vkd, standardise", "vkd"): {shifted_teacher, moved_teacher, channelwise_teacher},
@@ -136,6 +143,8 @@ BLIND = {
     ("rkd", "distance"): {shifted_teacher, turned_teacher, moved_teacher},
     ("rkd", "angle"): {shifted_teacher, turned_teacher, moved_teacher},
     ("proteus", "token"): set(),
+    ("queue", "queue"): {scaled_teacher},
+    ("queue", "cells"): {scaled_teacher},
     ("kd", "cross_entropy"): set(CHANGES),  # it does not look at the teacher
     ("kd", "kd"): set(),
 }
@@ -171,6 +180,7 @@ def test_a_teacher_known_by_its_embeddings_alone_does_unless_tokens_are_needed(
     found = objective(student, embeddings, LABELS)
     whole = objective(student, teacher, LABELS)
     left_out = {"local", "feature"} if name in {"cospress", "isogon"} else set()
+    left_out |= {"cells"} if name == "queue" else set()
     assert set(found) == set(whole) - left_out
     for term in set(found) - {"angle", "pairs", "vkd"}:
         assert found[term].item() == pytest.approx(whole[term].item(), rel=1e-9)

@@ -3,9 +3,7 @@ import torch
 import torch.nn.functional as F
 
 from backbones import Features
-from distill.objectives import CosPress, Isogon
-
-TEMPERATURES = tuple(step / 100 for step in range(1, 11))
+from distill.objectives import Isogon
 
 
 def features(batch: int, grid: tuple[int, int], width: int, **options: object) -> Features:
@@ -13,18 +11,19 @@ def features(batch: int, grid: tuple[int, int], width: int, **options: object) -
     return Features(tokens=tokens, grid=grid)
 
 
-def isogon(**weights: float) -> Isogon:
-    return Isogon(CosPress(12, 6, TEMPERATURES), **weights)
-
-
-def test_isogon_adds_squared_differences_of_cosines_to_cospress() -> None:
-    objective = isogon(angle_weight=10.0, pairs_weight=3.0)
+def test_isogon_is_the_naive_sum_of_its_terms() -> None:
+    objective = Isogon(12, 6, pairs_weight=3.0)
     student, teacher = features(4, (2, 2), 6), features(4, (2, 2), 12)
     terms = objective(student, teacher)
-    z = objective.cospress.compressed(teacher)
+    z = torch.stack(
+        [
+            torch.stack([objective.compression @ (t / t.norm()) for t in image])
+            for image in teacher.tokens
+        ]
+    )
+    cosine = F.cosine_similarity
 
     def difference(a: torch.Tensor, b: torch.Tensor) -> float:
-        cosine = F.cosine_similarity
         n = len(a)
         squares = [
             (cosine(a[i], a[j], dim=0) - cosine(b[i], b[j], dim=0)).item() ** 2
@@ -34,29 +33,40 @@ def test_isogon_adds_squared_differences_of_cosines_to_cospress() -> None:
         ]
         return sum(squares) / len(squares)
 
-    for name, ours, weight in (("angle", z, 10.0), ("pairs", student, 3.0)):
-        tokens = [
-            difference(a, b) for a, b in zip(ours.tokens, teacher.tokens, strict=True)
-        ]
-        expected = weight * (difference(ours.pooled, teacher.pooled) + sum(tokens) / 4)
-        assert terms[name].item() == pytest.approx(expected, rel=1e-4)
-    for name, value in objective.cospress(student, teacher).items():
-        assert terms[name].item() == pytest.approx(value.item())
+    tokens = [difference(a, b) for a, b in zip(student.tokens, teacher.tokens, strict=True)]
+    expected = {
+        "token": 1 - cosine(student.pooled, z[:, 0]).mean().item(),
+        "feature": 1 - cosine(student.tokens.flatten(1), z.flatten(1)).mean().item(),
+        "pairs": 3.0 * (difference(student.pooled, teacher.pooled) + sum(tokens) / 4),
+    }
+    assert set(terms) == set(expected)
+    for name, value in expected.items():
+        assert terms[name].item() == pytest.approx(value, rel=1e-4)
 
 
-def test_isogons_angle_teaches_the_head_and_its_pairs_the_student() -> None:
-    objective = isogon(angle_weight=1.0, pairs_weight=1.0)
-    student = features(4, (2, 2), 6, requires_grad=True)
-    terms = objective(student, features(4, (2, 2), 12))
-    head = objective.cospress.compress.weight
-    options = {"allow_unused": True, "retain_graph": True}
-    to_student, to_head = torch.autograd.grad(
-        terms["angle"], [student.tokens, head], **options
-    )
-    assert to_student is None
-    assert to_head is not None
-    to_student, to_head = torch.autograd.grad(
-        terms["pairs"], [student.tokens, head], **options
-    )
-    assert to_student is not None
-    assert to_head is None
+def test_isogon_starts_from_the_principal_axes_of_the_teachers_unit_vectors() -> None:
+    torch.manual_seed(0)
+    objective = Isogon(12, 4, pairs_weight=3.0)
+    vectors = torch.randn(50, 4) @ torch.randn(4, 12)  # of rank 4: nothing is lost
+    teacher = Features(tokens=vectors[:, None], grid=(0, 0))
+    objective.start([(teacher, None)])
+    targets = objective.student_targets(vectors)
+    units = F.normalize(vectors, dim=1)
+    assert torch.allclose(targets @ targets.T, units @ units.T, atol=1e-5)
+    student = Features(tokens=targets[:, None], grid=(0, 0))
+    assert sum(objective(student, teacher).values()).item() == pytest.approx(0, abs=1e-5)
+
+
+def test_isogon_has_nothing_of_its_own_to_train() -> None:
+    objective = Isogon(12, 6, pairs_weight=3.0)
+    assert list(objective.parameters()) == []
+    assert "compression" in objective.state_dict()
+
+
+def test_a_student_wider_than_its_teacher_is_possible() -> None:
+    objective = Isogon(4, 6, pairs_weight=1.0)
+    teacher = features(5, (1, 2), 4)
+    objective.start([(teacher, None)])
+    targets = objective.student_targets(teacher.pooled)
+    assert targets.shape == (5, 6)
+    assert torch.allclose(targets.norm(dim=1), torch.ones(5), atol=1e-5)

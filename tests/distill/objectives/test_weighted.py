@@ -111,6 +111,8 @@ def test_only_maps_that_lead_to_the_teachers_vectors_are_offered() -> None:
         assert chosen({"name": name}, classes=3).to_teacher() is None, name
     objective = chosen({"name": "isogon"}, {"name": "cosine"})
     assert objective.to_teacher() is objective.objectives["cosine"].expand
+    objective = chosen({"name": "queue"})
+    assert objective.to_teacher() is objective.objectives["queue"].head
     options = {"weight_space": 1.0, "teacher_temperature": 1.0, "student_temperature": 1.0}
     student = torch.randn(3, 6)
     assert torch.equal(Coss(6, 6, **options).to_teacher()(student), student)
@@ -139,7 +141,18 @@ def test_objectives_that_learn_from_classes_refuse_images_without(name: str) -> 
 
 
 def test_only_what_compares_cells_needs_tokens() -> None:
-    names = ("cospress", "isogon", "vkd", "coss", "rkd", "proteus", "cosine", "nd", "kd")
+    names = (
+        "cospress",
+        "isogon",
+        "vkd",
+        "coss",
+        "rkd",
+        "proteus",
+        "cosine",
+        "nd",
+        "kd",
+        "queue",
+    )
     needing = {n for n in names if chosen({"name": n}, classes=3).needs_tokens}
     assert needing == {"proteus"}
     assert chosen({"name": "rkd"}, {"name": "proteus"}).needs_tokens

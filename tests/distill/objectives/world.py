@@ -27,6 +27,7 @@ from distill.objectives import (
     Nd,
     Objective,
     Proteus,
+    Queue,
     Rkd,
     Vkd,
     Weighted,
@@ -64,13 +65,17 @@ def objectives() -> dict[str, tuple[Objective, int]]:
         return CosPress(TEACHER, STUDENT, TEMPERATURES, pca_start=True)
 
     def isogon() -> Isogon:
-        return Isogon(cospress(), angle_weight=10.0, pairs_weight=10.0)
+        return Isogon(TEACHER, STUDENT, pairs_weight=10.0)
 
     def rkd() -> Rkd:
         return Rkd(distance_weight=1.0, angle_weight=2.0)
 
     def kd() -> Kd:
         return Kd(TEACHER, STUDENT, 3, temperature=2.0, kd_weight=2.0, warmup_epochs=0.0)
+
+    def queue() -> Queue:
+        settings = {"temperature": 0.3, "cells_weight": 1.0, "cells_temperature": 0.3}
+        return Queue(TEACHER, STUDENT, size=16, **settings)
 
     return {
         "cosine": (Cosine(TEACHER, STUDENT), STUDENT),
@@ -85,6 +90,7 @@ def objectives() -> dict[str, tuple[Objective, int]]:
         "proteus": (Proteus(TEACHER, STUDENT), STUDENT),
         "nd of one width": (Nd(TEACHER, TEACHER, 3), TEACHER),
         "kd": (kd(), STUDENT),
+        "queue": (queue(), STUDENT),
         "several": (Weighted({"isogon": (1.0, isogon()), "rkd": (3.0, rkd())}), STUDENT),
     }
 

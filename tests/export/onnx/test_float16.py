@@ -1,5 +1,7 @@
 """Float16: strongly typed inside, float32 at the end, and nothing clamped."""
 
+import subprocess
+import sys
 from collections.abc import Callable
 
 import numpy as np
@@ -238,6 +240,40 @@ def test_an_operator_without_float16_stays_and_scales_of_resize_do() -> None:
     found = types(half)
     assert found["large"] == found["y"] == TensorProto.FLOAT16
     assert found["scales"] == found["ramp"] == TensorProto.FLOAT
+
+
+@pytest.mark.parametrize("kept", [(), ("weighted",), ("turned",)])
+def test_a_turned_batch_before_a_weight_opens_in_onnx_runtime(
+    kept: tuple[str, ...],
+) -> None:
+    """In a process of its own: ONNX Runtime 1.24 to 1.31 crashes on it otherwise."""
+    make = helper.make_node
+    weight = np.random.default_rng(0).normal(size=(8, 12)).astype(np.float32)
+    graph = helper.make_graph(
+        [
+            make("Transpose", ["x"], ["t"], "turned", perm=[1, 0, 2]),
+            make("MatMul", ["t", "w"], ["m"], "weighted"),
+            make("ReduceL2", ["m"], ["n"], "norm"),
+            make("Div", ["m", "n"], ["embedding"], "unit"),
+        ],
+        "turned",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["b", 5, 8])],
+        [helper.make_tensor_value_info("embedding", TensorProto.FLOAT, None)],
+        [numpy_helper.from_array(weight, "w")],
+    )
+    opset = [helper.make_opsetid("", 20)]
+    model = helper.make_model(graph, opset_imports=opset, ir_version=10)
+    half = float16_model(model, keep=frozenset(kept))
+    onnx.checker.check_model(half, full_check=True)
+    code = (
+        "import sys, numpy, onnxruntime; x = numpy.ones((2, 5, 8), numpy.float32); "
+        "s = onnxruntime.InferenceSession(sys.stdin.buffer.read(), "
+        "providers=['CPUExecutionProvider']); print(s.run(None, {'x': x})[0].shape)"
+    )
+    found = subprocess.run(
+        [sys.executable, "-c", code], input=half.SerializeToString(), capture_output=True
+    )
+    assert found.stdout.decode().strip() == "(5, 2, 12)"
 
 
 def test_a_node_that_is_not_there_cannot_be_kept(model: onnx.ModelProto) -> None:

@@ -1,13 +1,19 @@
 """`GET /v1/model`: nothing in it is made up."""
 
+import logging
 import shutil
+from collections.abc import Callable
+from pathlib import Path
 
 import httpx
 import numpy as np
 import pytest
 from fastapi.testclient import TestClient
 
-from bundle import ONNX, Bundle, FalseAlarms, vouched_artifact
+from bundle import ONNX, Bundle, DamagedFileError, FalseAlarms, vouched_artifact
+from bundle.evaluation import EVALUATION, Evaluation
+from bundle.manifest import Stage
+from bundle.worth import worth_of
 from serving.app import create_app
 from serving.models import Models
 from serving.settings import Settings
@@ -73,6 +79,115 @@ def test_the_card_is_of_the_bundle_that_was_loaded_though_it_is_gone(
     answer = client.get("/v1/examples")
     assert answer.status_code == 404
     assert "no longer where they were" in answer.json()["detail"]
+
+
+def test_the_student_stands_beside_its_teacher_and_the_undistilled_one(
+    judged: Callable[..., Path],
+) -> None:
+    bundle = Bundle.open(judged("paid", 0.1))
+    found = bundle.record(EVALUATION, Evaluation)
+    shown = card(bundle)["evaluation"]
+    assert (shown["test_images"], shown["bank_images"]) == (36, 168)
+    assert found.fidelity and found.teacher and found.undistilled
+    overlap = found.fidelity.neighbour_overlap
+    assert shown["student"]["neighbour_overlap"] == overlap
+    for before in (shown["undistilled"], shown["start"]):
+        assert before["neighbour_overlap"] == pytest.approx(overlap - 0.1)
+        assert before["angle_distortion"] == found.fidelity.angle_distortion
+    assert shown["teacher"]["neighbour_overlap"] is None
+    for name, quality in (("student", found.student), ("teacher", found.teacher)):
+        assert quality.knn_accuracy
+        assert shown[name]["knn_accuracy"] == quality.knn_accuracy.model_dump()
+        auroc = quality.ood["photographs"][found.detector].auroc
+        assert shown[name]["auroc"] == {"photographs": auroc.model_dump()}
+
+
+@pytest.mark.parametrize(
+    ("gain", "verdict"), [(0.1, "paid"), (-0.1, "not paid"), (0.01, "unclear")]
+)
+def test_the_card_says_whether_distilling_has_paid(
+    judged: Callable[..., Path], gain: float, verdict: str
+) -> None:
+    bundle = Bundle.open(judged("one", gain))
+    found = bundle.record(EVALUATION, Evaluation)
+    shown = card(bundle)["evaluation"]["distillation"]
+    assert shown["verdict"] == verdict
+    assert shown["sentence"] == worth_of(found).sentence
+    assert shown["gains"] == {"overlap@10": found.gains["overlap@10"].model_dump()}
+    assert shown["pretrained"] is True
+
+
+def test_the_card_says_how_many_unfamiliar_images_are_flagged(
+    judged: Callable[..., Path],
+) -> None:
+    bundle = Bundle.open(judged("one", 0.1))
+    found = bundle.record(EVALUATION, Evaluation)
+    auroc = found.student.ood["photographs"][found.detector].auroc
+    assert card(bundle, alpha=0.2)["evaluation"]["detection"] == {
+        "sentence": "Flags 67 % of 12 unfamiliar images.",
+        "detector": found.detector,
+        "alpha": 0.05,  # at which they were counted
+        "served": "same",
+        "sets": {
+            "photographs": {
+                "kind": "far",
+                "images": 12,
+                "flagged": 8,
+                "auroc": auroc.model_dump(),
+            }
+        },
+    }
+
+
+@pytest.mark.parametrize(
+    ("stage", "file", "served"),
+    [
+        ("calibrate", "ood/site/detector.json", "site"),
+        ("export", "onnx/reduction.json", "reduced"),
+    ],
+)
+def test_another_detector_than_the_one_measured_is_said_to_be(
+    bundle: Bundle, stage: Stage, file: str, served: str
+) -> None:
+    with bundle.stage(stage) as writer:
+        writer.write(file, "{}")
+    assert card(bundle)["evaluation"]["detection"]["served"] == served
+
+
+def test_nothing_is_made_up_for_an_older_bundle(judged: Callable[..., Path]) -> None:
+    shown = card(Bundle.open(judged("old", None)))["evaluation"]
+    assert shown["student"]["knn_accuracy"]["value"] > 0.1
+    assert (shown["undistilled"], shown["start"]) == (None, None)
+    assert shown["distillation"]["verdict"] == "unknown"
+    assert shown["distillation"]["gains"] == {}
+    assert shown["distillation"]["pretrained"] is None
+    assert shown["detection"]["sentence"] is None
+    assert shown["detection"]["sets"]["photographs"]["flagged"] is None
+
+
+@pytest.mark.parametrize("content", ["{}", None])
+def test_a_bundle_is_served_without_an_evaluation_that_can_be_read(
+    bundle: Bundle, content: str | None, caplog: pytest.LogCaptureFixture, photo: bytes
+) -> None:
+    with bundle.stage("evaluate") as stage:
+        stage.withdraw(EVALUATION)
+        if content is not None:
+            stage.write(EVALUATION, content)
+    app = create_app()
+    with caplog.at_level(logging.WARNING):
+        app.state.models = Models.load(Settings(bundle=bundle.path))
+    said = "evaluation.json is not a Evaluation of this version of Isogon"
+    assert (said in caplog.text) == (content is not None)
+    with TestClient(app) as client:
+        assert client.get("/v1/model").json()["evaluation"] is None
+        assert client.post("/v1/embed", files={"images": photo}).status_code == 200
+
+
+def test_a_damaged_evaluation_is_refused_as_every_damaged_file_is(bundle: Bundle) -> None:
+    with bundle.file(EVALUATION).open("a") as file:
+        file.write(" ")
+    with pytest.raises(DamagedFileError, match=r"evaluation\.json .*isogon evaluate"):
+        Models.load(Settings(bundle=bundle.path))
 
 
 @pytest.mark.parametrize("name", ["nobody", ""])

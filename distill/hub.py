@@ -1,0 +1,59 @@
+"""Whether timm's hub answers, asked once and with little patience."""
+
+import os
+import threading
+import urllib.error
+import urllib.request
+from functools import cache
+
+_SECONDS = 4.0
+_SILENT: dict[str, str] = {}  # hubs that were asked in vain, and why
+_FILES = ("model.safetensors", "pytorch_model.bin")
+
+
+def hub_silence() -> str | None:
+    """Return why the hub cannot be asked, or None where it answers.
+
+    The hub's own client would try again for most of a minute, at every file. Where there
+    is no answer it is told to read only what it has kept, for the rest of this process.
+    """
+    from huggingface_hub import constants
+
+    if constants.HF_HUB_OFFLINE:
+        return _SILENT.get(constants.ENDPOINT, "HF_HUB_OFFLINE is set")
+    silence = _silence(constants.ENDPOINT)
+    if silence is not None:
+        _SILENT[constants.ENDPOINT] = silence
+        constants.HF_HUB_OFFLINE = True
+        os.environ["HF_HUB_OFFLINE"] = "1"  # of processes that this one starts
+    return silence
+
+
+def weights_at_hand(repository: str) -> bool:
+    """Return whether the hub's weights are kept here, or the hub answers."""
+    from huggingface_hub import try_to_load_from_cache
+
+    kept = (try_to_load_from_cache(repository, file) for file in _FILES)
+    return any(isinstance(path, str) for path in kept) or hub_silence() is None
+
+
+@cache
+def _silence(endpoint: str) -> str | None:
+    """Ask in a thread of its own: looking up a name can hang longer than any timeout."""
+    heard: list[str | None] = []
+    asking = threading.Thread(target=lambda: heard.append(_asked(endpoint)), daemon=True)
+    asking.start()
+    asking.join(_SECONDS)
+    return heard[0] if heard else f"{endpoint} has not answered in {_SECONDS:g} seconds"
+
+
+def _asked(endpoint: str) -> str | None:
+    request = urllib.request.Request(endpoint, method="HEAD")
+    try:
+        with urllib.request.urlopen(request, timeout=_SECONDS):
+            return None
+    except urllib.error.HTTPError:  # any answer is one
+        return None
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "reason", error)
+        return f"{endpoint} does not answer: {reason}"

@@ -1,0 +1,344 @@
+"""The plan of a run: how many steps, how long, how much memory and disk; before it starts.
+
+Nothing is guessed: a few images go through the teacher, and through a step or two of the
+student, and the rest is arithmetic.
+"""
+
+import json
+import math
+import os
+import shutil
+import tempfile
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.filesize import decimal
+from rich.progress import Progress
+
+from bundle import UsageError
+from bundle.cores import usable_cores
+from bundle.samples import spread
+from distill.costs import Costs, measured
+from distill.images.data import Data, prepare_data
+from distill.images.loading import global_batch
+from distill.preparation import Models, prepare_models
+from distill.recipe import Recipe, recipe_from_document
+from distill.requirements import require_models
+from distill.start.fitting import as_teacher
+from distill.targets import Uncomputed
+from distill.training.checkpoint import NAME as CHECKPOINT
+from distill.training.lock import is_first_process
+
+PLAN = "plan.json"
+_WARMUP = 0.05  # of a length that is measured out, where the recipe counts in epochs
+_FORWARDS = 3  # of the student: as it ends, as it starts, and undistilled
+_STATES = 3  # weights, and the optimiser's two moments
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Plan:
+    """What a run is going to do and to need."""
+
+    steps: int
+    warmup_steps: int
+    batch_size: int
+    images: int  # to learn from
+    seconds: dict[str, float]  # by what they are for, in the order of the run
+    step_seconds: float
+    memory: int  # bytes at the peak
+    free_memory: int | None  # bytes that there are, for this process in all
+    on_gpu: bool
+    disk: int  # bytes that are going to be written
+    free_disk: int
+
+    @property
+    def minutes(self) -> float:
+        """How long the run takes."""
+        return sum(self.seconds.values()) / 60
+
+    @property
+    def sentence(self) -> str:
+        """The plan in a sentence."""
+        parts = ", ".join(
+            f"{_spoken(seconds)} {name}"
+            for name, seconds in self.seconds.items()
+            if seconds >= 1
+        )
+        warm = f", {self.warmup_steps:,} of them warm-up" if self.steps else ""
+        where = "GPU memory" if self.on_gpu else "memory"
+        there = "" if self.free_memory is None else f" (of {decimal(self.free_memory)})"
+        return (
+            f"{self.steps:,} steps of {self.batch_size:,} images{warm}; about "
+            f"{_spoken(self.minutes * 60)} ({parts or 'nothing to wait for'}); "
+            f"{decimal(self.memory)} of {where}{there}; {decimal(self.disk)} of disk "
+            f"({decimal(self.free_disk)} free)"
+        )
+
+    def as_document(self) -> dict[str, Any]:
+        """Return the plan for JSON."""
+        return asdict(self) | {"minutes": self.minutes}
+
+    def train_section(self, document: dict[str, Any]) -> dict[str, Any]:
+        """Return a document's [train] with this length in steps."""
+        section = {
+            key: value
+            for key, value in document.get("train", {}).items()
+            if key not in ("epochs", "steps", "warmup_epochs")
+        }
+        section["steps"] = self.steps
+        if section.get("warmup_share") is None:
+            section["warmup_share"] = _WARMUP
+        return section
+
+
+def planned(
+    recipe: Recipe, work: Path, progress: Progress, *, minutes: float | None = None
+) -> tuple[Recipe, Data | None]:
+    """Measure and say what the run needs; return the recipe with its length.
+
+    An interrupted run keeps the length it had. Of several processes the first measures.
+    Where it was measured the images are returned as well, which need not be read again.
+
+    Args:
+        recipe: what is going to be run.
+        work: the folder of the run, where the plan is kept.
+        progress: shows it, and says the plan.
+        minutes: how long the run may take, in place of the recipe's length.
+
+    Raises:
+        UsageError: the memory will not do, or the minutes.
+    """
+    first = is_first_process(recipe.train)
+    if minutes is not None and recipe.train.devices * recipe.train.nodes > 1:
+        _require_one_launcher()
+    if not first and minutes is None:
+        return recipe, None
+    if not first or (work / CHECKPOINT).exists():
+        kept = _kept(work, minutes)
+        if kept is not None:
+            return recipe if minutes is None else _lengthened(recipe, kept), None
+    if minutes is not None:
+        recipe = _lengthened(recipe, 1)  # for validation images, and what else steps need
+    data = prepare_data(recipe, progress, work)
+    plan = _plan_of(recipe, data, progress, minutes)
+    _say(plan, progress)
+    work.mkdir(parents=True, exist_ok=True)
+    text = json.dumps(plan.as_document() | {"asked": minutes}, indent=2)
+    (work / PLAN).write_text(text + "\n", encoding="utf-8")
+    return recipe if minutes is None else _lengthened(recipe, plan.steps), data
+
+
+def tried(recipe: Recipe, progress: Progress, *, minutes: float | None = None) -> Plan:
+    """Return and say the plan of a run that is not started; nothing is left behind.
+
+    Raises:
+        UsageError: see `planned`.
+    """
+    require_models(recipe)
+    if minutes is not None:
+        recipe = _lengthened(recipe, 1)
+    with tempfile.TemporaryDirectory(prefix="isogon-plan-") as folder:
+        data = prepare_data(recipe, progress, Path(folder))
+    plan = _plan_of(recipe, data, progress, minutes)
+    _say(plan, progress)
+    return plan
+
+
+def _say(plan: Plan, progress: Progress) -> None:
+    progress.console.print(f"Plan: {plan.sentence}.", markup=False, soft_wrap=True)
+
+
+def _kept(work: Path, minutes: float | None) -> int | None:
+    """Return the steps of an earlier plan for the same minutes."""
+    try:
+        found = json.loads((work / PLAN).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return int(found["steps"]) if found.get("asked") == minutes else None
+
+
+def _require_one_launcher() -> None:
+    if "RANK" in os.environ:  # of torchrun, which starts all processes at once
+        raise UsageError(
+            "Expected --steps or --epochs where `torchrun` starts the processes: the "
+            "first one measures what --minutes mean while the others begin. "
+            "`isogon distill … --minutes … --dry-run` says how many steps they are."
+        )
+
+
+def _plan_of(recipe: Recipe, data: Data, progress: Progress, minutes: float | None) -> Plan:
+    # One process reads while the models are tried: that of several is arithmetic.
+    alone = recipe.model_copy(
+        update={"train": recipe.train.model_copy(update={"workers": 0})}
+    )
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    with torch.random.fork_rng():
+        torch.manual_seed(recipe.train.seed)
+        models = prepare_models(alone, data, device, progress)
+        work = _Work.of(alone, data, models, device)
+        costs = measured(recipe, data, models, device, progress)
+    per_epoch = steps_per_epoch(recipe, len(data.learnt))
+    if minutes is None:
+        steps = recipe.train.length(per_epoch)
+    else:
+        steps = _affordable(recipe, work, costs, minutes)
+        recipe = _lengthened(recipe, steps)
+    share, warmup = recipe.train.warmup_share, recipe.train.warmup_epochs * per_epoch
+    disk = work.size + _bundle_size(recipe, data, models)
+    return Plan(
+        steps=steps,
+        warmup_steps=min(steps, math.ceil(warmup if share is None else share * steps)),
+        batch_size=recipe.train.batch_size,
+        images=len(data.learnt),
+        seconds=_seconds(recipe, work, costs, steps),
+        step_seconds=_step_seconds(recipe, costs),
+        memory=costs.memory * (1 if costs.on_gpu else recipe.train.devices),
+        free_memory=costs.free,
+        on_gpu=costs.on_gpu,
+        disk=disk,
+        free_disk=shutil.disk_usage(_existing(Path(recipe.teachers[0].cache))).free,
+    )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Work:
+    """How many images go through which network, beside the steps."""
+
+    teacher: int  # to compute features that are kept
+    start: int  # through the student's network, for the closed-form start
+    validation: int  # through the student, over the whole run
+    evaluation: int  # through both
+    size: int  # bytes of the features
+
+    @classmethod
+    def of(
+        cls, recipe: Recipe, data: Data, models: Models, device: torch.device
+    ) -> "_Work":
+        """Count them: what earlier runs have kept is not computed again."""
+        trained, closed = recipe.train.epochs > 0, recipe.student.in_closed_form
+        nothing = Uncomputed(views=0, size=0)
+        views = plain = ours = nothing
+        if trained:
+            views = models.teacher.uncomputed(data.learnt, device)
+        everything = models.objective.start_on == "everything" or recipe.of_neighbours
+        if closed or everything or (trained and len(data.validation)):
+            plain = models.teacher.uncomputed(data.split.bank, device, plain=True)
+        if closed:
+            network = as_teacher(models.student.backbone, recipe, data)
+            ours = network.uncomputed(data.split.bank, device, plain=True)
+            models.student.requires_grad_(True)
+        unfamiliar = sum(len(one.flaggable) for one in data.unfamiliar.values())
+        held_out = len(data.split.calibration) + len(data.split.test)
+        return cls(
+            teacher=views.views + plain.views,
+            start=ours.views,
+            validation=len(data.validation) * recipe.train.validations if trained else 0,
+            evaluation=len(data.bank) + held_out + unfamiliar,
+            size=views.size + plain.size + ours.size,
+        )
+
+
+def steps_per_epoch(recipe: Recipe, images: int) -> int:
+    """Return the steps of a pass over so many images."""
+    return images // global_batch(images, recipe.train.batch_size, recipe.train.parts)
+
+
+def _pass(costs: Costs, workers: int, network: float) -> float:
+    """Return the seconds for an image that is read and goes through a network.
+
+    Readers work beside the network. On a CPU they take their time from it.
+    """
+    if not workers:
+        return costs.load + network
+    cores = usable_cores()
+    beside = network if costs.on_gpu else network + costs.load / cores
+    return max(costs.load / min(workers, cores), beside)
+
+
+def _step_seconds(recipe: Recipe, costs: Costs) -> float:
+    """Return the seconds of one step in each process."""
+    section = recipe.train
+    mine = section.batch_size / (section.devices * section.nodes)
+    per_image = _pass(costs, section.workers, costs.step / mine)
+    return mine * per_image
+
+
+def _seconds(recipe: Recipe, work: _Work, costs: Costs, steps: int) -> dict[str, float]:
+    workers = recipe.train.workers
+    both = costs.teacher + _FORWARDS * costs.student
+    return {
+        "for the teacher's features": work.teacher * _pass(costs, workers, costs.teacher),
+        "for the start": work.start * _pass(costs, workers, costs.student),
+        "for the steps": steps * _step_seconds(recipe, costs),
+        "for validation": work.validation * (costs.load + costs.student),
+        "for the evaluation": work.evaluation * _pass(costs, workers, both),
+    }
+
+
+def _affordable(recipe: Recipe, work: _Work, costs: Costs, minutes: float) -> int:
+    """Return how many steps go into the minutes, beside everything else.
+
+    Raises:
+        UsageError: not one.
+    """
+    other = _seconds(recipe, work, costs, 0)
+    left = minutes * 60 - sum(other.values())
+    step = _step_seconds(recipe, costs)
+    if left < step:
+        parts = ", ".join(
+            f"{_spoken(seconds)} {name}" for name, seconds in other.items() if seconds >= 1
+        )
+        enough = math.ceil((sum(other.values()) + 100 * step) / 60)
+        raise UsageError(
+            f"--minutes {minutes:g} are too few for a step: beside {_spoken(step)} for "
+            f"each there are {parts or 'some seconds'}. Nothing has been started. Allow "
+            f"--minutes {enough} for a hundred steps, or take --epochs 0 for the "
+            f"closed-form student alone."
+        )
+    return int(left / step)
+
+
+def _lengthened(recipe: Recipe, steps: int) -> Recipe:
+    """Return the recipe with a length in steps."""
+    document = recipe.model_dump()
+    section = document["train"]
+    section.pop("epochs")  # which would end it where they are fewer
+    section["steps"] = steps
+    if section["warmup_share"] is None:
+        section["warmup_share"] = _WARMUP
+    return recipe_from_document(document, where="--minutes")
+
+
+def _bundle_size(recipe: Recipe, data: Data, models: Models) -> int:
+    """Return the bytes of the bundle and of the checkpoint, both of which are written."""
+    weights = sum(4 * one.numel() for one in models.student.parameters())
+    heads = sum(4 * one.numel() for one in models.objective.parameters())
+    copies = _STATES + (recipe.train.ema_decay is not None)
+    # A new checkpoint is whole before the old one is removed.
+    checkpoints = 2 * copies * (weights + heads)
+    unfamiliar = 2 * 64 if data.unfamiliar else 0
+    pictures = len(data.split.calibration) + unfamiliar + len(spread(len(data.bank)))
+    pixels = pictures * recipe.data.size**2 * 3
+    references = len(data.bank) * models.student.width * 4
+    return checkpoints + weights + pixels + references
+
+
+def _existing(folder: Path) -> Path:
+    """Return the folder, or the first above it that exists."""
+    found = folder.absolute()
+    while not found.exists():
+        found = found.parent
+    return found
+
+
+def _spoken(seconds: float) -> str:
+    """Return a duration as people say it."""
+    if seconds < 1:
+        return f"{seconds * 1000:.0f} ms"
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    if seconds < 90 * 60:
+        return f"{seconds / 60:.0f} minutes"
+    return f"{seconds / 3600:.1f} hours"

@@ -1,0 +1,136 @@
+"""Every key of a recipe, as a page: `python -m distill.recipe.keys > recipes/keys.md`.
+
+The page is made from the models that check a recipe; a test holds it to them.
+"""
+
+import sys
+import types
+from collections.abc import Iterator
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
+
+from pydantic import BaseModel
+from pydantic.fields import FieldInfo
+from pydantic_core import PydanticUndefined
+
+from distill.recipe.defaults import Default, completed
+from distill.recipe.objectives import SECTIONS
+from distill.recipe.recipe import Recipe
+from distill.recipe.written import value_text
+
+_OPENING = """# Every key of a recipe
+
+Made by `make keys` from the models that check a recipe. A key that is left out has its
+default: the first for a student from scratch, the second, where there is one, for a student
+that starts from pretrained weights (`pretrained = true` or a `checkpoint` in [student]).
+`isogon distill --set SECTION.KEY=VALUE` sets any key of the tables in one bracket.
+"""
+_PLAIN = {"name"}  # a key of no table
+_BRACKETS = {"unfamiliar": "[[unfamiliar]]"}
+_WORDS = {str: "text", bool: "true or false", int: "whole number", float: "number"}
+_BOUNDS = {"ge": "≥", "gt": ">", "le": "≤", "lt": "<"}
+
+
+def keys_page() -> str:
+    """Return the page, in Markdown."""
+    lines = [_OPENING, "## At the top", "", *_table("", Recipe, only=_PLAIN)]
+    for section, (model, heading) in _sections().items():
+        lines += ["", f"## `{heading}`", "", _said(model), ""]
+        lines += _table(section, model)
+    lines += ["", "## `[[objective]]`", "", "One table for each loss; by default `isogon`."]
+    for name, model in SECTIONS.items():
+        lines += ["", f'### `name = "{name}"`', "", _said(model), ""]
+        lines += _table("objective", model, leaving={"name"})
+    return "\n".join(lines) + "\n"
+
+
+def pretrained_defaults() -> tuple[Default, ...]:
+    """Return what a recipe with a pretrained student leaves out, at its plainest."""
+    document: dict[str, Any] = {
+        "teacher": {"name": "any"},
+        "student": {"name": "any", "pretrained": True},
+        "data": {"images": "any"},
+    }
+    return completed(document)[1]
+
+
+def _sections() -> dict[str, tuple[type[BaseModel], str]]:
+    """Return the model and the heading of every table but the objectives."""
+    found = {}
+    for name, field in Recipe.model_fields.items():
+        model = _model_in(field.annotation)
+        if model is not None and name != "objective":
+            found[name] = (model, _BRACKETS.get(name, f"[{name}]"))
+    return found
+
+
+def _model_in(annotation: Any) -> type[BaseModel] | None:
+    """Return the first model inside a type."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    found = (_model_in(argument) for argument in get_args(annotation))
+    return next((model for model in found if model is not None), None)
+
+
+def _said(model: type[BaseModel]) -> str:
+    return " ".join((model.__doc__ or "").split())
+
+
+def _table(
+    section: str,
+    model: type[BaseModel],
+    *,
+    only: set[str] | None = None,
+    leaving: set[str] | None = None,
+) -> Iterator[str]:
+    pretrained = {(one.section, one.key): one.value for one in pretrained_defaults()}
+    yield "| key | values | default | pretrained | meaning |"
+    yield "|---|---|---|---|---|"
+    for key, field in model.model_fields.items():
+        if (only is not None and key not in only) or key in (leaving or ()):
+            continue
+        other = pretrained.get((section, key), PydanticUndefined)
+        cells = (
+            f"`{key}`",
+            _values(field),
+            _default(field.get_default(call_default_factory=True)),
+            "" if other is PydanticUndefined else _default(other),
+            " ".join((field.description or "").split()),
+        )
+        yield f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |"
+
+
+def _values(field: FieldInfo) -> str:
+    """Return what may be written, with its bounds."""
+    bounds = [
+        f"{sign} {getattr(one, name):g}"
+        for one in field.metadata
+        for name, sign in _BOUNDS.items()
+        if getattr(one, name, None) is not None
+    ]
+    return ", ".join([_type(field.annotation), *bounds])
+
+
+def _type(annotation: Any) -> str:
+    origin, arguments = get_origin(annotation), get_args(annotation)
+    if origin is Annotated:
+        return _type(arguments[0])
+    if origin in (Union, types.UnionType):
+        parts = [_type(one) for one in arguments if one is not type(None)]
+        return ", or ".join(dict.fromkeys(parts))
+    if origin is Literal:
+        return ", ".join(f"`{value_text(one)}`" for one in arguments)
+    if origin is tuple:
+        inner = _type(arguments[0])
+        several = arguments[-1] is Ellipsis
+        return f"list of {inner}s" if several else f"{len(arguments)} {inner}s in a list"
+    return _WORDS[annotation]
+
+
+def _default(value: Any) -> str:
+    if value is PydanticUndefined:
+        return "needed"
+    return "" if value is None else f"`{value_text(value)}`"
+
+
+if __name__ == "__main__":
+    sys.stdout.write(keys_page())

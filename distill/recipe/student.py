@@ -1,0 +1,94 @@
+"""The `[student]` table of a recipe: which network, and what it starts from."""
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from bundle import is_import_path
+from distill.recipe.teacher import MEAN, STD, Std
+
+
+class StudentSection(BaseModel):
+    """The network to train: one of timm's, or one's own by its import path."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: str = Field(
+        description="a timm name, `hf-hub:org/name` and `local-dir:/path` among them; or "
+        "`package.module:factory`, which is called without arguments and returns a "
+        "torch.nn.Module"
+    )
+    width: int | None = Field(
+        default=None,
+        ge=2,
+        le=65_536,
+        description="of the embedding; the network's own where it is a transformer or "
+        "one's own, else 192",
+    )
+    space: Literal["student", "teacher"] = Field(
+        default="student",
+        description="`teacher`: embeddings that can query an index the teacher built; "
+        "their width is the teacher's",
+    )
+    pretrained: bool = Field(
+        default=False,
+        description="start from timm's pretrained weights; of one's own network, from "
+        "those that the factory gives it",
+    )
+    checkpoint: str | None = Field(
+        default=None,
+        description="start from these weights; as for the teacher, and of one's own "
+        "network a state dict (.safetensors or .pth) that fills it exactly",
+    )
+    mean: tuple[float, float, float] | None = Field(
+        default=None,
+        description="of the pixels of one's own network, in units of [0, 1]; ImageNet's",
+    )
+    std: tuple[Std, Std, Std] | None = Field(
+        default=None, description="as `mean`; ImageNet's"
+    )
+    start: Literal["closed-form", "random"] | None = Field(
+        default=None,
+        description="of the embedding layer. closed-form: a ridge regression onto the "
+        "teacher, the default where the network has pretrained weights; else random",
+    )
+
+    @model_validator(mode="after")
+    def _knows_its_own_pixels(self) -> "StudentSection":
+        for key in ("mean", "std"):
+            if not self.imported and getattr(self, key) is not None:
+                raise ValueError(
+                    f"leave out `{key}` with a timm model, which knows its own"
+                )
+        return self
+
+    @model_validator(mode="after")
+    def _fills_its_own_network(self) -> "StudentSection":
+        if self.imported and self.checkpoint and self.checkpoint.startswith("package:"):
+            raise ValueError(
+                "expected a file of weights as `checkpoint`: those of packages are for "
+                "timm's models"
+            )
+        return self
+
+    @property
+    def imported(self) -> bool:
+        """Whether `name` is an import path."""
+        return is_import_path(self.name)
+
+    @property
+    def normalisation(self) -> dict[str, tuple[float, float, float]]:
+        """The mean and the standard deviation of the pixels of one's own network."""
+        return {"mean": self.mean or MEAN, "std": self.std or STD}
+
+    @property
+    def from_pretrained(self) -> bool:
+        """Whether the network starts from pretrained weights."""
+        return self.pretrained or self.checkpoint is not None
+
+    @property
+    def in_closed_form(self) -> bool:
+        """Whether the embedding layer starts from a ridge regression."""
+        if self.start is None:
+            return self.from_pretrained
+        return self.start == "closed-form"

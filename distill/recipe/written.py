@@ -1,0 +1,55 @@
+"""A recipe's document as a file, with a reason where nobody asked for a value."""
+
+import json
+from collections.abc import Iterable
+from typing import Any
+
+from distill.recipe.defaults import Default
+
+_ORDER = ("teacher", "student", "data", "unfamiliar", "train", "objective", "ood")
+
+
+def written(document: dict[str, Any], taken: Iterable[Default] = ()) -> str:
+    """Return TOML that reads back as `document`; None is left out.
+
+    Args:
+        document: as parsed from TOML.
+        taken: what was filled in; each reason becomes a comment.
+    """
+    reasons = {(one.section, one.key): one.reason for one in taken}
+    lines = [
+        _line(key, value)
+        for key, value in document.items()
+        if value is not None and not _tables(value)
+    ]
+    known = [key for key in _ORDER if key in document]
+    for section in (*known, *(key for key in document if key not in _ORDER)):
+        for table in _tables(document[section]):
+            several = isinstance(document[section], list | tuple)
+            lines += ["", f"[[{section}]]" if several else f"[{section}]"]
+            for key, value in table.items():
+                if value is not None:
+                    reason = reasons.get((section, key))
+                    comment = "" if reason is None else f"  # {reason}"
+                    lines.append(_line(key, value) + comment)
+    return "\n".join(lines).strip() + "\n"
+
+
+def _tables(value: Any) -> list[dict[str, Any]]:
+    if isinstance(value, dict):
+        return [value]
+    if isinstance(value, list | tuple) and value and isinstance(value[0], dict):
+        return list(value)
+    return []
+
+
+def _line(key: str, value: Any) -> str:
+    return f"{key} = {value_text(value)}"
+
+
+def value_text(value: Any) -> str:
+    """Return a value as TOML has it."""
+    if isinstance(value, list | tuple):
+        return f"[{', '.join(map(value_text, value))}]"
+    # JSON's words for strings, numbers and truth are TOML's too, but for one character.
+    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")

@@ -1,0 +1,59 @@
+"""What a run asks of its models, tried before any image is read."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from backbones import Backbone, ImportedNetwork, module_from_path, preprocessing_of
+from bundle import Preprocessing, UsageError
+from distill.recipe import Recipe, TeacherSection
+from distill.sizes import require_sizes
+from distill.student import require_trainable, student_from_recipe
+from distill.weights import pretrained
+
+
+def require_models(recipe: Recipe) -> None:
+    """Refuse models that are not to be had, or do not do, in seconds.
+
+    Each is made as the run will make it, tried on an image or two and thrown away: names,
+    weights, factories, sizes and shapes. The run's random numbers are not touched.
+
+    Raises:
+        UsageError: what is wrong with teacher or student.
+    """
+    require_sizes(recipe)
+    with torch.random.fork_rng(devices=[]):
+        for section in recipe.teachers:
+            _require_teacher(section, section.size or recipe.data.size)
+        student, _ = student_from_recipe(recipe)
+        if recipe.student.imported:
+            size = recipe.data.size, recipe.data.size
+            require_trainable(student, recipe.student.name, size)
+            _require_blocks(recipe, student.backbone.plain)
+
+
+def _require_teacher(section: TeacherSection, side: int) -> None:
+    if section.path is not None:
+        if not Path(section.path).is_file():
+            raise UsageError(
+                f"There are no embeddings at {section.path}; see `path` in [teacher]."
+            )
+        return
+    assert section.name is not None  # the section sees to it
+    if section.imported:
+        network, _ = module_from_path(section.name)
+        document: dict[str, Any] = {"height": side, "width": side, **section.normalisation}
+        ImportedNetwork(network, Preprocessing.model_validate(document))
+        return
+    model = pretrained(section.name, section.checkpoint, size=(side, side)).model
+    Backbone(model, preprocessing_of(section.name, side, 1.0))
+
+
+def _require_blocks(recipe: Recipe, network: torch.nn.Module) -> None:
+    if recipe.train.layer_decay != 1 and not hasattr(network, "group_matcher"):
+        raise UsageError(
+            f"`layer_decay` in [train] needs to know the blocks of {recipe.student.name}: "
+            f"give it a method `group_matcher` as timm's models have, or leave "
+            f"`layer_decay` out."
+        )

@@ -1,0 +1,1 @@
+"""Where training starts: what the student's network knows, fitted to the teacher."""

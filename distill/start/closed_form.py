@@ -1,0 +1,145 @@
+"""The closed-form start: one ridge regression from the student's features to the teacher.
+
+A small network with pretrained weights already tells images apart. Its embedding layer
+is fitted to the teacher at once, before any training; fine-tuning then starts from
+there, because a random layer on top would first destroy what lies below it (Kumar et
+al., "Fine-Tuning can Distort Pretrained Features and Underperform Out-of-Distribution",
+arXiv:2202.10054).
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float, Float32, Float64
+
+from bundle.blocks import in_blocks
+from bundle.detectors.knn import directions
+
+# Strengths that are tried, in units of the mean eigenvalue of the second moments.
+_STRENGTHS = np.logspace(-4, 1, 31)
+_SHARES = np.linspace(-0.7, 0.7, 57)  # of the mean that may be taken off
+_PAIRED = 2048  # images whose pairs decide that share
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ClosedForm:
+    """A linear layer without bias, and how it was found."""
+
+    weight: Float32[np.ndarray, "width features"]
+    strength: float  # of the ridge, in units of the mean eigenvalue
+    share: float  # of the mean prediction that was taken off
+
+
+def closed_form(
+    features: Float[np.ndarray, "n features"],
+    targets: Float[np.ndarray, "n width"],
+    teacher: Float[np.ndarray, "n _"],
+) -> ClosedForm:
+    """Return the layer that brings the student's features to their targets.
+
+        W = argmin sum_i ||W u_i - z_i||^2 + strength * ||W||^2,  u_i = x_i / ||x_i||
+
+    The strength is the one with the least error by generalised cross-validation (Golub,
+    Heath and Wahba, 1979). Without a bias the layer is blind to the length of its input,
+    which for many networks tells little of the image: with one, measured, unfamiliar
+    images are told less well. A ridge shrinks its predictions towards their mean, and
+    directions towards a common mean have too large cosines. So a share of the mean is
+    taken off again: the one whose cosines between images, each predicted by a layer that
+    did not see it, are nearest to the teacher's. (Targets whose own cosines are too small
+    ask for some of the mean to be added.)
+
+    Args:
+        features: the student's pooled vectors of training images, of any norm.
+        targets: where each should point, in the student's width; their length counts.
+        teacher: the teacher's pooled vectors of the same images, of any norm.
+    """
+    inputs = directions(features).astype(np.float64)
+    wanted = targets.astype(np.float64)
+    moments = inputs.T @ inputs
+    values, vectors = np.linalg.eigh(moments)
+    values = values.clip(min=0)
+    projected = vectors.T @ (inputs.T @ wanted)
+    strength = _strength(values, projected, wanted)
+    damped = values + strength * values.mean()
+    weight = vectors @ (projected / damped[:, None])
+    unseen = _unseen(inputs @ vectors, damped, inputs @ weight, wanted)
+    mean = unseen.mean(axis=0)
+    share = _share(unseen, mean, directions(teacher))
+    # What predicts 1 for every image: the mean enters through it, as there is no bias.
+    constant = vectors @ ((vectors.T @ inputs.sum(axis=0)) / (damped))
+    weight -= share * np.outer(constant, mean)
+    scale = _mean_norm(wanted) / _mean_norm(features @ weight)
+    return ClosedForm(
+        weight=np.ascontiguousarray((weight * scale).T, np.float32),
+        strength=strength,
+        share=share,
+    )
+
+
+def uncentred_pca(
+    vectors: Float[np.ndarray, "n d"], width: int
+) -> Float32[np.ndarray, "width d"]:
+    """Return the leading principal axes of the vectors' directions, as rows.
+
+    Of all linear maps of this rank they lose least of the inner products. Where `width`
+    exceeds d the further rows are zero.
+    """
+    units = directions(vectors).astype(np.float64)
+    _, axes = np.linalg.eigh(units.T @ units)
+    leading = axes.T[::-1][:width]
+    found = np.zeros((width, units.shape[1]), np.float32)
+    found[: len(leading)] = leading
+    return found
+
+
+def _strength(
+    values: Float64[np.ndarray, " features"],
+    projected: Float64[np.ndarray, "features width"],
+    wanted: Float64[np.ndarray, "n width"],
+) -> float:
+    """Return the strength with the least generalised cross-validation error."""
+    n, total = len(wanted), float((wanted**2).sum())
+    power = (projected**2).sum(axis=1)
+    best = (np.inf, float(_STRENGTHS[-1]))
+    for strength in _STRENGTHS:
+        damped = values + strength * values.mean()
+        explained = 2 * (power / damped).sum() - (power * values / damped**2).sum()
+        freedom = (values / damped).sum()
+        if freedom >= 0.9 * n:  # it interpolates: the error it sees says nothing
+            continue
+        error = (total - explained) / n / (1 - freedom / n) ** 2
+        best = min(best, (error, float(strength)))
+    return best[1]
+
+
+def _unseen(
+    rotated: Float64[np.ndarray, "n features"],
+    damped: Float64[np.ndarray, " features"],
+    fitted: Float64[np.ndarray, "n width"],
+    wanted: Float64[np.ndarray, "n width"],
+) -> Float64[np.ndarray, "n width"]:
+    """Return each image's prediction by the layer fitted without it, in closed form."""
+    leverage = (rotated**2 / damped).sum(axis=1).clip(max=0.99)
+    unseen: np.ndarray = wanted - (wanted - fitted) / (1 - leverage)[:, None]
+    return unseen
+
+
+def _share(
+    unseen: Float64[np.ndarray, "n width"],
+    mean: Float64[np.ndarray, " width"],
+    teacher: Float[np.ndarray, "n _"],
+) -> float:
+    """Return the share of the mean whose removal makes the cosines most faithful."""
+    chosen = np.random.default_rng(0).permutation(len(unseen))[:_PAIRED]
+    theirs = teacher[chosen] @ teacher[chosen].T
+    best = (np.inf, 0.0)
+    for share in _SHARES:
+        units = directions(unseen[chosen] - share * mean).astype(np.float32)
+        distortion = float(np.abs(units @ units.T - theirs).mean(dtype=np.float64))
+        best = min(best, (distortion, float(share)))
+    return best[1]
+
+
+def _mean_norm(vectors: Float[np.ndarray, "n d"]) -> float:
+    norms = in_blocks(lambda rows: np.linalg.norm(rows, axis=1), vectors)
+    return float(norms.mean())

@@ -1,0 +1,194 @@
+"""The closed-form start of a run: the student's network and its layer, before any step."""
+
+import copy
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import safetensors.torch
+import torch
+from jaxtyping import Float
+from rich.progress import Progress
+from torch import nn
+
+from backbones import FeatureExtractor, source_of
+from bundle import TeacherCard
+from bundle.detectors.knn import directions
+from distill.images.data import Data
+from distill.images.loading import plain_crops
+from distill.objectives import Objective
+from distill.preparation import Models, preprocessing_for
+from distill.recipe import Recipe
+from distill.start.before import START, Before
+from distill.start.closed_form import closed_form, uncentred_pca
+from distill.targets import NetworkTeacher
+
+_FITTED = 50_000  # most images the layer is fitted on: far more than it has columns
+_RE_ESTIMATED = 4096  # images by which batch statistics are estimated anew
+
+
+def started(
+    recipe: Recipe,
+    data: Data,
+    models: Models,
+    work: Path,
+    device: torch.device,
+    progress: Progress,
+    *,
+    continued: bool,
+) -> Before:
+    """Bring the student to its start, and return its network as it is there.
+
+    With `start = "closed-form"` the embedding layer is fitted to the teacher, and the
+    objective's heads are set to match. A continued run takes the layer from its folder:
+    everything else is in its checkpoint.
+
+    Args:
+        recipe: its [student] says how to start.
+        data: the layer is fitted on the images that are learnt from.
+        models: the student and the objective are changed in place.
+        work: the folder of the run.
+        device: where networks run.
+        progress: where to show progress, and to say what was fitted.
+        continued: whether the run goes on from a checkpoint.
+    """
+    student = models.student
+    if recipe.train.batch_statistics == "re-estimated":
+        re_estimate(student.backbone, recipe, data, device, progress)
+    before = copy.deepcopy(student.backbone).eval().requires_grad_(False).to(device)
+    layer = None
+    if recipe.student.in_closed_form:
+        layer = student.embedding
+        assert layer is not None  # `prepare_models` sees to it
+        kept = work / START
+        if continued and kept.exists():
+            safetensors.torch.load_model(layer, kept)
+        else:
+            _fit(layer, before, recipe, data, models, device, progress)
+            work.mkdir(parents=True, exist_ok=True)
+            pending = kept.with_suffix(f".{os.getpid()}")  # each process writes the same
+            safetensors.torch.save_model(layer, str(pending))
+            pending.replace(kept)
+        layer = copy.deepcopy(layer).requires_grad_(False).to(device)
+    return Before(backbone=before, layer=layer, pretrained=recipe.student.from_pretrained)
+
+
+def _fit(
+    layer: nn.Linear,
+    backbone: FeatureExtractor,
+    recipe: Recipe,
+    data: Data,
+    models: Models,
+    device: torch.device,
+    progress: Progress,
+) -> None:
+    """Set the layer, and the heads of the objective that go with it."""
+    learnt = data.split.bank
+    ours = _pooled(backbone, recipe, data, device, progress)
+    theirs = models.teacher.pooled(learnt, device, progress)
+    rows = slice(0, min(len(data.learnt), _FITTED))
+    features, teacher = (np.asarray(one[rows], np.float32) for one in (ours, theirs))
+    compression = uncentred_pca(teacher, layer.out_features)
+    length = float(np.linalg.norm(teacher, axis=1).mean())
+    models.objective.begin(torch.from_numpy(compression), length)
+    found = closed_form(features, _targets(models.objective, teacher, compression), teacher)
+    with torch.no_grad():
+        layer.weight.copy_(torch.from_numpy(found.weight))
+        layer.bias.zero_()
+    progress.console.print(
+        f"Closed-form start: the embedding layer is fitted to {len(features):,} images "
+        f"by ridge regression (strength {found.strength:.2g} of the mean eigenvalue, by "
+        f"cross-validation; {found.share:.0%} of the mean taken off).",
+        markup=False,
+        soft_wrap=True,
+    )
+
+
+def _targets(
+    objective: Objective,
+    teacher: Float[np.ndarray, "n t"],
+    compression: Float[np.ndarray, "s t"],
+) -> Float[np.ndarray, "n s"]:
+    targets = objective.student_targets(torch.from_numpy(teacher))
+    if targets is not None:
+        return targets.cpu().numpy()
+    found: Float[np.ndarray, "n s"] = directions(teacher) @ compression.T
+    return found
+
+
+def as_teacher(backbone: FeatureExtractor, recipe: Recipe, data: Data) -> NetworkTeacher:
+    """Return the student's network before training as what computes and keeps features.
+
+    A frozen network whose features are kept is what a teacher is, so it is one here.
+    """
+    card = TeacherCard(
+        architecture=recipe.student.name,
+        weights="of the student, before training",
+        licence="unknown",
+        width=backbone.width,
+        parameters=0,
+    )
+    crops = preprocessing_for(recipe, recipe.student.name)
+    own = recipe.student.imported
+    return NetworkTeacher(
+        backbone,
+        card,
+        data.familiar,
+        crops,
+        recipe.teachers[0],
+        recipe,
+        source=source_of(recipe.student.name, "student") if own else None,
+    )
+
+
+def _pooled(
+    backbone: FeatureExtractor,
+    recipe: Recipe,
+    data: Data,
+    device: torch.device,
+    progress: Progress,
+) -> Float[np.ndarray, "n features"]:
+    """Return the network's pooled vectors of training images, computed once and kept."""
+    network = as_teacher(backbone, recipe, data)
+    pooled = network.pooled(data.split.bank, device, progress)
+    backbone.to(device)
+    return pooled
+
+
+@torch.no_grad()
+def re_estimate(
+    backbone: FeatureExtractor,
+    recipe: Recipe,
+    data: Data,
+    device: torch.device,
+    progress: Progress,
+) -> None:
+    """Set the statistics of BatchNorm to the mean over plain crops of training images."""
+    layers = [
+        part
+        for part in backbone.modules()
+        if isinstance(part, nn.modules.batchnorm._BatchNorm)
+    ]
+    momenta = [layer.momentum for layer in layers]
+    for layer in layers:
+        layer.reset_running_stats()
+        layer.momentum = None  # the plain mean over batches
+        layer.train()
+    backbone.to(device)
+    for pixels in _crops(recipe, data, progress):
+        if len(pixels) > 1:
+            backbone(pixels.to(device))
+    for layer, momentum in zip(layers, momenta, strict=True):
+        layer.momentum = momentum
+    backbone.eval().cpu()
+
+
+def _crops(recipe: Recipe, data: Data, progress: Progress) -> Iterator[torch.Tensor]:
+    crops = plain_crops(
+        data.familiar,
+        data.learnt[:_RE_ESTIMATED],
+        preprocessing_for(recipe, recipe.student.name),
+        workers=recipe.train.workers,
+    )
+    yield from progress.track(crops, description="Re-estimating batch statistics")

@@ -1,0 +1,183 @@
+"""The student that a recipe names, before it is trained."""
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+import torch
+from torch import Tensor, nn
+from torch.export import Dim
+
+from backbones import (
+    Student,
+    architecture_of,
+    code_of,
+    own_network,
+    preprocessing_of,
+    timm_model,
+)
+from bundle import Preprocessing, StudentCard, UsageError
+from distill.recipe import Recipe
+from distill.weights import pretrained
+
+
+def student_from_recipe(recipe: Recipe) -> tuple[Student, str]:
+    """Return the student before training and the licence of its weights.
+
+    What is random in it depends on the recipe's seed alone, so that `isogon evaluate` has
+    the same network again.
+
+    Raises:
+        UsageError: the network or its weights are not to be had, or do not do.
+    """
+    section = recipe.student
+    size = recipe.data.size, recipe.data.size
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(recipe.train.seed)
+        if section.imported:
+            return _own(recipe), "none given"
+        if section.from_pretrained:
+            source = pretrained(section.name, section.checkpoint, size=size)
+            model, licence = source.model, source.licence
+        else:
+            model, licence = timm_model(section.name, size=size), "none given"
+        student = Student.new(
+            model,
+            student_preprocessing(recipe),
+            width=section.width,
+            fitted=section.in_closed_form,
+        )
+        return student, licence
+
+
+def student_preprocessing(recipe: Recipe) -> Preprocessing:
+    """Return the recipe's crop and size with the normalisation of its student."""
+    section, data = recipe.student, recipe.data
+    if not section.imported:
+        return preprocessing_of(section.name, data.size, data.crop)
+    document: dict[str, Any] = {
+        "height": data.size,
+        "width": data.size,
+        "crop": data.crop,
+        **section.normalisation,
+    }
+    return Preprocessing.model_validate(document)
+
+
+def card_of(student: Student, recipe: Recipe, licence: str) -> StudentCard:
+    """Return what a bundle says of a student: all that rebuilding it takes."""
+    section = recipe.student
+    architecture, arguments, code = section.name, {}, {}
+    if section.imported:
+        code = code_of(section.name, student.backbone.plain)
+    else:
+        known = architecture_of(section.name)
+        architecture, arguments = known.name, known.arguments
+    return StudentCard(
+        architecture=architecture,
+        licence=licence,
+        width=student.width,
+        embedding_layer=student.embedding is not None,
+        parameters=sum(parameter.numel() for parameter in student.parameters()),
+        arguments=arguments,
+        code=code,
+    )
+
+
+def _own(recipe: Recipe) -> Student:
+    section = recipe.student
+    backbone = own_network(section.name, student_preprocessing(recipe))
+    if section.checkpoint is not None:
+        _fill(backbone.network, section.name, Path(section.checkpoint))
+    return Student.on(backbone, width=section.width, fitted=section.in_closed_form)
+
+
+def _fill(network: nn.Module, name: str, path: Path) -> None:
+    """Load a state dict that has exactly the network's names and shapes."""
+    if not path.is_file():
+        raise UsageError(f"There are no weights for {name} at {path}.")
+    try:
+        if path.suffix == ".safetensors":
+            state = safetensors.torch.load_file(path)
+        else:
+            state = torch.load(path, map_location="cpu", weights_only=True)
+        network.load_state_dict(state)
+    except Exception as error:  # of torch, of pickle and of safetensors
+        raise UsageError(
+            f"{path} does not fit {name}: {str(error)[:400]} Expected its state dict "
+            f"(.safetensors or .pth), as `torch.save(network.state_dict(), path)` "
+            f"writes it."
+        ) from error
+
+
+def require_trainable(student: Student, name: str, size: tuple[int, int]) -> None:
+    """Refuse a network of the user's own that cannot be trained, kept or exported.
+
+    A copy of it sees noise in training mode, and is traced as export does.
+
+    Args:
+        student: with this network as its backbone.
+        name: of the network.
+        size: (height, width) of the images.
+
+    Raises:
+        UsageError: what it cannot do.
+    """
+    try:
+        trial = copy.deepcopy(student)
+    except Exception as error:  # whatever a module of the user's own raises
+        raise _unfit(name, "cannot be copied", error) from error
+    odd = [key for key, value in trial.state_dict().items() if not _is_dense(value)]
+    if odd:
+        raise UsageError(
+            f"Expected the state dict of {name} to hold dense tensors alone, got others "
+            f"at {', '.join(odd[:3])}; these cannot be kept in safetensors."
+        )
+    pixels = torch.randint(0, 256, (4, *size, 3), dtype=torch.uint8)
+    try:
+        tokens = trial.train()(pixels).tokens
+        if tokens.requires_grad:
+            (tokens * torch.randn_like(tokens)).sum().backward()
+    except UsageError:
+        raise
+    except Exception as error:
+        what = "failed in training mode on four images of noise"
+        raise _unfit(name, what, error) from error
+    if all(parameter.grad is None for parameter in trial.backbone.parameters()):
+        raise UsageError(
+            f"No weight of {name} would learn: in training mode none of them gets a "
+            f"gradient. Set `requires_grad` on them, and do not detach the output."
+        )
+    shapes = {"pixels": {0: Dim("batch")}}
+    try:
+        with torch.no_grad():
+            torch.export.export(
+                _Embedding(trial).eval(), (pixels[:2],), dynamic_shapes=shapes
+            )
+    except Exception as error:
+        raise UsageError(
+            f"{name} can be trained, but neither exported nor served: torch.export does "
+            f"not trace it for batches of any size: {type(error).__name__}: "
+            f"{str(error).strip()[:300]} … Take the size of a batch from `x.shape[0]`, not "
+            f"`len(x)`, and let no Python `if` look at values of tensors."
+        ) from error
+
+
+class _Embedding(nn.Module):
+    """What export traces."""
+
+    def __init__(self, student: Student) -> None:
+        super().__init__()
+        self.student = student
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        return self.student.embed(pixels)
+
+
+def _is_dense(value: object) -> bool:
+    return isinstance(value, Tensor) and value.layout == torch.strided
+
+
+def _unfit(name: str, what: str, error: Exception) -> UsageError:
+    return UsageError(f"{name} {what}: {type(error).__name__}: {str(error)[:400]}.")
