@@ -80,7 +80,7 @@ def filled_store(
                 if not done:
                     _tell_what_differs(cache, record, progress)
                 require_room(folder, FEATURES, record.shape, done, progress)
-                with _written(folder):
+                with written(folder):
                     write_record(folder, record)
                 _fill(folder, record, source, done, progress, sync_seconds)
     return FeatureStore(folder, record)
@@ -97,7 +97,7 @@ def _fill(
     path = folder / FEATURES
     task = progress.add_task("Teacher features", total=record.rows, completed=done)
     with path.open("r+b" if done else "w+b", buffering=0) as file:
-        with _written(path):
+        with written(path):
             np.lib.format.write_array_header_2_0(
                 file, {"descr": "<f2", "fortran_order": False, "shape": record.shape}
             )
@@ -109,7 +109,7 @@ def _fill(
             left = memoryview(_half(tokens, record, source, done).data).cast("B")
             done += len(tokens)
             now = time.monotonic()
-            with _written(path):
+            with written(path):
                 while left:
                     left = left[file.write(left) :]
                 if now - synced >= sync_seconds or done == record.rows:
@@ -123,7 +123,8 @@ def _fill(
 
 
 @contextmanager
-def _written(path: Path) -> Iterator[None]:
+def written(path: Path) -> Iterator[None]:
+    """Say what to do where `path` cannot be written."""
     try:
         yield
     except OSError as error:

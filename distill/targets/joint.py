@@ -41,6 +41,7 @@ from bundle import TeacherCard, UsageError
 from bundle.collection import Indices
 from bundle.samples import spread
 from distill.images.loading import Batch
+from distill.targets.filling import written
 from distill.targets.phi_s import PhiS
 from distill.targets.targets import Targets
 from distill.targets.teacher import Embedder, Teacher, Uncomputed
@@ -258,6 +259,9 @@ class JointTeacher(Teacher):
         """Return the joint pooled features, in float16, mapped from a file in the cache.
 
         The file is named by the balance and the features that are joined.
+
+        Raises:
+            UsageError: it cannot be written, or see `filled_store`.
         """
         pooled = [each.pooled(indices, device, progress) for each in self.teachers]
         digest = sha256(_digest(pooled).encode())
@@ -267,7 +271,8 @@ class JointTeacher(Teacher):
         path.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(path.with_suffix(".lock")):
             if not path.exists():
-                self._write(path, pooled)
+                with written(path):
+                    self._write(path, pooled)
         kept: Float16[np.ndarray, "n d"] = np.load(path, mmap_mode="r")
         return np.asarray(kept)
 

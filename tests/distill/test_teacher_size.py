@@ -14,7 +14,7 @@ from bundle import Bundle, ImageFolder, UsageError
 from bundle.evaluation import Evaluation
 from distill import Recipe
 from distill.distillation import distill
-from distill.embedding import embed_both
+from distill.embedding import embed_all
 from distill.evaluation.comparison import unfair
 from distill.evaluation.corruptions import CorruptionChoice, embed_corrupted
 from distill.evaluation.reevaluation import reevaluate
@@ -142,7 +142,8 @@ def test_plain_crops_are_read_once_and_shown_to_each_model_at_its_size(
         assert pixels.shape[1:3] == (32, 32)
         return pixels.float().mean((1, 2)) + 1
 
-    theirs, ours = embed_both(teacher, student, data, crop, progress, device=CPU, workers=0)
+    found = embed_all(teacher, student, None, data, crop, progress, device=CPU, workers=0)
+    theirs, ours = found.teacher, found.student
     roles = data.bank, data.split.test, data.split.calibration
     assert sorted(Counted.read) == sorted(np.concatenate(roles).tolist())
     assert theirs is not None
