@@ -37,7 +37,7 @@ from trials import (
 )
 
 Start = Literal["closed-form", "random"]
-_TOKENS = {"features": "tokens", "views": 2}
+_TOKENS = {"features": "tokens"}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -35,19 +35,28 @@ GRID: dict[tuple[str, str], tuple[Any, ...]] = {
     ("train", "batch_statistics"): ("frozen", "re-estimated", "free"),
     ("train", "learning_rate"): (1e-4, 3e-4, 1e-3, 3e-3),
     ("train", "layer_rate"): (0.1, 0.3, 1.0),
-    ("train", "layer_decay"): (1.0, 0.9, 0.75),
+    ("train", "layer_decay"): (1.0, 0.9, 0.8, 0.7),
     ("train", "ema_decay"): (None, 0.99, 0.998),
     ("train", "weight_decay"): (0.0, 0.05),
-    ("train", "steps"): (300, 600, 900, 1800),
+    ("train", "steps"): (300, 600, 1200, 2400),
     ("train", "batch_size"): (32, 64, 128),
     ("data", "scale"): ((0.9, 1.0), (0.5, 1.0), (0.25, 1.0), (0.08, 1.0)),
-    ("teacher", "views"): (1, 2, 4),
+    ("teacher", "views"): (None, 1, 2, 4, 8),
 }
 
 
 def default_of(recipe: Recipe, table: str, key: str) -> Any:
     """Return the value a setting has where it is left out."""
     return getattr(getattr(recipe, table), key)
+
+
+def values_of(
+    table: str, key: str, options: argparse.Namespace, ground: Ground
+) -> tuple[Any, ...]:
+    """Return the grid of a setting, with the default where it is missing."""
+    recipe = ground.recipe(_trial(options.sets[0], {}, options))
+    default = default_of(recipe, table, key)
+    return GRID[table, key] if default in GRID[table, key] else (*GRID[table, key], default)
 
 
 def trials(
@@ -73,7 +82,7 @@ def _trial(
     }
     tables["teacher"] = dict(changed.get("teacher", {}))
     if "views" in tables["teacher"]:
-        tables["teacher"]["features"] = "embedding"
+        tables["teacher"]["features"] = "embedding"  # as by default, where views count
     if options.steps is not None:
         tables["train"].setdefault("steps", options.steps)
     row = " ".join(
@@ -91,7 +100,7 @@ def section(table: str, key: str, ground: Ground, options: argparse.Namespace) -
         f"| {' | '.join(heads)} |",
         "|---" * len(heads) + "|",
     ]
-    for value in GRID[table, key]:
+    for value in values_of(table, key, options, ground):
         wanted = trials(table, key, value, options, ground)
         rows = {place: Row.of(each, ground) for place, each in wanted.items()}
         if not any(row.outcomes for row in rows.values()):
@@ -124,7 +133,7 @@ def main() -> None:
         undone = [
             trial
             for pair in wanted
-            for value in GRID[pair]
+            for value in values_of(*pair, options, ground)
             for each in trials(*pair, value, options, ground).values()
             for trial in each
         ]

@@ -1,7 +1,6 @@
 """How much memory there is for us: a container's share; and how much of it we have."""
 
 import ctypes
-import gc
 import resource
 import sys
 from contextlib import suppress
@@ -37,7 +36,6 @@ def resident_memory() -> int:
 
 def forget_peak() -> None:
     """Give back what is free, and let `peak_memory` begin anew, where the system can."""
-    gc.collect()
     with suppress(AttributeError, OSError):
         ctypes.CDLL(None).malloc_trim(0)  # glibc's
     try:

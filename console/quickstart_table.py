@@ -80,4 +80,7 @@ def _table(
     for kind, image, ood in zip(("familiar", "unfamiliar"), examples, answers, strict=True):
         verdict = "unfamiliar" if ood["is_ood"] else "familiar"
         of_student(f"{kind}: {image.name}", f"p = {ood['p_value']:.4f}, {verdict}")
+    for name, one in found.unfamiliar.items():
+        if one.flagged is not None:
+            of_student(f"flagged of {name}", f"{one.flagged:,} of {one.images:,} images")
     return table

@@ -119,6 +119,8 @@ def planned(
         kept = _kept(work, minutes)
         if kept is not None:
             return recipe if minutes is None else _lengthened(recipe, kept), None
+    if minutes is not None:
+        recipe = _lengthened(recipe, 1)  # for validation images, and what else steps need
     data = prepare_data(recipe, progress, work)
     plan = _plan_of(recipe, data, progress, minutes)
     _say(plan, progress)
@@ -135,6 +137,8 @@ def tried(recipe: Recipe, progress: Progress, *, minutes: float | None = None) -
         UsageError: see `planned`.
     """
     require_models(recipe)
+    if minutes is not None:
+        recipe = _lengthened(recipe, 1)
     with tempfile.TemporaryDirectory(prefix="isogon-plan-") as folder:
         data = prepare_data(recipe, progress, Path(folder))
     plan = _plan_of(recipe, data, progress, minutes)
@@ -219,8 +223,10 @@ class _Work:
         if trained:
             views = models.teacher.uncomputed(data.learnt, device)
         everything = models.objective.start_on == "everything" or recipe.of_neighbours
-        if closed or everything or (trained and len(data.validation)):
+        if closed or everything:
             plain = models.teacher.uncomputed(data.split.bank, device, plain=True)
+        elif trained and len(data.validation):
+            plain = models.teacher.uncomputed(data.validation, device, plain=True)
         if closed:
             network = as_teacher(models.student.backbone, recipe, data)
             ours = network.uncomputed(data.split.bank, device, plain=True)

