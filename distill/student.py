@@ -159,8 +159,9 @@ def require_trainable(student: Student, name: str, size: tuple[int, int]) -> Non
     except Exception as error:
         raise UsageError(
             f"{name} can be trained, but neither exported nor served: torch.export does "
-            f"not trace it for batches of any size: {said(error)} … Take the size of a batch from `x.shape[0]`, not "
-            f"`len(x)`, and let no Python `if` look at values of tensors."
+            f"not trace it for batches of any size: {said(error)} … Take the size of a "
+            f"batch from `x.shape[0]`, not `len(x)`, and let no Python `if` look at values "
+            f"of tensors."
         ) from error
 
 
