@@ -707,7 +707,7 @@ def test_one_line_makes_a_recipe_and_the_bundles_recipe_makes_the_same_run(
     assert first.returncode == 0, first.stderr
     said = " ".join(first.stderr.split())
     assert '[student] name = "test_resnet"' in said
-    assert "Plan: 10 steps of 16 images" in said
+    assert "Plan: 9 steps of 16 images" in said
     bundle = tmp_path / "mine.isogon"
     again = isogon(
         *("distill", bundle / "recipe.toml", "--output", "again.isogon"), cwd=tmp_path
@@ -730,7 +730,7 @@ def test_a_dry_run_prints_a_recipe_to_go_on_with_and_leaves_nothing(
     torch.save(timm.create_model("test_vit").state_dict(), weights)
     found = isogon(*asked, "--dry-run", cwd=tmp_path)
     assert found.returncode == 0, found.stderr
-    assert "Plan: 1 steps" in found.stderr or "Plan: 0 steps" in found.stderr
+    assert "Plan: 1 steps" in found.stderr
     (tmp_path / "recipe.toml").write_text(found.stdout)
     assert recipe_from_toml(tmp_path / "recipe.toml").data.size == 160
     planned = isogon(
@@ -740,5 +740,5 @@ def test_a_dry_run_prints_a_recipe_to_go_on_with_and_leaves_nothing(
     )
     document = json.loads(planned.stdout)
     assert document["recipe"]["data"]["size"] == 32
-    assert document["plan"]["images"] == 168
+    assert document["plan"]["images"] == 144
     assert sorted(path.name for path in tmp_path.iterdir()) == ["recipe.toml", "w.pth"]
