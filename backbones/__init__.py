@@ -17,6 +17,7 @@ from backbones.imported import ImportedNetwork as ImportedNetwork
 from backbones.importing import (
     code_of as code_of,
     module_from_path as module_from_path,
+    said as said,
     source_of as source_of,
 )
 from backbones.sizes import require_size as require_size

@@ -10,7 +10,7 @@ from timm.models import _hub
 from bundle import UsageError, has_timm_source
 
 # Arguments that are ours to give.
-_OURS = {"num_classes", "img_size", "pretrained", "features_only"}
+_OURS = {"num_classes", "img_size", "pretrained", "features_only", "in_chans"}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -79,6 +79,9 @@ def _from_source(name: str) -> Architecture:
             f"The config.json of {name} names the architecture {plain!r}, which timm "
             f"{timm.__version__} does not have. Similar: {_similar(plain) or 'none'}."
         )
+    channels = (arguments or {}).get("in_chans", 3)
+    if channels != 3:
+        raise UsageError(f"{name} takes images of {channels} channels; these have 3, RGB.")
     kept = {key: value for key, value in (arguments or {}).items() if key not in _OURS}
     return Architecture(name=plain, source=config, arguments=kept)
 

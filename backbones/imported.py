@@ -7,6 +7,7 @@ from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
 from backbones.features import FeatureExtractor, Features
+from backbones.importing import said
 from bundle import Preprocessing, UsageError
 
 _EXPECTED = (
@@ -69,7 +70,7 @@ class ImportedNetwork(FeatureExtractor):
         noise = torch.Generator().manual_seed(0)
         pixels = torch.zeros(2, *size, 3, dtype=torch.uint8)
         pixels[1].random_(0, 256, generator=noise)
-        failure: Exception | None = None
+        failure = Exception()
         for dtype in _dtypes(self.network):
             self._dtype = dtype
             try:
@@ -78,12 +79,12 @@ class ImportedNetwork(FeatureExtractor):
             except UsageError:
                 raise
             except Exception as error:  # whatever a network of the user's own raises
-                failure = failure or error
+                failure = failure if failure.args else error
             else:
                 return tried
         raise UsageError(
             f"{type(self.network).__name__} failed on two images of {size[0]} x {size[1]} "
-            f"pixels: {type(failure).__name__}: {str(failure)[:400]}. {_EXPECTED}"
+            f"pixels: {said(failure)}. {_EXPECTED}"
         ) from failure
 
     def _grid(self, tokens: Float[Tensor, "b n d"]) -> tuple[int, int]:

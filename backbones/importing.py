@@ -33,7 +33,7 @@ def module_from_path(name: str, role: Role = "teacher") -> tuple[nn.Module, Path
     try:
         network = factory()
     except Exception as error:  # of the user's own code
-        raise UsageError(f"{name}() failed: {_said(error)}.") from error
+        raise UsageError(f"{name}() failed: {said(error)}.") from error
     if not isinstance(network, nn.Module):
         raise UsageError(
             f"Expected {name}() to return a torch.nn.Module, got a "
@@ -140,7 +140,7 @@ def _imported(module_name: str, name: str, role: Role) -> ModuleType:
     except (TypeError, ValueError) as error:  # relative or empty names
         raise UsageError(f"{name!r} is no import path: {error}. {_advice(role)}") from error
     except Exception as error:  # of the user's own code
-        raise UsageError(f"Importing {module_name} failed: {_said(error)}.") from error
+        raise UsageError(f"Importing {module_name} failed: {said(error)}.") from error
 
 
 def _missing(module: str, name: str, role: Role) -> UsageError:
@@ -156,5 +156,6 @@ def _advice(role: Role) -> str:
     )
 
 
-def _said(error: Exception) -> str:
-    return f"{type(error).__name__}: {str(error)[:400]}"
+def said(error: Exception) -> str:
+    """Return what an error of the user's own code says, on one line and not too long."""
+    return f"{type(error).__name__}: {' '.join(str(error)[:400].split())}"

@@ -17,6 +17,7 @@ from backbones.importing import (
     module_from_path,
     require_code,
     require_code_of_path,
+    said,
 )
 from bundle import Bundle, Preprocessing, StudentCard, UsageError
 
@@ -148,7 +149,7 @@ def student_from_bundle(bundle: Bundle) -> Student:
             raise
         raise UsageError(
             f"{card.architecture} makes another network than the one that was trained, "
-            f"though its code is the same: {str(error)[:400]} Make it independent of "
+            f"though its code is the same: {said(error)} Make it independent of "
             f"settings outside its code, or set them as they were."
         ) from error
     return student.eval().requires_grad_(False)

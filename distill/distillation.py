@@ -223,7 +223,9 @@ def _trained(
     targets = models.teacher.targets(data.learnt, device, progress)
     validation = None
     if len(data.validation) and fabric.is_global_zero:
-        pooled = models.teacher.pooled(data.split.bank, device, progress)
+        # The closed-form start has had those of the whole bank computed already.
+        known = data.split.bank if recipe.student.in_closed_form else data.validation
+        pooled = models.teacher.pooled(known, device, progress)
         validation = Validation(
             plain_crops(
                 data.familiar,
@@ -231,7 +233,7 @@ def _trained(
                 preprocessing_for(recipe, recipe.student.name),
                 workers=0,
             ),
-            np.asarray(pooled[len(data.learnt) :], np.float32),
+            np.asarray(pooled[len(pooled) - len(data.validation) :], np.float32),
         )
     trainer = Trainer(
         fabric,

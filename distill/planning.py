@@ -223,8 +223,10 @@ class _Work:
         if trained:
             views = models.teacher.uncomputed(data.learnt, device)
         everything = models.objective.start_on == "everything" or recipe.of_neighbours
-        if closed or everything or (trained and len(data.validation)):
+        if closed or everything:
             plain = models.teacher.uncomputed(data.split.bank, device, plain=True)
+        elif trained and len(data.validation):
+            plain = models.teacher.uncomputed(data.validation, device, plain=True)
         if closed:
             network = as_teacher(models.student.backbone, recipe, data)
             ours = network.uncomputed(data.split.bank, device, plain=True)

@@ -10,7 +10,7 @@ from bundle import Preprocessing, UsageError
 from distill.recipe import Recipe, TeacherSection
 from distill.sizes import require_sizes
 from distill.student import require_trainable, student_from_recipe
-from distill.weights import pretrained
+from distill.weights import PACKAGE, pretrained, require_package
 
 
 def require_models(recipe: Recipe) -> None:
@@ -46,7 +46,11 @@ def _require_teacher(section: TeacherSection, side: int) -> None:
         document: dict[str, Any] = {"height": side, "width": side, **section.normalisation}
         ImportedNetwork(network, Preprocessing.model_validate(document))
         return
-    model = pretrained(section.name, section.checkpoint, size=(side, side)).model
+    checkpoint = section.checkpoint
+    if checkpoint is not None and checkpoint.startswith(PACKAGE):
+        require_package(section.name, checkpoint.removeprefix(PACKAGE))
+        return  # these are known to fit
+    model = pretrained(section.name, checkpoint, size=(side, side)).model
     Backbone(model, preprocessing_of(section.name, side, 1.0))
 
 

@@ -15,6 +15,7 @@ from backbones import (
     code_of,
     own_network,
     preprocessing_of,
+    said,
     timm_model,
 )
 from bundle import Preprocessing, StudentCard, UsageError
@@ -105,7 +106,7 @@ def _fill(network: nn.Module, name: str, path: Path) -> None:
         network.load_state_dict(state)
     except Exception as error:  # of torch, of pickle and of safetensors
         raise UsageError(
-            f"{path} does not fit {name}: {str(error)[:400]} Expected its state dict "
+            f"{path} does not fit {name}: {said(error)} Expected its state dict "
             f"(.safetensors or .pth), as `torch.save(network.state_dict(), path)` "
             f"writes it."
         ) from error
@@ -158,9 +159,9 @@ def require_trainable(student: Student, name: str, size: tuple[int, int]) -> Non
     except Exception as error:
         raise UsageError(
             f"{name} can be trained, but neither exported nor served: torch.export does "
-            f"not trace it for batches of any size: {type(error).__name__}: "
-            f"{str(error).strip()[:300]} … Take the size of a batch from `x.shape[0]`, not "
-            f"`len(x)`, and let no Python `if` look at values of tensors."
+            f"not trace it for batches of any size: {said(error)} … Take the size of a "
+            f"batch from `x.shape[0]`, not `len(x)`, and let no Python `if` look at values "
+            f"of tensors."
         ) from error
 
 
@@ -180,4 +181,4 @@ def _is_dense(value: object) -> bool:
 
 
 def _unfit(name: str, what: str, error: Exception) -> UsageError:
-    return UsageError(f"{name} {what}: {type(error).__name__}: {str(error)[:400]}.")
+    return UsageError(f"{name} {what}: {said(error)}.")

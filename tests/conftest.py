@@ -2,15 +2,27 @@
 
 import shutil
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
+import safetensors.torch
 from PIL import Image
 from rich.progress import Progress
 from sklearn.datasets import load_digits
 
-from bundle import ONNX, Bundle
+from backbones import Student
+from bundle import (
+    HELD_OUT,
+    ONNX,
+    Bundle,
+    Manifest,
+    Preprocessing,
+    Provenance,
+    StudentCard,
+    TeacherCard,
+)
 from distill import Recipe, recipe_from_document
 from distill.distillation import distill
 from export import export_bundle
@@ -74,6 +86,36 @@ def own_networks(
     monkeypatch.chdir(folder)
     monkeypatch.setattr(sys, "path", [p for p in sys.path if p not in ("", str(folder))])
     return name
+
+
+@pytest.fixture
+def bundle_of() -> Callable[[Student, StudentCard, Path], Bundle]:
+    """An untrained student's bundle, as far as its weights go."""
+
+    def write(student: Student, card: StudentCard, path: Path) -> Bundle:
+        size = 32
+        manifest = Manifest(
+            name="s",
+            width=student.width,
+            preprocessing=Preprocessing(
+                height=size, width=size, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5)
+            ),
+            student=card,
+            teacher=TeacherCard(
+                architecture="t", weights="w", licence="MIT", width=5, parameters=1
+            ),
+            provenance=Provenance(
+                created="", images="", image_count=1, classes=(), seed=0, versions={}
+            ),
+        )
+        noise = np.random.default_rng(0).integers(0, 256, (6, size, size, 3), np.uint8)
+        with Bundle.create(path, manifest) as writer:
+            weights = safetensors.torch.save(student.state_dict())
+            writer.write("model.safetensors", weights)
+            writer.write_arrays(HELD_OUT, {"familiar": noise})
+        return Bundle.open(path)
+
+    return write
 
 
 @pytest.fixture(scope="session")

@@ -1,21 +1,25 @@
 """Students that are networks of the user's own, from the import path to the artifact."""
 
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import safetensors.torch
+import timm
 import torch
 from rich.progress import Progress
 
 from backbones import Student, student_from_bundle
-from bundle import HELD_OUT, Bundle, OnnxRunner, UsageError
+from bundle import HELD_OUT, Bundle, OnnxRunner, StudentCard, UsageError
 from distill import Recipe, recipe_from_document
 from distill.distillation import distill
 from distill.evaluation.reevaluation import reevaluate
 from distill.requirements import require_models
-from distill.student import student_from_recipe
-from export import ExportPlan, export_bundle, export_weights
+from distill.student import card_of, student_from_recipe
+from export import ExportPlan, export_bundle
+
+BundleOf = Callable[[Student, StudentCard, Path], Bundle]
 
 
 def changed(recipe: Recipe, student: dict[str, object], **data: object) -> Recipe:
@@ -70,20 +74,24 @@ def test_an_own_student_is_trained_exported_and_evaluated_like_any_other(
     assert reevaluate(Bundle.open(bundle.path), progress, with_teacher=False)
 
 
+def bundled(recipe: Recipe, name: str, bundle_of: BundleOf, path: Path) -> Bundle:
+    small = changed(recipe, {"name": name})
+    student, licence = student_from_recipe(small)
+    return bundle_of(student, card_of(student, small, licence), path)
+
+
 def test_a_student_is_made_again_only_by_the_code_that_made_it(
     recipe: Recipe,
     own_networks: str,
+    bundle_of: BundleOf,
     tmp_path: Path,
-    progress: Progress,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    small = changed(recipe, {"name": f"{own_networks}:wide"})
-    path = distill(small, tmp_path / "s.isogon", progress).path
-    weights = tmp_path / "w.safetensors"
-    assert export_weights(Bundle.open(path), weights)
+    bundle = bundled(recipe, f"{own_networks}:wide", bundle_of, tmp_path / "s.isogon")
+    assert student_from_bundle(bundle)
     monkeypatch.setenv("WIDTH", "48")
     with pytest.raises(UsageError, match=r"makes another network than .* settings outside"):
-        export_bundle(Bundle.open(path), progress)
+        student_from_bundle(bundle)
     monkeypatch.delenv("WIDTH")
     source = Path(f"{own_networks}.py")
     code = source.read_text()
@@ -91,28 +99,25 @@ def test_a_student_is_made_again_only_by_the_code_that_made_it(
     with pytest.raises(
         UsageError, match=f"code has changed since .*: {own_networks}. Bring"
     ):
-        export_bundle(Bundle.open(path), progress)
+        student_from_bundle(bundle)
     source.unlink()
     with pytest.raises(UsageError, match=f"no module '{own_networks}' here .* PYTHONPATH"):
-        export_bundle(Bundle.open(path), progress)
+        student_from_bundle(bundle)
     source.write_text(code)
-    assert export_bundle(Bundle.open(path), progress)
+    assert student_from_bundle(bundle)
 
 
 def test_code_beside_the_module_counts_too(
-    recipe: Recipe, own_networks: str, tmp_path: Path, progress: Progress
+    recipe: Recipe, own_networks: str, bundle_of: BundleOf, tmp_path: Path
 ) -> None:
-    Path(f"{own_networks}_door.py").write_text(f"from {own_networks} import transformer\n")
-    small = changed(recipe, {"name": f"{own_networks}_door:transformer"})
-    path = distill(small, tmp_path / "s.isogon", progress).path
-    assert set(Bundle.open(path).manifest.student.code) == {
-        own_networks,
-        f"{own_networks}_door",
-    }
+    door = f"{own_networks}_door"
+    Path(f"{door}.py").write_text(f"from {own_networks} import transformer\n")
+    bundle = bundled(recipe, f"{door}:transformer", bundle_of, tmp_path / "s.isogon")
+    assert set(bundle.manifest.student.code) == {own_networks, door}
     source = Path(f"{own_networks}.py")
     source.write_text(f"{source.read_text()}\n# another\n")
     with pytest.raises(UsageError, match=f"since it was trained: {own_networks}. Bring"):
-        student_from_bundle(Bundle.open(path))
+        student_from_bundle(bundle)
 
 
 def test_weights_of_an_own_student_are_loaded_strictly(
@@ -251,19 +256,23 @@ def test_keys_of_other_networks_are_refused(recipe: Recipe) -> None:
 
 
 def test_a_student_whose_design_is_in_a_folder_needs_the_folder_no_more(
-    recipe: Recipe, tmp_path: Path, progress: Progress
+    recipe: Recipe, bundle_of: BundleOf, tmp_path: Path
 ) -> None:
-    """What its config.json says stands in the bundle: here, another kernel size."""
-    import timm
-
+    """What its config.json says stands in the bundle."""
     arguments = {"stem_type": "deep", "stem_width": 24}
     source = timm.create_model("test_resnet", **arguments)
     folder = tmp_path / "mine"
     timm.models.save_for_hf(source, folder, model_args=arguments, safe_serialization=True)
-    student = {"name": f"local-dir:{folder}", "pretrained": True, "width": 16}
-    small = changed(recipe, student)
-    bundle = distill(small, tmp_path / "s.isogon", progress)
+    name = f"local-dir:{folder}"
+    small = changed(recipe, {"name": name, "pretrained": True, "width": 16})
+    require_models(small)
+    student, licence = student_from_recipe(small)
+    bundle = bundle_of(student, card_of(student, small, licence), tmp_path / "s.isogon")
     shutil.rmtree(folder)
     card = bundle.manifest.student
-    assert (card.architecture, card.arguments) == ("test_resnet", arguments)
-    assert student_from_bundle(bundle)
+    assert card.architecture == "test_resnet"
+    assert arguments.items() <= card.arguments.items()
+    again = student_from_bundle(bundle).state_dict()
+    assert all(
+        torch.equal(value, again[key]) for key, value in student.state_dict().items()
+    )

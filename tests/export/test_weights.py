@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -22,39 +23,15 @@ from backbones import (
 from bundle import (
     HELD_OUT,
     Bundle,
-    Manifest,
     Preprocessing,
-    Provenance,
     StudentCard,
-    TeacherCard,
     UsageError,
 )
 from export import export_weights
 
 SIZE = 32
 
-
-def bundle_of(student: Student, card: StudentCard, path: Path) -> Bundle:
-    """Return an untrained student's bundle, as far as its weights go."""
-    manifest = Manifest(
-        name="s",
-        width=student.width,
-        preprocessing=Preprocessing(
-            height=SIZE, width=SIZE, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5)
-        ),
-        student=card,
-        teacher=TeacherCard(
-            architecture="t", weights="w", licence="MIT", width=5, parameters=1
-        ),
-        provenance=Provenance(
-            created="", images="", image_count=1, classes=(), seed=0, versions={}
-        ),
-    )
-    noise = np.random.default_rng(0).integers(0, 256, (6, SIZE, SIZE, 3), dtype=np.uint8)
-    with Bundle.create(path, manifest) as writer:
-        writer.write("model.safetensors", safetensors.torch.save(student.state_dict()))
-        writer.write_arrays(HELD_OUT, {"familiar": noise})
-    return Bundle.open(path)
+BundleOf = Callable[[Student, StudentCard, Path], Bundle]
 
 
 def card_of(student: Student, name: str, **more: dict[str, str]) -> StudentCard:
@@ -68,7 +45,7 @@ def card_of(student: Student, name: str, **more: dict[str, str]) -> StudentCard:
     )
 
 
-def timm_bundle(name: str, width: int | None, path: Path) -> Bundle:
+def timm_bundle(bundle_of: BundleOf, name: str, width: int | None, path: Path) -> Bundle:
     torch.manual_seed(0)
     model = timm_model(name, size=(SIZE, SIZE))
     preprocessing = preprocessing_of(name, SIZE, 1.0)
@@ -105,13 +82,14 @@ def by_snippet(snippet: str, bundle: Bundle) -> np.ndarray:
 def test_plain_weights_give_the_students_embeddings_outside_of_isogon(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
+    bundle_of: BundleOf,
     suffix: str,
     name: str,
     width: int | None,
     way: str,
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    bundle = timm_bundle(name, width, tmp_path / "s.isogon")
+    bundle = timm_bundle(bundle_of, name, width, tmp_path / "s.isogon")
     written = export_weights(bundle, Path(f"w.{suffix}"))
     assert way in written.snippet
     assert (written.embedding is not None) == (width is not None)
@@ -121,8 +99,10 @@ def test_plain_weights_give_the_students_embeddings_outside_of_isogon(
     assert np.abs(by_snippet(written.snippet, bundle) - expected.numpy()).max() < 1e-5
 
 
-def test_a_layer_that_the_student_lacks_is_zeros_and_named(tmp_path: Path) -> None:
-    bundle = timm_bundle("mobilenetv4_conv_small_035", 16, tmp_path / "s.isogon")
+def test_a_layer_that_the_student_lacks_is_zeros_and_named(
+    tmp_path: Path, bundle_of: BundleOf
+) -> None:
+    bundle = timm_bundle(bundle_of, "mobilenetv4_conv_small_035", 16, tmp_path / "s.isogon")
     written = export_weights(bundle, tmp_path / "w.safetensors")
     assert written.zeros[0] == "conv_head.weight"
     state = safetensors.torch.load_file(written.backbone)
@@ -132,7 +112,7 @@ def test_a_layer_that_the_student_lacks_is_zeros_and_named(tmp_path: Path) -> No
 
 
 def test_plain_weights_of_an_own_network_fill_it(
-    own_networks: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    own_networks: str, tmp_path: Path, bundle_of: BundleOf
 ) -> None:
     name = f"{own_networks}:transformer"
     backbone = own_network(
