@@ -708,7 +708,7 @@ def test_one_line_makes_a_recipe_and_the_bundles_recipe_makes_the_same_run(
     assert first.returncode == 0, first.stderr
     said = " ".join(first.stderr.split())
     assert '[student] name = "test_resnet"' in said
-    assert "Plan: 9 steps of 16 images" in said
+    assert "Plan: 10 steps of 16 images" in said
     bundle = tmp_path / "mine.isogon"
     again = isogon(
         *("distill", bundle / "recipe.toml", "--output", "again.isogon"), cwd=tmp_path
@@ -741,5 +741,5 @@ def test_a_dry_run_prints_a_recipe_to_go_on_with_and_leaves_nothing(
     )
     document = json.loads(planned.stdout)
     assert document["recipe"]["data"]["size"] == 32
-    assert document["plan"]["images"] == 144
+    assert document["plan"]["images"] == 168
     assert sorted(path.name for path in tmp_path.iterdir()) == ["recipe.toml", "w.pth"]
