@@ -47,6 +47,20 @@ from bundle.errors import (
     UnvouchedArtifactError as UnvouchedArtifactError,
     UsageError as UsageError,
 )
+from bundle.evaluation import (
+    Baseline as Baseline,
+    Bootstrap as Bootstrap,
+    ClassAccuracy as ClassAccuracy,
+    Corruptions as Corruptions,
+    Cost as Cost,
+    Estimate as Estimate,
+    Evaluation as Evaluation,
+    Fidelity as Fidelity,
+    OodFigures as OodFigures,
+    Quality as Quality,
+    Training as Training,
+    UnfamiliarSet as UnfamiliarSet,
+)
 from bundle.false_alarms import (
     FALSE_ALARMS as FALSE_ALARMS,
     FalseAlarms as FalseAlarms,
@@ -135,3 +149,7 @@ from bundle.standalone import (
 )
 from bundle.store import Bundle as Bundle, require_absent as require_absent
 from bundle.thumbnails import THUMBNAILS as THUMBNAILS, Thumbnails as Thumbnails
+from bundle.worth import (
+    Gain as Gain,
+    Worth as Worth,
+)

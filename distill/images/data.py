@@ -172,7 +172,11 @@ def prepare_data(recipe: Recipe, progress: Progress, cache: Path | None = None) 
     bank = roles.bank[: section.bank_limit]
     aside = 0
     if recipe.train.keep == "best" and recipe.train.epochs:
-        aside = set_aside(len(roles.bank), section.validation_limit)
+        aside = set_aside(
+            len(roles.bank),
+            section.validation_limit,
+            pretrained=recipe.student.from_pretrained,
+        )
     recipe.ood.require_bank(len(bank), familiar.labels(bank))
     return Data(
         familiar=familiar,
@@ -185,14 +189,15 @@ def prepare_data(recipe: Recipe, progress: Progress, cache: Path | None = None) 
     )
 
 
-def set_aside(images: int, limit: int) -> int:
-    """Return how many of so many training images are for validation.
+def set_aside(images: int, limit: int, *, pretrained: bool) -> int:
+    """Return how many of so many training images are for validation: a tenth.
 
-    A tenth; of few images more, as a handful has no neighbours to speak of; and none of
-    so few that a quarter is not enough.
+    A handful has no neighbours to speak of, so of fewer than 240 images there are none,
+    or, for a pretrained student, which a few images soon lead astray, up to a quarter.
     """
     count = min(limit, max(_FEWEST_VALIDATED, images // 10))
-    return count if _FEWEST_VALIDATED <= count <= images // 4 else 0
+    most = images // 4 if pretrained else images // 10
+    return count if _FEWEST_VALIDATED <= count <= most else 0
 
 
 class _Reading:

@@ -222,12 +222,13 @@ def test_the_weights_that_are_best_on_validation_images_are_kept(
     assert not torch.equal(last.student.embedding.weight, learnt.before.layer.weight)
 
 
-def test_a_tenth_is_set_aside_of_few_images_more_and_of_very_few_none() -> None:
-    assert set_aside(10_000, 512) == 512
-    assert set_aside(1_000, 512) == 100
-    assert set_aside(196, 512) == 24
-    assert set_aside(90, 512) == 0
-    assert set_aside(10_000, 0) == 0
+def test_a_tenth_is_set_aside_of_few_images_more_or_none() -> None:
+    assert set_aside(10_000, 512, pretrained=False) == 512
+    assert set_aside(1_000, 512, pretrained=True) == 100
+    assert set_aside(196, 512, pretrained=True) == 24
+    assert set_aside(196, 512, pretrained=False) == 0
+    assert set_aside(90, 512, pretrained=True) == 0
+    assert set_aside(10_000, 0, pretrained=True) == 0
 
 
 def test_frozen_statistics_stay_while_scale_and_shift_learn() -> None:
