@@ -70,7 +70,7 @@ class ImportedNetwork(FeatureExtractor):
         noise = torch.Generator().manual_seed(0)
         pixels = torch.zeros(2, *size, 3, dtype=torch.uint8)
         pixels[1].random_(0, 256, generator=noise)
-        failure = Exception()
+        failures: list[Exception] = []
         for dtype in _dtypes(self.network):
             self._dtype = dtype
             try:
@@ -79,13 +79,13 @@ class ImportedNetwork(FeatureExtractor):
             except UsageError:
                 raise
             except Exception as error:  # whatever a network of the user's own raises
-                failure = failure if failure.args else error
+                failures.append(error)
             else:
                 return tried
         raise UsageError(
             f"{type(self.network).__name__} failed on two images of {size[0]} x {size[1]} "
-            f"pixels: {said(failure)}. {_EXPECTED}"
-        ) from failure
+            f"pixels: {said(failures[0])}. {_EXPECTED}"
+        ) from failures[0]
 
     def _grid(self, tokens: Float[Tensor, "b n d"]) -> tuple[int, int]:
         cells = tokens.shape[1] - 1

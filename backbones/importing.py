@@ -87,7 +87,8 @@ def require_code_of_path(name: str, code: dict[str, str]) -> None:
         spec = importlib.util.find_spec(module_name)
     except Exception:  # of a package that is imported on the way
         spec = None
-    if spec is None or spec.origin is None:
+    # Of a module that is loaded already, the file may be gone.
+    if spec is None or spec.origin is None or not Path(spec.origin).is_file():
         raise UsageError(
             f"The student is {name}, a network of its author's own, and there is no module "
             f"{module_name!r} here to make it again. Run this in the folder that holds it, "

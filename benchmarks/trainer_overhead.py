@@ -123,11 +123,12 @@ def by_bare_loop(setting: Setting, steps: int) -> Round:
 def measured(setting: Setting, student: Student, steps: int) -> Round:
     """Return what the clock says of the run that has just ended."""
     clock = setting.views
+    step = (clock.stopped - clock.started) / steps
     return Round(
-        step=(clock.stopped - clock.started) / steps,
+        step=step,
         waited=clock.waited / steps,
         computed=clock.computed / steps,
-        end=time.perf_counter() - clock.stopped,
+        end=time.perf_counter() - clock.stopped - step,  # which the clock left out
         weights={name: value.cpu() for name, value in student.state_dict().items()},
     )
 
@@ -152,7 +153,7 @@ def prepared(options: argparse.Namespace, folder: Path, progress: Progress) -> S
         objective=objective_from_recipe(recipe.objective, targets.width, student.width),
         targets=targets,
         views=ClockedViews(
-            training_views(recipe, images, learnt, options.warm_up + options.steps),
+            training_views(recipe, images, learnt, options.warm_up + options.steps + 1),
             options.warm_up,
             fabric.device,
         ),

@@ -27,8 +27,13 @@ def evaluation(path: Path, found: "Evaluation", *, following: str) -> None:
 
 
 def print_evaluation(found: "Evaluation", *, title: str) -> None:
-    """Print whether distilling has paid, the figures, and every detector's."""
+    """Print whether distilling has paid, and the figures."""
     print_worth(found)
+    print_figures(found, title=title)
+
+
+def print_figures(found: "Evaluation", *, title: str) -> None:
+    """Print the figures of every model, every detector's, and those under corruptions."""
     print_fitting(lambda intervals: evaluation_table(found, title, intervals=intervals))
     if found.unfamiliar:
         out.print(_detectors_table(found))

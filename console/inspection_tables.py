@@ -6,7 +6,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from console.detector_table import add_detector
-from console.evaluation_tables import print_evaluation
+from console.evaluation_tables import print_figures, print_worth
 from console.parity_table import parity_table
 from console.tables import STYLE, add_row, titled
 from console.terminal import out
@@ -22,7 +22,8 @@ def inspection(
     found: "Evaluation",
     reports: list["ParityReport"],
 ) -> None:
-    """Print where a bundle comes from, what it is worth and what it holds."""
+    """Print whether distilling has paid, where a bundle comes from, and what it holds."""
+    print_worth(found)
     manifest = bundle.manifest
     facts = Table(title=escape(manifest.name), show_header=False, **STYLE)
     add_row(facts, "student", f"{manifest.student.architecture}, {manifest.width} wide")
@@ -40,7 +41,7 @@ def inspection(
         add_row(facts, package, version)
     out.print(facts)
     other = ", of the detector fitted in training" if detector.fitted == "site" else ""
-    print_evaluation(found, title=f"Evaluation{other}")
+    print_figures(found, title=f"Evaluation{other}")
     for report in reports:
         out.print(parity_table(report))
     files = titled("Files, all intact", "file", "stage", "bytes", "SHA-256")

@@ -37,6 +37,11 @@ def quickstart(
             answers=answers,
         )
     )
+    counted = [one for one in found.unfamiliar.values() if one.flagged is not None]
+    if counted:
+        flagged = sum(one.flagged or 0 for one in counted)
+        images = sum(one.images for one in counted)
+        out.print(f"\nIt flags {flagged:,} of {images:,} unfamiliar images.")
     path, part = quote(str(bundle.path)), quote(f"images=@{examples[1]}")
     out.print(
         f"\nNext:\n"
@@ -80,7 +85,4 @@ def _table(
     for kind, image, ood in zip(("familiar", "unfamiliar"), examples, answers, strict=True):
         verdict = "unfamiliar" if ood["is_ood"] else "familiar"
         of_student(f"{kind}: {image.name}", f"p = {ood['p_value']:.4f}, {verdict}")
-    for name, one in found.unfamiliar.items():
-        if one.flagged is not None:
-            of_student(f"flagged of {name}", f"{one.flagged:,} of {one.images:,} images")
     return table

@@ -22,19 +22,17 @@ from distill.images.data import Data, prepare_data
 from distill.images.loading import (
     Plan,
     TrainingViews,
-    global_batch,
     neighbourly,
     plain_crops,
     shuffled,
 )
-from distill.images.neighbours import AMONG, kept_neighbours, require_neighbours
-from distill.images.pseudo_classes import require_clusters
+from distill.images.neighbours import kept_neighbours
 from distill.images.views import Views
 from distill.objectives.objective import SAMPLE, Labels
 from distill.planning import planned
 from distill.preparation import Models, card_of, prepare_models, preprocessing_for
 from distill.recipe import Recipe
-from distill.requirements import require_models
+from distill.requirements import require_enough, require_models
 from distill.start.before import Before
 from distill.start.fitting import started
 from distill.targets import Teacher, in_batches
@@ -178,7 +176,7 @@ def learn(
     torch.manual_seed(recipe.train.seed)
     device = fabric.device
     data = data or prepare_data(recipe, progress, work)
-    _require_enough(recipe, len(data.learnt))
+    require_enough(recipe, len(data.learnt))
     checkpoint = Checkpoint(work, recipe, data.trained, accept_changes=accept_changes)
     checkpoint.require_continuable()
     models = prepare_models(recipe, data, device, progress, work)
@@ -261,17 +259,6 @@ def _trained(
         validation=validation,
     )
     return trainer.run()
-
-
-def _require_enough(recipe: Recipe, images: int) -> None:
-    """Refuse too few training images, before the teacher's features are computed."""
-    size = recipe.train.batch_size
-    if recipe.of_neighbours:
-        require_neighbours(images, min(AMONG, images - 1), size)
-    else:
-        global_batch(images, size, recipe.train.parts)
-    if recipe.data.pseudo_classes:
-        require_clusters(images, recipe.data.pseudo_classes)
 
 
 def _start(

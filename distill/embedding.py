@@ -21,6 +21,7 @@ from bundle.detectors.knn import directions
 from distill.images.data import Data
 from distill.images.loading import crops_of_each
 from distill.targets import Embedder, Teacher
+from distill.targets.finite import not_finite
 
 # Uint8 pixels [b, h, w, 3] in, on the device of the model; an `Embedder` is one, too.
 Embed = Callable[..., Float[Tensor, "b d"]]
@@ -93,11 +94,37 @@ def embed_all(
         models, data, preprocessing, progress, device=device, workers=workers, raw=raw
     )
     theirs = _known(teacher, data, progress, device) if embed is None else found[1]
+    if teacher is not None and embed is not None:
+        _require_numbers(teacher.card.architecture, found[1], data)
     return Embeddings(
         teacher=theirs,
         student=found[0],
         pooled=None if before is None else found[-1],
     )
+
+
+def _require_numbers(teacher: str, found: Embedded, data: Data) -> None:
+    """Refuse a teacher that gives NaN or infinity for an image it did not teach on.
+
+    Raises:
+        UsageError: names the teacher and the image.
+    """
+    roles = [
+        (found.bank, data.familiar, data.bank),
+        (found.test, data.held_out, data.split.test),
+        (found.calibration, data.held_out, data.split.calibration),
+        *(
+            (vectors, data.unfamiliar[name].images, data.unfamiliar[name].flaggable)
+            for name, vectors in found.unfamiliar.items()
+        ),
+    ]
+    for vectors, images, indices in roles:
+        if vectors is None:
+            continue
+        faulty = np.flatnonzero(~np.isfinite(vectors).all(axis=1))
+        if len(faulty):
+            image = images.names[indices[faulty[0]]]
+            raise not_finite(teacher, image, "NaN or infinite values")
 
 
 def _known(

@@ -25,7 +25,7 @@ from distill.images.data import Data, prepare_data
 from distill.images.loading import global_batch
 from distill.preparation import Models, prepare_models
 from distill.recipe import Recipe, recipe_from_document
-from distill.requirements import require_models
+from distill.requirements import require_enough, require_models
 from distill.start.fitting import as_teacher
 from distill.targets import Uncomputed
 from distill.training.checkpoint import NAME as CHECKPOINT
@@ -169,6 +169,7 @@ def _require_one_launcher() -> None:
 
 
 def _plan_of(recipe: Recipe, data: Data, progress: Progress, minutes: float | None) -> Plan:
+    require_enough(recipe, len(data.learnt))
     # One process reads while the models are tried: that of several is arithmetic.
     alone = recipe.model_copy(
         update={"train": recipe.train.model_copy(update={"workers": 0})}

@@ -7,6 +7,9 @@ import torch
 
 from backbones import Backbone, ImportedNetwork, module_from_path, preprocessing_of
 from bundle import Preprocessing, UsageError
+from distill.images.loading import global_batch
+from distill.images.neighbours import AMONG, require_neighbours
+from distill.images.pseudo_classes import require_clusters
 from distill.recipe import Recipe, TeacherSection
 from distill.sizes import require_sizes
 from distill.student import require_trainable, student_from_recipe
@@ -31,6 +34,21 @@ def require_models(recipe: Recipe) -> None:
             size = recipe.data.size, recipe.data.size
             require_trainable(student, recipe.student.name, size)
             _require_blocks(recipe, student.backbone.plain)
+
+
+def require_enough(recipe: Recipe, images: int) -> None:
+    """Refuse too few training images, before the teacher's features are computed.
+
+    Raises:
+        UsageError: they make no batch, or fewer clusters than are asked for.
+    """
+    size = recipe.train.batch_size
+    if recipe.of_neighbours:
+        require_neighbours(images, min(AMONG, images - 1), size)
+    else:
+        global_batch(images, size, recipe.train.parts)
+    if recipe.data.pseudo_classes:
+        require_clusters(images, recipe.data.pseudo_classes)
 
 
 def _require_teacher(section: TeacherSection, side: int) -> None:

@@ -92,9 +92,15 @@ class QueueSection(_ObjectiveSection):
 
     name: Literal["queue"]
     size: int = Field(default=2048, ge=2, description="teacher vectors in the queue")
-    temperature: float = Field(default=0.07, gt=0)
-    cells_weight: float = Field(default=1.0, ge=0)
-    cells_temperature: float = Field(default=0.07, gt=0)
+    temperature: float = Field(
+        default=0.07, gt=0, description="of the similarities to the queue"
+    )
+    cells_weight: float = Field(
+        default=1.0, ge=0, description="of the similarities between patches"
+    )
+    cells_temperature: float = Field(
+        default=0.07, gt=0, description="of the similarities between patches"
+    )
 
 
 class NdSection(_ObjectiveSection):

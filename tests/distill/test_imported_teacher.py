@@ -10,6 +10,8 @@ from rich.progress import Progress
 from bundle import ImageFolder, UsageError
 from distill import Recipe, recipe_from_document
 from distill.distillation import distill
+from distill.embedding import embed_all
+from distill.images.data import prepare_data
 from distill.targets import NetworkTeacher, teacher_from_recipe
 from distill.training.checkpoint import Checkpoint
 
@@ -257,3 +259,29 @@ def test_keys_that_contradict_one_another_are_refused(
     document = recipe.model_dump(mode="json", exclude_unset=True)
     with pytest.raises(UsageError, match=said):
         recipe_from_document({**document, "teacher": section}, where="tests")
+
+
+def test_a_teacher_that_gives_no_numbers_for_an_unfamiliar_image_is_named_too(
+    recipe: Recipe, module: str, tmp_path: Path, progress: Progress
+) -> None:
+    """Such images are looked at after training: the evaluation does not crash."""
+    for number in range(3):
+        Image.new("L", (8, 8), 60 * number).save(tmp_path / f"grey{number}.png")
+    document = recipe.model_dump(mode="json", exclude_unset=True)
+    document["teacher"] = {"name": f"{module}:not_finite"}
+    document["unfamiliar"] = [{"name": "grey", "images": str(tmp_path)}]
+    small = recipe_from_document(document, where="tests")
+    data = prepare_data(small, progress)
+    teacher = teacher_from_recipe(small, data.familiar)
+    assert isinstance(teacher, NetworkTeacher)
+    with pytest.raises(UsageError, match=r"not_finite gives .* the image grey0\.png"):
+        embed_all(
+            teacher,
+            lambda pixels: pixels.float().mean((1, 2)),
+            None,
+            data,
+            teacher.preprocessing,
+            progress,
+            device=torch.device("cpu"),
+            workers=0,
+        )

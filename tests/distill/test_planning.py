@@ -141,6 +141,7 @@ def given(recipe: Recipe, tmp_path: Path) -> Recipe:
     return recipe_from_document(document, where="tests")
 
 
+@pytest.mark.slow  # memory that tests before it have left to the process would be counted
 def test_a_remedy_can_be_pasted(given: Recipe, progress: Progress) -> None:
     large = changed(given, data={"size": 512}, train={"batch_size": 128})
     data = prepare_data(large, progress)

@@ -258,7 +258,7 @@ def test_a_turned_batch_before_a_weight_opens_in_onnx_runtime(
         ],
         "turned",
         [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["b", 5, 8])],
-        [helper.make_tensor_value_info("embedding", TensorProto.FLOAT, None)],
+        [helper.make_tensor_value_info("embedding", TensorProto.FLOAT, [5, "b", 12])],
         [numpy_helper.from_array(weight, "w")],
     )
     opset = [helper.make_opsetid("", 20)]
