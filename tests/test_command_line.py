@@ -294,8 +294,9 @@ def test_evaluate_measures_again_and_compare_sets_side_by_side(
         assert told in found.stdout, told
     assert "not the test images" not in found.stderr
     after = json.loads((bundle_path / "evaluation.json").read_bytes())
-    same = ("fidelity", "training", "test_digest", "detector")
+    same = ("training", "test_digest", "detector")
     assert {key: after[key] for key in same} == {key: before[key] for key in same}
+    assert after["fidelity"] == pytest.approx(before["fidelity"], rel=1e-6)
     assert after["teacher"]["knn_accuracy"] == before["teacher"]["knn_accuracy"]
     assert set(after["unfamiliar"]) == {*before["unfamiliar"], "textures"}
     assert (bundle_path / "model.safetensors").read_bytes() == weights
@@ -640,7 +641,9 @@ def test_the_smallest_recipe_runs_as_it_stands(
     evaluation = json.loads(found.stdout)
     assert evaluation["test_images"] == 36
     assert evaluation["bank_images"] == 168
-    assert evaluation["unfamiliar"] == {"photographs": {"images": 12, "kind": "far"}}
+    assert evaluation["unfamiliar"] == {
+        "photographs": {"images": 12, "kind": "far", "flagged": 12}
+    }
     assert set(evaluation["training"]["terms"][0]) == {
         "global",
         "token",
