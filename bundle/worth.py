@@ -87,8 +87,11 @@ def worth_of(evaluation: Evaluation) -> Worth:
         "not paid": "Distilling has NOT paid",
         "unclear": "Distilling has made no clear difference",
     }[verdict]
-    if verdict == "unclear" and lost:
-        opening = "Distilling has gained something and lost something"
+    if verdict == "unclear" and any(gain.better for gain in gains):
+        opening = "Distilling has gained something"
+        opening += " and lost something" if lost else ", and the rest is open"
+    elif verdict == "unclear" and lost:
+        opening = "Distilling has lost something, and the rest is open"
     said = "; ".join(map(str, gains))
     if verdict == "paid" and lost:
         kept = "; ".join(str(gain) for gain in gains if not gain.worse)

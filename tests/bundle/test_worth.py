@@ -100,16 +100,27 @@ def test_a_student_worse_in_overlap_or_distortion_has_not_paid(
     assert worth.sentence.startswith("Distilling has NOT paid: overlap@10 0.")
 
 
-def test_what_the_intervals_leave_open_is_unclear() -> None:
-    worth = worth_of(evaluation(overlap=0.1, distortion=-0.009))
+@pytest.mark.parametrize(
+    ("gained", "said"),
+    [
+        ({"distortion": -0.009}, "made no clear difference"),
+        (
+            {"overlap": 0.1, "distortion": -0.009},
+            "gained something, and the rest is open",
+        ),
+        (
+            {"overlap": 0.1, "distortion": -0.03, "knn": -0.05},
+            "gained something and lost something",
+        ),
+        ({"knn": -0.05}, "lost something, and the rest is open"),
+    ],
+)
+def test_what_the_intervals_leave_open_is_unclear(
+    gained: dict[str, float], said: str
+) -> None:
+    worth = worth_of(evaluation(**gained))
     assert worth.verdict == "unclear"
-    assert worth.sentence.startswith("Distilling has made no clear difference: ")
-
-
-def test_a_student_that_keeps_the_teacher_but_loses_the_classes_is_unclear() -> None:
-    worth = worth_of(evaluation(overlap=0.1, distortion=-0.03, knn=-0.05))
-    assert worth.verdict == "unclear"
-    assert worth.sentence.startswith("Distilling has gained something and lost something: ")
+    assert worth.sentence.startswith(f"Distilling has {said}: ")
 
 
 def test_what_a_student_that_has_paid_lost_is_told_last_and_by_name() -> None:
