@@ -259,6 +259,7 @@ def test_the_serving_benchmark_drives_real_servers(
     assert "Requests that were not answered" not in page
 
 
+@pytest.mark.slow
 def test_bulk_embedding_is_measured_beside_a_bare_loop(
     exported: Path, photographs: Path
 ) -> None:

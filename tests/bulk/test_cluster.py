@@ -74,6 +74,7 @@ def isogon(*arguments: object) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, env=ENVIRONMENT)
 
 
+@pytest.mark.slow
 def test_a_cluster_goes_on_with_what_processes_began_and_ends_with_the_same_bytes(
     exported: Path, mixed: Path, embedded: Summary, stopped: Path, cluster: str
 ) -> None:

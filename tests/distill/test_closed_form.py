@@ -248,6 +248,7 @@ def test_frozen_statistics_stay_while_scale_and_shift_learn() -> None:
     assert not torch.equal(moving[0], kept[0])
 
 
+@pytest.mark.slow
 def test_re_estimated_statistics_are_those_of_the_training_images(
     digits: Path, cache: Path, tmp_path: Path
 ) -> None:
@@ -297,6 +298,7 @@ def test_a_closed_form_start_of_a_transformer_adds_a_layer(
     assert not learnt.before.pretrained
 
 
+@pytest.mark.slow
 def test_more_steps_done_than_the_recipe_asks_for_are_refused(
     digits: Path, cache: Path, tmp_path: Path
 ) -> None:

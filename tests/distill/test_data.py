@@ -134,6 +134,7 @@ def test_thumbnails_are_of_every_class_with_their_own_embeddings(
     assert np.abs(image.astype(int) - shown).mean() < 8  # JPEG's error
 
 
+@pytest.mark.slow
 def test_a_run_on_a_tar_names_what_it_left_out_in_the_bundle(
     recipe: Recipe, digits: Path, photographs: Path, tmp_path: Path, progress: Progress
 ) -> None:

@@ -38,7 +38,9 @@ def evaluated(bundle: Bundle) -> Evaluation:
     return bundle.record("evaluation.json", Evaluation)
 
 
-@pytest.mark.parametrize("features", ["embedding", "tokens"])
+@pytest.mark.parametrize(
+    "features", ["embedding", pytest.param("tokens", marks=pytest.mark.slow)]
+)
 def test_features_computed_once_are_learnt_from_and_used_again(
     recipe: Recipe, tmp_path: Path, progress: Progress, features: str
 ) -> None:
@@ -100,6 +102,7 @@ def test_pseudo_classes_stand_in_for_labels(
         distill(without, tmp_path / "t.isogon", progress)
 
 
+@pytest.mark.slow
 def test_batches_of_neighbours_are_learnt_from(
     recipe: Recipe, tmp_path: Path, progress: Progress
 ) -> None:
@@ -144,6 +147,7 @@ def test_too_few_images_are_refused_before_features_are_computed(
     assert not cache.exists()
 
 
+@pytest.mark.slow
 def test_a_student_in_the_teachers_space_queries_its_index(
     recipe: Recipe, tmp_path: Path, progress: Progress
 ) -> None:

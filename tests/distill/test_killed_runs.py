@@ -50,6 +50,7 @@ def steps_done(folder: Path) -> int:
     return len(metrics.read_text().splitlines()) if metrics.exists() else 0
 
 
+@pytest.mark.slow
 def test_a_run_killed_at_any_moment_ends_bit_identical(
     recipe: Recipe, tmp_path: Path
 ) -> None:

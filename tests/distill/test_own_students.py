@@ -41,7 +41,11 @@ PIXELS = torch.randint(
 
 @pytest.mark.parametrize(
     ("factory", "width", "layer"),
-    [("convolutions", 24, True), ("transformer", 24, False), ("tied", 12, False)],
+    [
+        ("convolutions", 24, True),
+        pytest.param("transformer", 24, False, marks=pytest.mark.slow),
+        pytest.param("tied", 12, False, marks=pytest.mark.slow),
+    ],
 )
 def test_an_own_student_is_trained_exported_and_evaluated_like_any_other(
     recipe: Recipe,

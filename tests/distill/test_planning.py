@@ -55,6 +55,7 @@ def test_a_plan_counts_steps_warm_up_and_disk(recipe: Recipe, progress: Progress
     assert json.loads(json.dumps(plan.as_document()))["steps"] == 20
 
 
+@pytest.mark.slow
 def test_features_that_are_there_are_not_planned_again(
     stored: Recipe, progress: Progress, tmp_path: Path
 ) -> None:

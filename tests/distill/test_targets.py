@@ -284,6 +284,7 @@ def test_changed_weights_are_another_store(imported: Recipe, progress: Progress)
     assert len(stores(Path("teacher-features"))) == 2
 
 
+@pytest.mark.slow
 def test_a_killed_computation_goes_on_and_ends_with_the_same_bytes(
     imported: Recipe, tmp_path: Path, progress: Progress
 ) -> None:

@@ -164,6 +164,7 @@ def test_plain_crops_are_read_once_and_shown_to_each_model_at_its_size(
     assert both[1].vectors.shape[2:] == (3, 1280)
 
 
+@pytest.mark.slow
 def test_a_bundle_names_the_size_and_is_evaluated_again_with_it(
     recipe: Recipe, exported: Path, tmp_path: Path, progress: Progress
 ) -> None:

@@ -232,7 +232,13 @@ class StopsAfter(Checkpoint):
             raise StopError
 
 
-@pytest.mark.parametrize("changes", [{}, {"ema_decay": 0.9, "clip_norm": 0.5}])
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        pytest.param({"ema_decay": 0.9, "clip_norm": 0.5}, marks=pytest.mark.slow),
+    ],
+)
 def test_a_stopped_run_ends_with_the_weights_of_an_uninterrupted_one(
     recipe: Recipe, tmp_path: Path, progress: Progress, changes: dict[str, object]
 ) -> None:
@@ -637,7 +643,21 @@ def test_an_unreadable_unfamiliar_image_is_left_out(
 
 @pytest.mark.parametrize(
     "objective",
-    ["cospress", "isogon", "vkd+cosine", "coss", "rkd", "proteus", "kd+nd", "queue"],
+    [
+        "isogon",
+        *(
+            pytest.param(name, marks=pytest.mark.slow)
+            for name in (
+                "cospress",
+                "vkd+cosine",
+                "coss",
+                "rkd",
+                "proteus",
+                "kd+nd",
+                "queue",
+            )
+        ),
+    ],
 )
 def test_a_transformer_learns_from_a_transformer(
     recipe: Recipe, tmp_path: Path, progress: Progress, objective: str

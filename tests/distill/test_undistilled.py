@@ -266,6 +266,7 @@ def test_evaluate_builds_the_network_again_random_ones_too(
     assert set(alone.gains) == {"kNN accuracy", "AUROC photographs"}
 
 
+@pytest.mark.slow
 def test_evaluate_repeats_the_closed_form_start_that_a_bundle_holds(
     bundle: Bundle, progress: Progress
 ) -> None:

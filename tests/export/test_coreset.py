@@ -245,6 +245,7 @@ def test_the_whole_bank_ends_a_reduction(bundle: Bundle, progress: Progress) -> 
     assert REDUCED not in Bundle.open(bundle.path)
 
 
+@pytest.mark.slow
 def test_a_damaged_reduction_is_no_reference_and_is_made_again(
     bundle: Bundle, progress: Progress
 ) -> None:
@@ -290,6 +291,7 @@ def test_vectors_that_are_not_those_chosen_are_refused(
         graph_from_bundle(bundle)
 
 
+@pytest.mark.slow
 def test_nnguide_is_reduced_in_a_bundle_too(
     bundle: Bundle, digits: Path, progress: Progress
 ) -> None:

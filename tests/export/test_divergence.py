@@ -251,6 +251,7 @@ class WrongWhenExported(nn.Module):
         return x * 1.5 if torch.compiler.is_exporting() else x
 
 
+@pytest.mark.slow
 def test_an_error_of_the_exporter_is_found_beside_torch(
     torch_vit: Graph,
     vit: onnx.ModelProto,

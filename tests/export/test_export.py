@@ -197,7 +197,10 @@ def test_calibrating_on_site_makes_the_sites_images_familiar(
     assert vouched_artifact(Bundle.open(bundle.path)).calibration.alpha == 0.1
 
 
-@pytest.mark.parametrize("name", ["vim", "gen", "she", "nnguide"])
+@pytest.mark.parametrize(
+    "name",
+    ["vim", *(pytest.param(n, marks=pytest.mark.slow) for n in ("gen", "she", "nnguide"))],
+)
 def test_a_detector_with_a_probe_goes_through_calibration_and_parity(
     bundle: Bundle, digits: Path, progress: Progress, name: str
 ) -> None:
@@ -228,6 +231,7 @@ def impossible(precision: Precision) -> ExportPlan:
     )
 
 
+@pytest.mark.slow
 def test_an_int8_engine_is_not_built_from_a_file_that_did_not_pass(
     bundle: Bundle, progress: Progress
 ) -> None:
@@ -237,6 +241,7 @@ def test_an_int8_engine_is_not_built_from_a_file_that_did_not_pass(
     assert not exported.unvouched
 
 
+@pytest.mark.slow
 def test_what_cannot_be_made_costs_nothing_that_was(
     bundle: Bundle, progress: Progress
 ) -> None:

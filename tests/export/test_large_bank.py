@@ -57,6 +57,7 @@ def searches_in_few_bits(path: Path) -> bool:
     return any(node.name.startswith(SEARCH) for node in onnx.load(path).graph.node)
 
 
+@pytest.mark.slow
 def test_every_precision_enters_and_searches_in_few_bits(
     bundle: Bundle, progress: Progress
 ) -> None:

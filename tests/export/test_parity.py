@@ -437,6 +437,7 @@ def test_the_page_shows_new_reports_beside_others_and_forgets_what_was_withdrawn
     assert shown() == [ONNX]
 
 
+@pytest.mark.slow
 def test_exporting_again_mends_a_report_of_an_earlier_version(
     bundle: Bundle, progress: Progress
 ) -> None:

@@ -92,7 +92,9 @@ def multiplications(model: onnx.ModelProto) -> list[str]:
     ]
 
 
-@pytest.mark.parametrize("architecture", ["vit", "resnet"])
+@pytest.mark.parametrize(
+    "architecture", [pytest.param("vit", marks=pytest.mark.slow), "resnet"]
+)
 def test_the_culprits_are_kept_and_nothing_else(
     architecture: str, request: pytest.FixtureRequest, pixels: Pixels, progress: Progress
 ) -> None:

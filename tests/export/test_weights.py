@@ -69,14 +69,21 @@ def by_snippet(snippet: str, bundle: Bundle) -> np.ndarray:
     return np.load("found.npy")
 
 
-@pytest.mark.parametrize("suffix", ["safetensors", "pth"])
 @pytest.mark.parametrize(
-    ("name", "width", "way"),
+    ("name", "width", "way", "suffix"),
     [
-        ("test_resnet", 16, "layer(model(images))"),
-        ("test_vit", None, "normalize(model(images), dim=1)"),
-        ("test_vit3", 16, "layer(model(images))"),  # pooled by attention
-        ("mobilenetv4_conv_small_035", 16, "forward_features(images).mean((2, 3))"),
+        ("test_resnet", 16, "layer(model(images))", "safetensors"),
+        ("test_vit", None, "normalize(model(images), dim=1)", "pth"),
+        pytest.param(  # pooled by attention
+            "test_vit3", 16, "layer(model(images))", "pth", marks=pytest.mark.slow
+        ),
+        pytest.param(
+            "mobilenetv4_conv_small_035",
+            16,
+            "forward_features(images).mean((2, 3))",
+            "safetensors",
+            marks=pytest.mark.slow,
+        ),
     ],
 )
 def test_plain_weights_give_the_students_embeddings_outside_of_isogon(

@@ -233,6 +233,7 @@ print(hashlib.sha256(data).hexdigest())
 """
 
 
+@pytest.mark.slow
 def test_the_same_pixels_give_the_same_bytes_in_every_process(
     convolutional: onnx.ModelProto, samples: Pixels, tmp_path: Path
 ) -> None:

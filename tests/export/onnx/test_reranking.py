@@ -152,6 +152,7 @@ def test_scores_are_those_of_the_plain_search(
             assert error <= 1e-6, kind
 
 
+@pytest.mark.slow
 def test_nnguide_searches_so_too(
     written: Callable[[Detector], Path], bank: np.ndarray
 ) -> None:
@@ -276,6 +277,7 @@ def test_a_search_whose_places_are_read_is_left_alone(plain: onnx.ModelProto) ->
     assert quick_of(model) is model
 
 
+@pytest.mark.slow
 def test_every_precision_keeps_its_name_and_diverges_nowhere(
     plain: onnx.ModelProto, pixels: Pixels
 ) -> None:
