@@ -118,7 +118,10 @@ from bundle.parity import (
     figures as figures,
 )
 from bundle.precision import Precision as Precision
-from bundle.preprocessing import Preprocessing as Preprocessing
+from bundle.preprocessing import (
+    Preprocessing as Preprocessing,
+    SampleRange as SampleRange,
+)
 from bundle.profile import BatchProfile as BatchProfile
 from bundle.reduction import (
     REDUCED as REDUCED,

@@ -30,17 +30,28 @@ class FaultRecord:
 
     @classmethod
     def at(
-        cls, folder: Path | None, where: str, names: Sequence[str], files: Iterable[Path]
+        cls,
+        folder: Path | None,
+        where: str,
+        names: Sequence[str],
+        files: Iterable[Path],
+        *,
+        reading: str = "",
     ) -> "FaultRecord":
         """Return the record in `folder` for these images as they are now.
 
         Nothing is remembered without a folder, nor of images whose files are unknown.
+        `reading` says how they are decoded, where that can be chosen.
         """
         current = None if folder is None else revision(names, files)
         if folder is None or current is None:
             return cls(path=None, where=where, revision="")
         number = hashlib.blake2b(_bytes(where), digest_size=6).hexdigest()
-        return cls(path=folder / f"readable-{number}.json", where=where, revision=current)
+        return cls(
+            path=folder / f"readable-{number}.json",
+            where=where,
+            revision=f"{current}{reading}",
+        )
 
     def alone(self) -> AbstractContextManager[object]:
         """Return a lock on the record, to be held while it is made."""

@@ -18,7 +18,7 @@ from PIL.BmpImagePlugin import BmpImageFile
 from PIL.GifImagePlugin import GifImageFile
 from PIL.ImageFile import ImageFile
 from PIL.Jpeg2KImagePlugin import Jpeg2KImageFile
-from PIL.JpegImagePlugin import jpeg_factory
+from PIL.JpegImagePlugin import JpegImageFile
 from PIL.PngImagePlugin import PngImageFile
 from PIL.PpmImagePlugin import PpmImageFile
 from PIL.TiffImagePlugin import TiffImageFile
@@ -50,7 +50,7 @@ _HEIC = rb"....ftyp(hei[cxms]|hev[cxms]|m[is]f1....(....){0,9}(hei[cxms]|hev[cxm
 FORMATS = (
     Format(
         name="JPEG",
-        open=jpeg_factory,
+        open=JpegImageFile,
         types=("image/jpeg", "image/jpg", "image/pjpeg"),
         suffixes=(
             ".jpg",
