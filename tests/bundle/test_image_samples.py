@@ -116,19 +116,16 @@ SIGNED = TWELVE.astype(np.int32) - 1024
 FLOATS = (TWELVE / 4095).astype(np.float32)
 
 
-@pytest.mark.parametrize("samples", [SIGNED, FLOATS, SIGNED.astype(np.uint32)])
+@pytest.mark.parametrize("samples", [SIGNED, FLOATS])
 def test_other_numbers_are_refused_where_nothing_says_their_range(
     samples: np.ndarray,
 ) -> None:
+    data = encoded("TIFF", samples)
     with pytest.raises(
-        ImageError, match=r"nothing says which is black .* under \[data\]"
-    ) as e:
-        decode(
-            encoded(
-                "TIFF", samples.view(np.int32) if samples.dtype == np.uint32 else samples
-            )
-        )
-    assert e.value.problem == ImageProblem.UNSUPPORTED
+        ImageError, match=r"nothing says which is black .*\[data\]"
+    ) as caught:
+        decode(data)
+    assert caught.value.problem == ImageProblem.UNSUPPORTED
 
 
 def test_other_numbers_are_read_where_their_range_is_known() -> None:
