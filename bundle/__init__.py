@@ -84,9 +84,12 @@ from bundle.fitted import (
 from bundle.flavours import Flavour as Flavour
 from bundle.folder import ImageFolder as ImageFolder
 from bundle.images import (
+    ACCEPTED as ACCEPTED,
+    FORMATS as FORMATS,
     SUFFIXES as SUFFIXES,
     ImageLimits as ImageLimits,
     decode as decode,
+    image_format as image_format,
 )
 from bundle.manifest import (
     MANIFEST as MANIFEST,
