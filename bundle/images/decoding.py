@@ -16,10 +16,12 @@ from dataclasses import dataclass
 
 import pi_heif
 from PIL import AvifImagePlugin, Image, ImageFile
+from PIL.BmpImagePlugin import BmpImageFile
 from PIL.PngImagePlugin import PngImageFile
 from PIL.TiffImagePlugin import TiffImageFile
 
 from bundle.errors import ImageError, ImageProblem
+from bundle.images.boxes import is_complete
 from bundle.images.colours import Correction, correction
 from bundle.images.formats import ACCEPTED, Format, format_of, other_format
 from bundle.images.jpeg import scans
@@ -40,6 +42,8 @@ _TURNS = {
 # TIFF tags of raw photographs, in which only a preview can be read.
 _DNG_VERSION = 50706
 _SUBFILE_TYPE, _REDUCED = 254, 1
+
+_RLE4 = 2  # a BMP's compression, of which Pillow makes noise (12.3)
 
 # The largest image may be stored in so many passes, a smaller one in more.
 _PASSES = 16
@@ -94,6 +98,10 @@ def decode(
         passes = scans(data)
     elif found.name == "PNG":
         data = without_excess(data)
+    elif found.name in ("HEIC", "AVIF") and not is_complete(data):
+        raise ImageError(
+            ImageProblem.UNDECODABLE, "is truncated: it ends early. Send the complete file."
+        )
     image: Image.Image = _opened(found, data)
     _require_bounded(image, passes, limits)
     try:
@@ -139,16 +147,23 @@ def _opened(kind: Format, data: bytes) -> ImageFile.ImageFile:
         raise
     # Hostile bytes reach many parsers here, each with errors of its own kind.
     except Exception as error:
+        # Where a parser ran into something unforeseen, its words say nothing.
+        reason = "it breaks off" if error.__cause__ is not None else error
         raise ImageError(
             ImageProblem.UNDECODABLE,
             f"begins as {kind.name}, but its header is damaged or of a kind that is not "
-            f"read: {error}. Send the complete file, or JPEG.",
+            f"read: {reason}. Send the complete file, or JPEG.",
         ) from error
     if isinstance(image, TiffImageFile) and _is_preview(image):
         raise ImageError(
             ImageProblem.UNSUPPORTED,
             "is a raw photograph or begins with a preview, and the photograph itself is "
             "not read. Export it as JPEG or TIFF.",
+        )
+    if isinstance(image, BmpImageFile) and image.info.get("compression") == _RLE4:
+        raise ImageError(
+            ImageProblem.UNSUPPORTED,
+            "is a BMP in run lengths of 4 bits, which is not read. Save it as PNG.",
         )
     return image
 
