@@ -21,23 +21,14 @@ from PIL.PngImagePlugin import PngImageFile
 from PIL.TiffImagePlugin import TiffImageFile
 
 from bundle.errors import ImageError, ImageProblem
+from bundle.images import gif, tiff
 from bundle.images.boxes import is_complete
 from bundle.images.colours import Correction, correction
 from bundle.images.formats import ACCEPTED, Format, format_of, other_format
-from bundle.images.jpeg import scans
+from bundle.images.jpeg import structure
+from bundle.images.orientation import turn_of
 from bundle.images.png import mend_transparency, without_excess
 from bundle.images.samples import Range, eight_bit, is_deep, told_range
-
-_ORIENTATION = 0x0112  # EXIF tag; how to turn the stored image upright
-_TURNS = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
 
 # TIFF tags of raw photographs, in which only a preview can be read.
 _DNG_VERSION = 50706
@@ -95,9 +86,14 @@ def decode(
     found = _known(data)
     passes = 1
     if found.name == "JPEG":
-        passes = scans(data)
+        walked = structure(data)
+        passes, data = walked.scans, walked.with_short_exif(data)
     elif found.name == "PNG":
         data = without_excess(data)
+    elif found.name == "TIFF":
+        tiff.require_modest(data)
+    elif found.name == "GIF":
+        gif.require_modest(data)
     elif found.name in ("HEIC", "AVIF") and not is_complete(data):
         raise ImageError(
             ImageProblem.UNDECODABLE, "is truncated: it ends early. Send the complete file."
@@ -106,7 +102,7 @@ def decode(
     _require_bounded(image, passes, limits)
     try:
         image.load()
-        turn = _turn(image)
+        turn = turn_of(image)
         if isinstance(image, PngImageFile):
             mend_transparency(image, data)
         # Not nested: what was read is free before the next copy.
@@ -188,16 +184,6 @@ def _require_bounded(image: Image.Image, passes: int, limits: ImageLimits) -> No
             f"(progressive scans), more work than {_PASSES} passes over "
             f"{limits.pixels:,} pixels. Save it again as JPEG, or scale it down.",
         )
-
-
-def _turn(image: Image.Image) -> Image.Transpose | None:
-    """Return what makes a loaded image upright; Pillow has turned a TIFF already."""
-    try:
-        orientation = image.getexif().get(_ORIENTATION)
-    # Unreadable EXIF, with errors of many kinds, says nothing about the orientation.
-    except Exception:
-        return None
-    return _TURNS.get(orientation) if isinstance(orientation, int) else None
 
 
 def _rgb(image: Image.Image) -> Image.Image:

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image, PngImagePlugin
 
 from bundle import ImageError, ImageLimits, ImageProblem, decode
-from bundle.images.jpeg import scans
+from bundle.images.jpeg import structure
 
 SMOOTH = Image.fromarray(
     np.linspace(0, 255, 6 * 8 * 3).reshape(6, 8, 3).astype(np.uint8)
@@ -21,6 +21,10 @@ def encoded(kind: str, image: Image.Image = SMOOTH, **options: object) -> bytes:
     buffer = io.BytesIO()
     image.save(buffer, kind, **options)
     return buffer.getvalue()
+
+
+def scans(data: bytes) -> int:
+    return structure(data).scans
 
 
 def refusal(data: bytes, limits: ImageLimits | None = None) -> ImageError:
@@ -164,6 +168,54 @@ def test_what_a_damaged_png_lacks_is_still_missed() -> None:
 def test_millions_of_chunks_are_refused_at_once() -> None:
     data = with_chunks(chunk(b"teSt", b"") * 200_000)
     assert "more than 100,000 chunks" in str(refusal(data))
+
+
+def overlapping(tags: int, size: int) -> bytes:
+    """EXIF of so many tags, each of so many bytes, at the same place."""
+    entries = b"".join(
+        struct.pack("<HHII", 1000 + tag, 1, size, 0) for tag in range(tags - 1)
+    )
+    entries = struct.pack("<HHII", 0x0112, 3, 1, 6) + entries
+    return b"II*\0" + struct.pack("<IH", 8, tags) + entries + bytes(4 + size)
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP"])
+def test_exif_that_would_fill_the_memory_is_not_unpacked(kind: str) -> None:
+    exif = overlapping(4000, 1_000_000)  # 4 GB, if each were read
+    stored = SMOOTH.transpose(Image.Transpose.ROTATE_90)
+    if kind == "JPEG":  # in pieces of 64 KiB
+        pieces = [exif[at : at + 60_000] for at in range(0, len(exif), 60_000)]
+        segments = b"".join(segment(0xE1, b"Exif\0\0" + piece) for piece in pieces)
+        plain = encoded("JPEG", stored)
+        data = plain[:2] + segments + plain[2:]
+    else:
+        data = encoded(kind, stored, exif=exif)
+    start = time.perf_counter()
+    assert decode(data).size == SMOOTH.size
+    assert time.perf_counter() - start < 1
+
+
+def test_tags_of_a_tiff_that_would_fill_the_memory_are_refused() -> None:
+    data = encoded("TIFF")
+    (place,) = struct.unpack_from("<I", data, 4)
+    (count,) = struct.unpack_from("<H", data, place)
+    own = data[place + 2 : place + 2 + 12 * count]
+    more = b"".join(struct.pack("<HHII", 50000 + t, 1, len(data), 0) for t in range(3000))
+    table = struct.pack("<H", count + 3000) + own + more + bytes(4)
+    large = data[:4] + struct.pack("<I", len(data)) + data[8:] + table
+    assert "its tags hold more bytes" in str(refusal(large))
+    assert "breaks off in its header" in str(refusal(data[:4] + b"\xff" * 4 + data[8:]))
+
+
+def test_millions_of_comments_in_a_gif_are_refused_at_once() -> None:
+    data = encoded("GIF")
+    image = data.index(b",", 13)
+    comments = {"separate": b"!\xfe\1a\0" * 100_000, "one": b"!\xfe" + b"\1a" * 100_000}
+    for flood in comments.values():
+        flooded = data[:image] + flood + b"\0" + data[image:]
+        assert "more than 10,000 blocks" in str(refusal(flooded))
+    few = data[:image] + b"!\xfe\5hello\0" * 50 + data[image:]
+    assert np.array_equal(decode(few), decode(data))
 
 
 def test_the_orientation_is_found_where_editors_put_it() -> None:

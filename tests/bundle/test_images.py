@@ -148,7 +148,7 @@ def test_unreadable_exif_is_no_reason_to_refuse() -> None:
         (b"%PDF-1.7", ImageProblem.UNSUPPORTED, "is a PDF"),
         (b"\xff\x0a\0\0", ImageProblem.UNSUPPORTED, "is a JPEG XL"),
         (b"\0\0\0\x18ftypisom\0\0", ImageProblem.UNSUPPORTED, "is a video"),
-        (b"\0\0\0\x18ftypheic\0\0", ImageProblem.UNDECODABLE, "begins as HEIC"),
+        (b"\0\0\0\x18ftypheic\0\0", ImageProblem.UNDECODABLE, "ends early"),
     ],
 )
 def test_what_is_no_image_is_told_apart(
