@@ -179,6 +179,7 @@ def overlapping(tags: int, size: int) -> bytes:
     return b"II*\0" + struct.pack("<IH", 8, tags) + entries + bytes(4 + size)
 
 
+@pytest.mark.filterwarnings("ignore:Truncated File Read")
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP"])
 def test_exif_that_would_fill_the_memory_is_not_unpacked(kind: str) -> None:
     exif = overlapping(4000, 1_000_000)  # 4 GB, if each were read
@@ -209,7 +210,7 @@ def test_tags_of_a_tiff_that_would_fill_the_memory_are_refused() -> None:
 
 def test_millions_of_comments_in_a_gif_are_refused_at_once() -> None:
     data = encoded("GIF")
-    image = data.index(b",", 13)
+    image = 13 + 3 * 2 ** ((data[10] & 7) + 1)  # after the palette
     comments = {"separate": b"!\xfe\1a\0" * 100_000, "one": b"!\xfe" + b"\1a" * 100_000}
     for flood in comments.values():
         flooded = data[:image] + flood + b"\0" + data[image:]
