@@ -15,13 +15,15 @@ from rich.progress import Progress
 
 from bundle.errors import ImageError, UsageError
 from bundle.faults import FaultRecord
-from bundle.images import ImageLimits, Range, decode
+from bundle.images import ASSUMED, ImageLimits, Range, decode
 from bundle.preprocessing import Preprocessing
+from bundle.samples import spread
 
 # Beyond this share of unreadable images something is wrong with the source itself.
 UNREADABLE_LIMIT = 0.1
 
 _SHOWN = 10  # faults in a message
+_LOOKED_AT = 16  # images
 _PART = 4096  # images per round of decoding
 
 # Local files are the user's own: the limits only keep memory in bounds.
@@ -130,6 +132,25 @@ class Images(ABC):
             f"{summary}\nThey are left out.", markup=False, soft_wrap=True
         )
         return np.array([i for i, name in enumerate(self.names) if name not in faults])
+
+    def assumption(self, indices: Indices) -> str | None:
+        """Return what is assumed of deep grey samples, in a sentence, if anything is.
+
+        Some of the images, evenly chosen, are looked at.
+
+        Raises:
+            UsageError: one of them cannot be read.
+        """
+        looked = [self.image(int(i)) for i in indices[spread(len(indices), _LOOKED_AT)]]
+        largest = [image.info[ASSUMED] for image in looked if ASSUMED in image.info]
+        if not largest:
+            return None
+        return (
+            f"{self.where} holds grey images of 16 bits that do not say what they range "
+            f"over: 0 is taken for black and 65,535 for white. The largest sample in "
+            f"{len(largest)} of them is {max(largest):,}; if they use fewer bits, state "
+            f"`range` under [data], such as `range = [0, 4095]`."
+        )
 
     def _faults(self) -> Iterator[str | None]:
         def fault(index: int) -> str | None:

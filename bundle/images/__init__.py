@@ -9,4 +9,4 @@ from bundle.images.formats import (
     Format as Format,
     image_format as image_format,
 )
-from bundle.images.samples import Range as Range
+from bundle.images.samples import ASSUMED as ASSUMED, Range as Range

@@ -26,9 +26,10 @@ from bundle.images.boxes import is_complete
 from bundle.images.colours import Correction, correction
 from bundle.images.formats import ACCEPTED, Format, format_of, other_format
 from bundle.images.jpeg import structure
+from bundle.images.netpbm import is_unusual, unusual
 from bundle.images.orientation import turn_of
 from bundle.images.png import mend_transparency, without_excess
-from bundle.images.samples import Range, eight_bit, is_deep, told_range
+from bundle.images.samples import ASSUMED, Range, eight_bit, is_deep, told_range
 
 # TIFF tags of raw photographs, in which only a preview can be read.
 _DNG_VERSION = 50706
@@ -71,6 +72,10 @@ def decode(
         samples: black and white of grey images of more than 8 bits; None: as each file
             says.
 
+    Returns:
+        The image. Its `info` has the largest sample under `ASSUMED` where neither the file
+        nor `samples` say what grey of 16 bits ranges over.
+
     Raises:
         ImageError: too large or too costly (judged before decoding), an unsupported
             format, or bytes that do not decode to the end.
@@ -101,6 +106,8 @@ def decode(
     image: Image.Image = _opened(found, data)
     _require_bounded(image, passes, limits)
     try:
+        if is_unusual(image):
+            return unusual(image, data, samples).convert("RGB")
         image.load()
         turn = turn_of(image)
         if isinstance(image, PngImageFile):
@@ -110,7 +117,9 @@ def decode(
             image = eight_bit(image, samples or told_range(image, data))
         if turn is not None:
             image = image.transpose(turn)
-        return _rgb(image)
+        result = _rgb(image)
+        result.info = {key: image.info[key] for key in (ASSUMED,) if key in image.info}
+        return result
     except (ImageError, MemoryError):
         raise  # the latter says nothing about the file
     # Hostile bytes reach many decoders here, each with errors of its own kind.

@@ -22,6 +22,9 @@ Range = tuple[float, float]  # black, white
 FULL: Range = (0.0, 65535.0)
 
 _STRIP = 64  # rows that are computed at a time, in float64
+# The key of an image's `info` that holds the largest sample, where its range is assumed.
+ASSUMED = "isogon.largest"
+
 _SIXTEEN = ("I;16", "I;16B", "I;16L", "I;16N")
 
 # TIFF's tags
@@ -63,7 +66,8 @@ def eight_bit(image: Image.Image, limits: Range | None) -> Image.Image:
         ImageError: nothing says what the samples range over.
     """
     samples = np.asarray(image)
-    if limits is None and image.mode in _SIXTEEN:
+    assumed = limits is None and image.mode in _SIXTEEN
+    if assumed:
         limits = FULL
     if limits is None:
         kind = "floating-point numbers" if image.mode == "F" else "integers of 32 bits"
@@ -73,11 +77,10 @@ def eight_bit(image: Image.Image, limits: Range | None) -> Image.Image:
             f"it to 8 or 16 bits, or state `range = [black, white]` under [data] of the "
             f"recipe.",
         )
-    grey = np.empty(samples.shape, np.uint8)
-    table = _table(limits) if image.mode in _SIXTEEN else None
-    for top in range(0, len(samples), _STRIP):
-        strip = samples[top : top + _STRIP]
-        grey[top : top + _STRIP] = _levels(strip, limits) if table is None else table[strip]
+    if image.mode in _SIXTEEN:
+        grey = _table(limits)[samples]
+    else:
+        grey = levels(samples, limits)
     if _is_inverted(image):
         np.invert(grey, out=grey)
     result = Image.fromarray(grey)
@@ -87,6 +90,8 @@ def eight_bit(image: Image.Image, limits: Range | None) -> Image.Image:
         result = Image.merge("LA", (result, Image.fromarray(alpha)))
     if "icc_profile" in image.info:
         result.info["icc_profile"] = image.info["icc_profile"]
+    if assumed:
+        result.info[ASSUMED] = int(samples.max())
     return result
 
 
@@ -98,15 +103,24 @@ def _is_inverted(image: Image.Image) -> bool:
 
 @lru_cache(maxsize=16)
 def _table(limits: Range) -> UInt8[np.ndarray, " 65536"]:
-    return _levels(np.arange(65536), limits)
+    return levels(np.arange(65536), limits)
 
 
-def _levels(samples: Shaped[np.ndarray, "..."], limits: Range) -> UInt8[np.ndarray, "..."]:
-    """Return the equal step, of 256, in which each sample lies; the last holds white."""
+def levels(
+    samples: Shaped[np.ndarray, "h ..."], limits: Range
+) -> UInt8[np.ndarray, "h ..."]:
+    """Return the equal step, of 256, in which each sample lies; the last holds white.
+
+    NaN is black, and what lies outside is the nearer end.
+    """
     black, white = limits
     end = white + 1 if samples.dtype.kind in "iu" else white
-    known = np.nan_to_num(samples.astype(np.float64), nan=black).clip(black, white)
-    return ((known - black) * (256 / (end - black))).clip(0, 255).astype(np.uint8)
+    found = np.empty(samples.shape, np.uint8)
+    for top in range(0, len(samples), _STRIP):
+        strip = samples[top : top + _STRIP].astype(np.float64)
+        known = np.nan_to_num(strip, nan=black).clip(black, white) - black
+        found[top : top + _STRIP] = (known * (256 / (end - black))).clip(0, 255)
+    return found
 
 
 def _range_of_tiff(image: TiffImageFile) -> Range | None:

@@ -219,6 +219,8 @@ class _Reading:
             self.unreadable[images.where] = faults
         limit = self._section.unreadable_limit
         usable = images.readable(self._progress, limit=limit, faults=faults)
+        if assumption := images.assumption(usable):
+            self._progress.console.print(assumption, markup=False, soft_wrap=True)
         return images, usable
 
 

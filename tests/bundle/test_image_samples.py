@@ -3,12 +3,13 @@
 import io
 import struct
 import zlib
+from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image, TiffImagePlugin
 
-from bundle import ImageError, ImageProblem, Preprocessing, decode
+from bundle import ImageError, ImageFolder, ImageProblem, Preprocessing, decode
 
 TWELVE = np.linspace(0, 4095, 24 * 32).reshape(24, 32).round().astype(np.uint16)
 EXPECTED = (TWELVE >> 4).astype(np.uint8)
@@ -94,6 +95,31 @@ def test_a_dark_png_that_was_scaled_up_as_the_standard_asks_stays_dark(
         "linear": np.rint(dark * (65535 / 4095)).astype(np.uint16),
     }[scaling]
     assert np.array_equal(grey(png(scaled, significant=12)), scaled >> 8)
+
+
+@pytest.mark.parametrize("largest", [1, 100, 254, 1000, 4095])
+def test_netpbm_keeps_its_levels_whatever_its_largest_sample(largest: int) -> None:
+    samples = np.arange(6 * 9).reshape(6, 9) * largest // 53
+    kind = ">u2" if largest > 255 else "u1"
+    data = b"P5 9 6 %d\n" % largest + samples.astype(kind).tobytes()
+    steps = samples * 256 // (largest + 1)
+    assert np.array_equal(grey(data), steps)
+    colours = np.stack([samples, samples // 2, samples * 0], axis=-1)
+    found = decode(b"P6 9 6 %d\n" % largest + colours.astype(kind).tobytes())
+    assert np.array_equal(found, colours * 256 // (largest + 1))
+    with pytest.raises(ImageError, match="truncated"):
+        decode(data[:-1])
+
+
+def test_what_is_assumed_is_said(tmp_path: Path) -> None:
+    (tmp_path / "a.png").write_bytes(png(TWELVE))
+    (tmp_path / "b.png").write_bytes(png(TWELVE, significant=12))
+    images = ImageFolder.list(tmp_path)
+    said = images.assumption(np.arange(2))
+    assert said is not None
+    assert "largest sample in 1 of them is 4,095" in said
+    assert images.assumption(np.array([1])) is None
+    assert images.ranging((0.0, 4095.0)).assumption(np.arange(2)) is None
 
 
 def test_what_is_stated_goes_before_tags() -> None:
