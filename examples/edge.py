@@ -27,7 +27,7 @@ Image.MAX_IMAGE_PIXELS = None
 PngImagePlugin.MAX_TEXT_CHUNK = PngImagePlugin.MAX_TEXT_MEMORY = 2**28
 
 
-def black_and_white(image, samples):
+def black_and_white(image, data, samples):
     """Return the range of grey samples of more than 8 bits, as the file's tags say it."""
     tags = getattr(image, "tag_v2", {})
     most = next((np.ravel(tags[tag])[0] for tag in (341, 281) if tag in tags), None)
@@ -42,7 +42,7 @@ def black_and_white(image, samples):
     if most is not None and 0 < most < 65535:
         bits = min(bits, int(most).bit_length())
     if image.format == "PNG":  # sBIT, unless the samples were scaled up to 16 bits
-        header = Path(image.filename).read_bytes().partition(b"IDAT")[0]
+        header = data.partition(b"IDAT")[0]
         found = header.partition(b"sBIT")[2][:1]
         white = 2 ** (found[0] if found else 16) - 1
         off = np.abs(samples - np.rint(samples * (white / 65535)) * (65535 / white))
@@ -51,10 +51,10 @@ def black_and_white(image, samples):
     return 0, 2 ** max(bits, 8) - 1
 
 
-def eight_bit(image, limits):
+def eight_bit(image, data, limits):
     """Return grey samples of more than 8 bits as 8 bits; a transparent grey stays one."""
     samples = np.asarray(image)
-    black, white = limits or black_and_white(image, samples)
+    black, white = limits or black_and_white(image, data, samples)
     step = 256 / (white - black + (samples.dtype.kind in "iu"))
     known = np.nan_to_num(samples.astype(float), nan=black).clip(black, white)
     grey = ((known - black) * step).clip(0, 255).astype(np.uint8)
@@ -113,18 +113,19 @@ def in_srgb(image):
 
 def pixels(path, height, width, crop, limits=None):
     """Return the image upright, in sRGB, on white: its centred box, at the model's size."""
-    image = Image.open(path)
+    data = Path(path).read_bytes()
+    image = Image.open(io.BytesIO(data))
     image.load()
     turn = image.getexif().get(0x0112)
     clear = image.info.get("transparency")
     if image.format == "PNG" and clear is not None:
-        depth = Path(path).read_bytes()[24]
+        depth = data[24]
         if image.mode == "L":
             image.info["transparency"] = clear * (255 // (2**depth - 1))
         elif image.mode == "RGB" and depth == 16:
             image.info["transparency"] = tuple(sample >> 8 for sample in clear)
     if image.mode[0] in "IF":
-        image = eight_bit(image, limits)
+        image = eight_bit(image, data, limits)
     if turn:
         image.getexif()[0x0112] = turn
         image = ImageOps.exif_transpose(image)
