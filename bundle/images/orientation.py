@@ -11,7 +11,9 @@ from PIL import Image
 from PIL.TiffImagePlugin import TiffImageFile
 
 _TAG = 0x0112
-_SHORT = 3  # the type of its value
+_ENTRY = 12  # bytes
+# By the type of the value: it should be SHORT, but cameras write others.
+_KINDS = {1: "B", 3: "H", 4: "I", 8: "h", 9: "i"}
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -54,9 +56,10 @@ def _in_exif(exif: bytes) -> int | None:
         (place,) = struct.unpack_from(f"{order}I", exif, 4)
         (count,) = struct.unpack_from(f"{order}H", exif, place)
         for number in range(count):
-            entry = struct.unpack_from(f"{order}HHIH", exif, place + 2 + 12 * number)
-            if entry[0] == _TAG:
-                return entry[3] if entry[1] == _SHORT else None
+            entry = place + 2 + _ENTRY * number
+            tag, kind = struct.unpack_from(f"{order}HH", exif, entry)
+            if tag == _TAG and kind in _KINDS:
+                return int(struct.unpack_from(order + _KINDS[kind], exif, entry + 8)[0])
     except struct.error:
         pass  # damaged EXIF says nothing
     return None

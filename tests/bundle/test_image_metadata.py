@@ -219,6 +219,16 @@ def test_millions_of_comments_in_a_gif_are_refused_at_once() -> None:
     assert np.array_equal(decode(few), decode(data))
 
 
+@pytest.mark.parametrize("kind", [1, 3, 4, 8, 9])
+@pytest.mark.parametrize("order", ["<", ">"])
+def test_the_orientation_may_be_of_any_integer_type(kind: int, order: str) -> None:
+    value = struct.pack(order + {1: "B", 3: "H", 4: "I", 8: "h", 9: "i"}[kind], 6)
+    exif = {"<": b"II*\0", ">": b"MM\0*"}[order] + struct.pack(order + "IH", 8, 1)
+    exif += struct.pack(order + "HHI", 0x0112, kind, 1) + value.ljust(4, b"\0") + bytes(4)
+    stored = SMOOTH.transpose(Image.Transpose.ROTATE_90)
+    assert np.array_equal(decode(encoded("PNG", stored, exif=exif)), SMOOTH)
+
+
 def test_the_orientation_is_found_where_editors_put_it() -> None:
     stored = SMOOTH.transpose(Image.Transpose.ROTATE_90)
     texts = PngImagePlugin.PngInfo()
