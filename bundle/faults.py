@@ -7,9 +7,13 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
+import pi_heif
 import PIL
 from filelock import FileLock
 from pydantic import BaseModel, ConfigDict, ValidationError
+
+# To be raised where `bundle/images/` accepts or refuses other files than before.
+_DECODER = 2
 
 
 class _Content(BaseModel):
@@ -85,7 +89,8 @@ def revision(names: Sequence[str], files: Iterable[Path]) -> str | None:
 
     None where the files are unknown.
     """
-    digest = hashlib.blake2b(PIL.__version__.encode(), digest_size=16)
+    decoder = f"{PIL.__version__} {pi_heif.__version__} {_DECODER}"
+    digest = hashlib.blake2b(decoder.encode(), digest_size=16)
     for name in names:
         digest.update(_bytes(name) + b"\0")
     known = False
