@@ -12,6 +12,7 @@ that, and few photographs are that large for their model.
 """
 
 import io
+import os
 from dataclasses import dataclass
 
 import pi_heif
@@ -44,6 +45,9 @@ _STRIP = 64  # rows of an image with transparency that are laid on white at a ti
 
 # Our own limit is judged on the header, before any pixel is decoded, and per call.
 Image.MAX_IMAGE_PIXELS = None
+
+# A strip of a TIFF may be a progressive JPEG; libtiff, which reads this, allows it 100.
+os.environ.setdefault("LIBTIFF_JPEG_MAX_ALLOWED_SCAN_NUMBER", str(_PASSES))
 
 # Who decodes several images at a time has the threads.
 AvifImagePlugin.DEFAULT_MAX_THREADS = 1

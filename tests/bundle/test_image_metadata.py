@@ -113,6 +113,23 @@ def test_scans_times_pixels_are_bounded() -> None:
     assert "160 x 120 pixels in 60 passes" in str(error)
 
 
+@pytest.mark.parametrize(("times", "fits"), [(4, True), (20, False)])
+def test_scans_inside_a_tiff_are_bounded_too(times: int, fits: bool) -> None:
+    strip = repeated_scans(SMOOTH, times)
+    entries = [
+        (256, 4, 160), (257, 4, 120), (258, 3, 8), (259, 3, 7), (262, 3, 6), (273, 4, 8),
+        (277, 3, 3), (278, 4, 120), (279, 4, len(strip)),
+    ]  # fmt: skip
+    table = b"".join(struct.pack("<HHII", tag, kind, 1, n) for tag, kind, n in entries)
+    strip += bytes(len(strip) % 2)
+    data = b"II*\0" + struct.pack("<I", 8 + len(strip)) + strip
+    data += struct.pack("<H", len(entries)) + table + bytes(4)
+    if fits:
+        assert decode(data).size == SMOOTH.size
+    else:
+        assert refusal(data).problem == ImageProblem.UNDECODABLE
+
+
 @pytest.mark.parametrize("filler", [segment(0xFE, b""), b"\xff\x01"])
 def test_millions_of_segments_are_refused_at_once(filler: bytes) -> None:
     data = encoded("JPEG")
