@@ -60,6 +60,7 @@ def embed(
     listing = progress.add_task("Listing images", total=None)
     images = open_images(os.path.abspath(Path(source).expanduser()))  # noqa: PTH100
     model = Model.open(bundle, artifact)
+    images = images.ranging(model.bundle.manifest.preprocessing.range)
     if batch is None:
         batch = _GPU_BATCH if model.runner.on_device else _CPU_BATCH
     job = Job(

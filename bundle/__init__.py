@@ -84,9 +84,12 @@ from bundle.fitted import (
 from bundle.flavours import Flavour as Flavour
 from bundle.folder import ImageFolder as ImageFolder
 from bundle.images import (
+    ACCEPTED as ACCEPTED,
+    FORMATS as FORMATS,
     SUFFIXES as SUFFIXES,
     ImageLimits as ImageLimits,
     decode as decode,
+    image_format as image_format,
 )
 from bundle.manifest import (
     MANIFEST as MANIFEST,
@@ -118,7 +121,10 @@ from bundle.parity import (
     figures as figures,
 )
 from bundle.precision import Precision as Precision
-from bundle.preprocessing import Preprocessing as Preprocessing
+from bundle.preprocessing import (
+    Preprocessing as Preprocessing,
+    SampleRange as SampleRange,
+)
 from bundle.profile import BatchProfile as BatchProfile
 from bundle.reduction import (
     REDUCED as REDUCED,

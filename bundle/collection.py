@@ -1,5 +1,6 @@
 """Images by index, whatever holds them: one name each, a class if there are classes."""
 
+import dataclasses
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -14,13 +15,15 @@ from rich.progress import Progress
 
 from bundle.errors import ImageError, UsageError
 from bundle.faults import FaultRecord
-from bundle.images import ImageLimits, decode
+from bundle.images import ASSUMED, ImageLimits, Range, decode
 from bundle.preprocessing import Preprocessing
+from bundle.samples import spread
 
 # Beyond this share of unreadable images something is wrong with the source itself.
 UNREADABLE_LIMIT = 0.1
 
 _SHOWN = 10  # faults in a message
+_LOOKED_AT = 16  # images
 _PART = 4096  # images per round of decoding
 
 # Local files are the user's own: the limits only keep memory in bounds.
@@ -41,6 +44,7 @@ class Images(ABC):
     names: Sequence[str]  # unique and stable: an image's role depends on its name
     classes: tuple[str, ...]  # sorted, and Unicode; empty without classes
     class_numbers: Sequence[int]  # by image, into `classes`; unused without classes
+    range: Range | None = None  # of deep grey samples, where it is stated; see `decode`
 
     @abstractmethod
     def image(self, index: int) -> Image.Image:
@@ -49,6 +53,10 @@ class Images(ABC):
         Raises:
             UsageError: it cannot be read; the message names it.
         """
+
+    def ranging(self, limits: Range | None) -> "Images":
+        """Return the same images, with black and white of deep grey samples stated."""
+        return dataclasses.replace(self, range=limits)
 
     def __len__(self) -> int:
         return len(self.names)
@@ -76,7 +84,9 @@ class Images(ABC):
             cache: a folder for the answer. It is read back, and nothing is decoded, as
                 long as names, sizes and times of change of the files stay the same.
         """
-        record = FaultRecord.at(cache, self.where, self.names, self.files())
+        record = FaultRecord.at(
+            cache, self.where, self.names, self.files(), reading=f"{self.range}"
+        )
         with record.alone():  # of several processes one reads, the others wait
             known = record.load()
             if known is not None:
@@ -123,6 +133,25 @@ class Images(ABC):
         )
         return np.array([i for i, name in enumerate(self.names) if name not in faults])
 
+    def assumption(self, indices: Indices) -> str | None:
+        """Return what is assumed of deep grey samples, in a sentence, if anything is.
+
+        Some of the images, evenly chosen, are looked at.
+
+        Raises:
+            UsageError: one of them cannot be read.
+        """
+        looked = [self.image(int(i)) for i in indices[spread(len(indices), _LOOKED_AT)]]
+        largest = [image.info[ASSUMED] for image in looked if ASSUMED in image.info]
+        if not largest:
+            return None
+        return (
+            f"{self.where} holds grey images of 16 bits that do not say what they range "
+            f"over: 0 is taken for black and 65,535 for white. The largest sample in "
+            f"{len(largest)} of them is {max(largest):,}; if they use fewer bits, state "
+            f"`range` under [data], such as `range = [0, 4095]`."
+        )
+
     def _faults(self) -> Iterator[str | None]:
         def fault(index: int) -> str | None:
             try:
@@ -136,14 +165,19 @@ class Images(ABC):
                 yield from pool.map(fault, range(start, min(start + _PART, len(self))))
 
 
-def decoded(data: bytes, name: str) -> Image.Image:
+def decoded(data: bytes, name: str, limits: Range | None) -> Image.Image:
     """Return the image that a file of the user's own holds.
+
+    Args:
+        data: the file.
+        name: for messages.
+        limits: black and white of deep grey samples, where they are stated.
 
     Raises:
         UsageError: it does not decode; the message begins with `name`.
     """
     try:
-        return decode(data, LOCAL_LIMITS)
+        return decode(data, LOCAL_LIMITS, samples=limits)
     except ImageError as error:
         raise UsageError(f"{name} {error}") from error
 

@@ -7,9 +7,13 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
+import pi_heif
 import PIL
 from filelock import FileLock
 from pydantic import BaseModel, ConfigDict, ValidationError
+
+# To be raised where `bundle/images/` accepts or refuses other files than before.
+_DECODER = 2
 
 
 class _Content(BaseModel):
@@ -30,17 +34,28 @@ class FaultRecord:
 
     @classmethod
     def at(
-        cls, folder: Path | None, where: str, names: Sequence[str], files: Iterable[Path]
+        cls,
+        folder: Path | None,
+        where: str,
+        names: Sequence[str],
+        files: Iterable[Path],
+        *,
+        reading: str = "",
     ) -> "FaultRecord":
         """Return the record in `folder` for these images as they are now.
 
         Nothing is remembered without a folder, nor of images whose files are unknown.
+        `reading` says how they are decoded, where that can be chosen.
         """
         current = None if folder is None else revision(names, files)
         if folder is None or current is None:
             return cls(path=None, where=where, revision="")
         number = hashlib.blake2b(_bytes(where), digest_size=6).hexdigest()
-        return cls(path=folder / f"readable-{number}.json", where=where, revision=current)
+        return cls(
+            path=folder / f"readable-{number}.json",
+            where=where,
+            revision=f"{current}{reading}",
+        )
 
     def alone(self) -> AbstractContextManager[object]:
         """Return a lock on the record, to be held while it is made."""
@@ -74,7 +89,8 @@ def revision(names: Sequence[str], files: Iterable[Path]) -> str | None:
 
     None where the files are unknown.
     """
-    digest = hashlib.blake2b(PIL.__version__.encode(), digest_size=16)
+    decoder = f"{PIL.__version__} {pi_heif.__version__} {_DECODER}"
+    digest = hashlib.blake2b(decoder.encode(), digest_size=16)
     for name in names:
         digest.update(_bytes(name) + b"\0")
     known = False

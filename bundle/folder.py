@@ -61,7 +61,7 @@ class ImageFolder(Images):
             data = path.read_bytes()
         except OSError as error:
             raise UsageError(f"{path} cannot be read: {error}.") from error
-        return decoded(data, str(path))
+        return decoded(data, str(path), self.range)
 
     def files(self) -> Iterable[Path]:
         """Yield each image's file."""

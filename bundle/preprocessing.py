@@ -9,10 +9,22 @@ from typing import Annotated
 import numpy as np
 from jaxtyping import UInt8
 from PIL import Image
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+
+from bundle.images import Range
 
 Mean = Annotated[float, Field(ge=0)]
 Std = Annotated[float, Field(gt=0)]
+
+
+def _ascending(limits: Range) -> Range:
+    if not limits[0] < limits[1]:
+        raise ValueError("the first number, black, should be less than the second, white")
+    return limits
+
+
+# What deep grey samples range over, [black, white]; see `bundle/images/samples.py`.
+SampleRange = Annotated[Range, AfterValidator(_ascending)]
 
 
 class Preprocessing(BaseModel):
@@ -23,7 +35,9 @@ class Preprocessing(BaseModel):
     pixels of the usual resize-then-crop up to rounding, and bounds the work for
     images of any aspect ratio.
 
-    `mean` and `std` are in units of [0, 1] and are applied inside the graph.
+    `mean` and `std` are in units of [0, 1] and are applied inside the graph. `range` is
+    what decoding takes for black and white in grey images of more than 8 bits; None,
+    which is not written, means what each file says.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -33,6 +47,9 @@ class Preprocessing(BaseModel):
     crop: float = Field(default=1.0, gt=0, le=1)
     mean: tuple[Mean, Mean, Mean]
     std: tuple[Std, Std, Std]
+    range: SampleRange | None = Field(
+        default=None, exclude_if=lambda limits: limits is None
+    )
 
     def pixels(self, image: Image.Image) -> UInt8[np.ndarray, "h w 3"]:
         """Return the image's pixels at the model's size, RGB."""

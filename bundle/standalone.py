@@ -110,7 +110,8 @@ class StandaloneModel:
         Raises:
             ImageError: it does not decode, or is too large.
         """
-        return self.metadata.preprocessing.pixels(decode(data, self._limits))
+        preprocessing = self.metadata.preprocessing
+        return preprocessing.pixels(decode(data, self._limits, samples=preprocessing.range))
 
     def answer(self, image: Path | bytes) -> Answer:
         """Return what the file says of one image, run alone; bytes have no name.

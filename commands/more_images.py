@@ -22,6 +22,6 @@ def more_pixels(
 
     if images is None:
         return None
-    folder = ImageFolder.list(images)
-    usable = folder.readable(progress)
-    return folder.pixels(usable, bundle.manifest.preprocessing, progress)
+    preprocessing = bundle.manifest.preprocessing
+    folder = ImageFolder.list(images).ranging(preprocessing.range)
+    return folder.pixels(folder.readable(progress), preprocessing, progress)

@@ -56,11 +56,13 @@ def student_preprocessing(recipe: Recipe) -> Preprocessing:
     """Return the recipe's crop and size with the normalisation of its student."""
     section, data = recipe.student, recipe.data
     if not section.imported:
-        return preprocessing_of(section.name, data.size, data.crop)
+        made = preprocessing_of(section.name, data.size, data.crop)
+        return made.model_copy(update={"range": data.range})
     document: dict[str, Any] = {
         "height": data.size,
         "width": data.size,
         "crop": data.crop,
+        "range": data.range,
         **section.normalisation,
     }
     return Preprocessing.model_validate(document)

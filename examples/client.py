@@ -11,7 +11,7 @@ import numpy as np
 
 from serving.client import FingerprintError, IsogonClient
 
-SUFFIXES = {".jpg", ".jpeg", ".png", ".webp"}
+SUFFIXES = {".avif", ".gif", ".heic", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"}
 
 
 def embedded(client: IsogonClient, folder: Path, index: Path) -> dict[str, np.ndarray]:

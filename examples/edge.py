@@ -1,23 +1,138 @@
-"""Embed images and judge them with onnxruntime, numpy and Pillow: edge.py MODEL IMAGE..."""
+"""Embed images and judge them with onnxruntime, numpy and Pillow: edge.py MODEL IMAGE...
 
+What is done to an image before the model sees it is what the service does, on trusted
+files: there are no limits here. With the package pi-heif it reads HEIC too.
+"""
+
+import io
 import json
 import os  # before ONNX Runtime, which else reports every session to Microsoft
 import sys
+from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageCms, ImageOps, PngImagePlugin
+
+try:
+    import pi_heif
+
+    pi_heif.register_heif_opener()
+except ImportError:
+    pass  # no HEIC, then
 
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 import onnxruntime
 
+Image.MAX_IMAGE_PIXELS = None
+PngImagePlugin.MAX_TEXT_CHUNK = PngImagePlugin.MAX_TEXT_MEMORY = 2**28
 
-def pixels(path: str, height: int, width: int, crop: float) -> np.ndarray:
-    """Return the image upright, in RGB: its centred box, resized to the model's size."""
-    image = ImageOps.exif_transpose(Image.open(path))
-    if image.has_transparency_data:
+
+def black_and_white(image, data, samples):
+    """Return the range of grey samples of more than 8 bits, as the file's tags say it."""
+    tags = getattr(image, "tag_v2", {})
+    most = next((np.ravel(tags[tag])[0] for tag in (341, 281) if tag in tags), None)
+    if samples.dtype.kind != "u" and image.format != "PPM":
+        least = next((np.ravel(tags[tag])[0] for tag in (340, 280) if tag in tags), 0)
+        if most is None or not least < most:
+            raise SystemExit(
+                "The range of these samples is unknown; see the recipe's keys."
+            )
+        return float(least), float(most)
+    bits = int(np.ravel(tags.get(258, 16))[0])
+    if most is not None and 0 < most < 65535:
+        bits = min(bits, int(most).bit_length())
+    if image.format == "PNG":  # sBIT, unless the samples were scaled up to 16 bits
+        header = data.partition(b"IDAT")[0]
+        found = header.partition(b"sBIT")[2][:1]
+        white = 2 ** (found[0] if found else 16) - 1
+        off = np.abs(samples - np.rint(samples * (white / 65535)) * (65535 / white))
+        if 255 <= white < 65535 and samples.max() <= white and off.max() > 1:
+            bits = found[0]
+    return 0, 2 ** max(bits, 8) - 1
+
+
+def eight_bit(image, data, limits):
+    """Return grey samples of more than 8 bits as 8 bits; a transparent grey stays one."""
+    samples = np.asarray(image)
+    black, white = limits or black_and_white(image, data, samples)
+    step = 256 / (white - black + (samples.dtype.kind in "iu"))
+    known = np.nan_to_num(samples.astype(float), nan=black).clip(black, white)
+    grey = ((known - black) * step).clip(0, 255).astype(np.uint8)
+    if getattr(image, "tag_v2", {}).get(262) == 0:  # white is zero
+        grey = 255 - grey
+    alpha = np.uint8(255) * (samples != image.info.get("transparency", -1))
+    result = Image.fromarray(np.stack([grey, alpha], axis=-1))
+    result.info = {k: v for k, v in image.info.items() if k != "transparency"}
+    return result
+
+
+def in_srgb(image):
+    """Return the image in RGB or RGBA; an embedded profile says which colours it has."""
+    grey, mode = image.mode in ("1", "L", "LA"), "RGB"
+    profile = image.info.get("icc_profile") or b""
+    space = profile[16:20] if isinstance(profile, bytes) else b""
+    if image.mode in ("CMYK", "LAB"):
+        mode = image.mode
+    else:
+        image = image.convert("RGBA" if image.has_transparency_data else "RGB")
+    if mode == "LAB":
+        opened = ImageCms.createProfile("LAB")
+    elif space != (b"CMYK" if mode == "CMYK" else b"RGB ") and not (
+        grey and space == b"GRAY"
+    ):
+        return image.convert("RGB") if mode == "CMYK" else image
+    else:
+        opened, mode = io.BytesIO(profile), "L" if space == b"GRAY" else mode
+    try:
+        transform = ImageCms.buildTransform(
+            opened,
+            ImageCms.createProfile("sRGB"),
+            mode,
+            "RGB",
+            ImageCms.Intent.RELATIVE_COLORIMETRIC,
+            flags=ImageCms.Flags.BLACKPOINTCOMPENSATION,
+        )
+    except ImageCms.PyCMSError:  # a damaged profile
+        return image.convert("RGB") if mode == "CMYK" else image
+    if mode in ("CMYK", "LAB"):
+        return transform.apply(image)
+    if mode == "L":
+        levels = transform.apply(Image.fromarray(np.arange(256, dtype=np.uint8)[None]))
+        rest = range(256) if image.mode == "RGBA" else ()
+        return image.point([*np.asarray(levels)[0, :, 1].tolist() * 3, *rest])
+    steps = np.linspace(0, 255, 6).round().astype(np.uint8)
+    grid = np.stack(np.meshgrid(steps, steps, steps), axis=-1).reshape(1, -1, 3)
+    moved = np.asarray(transform.apply(Image.fromarray(grid))).astype(int)
+    if np.abs(moved - grid).max() <= 2:  # it is sRGB
+        return image
+    corrected = transform.apply(image.convert("RGB"))
+    if image.mode == "RGBA":
+        corrected.putalpha(image.getchannel("A"))
+    return corrected
+
+
+def pixels(path, height, width, crop, limits=None):
+    """Return the image upright, in sRGB, on white: its centred box, at the model's size."""
+    data = Path(path).read_bytes()
+    image = Image.open(io.BytesIO(data))
+    image.load()
+    turn = image.getexif().get(0x0112)
+    clear = image.info.get("transparency")
+    if image.format == "PNG" and clear is not None:
+        depth = data[24]
+        if image.mode == "L":
+            image.info["transparency"] = clear * (255 // (2**depth - 1))
+        elif image.mode == "RGB" and depth == 16:
+            image.info["transparency"] = tuple(sample >> 8 for sample in clear)
+    if image.mode[0] in "IF":
+        image = eight_bit(image, data, limits)
+    if turn:
+        image.getexif()[0x0112] = turn
+        image = ImageOps.exif_transpose(image)
+    image = in_srgb(image)
+    if image.mode == "RGBA":
         white = Image.new("RGBA", image.size, "white")
-        image = Image.alpha_composite(white, image.convert("RGBA"))
-    image = image.convert("RGB")
+        image = Image.alpha_composite(white, image).convert("RGB")
     scale = crop * min(image.width / width, image.height / height)
     w, h = min(width * scale, image.width), min(height * scale, image.height)
     left, top = (image.width - w) / 2, (image.height - h) / 2
@@ -28,11 +143,12 @@ def pixels(path: str, height: int, width: int, crop: float) -> np.ndarray:
 if __name__ == "__main__":
     session = onnxruntime.InferenceSession(sys.argv[1], providers=["CPUExecutionProvider"])
     metadata = session.get_modelmeta().custom_metadata_map
-    size = json.loads(metadata["isogon.preprocessing"])
+    asked = json.loads(metadata["isogon.preprocessing"])
+    geometry = asked["height"], asked["width"], asked["crop"], asked.get("range")
     calibration = json.loads(metadata["isogon.calibration"])
     familiar = np.array(calibration["scores"])  # OOD scores; larger = less familiar
     for path in sys.argv[2:]:
-        image = pixels(path, size["height"], size["width"], size["crop"])[np.newaxis]
+        image = pixels(path, *geometry)[np.newaxis]
         (embedding,), (score,) = session.run(None, {"images": image})
         p = (1 + np.sum(familiar >= score)) / (len(familiar) + 1)
         verdict = "unfamiliar" if p <= calibration["alpha"] else "familiar"

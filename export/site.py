@@ -59,11 +59,11 @@ def calibrate(
         ParityFailedError: the new artifact does not pass; the old one stays.
     """
     spec = spec or detector_spec(bundle, TRAINING_DETECTOR)
-    folder = ImageFolder.list(images)
+    preprocessing = bundle.manifest.preprocessing
+    folder = ImageFolder.list(images).ranging(preprocessing.range)
     roles = split(folder, folder.readable(progress), Shares(test=0.0), alpha=spec.alpha)
     labels = folder.labels(roles.bank)
     spec.require_bank(len(roles.bank), labels, bundle.manifest.width)
-    preprocessing = bundle.manifest.preprocessing
     bank = folder.pixels(roles.bank, preprocessing, progress)
     familiar = folder.pixels(roles.calibration, preprocessing, progress)
     student = student_from_bundle(bundle)

@@ -120,5 +120,6 @@ class ServedModel:
         Raises:
             ImageError: it does not decode, or is past a limit.
         """
-        image = decode(data, self.settings.image_limits)
-        return self.manifest.preprocessing.pixels(image)
+        preprocessing = self.manifest.preprocessing
+        image = decode(data, self.settings.image_limits, samples=preprocessing.range)
+        return preprocessing.pixels(image)

@@ -6,15 +6,18 @@ import json
 import os
 import re
 import shutil
+import struct
 import subprocess
 import sys
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 
 import numpy as np
+import pillow_heif
 import pytest
-from PIL import Image
+from PIL import Image, TiffImagePlugin
 from rich.progress import Progress
 
 from bulk import ProcessEngine, embed
@@ -26,9 +29,8 @@ EDGE = EXAMPLES / "edge.py"
 SEARCH = EXAMPLES / "search.py"
 
 
-@pytest.fixture(scope="module")
-def edge() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("edge", EDGE)
+def module_at(path: Path) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(path.stem, path)
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
@@ -36,16 +38,24 @@ def edge() -> ModuleType:
     return module
 
 
-def test_the_edge_example_is_short_and_imports_three_packages() -> None:
+icc = module_at(Path(__file__).parent / "bundle" / "icc.py")
+
+
+@pytest.fixture(scope="module")
+def edge() -> ModuleType:
+    return module_at(EDGE)
+
+
+def test_the_edge_example_is_short_and_imports_few_packages() -> None:
     text = EDGE.read_text()
-    assert len(text.splitlines()) < 40
+    assert len(text.splitlines()) < 160
     imported = set()
     for node in ast.walk(ast.parse(text)):
         if isinstance(node, ast.Import):
             imported |= {alias.name.split(".")[0] for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
             imported.add((node.module or ".").split(".")[0])
-    assert imported - sys.stdlib_module_names == {"numpy", "onnxruntime", "PIL"}
+    assert imported - sys.stdlib_module_names == {"numpy", "onnxruntime", "PIL", "pi_heif"}
 
 
 def of_every_kind(folder: Path, source: Path) -> list[Path]:
@@ -55,8 +65,10 @@ def of_every_kind(folder: Path, source: Path) -> list[Path]:
         exif = Image.Exif()
         exif[0x0112] = orientation
         photograph.save(folder / f"turned-{orientation}.jpg", exif=exif)
+    photograph.save(folder / "turned.tiff", exif=exif)
     for mode in ("L", "CMYK"):
         photograph.convert(mode).save(folder / f"{mode}.jpg")
+    Image.merge("LAB", photograph.split()).save(folder / "lab.tiff")
     photograph.convert("P").save(folder / "palette.png")
     see_through = photograph.convert("RGBA")
     see_through.putalpha(photograph.convert("L"))
@@ -64,6 +76,31 @@ def of_every_kind(folder: Path, source: Path) -> list[Path]:
     see_through.save(folder / "transparent.webp", lossless=True)
     photograph.resize((7, 300)).save(folder / "tall.png")
     photograph.resize((1, 1)).save(folder / "one.png")
+    pillow_heif.register_heif_opener()
+    for suffix in ("gif", "bmp", "jp2", "avif", "heic", "ppm"):
+        photograph.save(folder / f"of.{suffix}")
+    for name, primaries in (("p3", icc.DISPLAY_P3), ("srgb", icc.SRGB)):
+        profile = icc.rgb_profile(primaries)
+        photograph.save(folder / f"{name}.jpg", icc_profile=profile)
+        see_through.save(folder / f"{name}.png", icc_profile=profile)
+    photograph.save(folder / "damaged-profile.jpg", icc_profile=profile[:200])
+    grey = photograph.convert("L")
+    grey.save(folder / "linear.png", icc_profile=icc.grey_profile(1.0))
+    deep = np.asarray(grey).astype(np.uint16) * 257
+    Image.fromarray(deep).save(folder / "16-bit.png")
+    Image.fromarray(deep).save(folder / "16-bit-clear.png", transparency=int(deep[0, 0]))
+    info = TiffImagePlugin.ImageFileDirectory_v2()
+    info[281] = 4095
+    Image.fromarray(deep >> 4).save(folder / "12-bit.tiff", tiffinfo=info)
+    info = TiffImagePlugin.ImageFileDirectory_v2()
+    info[262] = 0
+    Image.fromarray(deep).save(folder / "white-is-zero.tiff", tiffinfo=info)
+    Image.fromarray(deep >> 4).save(folder / "12-bit.png")
+    body = b"sBIT\x0c"
+    chunk = struct.pack(">I", 1) + body + struct.pack(">I", zlib.crc32(body))
+    for path in (folder / "12-bit.png", folder / "16-bit-clear.png"):
+        data = path.read_bytes()
+        path.write_bytes(data[:33] + chunk + data[33:])
     return sorted(folder.iterdir())
 
 
@@ -80,7 +117,7 @@ def test_the_edge_example_makes_exactly_isogons_pixels(
         height=height, width=width, crop=crop, mean=(0.5,) * 3, std=(0.5,) * 3
     )
     paths = of_every_kind(tmp_path, photographs / "coffee.jpg")
-    assert len(paths) == 15
+    assert len(paths) == 34
     for path in paths:
         expected = preprocessing.pixels(decode(path.read_bytes()))
         assert np.array_equal(edge.pixels(path, height, width, crop), expected), path.name

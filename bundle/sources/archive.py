@@ -103,7 +103,7 @@ class TarImages(Images):
             data = _read(archive, int(self.offsets[index]), int(self.sizes[index]))
         except OSError as error:
             raise UsageError(f"{name} cannot be read: {error}.") from error
-        return decoded(data, name)
+        return decoded(data, name, self.range)
 
     def files(self) -> Iterable[Path]:
         """Yield the archives."""

@@ -54,7 +54,7 @@ class ParquetImages(Images):
         data = cells[index - int(self.group_starts[group])].as_py()
         if data is None:
             raise UsageError(f"{name} has no bytes. {_HINT}")
-        return decoded(data, name)
+        return decoded(data, name, self.range)
 
     def files(self) -> Iterable[Path]:
         """Yield the Parquet files."""

@@ -20,7 +20,7 @@ from bundle import (
 from bundle.collection import Indices
 from bundle.samples import spread
 from distill.images.sources import open_images
-from distill.recipe import Recipe
+from distill.recipe import DataSection, Recipe
 
 _UNFAMILIAR_KEPT = 64  # unfamiliar images kept in the bundle for parity
 _FEWEST_VALIDATED = 24  # images; fewer have no neighbours to speak of
@@ -154,7 +154,7 @@ def prepare_data(recipe: Recipe, progress: Progress, cache: Path | None = None) 
             that do not do for `[ood]`.
     """
     section, alpha = recipe.data, recipe.ood.alpha
-    reading = _Reading(progress, section.unreadable_limit, cache)
+    reading = _Reading(progress, section, cache)
     unfamiliar = {}
     for each in recipe.unfamiliar:
         images, usable = reading.usable(each.images)
@@ -203,19 +203,24 @@ def set_aside(images: int, limit: int, *, pretrained: bool) -> int:
 class _Reading:
     """Opens sources, reads all they hold once, and keeps what cannot be read."""
 
-    def __init__(self, progress: Progress, limit: float, cache: Path | None) -> None:
+    def __init__(
+        self, progress: Progress, section: DataSection, cache: Path | None
+    ) -> None:
         self._progress = progress
-        self._limit = limit
+        self._section = section
         self._cache = cache
         self.unreadable: dict[str, dict[str, str]] = {}
 
     def usable(self, source: str) -> tuple[Images, Indices]:
         """Return the images of a source and the indices of those that can be read."""
-        images = open_images(source)
+        images = open_images(source).ranging(self._section.range)
         faults = images.faults(self._progress, self._cache)
         if faults:
             self.unreadable[images.where] = faults
-        usable = images.readable(self._progress, limit=self._limit, faults=faults)
+        limit = self._section.unreadable_limit
+        usable = images.readable(self._progress, limit=limit, faults=faults)
+        if assumption := images.assumption(usable):
+            self._progress.console.print(assumption, markup=False, soft_wrap=True)
         return images, usable
 
 

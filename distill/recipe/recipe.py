@@ -10,7 +10,7 @@ from pydantic import (
     model_validator,
 )
 
-from bundle import DetectorSpec, Shares
+from bundle import DetectorSpec, SampleRange, Shares
 from distill.recipe.defaults import completed
 from distill.recipe.objectives import (
     GROUP,
@@ -52,6 +52,11 @@ class DataSection(_Section):
         lt=1,
         description="largest share of a source's images that may be left out because "
         "they cannot be read",
+    )
+    range: SampleRange | None = Field(
+        default=None,
+        description="black and white of grey images of more than 8 bits, such as "
+        "[0, 4095]; else what each file's tags say, and for 16 bits 0 to 65535",
     )
     size: int = Field(default=224, ge=8, description="pixels, height and width")
     crop: float = Field(

@@ -8,6 +8,7 @@ from typing import TypeVar
 import anyio.to_thread
 from pydantic import BaseModel, ValidationError
 
+from bundle import ACCEPTED
 from serving.api.refused import bad_field, bad_type, require_size, too_many
 from serving.settings import Settings
 
@@ -88,8 +89,7 @@ def from_data_url(url: str, index: int, settings: Settings) -> bytes:
         )
     if not kind.startswith("image/"):
         raise bad_type(
-            f"input[{index}] is declared as {kind[:80] or 'text/plain'}. "
-            f"Send JPEG, PNG or WebP.",
+            f"input[{index}] is declared as {kind[:80] or 'text/plain'}. Send {ACCEPTED}.",
             index,
         )
     return _decoded(

@@ -11,11 +11,12 @@ from typing import Any
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 
+from bundle import ACCEPTED
 from serving.api.schemas import Problem
 
 COMMITTED = Path(__file__).with_name("openapi.json")
 
-_ABOUT = """\
+_ABOUT = f"""\
 Unit-norm embeddings of images, and calibrated out-of-distribution scores.
 
 * **Embeddings** compare by cosine. An index belongs to one `fingerprint`: embeddings of
@@ -23,8 +24,10 @@ Unit-norm embeddings of images, and calibrated out-of-distribution scores.
 * **Scores** are larger when an image is less familiar. Decide by the p-value, the chance
   that a familiar image scores at least as much: `is_ood` is `p_value <= alpha`, which
   flags at most a share `alpha` of familiar images.
-* **Images** are JPEG, PNG or WebP, in the body of the request; no URL is ever fetched.
-  An image that does not decode refuses its own request and no other; the problem's
+* **Images** are {ACCEPTED},
+  in the body of the request; no URL is ever fetched. Colours become sRGB, transparency is
+  laid on white, and of an animation or of several pages the first image counts. An image
+  that does not decode refuses its own request and no other; the problem's
   `index` says which it was.
 * **Problems** are `application/problem+json` (RFC 9457); `detail` says what to do.
 * **Keys**, where the operator wants them, go into `Authorization: Bearer …` or

@@ -1,10 +1,12 @@
 """The bodies of requests and responses."""
 
+import re
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from bundle import (
+    FORMATS,
     FalseAlarms,
     Figures,
     Precision,
@@ -20,11 +22,14 @@ from serving.api.evaluation import EvaluationCard
 Encoding = Literal["float", "base64"]
 
 _Base64 = Annotated[str, Field(json_schema_extra={"contentEncoding": "base64"})]
+_KINDS = "|".join(
+    re.escape(kind.removeprefix("image/")) for each in FORMATS for kind in each.types
+)
 _DataUrl = Annotated[
     str,
     Field(
         json_schema_extra={
-            "pattern": "^data:image/(jpeg|png|webp);base64,[A-Za-z0-9+/]+={0,2}$"
+            "pattern": f"^data:image/({_KINDS});base64,[A-Za-z0-9+/]+={{0,2}}$"
         }
     ),
 ]

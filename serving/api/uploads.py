@@ -7,6 +7,7 @@ from fastapi import Request
 from starlette.datastructures import FormData, UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 
+from bundle import ACCEPTED
 from serving.api.bodies import body_of, content_type, pieces_of
 from serving.api.encoded import beside, from_base64, parsed
 from serving.api.problems import ProblemError
@@ -117,8 +118,6 @@ async def _from_part(part: UploadFile | str, index: int, settings: Settings) -> 
         )
     kind = (part.content_type or "").split(";")[0].strip().lower()
     if kind and not kind.startswith("image/") and kind != "application/octet-stream":
-        raise bad_type(
-            f"images[{index}] is declared as {kind}. Send JPEG, PNG or WebP.", index
-        )
+        raise bad_type(f"images[{index}] is declared as {kind}. Send {ACCEPTED}.", index)
     require_size(part.size or 0, index, settings)
     return await part.read()

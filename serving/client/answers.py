@@ -39,6 +39,8 @@ class ModelCard:
     width: int  # of the embedding
     max_images: int  # in one request
     max_body_bytes: int
+    max_image_bytes: int  # of one encoded image
+    max_image_pixels: int  # width x height
     document: Mapping[str, Any]
 
     @classmethod
@@ -50,6 +52,8 @@ class ModelCard:
             width=document["width"],
             max_images=document["limits"]["images"],
             max_body_bytes=document["limits"]["body_bytes"],
+            max_image_bytes=document["limits"]["image_bytes"],
+            max_image_pixels=document["limits"]["image_pixels"],
             document=document,
         )
 

@@ -62,7 +62,10 @@ class IsogonClient:
 
         Args:
             images: encoded bytes, files, or Pillow's images; any number, since they
-                are sent in as many requests as the service's limits ask for.
+                are sent in as many requests as the service's limits ask for. Bytes and
+                files are sent as they are. An image of Pillow's means its pixels, not
+                turned by its EXIF; one beyond the service's limits is sent as JPEG, or
+                smaller.
 
         Raises:
             RefusedError: the service refused; its `index` says which image, if one.

@@ -19,7 +19,7 @@ from serving.client.answers import (
     scores_of,
 )
 from serving.client.errors import FingerprintError, UnreachableError, refusal
-from serving.client.images import Image, batches
+from serving.client.images import Image, Limits, batches
 from serving.client.retries import Retries
 
 Result = TypeVar("Result")
@@ -90,8 +90,13 @@ class Conversation:
         if card is None:
             card = yield from self.model()
         results: list[dict[str, Any]] = []
-        limits = {"most_images": card.max_images, "most_bytes": card.max_body_bytes}
-        for batch in batches(images, **limits):
+        limits = Limits(
+            images=card.max_images,
+            body_bytes=card.max_body_bytes,
+            image_bytes=card.max_image_bytes,
+            image_pixels=card.max_image_pixels,
+        )
+        for batch in batches(images, limits):
             ask = Ask(
                 method="POST",
                 path=path,

@@ -20,6 +20,16 @@ _COLOURS = frozenset({"CMYK", "HSV", "LAB", "RGBX", "YCbCr"})
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Limits:
+    """What the service takes, as its model card says."""
+
+    images: int  # in one request
+    body_bytes: int
+    image_bytes: int  # of one encoded image
+    image_pixels: int  # width x height
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Batch:
     """The images of one request."""
 
@@ -27,9 +37,7 @@ class Batch:
     images: list[bytes]  # encoded
 
 
-def batches(
-    images: Sequence[Image], *, most_images: int, most_bytes: int
-) -> Iterator[Batch]:
+def batches(images: Sequence[Image], limits: Limits) -> Iterator[Batch]:
     """Yield the images in requests that are as large as may be; files are read late.
 
     Raises:
@@ -43,9 +51,9 @@ def batches(
     batch: list[bytes] = []
     size = 0
     for number, image in enumerate(images):
-        encoded = _encoded(image)
+        encoded = _encoded(image, limits)
         size += len(encoded) + _PART
-        if batch and (len(batch) == most_images or size > most_bytes):
+        if batch and (len(batch) == limits.images or size > limits.body_bytes):
             yield Batch(start=number - len(batch), images=batch)
             batch, size = [], len(encoded) + _PART
         batch.append(encoded)
@@ -53,7 +61,7 @@ def batches(
         yield Batch(start=len(images) - len(batch), images=batch)
 
 
-def _encoded(image: Image) -> bytes:
+def _encoded(image: Image, limits: Limits) -> bytes:
     if isinstance(image, bytes):
         return image
     if isinstance(image, Path):
@@ -63,10 +71,39 @@ def _encoded(image: Image) -> bytes:
             f"Expected an encoded image as bytes, a pathlib.Path or an image of Pillow's, "
             f"got {type(image).__name__}. Pillow's Image.fromarray makes one of an array."
         )
+    return _fitting(_writable(image), limits)
+
+
+def _fitting(image: "PillowImage.Image", limits: Limits) -> bytes:
+    """Encode the pixels: as PNG, as a fine JPEG if that is too large, or else smaller.
+
+    The orientation in EXIF is left out: it told how to turn the file's pixels.
+    """
+    room = min(limits.image_bytes, limits.body_bytes - _PART)
+    while True:
+        excess = image.width * image.height / limits.image_pixels
+        if excess > 1:
+            image = _shrunk(image, excess**-0.5)
+        encoded = _saved(image, "PNG", compress_level=1)
+        if len(encoded) > room and image.mode in ("L", "RGB"):
+            encoded = _saved(image, "JPEG", quality=95, subsampling=0)
+        if len(encoded) <= room or image.size == (1, 1):
+            return encoded
+        image = _shrunk(image, 0.5)
+
+
+def _saved(image: "PillowImage.Image", kind: str, **options: int) -> bytes:
     buffer = io.BytesIO()
-    # Pillow leaves the orientation out, unless it is told.
-    _writable(image).save(buffer, "PNG", exif=image.getexif(), compress_level=1)
+    # The colour profile says which colours the pixels are.
+    image.save(buffer, kind, icc_profile=image.info.get("icc_profile"), **options)
     return buffer.getvalue()
+
+
+def _shrunk(image: "PillowImage.Image", ratio: float) -> "PillowImage.Image":
+    if image.mode in ("1", "P"):
+        image = image.convert("RGBA" if image.has_transparency_data else "RGB")
+    size = max(1, int(image.width * ratio)), max(1, int(image.height * ratio))
+    return image.resize(size)
 
 
 def _writable(image: "PillowImage.Image") -> "PillowImage.Image":

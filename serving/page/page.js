@@ -34,8 +34,7 @@ async function load() {
   find("#name").textContent = model.name;
   document.title = `${model.name} · Isogon`;
   find("#card").replaceChildren(...modelCard(model));
-  find("#limits").textContent =
-    `JPEG, PNG or WebP, at most ${bytes(model.limits.image_bytes)} each. Nothing is kept.`;
+  find("#limit").textContent = `, at most ${bytes(model.limits.image_bytes)} each`;
   showRequests();
 }
 

@@ -106,12 +106,6 @@ def test_want_of_memory_is_no_fault_of_the_file(tmp_path: Path) -> None:
     assert found == "MemoryError"
 
 
-def test_sixteen_bits_keep_their_high_byte() -> None:
-    levels = np.linspace(0, 65535, 256).reshape(16, 16).astype(np.uint16)
-    found = np.array(decode(encoded(Image.fromarray(levels))))
-    assert np.array_equal(found[..., 0], levels >> 8)
-
-
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_exif_orientation_is_applied(orientation: int) -> None:
     upright = Image.fromarray(RAMP)
@@ -139,12 +133,6 @@ def test_orientation_survives_an_odd_tag_beside_it() -> None:
     assert np.array_equal(decode(data), RAMP)
 
 
-def test_thousands_of_progressive_scans_are_refused() -> None:
-    data = encoded(Image.fromarray(RAMP), "JPEG", progressive=True)
-    assert decode(data).size == (40, 30)
-    assert refusal(data + b"\xff\xda" * 300).problem == ImageProblem.TOO_LARGE
-
-
 def test_unreadable_exif_is_no_reason_to_refuse() -> None:
     data = encoded(Image.fromarray(RAMP), "JPEG", exif=b"Exif\0\0garbage")
     assert decode(data).size == (40, 30)
@@ -156,9 +144,11 @@ def test_unreadable_exif_is_no_reason_to_refuse() -> None:
         (b"", ImageProblem.UNDECODABLE, "is empty"),
         (b"nope", ImageProblem.UNDECODABLE, "starts with b'nope'"),
         (b"\x89PNG\r\n\x1a\n", ImageProblem.UNDECODABLE, "PNG"),
-        (b"GIF89a" + b"\0" * 50, ImageProblem.UNSUPPORTED, "is a GIF"),
+        (b"GIF89a", ImageProblem.UNDECODABLE, "begins as GIF"),
         (b"%PDF-1.7", ImageProblem.UNSUPPORTED, "is a PDF"),
-        (b"\0\0\0\x18ftypheic\0\0", ImageProblem.UNSUPPORTED, "HEIF"),
+        (b"\xff\x0a\0\0", ImageProblem.UNSUPPORTED, "is a JPEG XL"),
+        (b"\0\0\0\x18ftypisom\0\0", ImageProblem.UNSUPPORTED, "is a video"),
+        (b"\0\0\0\x18ftypheic\0\0", ImageProblem.UNDECODABLE, "ends early"),
     ],
 )
 def test_what_is_no_image_is_told_apart(
@@ -181,10 +171,10 @@ def test_random_damage_raises_nothing_but_image_errors() -> None:
     generator = np.random.default_rng(0)
     sources: list[Callable[[], bytes]] = [
         lambda kind=kind: encoded(Image.fromarray(RAMP), kind)
-        for kind in ("PNG", "JPEG", "WEBP")
+        for kind in ("PNG", "JPEG", "WEBP", "TIFF", "GIF", "BMP", "AVIF")
     ]
     for source in sources:
-        for _ in range(300):
+        for _ in range(150):
             data = bytearray(source())
             for position in generator.integers(0, len(data), 5):
                 data[position] = generator.integers(256)

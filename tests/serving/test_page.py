@@ -12,10 +12,11 @@ import pytest
 from PIL import Image
 from playwright.sync_api import Browser, Page, Route, expect, sync_playwright
 
-from bundle import THUMBNAILS, Bundle, vouched_artifact
+from bundle import ACCEPTED, FORMATS, THUMBNAILS, Bundle, vouched_artifact
 from bundle.evaluation import EVALUATION
-from serving import running_service
+from serving import page, running_service
 
+PAGE = Path(page.__file__).with_name("index.html")
 CHROMIUM = shutil.which("chromium")
 expect.set_options(timeout=20_000)  # of milliseconds: the machine may be busy
 
@@ -58,6 +59,15 @@ class Watched:
         refused = re.search("status of (400|401|415|429)", message.text)
         if message.type in ("error", "warning") and not refused:
             self.complaints.append(message.text)
+
+
+def test_the_chooser_offers_every_format() -> None:
+    text = PAGE.read_text()
+    offered = re.search(r'accept="([^"]*)"', text)
+    assert offered is not None
+    assert f">{ACCEPTED}<" in text
+    expected = {kind for each in FORMATS for kind in (each.types[0], *each.suffixes)}
+    assert set(re.split(r",\s+", offered[1])) == expected
 
 
 @pytest.fixture
@@ -251,7 +261,7 @@ def test_what_is_refused_says_why_and_harms_nothing_else(
         "It is not an image that can be read"
     )
     expect(answer(page, "notes.txt")).to_contain_text(
-        "It is declared as text/plain. Send JPEG, PNG or WebP."
+        f"It is declared as text/plain. Send {ACCEPTED}."
     )
     expect(answer(page, digit.name)).to_contain_text("Familiar")
     expect(page.get_by_role("status")).to_contain_text("2 refused")

@@ -160,7 +160,7 @@ def test_every_kind_of_good_image_is_answered(service: httpx.Client) -> None:
         encoded(sixteen),
         encoded(rgb, "JPEG", exif=exif),
         encoded(rgb, "JPEG", progressive=True),
-        encoded(rgb, "WEBP"),
+        *(encoded(rgb, kind) for kind in ("WEBP", "AVIF", "TIFF", "GIF", "BMP", "PPM")),
         encoded(Image.new("RGB", (1, 1))),
         encoded(Image.new("RGB", (3000, 2))),
     ):
@@ -184,11 +184,12 @@ def test_exif_orientation_is_applied(service: httpx.Client, photo: bytes) -> Non
     [
         (b"", 400, "is empty"),
         (b"nope", 400, "starts with b'nope'"),
-        (b"GIF89a" + b"\0" * 20, 415, "is a GIF"),
+        (b"\xff\x0a" + b"\0" * 20, 415, "is a JPEG XL"),
+        (b"GIF89a" + b"\0" * 20, 400, "begins as GIF"),
         (encoded(Image.new("L", (14_000, 14_000))), 413, "14000 x 14000"),
         (b"\xff\xd8\xff" + b"\0" * (21 * 2**20), 413, "bytes"),
     ],
-    ids=["empty", "nonsense", "gif", "14000 squared", "21 MiB"],
+    ids=["empty", "nonsense", "jxl", "gif", "14000 squared", "21 MiB"],
 )
 def test_a_bad_image_is_named_by_its_index(
     service: httpx.Client, photo: bytes, image: bytes, status: int, says: str

@@ -36,7 +36,7 @@ class HuggingFaceImages(Images):
                 data = file.read()
         except (OSError, AssertionError, TypeError) as error:  # the last two: no image
             raise UsageError(f"{name} cannot be read: {error}.") from error
-        return decoded(data, name)
+        return decoded(data, name, self.range)
 
     def files(self) -> Iterable[Path]:
         """Yield the dataset's files on this machine."""

@@ -13,7 +13,7 @@ from typing import Any
 import httpx
 import numpy as np
 import pytest
-from PIL import Image, ImageOps
+from PIL import Image
 
 from bundle import ONNX, Bundle, Outputs, Runner, decode, open_runner, vouched_artifact
 from serving.client import (
@@ -25,7 +25,7 @@ from serving.client import (
     Retries,
     UnreachableError,
 )
-from serving.client.images import batches
+from serving.client.images import Limits, batches
 from serving.process import free_port
 
 QUICK = Retries(attempts=4, pause=0.001)
@@ -34,7 +34,12 @@ CARD = {
     "name": "fake",
     "fingerprint": FINGERPRINT,
     "width": 2,
-    "limits": {"images": 3, "body_bytes": 10_000},
+    "limits": {
+        "images": 3,
+        "body_bytes": 10_000,
+        "image_bytes": 10_000,
+        "image_pixels": 10_000,
+    },
 }
 
 
@@ -90,12 +95,11 @@ def test_bytes_files_and_pictures_of_every_mode_are_taken(
     client: IsogonClient, paths: list[Path], expected: Callable[..., Outputs]
 ) -> None:
     picture = Image.open(paths[0]).convert("RGB")
-    turned = picture.copy()
+    turned = picture.transpose(Image.Transpose.ROTATE_270)  # by hand, with its EXIF kept
     turned.getexif()[0x0112] = 6
     modes = [picture.convert(mode) for mode in ("L", "RGBA", "CMYK", "P", "1", "YCbCr")]
     answer = client.embed([paths[0].read_bytes(), paths[0], picture, turned, *modes])
-    upright = ImageOps.exif_transpose(turned)
-    ours = [picture, picture, picture, upright, *(mode.convert("RGB") for mode in modes)]
+    ours = [picture, picture, picture, turned, *(mode.convert("RGB") for mode in modes)]
     assert same(answer, expected(*ours))
 
 
@@ -122,10 +126,43 @@ def test_what_is_no_image_is_named(images: Any, kind: type[Exception], told: str
     assert not asked
 
 
+LIMITS = Limits(images=2, body_bytes=60_000, image_bytes=50_000, image_pixels=90_000)
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L", "RGBA", "P", "CMYK", "I;16"])
+@pytest.mark.parametrize("size", [(300, 300), (600, 400), (5000, 40)])
+def test_a_large_picture_is_sent_within_the_limits(
+    mode: str, size: tuple[int, int]
+) -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (*size[::-1], 3), np.uint8)
+    image = Image.fromarray(noise)
+    if mode == "I;16":
+        image = Image.fromarray(noise[..., 0].astype(np.uint16) << 8)
+    elif mode != "RGB":
+        image = image.convert(mode)
+    (batch,) = batches([image], LIMITS)
+    sent = Image.open(io.BytesIO(batch.images[0]))
+    assert len(batch.images[0]) <= LIMITS.image_bytes
+    assert sent.width * sent.height <= LIMITS.image_pixels
+    assert sent.width / sent.height == pytest.approx(size[0] / size[1], rel=0.2)
+    assert abs(np.array(sent.convert("L"), float).mean() - 127) < 10 or mode == "I;16"
+
+
+def test_a_picture_that_fits_is_sent_to_the_pixel() -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (100, 120, 3), np.uint8)
+    image = Image.fromarray(noise)
+    image.info |= {"icc_profile": b"colours", "xmp": b'tiff:Orientation="6"'}
+    (batch,) = batches([image], LIMITS)
+    sent = Image.open(io.BytesIO(batch.images[0]))
+    assert np.array_equal(sent, noise)
+    assert sent.info["icc_profile"] == b"colours"
+    assert not sent.getexif()
+
+
 def test_transparency_is_sent_in_whatever_mode_it_comes() -> None:
     clear = Image.new("RGBA", (2, 2), (200, 0, 0, 0))
     for mode in ("RGBa", "PA"):
-        (batch,) = batches([clear.convert(mode)], most_images=1, most_bytes=2**20)
+        (batch,) = batches([clear.convert(mode)], LIMITS)
         assert (
             Image.open(io.BytesIO(batch.images[0])).convert("RGBA").getpixel((0, 0))[3] == 0
         )
