@@ -35,6 +35,7 @@ from distill.evaluation.drawing import drawn_from, write_evaluation
 from distill.images.data import Data
 from distill.preparation import preprocessing_for
 from distill.recipe import Recipe
+from distill.recipe.places import portable
 from distill.start.before import START, start_arrays
 from distill.targets import BALANCE, Teacher
 
@@ -60,6 +61,7 @@ def write_bundle(
     progress: Progress,
 ) -> Bundle:
     """Write everything that later stages need; it appears whole, or not at all."""
+    shipped = portable(recipe, output.parent)
     preprocessing = preprocessing_for(recipe, recipe.student.name)
     detector = recipe.ood.fit(judged.student.bank, data.familiar.labels(data.bank))
     manifest = Manifest(
@@ -69,9 +71,9 @@ def write_bundle(
         preprocessing=preprocessing,
         student=student_card,
         teacher=teacher.card,
-        provenance=_provenance(recipe, data),
+        provenance=_provenance(shipped, data),
     )
-    text = tomli_w.dumps(recipe.model_dump(mode="json", exclude_none=True))
+    text = tomli_w.dumps(shipped.model_dump(mode="json", exclude_none=True))
     drawn = drawn_from(
         data,
         judged.teacher,
@@ -92,7 +94,7 @@ def write_bundle(
         if data.unreadable:
             writer.write("unreadable.json", json.dumps(data.unreadable, indent=2))
         writer.write("ood/detector.json", recipe.ood)
-        fitted_on = FittedOn(images=recipe.data.images, bank=len(data.bank))
+        fitted_on = FittedOn(images=shipped.data.images, bank=len(data.bank))
         writer.write(f"{TRAINING_DETECTOR}/{FITTED}", fitted_on)
         writer.write_arrays("ood/reference.safetensors", detector.arrays())
         alarms = _false_alarms(judged.student, recipe.ood, detector)
