@@ -4,6 +4,7 @@ import importlib.metadata
 import json
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 
 import safetensors.torch
@@ -28,6 +29,7 @@ from bundle import (
     Provenance,
     StudentCard,
 )
+from bundle.places import portable_place
 from bundle.samples import SAMPLES
 from distill.embedding import Embedded
 from distill.evaluation import Evaluation
@@ -92,7 +94,8 @@ def write_bundle(
             writer.write_arrays(BALANCE, teacher.kept)
         write_evaluation(writer, judged.evaluation, drawn)
         if data.unreadable:
-            writer.write("unreadable.json", json.dumps(data.unreadable, indent=2))
+            left_out = _left_out(data, output.parent)
+            writer.write("unreadable.json", json.dumps(left_out, indent=2))
         writer.write("ood/detector.json", recipe.ood)
         fitted_on = FittedOn(images=shipped.data.images, bank=len(data.bank))
         writer.write(f"{TRAINING_DETECTOR}/{FITTED}", fitted_on)
@@ -109,6 +112,15 @@ def write_bundle(
             )
             writer.write(THUMBNAILS, thumbnails.to_bytes())
     return Bundle.open(output)
+
+
+def _left_out(data: Data, folder: Path) -> dict[str, dict[str, str]]:
+    """Return why images were left out, by source and name; a list may name them by path."""
+    place = partial(portable_place, folder=folder)
+    return {
+        place(source): {place(name): reason for name, reason in faults.items()}
+        for source, faults in data.unreadable.items()
+    }
 
 
 def _false_alarms(
