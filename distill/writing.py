@@ -118,7 +118,11 @@ def _left_out(data: Data, folder: Path) -> dict[str, dict[str, str]]:
     """Return why images were left out, by source and name; a list may name them by path."""
     place = partial(portable_place, folder=folder)
     return {
-        place(source): {place(name): reason for name, reason in faults.items()}
+        place(source): {
+            # A reason begins with what it is about, the source and the name.
+            place(name): reason.replace(source, place(source)).replace(name, place(name))
+            for name, reason in faults.items()
+        }
         for source, faults in data.unreadable.items()
     }
 
