@@ -52,7 +52,7 @@ def deployed(
     vectors = np.resize(familiar, (bank or len(familiar), width))
     return Deployed(
         graph=Graph(student, Knn.fit(vectors, k=_NEIGHBOUR)).eval(),
-        fingerprint=sha256(f"{name} {size} {width} {checkpoint}".encode()).hexdigest(),
+        function=sha256(f"{name} {size} {width} {checkpoint}".encode()).hexdigest(),
         preprocessing=preprocessing,
         images=photos.images,
         samples=lambda: pixels,

@@ -102,7 +102,7 @@ from bundle.manifest import (
 )
 from bundle.metadata import (
     Metadata as Metadata,
-    function_fingerprint as function_fingerprint,
+    function_digest as function_digest,
 )
 from bundle.names import (
     has_timm_source as has_timm_source,

@@ -12,9 +12,11 @@ from bundle.errors import BundleError
 from bundle.manifest import Manifest
 from bundle.preprocessing import Preprocessing
 from bundle.reduction import Reduction
-from bundle.runners import CALIBRATION_KEY, FINGERPRINT_KEY, PREPROCESSING_KEY
+from bundle.runners import CALIBRATION_KEY, FUNCTION_KEY, PREPROCESSING_KEY
 
-_KEYS = (PREPROCESSING_KEY, CALIBRATION_KEY, FINGERPRINT_KEY)
+# A fingerprint is the SHA-256 of a whole file, wherever there is talk of one.
+_FUNCTION_KEY_ONCE = "isogon.fingerprint"
+_KEYS = (PREPROCESSING_KEY, CALIBRATION_KEY, FUNCTION_KEY)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -23,14 +25,14 @@ class Metadata:
 
     preprocessing: Preprocessing
     calibration: Calibration
-    fingerprint: str  # of the function; see `function_fingerprint`
+    function: str  # SHA-256 of what fixes it; see `function_digest`
 
     def properties(self) -> dict[str, str]:
         """Return them as the file's metadata holds them."""
         return {
             PREPROCESSING_KEY: self.preprocessing.model_dump_json(),
             CALIBRATION_KEY: self.calibration.model_dump_json(),
-            FINGERPRINT_KEY: self.fingerprint,
+            FUNCTION_KEY: self.function,
         }
 
     @classmethod
@@ -44,6 +46,7 @@ class Metadata:
         Raises:
             BundleError: one is missing, or is not what it should be.
         """
+        properties = _as_now(properties)
         missing = [key for key in _KEYS if key not in properties]
         if missing:
             held = ", ".join(sorted(properties)) or "no metadata"
@@ -58,7 +61,7 @@ class Metadata:
                     properties[PREPROCESSING_KEY]
                 ),
                 calibration=Calibration.model_validate_json(properties[CALIBRATION_KEY]),
-                fingerprint=properties[FINGERPRINT_KEY],
+                function=properties[FUNCTION_KEY],
             )
         except ValidationError as error:
             first = error.errors()[0]
@@ -70,13 +73,20 @@ class Metadata:
             ) from error
 
 
-def function_fingerprint(
+def _as_now(properties: Mapping[str, str]) -> Mapping[str, str]:
+    """Return the properties under today's names, as older files do not have them."""
+    if FUNCTION_KEY not in properties and _FUNCTION_KEY_ONCE in properties:
+        return {**properties, FUNCTION_KEY: properties[_FUNCTION_KEY_ONCE]}
+    return properties
+
+
+def function_digest(
     manifest: Manifest, *, detector: str, statistics: str, reduction: Reduction | None
 ) -> str:
     """Return the SHA-256 of what fixes the deployed function, the same in any precision.
 
-    Two artifacts with the same fingerprint compute the same embeddings and scores, up
-    to rounding. Which file it is, to the byte, is the SHA-256 that parity vouches for.
+    Two artifacts of the same function compute the same embeddings and scores, up to
+    rounding. Which file it is, to the byte, is its fingerprint, the file's own SHA-256.
 
     Args:
         manifest: of the bundle: the student's weights, its architecture, preprocessing.

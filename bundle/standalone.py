@@ -13,6 +13,7 @@ from bundle.errors import ImageError, UsageError
 from bundle.images import ImageLimits, decode
 from bundle.metadata import Metadata
 from bundle.runners import OnnxRunner
+from bundle.stage import sha256_of
 
 BATCH = 8
 
@@ -61,12 +62,20 @@ class StandaloneModel:
     """An exported ONNX file that carries what is needed to use it.
 
     Nothing vouches for the file here: parity reports are the bundle's. What it says of
-    itself is believed; `fingerprint` tells which function it claims to be.
+    itself is believed; `fingerprint` is the one that a service of the same file answers.
     """
 
-    def __init__(self, runner: OnnxRunner, metadata: Metadata, limits: ImageLimits) -> None:
+    def __init__(
+        self,
+        runner: OnnxRunner,
+        metadata: Metadata,
+        limits: ImageLimits,
+        fingerprint: str,
+    ) -> None:
         self.metadata = metadata
         self.name = runner.name
+        # SHA-256 of the file; embeddings compare with those of the same fingerprint.
+        self.fingerprint = fingerprint
         self._runner = runner
         self._limits = limits
 
@@ -97,12 +106,8 @@ class StandaloneModel:
                 f"onnx/model.onnx."
             )
         runner = OnnxRunner(path, threads=threads)
-        return cls(runner, Metadata.from_properties(runner.metadata, str(path)), limits)
-
-    @property
-    def fingerprint(self) -> str:
-        """The SHA-256 of the function the file says it computes."""
-        return self.metadata.fingerprint
+        metadata = Metadata.from_properties(runner.metadata, str(path))
+        return cls(runner, metadata, limits, sha256_of(path))
 
     def pixels(self, data: bytes) -> UInt8[np.ndarray, "h w 3"]:
         """Return the pixels the graph takes of an encoded image.

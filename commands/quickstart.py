@@ -90,17 +90,19 @@ def quickstart(
     interrupted run, and only measures and serves a finished one.
     """
     from bundle import Bundle, ImageFolder
+    from distill import name_of
 
+    name = name_of(str(output))  # the bundle's title: what its folder is called
     _require_sensible(images, student, epochs, minutes)
     for given in (images, unfamiliar):
         if given is not None:
             ImageFolder.list(given)  # refused before anything is written
     with console.progress() as progress:
         if images is None:
-            recipe = _of_digits(unfamiliar, teacher, size, epochs, progress)
+            recipe = _of_digits(name, unfamiliar, teacher, size, epochs, progress)
         else:
             recipe = _of_images(
-                images, unfamiliar, teacher, student, size, epochs, progress
+                name, images, unfamiliar, teacher, student, size, epochs, progress
             )
         if output.exists():
             opened = Bundle.open(output, rewriting=["export"])
@@ -135,6 +137,7 @@ def _require_sensible(
 
 
 def _of_digits(
+    name: str,
     unfamiliar: Path | None,
     teacher: str | None,
     size: int | None,
@@ -146,6 +149,7 @@ def _of_digits(
     return digits_recipe(
         _sample_images("familiar", progress),
         unfamiliar or _sample_images("unfamiliar", progress),
+        name=name,
         teacher=teacher,
         size=size,
         epochs=epochs,
@@ -153,6 +157,7 @@ def _of_digits(
 
 
 def _of_images(
+    name: str,
     images: Path,
     unfamiliar: Path | None,
     teacher: str | None,
@@ -166,7 +171,13 @@ def _of_images(
 
     def chosen(pictures: Path) -> "Chosen":
         return quickstart_recipe(
-            images, pictures, teacher=teacher, student=student, size=size, epochs=epochs
+            images,
+            pictures,
+            name=name,
+            teacher=teacher,
+            student=student,
+            size=size,
+            epochs=epochs,
         )
 
     if unfamiliar is None:
@@ -220,9 +231,13 @@ def _made_by(recipe: "Recipe", bundle: "Bundle", *, any_length: bool) -> "Bundle
     """Return the bundle, if it is what this recipe makes, maybe in another length."""
     from bundle import UsageError
     from distill import recipe_from_toml
+    from distill.recipe.places import portable
 
-    theirs = recipe_from_toml(bundle.file("recipe.toml")).model_dump()
-    ours = recipe.model_dump()
+    theirs, ours = (
+        portable(one, bundle.path.parent).model_dump()
+        for one in (recipe_from_toml(bundle.file("recipe.toml")), recipe)
+    )
+    ours |= {"name": theirs["name"]}  # the folder may be renamed
     if any_length:  # it was measured out
         for key in ("epochs", "steps", "warmup_epochs", "warmup_share"):
             ours["train"][key] = theirs["train"][key]

@@ -35,7 +35,7 @@ def answers(model: "StandaloneModel", found: "Sequence[Answer | Unread]") -> Non
         )
     table.caption = (
         f"A p-value of at most {model.metadata.calibration.alpha:g} is unfamiliar; "
-        f"function {model.fingerprint[:12]}…"
+        f"fingerprint {model.fingerprint[:12]}…"
     )
     table.caption_justify = "left"
     if table.rows:

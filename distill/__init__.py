@@ -8,6 +8,7 @@ from distill.choosing import (
     Chosen as Chosen,
     Wanted as Wanted,
     chosen_recipe as chosen_recipe,
+    name_of as name_of,
 )
 from distill.quickstart import (
     digits_recipe as digits_recipe,

@@ -100,7 +100,7 @@ def chosen_recipe(
     if wanted.name is not None:
         document["name"] = wanted.name
     elif base is None:
-        document = {"name": _name_of(str(wanted.images))} | document
+        document = {"name": name_of(str(wanted.images))} | document
     full, defaults = completed(document)
     recipe = recipe_from_document(document, where=where)
     return Chosen(recipe=recipe, document=full, taken=(*taken, *defaults))
@@ -134,7 +134,7 @@ def unfamiliar_set(text: str) -> dict[str, str]:
     """
     before, given, source = text.partition("=")
     if not given or Path(text).exists():
-        return {"name": _name_of(text), "images": text}
+        return {"name": name_of(text), "images": text}
     name, colon, kind = before.partition(":")
     if not (name and source) or (colon and kind not in ("near", "far")):
         raise UsageError(
@@ -328,7 +328,7 @@ def _choice(section: str, key: str, value: Any, reason: str) -> Default:
     return Default(section=section, key=key, value=value, reason=reason)
 
 
-def _name_of(source: str) -> str:
+def name_of(source: str) -> str:
     """Return a name for what lies there: that of its folder or file."""
     stem = Path(source.rstrip("/")).name.partition(".")[0]
     return _NO_NAME.sub("-", stem).strip("-._") or "student"

@@ -26,6 +26,7 @@ def quickstart_recipe(
     images: Path,
     unfamiliar: Path,
     *,
+    name: str = "quickstart",
     teacher: str | None = None,
     student: str | None = None,
     size: int | None = None,
@@ -36,13 +37,14 @@ def quickstart_recipe(
     Args:
         images: the familiar images.
         unfamiliar: images the OOD detector should flag.
+        name: of the student and of its bundle.
         teacher: `NAME` or `NAME:CHECKPOINT`; None for one whose weights can be had.
         student: as `teacher`.
         size: pixels, height and width; None for 128.
         epochs: None for the recipe's own length.
     """
     wanted = Wanted(
-        name="quickstart",
+        name=name,
         images=str(images),
         unfamiliar=(f"unfamiliar={unfamiliar}",),
         teacher=() if teacher is None else (teacher,),
@@ -57,6 +59,7 @@ def digits_recipe(
     images: Path,
     unfamiliar: Path,
     *,
+    name: str = "quickstart",
     teacher: str | None = None,
     size: int | None = None,
     epochs: int | None = None,
@@ -66,16 +69,17 @@ def digits_recipe(
     Args:
         images: the digits.
         unfamiliar: images the OOD detector should flag.
+        name: of the student and of its bundle.
         teacher: `NAME` or `NAME:CHECKPOINT`; None for EfficientNet-Lite0 of a package.
         size: pixels, height and width; None for 96.
         epochs: None for about 900 steps.
     """
-    name, checkpoint = named_model(teacher or TEACHER, "teacher")
+    architecture, checkpoint = named_model(teacher or TEACHER, "teacher")
     steps_per_epoch = max(1, int(len(ImageFolder.list(images)) * _TRAINED_SHARE) // _BATCH)
     epochs = epochs or max(1, round(_STEPS / steps_per_epoch))
     document = {
-        "name": "quickstart",
-        "teacher": {"name": name, "checkpoint": checkpoint},
+        "name": name,
+        "teacher": {"name": architecture, "checkpoint": checkpoint},
         "student": {"name": STUDENT, "width": 128},
         "data": {
             "images": str(images),

@@ -4,6 +4,7 @@ import importlib.metadata
 import json
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 
 import safetensors.torch
@@ -28,6 +29,7 @@ from bundle import (
     Provenance,
     StudentCard,
 )
+from bundle.places import portable_place
 from bundle.samples import SAMPLES
 from distill.embedding import Embedded
 from distill.evaluation import Evaluation
@@ -35,6 +37,7 @@ from distill.evaluation.drawing import drawn_from, write_evaluation
 from distill.images.data import Data
 from distill.preparation import preprocessing_for
 from distill.recipe import Recipe
+from distill.recipe.places import portable
 from distill.start.before import START, start_arrays
 from distill.targets import BALANCE, Teacher
 
@@ -60,6 +63,7 @@ def write_bundle(
     progress: Progress,
 ) -> Bundle:
     """Write everything that later stages need; it appears whole, or not at all."""
+    shipped = portable(recipe, output.parent)
     preprocessing = preprocessing_for(recipe, recipe.student.name)
     detector = recipe.ood.fit(judged.student.bank, data.familiar.labels(data.bank))
     manifest = Manifest(
@@ -69,9 +73,9 @@ def write_bundle(
         preprocessing=preprocessing,
         student=student_card,
         teacher=teacher.card,
-        provenance=_provenance(recipe, data),
+        provenance=_provenance(shipped, data),
     )
-    text = tomli_w.dumps(recipe.model_dump(mode="json", exclude_none=True))
+    text = tomli_w.dumps(shipped.model_dump(mode="json", exclude_none=True))
     drawn = drawn_from(
         data,
         judged.teacher,
@@ -90,9 +94,10 @@ def write_bundle(
             writer.write_arrays(BALANCE, teacher.kept)
         write_evaluation(writer, judged.evaluation, drawn)
         if data.unreadable:
-            writer.write("unreadable.json", json.dumps(data.unreadable, indent=2))
+            left_out = _left_out(data, output.parent)
+            writer.write("unreadable.json", json.dumps(left_out, indent=2))
         writer.write("ood/detector.json", recipe.ood)
-        fitted_on = FittedOn(images=recipe.data.images, bank=len(data.bank))
+        fitted_on = FittedOn(images=shipped.data.images, bank=len(data.bank))
         writer.write(f"{TRAINING_DETECTOR}/{FITTED}", fitted_on)
         writer.write_arrays("ood/reference.safetensors", detector.arrays())
         alarms = _false_alarms(judged.student, recipe.ood, detector)
@@ -107,6 +112,19 @@ def write_bundle(
             )
             writer.write(THUMBNAILS, thumbnails.to_bytes())
     return Bundle.open(output)
+
+
+def _left_out(data: Data, folder: Path) -> dict[str, dict[str, str]]:
+    """Return why images were left out, by source and name; a list may name them by path."""
+    place = partial(portable_place, folder=folder)
+    return {
+        place(source): {
+            # A reason begins with what it is about, the source and the name.
+            place(name): reason.replace(source, place(source)).replace(name, place(name))
+            for name, reason in faults.items()
+        }
+        for source, faults in data.unreadable.items()
+    }
 
 
 def _false_alarms(

@@ -115,7 +115,7 @@ def add_artifacts(
     progress: Progress,
 ) -> Exported:
     """Write every artifact of `deployed` and what vouches for it; see `export_bundle`."""
-    withdrawn = withdraw_others(bundle, stage, deployed.fingerprint)
+    withdrawn = withdraw_others(bundle, stage, deployed.function)
     exported = Exported(reduction=deployed.reduction, withdrawn=withdrawn)
     gate = Gate.of(deployed, plan, progress)
     with _scratch(bundle) as folder:

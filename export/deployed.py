@@ -10,7 +10,7 @@ from bundle import (
     Preprocessing,
     Reduction,
     detector_in_force,
-    function_fingerprint,
+    function_digest,
     reduction_in_force,
 )
 from bundle.runners import Pixels
@@ -25,7 +25,7 @@ class Deployed:
     """One student with one detector; every artifact of a bundle computes it."""
 
     graph: Graph
-    fingerprint: str  # SHA-256 of what fixes the function, the same in any precision
+    function: str  # SHA-256 of what fixes it, the same in any precision
     preprocessing: Preprocessing
     images: ParityImages
     samples: Callable[[], Pixels]  # real ones that the gate does not use; for int8
@@ -54,7 +54,7 @@ class Deployed:
             reduction = None if reduced.record.whole else reduced.record
         return cls(
             graph=graph,
-            fingerprint=_fingerprint(bundle, folder, reduction),
+            function=_function(bundle, folder, reduction),
             preprocessing=bundle.manifest.preprocessing,
             images=ParityImages.of(bundle, extra),
             samples=partial(quantisation_pixels, bundle, extra),
@@ -62,9 +62,9 @@ class Deployed:
         )
 
 
-def _fingerprint(bundle: Bundle, folder: str, reduction: Reduction | None) -> str:
+def _function(bundle: Bundle, folder: str, reduction: Reduction | None) -> str:
     files = bundle.manifest.files
-    return function_fingerprint(
+    return function_digest(
         bundle.manifest,
         detector=files[f"{folder}/detector.json"].sha256,
         statistics=files[f"{folder}/reference.safetensors"].sha256,

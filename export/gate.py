@@ -41,7 +41,7 @@ class Gate:
     sizes: tuple[int, ...]  # of batches, that the engines' profile allows
     onnx_sizes: tuple[int, ...]  # of an ONNX file, which answers any
     tolerances: Mapping[Precision, Tolerance]
-    fingerprint: str  # of the function that every artifact has to compute
+    function: str  # SHA-256 of the one that every artifact has to compute
     preprocessing: Preprocessing
     progress: Progress
 
@@ -60,7 +60,7 @@ class Gate:
             sizes=batch_sizes(plan.profile),
             onnx_sizes=batch_sizes(replace(plan.profile, minimum=1)),
             tolerances=plan.tolerances,
-            fingerprint=deployed.fingerprint,
+            function=deployed.function,
             preprocessing=deployed.preprocessing,
             progress=progress,
         )
@@ -77,7 +77,7 @@ class Gate:
             metadata = Metadata(
                 preprocessing=self.preprocessing,
                 calibration=calibration,
-                fingerprint=self.fingerprint,
+                function=self.function,
             )
             stamp(file, metadata)
         return self.run(OnnxRunner(file), file, artifact, precision, self.onnx_sizes)
@@ -98,7 +98,7 @@ class Gate:
             tensors=sha256_of(tensors) if tensors.exists() else None,
             precision=precision,
             reference=self.reference,
-            function=self.fingerprint,
+            function=self.function,
         )
         return measure(
             self.expected,

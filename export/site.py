@@ -21,9 +21,10 @@ from bundle import (
     Shares,
     Thumbnails,
     detector_spec,
-    function_fingerprint,
+    function_digest,
     split,
 )
+from bundle.places import portable_place
 from bundle.samples import SAMPLES, spread
 from export.artifacts import Exported, add_artifacts
 from export.deployed import Deployed
@@ -80,7 +81,8 @@ def calibrate(
     detector = spec.fit(embeddings, labels)
     with bundle.stage("calibrate") as stage:
         stage.write(f"{SITE_DETECTOR}/detector.json", spec)
-        fitted_on = FittedOn(images=folder.where, bank=len(roles.bank))
+        where = portable_place(folder.where, bundle.path.parent)
+        fitted_on = FittedOn(images=where, bank=len(roles.bank))
         stage.write(f"{SITE_DETECTOR}/{FITTED}", fitted_on)
         stage.write_arrays(f"{SITE_DETECTOR}/reference.safetensors", detector.arrays())
         stage.write_arrays(f"{SITE_DETECTOR}/{HELD_OUT}", {"familiar": familiar})
@@ -99,7 +101,7 @@ def calibrate(
             stage.write(f"{SITE_DETECTOR}/{THUMBNAILS}", thumbnails.to_bytes())
         deployed = Deployed(
             graph=Graph(student, detector),
-            fingerprint=function_fingerprint(
+            function=function_digest(
                 bundle.manifest,
                 detector=stage.sha256(f"{SITE_DETECTOR}/detector.json"),
                 statistics=stage.sha256(f"{SITE_DETECTOR}/reference.safetensors"),

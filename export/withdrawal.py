@@ -13,21 +13,19 @@ from bundle import (
 )
 
 
-def withdraw_others(
-    bundle: Bundle, stage: StageWriter, fingerprint: str
-) -> tuple[str, ...]:
+def withdraw_others(bundle: Bundle, stage: StageWriter, function: str) -> tuple[str, ...]:
     """Withdraw the artifacts of another function, and damaged ones; return their names.
 
     An engine that nothing vouches for yet was made beside the float32 file, and stays
     or goes with it.
     """
-    computes_it = _is_whole(bundle, ONNX) and _computes(bundle, ONNX, fingerprint)
+    computes_it = _is_whole(bundle, ONNX) and _computes(bundle, ONNX, function)
     others = tuple(
         name
         for name in artifact_names(bundle)
         if not _is_whole(bundle, name)
         or not (
-            _computes(bundle, name, fingerprint)
+            _computes(bundle, name, function)
             if parity_name(name) in bundle
             else computes_it and name.endswith(".engine")
         )
@@ -56,10 +54,10 @@ def _is_whole(bundle: Bundle, artifact: str) -> bool:
     )
 
 
-def _computes(bundle: Bundle, artifact: str, fingerprint: str) -> bool:
+def _computes(bundle: Bundle, artifact: str, function: str) -> bool:
     """Whether an artifact's report says that it computes this function."""
     try:
         report = bundle.record(parity_name(artifact), ParityReport)
     except BundleError:  # no report, or one of an earlier version
         return False
-    return report.function == fingerprint
+    return report.function == function

@@ -15,7 +15,14 @@ from serving.page import page, reference
 def create_app() -> FastAPI:
     """Return the application; `app.state.models` must be set before it is asked."""
     # FastAPI's pages for people load scripts from another host; ours is at `/`.
-    app = FastAPI(title="Isogon", version="1", docs_url=None, redoc_url=None)
+    # Its redirects of `/v1/embed/` lose the https of a proxy, and most clients the body.
+    app = FastAPI(
+        title="Isogon",
+        version="1",
+        docs_url=None,
+        redoc_url=None,
+        redirect_slashes=False,
+    )
     app.openapi = cache(partial(openapi.document, app))  # type: ignore[method-assign]
     # From the inside out; a request passes the last one first.
     app.add_middleware(UploadLimits)

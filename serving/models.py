@@ -16,6 +16,8 @@ from serving.stamp import Stamp, stamp
 Observing = Callable[[ServedModel], Observer]
 Forgetting = Callable[[str], None]
 
+_BRIEF = 80  # characters of a name that is not known
+
 _log = logging.getLogger("isogon.serving")
 
 
@@ -24,7 +26,8 @@ class UnknownModelError(Exception):
 
     def __init__(self, name: str, names: tuple[str, ...]) -> None:
         served = ", ".join(map(repr, names))
-        super().__init__(f"There is no model {name!r} here. Ask for one of {served}.")
+        asked = repr(name if len(name) <= _BRIEF else name[:_BRIEF] + "…")
+        super().__init__(f"There is no model {asked} here. Ask for one of {served}.")
 
 
 class Models:
@@ -92,10 +95,12 @@ class Models:
     async def use(self, name: str | None = None) -> AsyncIterator[Pipeline]:
         """Yield the pipeline of a model; it stays usable to the end of the block.
 
+        Without a name, or with an empty one, it is the default's.
+
         Raises:
             UnknownModelError: no model has this name.
         """
-        held = self._held(self.default if name is None else name)
+        held = self._held(name or self.default)
         held.take()
         try:
             yield held.pipeline

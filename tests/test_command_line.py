@@ -633,6 +633,7 @@ def test_the_quickstart_takes_a_folder_and_a_teacher_of_ones_own(
     assert "isogon serve 'my own.isogon'\n" in found.stdout  # to be pasted
     shown = isogon("inspect", "my own.isogon", cwd=tmp_path).stdout
     assert "test_vit (teacher.safetensors)" in shown
+    assert shown.splitlines()[0].strip() == "my-own"
 
 
 def test_the_smallest_recipe_runs_as_it_stands(

@@ -27,6 +27,7 @@ from serving import running_service
 EXAMPLES = Path(__file__).parents[1] / "examples"
 EDGE = EXAMPLES / "edge.py"
 SEARCH = EXAMPLES / "search.py"
+README = EXAMPLES.parent / "README.md"
 
 
 def module_at(path: Path) -> ModuleType:
@@ -205,14 +206,22 @@ def test_the_curl_example_asks_in_every_way(
     assert np.allclose(np.load(tmp_path / "embeddings.npy"), embedding, atol=1e-6)
 
 
-def test_the_search_example_finds_an_image_and_those_most_like_it(
-    exported: Path, digits: Path, tmp_path: Path, progress: Progress
-) -> None:
-    output = tmp_path / "digits.parquet"
+@pytest.fixture(scope="module")
+def embedded(
+    exported: Path,
+    digits: Path,
+    progress: Progress,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Path:
+    """What `isogon embed` writes of the digits."""
+    output = tmp_path_factory.mktemp("embedded") / "digits.parquet"
     embed(exported, str(digits), output, progress, engine=ProcessEngine(workers=2))
+    return output
 
+
+def test_the_search_example_finds_an_image_and_those_most_like_it(embedded: Path) -> None:
     def search(name: str) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, str(SEARCH), str(output), name]
+        command = [sys.executable, str(SEARCH), str(embedded), name]
         return subprocess.run(command, capture_output=True, text=True)
 
     lines = search("3/003.png").stdout.splitlines()
@@ -223,3 +232,13 @@ def test_the_search_example_finds_an_image_and_those_most_like_it(
     nothing = search("3/nowhere.png")
     assert nothing.returncode == 1
     assert "has no image of the name '3/nowhere.png'" in nothing.stderr
+
+
+def test_the_readmes_sql_answers_on_the_readers_own_file(
+    embedded: Path, tmp_path: Path
+) -> None:
+    shutil.copy(embedded, tmp_path / "embeddings.parquet")
+    (code,) = re.findall(r"```python\n(.*?)```", README.read_text(), re.DOTALL)
+    shown = "".join(lines_of(sys.executable, "-c", code, cwd=tmp_path))
+    assert "0/000.png" in shown
+    assert shown.count(".png") == 5

@@ -2,7 +2,7 @@
 
 from bundle.runners.onnx import (
     CALIBRATION_KEY as CALIBRATION_KEY,
-    FINGERPRINT_KEY as FINGERPRINT_KEY,
+    FUNCTION_KEY as FUNCTION_KEY,
     PREPROCESSING_KEY as PREPROCESSING_KEY,
     OnnxRunner as OnnxRunner,
     Provider as Provider,

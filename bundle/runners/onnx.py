@@ -19,7 +19,7 @@ from bundle.runners.runner import Outputs, Pixels, Runner
 # Where an ONNX file keeps what makes it stand alone; `bundle.metadata` says what it is.
 PREPROCESSING_KEY = "isogon.preprocessing"
 CALIBRATION_KEY = "isogon.calibration"
-FINGERPRINT_KEY = "isogon.fingerprint"
+FUNCTION_KEY = "isogon.function"
 
 Provider = Literal["auto", "cpu", "cuda", "tensorrt"]
 

@@ -26,6 +26,7 @@ from distill.images.data import Data, prepare_data
 from distill.images.sources import open_images
 from distill.preparation import student_from_recipe
 from distill.recipe import Recipe, recipe_from_document, recipe_from_toml
+from distill.recipe.places import here
 from distill.start.before import Before, start_from_bundle
 from distill.start.fitting import re_estimate
 from distill.targets import BALANCE, Teacher, teacher_from_recipe
@@ -102,7 +103,8 @@ def reevaluate(
     """
     text = bundle.file("recipe.toml").read_text(encoding="utf-8")
     moved = moved or Moved()
-    recipe = moved.applied(recipe_from_toml(bundle.file("recipe.toml")))
+    theirs = recipe_from_toml(bundle.file("recipe.toml"))
+    recipe = moved.applied(here(theirs, bundle.path.parent))
     earlier = _earlier(bundle, progress)
     data = _data(recipe, moved, progress)
     say_if_left_out(data, progress)

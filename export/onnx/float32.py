@@ -15,6 +15,8 @@ from torch.export import Dim
 from bundle import Preprocessing
 from bundle.runners import PREPROCESSING_KEY
 from export.graph import Graph
+from export.onnx.metadata import save_model
+from export.onnx.reading import SCOPES
 
 OPSET = 20
 
@@ -40,7 +42,26 @@ def save_onnx(graph: Graph, preprocessing: Preprocessing, path: Path) -> None:
         )
     assert program is not None  # only without dynamo
     program.model.metadata_props[PREPROCESSING_KEY] = preprocessing.model_dump_json()
-    program.save(path)  # one file, unless it is larger than 2 GB
+    save_model(_bare(program.model_proto), path)
+
+
+def _bare(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Return the model without what its exporter noted of itself; it is changed.
+
+    Notes on nodes quote our source by its place on this machine. The shapes of weights
+    are with the weights: said once more, they contradict them after tools such as ONNX
+    Runtime's `quantize_dynamic` have transposed one, and shape inference then fails.
+    """
+    graph = model.graph
+    weights = {weight.name for weight in graph.initializer}
+    values = [value for value in graph.value_info if value.name not in weights]
+    del graph.value_info[:], graph.metadata_props[:]
+    graph.value_info.extend(values)
+    for noted in (*graph.node, *graph.value_info, *graph.input, *graph.output):
+        kept = [note for note in noted.metadata_props if note.key == SCOPES]
+        del noted.metadata_props[:]
+        noted.metadata_props.extend(kept)
+    return model
 
 
 def float32_model(

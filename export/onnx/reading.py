@@ -11,7 +11,8 @@ from bundle import Precision, UsageError
 # Begins the names of what `export.onnx.reranking` adds, which is alike in every precision.
 SEARCH = "search/"
 
-_SCOPES = "pkg.torch.onnx.name_scopes"
+# Where the exporter notes of a node which modules it is from.
+SCOPES = "pkg.torch.onnx.name_scopes"
 _NO_MODULE = "_empty_nn_module_stack"
 
 
@@ -58,7 +59,7 @@ def module_of(node: onnx.NodeProto) -> str:
 def scopes_of(node: onnx.NodeProto) -> list[str]:
     """Return the paths of the torch modules around a node, the innermost last."""
     for entry in node.metadata_props:
-        if entry.key == _SCOPES:
+        if entry.key == SCOPES:
             scopes: list[str] = ast.literal_eval(entry.value)
             return [path for path in scopes[:-1] if not path.startswith(_NO_MODULE)]
     return []

@@ -24,7 +24,9 @@ router = APIRouter(route_class=KnownQueryRoute)
 @router.get("/v1/model", responses=OF_ANY, tags=["models"], summary="Describe the model")
 async def describe(
     request: Request,
-    model: Annotated[str | None, Query(description="its name; absent: the default")] = None,
+    model: Annotated[
+        str | None, Query(description="its name; absent or empty: the default")
+    ] = None,
 ) -> ModelResponse:
     """Say what is served and what vouches for it.
 

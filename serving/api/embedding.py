@@ -48,7 +48,8 @@ BODY: dict[str, Any] = {
 ModelQuery = Annotated[
     str | None,
     Query(
-        description="which model answers, where the body does not say; absent: the default"
+        description="which model answers, where the body does not say; absent or empty: "
+        "the default"
     ),
 ]
 
@@ -126,7 +127,7 @@ async def ask(request: Request, model: str | None) -> Answer:
     """Read the images of a request and ask the model that it names."""
     models: Models = request.app.state.models
     upload = await read_upload(request, models.settings)
-    if None not in (model, upload.model) and model != upload.model:
+    if model and upload.model and model != upload.model:
         raise bad_field("The query and the body name different models. Name one.")
     chosen = Upload(images=upload.images, model=upload.model or model)
     return await answered(request, chosen)

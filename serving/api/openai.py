@@ -10,10 +10,11 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from serving.api.answers import answered, as_json
 from serving.api.bodies import body_of, content_type
-from serving.api.encoded import beside, from_data_url, parsed
+from serving.api.documents import beside, parsed
+from serving.api.encoded import from_data_url
 from serving.api.problems import MEDIA_TYPE
 from serving.api.refusals import FINGERPRINT, OF_IMAGES, Refusals
-from serving.api.refused import bad_field, bad_type, too_many
+from serving.api.refused import bad_content_type, bad_field, too_many
 from serving.api.routes import QueryRoute
 from serving.api.schemas import EXAMPLE_IMAGE, EmbeddingsRequest, EmbeddingsResponse
 from serving.api.uploads import Upload
@@ -58,9 +59,7 @@ async def embeddings(request: Request) -> Response:
     `error`, whose `message` such clients show.
     """
     if (kind := content_type(request)) != "application/json":
-        raise bad_type(
-            f"The content type is {kind or 'missing'!r}. Send application/json {_EXPECTED}."
-        )
+        raise bad_content_type(kind, f"Send application/json {_EXPECTED}.")
     models: Models = request.app.state.models
     settings = models.settings
     body = await body_of(request, settings)
@@ -79,7 +78,11 @@ async def embeddings(request: Request) -> Response:
     data = [
         {"object": "embedding", "index": index, "embedding": embedding, "ood": ood}
         for index, (embedding, ood) in enumerate(
-            zip(answer.embeddings_as(asked.encoding_format), answer.oods(), strict=True)
+            zip(
+                answer.embeddings_as(asked.encoding_format or "float"),
+                answer.oods(),
+                strict=True,
+            )
         )
     ]
     usage = {"prompt_tokens": len(images), "total_tokens": len(images)}
@@ -91,8 +94,8 @@ async def embeddings(request: Request) -> Response:
 def _require_width(dimensions: int | None, width: int) -> None:
     if dimensions not in (None, width):
         raise bad_field(
-            f"dimensions is {dimensions}, and this model's embeddings have {width} "
-            f"numbers, which are not shortened. Leave `dimensions` out."
+            f"dimensions: this model's embeddings have {width} numbers, and are not "
+            f"shortened. Leave `dimensions` out."
         )
 
 

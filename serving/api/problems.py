@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import math
+from difflib import get_close_matches
 from http import HTTPStatus
 
 from fastapi import FastAPI, Request
@@ -98,12 +99,26 @@ def install_handlers(app: FastAPI) -> None:
         return problem_response(HTTPStatus.UNPROCESSABLE_ENTITY, detail)
 
     @app.exception_handler(HTTPException)
-    async def http(_: Request, error: HTTPException) -> Response:
-        response = problem_response(error.status_code, str(error.detail))
+    async def http(request: Request, error: HTTPException) -> Response:
+        response = problem_response(error.status_code, _astray(request, error))
         response.headers.update(error.headers or {})
         return response
 
     app.add_middleware(CatchAll)
+
+
+def _astray(request: Request, error: HTTPException) -> str:
+    """Return the detail, which for a path or method that is not served says what is."""
+    path = request.url.path
+    if error.status_code == HTTPStatus.NOT_FOUND:
+        paths = request.app.openapi()["paths"]
+        near = get_close_matches(path, paths, n=1)
+        remedy = f"Did you mean {near[0]}?" if near else f"There are {', '.join(paths)}."
+        return f"There is nothing at {path[:80]}. {remedy}"
+    if error.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
+        allowed = (error.headers or {}).get("Allow", "another method")
+        return f"{path[:80]} takes {allowed}, not {request.method[:20]}."
+    return str(error.detail)
 
 
 def _later(status: HTTPStatus, detail: str, seconds: float = 1.0) -> Response:

@@ -33,13 +33,17 @@ OF_ANY: Refusals = {
 }
 
 OF_IMAGES: Refusals = OF_ANY | {
-    400: _refusal("An image does not decode, or a multipart body is malformed."),
+    400: _refusal(
+        "An image does not decode, or a body is malformed: no multipart, or no JSON."
+    ),
     408: _refusal("The body did not arrive in time."),
     413: _refusal(
         "Past a limit on bytes, pixels or images. The connection may be closed before "
         "the body is read to its end."
     ),
-    415: _refusal("A content type, or a kind of image, that is not accepted."),
+    415: _refusal(
+        "A content type, a content encoding or a kind of image that is not accepted."
+    ),
     429: _refusal(
         "The queue is full, or memory for bodies is. Wait, then send the same request "
         "again.",

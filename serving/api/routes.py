@@ -25,7 +25,9 @@ class KnownQueryRoute(APIRoute):
 
         async def handle(request: Request) -> Response:
             if request.scope["query_string"]:
-                _require_known(set(request.query_params), known)
+                _require_known(
+                    [name for name, _ in request.query_params.multi_items()], known
+                )
             return await solved(request)
 
         return handle
@@ -52,10 +54,12 @@ class QueryRoute(KnownQueryRoute):
         return handle
 
 
-def _require_known(asked: set[str], known: set[str]) -> None:
-    if unknown := sorted(asked - known):
+def _require_known(asked: list[str], known: set[str]) -> None:
+    if unknown := sorted(set(asked) - known):
         has = ", ".join(sorted(known)) or "none"
         raise bad_field(
             f"The query has {', '.join(map(repr, unknown))}; this route's parameters are: "
             f"{has}."
         )
+    if twice := {name for name in asked if asked.count(name) > 1}:
+        raise bad_field(f"The query has {', '.join(sorted(twice))} twice. Give one value.")

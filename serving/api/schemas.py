@@ -34,7 +34,8 @@ _DataUrl = Annotated[
     ),
 ]
 _Model = Annotated[
-    str | None, Field(description="which model answers, by its name; absent: the default")
+    str | None,
+    Field(description="which model answers, by its name; absent or empty: the default"),
 ]
 
 # A PNG of one grey pixel, for the OpenAPI document.
@@ -45,7 +46,7 @@ EXAMPLE_IMAGE = (
 
 
 class Base64Images(BaseModel):
-    """A JSON request: the images' bytes in base64, without a data-URL prefix."""
+    """A JSON request: the images' bytes in base64, or as data URLs."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
@@ -54,7 +55,14 @@ class Base64Images(BaseModel):
 
 
 def _listed(value: object) -> object:
-    return [value] if isinstance(value, str) else value
+    """Return one image as a list of one; refuse tokens, one text's or several texts'."""
+    if isinstance(value, str):
+        return [value]
+    if isinstance(value, list) and value:
+        first = value[0][0] if isinstance(value[0], list) and value[0] else value[0]
+        if isinstance(first, int):
+            raise ValueError("this model embeds images, not the token ids of a text")
+    return value
 
 
 class EmbeddingsRequest(BaseModel):
@@ -72,8 +80,9 @@ class EmbeddingsRequest(BaseModel):
         ),
     ]
     model: _Model = None
-    encoding_format: Encoding = Field(
-        default="float", description="numbers, or base64 of little-endian float32"
+    encoding_format: Encoding | None = Field(
+        default=None,
+        description="float, if absent: numbers; base64: of little-endian float32",
     )
     dimensions: int | None = Field(
         default=None, description="the model's width, if given; it is not shortened"

@@ -7,11 +7,18 @@ from fastapi import Request
 from starlette.datastructures import FormData, UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 
-from bundle import ACCEPTED
 from serving.api.bodies import body_of, content_type, pieces_of
-from serving.api.encoded import beside, from_base64, parsed
+from serving.api.documents import beside, parsed
+from serving.api.encoded import from_base64
 from serving.api.problems import ProblemError
-from serving.api.refused import bad_field, bad_type, require_size, too_many
+from serving.api.refused import (
+    bad_content_type,
+    bad_field,
+    bad_type,
+    require_image_type,
+    require_size,
+    too_many,
+)
 from serving.api.schemas import Base64Images
 from serving.settings import Settings
 
@@ -47,7 +54,7 @@ async def read_upload(request: Request, settings: Settings) -> Upload:
         image = await body_of(request, settings)
         require_size(len(image), 0, settings)
         return Upload(images=[image])
-    raise bad_type(f"The content type is {kind or 'missing'!r}. {_ACCEPTED}")
+    raise bad_content_type(kind, _ACCEPTED)
 
 
 def _from_json(body: bytes, settings: Settings) -> Upload:
@@ -58,10 +65,35 @@ def _from_json(body: bytes, settings: Settings) -> Upload:
     return Upload(images=images, model=found.model)
 
 
-class _CompleteParser(MultiPartParser):
-    """Starlette's parser, but a body cut off before its last boundary is refused."""
+class _Parser(MultiPartParser):
+    """Starlette's parser, but it refuses a body cut off before its last boundary.
+
+    It also says at once which part is no image. To Starlette one without a filename is
+    text, of which it takes a mebibyte.
+    """
 
     complete = False
+
+    def on_headers_finished(self) -> None:
+        part = self._current_part
+        # A name that is not ASCII, as older clients write it (RFC 5987); it is not used.
+        part.content_disposition = (part.content_disposition or b"").replace(
+            b"filename*=", b"filename="
+        )
+        super().on_headers_finished()
+        if part.field_name not in ("images", "model"):
+            raise bad_field(
+                f"Expected parts named `images`, and `model` if need be, got "
+                f"{part.field_name[:80]!r}."
+            )
+        if part.field_name == "images" and part.file is None:
+            index = sum(name == "images" for name, _ in self.items)
+            raise bad_field(
+                f"images[{index}] has no filename, which makes the part a text field. "
+                f"Name the file: with curl write `-F images=@photo.jpg`, with fetch "
+                f'`form.append("images", blob, "photo.jpg")`.',
+                index,
+            )
 
     def on_end(self) -> None:
         self.complete = True
@@ -75,7 +107,7 @@ class _CompleteParser(MultiPartParser):
 
 
 async def _from_multipart(request: Request, settings: Settings) -> Upload:
-    parser = _CompleteParser(
+    parser = _Parser(
         request.headers,
         pieces_of(request, settings),
         max_files=settings.max_images,
@@ -95,29 +127,40 @@ async def _from_multipart(request: Request, settings: Settings) -> Upload:
             HTTPStatus.BAD_REQUEST, f"The multipart body is malformed: {error.message}"
         ) from error
     try:
-        others = sorted(set(form) - {"images", "model"})
         parts = form.getlist("images")
-        if others or not parts:
-            found = ", ".join(map(repr, others)) or "none"
-            raise bad_field(f"Expected parts named `images`, got {found}.")
-        model = form.get("model")
-        if not isinstance(model, str | None):
-            raise bad_field("The part `model` is a file. Send the model's name as text.")
-        images = [await _from_part(part, i, settings) for i, part in enumerate(parts)]
+        if not parts:
+            raise bad_field("The form has no parts named `images`. Send at least one.")
+        model = _model_in(form)
+        images = [
+            await _from_part(part, i, settings)
+            for i, part in enumerate(parts)
+            if isinstance(part, UploadFile)  # as `_Parser` sees to
+        ]
         return Upload(images=images, model=model)
     finally:
         await form.close()
 
 
-async def _from_part(part: UploadFile | str, index: int, settings: Settings) -> bytes:
-    if isinstance(part, str):
-        raise bad_field(
-            f"images[{index}] is a text field, not a file; "
-            f"with curl write `-F images=@photo.jpg`.",
+def _model_in(form: FormData) -> str | None:
+    match form.getlist("model"):
+        case []:
+            return None
+        case [str(name)]:
+            return name
+        case [_]:
+            raise bad_field("The part `model` is a file. Send the model's name as text.")
+        case several:
+            raise bad_field(f"The form has {len(several)} parts `model`. Send one.")
+
+
+async def _from_part(part: UploadFile, index: int, settings: Settings) -> bytes:
+    coding = part.headers.get("content-transfer-encoding", "binary").strip().lower()
+    if coding not in ("binary", "8bit", "7bit"):  # RFC 7578, 4.7
+        raise bad_type(
+            f"images[{index}] has the Content-Transfer-Encoding {coding[:80]!r}. Send the "
+            f"file's bytes as they are.",
             index,
         )
-    kind = (part.content_type or "").split(";")[0].strip().lower()
-    if kind and not kind.startswith("image/") and kind != "application/octet-stream":
-        raise bad_type(f"images[{index}] is declared as {kind}. Send {ACCEPTED}.", index)
+    require_image_type(part.content_type or "", f"images[{index}]", index)
     require_size(part.size or 0, index, settings)
     return await part.read()

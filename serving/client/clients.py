@@ -17,6 +17,10 @@ _TIMEOUT = 60.0
 
 
 def _options(url: str, api_key: str | None, timeout: float) -> dict[str, Any]:
+    if not url.lower().startswith(("http://", "https://")):
+        raise ValueError(
+            f"Expected the service's URL, such as http://127.0.0.1:3000, got {url!r}."
+        )
     headers = {"accept": "application/json"}
     if api_key is not None:
         if not (api_key.isascii() and api_key.isprintable()):
@@ -32,8 +36,8 @@ class IsogonClient:
     """The synchronous client. One may be shared by threads.
 
     Args:
-        url: of the service, such as `http://127.0.0.1:3000`.
-        model: which model answers, where several are served; None: the default.
+        url: of the service, such as `http://127.0.0.1:3000`, without `/v1`.
+        model: which model answers, where several are served; None or "": the default.
         api_key: where the service wants one.
         fingerprint: of the model that made the index to be queried; another that
             answers is a `FingerprintError`.
@@ -41,6 +45,9 @@ class IsogonClient:
         timeout: seconds for each step of one request; the service's own deadline is 30
             unless its operator chose another.
         transport: how requests travel; None: over the network.
+
+    Raises:
+        ValueError: the URL is none, or no header can hold the key.
     """
 
     def __init__(
@@ -71,6 +78,9 @@ class IsogonClient:
             RefusedError: the service refused; its `index` says which image, if one.
             UnreachableError: no service answered.
             FingerprintError: another model answered than was expected.
+            OSError: a file cannot be read.
+            TypeError: this is no sequence, or something in it no image.
+            ValueError: a Pillow image holds numbers that are no colours.
         """
         return self._run(self._service.embed(images))
 

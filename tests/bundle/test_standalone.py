@@ -24,10 +24,11 @@ from bundle import (
     UsageError,
     decode,
     save_answers,
+    sha256_of,
     vouched_artifact,
 )
 
-KEYS = ("isogon.preprocessing", "isogon.calibration", "isogon.fingerprint")
+KEYS = ("isogon.preprocessing", "isogon.calibration", "isogon.function")
 
 
 @pytest.fixture(scope="module")
@@ -44,6 +45,7 @@ def test_it_answers_as_the_bundle_does(
     model: StandaloneModel, images: list[Path], exported: Path, progress: Progress
 ) -> None:
     artifact = vouched_artifact(bundle := Bundle.open(exported))
+    assert model.fingerprint == artifact.fingerprint
     crop = bundle.manifest.preprocessing
     pixels = np.stack([crop.pixels(decode(path.read_bytes())) for path in images])
     expected = OnnxRunner(artifact.path).run_all(pixels, 4)
@@ -158,6 +160,20 @@ def edited(path: Path, change: Callable[[dict[str, str]], object]) -> Path:
     onnx.helper.set_model_props(model, properties)
     onnx.save(model, path)
     return path
+
+
+def test_a_file_of_before_calls_its_function_a_fingerprint(
+    standalone_file: Path, tmp_path: Path
+) -> None:
+    path = Path(shutil.copy(standalone_file, tmp_path))
+
+    def renamed(properties: dict[str, str]) -> None:
+        properties["isogon.fingerprint"] = properties.pop("isogon.function")
+
+    edited(path, renamed)
+    opened = StandaloneModel.open(path)
+    assert opened.metadata == StandaloneModel.open(standalone_file).metadata
+    assert opened.fingerprint == sha256_of(path)
 
 
 @pytest.mark.parametrize("key", KEYS)

@@ -152,9 +152,12 @@ def test_a_run_on_a_tar_names_what_it_left_out_in_the_bundle(
     bundle = distill(changes, output, progress)
     assert "thumbnails.safetensors" not in bundle  # as it was asked
     left_out = json.loads(bundle.file("unreadable.json").read_bytes())
-    assert list(left_out) == [images]
-    assert list(left_out[images]) == ["digits/3/broken.png"]
-    assert "is not an image" in left_out[images]["digits/3/broken.png"]
+    assert list(left_out) == ["./digits.tar"]  # as seen from where the bundle is
+    assert list(left_out["./digits.tar"]) == ["digits/3/broken.png"]
+    assert "is not an image" in left_out["./digits.tar"]["digits/3/broken.png"]
+    for path in filter(Path.is_file, output.rglob("*")):
+        for told in (str(tmp_path), str(photographs)):  # the list names them by path
+            assert told.encode() not in path.read_bytes(), f"{path} tells of {told}"
     assert bundle.manifest.provenance.classes == tuple("0123456789")
 
 

@@ -5,6 +5,7 @@ import pytest
 from bundle import UsageError
 from distill import Recipe, recipe_from_document, recipe_from_toml
 from distill.recipe.keys import keys_page
+from distill.recipe.places import portable
 
 SMALL = {
     "teacher": {"name": "test_vit"},
@@ -79,7 +80,17 @@ def test_what_is_no_recipe_is_said_to_be_none(tmp_path: Path) -> None:
 
 
 def test_a_recipe_survives_the_bundle(recipe: Recipe, exported: Path) -> None:
-    assert recipe_from_toml(exported / "recipe.toml") == recipe
+    assert recipe_from_toml(exported / "recipe.toml") == portable(recipe, exported.parent)
+
+
+def test_no_file_of_a_bundle_says_whose_folders_its_images_were_in(
+    exported: Path, digits: Path, photographs: Path
+) -> None:
+    source = str(Path(__file__).parents[2])
+    for path in exported.rglob("*"):
+        content = path.read_bytes() if path.is_file() else b""
+        for told in (str(digits), str(photographs), source):
+            assert told.encode() not in content, f"{path} tells of {told}"
 
 
 def test_the_page_of_keys_is_up_to_date_and_tells_what_every_key_means() -> None:

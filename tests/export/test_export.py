@@ -57,7 +57,7 @@ def test_the_file_carries_what_makes_it_stand_alone(bundle: Bundle) -> None:
     metadata = Metadata.from_properties(held, "here")
     assert metadata.preprocessing == bundle.manifest.preprocessing
     assert metadata.calibration == artifact.calibration
-    assert metadata.fingerprint == artifact.report.function
+    assert metadata.function == artifact.report.function
 
 
 @pytest.mark.parametrize("batch", [1, 2, 7, 33])

@@ -18,7 +18,7 @@ from bundle import (
     OnnxRunner,
     Outputs,
     Reduction,
-    function_fingerprint,
+    function_digest,
 )
 from export.onnx import save_model, set_metadata, stamp
 
@@ -31,7 +31,7 @@ def metadata(bundle: Bundle) -> Metadata:
     return Metadata(
         preprocessing=bundle.manifest.preprocessing,
         calibration=Calibration.from_scores(scores, 0.05),
-        fingerprint="c" * 64,
+        function="c" * 64,
     )
 
 
@@ -85,7 +85,7 @@ def test_a_new_stamp_replaces_the_old_and_keeps_what_others_wrote(
     path: Path, metadata: Metadata
 ) -> None:
     model = onnx.load(path)
-    onnx.helper.set_model_props(model, {"author": "someone", "isogon.fingerprint": "old"})
+    onnx.helper.set_model_props(model, {"author": "someone", "isogon.function": "old"})
     set_metadata(model, metadata)
     onnx.save(model, path)
     found = properties(path)
@@ -124,7 +124,7 @@ def test_a_model_that_fits_is_one_file_again(path: Path, bundle: Bundle) -> None
 
 
 def fingerprint(manifest: Manifest, reduction: Reduction | None = None) -> str:
-    return function_fingerprint(
+    return function_digest(
         manifest, detector=DETECTOR, statistics=STATISTICS, reduction=reduction
     )
 
@@ -157,8 +157,8 @@ def test_the_fingerprint_changes_with_the_function(bundle: Bundle) -> None:
         fingerprint(manifest.model_copy(update={"files": manifest.files | other})),
         fingerprint(manifest, reduction(size=10)),
         fingerprint(manifest, reduction(size=10, vectors="f" * 64)),
-        function_fingerprint(manifest, detector="f", statistics=STATISTICS, reduction=None),
-        function_fingerprint(manifest, detector=DETECTOR, statistics="f", reduction=None),
+        function_digest(manifest, detector="f", statistics=STATISTICS, reduction=None),
+        function_digest(manifest, detector=DETECTOR, statistics="f", reduction=None),
     ]
     assert len(set(found)) == len(found)
     assert all(len(each) == 64 for each in found)

@@ -1,5 +1,6 @@
 """Several models behind one service, in process: real bundles, real runtime, no server."""
 
+import base64
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -55,9 +56,30 @@ def test_a_request_names_its_model(
         named: dict[str, str] = answer.json()["model"]
         return named
 
-    assert model("") == model("?model=digits")
+    assert model("") == model("?model=digits") == model("?model=")
     assert model("")["fingerprint"] == fingerprint(exported)
     assert model("?model=other") == {"name": "other", "fingerprint": fingerprint(another)}
+
+
+def test_an_empty_name_is_no_name_wherever_it_stands(
+    client: TestClient, photo: bytes
+) -> None:
+    text = base64.b64encode(photo).decode()
+    for answer, named in (
+        (client.get("/v1/model?model="), "digits"),
+        (client.post("/v1/embed", json={"images": [text], "model": ""}), "digits"),
+        (
+            client.post("/v1/embed?model=other", json={"images": [text], "model": ""}),
+            "other",
+        ),
+        (
+            client.post("/v1/embed?model=", json={"images": [text], "model": "other"}),
+            "other",
+        ),
+        (client.post("/v1/score", files={"images": photo}, data={"model": ""}), "digits"),
+    ):
+        document = answer.json()
+        assert document.get("model", document)["name"] == named
 
 
 def test_the_card_is_of_the_model_named(client: TestClient, another: Path) -> None:

@@ -388,6 +388,12 @@ def test_a_problem_without_words_is_still_a_refusal(body: bytes) -> None:
         client.score([b"x"])
 
 
+@pytest.mark.parametrize("url", ["localhost:3000", "127.0.0.1:3000", "ftp://x", ""])
+def test_what_is_no_url_is_refused_as_such(url: str) -> None:
+    with pytest.raises(ValueError, match=r"URL, such as http://127\.0\.0\.1:3000, got"):
+        IsogonClient(url)
+
+
 def test_a_key_that_no_header_can_hold_is_refused() -> None:
     with pytest.raises(ValueError, match="Expected an API key of printable ASCII"):
         IsogonClient("http://fake", api_key="\u201csecret\u201d")

@@ -1,0 +1,153 @@
+"""JSON bodies: parsed under a bound, and told what is wrong with them."""
+
+import re
+from collections.abc import Callable, Sequence
+from http import HTTPStatus
+from typing import Any, TypeVar
+
+import anyio.to_thread
+from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails, from_json
+
+from serving.api.problems import ProblemError
+from serving.api.refused import bad_field
+from serving.settings import Settings
+
+Body = TypeVar("Body", bound=BaseModel)
+Found = TypeVar("Found")
+
+# From here on a body is parsed in a thread: 72 MiB would stop the event loop for 0.3 s.
+_LARGE = 2**20
+
+# Commas, colons and brackets that fields other than the images may bring.
+_SPARE = 1000
+
+# A string, or one of the marks between values. An image is one string: what is inside of
+# it, such as the colon and the comma of a data URL, costs no memory beside it.
+_STRING_OR_MARK = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"|[,:\[{]', re.DOTALL)
+
+_BEGIN = b'{["-0123456789tfn'  # what JSON can begin with, after white space
+_OTHERS = {
+    b"\x1f\x8b": "compressed by gzip",
+    b"\xff\xd8\xff": "a JPEG",
+    b"\x89PNG": "a PNG",
+    b"data:": "a data URL",
+}
+_BYTE_ORDER_MARK = b"\xef\xbb\xbf"  # RFC 8259 lets a parser ignore it
+
+_UNKNOWN, _MISSING = "extra_forbidden", "missing"  # as pydantic calls faults
+_OF_THE_REST = (_MISSING, "too_short")  # faults that what was cut off may mend
+_FAULTS = {
+    _MISSING: "the field is missing",
+    "int_type": "it should be an integer",
+    "list_type": "it should be a list",
+    "model_type": "it should be an object",
+    "string_type": "it should be a string",
+    "too_short": "it should not be empty",
+}
+
+_BRIEF = 40  # characters
+_KINDS = {
+    bool: "true or false",
+    float: "a number",
+    int: "a number",
+    list: "a list",
+    str: "a longer string",
+    type(None): "null",
+}
+
+
+async def beside(size: int, work: Callable[[], Found]) -> Found:
+    """Return what `work` on a body of `size` bytes returns, off the event loop if large."""
+    return work() if size < _LARGE else await anyio.to_thread.run_sync(work)
+
+
+def parsed(body: bytes, model: type[Body], settings: Settings, expected: str) -> Body:
+    """Return a JSON body as the `model` it should be.
+
+    Millions of values would cost gigabytes, so no more are parsed than a full request
+    has. What is wrong with those is wrong with the whole.
+
+    Raises:
+        ProblemError: 400 if it is no JSON, 413 for far more values than a request may
+            have, 422 for a field that is missing, unknown or malformed, with `expected`
+            as what to send.
+    """
+    most = 3 * settings.max_images + _SPARE
+    text = body.removeprefix(_BYTE_ORDER_MARK)
+    end = _end(text, most)
+    whole = end == len(text)
+    document = _document(text[:end], whole, expected)
+    try:
+        found = model.model_validate(document)
+    except ValidationError as error:
+        faults = error.errors(include_url=False)
+        if known := [one for one in faults if whole or one["type"] not in _OF_THE_REST]:
+            raise bad_field(*_told(known, model, expected)) from error
+    else:
+        if whole:
+            return found
+    raise ProblemError(
+        HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
+        f"The body has more than {most:,} JSON values, and a request may hold "
+        f"{settings.max_images} images. Send the rest in another.",
+    )
+
+
+def _end(text: bytes, most: int) -> int:
+    """Return how many bytes hold no more than `most` values: all, or where to cut."""
+    if sum(map(text.count, (b",", b"[", b"{", b":"))) <= most:
+        return len(text)  # wherever these are; to count them is faster than to look
+    marks = 0
+    for found in _STRING_OR_MARK.finditer(text):
+        marks += found.end() - found.start() == 1
+        if marks > most:
+            return found.start()
+    return len(text)
+
+
+def _document(text: bytes, whole: bool, expected: str) -> Any:
+    try:
+        return from_json(text, allow_partial=not whole)
+    except ValueError as error:
+        begin = text.lstrip()[:8]
+        if not begin:
+            detail = "The body is empty"
+        elif begin[0] in _BEGIN:
+            detail = f"The body is malformed JSON: {error}"
+        else:
+            found = next(
+                (_OTHERS[each] for each in _OTHERS if begin.startswith(each)), "none"
+            )
+            detail = (
+                f"The body is declared as JSON and is {found}: it begins with {begin!r}"
+            )
+        raise ProblemError(
+            HTTPStatus.BAD_REQUEST, f"{detail}. Expected {expected}."
+        ) from error
+
+
+def _told(
+    faults: Sequence[ErrorDetails], model: type[BaseModel], expected: str
+) -> tuple[str, int | None]:
+    """Return what to say of a document that does not fit, and of which image it is.
+
+    A name that is unknown is told of first: often it is the one that is missing.
+    """
+    first = next((one for one in faults if one["type"] == _UNKNOWN), faults[0])
+    where = "".join(f"[{at}]" if isinstance(at, int) else at for at in first["loc"])[:80]
+    if first["type"] == _UNKNOWN:
+        told = f"there is no such field; the fields are {', '.join(model.model_fields)}"
+    else:
+        told = _FAULTS.get(first["type"], first["msg"].removeprefix("Value error, "))
+    if first["type"] not in (_UNKNOWN, *_OF_THE_REST):
+        told += f", got {_kind(first['input'])}"
+    index = next((at for at in first["loc"] if isinstance(at, int)), None)
+    return f"{where or 'The body'}: {told}. Expected {expected}.", index
+
+
+def _kind(value: object) -> str:
+    """Return what JSON calls a value; short text as it is."""
+    if isinstance(value, str) and len(value) <= _BRIEF:
+        return repr(value)
+    return _KINDS.get(type(value), "an object")

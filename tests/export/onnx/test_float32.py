@@ -1,0 +1,36 @@
+"""Files as other tools take them: nothing of the exporter's own stands in their way."""
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+from onnxruntime.quantization import QuantType, quantize_dynamic
+
+from bundle import OnnxRunner
+from bundle.runners import Pixels
+from export.onnx import save_model
+
+ROOT = Path(__file__).parents[3]
+
+
+def test_onnx_runtimes_own_quantiser_takes_a_file(
+    model: onnx.ModelProto, pixels: Pixels, tmp_path: Path
+) -> None:
+    ours, theirs = tmp_path / "model.onnx", tmp_path / "dynamic.onnx"
+    save_model(model, ours)
+    quantize_dynamic(ours, theirs, weight_type=QuantType.QUInt8)
+    assert {"DynamicQuantizeLinear"} <= {
+        node.op_type for node in onnx.load(theirs).graph.node
+    }
+    expected, found = (OnnxRunner(file).run(pixels[:4]) for file in (ours, theirs))
+    cosines = np.sum(expected.embeddings * found.embeddings, axis=1)
+    assert cosines.min() > 0.95
+
+
+def test_weights_have_their_shapes_once_and_no_note_quotes_a_file_of_ours(
+    model: onnx.ModelProto,
+) -> None:
+    weights = {weight.name for weight in model.graph.initializer}
+    assert weights.isdisjoint(value.name for value in model.graph.value_info)
+    assert str(ROOT).encode() not in model.SerializeToString()
+    assert any("backbone" in node.metadata_props[0].value for node in model.graph.node[:20])
