@@ -154,6 +154,30 @@ def test_the_first_process_of_a_run_holds_its_folder_for_all(
 
 
 @pytest.mark.slow
+def test_two_processes_killed_after_a_checkpoint_end_bit_identical(
+    recipe: Recipe, tmp_path: Path
+) -> None:
+    document = small(recipe, checkpoint_minutes=0, devices=2, epochs=3)
+    run(command(tmp_path, document, "straight"))
+    arguments = command(tmp_path, document, "killed")
+    work = tmp_path / "killed.isogon.work"
+    process = subprocess.Popen(
+        arguments, stderr=subprocess.DEVNULL, env=ENVIRONMENT, start_new_session=True
+    )
+    deadline = time.monotonic() + 120
+    while steps_done(work) < 2 and time.monotonic() < deadline:
+        assert process.poll() is None, "the run ended before it could be killed"
+        time.sleep(0.002)
+    os.killpg(process.pid, signal.SIGKILL)  # both
+    process.wait(timeout=30)
+    run(arguments)
+    straight, killed = (
+        tmp_path / f"{name}.isogon" / "model.safetensors" for name in ("straight", "killed")
+    )
+    assert straight.read_bytes() == killed.read_bytes()
+
+
+@pytest.mark.slow
 def test_two_processes_train_the_student_of_one(recipe: Recipe, tmp_path: Path) -> None:
     """Their command line is that of one: the first process starts the second."""
     document = small(recipe, epochs=2, optimizer="sgd", learning_rate=0.05, clip_norm=1.0)
