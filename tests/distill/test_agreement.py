@@ -1,14 +1,11 @@
 """What two real processes of a run say to one another before the first step."""
 
-import multiprocessing
 import os
 import socket
 from collections.abc import Callable
-from multiprocessing.connection import Connection
 from pathlib import Path
 
 import pytest
-import torch
 from PIL import Image
 
 from bundle import UsageError
@@ -17,46 +14,7 @@ from distill.recipe import TrainSection
 from distill.training.agreement import require_agreement
 from distill.training.processes import accompanied, any_of_all, launched
 
-pytestmark = pytest.mark.skipif(
-    torch.cuda.is_available(), reason="a process that knows CUDA cannot be forked"
-)
-
-Work = Callable[[int], None]  # of one process, by its number
-
-
-def said_by_two(work: Work, monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Run `work` in two processes; return the error each ended with, or ""."""
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        port = one.getsockname()[1]
-    for name, value in {
-        "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": str(port),
-        "WORLD_SIZE": "2",
-    }.items():
-        monkeypatch.setenv(name, value)
-    context = multiprocessing.get_context("fork")
-    pipes = [context.Pipe(duplex=False) for _ in range(2)]
-    processes = [
-        context.Process(target=_one, args=(work, rank, end))
-        for rank, (_, end) in enumerate(pipes)
-    ]
-    for process in processes:
-        process.start()
-    for process in processes:
-        process.join(timeout=60)
-        process.kill()
-    return [ours.recv() if ours.poll() else "" for ours, _ in pipes]
-
-
-def _one(work: Work, rank: int, end: Connection) -> None:
-    os.environ["LOCAL_RANK"] = str(rank)
-    try:
-        work(rank)
-    except UsageError as error:
-        end.send(str(error))
-    finally:
-        end.close()
+Run = Callable[..., list[str]]
 
 
 def folder_of(path: Path, count: int) -> Path:
@@ -67,7 +25,7 @@ def folder_of(path: Path, count: int) -> Path:
 
 
 def test_an_incomplete_copy_of_the_images_is_refused_by_numbers_and_names(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, two_processes: Run
 ) -> None:
     folders = folder_of(tmp_path / "whole", 10), folder_of(tmp_path / "part", 6)
 
@@ -76,7 +34,7 @@ def test_an_incomplete_copy_of_the_images_is_refused_by_numbers_and_names(
         sources = {"[data] images": open_images(str(folders[rank]))}
         require_agreement(fabric, sources, {})
 
-    first, second = said_by_two(work, monkeypatch)
+    first, second = two_processes(work)
     host = socket.gethostname()
     assert (
         f"process 1 on {host} found 6 images in [data] images, process 0 on {host} 10: it "
@@ -86,7 +44,7 @@ def test_an_incomplete_copy_of_the_images_is_refused_by_numbers_and_names(
 
 
 def test_images_of_other_bytes_and_other_settings_are_refused(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, two_processes: Run
 ) -> None:
     folders = folder_of(tmp_path / "a", 3), folder_of(tmp_path / "b", 3)
     Image.new("RGB", (64, 64)).resize((99, 99)).save(folders[1] / "1.png")
@@ -100,14 +58,11 @@ def test_images_of_other_bytes_and_other_settings_are_refused(
         fabric = launched(TrainSection(devices=2))
         require_agreement(fabric, {}, {"steps": 30 + rank, "train.seed": 0})
 
-    assert "of the same names have other sizes" in said_by_two(other_bytes, monkeypatch)[0]
-    assert (
-        "do not run the same: steps is 31 and 30."
-        in (said_by_two(other_steps, monkeypatch)[0])
-    )
+    assert "of the same names have other sizes" in two_processes(other_bytes)[0]
+    assert "do not run the same: steps is 31 and 30." in (two_processes(other_steps)[0])
 
 
-def test_a_process_that_ends_is_told_in_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_process_that_ends_is_told_in_a_sentence(two_processes: Run) -> None:
     def work(rank: int) -> None:
         fabric = launched(TrainSection(devices=2))
         with accompanied(fabric):
@@ -115,19 +70,19 @@ def test_a_process_that_ends_is_told_in_a_sentence(monkeypatch: pytest.MonkeyPat
                 os._exit(9)
             any_of_all(fabric, True)
 
-    first, _ = said_by_two(work, monkeypatch)
+    first, _ = two_processes(work)
     assert "has lost another process of this run" in first
     assert "Start all processes again to continue from the last checkpoint" in first
     assert "\n" not in first
 
 
-def test_an_error_of_a_further_process_is_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_error_of_a_further_process_is_its_own(two_processes: Run) -> None:
     def work(rank: int) -> None:
         with accompanied(launched(TrainSection(devices=2))):
             if rank == 1:
                 raise UsageError("This is wrong.")
 
-    assert said_by_two(work, monkeypatch) == [
+    assert two_processes(work) == [
         "",
         f"Process 1 on {socket.gethostname()}: This is wrong.",
     ]
