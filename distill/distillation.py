@@ -27,6 +27,7 @@ from distill.images.loading import (
     shuffled,
 )
 from distill.images.neighbours import kept_neighbours
+from distill.images.readers import readers_watched
 from distill.images.views import Views
 from distill.objectives.objective import SAMPLE, Labels
 from distill.planning import planned
@@ -184,6 +185,7 @@ def learn(
     return learnt
 
 
+@readers_watched()
 def _learnt(
     fabric: Fabric,
     recipe: Recipe,

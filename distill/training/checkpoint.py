@@ -81,9 +81,10 @@ class Checkpoint:
             with suppress(OSError):
                 pending.unlink(missing_ok=True)
             cause = error.__context__ or error  # torch's own error hides the file's
+            kept = "; the last checkpoint is kept" if self.path.exists() else ""
             raise UsageError(
-                f"{self.path} cannot be written: {cause}. Make room, then run this again; "
-                f"the last checkpoint is kept."
+                f"{self.path} cannot be written: {cause}. Make room, then run this "
+                f"again{kept}."
             ) from error
 
     def require_continuable(self) -> None:

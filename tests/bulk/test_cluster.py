@@ -30,6 +30,17 @@ print(started.address_info["gcs_address"], flush=True)
 sys.stdin.read()
 """
 
+JOINED = """
+import sys
+import time
+
+import ray
+
+ray.init(sys.argv[1], log_to_driver=False)
+while ray.cluster_resources()["CPU"] < 3:
+    time.sleep(0.2)
+"""
+
 # A job that was begun with another artifact than the one a worker finds.
 OTHERWISE = """
 import sys
@@ -85,13 +96,12 @@ def test_a_cluster_goes_on_with_what_processes_began_and_ends_with_the_same_byte
     assert stopped.read_bytes() == embedded.output.read_bytes()
 
 
-def node(address: str, folder: Path, images: Path, *, hides: str) -> subprocess.Popen[str]:
-    """Add a node of one core on which `images` are other ones, by a mount of its own."""
+def node_without(folder: Path, address: str) -> subprocess.Popen[str]:
+    """Add a node of one core that finds `folder` empty, by a mount of its own."""
     script = f"""
-        mount -t tmpfs none {images} && {hides}
-        cd {folder}
+        mount -t tmpfs none {folder}
         exec {sys.executable} -m ray.scripts.scripts start --block --num-cpus 1 \
-            --address {address} --temp-dir {folder}
+            --object-store-memory 100000000 --address {address}
     """
     return subprocess.Popen(
         ["unshare", "--mount", "sh", "-ec", script],
@@ -107,11 +117,14 @@ def node(address: str, folder: Path, images: Path, *, hides: str) -> subprocess.
 def test_a_node_that_lacks_the_images_is_named_and_others_do_its_parts(
     exported: Path, mixed: Path, embedded: Summary, cluster: str, tmp_path: Path
 ) -> None:
-    alone = node(cluster, tmp_path, mixed / "photographs", hides="true")
+    alone = node_without(mixed / "photographs", cluster)
     try:
-        await_cores(cluster, 3)
+        joined = [sys.executable, "-c", JOINED, cluster]
+        subprocess.run(joined, check=True, timeout=120, env=ENVIRONMENT)
         output = tmp_path / "out.parquet"
-        done = isogon(exported, mixed, "-o", output, "--engine", "ray", "--address", cluster)
+        done = isogon(
+            exported, mixed, "-o", output, "--engine", "ray", "--address", cluster
+        )
         assert done.returncode == 0, done.stderr
         assert output.read_bytes() == embedded.output.read_bytes()
     finally:
