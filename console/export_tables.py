@@ -55,10 +55,12 @@ def exported(bundle: "Bundle", made: "Exported") -> None:
         if len(repair.harmful) > 8:
             out.print(f"  and {len(repair.harmful) - 8} more")
     for name in made.withdrawn:
-        note(
-            f"{name} was withdrawn: it is damaged, or not known to compute the same "
-            f"function, with the same detector. Export it again."
+        why = (
+            "it is damaged"
+            if name in made.damaged
+            else "it holds an earlier detector or bank, or nothing says which"
         )
+        note(f"{name} was withdrawn: {why}. Export it again.")
     for name in made.unvouched:
         note(
             f"{name} was built but could not be run here: nothing vouches for it until "

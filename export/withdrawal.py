@@ -21,11 +21,11 @@ def withdraw_others(
     An engine that nothing vouches for yet was made beside the float32 file, and stays
     or goes with it.
     """
-    computes_it = _is_whole(bundle, ONNX) and _computes(bundle, ONNX, fingerprint)
+    computes_it = is_whole(bundle, ONNX) and _computes(bundle, ONNX, fingerprint)
     others = tuple(
         name
         for name in artifact_names(bundle)
-        if not _is_whole(bundle, name)
+        if not is_whole(bundle, name)
         or not (
             _computes(bundle, name, fingerprint)
             if parity_name(name) in bundle
@@ -49,7 +49,7 @@ def files_of(bundle: Bundle, artifact: str) -> tuple[str, ...]:
     return tuple(file for file in files if file in bundle)
 
 
-def _is_whole(bundle: Bundle, artifact: str) -> bool:
+def is_whole(bundle: Bundle, artifact: str) -> bool:
     """Whether an artifact is there undamaged: before an export nobody has looked."""
     return artifact in bundle and not any(
         bundle.fault(file) for file in files_of(bundle, artifact)

@@ -131,7 +131,8 @@ class _Actor:
 def _this_node() -> str:
     import ray.util
 
-    return f"{socket.gethostname()} ({ray.util.get_node_ip_address()})"
+    address: str = ray.util.get_node_ip_address()  # type: ignore[no-untyped-call]
+    return f"{socket.gethostname()} ({address})"
 
 
 def _say(fault: _Fault, faulty: dict[str, str]) -> None:

@@ -107,7 +107,7 @@ class TarImages(Images):
 
     def file(self, index: int) -> Path:
         """Return the archive that holds an image."""
-        return self.archives[self.archive_numbers[index]]
+        return self.archives[int(self.archive_numbers[index])]
 
     def files(self) -> Iterable[Path]:
         """Yield the archives."""

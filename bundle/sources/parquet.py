@@ -57,7 +57,7 @@ class ParquetImages(Images):
 
     def file(self, index: int) -> Path:
         """Return the Parquet file that holds an image."""
-        return self.parts[self.group_parts[self._group(index)]]
+        return self.parts[int(self.group_parts[self._group(index)])]
 
     def _group(self, index: int) -> int:
         return int(np.searchsorted(self.group_starts, index, side="right")) - 1
