@@ -1,4 +1,4 @@
-"""Progress where no terminal shows bars: a plain line every half minute."""
+"""Progress where no terminal shows bars: a plain line every half minute, and the end."""
 
 import threading
 import time
@@ -36,18 +36,24 @@ class LoggedProgress(Progress):
         self._thread.start()
 
     def stop(self) -> None:
-        """Write no more."""
+        """Write what each part took, and no more."""
+        if self._thread is None:
+            return
         self._ended.set()
-        if self._thread is not None:
-            self._thread.join()
-            self._thread = None
+        self._thread.join()
+        self._thread = None
+        for task in self.tasks:
+            self._say(_told(task))
 
     def _write(self) -> None:
         while not self._ended.wait(self._every):
             at_work = [_told(task) for task in self.tasks if not task.finished]
             # Between two tasks there is work that nobody counts.
             line = "; ".join(at_work) or f"At work for {_spoken(self._elapsed())}"
-            self.console.print(line, markup=False, soft_wrap=True)
+            self._say(line)
+
+    def _say(self, line: str) -> None:
+        self.console.print(line, markup=False, soft_wrap=True)
 
     def _elapsed(self) -> float:
         return time.monotonic() - self._began
@@ -57,9 +63,9 @@ def _told(task: Task) -> str:
     spent = _spoken(task.elapsed or 0.0)
     if task.total is None:
         return f"{task.description}: {spent}"
-    left = task.time_remaining
+    left = None if task.finished else task.time_remaining
     ends = "" if left is None else f", about {_spoken(left)} left"
-    return f"{task.description}: {task.completed:,.0f} of {task.total:,.0f}, {spent}{ends}"
+    return f"{task.description}: {task.completed:,.0f}/{task.total:,.0f}, {spent}{ends}"
 
 
 def _spoken(seconds: float) -> str:

@@ -234,9 +234,11 @@ def any_of_all(fabric: Fabric, *asked: bool) -> tuple[bool, ...]:
 
 def rows_of_all(fabric: Fabric, row: Tensor) -> Tensor:
     """Return the processes' vectors as rows."""
-    rows = fabric.all_gather(row)
-    assert isinstance(rows, Tensor)
-    return rows.reshape(fabric.world_size, -1)
+    if fabric.world_size == 1:
+        return row[None]
+    rows = [torch.empty_like(row) for _ in range(fabric.world_size)]
+    torch.distributed.all_gather(rows, row)
+    return torch.stack(rows)
 
 
 def require_sound(fabric: Fabric, targets: Targets) -> None:

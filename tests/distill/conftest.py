@@ -3,7 +3,6 @@
 import multiprocessing
 import os
 import socket
-import warnings
 from collections.abc import Callable
 from multiprocessing.connection import Connection
 from multiprocessing.context import ForkProcess
@@ -57,7 +56,6 @@ def two_processes(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[str]]:
 def _one(work: Work, rank: int, end: Connection) -> None:
     os.environ["LOCAL_RANK"] = str(rank)
     torch.set_num_threads(1)  # threads do not survive a fork
-    warnings.simplefilter("ignore", FutureWarning)  # torch 2.15's, of its all_gather
     said = ""
     try:
         work(rank)
