@@ -22,7 +22,8 @@ class LoggedProgress(Progress):
             console: where to write.
             every: seconds between two lines.
         """
-        super().__init__(*columns, console=console, disable=True)
+        # `track` counts each item only where nothing refreshes by itself.
+        super().__init__(*columns, console=console, disable=True, auto_refresh=False)
         self._every = every
         self._ended = threading.Event()
         self._began = time.monotonic()

@@ -175,7 +175,9 @@ def learn(
     """
     if data is None:
         require_models(recipe)
+    waiting = progress.add_task("Waiting for the other processes", total=None)
     fabric = launched(recipe.train)
+    progress.remove_task(waiting)
     with accompanied(fabric):
         learnt = _learnt(
             fabric, recipe, work, progress, accept_changes=accept_changes, data=data

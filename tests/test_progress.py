@@ -28,6 +28,16 @@ def test_a_log_has_a_plain_line_from_time_to_time() -> None:
         )
 
 
+def test_items_that_are_tracked_are_counted_one_by_one() -> None:
+    log = io.StringIO()
+    with LoggedProgress(console=Console(file=log), every=0.05) as progress:
+        for _ in progress.track(range(5), description="Reading images"):
+            time.sleep(0.1)
+    counts = [int(line.split()[2].split("/")[0]) for line in log.getvalue().splitlines()]
+    assert counts == sorted(counts)
+    assert {1, 2, 3} <= set(counts) and counts[-1] == 5
+
+
 def test_a_short_run_writes_its_end_alone() -> None:
     assert written(every=60, seconds=0, total=3) == "Distilling, loss 0.123: 3/3, 0 s\n"
 

@@ -1,6 +1,7 @@
 """The processes of a run: one, or several that each take a part of every batch."""
 
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -81,7 +82,7 @@ def _fabric(
             raise UsageError(
                 f"The processes of this run do not find one another at "
                 f"{environment.main_address}:{environment.main_port}: "
-                f"{_first_line(error)}. Start `torchrun` on every node with the same "
+                f"{_first_sentence(error)}. Start `torchrun` on every node with the same "
                 f"--nnodes and --rdzv-endpoint; where a node has several networks, name "
                 f"the one they share in {_INTERFACE}."
             ) from error
@@ -174,7 +175,7 @@ def accompanied(fabric: Fabric) -> Iterator[None]:
             raise SystemExit(0) from None  # the first of the node speaks
         raise ProcessError(
             f"{_name_of(fabric)} has lost another process of this run, which ended or "
-            f"cannot be reached: {_first_line(error)}. What that one said, on its own "
+            f"cannot be reached: {_first_sentence(error)}. What that one said, on its own "
             f"host, tells why. Start all processes again to continue from the last "
             f"checkpoint."
         ) from error
@@ -198,10 +199,10 @@ def _is_loss(error: RuntimeError) -> bool:
     return isinstance(error, torch.distributed.DistError) or any(w in text for w in words)
 
 
-def _first_line(error: Exception) -> str:
-    """Return the words of an error without the place in torch's source."""
-    line = str(error).strip().partition("\n")[0]
-    return line.rpartition("] ")[2].rstrip(".") or type(error).__name__
+def _first_sentence(error: Exception) -> str:
+    """Return what an error of torch's says first, without the place in its source."""
+    line = re.sub(r"^\[/[^]]*\] ", "", str(error).strip().partition("\n")[0])
+    return line.partition(". ")[0].rstrip(".") or type(error).__name__
 
 
 def _name_of(fabric: Fabric) -> str:
