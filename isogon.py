@@ -1,8 +1,8 @@
 """The command line: `commands/` knows every stage, one module per command or pair.
 
 Results go to stdout, progress to stderr. Exit status: 0 done, 1 a check failed, 2 wrong
-usage or a bad bundle. A stage is imported inside its command, so that `--help` is
-instant and `serve` never loads torch.
+usage, a bad bundle, or a process or node that was lost. A stage is imported inside its
+command, so that `--help` is instant and `serve` never loads torch.
 """
 
 import os

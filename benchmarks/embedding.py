@@ -158,7 +158,6 @@ def main() -> None:
             batch=BATCH,
             part=PART,
             decoders=1,
-            witness=None,
         )
         found: dict[tuple[int, str], list[Round]] = {}
         for number in range(options.rounds):

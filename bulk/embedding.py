@@ -72,7 +72,6 @@ def embed(
         batch=batch,
         part=part_size(len(images), batch),
         decoders=engine.decoders(on_gpu=model.runner.on_device),
-        witness=next((file for file in images.files() if file.exists()), None),
     )
     record = RunRecord.of(job, model)
     metadata = _metadata(model, job)

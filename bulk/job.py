@@ -38,7 +38,6 @@ class Job:
     batch: int  # images per run of the model
     part: int  # images per part
     decoders: int  # threads of a worker that read and decode
-    witness: Path | None  # a file of the images that was there; None where none was
 
     @cached_property
     def parts(self) -> range:

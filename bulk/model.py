@@ -43,8 +43,7 @@ class Model:
         """Open the model that a job was begun with.
 
         Raises:
-            UsageError: this machine has another bundle there, or another Isogon, or
-                does not see the images.
+            UsageError: this machine has another bundle there, or another Isogon.
             BundleError, CheckFailedError: see `open`.
         """
         here = isogon_version()
@@ -60,10 +59,5 @@ class Model:
                 f"The run was begun with {job.artifact} {job.fingerprint[:12]}…, but a "
                 f"worker finds {found[:12]}… at {job.bundle}. Let every machine see the "
                 f"same bundle under that path, and do not change it meanwhile."
-            )
-        if job.witness is not None and not job.witness.exists():
-            raise UsageError(
-                f"A worker finds no {job.witness}. Let every machine see the images under "
-                f"the same path."
             )
         return model

@@ -43,6 +43,7 @@ from bundle.errors import (
     ImageError as ImageError,
     ImageProblem as ImageProblem,
     IsogonError as IsogonError,
+    ProcessError as ProcessError,
     SchemaVersionError as SchemaVersionError,
     UnvouchedArtifactError as UnvouchedArtifactError,
     UsageError as UsageError,

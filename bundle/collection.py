@@ -72,6 +72,10 @@ class Images(ABC):
         """Return the class numbers, or None for images without classes."""
         return np.array(self.class_numbers)[indices] if self.classes else None
 
+    def file(self, index: int) -> Path | None:
+        """Return the file that holds an image; None where that is not known."""
+        return None
+
     def files(self) -> Iterable[Path]:
         """Yield the files that hold the images; nothing where that is not known."""
         return ()

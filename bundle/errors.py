@@ -5,6 +5,7 @@ prints the message alone and leaves with the class's `exit_code`.
 
     IsogonError                   2
     ├── UsageError                2  an argument, a recipe or a data folder
+    │   └── ProcessError             a process of several, or one that it has lost
     ├── ImageError                2  bytes that are not an image we accept
     ├── BundleError               2  a directory that is no usable bundle
     │   ├── AppendOnlyError          rule 1: another stage's file would be rewritten
@@ -28,6 +29,10 @@ class IsogonError(Exception):
 
 class UsageError(IsogonError):
     """An argument, a recipe or a data folder that cannot be used."""
+
+
+class ProcessError(UsageError):
+    """What one process of several has to say for itself: it failed, or lost another."""
 
 
 class ImageProblem(StrEnum):

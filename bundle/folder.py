@@ -56,12 +56,16 @@ class ImageFolder(Images):
         Raises:
             UsageError: the file cannot be read as an image.
         """
-        path = self.root / self.names[index]
+        path = self.file(index)
         try:
             data = path.read_bytes()
         except OSError as error:
             raise UsageError(f"{path} cannot be read: {error}.") from error
         return decoded(data, str(path), self.range)
+
+    def file(self, index: int) -> Path:
+        """Return the image's file."""
+        return self.root / self.names[index]
 
     def files(self) -> Iterable[Path]:
         """Yield each image's file."""

@@ -62,15 +62,28 @@ def calibrate(
             show_default=False,
         ),
     ] = None,
+    unfamiliar: Annotated[
+        str | None,
+        typer.Option(
+            metavar="SOURCE",
+            help="Images that the new detector should flag, to say how many it does. "
+            "Without it: those that the bundle keeps from training.",
+            show_default=False,
+        ),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Refit the OOD detector on the images of the place where the model will run.
 
     Most of them become the detector's bank; the rest, unseen by it, calibrate the
-    p-values. The artifact is exported again with the new detector, and gated.
+    p-values. Every ONNX file of the bundle is exported again with the new detector, and
+    gated, which takes as long as it took; engines are withdrawn: build them again.
     """
     from bundle import TRAINING_DETECTOR, Bundle, DetectorInForce, detector_spec
+    from bundle.sources import open_images
 
+    if unfamiliar is not None:
+        open_images(unfamiliar)  # what is wrong with it is said before any work
     opened = Bundle.open(bundle, rewriting=["calibrate", "export"])
     asked = {"name": detector, "k": k, "dim": dim, "alpha": alpha}
     given: dict[str, Any] = {
@@ -84,13 +97,17 @@ def calibrate(
         spec.require_read()
     with console.progress() as progress:
         with console.loading(progress, extra="export"):
-            from export import calibrate as run
+            from export import calibrate as run, detection
         exported = run(opened, images, progress, spec=spec)
+        detects = detection(opened, progress, unfamiliar=unfamiliar)
     found = DetectorInForce.of(opened)
     if as_json:
-        document = {"detector": found.model_dump(mode="json")}
+        document = {
+            "detector": found.model_dump(mode="json"),
+            "detection": None if detects is None else detects.as_document(),
+        }
         console.as_json(exported_document(exported) | document)
     else:
         console.exported(opened, exported)
-        console.detector(found)
+        console.detector(found, detects)
     exported.require()

@@ -96,7 +96,8 @@ def embed(
 
     **Several machines:** `--engine ray --address auto` on a Ray cluster. The bundle and
     the images must lie under the same paths on every machine, with the same Isogon; the
-    file is written here.
+    file is written here. A machine whose copies differ or are missing is named, and
+    others do its parts; where none is left the command fails.
     """
     _require_parquet(output)
     with console.needing("bulk"):

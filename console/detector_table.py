@@ -5,17 +5,22 @@ from typing import TYPE_CHECKING
 from rich.table import Table
 
 from console.tables import STYLE, add_row
-from console.terminal import out
+from console.terminal import note, out
 
 if TYPE_CHECKING:
     from bundle import DetectorInForce
+    from export import Detection
 
 
-def detector(found: "DetectorInForce") -> None:
-    """Print which detector is in force and what is behind it."""
+def detector(found: "DetectorInForce", detects: "Detection | None") -> None:
+    """Print which detector is in force, what is behind it, and how well it detects."""
     table = Table(title="Detector in force", show_header=False, **STYLE)
     add_detector(table, found)
     out.print(table)
+    if detects is None:
+        note("The bundle keeps no unfamiliar images; --unfamiliar names some to detect.")
+    else:
+        out.print(detects.sentence, markup=False, soft_wrap=True)
 
 
 def add_detector(table: Table, found: "DetectorInForce") -> None:

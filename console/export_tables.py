@@ -55,10 +55,12 @@ def exported(bundle: "Bundle", made: "Exported") -> None:
         if len(repair.harmful) > 8:
             out.print(f"  and {len(repair.harmful) - 8} more")
     for name in made.withdrawn:
-        note(
-            f"{name} was withdrawn: it is damaged, or not known to compute the same "
-            f"function, with the same detector. Export it again."
+        why = (
+            "it is damaged"
+            if name in made.damaged
+            else "it holds an earlier detector or bank, or nothing says which"
         )
+        note(f"{name} was withdrawn: {why}. Export it again.")
     for name in made.unvouched:
         note(
             f"{name} was built but could not be run here: nothing vouches for it until "
@@ -73,13 +75,29 @@ def exported(bundle: "Bundle", made: "Exported") -> None:
 
 
 def verified(found: "Verified") -> None:
-    """Print the parity of every artifact that holds, and name the others."""
+    """Print the parity of every artifact that holds, name the others, and the verdict."""
     for report in found.reports:
         out.print(parity_table(report))
     for name, reason in found.skipped.items():
         note(f"{name} was passed over: {reason}")
     for fault in found.faults[1:]:  # the first one ends the command
         note(str(fault))
+    out.print(_verdict(found), markup=False, soft_wrap=True)
+
+
+def _verdict(found: "Verified") -> str:
+    """Return what `isogon verify` has found, in a line."""
+    tried = len(found.reports) + len(found.faults)
+    passed_over = f", {len(found.skipped)} passed over" if found.skipped else ""
+    if found:
+        return (
+            f"Verified: every file has its hash, and {tried} of {tried} artifacts do what "
+            f"their reports claim{passed_over}."
+        )
+    return (
+        f"NOT verified: {len(found.faults)} of {tried} artifacts do not do what their "
+        f"reports claim{passed_over}."
+    )
 
 
 def _summary(title: str, reports: "Iterable[ParityReport]") -> Table:

@@ -6,8 +6,12 @@ from console.terminal import aside, err
 
 def failure(error: Exception) -> None:
     """Say what went wrong, the table of a failed gate first."""
+    from bundle import ProcessError
+
     report = getattr(error, "report", None)
     if report is not None:
         err.print(parity_table(report))
-    aside.print("[bold red]Error[/]", end=" ")
-    aside.print(str(error), markup=False, soft_wrap=True)
+    # What all processes of a run meet the first of them says, the rest each for itself.
+    console = err if isinstance(error, ProcessError) else aside
+    console.print("[bold red]Error[/]", end=" ")
+    console.print(str(error), markup=False, soft_wrap=True)

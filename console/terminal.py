@@ -20,6 +20,8 @@ from rich.progress import (
 )
 from rich.text import Text
 
+from console.logged import LoggedProgress
+
 out = Console(highlight=False, emoji=False)
 err = Console(stderr=True, highlight=False, emoji=False)
 # The further processes of a run on several devices leave the talking to the first.
@@ -39,9 +41,13 @@ class _Rate(ProgressColumn):
 def progress(*, rate: bool = False) -> Progress:
     """Return progress bars with the work done, the time spent and the time left.
 
+    Where stderr is no terminal they are plain lines, every half minute.
+
     Args:
         rate: also show the speed.
     """
+    if not aside.is_terminal or aside.is_dumb_terminal:
+        return LoggedProgress(console=aside)
     return Progress(
         TextColumn("{task.description:32}"),
         BarColumn(bar_width=28),

@@ -27,6 +27,7 @@ from distill.images.loading import (
     shuffled,
 )
 from distill.images.neighbours import kept_neighbours
+from distill.images.readers import readers_watched
 from distill.images.views import Views
 from distill.objectives.objective import SAMPLE, Labels
 from distill.planning import planned
@@ -36,9 +37,10 @@ from distill.requirements import require_enough, require_models
 from distill.start.before import Before
 from distill.start.fitting import started
 from distill.targets import Teacher, in_batches
+from distill.training.agreement import require_agreement
 from distill.training.checkpoint import Checkpoint, remove_checkpoint
 from distill.training.lock import sole_run
-from distill.training.processes import launched, parts_of
+from distill.training.processes import accompanied, launched, parts_of
 from distill.training.trainer import Trainer, TrainingLog
 from distill.training.validation import Validation
 from distill.writing import Judged, write_bundle
@@ -169,15 +171,39 @@ def learn(
 
     Raises:
         UsageError: the images or models do not do, or the loss diverged.
+        ProcessError: see `accompanied`.
     """
     if data is None:
         require_models(recipe)
+    waiting = progress.add_task("Waiting for the other processes", total=None)
     fabric = launched(recipe.train)
+    progress.remove_task(waiting)
+    with accompanied(fabric):
+        learnt = _learnt(
+            fabric, recipe, work, progress, accept_changes=accept_changes, data=data
+        )
+    if not fabric.is_global_zero:
+        raise SystemExit(0)
+    return learnt
+
+
+@readers_watched()
+def _learnt(
+    fabric: Fabric,
+    recipe: Recipe,
+    work: Path,
+    progress: Progress,
+    *,
+    accept_changes: bool,
+    data: Data | None,
+) -> Learnt:
+    """Train the student in each of the run's processes."""
     torch.manual_seed(recipe.train.seed)
     device = fabric.device
     data = data or prepare_data(recipe, progress, work)
-    require_enough(recipe, len(data.learnt))
     checkpoint = Checkpoint(work, recipe, data.trained, accept_changes=accept_changes)
+    require_agreement(fabric, data.sources, checkpoint.shaping)
+    require_enough(recipe, len(data.learnt))
     checkpoint.require_continuable()
     models = prepare_models(recipe, data, device, progress, work)
     in_teachers = recipe.student.space == "teacher"
@@ -193,8 +219,6 @@ def learn(
     log = TrainingLog()
     if recipe.train.epochs:
         log = _trained(fabric, recipe, data, models, checkpoint, work, progress)
-    if not fabric.is_global_zero:
-        raise SystemExit(0)
     student = _final_student(recipe, models)
     return Learnt(
         student=student.to(device),

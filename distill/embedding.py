@@ -20,6 +20,7 @@ from bundle.collection import Indices
 from bundle.detectors.knn import directions
 from distill.images.data import Data
 from distill.images.loading import crops_of_each
+from distill.images.readers import readers_watched
 from distill.targets import Embedder, Teacher
 from distill.targets.finite import not_finite
 
@@ -55,6 +56,7 @@ class Embeddings:
     pooled: Embedded | None  # of the student's network before training, not normalised
 
 
+@readers_watched()
 def embed_all(
     teacher: Teacher | None,
     student: Embed,

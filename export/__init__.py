@@ -1,6 +1,7 @@
 """Export: a bundle's student as artifacts, each gated by parity on real images."""
 
 from export.artifacts import Exported as Exported, export_bundle as export_bundle
+from export.detection import Detection as Detection, detection as detection
 from export.divergence import Divergence as Divergence, divergence_of as divergence_of
 from export.graph import (
     TorchRunner as TorchRunner,

@@ -37,7 +37,7 @@ from export.reduction import reduce_bank
 from export.rejected import Rejected, forget_rejected, reject
 from export.samples import quantisation_pixels
 from export.tensorrt import usual_timing_cache
-from export.withdrawal import files_of, withdraw_others
+from export.withdrawal import files_of, is_whole, withdraw_others
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -53,7 +53,8 @@ class Exported:
     """What an export made of its plan. Truthy only if all of it entered."""
 
     reduction: Reduction | None
-    withdrawn: tuple[str, ...] = ()  # older artifacts, which computed another function
+    withdrawn: tuple[str, ...] = ()  # older artifacts, of another function or damaged
+    damaged: tuple[str, ...] = ()  # those of them that were
     reports: list[ParityReport] = field(default_factory=list)  # of what entered
     lowered: list[Lowered] = field(default_factory=list)  # how fp16 and int8 were made
     unvouched: list[str] = field(default_factory=list)  # engines that could not be run
@@ -116,7 +117,11 @@ def add_artifacts(
 ) -> Exported:
     """Write every artifact of `deployed` and what vouches for it; see `export_bundle`."""
     withdrawn = withdraw_others(bundle, stage, deployed.function)
-    exported = Exported(reduction=deployed.reduction, withdrawn=withdrawn)
+    exported = Exported(
+        reduction=deployed.reduction,
+        withdrawn=withdrawn,
+        damaged=tuple(name for name in withdrawn if not is_whole(bundle, name)),
+    )
     gate = Gate.of(deployed, plan, progress)
     with _scratch(bundle) as folder:
         making = _Making(

@@ -3,6 +3,8 @@
 from functools import partial
 from pathlib import Path
 
+import numpy as np
+from jaxtyping import Float32
 from rich.progress import Progress
 
 from backbones import student_from_bundle
@@ -13,26 +15,35 @@ from bundle import (
     REDUCTION,
     SITE_DETECTOR,
     THUMBNAILS,
+    TOLERANCES,
     TRAINING_DETECTOR,
     Bundle,
     DetectorSpec,
     FittedOn,
     ImageFolder,
+    Images,
+    ParityReport,
+    Precision,
     Shares,
     Thumbnails,
     detector_spec,
     function_digest,
+    onnx_name,
+    parity_name,
     split,
 )
-from bundle.places import portable_place
+from bundle.places import found_place, portable_place
 from bundle.samples import SAMPLES, spread
 from export.artifacts import Exported, add_artifacts
 from export.deployed import Deployed
 from export.graph import Graph, TorchRunner, full_detector
 from export.parity import ParityImages, unfamiliar_pixels
-from export.plan import ExportPlan
+from export.plan import PRECISIONS, ExportPlan
+from export.withdrawal import is_whole
 
 _BATCH = 32
+_SAME = 1 - 1e-5  # cosine of an image with itself, to rounding
+_BY_CHANCE = 0.1  # of the thumbnails; so many may be blank, or twins
 
 
 def calibrate(
@@ -45,12 +56,14 @@ def calibrate(
     """Fit the detector on the site's images and export the artifact with it, gated.
 
     Most images become the detector's bank; the rest, which it never sees, calibrate
-    it. The detector fitted in training stays in the bundle beside the site's. Artifacts
-    that hold another detector are withdrawn; `Exported.withdrawn` names them.
+    it. The detector fitted in training stays in the bundle beside the site's. The ONNX
+    files that the bundle has are made again, within the bounds they were let in under;
+    engines, which hold the detector before, are withdrawn: `Exported.withdrawn` names them.
 
     Args:
         bundle: a distilled bundle.
-        images: a folder of images that are familiar at the site.
+        images: a folder of images that are familiar at the site. It is said where they
+            are images that the student learnt from.
         progress: where to show progress.
         spec: another detector or false-alarm rate than the recipe's.
 
@@ -79,6 +92,7 @@ def calibrate(
         .embeddings
     )
     detector = spec.fit(embeddings, labels)
+    _say_if_learnt(bundle, folder, embeddings, progress)
     with bundle.stage("calibrate") as stage:
         stage.write(f"{SITE_DETECTOR}/detector.json", spec)
         where = portable_place(folder.where, bundle.path.parent)
@@ -118,4 +132,48 @@ def calibrate(
         for name in (REDUCTION, REDUCED):  # of another detector's bank
             if name in bundle:
                 exporting.withdraw(name)
-        return add_artifacts(bundle, exporting, deployed, ExportPlan(), progress)
+        return add_artifacts(bundle, exporting, deployed, _as_before(bundle), progress)
+
+
+def _as_before(bundle: Bundle) -> ExportPlan:
+    """Return the plan that makes the bundle's ONNX files again."""
+    lower: list[Precision] = []
+    bounds = dict(TOLERANCES)
+    for precision in PRECISIONS:
+        name = onnx_name(precision)
+        if not is_whole(bundle, name) or parity_name(name) not in bundle:
+            continue
+        bounds[precision] = bundle.record(parity_name(name), ParityReport).tolerance
+        if precision != "fp32":
+            lower.append(precision)
+    return ExportPlan(lower=tuple(lower), tolerances=bounds)
+
+
+def _say_if_learnt(
+    bundle: Bundle,
+    images: Images,
+    embeddings: Float32[np.ndarray, "n d"],
+    progress: Progress,
+) -> None:
+    """Warn of images that the student learnt from: it knows them too well.
+
+    They are known by their folder, or by the embeddings kept with the thumbnails.
+    """
+    known = 0
+    if THUMBNAILS in bundle:
+        kept = Thumbnails.load(bundle.file(THUMBNAILS), embeddings.shape[1]).embeddings
+        known = int(((embeddings @ kept.T).max(axis=0) > _SAME).sum())
+        known = known if known > _BY_CHANCE * len(kept) else 0
+    learnt = found_place(bundle.manifest.provenance.images, bundle.path.parent)
+    at_home = Path(learnt).expanduser().resolve() == Path(images.where).resolve()
+    if not known and not at_home:
+        return
+    which = f"{known:,} of the pictures the bundle keeps are" if known else "They are"
+    progress.console.print(
+        f"Warning: the images in {images.where} are not new to the student. {which} among "
+        f"those it learnt from, which look more familiar to it than new ones will: new "
+        f"familiar images will be flagged more often than alpha says. Calibrate on images "
+        f"of the site that it has not seen.",
+        markup=False,
+        soft_wrap=True,
+    )

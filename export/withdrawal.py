@@ -19,11 +19,11 @@ def withdraw_others(bundle: Bundle, stage: StageWriter, function: str) -> tuple[
     An engine that nothing vouches for yet was made beside the float32 file, and stays
     or goes with it.
     """
-    computes_it = _is_whole(bundle, ONNX) and _computes(bundle, ONNX, function)
+    computes_it = is_whole(bundle, ONNX) and _computes(bundle, ONNX, function)
     others = tuple(
         name
         for name in artifact_names(bundle)
-        if not _is_whole(bundle, name)
+        if not is_whole(bundle, name)
         or not (
             _computes(bundle, name, function)
             if parity_name(name) in bundle
@@ -47,7 +47,7 @@ def files_of(bundle: Bundle, artifact: str) -> tuple[str, ...]:
     return tuple(file for file in files if file in bundle)
 
 
-def _is_whole(bundle: Bundle, artifact: str) -> bool:
+def is_whole(bundle: Bundle, artifact: str) -> bool:
     """Whether an artifact is there undamaged: before an export nobody has looked."""
     return artifact in bundle and not any(
         bundle.fault(file) for file in files_of(bundle, artifact)

@@ -1,23 +1,24 @@
-"""Ray Data: the same parts by the same function, on the machines of a Ray cluster.
+"""Ray: the same parts by the same function, on the machines of a Ray cluster.
 
 Bundle and images must lie under the same paths on every machine. The rows come back to
-the machine that asked, which alone writes.
+the machine that asked, which alone writes. Marks travel with every part, so that a copy
+that is incomplete or stale is noticed. A shared loop hands out the parts, rather than Ray
+Data: it lets no node have more of them that fails at one.
 """
 
 import logging
 import os
-import pickle
 import signal
 import socket
+from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-import pyarrow as pa
-
 from bulk.engines.engine import Engine, Finished
 from bulk.job import Job
+from bulk.marks import Marks, marks_of, require_marked
 from bulk.model import Model
 from bulk.part import embed_part
 from bundle import IsogonError, UsageError
@@ -29,7 +30,10 @@ _GPU_DECODERS = 8  # threads
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RayEngine(Engine):
-    """Actors of Ray Data, one per core, or one per GPU.
+    """Actors of Ray, one per core, or one per GPU.
+
+    A worker that cannot do its part (its node does not see a file, or sees another; it has
+    another bundle) gets no more of them, and another worker does the part.
 
     Args:
         workers: how many actors; None for as many as the cluster holds.
@@ -48,31 +52,41 @@ class RayEngine(Engine):
         """Do these parts.
 
         Raises:
-            UsageError: Ray is not installed, the cluster is not there, or it gave up.
-            IsogonError: a worker cannot do its part, or its model.
+            UsageError: Ray is not installed, the cluster is not there, or it gave up; or
+                no node is left that could do its part.
         """
         with _cluster(self.address, self.workers) as ray:
-            gpus = 1 if job.decoders > 1 else 0
-            held = ray.cluster_resources().get("GPU" if gpus else "CPU", 1)
-            actors = min(self.workers or max(1, int(held)), len(parts))
-            # A block for each part: a block is what comes back as soon as it is done.
-            numbers = ray.data.from_items(
-                [{"part": part} for part in parts], override_num_blocks=len(parts)
+            resource = "GPU" if job.decoders > 1 else "CPU"
+            held = ray.cluster_resources().get(resource, 1)
+            count = min(self.workers or max(1, int(held)), len(parts))
+            actor = ray.remote(_Actor).options(
+                **{f"num_{resource.lower()}s": 1}, scheduling_strategy="SPREAD"
             )
-            finished = numbers.map_batches(
-                _Actor,
-                fn_constructor_args=(ray.put(job),),
-                batch_size=1,
-                batch_format="pyarrow",
-                compute=ray.data.ActorPoolStrategy(size=actors),
-                num_gpus=gpus,
-            )
+            shared = ray.put(job)
+            waiting = deque(parts)
+            resting = [actor.remote(shared) for _ in range(count)]
+            at_work: dict[Any, tuple[Any, int]] = {}  # by the answer that is to come
+            faulty: dict[str, str] = {}  # nodes, and why
             try:
-                for row in finished.iter_rows():
-                    answer: tuple[int, bytes] | IsogonError = pickle.loads(row["answer"])
-                    if isinstance(answer, IsogonError):
-                        raise answer
-                    yield answer
+                while waiting or at_work:
+                    while waiting and resting:
+                        worker, part = resting.pop(), waiting.popleft()
+                        marks = marks_of(job.images, job.indices(part))
+                        at_work[worker.embed.remote(part, marks)] = worker, part
+                    if not at_work:
+                        raise UsageError(_no_node_left(faulty))
+                    (ready,), _ = ray.wait(list(at_work))
+                    worker, part = at_work.pop(ready)
+                    try:
+                        answer: _Answer = ray.get(ready)
+                    except ray.exceptions.RayActorError as error:
+                        answer = _Fault(node=f"of part {part}", why=f"it ended: {error}")
+                    if isinstance(answer, _Fault):
+                        _say(answer, faulty)
+                        waiting.appendleft(part)
+                    else:
+                        resting.append(worker)
+                        yield part, answer
             except ray.exceptions.RayTaskError:  # a fault of ours, with its traceback
                 raise
             except ray.exceptions.RayError as error:
@@ -82,27 +96,63 @@ class RayEngine(Engine):
                 ) from error
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Fault:
+    """Why a node could not do its part."""
+
+    node: str
+    why: str
+
+
+_Answer = bytes | _Fault  # a part as a Parquet file's content
+
+
 class _Actor:
     """A worker; it opens the model when its first part comes.
 
     Our own errors are answers: of what an actor raises Ray keeps the text alone.
     """
 
-    def __init__(self, job: Any) -> None:
-        import ray
-
-        self._job: Job = ray.get(job)
+    def __init__(self, job: Job) -> None:
+        self._job = job
         self._model: Model | None = None
 
-    def __call__(self, batch: pa.Table) -> pa.Table:
-        answer: tuple[int, bytes] | IsogonError
+    def embed(self, part: int, marks: Marks) -> _Answer:
+        """Return the part, or why this node cannot do it."""
+        job = self._job
         try:
-            self._model = self._model or Model.for_job(self._job)
-            (part,) = batch["part"].to_pylist()
-            answer = part, embed_part(self._model, self._job, part).to_bytes()
-        except IsogonError as error:
-            answer = error
-        return pa.table({"answer": pa.array([pickle.dumps(answer)], pa.large_binary())})
+            require_marked(job.images, job.indices(part), marks)
+            self._model = self._model or Model.for_job(job)
+            return embed_part(self._model, job, part).to_bytes()
+        except (IsogonError, OSError) as error:
+            return _Fault(node=_this_node(), why=str(error))
+
+
+def _this_node() -> str:
+    import ray.util
+
+    address: str = ray.util.get_node_ip_address()  # type: ignore[no-untyped-call]
+    return f"{socket.gethostname()} ({address})"
+
+
+def _say(fault: _Fault, faulty: dict[str, str]) -> None:
+    """Take note of a node's first fault, and say it."""
+    if fault.node not in faulty:
+        logging.getLogger(__name__).warning(
+            "Node %s cannot do its part: %s. Another worker does it.",
+            fault.node,
+            fault.why,
+        )
+    faulty.setdefault(fault.node, fault.why)
+
+
+def _no_node_left(faulty: dict[str, str]) -> str:
+    reasons = "; ".join(f"node {node}: {why}" for node, why in faulty.items())
+    return (
+        f"No node is left that can do the rest: {reasons}. Let every machine see the same "
+        f"images and bundle under the same paths, then run the same command again: what "
+        f"is finished is kept."
+    )
 
 
 @contextmanager
@@ -116,11 +166,10 @@ def _cluster(address: str | None, workers: int | None) -> Iterator[Any]:
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # it warns of itself
     try:
         import ray
-        import ray.data
         import ray.exceptions
     except ImportError as error:
         raise UsageError(
-            "The engine `ray` needs the package `ray[data]`, which is not installed. "
+            "The engine `ray` needs the package `ray`, which is not installed. "
             "Install the extra `ray`, or leave --engine out."
         ) from error
     before = signal.getsignal(signal.SIGTERM)
@@ -141,9 +190,6 @@ def _cluster(address: str | None, workers: int | None) -> Iterator[Any]:
             f"--address out."
         ) from error
     signal.signal(signal.SIGTERM, before)  # Ray's handler would end without a word
-    logging.getLogger("ray.data").setLevel(logging.ERROR)
-    context = ray.data.DataContext.get_current()
-    context.enable_progress_bars = context.print_on_execution_start = False
     try:
         yield ray
     finally:

@@ -97,13 +97,17 @@ class TarImages(Images):
         Raises:
             UsageError: it cannot be read; the message names archive and image.
         """
-        archive = self.archives[self.archive_numbers[index]]
+        archive = self.file(index)
         name = f"{archive}: {self.names[index]}"
         try:
             data = _read(archive, int(self.offsets[index]), int(self.sizes[index]))
         except OSError as error:
             raise UsageError(f"{name} cannot be read: {error}.") from error
         return decoded(data, name, self.range)
+
+    def file(self, index: int) -> Path:
+        """Return the archive that holds an image."""
+        return self.archives[int(self.archive_numbers[index])]
 
     def files(self) -> Iterable[Path]:
         """Yield the archives."""

@@ -44,8 +44,7 @@ class ParquetImages(Images):
         Raises:
             UsageError: it cannot be read; the message names file and image.
         """
-        group = int(np.searchsorted(self.group_starts, index, side="right")) - 1
-        part = self.parts[self.group_parts[group]]
+        group, part = self._group(index), self.file(index)
         name = f"{part}: {self.names[index]}"
         try:
             cells = _cells(part, int(self.group_numbers[group]), self.column)
@@ -55,6 +54,13 @@ class ParquetImages(Images):
         if data is None:
             raise UsageError(f"{name} has no bytes. {_HINT}")
         return decoded(data, name, self.range)
+
+    def file(self, index: int) -> Path:
+        """Return the Parquet file that holds an image."""
+        return self.parts[int(self.group_parts[self._group(index)])]
+
+    def _group(self, index: int) -> int:
+        return int(np.searchsorted(self.group_starts, index, side="right")) - 1
 
     def files(self) -> Iterable[Path]:
         """Yield the Parquet files."""

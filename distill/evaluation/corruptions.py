@@ -26,6 +26,7 @@ from distill.embedding import Embed, distinct_crops, embed_batches
 from distill.evaluation.accuracy import knn_right, why_no_accuracy
 from distill.images.data import Data
 from distill.images.loading import crops_of_each
+from distill.images.readers import readers_watched
 
 CORRUPTIONS = (
     "gaussian_noise", "shot_noise", "impulse_noise",
@@ -127,6 +128,7 @@ def why_not(
     return None
 
 
+@readers_watched()
 def embed_corrupted(
     models: Sequence[Embed],
     data: Data,

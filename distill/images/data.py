@@ -57,6 +57,18 @@ class Data:
         return self.split.bank[: len(self.split.bank) - len(self.validation)]
 
     @property
+    def sources(self) -> dict[str, Images]:
+        """All images, by what the recipe calls them."""
+        unfamiliar = {
+            f"[[unfamiliar]] {name}": each.images for name, each in self.unfamiliar.items()
+        }
+        return {
+            "[data] images": self.familiar,
+            "[data] test": self.held_out,
+            **unfamiliar,
+        }
+
+    @property
     def trained(self) -> list[str]:
         """The names of the images that are learnt from."""
         return [self.familiar.names[index] for index in self.learnt]

@@ -14,6 +14,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from bundle import Images, Preprocessing, UsageError
 from bundle.collection import Indices
 from distill.images.neighbours import neighbour_batches
+from distill.images.readers import readers_watched
 from distill.images.views import View, Views
 
 Pixels = UInt8[Tensor, "b h w 3"]
@@ -146,7 +147,8 @@ class Loader:
     def __iter__(self) -> Iterator[Any]:
         """Iterate over the batches."""
         try:
-            yield from self._loader
+            with readers_watched():
+                yield from self._loader
         except UsageError as error:
             raise UsageError(str(error).rpartition("UsageError: ")[2]) from error
 

@@ -13,12 +13,13 @@ class Proteus(Objective):
     """Mean squared errors in the teacher's space, through heads on the student.
 
         token   = MSE(g(s_cls), t_cls)
-        feature = MSE(h(s), t), over all tokens
+        feature = MSE([g(s_cls), h(s_patches)], t), over all tokens
 
     g and h are LayerNorm(d_s) -> Linear(d_s, d_t), trained and not kept, so the student's
     own angles are free. Reference: Zhang et al., "Accessing Vision Foundation Models at
-    ImageNet-level Costs", arXiv:2407.10366, without its patch-masking term, for which
-    the student would have to see a masked image. Our extension: where the grids differ,
+    ImageNet-level Costs", arXiv:2407.10366, as released, where the class token passes
+    the same head in both terms; without its patch-masking term, for which the student
+    would have to see a masked image. Our extension: where the grids differ,
     the teacher's cells are resampled to the student's.
     """
 
@@ -40,9 +41,10 @@ class Proteus(Objective):
                 "take an objective that works without, such as cospress or cosine."
             )
         target = teacher.on_grid(student.grid)
+        token, cells = self.token(student.pooled), self.feature(student.cells)
         return {
-            "token": F.mse_loss(self.token(student.pooled), teacher.pooled),
-            "feature": F.mse_loss(self.feature(student.tokens), target.tokens),
+            "token": F.mse_loss(token, teacher.pooled),
+            "feature": F.mse_loss(torch.cat([token[:, None], cells], 1), target.tokens),
         }
 
     @torch.no_grad()

@@ -57,7 +57,8 @@ class Checkpoint:
                 clipping or precision was another.
         """
         names = sha256("\0".join(trained).encode("utf-8", "surrogateescape"))
-        self._shaping = _shaping(recipe) | {"names of the images": names.hexdigest()}
+        # What shapes the weights, by dotted key.
+        self.shaping = _shaping(recipe) | {"names of the images": names.hexdigest()}
         self._accept_changes = accept_changes
         self._folder = folder
         self.path = folder / NAME
@@ -72,7 +73,7 @@ class Checkpoint:
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
             with pending.open("wb") as file:
-                torch.save({"shaping": self._shaping, **state}, file)
+                torch.save({"shaping": self.shaping, **state}, file)
                 file.flush()
                 os.fsync(file.fileno())
             pending.replace(self.path)
@@ -80,9 +81,10 @@ class Checkpoint:
             with suppress(OSError):
                 pending.unlink(missing_ok=True)
             cause = error.__context__ or error  # torch's own error hides the file's
+            kept = "; the last checkpoint is kept" if self.path.exists() else ""
             raise UsageError(
-                f"{self.path} cannot be written: {cause}. Make room, then run this again; "
-                f"the last checkpoint is kept."
+                f"{self.path} cannot be written: {cause}. Make room, then run this "
+                f"again{kept}."
             ) from error
 
     def require_continuable(self) -> None:
@@ -94,8 +96,8 @@ class Checkpoint:
         state = self.load()
         if state is None:
             return
-        course, epochs = state["course"], self._shaping["train.epochs"]
-        steps = self._shaping["train.steps"]
+        course, epochs = state["course"], self.shaping["train.epochs"]
+        steps = self.shaping["train.steps"]
         by_steps = steps is not None and state["done"] > steps
         ends = f"{steps} steps" if by_steps else f"{epochs} epochs"
         if by_steps or (course["epoch"], course["step"]) > (epochs, 0):
@@ -124,10 +126,10 @@ class Checkpoint:
         theirs = state.pop("shaping")
         changed = sorted(
             key
-            for key in self._shaping.keys() | theirs.keys()
-            if self._shaping.get(key) != theirs.get(key)
+            for key in self.shaping.keys() | theirs.keys()
+            if self.shaping.get(key) != theirs.get(key)
         )
-        ours, before = _objectives(self._shaping), _objectives(theirs)
+        ours, before = _objectives(self.shaping), _objectives(theirs)
         if ours != before and set(ours) == set(before):
             changed.append("the order of the objectives")
         adjustable = {f"train.{name}" for name in _ADJUSTABLE}

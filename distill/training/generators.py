@@ -14,7 +14,8 @@ def generator_state(device: torch.device) -> Tensor:
 
 def restore_generators(state: Tensor) -> None:
     """Go on drawing where `generator_state` was taken."""
+    # A slice is copied: torch 2.15 reads a state from the start of its storage.
     own = len(torch.get_rng_state())
-    torch.set_rng_state(state[:own].contiguous())
+    torch.set_rng_state(state[:own].clone())
     if torch.cuda.is_available() and len(state) > own:
-        torch.cuda.set_rng_state(state[own:].contiguous())
+        torch.cuda.set_rng_state(state[own:].clone())

@@ -1,16 +1,31 @@
 """The processes of a run: one, or several that each take a part of every batch."""
 
+import os
+import re
+import socket
+import subprocess
+import sys
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import timedelta
 
 import torch
 from lightning_fabric import Fabric
+from lightning_fabric.plugins.environments.cluster_environment import ClusterEnvironment
+from lightning_fabric.plugins.environments.lightning import LightningEnvironment
+from lightning_fabric.plugins.environments.torchelastic import TorchElasticEnvironment
 from lightning_fabric.strategies.ddp import DDPStrategy
-from lightning_fabric.strategies.strategy import Strategy
 from torch import Tensor
 
-from bundle import UsageError
+from bundle import IsogonError, ProcessError, UsageError
 from distill.recipe import TrainSection
 from distill.targets import Targets
+
+# What the others wait for may be a pass over all images. A process that ends is noticed at
+# once.
+_PATIENCE = timedelta(hours=2)
+_INTERFACE = "GLOO_SOCKET_IFNAME"
 
 
 def launched(section: TrainSection) -> Fabric:
@@ -20,7 +35,8 @@ def launched(section: TrainSection) -> Fabric:
     one command line per process, and they find one another.
 
     Raises:
-        UsageError: the machine has fewer GPUs than the recipe asks for.
+        UsageError: the machine has fewer GPUs than the recipe asks for, or the processes
+            do not find one another.
     """
     accelerator = "cuda" if torch.cuda.is_available() else "cpu"
     if accelerator == "cuda" and section.devices > torch.cuda.device_count():
@@ -28,19 +44,13 @@ def launched(section: TrainSection) -> Fabric:
             f"The recipe asks for {section.devices} devices, this machine has "
             f"{torch.cuda.device_count()} GPUs. Lower `devices` in [train]."
         )
-    several = section.devices * section.nodes > 1
-    strategy: str | Strategy = DDPStrategy() if several else "auto"
-    with warnings.catch_warnings():
-        # It recommends `srun` and the like where they exist; the launcher is ours.
-        warnings.filterwarnings("ignore", module="lightning_fabric")
-        fabric = Fabric(
-            accelerator=accelerator,
-            devices=section.devices,
-            num_nodes=section.nodes,
-            strategy=strategy,
-            precision=section.precision,
-        )
-        fabric.launch()
+    if section.devices * section.nodes == 1:
+        fabric = _fabric(section, accelerator, None)
+    else:
+        environment = _environment(section)
+        if accelerator == "cpu":
+            _require_reachable(environment.main_address)
+        fabric = _fabric(section, accelerator, environment)
     if fabric.world_size != section.devices * section.nodes:
         raise UsageError(
             f"The recipe asks for {section.devices} devices on {section.nodes} nodes, "
@@ -48,6 +58,155 @@ def launched(section: TrainSection) -> Fabric:
             f"--nproc-per-node and --nnodes agree with [train]."
         )
     return fabric
+
+
+def _fabric(
+    section: TrainSection, accelerator: str, environment: ClusterEnvironment | None
+) -> Fabric:
+    with warnings.catch_warnings():
+        # It recommends `srun` and the like where they exist; the launcher is ours.
+        warnings.filterwarnings("ignore", module="lightning_fabric")
+        fabric = Fabric(
+            accelerator=accelerator,
+            devices=section.devices,
+            num_nodes=section.nodes,
+            strategy="auto" if environment is None else DDPStrategy(timeout=_PATIENCE),
+            plugins=environment,
+            precision=section.precision,
+        )
+        try:
+            fabric.launch()
+        except (torch.distributed.DistError, RuntimeError) as error:
+            if environment is None:
+                raise
+            raise UsageError(
+                f"The processes of this run do not find one another at "
+                f"{environment.main_address}:{environment.main_port}: "
+                f"{_first_sentence(error)}. Start `torchrun` on every node with the same "
+                f"--nnodes and --rdzv-endpoint; where a node has several networks, name "
+                f"the one they share in {_INTERFACE}."
+            ) from error
+    return fabric
+
+
+def _environment(section: TrainSection) -> ClusterEnvironment:
+    """Return how the processes find one another; start this machine's where nobody did.
+
+    Lightning would end the first process without a word when another one ends: so they
+    are started here.
+
+    Raises:
+        UsageError: several machines without `torchrun`.
+    """
+    if TorchElasticEnvironment.detect():
+        return TorchElasticEnvironment()
+    if section.nodes > 1:
+        raise UsageError(
+            f"The recipe asks for {section.nodes} nodes: start `torchrun --nnodes "
+            f"{section.nodes} --nproc-per-node {section.devices} --rdzv-backend c10d "
+            f"--rdzv-endpoint HOST:PORT -m isogon distill …` on each of them, or lower "
+            f"`nodes` in [train]."
+        )
+    if "LOCAL_RANK" not in os.environ:
+        os.environ |= {
+            "MASTER_ADDR": "127.0.0.1",
+            "MASTER_PORT": str(_free_port()),
+            "WORLD_SIZE": str(section.devices),
+            "LOCAL_RANK": "0",
+        }
+        for rank in range(1, section.devices):
+            subprocess.Popen(
+                [sys.executable, *sys.orig_argv[1:]],
+                env=os.environ | {"LOCAL_RANK": str(rank)},
+            )
+    return LightningEnvironment()
+
+
+def _free_port() -> int:
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        return int(one.getsockname()[1])
+
+
+def _require_reachable(main_address: str) -> None:
+    """Refuse an address of this host that others cannot reach: gloo would hang.
+
+    Raises:
+        UsageError: the run spans hosts, and this one's name means the loopback.
+    """
+    if os.environ.get(_INTERFACE) or _is_loopback(main_address):
+        return
+    host = socket.gethostname()
+    if _is_loopback(host):
+        raise UsageError(
+            f"The name of this host, {host}, resolves to the loopback address, where no "
+            f"other node can reach it. Set {_INTERFACE} to the network interface that the "
+            f"nodes share, such as {_INTERFACE}=eth0 (`ip -brief address` lists them), or "
+            f"mend /etc/hosts."
+        )
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        found = socket.getaddrinfo(host, None, family=socket.AF_INET)
+    except OSError:  # as gloo, which takes the loopback then
+        return True
+    return str(found[0][4][0]).startswith("127.")
+
+
+@contextmanager
+def accompanied(fabric: Fabric) -> Iterator[None]:
+    """Work with the other processes; say so when one of them is lost.
+
+    Raises:
+        ProcessError: another process has ended, or this one, not the first of its node,
+            raised an error of its own.
+    """
+    try:
+        yield
+    except IsogonError as error:
+        if fabric.local_rank == 0:
+            raise
+        raise ProcessError(f"{_name_of(fabric)}: {error}") from error
+    except RuntimeError as error:
+        if fabric.world_size == 1 or not _is_loss(error):
+            raise
+        if fabric.local_rank:
+            raise SystemExit(0) from None  # the first of the node speaks
+        raise ProcessError(
+            f"{_name_of(fabric)} has lost another process of this run, which ended or "
+            f"cannot be reached: {_first_sentence(error)}. What that one said, on its own "
+            f"host, tells why. Start all processes again to continue from the last "
+            f"checkpoint."
+        ) from error
+
+
+@contextmanager
+def in_common(fabric: Fabric) -> Iterator[None]:
+    """Let the first process of each node speak for an error that all processes meet."""
+    try:
+        yield
+    except UsageError:
+        if fabric.local_rank:
+            raise SystemExit(0) from None
+        raise
+
+
+def _is_loss(error: RuntimeError) -> bool:
+    """Return whether a collective failed, by gloo's words or by torch's classes."""
+    text = str(error).lower()
+    words = "gloo", "connection closed by peer", "connection reset by peer"
+    return isinstance(error, torch.distributed.DistError) or any(w in text for w in words)
+
+
+def _first_sentence(error: Exception) -> str:
+    """Return what an error of torch's says first, without the place in its source."""
+    line = re.sub(r"^\[/[^]]*\] ", "", str(error).strip().partition("\n")[0])
+    return line.partition(". ")[0].rstrip(".") or type(error).__name__
+
+
+def _name_of(fabric: Fabric) -> str:
+    return f"Process {fabric.global_rank} on {socket.gethostname()}"
 
 
 def parts_of(fabric: Fabric, accumulate: int) -> tuple[int, ...]:
@@ -76,9 +235,11 @@ def any_of_all(fabric: Fabric, *asked: bool) -> tuple[bool, ...]:
 
 def rows_of_all(fabric: Fabric, row: Tensor) -> Tensor:
     """Return the processes' vectors as rows."""
-    rows = fabric.all_gather(row)
-    assert isinstance(rows, Tensor)
-    return rows.reshape(fabric.world_size, -1)
+    if fabric.world_size == 1:
+        return row[None]
+    rows = [torch.empty_like(row) for _ in range(fabric.world_size)]
+    torch.distributed.all_gather(rows, row)
+    return torch.stack(rows)
 
 
 def require_sound(fabric: Fabric, targets: Targets) -> None:
@@ -95,14 +256,4 @@ def require_sound(fabric: Fabric, targets: Targets) -> None:
         raise fault or UsageError(
             "The teacher gives features that are not finite; the process of this run "
             "that met them names the image."
-        )
-
-
-def require_agreement(fabric: Fabric, step: int) -> None:
-    """Raise `UsageError` unless all processes continue from the same step."""
-    steps = rows_of_all(fabric, torch.tensor([step], device=fabric.device)).flatten()
-    if len(set(steps.tolist())) > 1:
-        raise UsageError(
-            f"The processes would continue from different steps, {steps.tolist()}: all "
-            f"nodes must see the same checkpoint. Put --output on a folder they share."
         )

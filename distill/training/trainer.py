@@ -18,6 +18,7 @@ from distill.objectives import Objective
 from distill.objectives.objective import Terms
 from distill.recipe import TrainSection
 from distill.targets import Targets
+from distill.training.agreement import require_agreement
 from distill.training.checkpoint import Checkpoint
 from distill.training.divergence import DivergenceWatch, Values, require_finite
 from distill.training.generators import generator_state, restore_generators
@@ -27,8 +28,8 @@ from distill.training.modes import channels_last, freeze_statistics
 from distill.training.optimisation import optimizer_for, schedule_for
 from distill.training.processes import (
     any_of_all,
+    in_common,
     mean_of_all,
-    require_agreement,
     require_sound,
     rows_of_all,
 )
@@ -153,7 +154,8 @@ class Trainer:
         self._course = _Course()
         self._unseen: list[Terms] = []  # terms of the latest steps, still on the device
         self._restore()
-        require_agreement(fabric, self._done)
+        lengths = {"steps": self._total, "steps done, by the checkpoint": self._done}
+        require_agreement(fabric, {}, lengths)
 
     def run(self) -> TrainingLog:
         """Train the student in place, to the end of the recipe.
@@ -289,7 +291,8 @@ class Trainer:
 
     def _look(self, seconds: float) -> Values:
         """Bring the terms of the latest steps to the host, watch them, and sum up."""
-        require_sound(self._fabric, self._targets)
+        with in_common(self._fabric):
+            require_sound(self._fabric, self._targets)
         names = list(self._unseen[0])
         stacked = torch.stack(
             [torch.stack([terms[name].float() for name in names]) for terms in self._unseen]
@@ -299,7 +302,8 @@ class Trainer:
         first = self._done - len(rows)
         for step, row in enumerate(rows, start=first):
             terms = dict(zip(names, row, strict=True))
-            self._watch.see(step, terms)
+            with in_common(self._fabric):
+                self._watch.see(step, terms)
             for name, value in terms.items():
                 self._course.sums[name] = self._course.sums.get(name, 0.0) + value
         self._course.seconds += seconds
@@ -321,7 +325,8 @@ class Trainer:
             course.epoch, course.step = course.epoch + 1, 0
 
     def _save(self) -> None:
-        require_finite(self._pair, self._done, kept=self._checkpoint.path.exists())
+        with in_common(self._fabric):
+            require_finite(self._pair, self._done, kept=self._checkpoint.path.exists())
         generators = rows_of_all(self._fabric, generator_state(self._fabric.device))
         if not self._fabric.is_global_zero:
             return

@@ -30,6 +30,17 @@ print(started.address_info["gcs_address"], flush=True)
 sys.stdin.read()
 """
 
+JOINED = """
+import sys
+import time
+
+import ray
+
+ray.init(sys.argv[1], log_to_driver=False)
+while ray.cluster_resources()["CPU"] < 3:
+    time.sleep(0.2)
+"""
+
 # A job that was begun with another artifact than the one a worker finds.
 OTHERWISE = """
 import sys
@@ -44,7 +55,7 @@ bundle, images = sys.argv[1:]
 job = Job(
     bundle=Path(bundle), artifact="onnx/model.onnx", fingerprint="0" * 64,
     version=isogon_version(), images=open_images(images), batch=8, part=64,
-    decoders=1, witness=None,
+    decoders=1,
 )
 try:
     list(RayEngine(workers=1, address=None).run(job, [0]))
@@ -84,6 +95,42 @@ def test_a_cluster_goes_on_with_what_processes_began_and_ends_with_the_same_byte
     summary = json.loads(done.stdout)
     assert (summary["continued"], summary["images"]) == (128, 254)
     assert stopped.read_bytes() == embedded.output.read_bytes()
+
+
+def node_without(folder: Path, address: str) -> subprocess.Popen[str]:
+    """Add a node of one core that finds `folder` empty, by a mount of its own."""
+    script = f"""
+        mount -t tmpfs none {folder}
+        exec {sys.executable} -m ray.scripts.scripts start --block --num-cpus 1 \
+            --object-store-memory 100000000 --address {address}
+    """
+    return subprocess.Popen(
+        ["unshare", "--mount", "sh", "-ec", script],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        text=True,
+        env=ENVIRONMENT,
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(os.geteuid() != 0, reason="a mount of its own wants root")
+def test_a_node_that_lacks_the_images_is_named_and_others_do_its_parts(
+    exported: Path, mixed: Path, embedded: Summary, cluster: str, tmp_path: Path
+) -> None:
+    alone = node_without(mixed / "photographs", cluster)
+    try:
+        joined = [sys.executable, "-c", JOINED, cluster]
+        subprocess.run(joined, check=True, timeout=120, env=ENVIRONMENT)
+        output = tmp_path / "out.parquet"
+        done = isogon(
+            exported, mixed, "-o", output, "--engine", "ray", "--address", cluster
+        )
+        assert done.returncode == 0, done.stderr
+        assert output.read_bytes() == embedded.output.read_bytes()
+    finally:
+        alone.terminate()
+        alone.wait(timeout=30)
 
 
 @pytest.mark.slow

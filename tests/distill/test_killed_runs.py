@@ -7,17 +7,19 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import tomli_w
+import torch
 from rich.progress import Progress
 
 from bundle import Bundle, UsageError
-from distill import Recipe
-from distill.distillation import distill, work_folder
+from distill import Recipe, recipe_from_document
+from distill.distillation import distill, learn, work_folder
 from distill.recipe import TrainSection
 from distill.training.lock import sole_run
 
@@ -152,6 +154,37 @@ def test_the_first_process_of_a_run_holds_its_folder_for_all(
         alone = TrainSection()  # whatever the variables say
         with pytest.raises(UsageError, match="Another run"), sole_run(tmp_path, alone):
             pass
+
+
+@pytest.mark.slow
+def test_two_processes_killed_after_a_checkpoint_end_bit_identical(
+    recipe: Recipe, tmp_path: Path, two_processes: Callable[..., list[str]]
+) -> None:
+    document = small(recipe, checkpoint_minutes=0, devices=2, epochs=3)
+    shared = recipe_from_document(document, where="tests")
+    looks = 0
+
+    def work(folder: Path) -> Callable[[int], None]:
+        def run(_: int) -> None:
+            quiet = Progress(disable=True)
+            learnt = learn(shared, folder, quiet)  # of the first process alone
+            torch.save(learnt.student.state_dict(), folder / "student.pt")
+
+        return run
+
+    def looked() -> bool:
+        nonlocal looks
+        looks = steps_done(tmp_path / "killed")
+        return looks >= 1 and (tmp_path / "killed" / "checkpoint.pt").exists()
+
+    assert two_processes(work(tmp_path / "straight")) == ["", ""]
+    two_processes(work(tmp_path / "killed"), looked)
+    assert looks and not (tmp_path / "killed" / "student.pt").exists()
+    assert two_processes(work(tmp_path / "killed")) == ["", ""]
+    straight, killed = (
+        torch.load(tmp_path / name / "student.pt") for name in ("straight", "killed")
+    )
+    assert all(torch.equal(straight[name], killed[name]) for name in straight)
 
 
 @pytest.mark.slow

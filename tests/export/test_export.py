@@ -5,11 +5,13 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+from rich.console import Console
 from rich.progress import Progress
 
 from bundle import (
     GOLDEN,
     ONNX,
+    TOLERANCES,
     Bundle,
     CheckFailedError,
     DetectorSpec,
@@ -19,6 +21,7 @@ from bundle import (
     Precision,
     Thumbnails,
     UsageError,
+    onnx_name,
     parity_name,
     vouched_artifact,
 )
@@ -27,6 +30,7 @@ from export import (
     ParityFailedError,
     TorchRunner,
     calibrate,
+    detection,
     export_bundle,
     graph_from_bundle,
     tolerances,
@@ -195,6 +199,34 @@ def test_calibrating_on_site_makes_the_sites_images_familiar(
     spec = DetectorSpec(name="mahalanobis", alpha=0.1)
     assert calibrate(again, site, progress, spec=spec)
     assert vouched_artifact(Bundle.open(bundle.path)).calibration.alpha == 0.1
+
+
+def test_calibrating_makes_the_lower_precisions_again_and_says_what_is_flagged(
+    bundle: Bundle, digits: Path, photographs: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bound = {"fp16": TOLERANCES["fp16"].model_copy(update={"min_cosine": 0.98})}
+    loud = Progress(console=Console(stderr=True, width=200), disable=True)
+    plan = ExportPlan(lower=("fp16",), tolerances=dict(TOLERANCES) | bound)
+    assert export_bundle(bundle, loud, plan)
+    made = calibrate(bundle, digits, loud, spec=DetectorSpec(name="knn", alpha=0.1))
+    assert (made.withdrawn, made.damaged) == ((), ())
+    again = Bundle.open(bundle.path)
+    vouched = vouched_artifact(again, onnx_name("fp16"))
+    assert vouched.calibration.alpha == 0.1
+    assert vouched.report.tolerance.min_cosine == 0.98
+    assert verify(again, loud)
+    assert "among those it learnt from" in capsys.readouterr().err
+
+    kept, named = (
+        detection(again, loud),
+        detection(again, loud, unfamiliar=str(photographs)),
+    )
+    assert kept is not None and named is not None
+    assert (kept.where, kept.images, kept.alpha) == ("the bundle", 12, 0.1)
+    pixels = again.arrays("held_out.safetensors")["unfamiliar"]
+    float32 = vouched_artifact(again)
+    scores = OnnxRunner(float32.path).run(pixels).ood_scores
+    assert kept.flagged == named.flagged == float32.calibration.is_ood(scores).sum()
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,120 @@
+"""What the processes of a run must have in common, compared before the first step.
+
+Each lists the images and reads the recipe for itself. Were they to differ, the processes
+would wait for one another for ever, or train on something else than the checkpoint says.
+"""
+
+import hashlib
+import socket
+from collections.abc import Collection, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from importlib.metadata import version
+from typing import Any
+
+import torch
+from lightning_fabric import Fabric
+
+from bundle import Images, UsageError
+from distill.training.processes import in_common
+
+_SHOWN = 3  # names in a message
+_REMEDY = (
+    "All processes must see the same images, recipe and models: copy what is missing, or "
+    "let the nodes share a folder. No step has been made."
+)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Outlook:
+    """What one process found, small enough to be sent to all."""
+
+    process: str
+    images: dict[str, tuple[int, str]]  # by source: how many, digest of names and sizes
+    settings: dict[str, Any]
+
+    @classmethod
+    def of(
+        cls, rank: int, sources: Mapping[str, Images], settings: Mapping[str, Any]
+    ) -> "_Outlook":
+        versions = {f"version of {name}": version(name) for name in ("isogon", "torch")}
+        return cls(
+            process=f"process {rank} on {socket.gethostname()}",
+            images={name: (len(each), _digest(each)) for name, each in sources.items()},
+            settings=versions | dict(settings),
+        )
+
+
+def require_agreement(
+    fabric: Fabric, sources: Mapping[str, Images], settings: Mapping[str, Any]
+) -> None:
+    """Refuse processes that would not do the same; every process must call this.
+
+    Args:
+        fabric: the run's processes.
+        sources: the images, by what the recipe calls them.
+        settings: what else must be equal, by name; comparable and small.
+
+    Raises:
+        UsageError: a process found other images, or has another setting, than the first.
+    """
+    if fabric.world_size == 1:
+        return
+    outlooks = _gathered(fabric, _Outlook.of(fabric.global_rank, sources, settings))
+    first = outlooks[0]
+    with in_common(fabric):
+        for rank, other in enumerate(outlooks):
+            if other.settings != first.settings:
+                differing = _differing(first.settings, other.settings)
+                raise UsageError(
+                    f"{other.process} and {first.process} do not run the same: "
+                    f"{'; '.join(differing)}. {_REMEDY}"
+                )
+            for name, (count, digest) in first.images.items():
+                theirs, other_digest = other.images[name]
+                if digest == other_digest:
+                    continue
+                names: Collection[str] = fabric.broadcast(sources[name].names)
+                how = _gathered(fabric, _how_different(sources[name].names, names))[rank]
+                raise UsageError(
+                    f"{other.process} found {theirs:,} images in {name}, {first.process} "
+                    f"{count:,}: {how}. {_REMEDY}"
+                )
+
+
+def _digest(images: Images) -> str:
+    digest = hashlib.blake2b(digest_size=16)
+    for name in images.names:
+        digest.update(name.encode("utf-8", "surrogateescape") + b"\0")
+    for file in images.files():
+        with suppress(OSError):  # what is not there is told by the reading of images
+            digest.update(b"%d\0" % file.stat().st_size)
+    return digest.hexdigest()
+
+
+def _differing(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> list[str]:
+    return [
+        f"{key} is {theirs.get(key)!r} and {ours.get(key)!r}"
+        for key in sorted(ours.keys() | theirs.keys())
+        if ours.get(key) != theirs.get(key)
+    ]
+
+
+def _how_different(ours: Collection[str], first: Collection[str]) -> str:
+    lacking, added = sorted({*first} - {*ours}), sorted({*ours} - {*first})
+    found = [
+        f"{what} {', '.join(names[:_SHOWN])}{_more(len(names) - _SHOWN)}"
+        for what, names in (("it lacks", lacking), ("it alone has", added))
+        if names
+    ]
+    return "; ".join(found) or "files of the same names have other sizes, or another order"
+
+
+def _more(count: int) -> str:
+    return f" and {count:,} more" if count > 0 else ""
+
+
+def _gathered(fabric: Fabric, one: Any) -> list[Any]:
+    found: list[Any] = [None] * fabric.world_size
+    torch.distributed.all_gather_object(found, one)
+    return found
