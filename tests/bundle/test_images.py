@@ -156,9 +156,11 @@ def test_unreadable_exif_is_no_reason_to_refuse() -> None:
         (b"", ImageProblem.UNDECODABLE, "is empty"),
         (b"nope", ImageProblem.UNDECODABLE, "starts with b'nope'"),
         (b"\x89PNG\r\n\x1a\n", ImageProblem.UNDECODABLE, "PNG"),
-        (b"GIF89a" + b"\0" * 50, ImageProblem.UNSUPPORTED, "is a GIF"),
+        (b"GIF89a", ImageProblem.UNDECODABLE, "begins as GIF"),
         (b"%PDF-1.7", ImageProblem.UNSUPPORTED, "is a PDF"),
-        (b"\0\0\0\x18ftypheic\0\0", ImageProblem.UNSUPPORTED, "HEIF"),
+        (b"\xff\x0a\0\0", ImageProblem.UNSUPPORTED, "is a JPEG XL"),
+        (b"\0\0\0\x18ftypisom\0\0", ImageProblem.UNSUPPORTED, "is a video"),
+        (b"\0\0\0\x18ftypheic\0\0", ImageProblem.UNDECODABLE, "begins as HEIC"),
     ],
 )
 def test_what_is_no_image_is_told_apart(

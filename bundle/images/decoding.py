@@ -17,24 +17,10 @@ import struct
 from dataclasses import dataclass
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from bundle.errors import ImageError, ImageProblem
-
-FORMATS = ("JPEG", "PNG", "WEBP")
-SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp"})
-
-# Formats people do send, told apart from noise by their first bytes.
-_OTHER_FORMATS = {
-    b"GIF8": "a GIF",
-    b"BM": "a BMP",
-    b"II*\0": "a TIFF",
-    b"MM\0*": "a TIFF",
-    b"%PDF": "a PDF",
-    b"<svg": "an SVG",
-    b"<?xml": "an XML",
-}
-_HEIF_BRANDS = (b"ftypheic", b"ftypheix", b"ftypmif1", b"ftypavif")
+from bundle.images.formats import ACCEPTED, format_of, other_format
 
 _ORIENTATION = 0x0112  # EXIF tag; how to turn the stored image upright
 _TURNS = {
@@ -115,32 +101,26 @@ def _scans(data: bytes) -> int:
 
 def _opened(data: bytes) -> Image.Image:
     if not data:
-        raise ImageError(ImageProblem.UNDECODABLE, "is empty. Send JPEG, PNG or WebP data.")
-    try:
-        return Image.open(io.BytesIO(data), formats=FORMATS)
-    except UnidentifiedImageError as error:
-        found = _other_format(data)
-        if found:
-            raise ImageError(
-                ImageProblem.UNSUPPORTED, f"is {found} file. Send JPEG, PNG or WebP."
-            ) from error
+        raise ImageError(ImageProblem.UNDECODABLE, f"is empty. Send {ACCEPTED}.")
+    found = format_of(data)
+    if found is None:
+        other = other_format(data)
+        if other:
+            raise ImageError(ImageProblem.UNSUPPORTED, f"is {other} file. Send {ACCEPTED}.")
         raise ImageError(
             ImageProblem.UNDECODABLE,
             f"is not an image that can be read: it starts with {data[:8]!r}. "
-            f"Send JPEG, PNG or WebP.",
-        ) from error
-    except (OSError, SyntaxError, ValueError, struct.error) as error:
+            f"Send {ACCEPTED}.",
+        )
+    try:
+        return found.open(io.BytesIO(data))
+    # Hostile bytes reach many parsers here, each with errors of its own kind.
+    except Exception as error:
         raise ImageError(
             ImageProblem.UNDECODABLE,
-            f"has a damaged header: {error}. Send the complete file.",
+            f"begins as {found.name}, but its header is damaged: {error}. "
+            f"Send the complete file.",
         ) from error
-
-
-def _other_format(data: bytes) -> str | None:
-    if data[4:12] in _HEIF_BRANDS:
-        return "a HEIF or AVIF"
-    start = data.lstrip()
-    return next((n for magic, n in _OTHER_FORMATS.items() if start.startswith(magic)), None)
 
 
 def _upright(image: Image.Image) -> Image.Image:

@@ -1,0 +1,173 @@
+"""The formats that are decoded, and how each is known by its first bytes.
+
+A format is added here, in one line: service, command line, client and page follow. A
+file's name says nothing.
+
+JPEG XL is recognised and refused: of the kept decoders for Python one is GPL and
+decodes a whole image to learn its size, the other is 100 MB of codecs.
+"""
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import BinaryIO
+
+import pi_heif
+from PIL.AvifImagePlugin import AvifImageFile
+from PIL.BmpImagePlugin import BmpImageFile
+from PIL.GifImagePlugin import GifImageFile
+from PIL.ImageFile import ImageFile
+from PIL.Jpeg2KImagePlugin import Jpeg2KImageFile
+from PIL.JpegImagePlugin import jpeg_factory
+from PIL.PngImagePlugin import PngImageFile
+from PIL.PpmImagePlugin import PpmImageFile
+from PIL.TiffImagePlugin import TiffImageFile
+from PIL.WebPImagePlugin import WebPImageFile
+
+HEAD = 64  # bytes that suffice to know a format
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Format:
+    """A format of image files."""
+
+    name: str  # for people
+    open: Callable[[BinaryIO], ImageFile]  # reads the header; pixels come with `load`
+    types: tuple[str, ...]  # media types, the registered one first
+    suffixes: tuple[str, ...]  # of file names, the usual one first
+    start: re.Pattern[bytes]  # how its files begin
+
+
+def _start(pattern: bytes) -> re.Pattern[bytes]:
+    return re.compile(pattern, re.DOTALL)
+
+
+# ISO base media files say in their first box which formats they keep to: "major brand",
+# version, "compatible brands". `mif1` alone names no codec.
+_AVIF = rb"....ftyp(avif|avis|mi[fa]1....(....){0,9}(avif|avis))"
+_HEIC = rb"....ftyp(hei[cxms]|hev[cxms]|m[is]f1....(....){0,9}(hei[cxms]|hev[cxms]))"
+
+FORMATS = (
+    Format(
+        name="JPEG",
+        open=jpeg_factory,
+        types=("image/jpeg", "image/jpg", "image/pjpeg"),
+        suffixes=(
+            ".jpg",
+            ".jpeg",
+            ".jpe",
+            ".jfif",
+            ".jif",
+            ".jfi",
+            ".mpo",
+            ".pjpeg",
+            ".pjp",
+        ),
+        start=_start(rb"\xff\xd8\xff"),
+    ),
+    Format(
+        name="PNG",
+        open=PngImageFile,
+        types=("image/png", "image/apng"),
+        suffixes=(".png", ".apng"),
+        start=_start(rb"\x89PNG\r\n\x1a\n"),
+    ),
+    Format(
+        name="WebP",
+        open=WebPImageFile,
+        types=("image/webp",),
+        suffixes=(".webp",),
+        start=_start(rb"RIFF....WEBP"),
+    ),
+    Format(
+        name="HEIC",
+        open=pi_heif.HeifImageFile,
+        types=("image/heic", "image/heif"),
+        suffixes=(".heic", ".heif", ".hif"),
+        start=_start(_HEIC),
+    ),
+    Format(
+        name="AVIF",
+        open=AvifImageFile,
+        types=("image/avif",),
+        suffixes=(".avif", ".avifs"),
+        start=_start(_AVIF),
+    ),
+    Format(
+        name="TIFF",
+        open=TiffImageFile,
+        types=("image/tiff",),
+        suffixes=(".tif", ".tiff"),
+        start=_start(rb"(II[*+]\0|MM\0[*+])(?!....CR)"),  # not Canon's raw files
+    ),
+    Format(
+        name="GIF",
+        open=GifImageFile,
+        types=("image/gif",),
+        suffixes=(".gif",),
+        start=_start(rb"GIF8[79]a"),
+    ),
+    Format(
+        name="BMP",
+        open=BmpImageFile,
+        types=("image/bmp", "image/x-ms-bmp"),
+        suffixes=(".bmp", ".dib"),
+        start=_start(rb"BM.{12}[\x0c\x10\x28\x34\x38\x40\x6c\x7c]\0\0\0"),
+    ),
+    Format(
+        name="JPEG 2000",
+        open=Jpeg2KImageFile,
+        types=("image/jp2", "image/jpx", "image/j2c"),
+        suffixes=(".jp2", ".j2k", ".jpx", ".jpf", ".j2c", ".jpc"),
+        start=_start(rb"\xff\x4f\xff\x51|\0\0\0\x0cjP  \r\n\x87\n"),
+    ),
+    Format(
+        name="PPM",
+        open=PpmImageFile,
+        types=("image/x-portable-pixmap", "image/x-portable-graymap"),
+        suffixes=(".ppm", ".pgm", ".pbm", ".pnm"),
+        start=_start(rb"P[456][\s#]"),
+    ),
+)
+
+SUFFIXES = frozenset(suffix for each in FORMATS for suffix in each.suffixes)
+
+# For messages: "JPEG, PNG, ... or PPM".
+ACCEPTED = ", ".join(each.name for each in FORMATS[:-1]) + f" or {FORMATS[-1].name}"
+
+# What people do send, told apart from noise.
+_OTHERS = {
+    "a JPEG XL": _start(rb"\xff\x0a|\0\0\0\x0cJXL "),
+    "a Canon raw": _start(rb"(II\*\0|MM\0\*)....CR|....ftypcrx"),
+    "a HEIF": _start(rb"....ftypm[is]f1"),
+    "a video": _start(rb"....ftyp|\x1a\x45\xdf\xa3|RIFF....AVI "),
+    "an icon": _start(rb"\0\0[\x01\x02]\0[^\0]\0"),
+    "a Photoshop": _start(rb"8BPS"),
+    "a text-only PPM": _start(rb"P[123][\s#]"),
+    "a PDF": _start(rb"\s*%PDF"),
+    "an SVG": _start(rb"\s*(<\?xml[^<]*)?<svg"),
+    "an HTML": _start(rb"(?i)\s*<(!doctype )?html"),
+    "an XML": _start(rb"\s*<\?xml"),
+    "a ZIP": _start(rb"PK\x03\x04"),
+    "a DICOM": _start(rb".{128}DICM"),
+}
+
+
+def format_of(head: bytes) -> Format | None:
+    """Return the format of the file that begins with `head`, or None."""
+    return next((each for each in FORMATS if each.start.match(head)), None)
+
+
+def image_format(head: bytes) -> str | None:
+    """Return the name of the format that a file has, such as "JPEG"; None for others.
+
+    Args:
+        head: the first `HEAD` bytes of the file, or more.
+    """
+    found = format_of(head)
+    return None if found is None else found.name
+
+
+def other_format(head: bytes) -> str | None:
+    """Return what a file is that is not decoded, with its article, where that is known."""
+    return next((name for name, start in _OTHERS.items() if start.match(head)), None)
