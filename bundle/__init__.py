@@ -23,6 +23,7 @@ from bundle.calibration import (
     Calibration as Calibration,
     scores_needed as scores_needed,
 )
+from bundle.classes import ClassChoice as ClassChoice
 from bundle.collection import Images as Images
 from bundle.cuda import CudaDevice as CudaDevice, cuda_device as cuda_device
 from bundle.detectors import (

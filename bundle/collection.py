@@ -12,6 +12,7 @@ from jaxtyping import Int, UInt8
 from PIL import Image
 from rich.progress import Progress
 
+from bundle.classes import as_unicode
 from bundle.errors import ImageError, UsageError
 from bundle.faults import FaultRecord
 from bundle.images import ImageLimits, decode
@@ -21,12 +22,43 @@ from bundle.preprocessing import Preprocessing
 UNREADABLE_LIMIT = 0.1
 
 _SHOWN = 10  # faults in a message
+_EXAMPLES = 3  # names of files that were passed over
 _PART = 4096  # images per round of decoding
 
 # Local files are the user's own: the limits only keep memory in bounds.
 LOCAL_LIMITS = ImageLimits(bytes=2**30, pixels=250_000_000)
 
 Indices = Int[np.ndarray, " _"]  # of images, or of classes by image
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PassedOver:
+    """Files of a source that are none of its images, for one reason."""
+
+    reason: str  # such as "hidden"
+    count: int
+    examples: tuple[str, ...]  # the first few names
+
+    @classmethod
+    def of(cls, names: Mapping[str, Sequence[str]]) -> "tuple[PassedOver, ...]":
+        """Return what these reasons say of these files."""
+        return tuple(
+            cls(reason=reason, count=len(found), examples=tuple(found[:_EXAMPLES]))
+            for reason, found in names.items()
+        )
+
+    def __str__(self) -> str:
+        more = ", …" if self.count > len(self.examples) else ""
+        return f"{self.reason}: {self.count:,} ({', '.join(self.examples)}{more})"
+
+
+def no_images(where: str, passed_over: Sequence[PassedOver]) -> UsageError:
+    """Return the error for a source that holds no image."""
+    there = f" Passed over: {'; '.join(map(str, passed_over))}." if passed_over else ""
+    return UsageError(
+        f"{where} holds no images; expected image files, such as .jpg or .png, in folders "
+        f"by class or not.{there}"
+    )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -41,6 +73,8 @@ class Images(ABC):
     names: Sequence[str]  # unique and stable: an image's role depends on its name
     classes: tuple[str, ...]  # sorted, and Unicode; empty without classes
     class_numbers: Sequence[int]  # by image, into `classes`; unused without classes
+    class_words: str = ""  # how many classes there are, and where they come from
+    passed_over: tuple[PassedOver, ...] = ()  # what else the source holds
 
     @abstractmethod
     def image(self, index: int) -> Image.Image:
@@ -63,6 +97,21 @@ class Images(ABC):
     def labels(self, indices: Indices) -> Indices | None:
         """Return the class numbers, or None for images without classes."""
         return np.array(self.class_numbers)[indices] if self.classes else None
+
+    @property
+    def description(self) -> str:
+        """What was found: images, classes and where they come from, what else there is."""
+        count = len(self.names)
+        said = f"{self.where}: {count:,} image{'' if count == 1 else 's'}"
+        if self.class_words:
+            said += f"; {self.class_words}"
+        if self.passed_over:
+            said += f". Passed over: {'; '.join(map(str, self.passed_over))}"
+        return as_unicode(f"{said}.")
+
+    def say(self, progress: Progress) -> None:
+        """Print what was found."""
+        progress.console.print(self.description, markup=False, soft_wrap=True)
 
     def files(self) -> Iterable[Path]:
         """Yield the files that hold the images; nothing where that is not known."""
@@ -157,22 +206,3 @@ def require_unique(names: Sequence[str], where: str) -> None:
         f"{where} names {len(twice)} images more than once: {', '.join(twice[:10])}. "
         f"List every image once."
     )
-
-
-def numbered(labels: Sequence[str]) -> tuple[tuple[str, ...], tuple[int, ...]]:
-    """Return the sorted classes and each label's number among them.
-
-    Fewer than two classes are none: the first tuple is empty then. A folder's name that
-    is no Unicode is written as `as_unicode` does, because bundles and pages hold text.
-    """
-    classes = sorted(set(labels))
-    numbers = {name: number for number, name in enumerate(classes)}
-    return (
-        tuple(map(as_unicode, classes)) if len(classes) > 1 else (),
-        tuple(numbers[label] for label in labels),
-    )
-
-
-def as_unicode(name: str) -> str:
-    r"""Return a file's name as Unicode; bytes that are none become `\xff` and the like."""
-    return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")

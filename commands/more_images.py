@@ -23,5 +23,6 @@ def more_pixels(
     if images is None:
         return None
     folder = ImageFolder.list(images)
+    folder.say(progress)
     usable = folder.readable(progress)
     return folder.pixels(usable, bundle.manifest.preprocessing, progress)

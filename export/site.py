@@ -60,6 +60,7 @@ def calibrate(
     """
     spec = spec or detector_spec(bundle, TRAINING_DETECTOR)
     folder = ImageFolder.list(images)
+    folder.say(progress)
     roles = split(folder, folder.readable(progress), Shares(test=0.0), alpha=spec.alpha)
     labels = folder.labels(roles.bank)
     spec.require_bank(len(roles.bank), labels, bundle.manifest.width)

@@ -9,6 +9,7 @@ from jaxtyping import Float32
 from rich.progress import Progress
 
 from bundle import (
+    ClassChoice,
     Images,
     Preprocessing,
     Split,
@@ -159,12 +160,12 @@ def prepare_data(recipe: Recipe, progress: Progress, cache: Path | None = None) 
     for each in recipe.unfamiliar:
         images, usable = reading.usable(each.images)
         unfamiliar[each.name] = Unfamiliar(images=images, flaggable=usable, kind=each.kind)
-    familiar, learnable = reading.usable(section.images)
+    familiar, learnable = reading.usable(section.images, section.class_choice)
     if section.test is None:
         held_out = familiar
         roles = split(familiar, learnable, section.shares, alpha=alpha)
     else:
-        held_out, usable = reading.usable(section.test)
+        held_out, usable = reading.usable(section.test, section.class_choice)
         _require_comparable(familiar, held_out)
         roles = split_apart(
             familiar, learnable, held_out, usable, section.shares, alpha=alpha
@@ -209,9 +210,12 @@ class _Reading:
         self._cache = cache
         self.unreadable: dict[str, dict[str, str]] = {}
 
-    def usable(self, source: str) -> tuple[Images, Indices]:
+    def usable(
+        self, source: str, choice: ClassChoice | None = None
+    ) -> tuple[Images, Indices]:
         """Return the images of a source and the indices of those that can be read."""
-        images = open_images(source)
+        images = open_images(source, choice)
+        images.say(self._progress)
         faults = images.faults(self._progress, self._cache)
         if faults:
             self.unreadable[images.where] = faults

@@ -10,7 +10,7 @@ from pydantic import (
     model_validator,
 )
 
-from bundle import DetectorSpec, Shares
+from bundle import ClassChoice, DetectorSpec, Shares
 from distill.recipe.defaults import completed
 from distill.recipe.objectives import (
     GROUP,
@@ -37,9 +37,20 @@ class DataSection(_Section):
 
     images: str = Field(
         description="a folder, with or without class folders; a .tar, or several such "
-        "as `shard-{0000..0009}.tar`, WebDataset's too; a .csv, .tsv or .parquet list "
-        "with `path` and maybe `label`; a .txt list of paths; Parquet with the images in "
-        "`image`; or `hfds/NAME:SPLIT` of Hugging Face"
+        "as `shard-{0000..0009}.tar`, WebDataset's too; a .csv, .tsv, .jsonl or .parquet "
+        "list with `path` and maybe `label`; a .txt list of paths; Parquet with the images "
+        "in `image`; or `hfds/NAME:SPLIT` of Hugging Face"
+    )
+    label: str | None = Field(
+        default=None,
+        description="the column of a list, of Parquet or a dataset, or the key of "
+        "WebDataset's .json files, that holds the class; by default one of a usual name",
+    )
+    classes: int | None = Field(
+        default=None,
+        description="the level of folders whose names are the classes: 1 is the outermost "
+        "below `images`, -1 the folder an image lies in, 0 says that there are none; by "
+        "default the innermost that divides the images",
     )
     test: str | None = Field(
         default=None,
@@ -130,6 +141,17 @@ class DataSection(_Section):
         if self.augment is not None and self.colour_jitter:
             raise ValueError("expected either augment or colour_jitter, got both")
         return self
+
+    @model_validator(mode="after")
+    def _one_origin_of_classes(self) -> "DataSection":
+        if self.label is not None and self.classes is not None:
+            raise ValueError("expected either label or classes, got both")
+        return self
+
+    @property
+    def class_choice(self) -> ClassChoice:
+        """Where the classes of the familiar images come from."""
+        return ClassChoice(column=self.label, level=self.classes)
 
     @property
     def shares(self) -> Shares:
