@@ -70,7 +70,6 @@ from bundle.false_alarms import (
     measured_false_alarms as measured_false_alarms,
     served_detector as served_detector,
 )
-from bundle.faults import FaultRecord as FaultRecord
 from bundle.fitted import (
     FITTED as FITTED,
     HELD_OUT as HELD_OUT,

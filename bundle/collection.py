@@ -13,8 +13,9 @@ from PIL import Image
 from rich.progress import Progress
 
 from bundle.classes import as_unicode
+from bundle.copies import SIDE, Thumbnail, thumbnail
 from bundle.errors import ImageError, UsageError
-from bundle.faults import FaultRecord
+from bundle.examined import ExaminationRecord, Examined
 from bundle.images import ImageLimits, decode
 from bundle.preprocessing import Preprocessing
 
@@ -117,27 +118,31 @@ class Images(ABC):
         """Yield the files that hold the images; nothing where that is not known."""
         return ()
 
-    def faults(self, progress: Progress, cache: Path | None = None) -> dict[str, str]:
-        """Decode every image once; return what is wrong with those that fail, by name.
+    def examined(self, progress: Progress, cache: Path | None = None) -> Examined:
+        """Decode every image once; return what is wrong with some, and thumbnails of all.
 
         Args:
             progress: where to show progress.
             cache: a folder for the answer. It is read back, and nothing is decoded, as
                 long as names, sizes and times of change of the files stay the same.
         """
-        record = FaultRecord.at(cache, self.where, self.names, self.files())
+        record = ExaminationRecord.at(cache, self.where, self.names, self.files())
         with record.alone():  # of several processes one reads, the others wait
             known = record.load()
             if known is not None:
                 return known
-            tracked = progress.track(
-                zip(self.names, self._faults(), strict=True),
-                len(self),
-                description="Reading images",
-            )
-            found = {name: fault for name, fault in tracked if fault is not None}
-            record.save(found)
-            return found
+            faults: dict[str, str] = {}
+            thumbnails = np.zeros((len(self), SIDE, SIDE), np.uint8)
+            for index, found in enumerate(
+                progress.track(self._read_all(), len(self), description="Reading images")
+            ):
+                if isinstance(found, str):
+                    faults[self.names[index]] = found
+                else:
+                    thumbnails[index] = found
+            examined = Examined(faults=faults, thumbnails=thumbnails)
+            record.save(examined)
+            return examined
 
     def readable(
         self,
@@ -151,12 +156,12 @@ class Images(ABC):
         Args:
             progress: where to show progress and to say what is left out.
             limit: the largest share of images that may be left out.
-            faults: what `faults` returned, where it was asked before.
+            faults: what `examined` found, where it was asked before.
 
         Raises:
             UsageError: more than that do not decode.
         """
-        faults = self.faults(progress) if faults is None else faults
+        faults = self.examined(progress).faults if faults is None else faults
         if not faults:
             return np.arange(len(self))
         shown = "\n".join(f"  {fault}" for fault in list(faults.values())[:_SHOWN])
@@ -172,17 +177,18 @@ class Images(ABC):
         )
         return np.array([i for i, name in enumerate(self.names) if name not in faults])
 
-    def _faults(self) -> Iterator[str | None]:
-        def fault(index: int) -> str | None:
+    def _read_all(self) -> Iterator[str | Thumbnail]:
+        """Yield each image's thumbnail, or what is wrong with it."""
+
+        def read(index: int) -> str | Thumbnail:
             try:
-                self.image(index)
+                return thumbnail(self.image(index))
             except UsageError as error:
                 return str(error)
-            return None
 
         with ThreadPoolExecutor() as pool:  # in parts: each task costs a kilobyte
             for start in range(0, len(self), _PART):
-                yield from pool.map(fault, range(start, min(start + _PART, len(self))))
+                yield from pool.map(read, range(start, min(start + _PART, len(self))))
 
 
 def decoded(data: bytes, name: str) -> Image.Image:

@@ -24,6 +24,7 @@ from bundle import (
     function_fingerprint,
     split,
 )
+from bundle.copies import pictures
 from bundle.samples import SAMPLES, spread
 from export.artifacts import Exported, add_artifacts
 from export.deployed import Deployed
@@ -61,7 +62,15 @@ def calibrate(
     spec = spec or detector_spec(bundle, TRAINING_DETECTOR)
     folder = ImageFolder.list(images)
     folder.say(progress)
-    roles = split(folder, folder.readable(progress), Shares(test=0.0), alpha=spec.alpha)
+    examined = folder.examined(progress)
+    usable = folder.readable(progress, faults=examined.faults)
+    roles = split(
+        folder,
+        usable,
+        Shares(test=0.0),
+        alpha=spec.alpha,
+        pictures=pictures(examined.thumbnails),  # copies must not calibrate the bank
+    )
     labels = folder.labels(roles.bank)
     spec.require_bank(len(roles.bank), labels, bundle.manifest.width)
     preprocessing = bundle.manifest.preprocessing

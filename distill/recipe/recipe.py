@@ -11,6 +11,7 @@ from pydantic import (
 )
 
 from bundle import ClassChoice, DetectorSpec, Shares
+from bundle.copies import COPY_DISTANCE
 from distill.recipe.defaults import completed
 from distill.recipe.objectives import (
     GROUP,
@@ -56,6 +57,20 @@ class DataSection(_Section):
         default=None,
         description="other images of the same classes, to calibrate and test on; then "
         "all of `images` is learnt from",
+    )
+    calibration_of_test: float | None = Field(
+        default=None,
+        gt=0,
+        lt=1,
+        description="share of `test` that calibrates the OOD score, at most "
+        "calibration_limit; by default a half, or as calibration_share is to test_share",
+    )
+    copy_distance: float = Field(
+        default=COPY_DISTANCE,
+        ge=0,
+        le=1,
+        description="between small grey versions of two images, up to which they are "
+        "copies and never play two roles; 0 for equal ones alone",
     )
     unreadable_limit: float = Field(
         default=0.1,
@@ -148,6 +163,12 @@ class DataSection(_Section):
             raise ValueError("expected either label or classes, got both")
         return self
 
+    @model_validator(mode="after")
+    def _divides_a_test(self) -> "DataSection":
+        if self.calibration_of_test is not None and self.test is None:
+            raise ValueError("expected `test` with calibration_of_test, which divides it")
+        return self
+
     @property
     def class_choice(self) -> ClassChoice:
         """Where the classes of the familiar images come from."""
@@ -155,11 +176,12 @@ class DataSection(_Section):
 
     @property
     def shares(self) -> Shares:
-        """How much of the familiar images is held out."""
+        """How much of the familiar images is held out, or how `test` is divided."""
+        apart = self.calibration_of_test if self.test is not None else None
         return Shares(
-            calibration=self.calibration_share,
+            calibration=self.calibration_share if apart is None else apart,
             calibration_limit=self.calibration_limit,
-            test=self.test_share,
+            test=self.test_share if apart is None else 1 - apart,
         )
 
 
