@@ -41,6 +41,19 @@ def open_images(
     folder = Path(source).expanduser()
     if folder.is_dir():
         return ImageFolder.list(folder, choice)
+    files = require_there(source, forms=forms)
+    return _from_files(files, source, forms, choice or ClassChoice())
+
+
+def require_there(source: str, *, forms: str = FORMS) -> list[Path]:
+    """Return the files that a source names, or the folder; nothing in it is looked at.
+
+    Raises:
+        UsageError: one of them is not there.
+    """
+    folder = Path(source).expanduser()
+    if folder.is_dir():
+        return [folder]
     files = _expanded(source.removeprefix("wds/"))
     missing = [str(file) for file in files if not file.is_file()]
     if missing or not files:
@@ -48,7 +61,7 @@ def open_images(
             f"Expected images at {', '.join(missing[:10]) or source}, found nothing. "
             f"Write {forms}."
         )
-    return _from_files(files, source, forms, choice or ClassChoice())
+    return files
 
 
 def _from_files(files: list[Path], source: str, forms: str, choice: ClassChoice) -> Images:

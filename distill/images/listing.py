@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bundle import ImageFolder, Images, UsageError
-from distill.images.sources import open_images
+from distill.images.sources import open_images, require_there
 from distill.recipe import Recipe
 
 # How a recipe calls the familiar images; unfamiliar sets go by their own names, which
@@ -58,6 +58,19 @@ class Sources:
                         f"such as {min(shared)}, so that the OOD score would be asked to "
                         f"flag what is familiar. Name images that are not among those."
                     )
+
+
+def require_sources(recipe: Recipe) -> None:
+    """Refuse paths that lead nowhere: at once, before models are made or torch is there.
+
+    Raises:
+        UsageError: the first of them.
+    """
+    section = recipe.data
+    named = [section.images, section.test, *(each.images for each in recipe.unfamiliar)]
+    for source in named:
+        if source is not None:
+            require_there(source)
 
 
 def listed(recipe: Recipe) -> Sources:

@@ -364,3 +364,18 @@ def test_what_is_no_source_is_answered_with_what_is(tmp_path: Path) -> None:
         (tmp_path / name).write_bytes(b"")
         with pytest.raises(UsageError, match=says):
             open_images(str(tmp_path / name))
+
+
+def test_slices_of_a_hugging_face_split_name_their_rows(
+    parquet: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("datasets")
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "digits" / "data").mkdir(parents=True)
+    for split in ("train", "test"):
+        shutil.copy(parquet, tmp_path / "digits" / "data" / f"{split}-0.parquet")
+    first, second = (open_images(f"hfds/digits:train[{part}]") for part in (":50%", "50%:"))
+    assert first.names == tuple(map(str, range(120)))
+    assert second.names == tuple(map(str, range(120, 240)))
+    both = open_images("hfds/digits:train[:2]+test[5:6]")
+    assert both.names == ("train/0", "train/1", "test/5")

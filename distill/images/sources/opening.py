@@ -37,3 +37,13 @@ def open_images(source: str, choice: ClassChoice | None = None) -> Images:
 
         return hugging_face_images(name, choice or ClassChoice())
     return sources.open_images(source, forms=FORMS, choice=choice)
+
+
+def require_there(source: str) -> None:
+    """Refuse a source whose files are not there, without looking into any.
+
+    Raises:
+        UsageError: a path leads nowhere. Datasets of the hub are not asked for.
+    """
+    if source.partition("/")[0] not in {"hfds", *_IN_ORDER_ONLY}:
+        sources.require_there(source, forms=FORMS)
