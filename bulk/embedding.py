@@ -78,6 +78,7 @@ def embed(
     manifest, alpha = model.bundle.manifest, model.artifact.calibration.alpha
     del model  # its place on the device is for the workers
     progress.remove_task(listing)
+    images.say(progress)
     with opened(output, job, record, overwrite=overwrite) as parts:
         job = parts.job
         done = set(parts.done())
@@ -97,6 +98,7 @@ def embed(
         images=len(images),
         embedded=merged.rows,
         unreadable=merged.unreadable,
+        passed_over=sum(each.count for each in images.passed_over),
         unreadable_list=merged.unreadable_list,
         flagged=merged.flagged,
         alpha=alpha,

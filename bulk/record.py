@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from bulk.job import Job
 from bulk.model import Model
 from bundle import Images
-from bundle.faults import revision
+from bundle.examined import revision
 
 _FREE = {"part"}  # a continued run takes what it finds
 

@@ -12,6 +12,7 @@ class Summary:
     images: int
     embedded: int
     unreadable: int
+    passed_over: int  # files of the source that are none of its images
     unreadable_list: Path | None  # CSV of name and reason; None where all were read
     flagged: int  # of those embedded
     alpha: float
@@ -40,6 +41,7 @@ class Summary:
             "images": self.images,
             "embedded": self.embedded,
             "unreadable": self.unreadable,
+            "passed_over": self.passed_over,
             "unreadable_list": None if listed is None else str(listed),
             "flagged": self.flagged,
             "alpha": self.alpha,

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from bundle import Calibration, Images, Outputs, UsageError
-from bundle.collection import as_unicode
+from bundle.classes import as_unicode
 
 COMPRESSION = "zstd"
 _UNREADABLE = b"isogon.unreadable"  # in a part's metadata: [[name, reason], ...]

@@ -23,6 +23,7 @@ from bundle.calibration import (
     Calibration as Calibration,
     scores_needed as scores_needed,
 )
+from bundle.classes import ClassChoice as ClassChoice
 from bundle.collection import Images as Images
 from bundle.cuda import CudaDevice as CudaDevice, cuda_device as cuda_device
 from bundle.detectors import (
@@ -70,7 +71,6 @@ from bundle.false_alarms import (
     measured_false_alarms as measured_false_alarms,
     served_detector as served_detector,
 )
-from bundle.faults import FaultRecord as FaultRecord
 from bundle.fitted import (
     FITTED as FITTED,
     HELD_OUT as HELD_OUT,

@@ -13,8 +13,10 @@ from jaxtyping import Int, UInt8
 from PIL import Image
 from rich.progress import Progress
 
+from bundle.classes import as_unicode
+from bundle.copies import SIDE, Thumbnail, thumbnail
 from bundle.errors import ImageError, UsageError
-from bundle.faults import FaultRecord
+from bundle.examined import ExaminationRecord, Examined
 from bundle.images import ASSUMED, ImageLimits, Range, decode
 from bundle.preprocessing import Preprocessing
 from bundle.samples import spread
@@ -24,12 +26,43 @@ UNREADABLE_LIMIT = 0.1
 
 _SHOWN = 10  # faults in a message
 _LOOKED_AT = 16  # images
+_EXAMPLES = 3  # names of files that were passed over
 _PART = 4096  # images per round of decoding
 
 # Local files are the user's own: the limits only keep memory in bounds.
 LOCAL_LIMITS = ImageLimits(bytes=2**30, pixels=250_000_000)
 
 Indices = Int[np.ndarray, " _"]  # of images, or of classes by image
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PassedOver:
+    """Files of a source that are none of its images, for one reason."""
+
+    reason: str  # such as "hidden"
+    count: int
+    examples: tuple[str, ...]  # the first few names
+
+    @classmethod
+    def of(cls, names: Mapping[str, Sequence[str]]) -> "tuple[PassedOver, ...]":
+        """Return what these reasons say of these files."""
+        return tuple(
+            cls(reason=reason, count=len(found), examples=tuple(found[:_EXAMPLES]))
+            for reason, found in names.items()
+        )
+
+    def __str__(self) -> str:
+        more = ", …" if self.count > len(self.examples) else ""
+        return f"{self.reason}: {self.count:,} ({', '.join(self.examples)}{more})"
+
+
+def no_images(where: str, passed_over: Sequence[PassedOver]) -> UsageError:
+    """Return the error for a source that holds no image."""
+    there = f" Passed over: {'; '.join(map(str, passed_over))}." if passed_over else ""
+    return UsageError(
+        f"{where} holds no images; expected image files, such as .jpg or .png, in folders "
+        f"by class or not.{there}"
+    )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -45,6 +78,8 @@ class Images(ABC):
     classes: tuple[str, ...]  # sorted, and Unicode; empty without classes
     class_numbers: Sequence[int]  # by image, into `classes`; unused without classes
     range: Range | None = None  # of deep grey samples, where it is stated; see `decode`
+    class_words: str = ""  # how many classes there are, and where they come from
+    passed_over: tuple[PassedOver, ...] = ()  # what else the source holds
 
     @abstractmethod
     def image(self, index: int) -> Image.Image:
@@ -76,33 +111,52 @@ class Images(ABC):
         """Return the file that holds an image; None where that is not known."""
         return None
 
+    @property
+    def description(self) -> str:
+        """What was found: images, classes and where they come from, what else there is."""
+        count = len(self.names)
+        said = f"{self.where}: {count:,} image{'' if count == 1 else 's'}"
+        if self.class_words:
+            said += f"; {self.class_words}"
+        if self.passed_over:
+            said += f". Passed over: {'; '.join(map(str, self.passed_over))}"
+        return as_unicode(f"{said}.")
+
+    def say(self, progress: Progress) -> None:
+        """Print what was found."""
+        progress.console.print(self.description, markup=False, soft_wrap=True)
+
     def files(self) -> Iterable[Path]:
         """Yield the files that hold the images; nothing where that is not known."""
         return ()
 
-    def faults(self, progress: Progress, cache: Path | None = None) -> dict[str, str]:
-        """Decode every image once; return what is wrong with those that fail, by name.
+    def examined(self, progress: Progress, cache: Path | None = None) -> Examined:
+        """Decode every image once; return what is wrong with some, and thumbnails of all.
 
         Args:
             progress: where to show progress.
             cache: a folder for the answer. It is read back, and nothing is decoded, as
                 long as names, sizes and times of change of the files stay the same.
         """
-        record = FaultRecord.at(
+        record = ExaminationRecord.at(
             cache, self.where, self.names, self.files(), reading=f"{self.range}"
         )
         with record.alone():  # of several processes one reads, the others wait
             known = record.load()
             if known is not None:
                 return known
-            tracked = progress.track(
-                zip(self.names, self._faults(), strict=True),
-                len(self),
-                description="Reading images",
-            )
-            found = {name: fault for name, fault in tracked if fault is not None}
-            record.save(found)
-            return found
+            faults: dict[str, str] = {}
+            thumbnails = np.zeros((len(self), SIDE, SIDE), np.uint8)
+            for index, found in enumerate(
+                progress.track(self._read_all(), len(self), description="Reading images")
+            ):
+                if isinstance(found, str):
+                    faults[self.names[index]] = found
+                else:
+                    thumbnails[index] = found
+            examined = Examined(faults=faults, thumbnails=thumbnails)
+            record.save(examined)
+            return examined
 
     def readable(
         self,
@@ -116,12 +170,12 @@ class Images(ABC):
         Args:
             progress: where to show progress and to say what is left out.
             limit: the largest share of images that may be left out.
-            faults: what `faults` returned, where it was asked before.
+            faults: what `examined` found, where it was asked before.
 
         Raises:
             UsageError: more than that do not decode.
         """
-        faults = self.faults(progress) if faults is None else faults
+        faults = self.examined(progress).faults if faults is None else faults
         if not faults:
             return np.arange(len(self))
         shown = "\n".join(f"  {fault}" for fault in list(faults.values())[:_SHOWN])
@@ -156,17 +210,18 @@ class Images(ABC):
             f"`range` under [data], such as `range = [0, 4095]`."
         )
 
-    def _faults(self) -> Iterator[str | None]:
-        def fault(index: int) -> str | None:
+    def _read_all(self) -> Iterator[str | Thumbnail]:
+        """Yield each image's thumbnail, or what is wrong with it."""
+
+        def read(index: int) -> str | Thumbnail:
             try:
-                self.image(index)
+                return thumbnail(self.image(index))
             except UsageError as error:
                 return str(error)
-            return None
 
         with ThreadPoolExecutor() as pool:  # in parts: each task costs a kilobyte
             for start in range(0, len(self), _PART):
-                yield from pool.map(fault, range(start, min(start + _PART, len(self))))
+                yield from pool.map(read, range(start, min(start + _PART, len(self))))
 
 
 def decoded(data: bytes, name: str, limits: Range | None) -> Image.Image:
@@ -195,22 +250,3 @@ def require_unique(names: Sequence[str], where: str) -> None:
         f"{where} names {len(twice)} images more than once: {', '.join(twice[:10])}. "
         f"List every image once."
     )
-
-
-def numbered(labels: Sequence[str]) -> tuple[tuple[str, ...], tuple[int, ...]]:
-    """Return the sorted classes and each label's number among them.
-
-    Fewer than two classes are none: the first tuple is empty then. A folder's name that
-    is no Unicode is written as `as_unicode` does, because bundles and pages hold text.
-    """
-    classes = sorted(set(labels))
-    numbers = {name: number for number, name in enumerate(classes)}
-    return (
-        tuple(map(as_unicode, classes)) if len(classes) > 1 else (),
-        tuple(numbers[label] for label in labels),
-    )
-
-
-def as_unicode(name: str) -> str:
-    r"""Return a file's name as Unicode; bytes that are none become `\xff` and the like."""
-    return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")

@@ -129,6 +129,17 @@ class UnfamiliarSet(_Record):
     flagged: int | None = None
 
 
+class Copies(_Record):
+    """Images that are equal or nearly so, which never play two roles."""
+
+    images: int  # readable familiar images that share their picture with another
+    pictures: int  # how many pictures these show
+    left_out: int  # of them, copies of held-out images, which play no role
+    # Copies of familiar images that were left out of `test` and of unfamiliar sets.
+    shared: dict[str, int]
+    examples: tuple[tuple[str, str], ...]  # names of a few that show one picture
+
+
 class Training(_Record):
     """How the run went."""
 
@@ -166,6 +177,7 @@ class Evaluation(_Record):
     # By class, those that test images have. Empty in older bundles and without classes.
     classes: dict[str, ClassAccuracy] = {}
     cost: Cost | None = None  # None in older bundles
+    copies: Copies | None = None  # None in older bundles, and where no image is a copy
     # By the name of each of several teachers; `fidelity` is to all of them joined.
     fidelity_to_each: dict[str, Fidelity] = {}
 

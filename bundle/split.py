@@ -4,7 +4,7 @@ import hashlib
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Int
+from jaxtyping import Bool, Int
 
 from bundle.calibration import scores_needed
 from bundle.collection import Images, Indices
@@ -39,27 +39,46 @@ class Split:
     test: Int[np.ndarray, " test"]
 
 
-def split(images: Images, usable: Indices, shares: Shares, *, alpha: float) -> Split:
+def split(
+    images: Images,
+    usable: Indices,
+    shares: Shares,
+    *,
+    alpha: float,
+    pictures: Indices | None = None,
+) -> Split:
     """Divide the usable images so that a false-alarm rate `alpha` can be promised.
+
+    Of each picture one image at most is held out, for copies tell nothing more; its
+    other images play no role.
+
+    Args:
+        images: named, which decides the roles.
+        usable: those that are divided.
+        shares: how much is held out.
+        alpha: the false-alarm rate.
+        pictures: by image, see `bundle.copies`; without it none is a copy.
 
     Raises:
         UsageError: there are too few images for that.
     """
-    share = min(round(shares.calibration * len(usable)), shares.calibration_limit)
+    ranked, first = _ranked(images, usable, pictures)
+    singles = ranked[first]
+    share = min(round(shares.calibration * len(singles)), shares.calibration_limit)
     calibration = max(scores_needed(alpha), share)
-    test = max(1, round(shares.test * len(usable))) if shares.test > 0 else 0
+    test = max(1, round(shares.test * len(singles))) if shares.test > 0 else 0
     needed = calibration + test + SMALLEST_BANK
-    if len(usable) < needed:
+    if len(singles) < needed:
         raise UsageError(
-            f"{images.where} holds {_readable(len(usable))}; a false-alarm rate of "
+            f"{images.where} holds {_readable(usable, singles)}; a false-alarm rate of "
             f"{alpha:g} needs {calibration} for calibration, {test} for the test and "
             f"{SMALLEST_BANK} to learn from, {needed} in all. {_REMEDY}"
         )
-    ranked = _ranked(images, usable)
+    held_out = np.cumsum(first) <= calibration + test  # with their copies
     return Split(
-        calibration=ranked[:calibration],
-        test=ranked[calibration : calibration + test],
-        bank=ranked[calibration + test :],
+        calibration=singles[:calibration],
+        test=singles[calibration : calibration + test],
+        bank=ranked[~held_out],
     )
 
 
@@ -71,43 +90,60 @@ def split_apart(
     shares: Shares,
     *,
     alpha: float,
+    pictures: Indices | None = None,
+    held_out_pictures: Indices | None = None,
 ) -> Split:
     """Learn from all of `images`; calibrate and test on `held_out`.
 
-    The held-out images are divided in proportion to the shares. `calibration` and
-    `test` of the result index `held_out`, `bank` indexes `images`.
+    The held-out images, one of each picture, are divided in proportion to the shares.
+    `calibration` and `test` of the result index `held_out`, `bank` indexes `images`.
 
     Raises:
         UsageError: there are too few images of either.
     """
-    if len(usable) < SMALLEST_BANK:
+    bank, _ = _ranked(images, usable, pictures)
+    if len(bank) < SMALLEST_BANK:
         raise UsageError(
-            f"{images.where} holds {_readable(len(usable))}; expected at least "
+            f"{images.where} holds {_readable(usable, bank)}; expected at least "
             f"{SMALLEST_BANK} to learn from. Add images."
         )
-    total = len(held_out_usable)
+    ranked, first = _ranked(held_out, held_out_usable, held_out_pictures)
+    singles = ranked[first]
+    total = len(singles)
     share = round(total * shares.calibration / (shares.calibration + shares.test))
     calibration = max(scores_needed(alpha), min(share, shares.calibration_limit))
     if total < calibration + 1:
         raise UsageError(
-            f"{held_out.where} holds {_readable(total)}; a false-alarm rate of "
-            f"{alpha:g} needs {calibration} for calibration and 1 for the test. {_REMEDY}"
+            f"{held_out.where} holds {_readable(held_out_usable, singles)}; a false-alarm "
+            f"rate of {alpha:g} needs {calibration} for calibration and 1 for the test. "
+            f"{_REMEDY}"
         )
-    ranked = _ranked(held_out, held_out_usable)
-    return Split(
-        calibration=ranked[:calibration],
-        test=ranked[calibration:],
-        bank=_ranked(images, usable),
-    )
+    return Split(calibration=singles[:calibration], test=singles[calibration:], bank=bank)
 
 
-def _readable(count: int) -> str:
-    return f"{count:,} readable {'image' if count == 1 else 'images'}"
+def _readable(usable: Indices, singles: Indices) -> str:
+    count = len(usable)
+    said = f"{count:,} readable {'image' if count == 1 else 'images'}"
+    copies = count - len(singles)
+    return said + (f", {copies:,} of them copies of others" if copies else "")
 
 
-def _ranked(images: Images, usable: Indices) -> Indices:
-    """Return the indices in the order of their names' hashes."""
-    return np.array(sorted(usable.tolist(), key=lambda i: _hash(images.names[i])))
+def _ranked(
+    images: Images, usable: Indices, pictures: Indices | None
+) -> tuple[Indices, Bool[np.ndarray, " _"]]:
+    """Return the indices in the order of their names' hashes, copies after the first.
+
+    Beside them: whether each is the first image of its picture.
+    """
+    order = sorted(usable.tolist(), key=lambda i: _hash(images.names[i]))
+    if pictures is None:
+        return np.array(order), np.ones(len(order), bool)
+    place: dict[int, int] = {}  # of the picture's first image
+    for rank, index in enumerate(order):
+        place.setdefault(int(pictures[index]), rank)
+    ranked = sorted(order, key=lambda i: place[int(pictures[i])])
+    numbers = np.array([place[int(pictures[i])] for i in ranked])
+    return np.array(ranked), np.diff(numbers, prepend=-1) > 0
 
 
 def _hash(name: str) -> bytes:

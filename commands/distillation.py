@@ -270,8 +270,10 @@ def distilled(
 ) -> "Bundle":
     """Return the bundle that this recipe makes, or take the run up again."""
     from bundle import require_absent
+    from distill.images.listing import require_sources
 
     require_absent(output)
+    require_sources(recipe)  # before torch is loaded
     with console.loading(progress, extra="distill"):
         from distill.distillation import distill as run
     try:

@@ -19,8 +19,8 @@ def embed(
         typer.Argument(
             metavar="IMAGES",
             help="A folder; a .tar, or shards such as 'shard-{0000..0009}.tar'; a .csv, "
-            ".tsv or .parquet list with `path` and maybe `label`; a .txt list of paths; "
-            "or Parquet with the images in `image`.",
+            ".tsv, .jsonl or .parquet list with `path` and maybe `label`; a .txt list of "
+            "paths; or Parquet with the images in `image`.",
         ),
     ],
     output: Annotated[
@@ -90,6 +90,9 @@ def embed(
 
     **Stopped?** Run the same command again: it goes on from the parts in OUTPUT.parts,
     and ends with the same bytes, whatever stopped it.
+
+    **What is an image** is told by its suffix or its first bytes; hidden files and others
+    are counted and the first of them named.
 
     **Unreadable images** stop nothing. They are listed in OUTPUT.unreadable.csv; exit
     status 1 if they are more than --unreadable-limit.

@@ -24,4 +24,5 @@ def more_pixels(
         return None
     preprocessing = bundle.manifest.preprocessing
     folder = ImageFolder.list(images).ranging(preprocessing.range)
+    folder.say(progress)
     return folder.pixels(folder.readable(progress), preprocessing, progress)

@@ -22,6 +22,8 @@ def embedded(summary: "Summary") -> None:
         flagged += f" ({summary.flagged / summary.embedded:.1%})"
     add_row(table, f"unfamiliar, p at most {summary.alpha:g}", flagged)
     add_row(table, "unreadable", f"{summary.unreadable:,}")
+    if summary.passed_over:
+        add_row(table, "passed over: hidden, or no images", f"{summary.passed_over:,}")
     if summary.images_per_second is not None:
         add_row(table, "images per second", f"{summary.images_per_second:,.0f}")
     add_row(table, "runner", summary.runner)

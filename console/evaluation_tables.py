@@ -126,6 +126,8 @@ def _caption(found: "Evaluation", *, intervals: bool) -> str:
     caption = f"{found.test_images:,} test images against {found.bank_images:,}"
     if intervals:
         caption += "; 95 % intervals"
+    if found.copies is not None and found.copies.images:
+        caption += f"; {found.copies.images:,} copies kept apart"
     return f"{caption}; OOD by {found.detector}" if found.unfamiliar else caption
 
 

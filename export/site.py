@@ -32,6 +32,7 @@ from bundle import (
     parity_name,
     split,
 )
+from bundle.copies import pictures
 from bundle.places import found_place, portable_place
 from bundle.samples import SAMPLES, spread
 from export.artifacts import Exported, add_artifacts
@@ -75,7 +76,16 @@ def calibrate(
     spec = spec or detector_spec(bundle, TRAINING_DETECTOR)
     preprocessing = bundle.manifest.preprocessing
     folder = ImageFolder.list(images).ranging(preprocessing.range)
-    roles = split(folder, folder.readable(progress), Shares(test=0.0), alpha=spec.alpha)
+    folder.say(progress)
+    examined = folder.examined(progress)
+    usable = folder.readable(progress, faults=examined.faults)
+    roles = split(
+        folder,
+        usable,
+        Shares(test=0.0),
+        alpha=spec.alpha,
+        pictures=pictures(examined.thumbnails),  # copies must not calibrate the bank
+    )
     labels = folder.labels(roles.bank)
     spec.require_bank(len(roles.bank), labels, bundle.manifest.width)
     bank = folder.pixels(roles.bank, preprocessing, progress)

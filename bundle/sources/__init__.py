@@ -4,4 +4,8 @@ Every source serves images by index, so that any part may be read, in any order.
 decode through `bundle.decode`, with its limits and its EXIF handling.
 """
 
-from bundle.sources.opening import FORMS as FORMS, open_images as open_images
+from bundle.sources.opening import (
+    FORMS as FORMS,
+    open_images as open_images,
+    require_there as require_there,
+)

@@ -3,19 +3,22 @@
 import re
 from pathlib import Path
 
+from bundle.classes import ClassChoice
 from bundle.collection import Images
 from bundle.errors import UsageError
 from bundle.folder import ImageFolder
 from bundle.sources.archive import TarImages
-from bundle.sources.listed import listed_images
+from bundle.sources.listed import LISTS, listed_images
 
 FORMS = (
-    "a folder; a .tar, or shards such as `shard-{0000..0009}.tar`; a .csv, .tsv, .txt "
-    "or .parquet list"
+    "a folder; a .tar, or shards such as `shard-{0000..0009}.tar`; a .csv, .tsv, .jsonl, "
+    ".txt or .parquet list"
 )
 
 
-def open_images(source: str, *, forms: str = FORMS) -> Images:
+def open_images(
+    source: str, *, forms: str = FORMS, choice: ClassChoice | None = None
+) -> Images:
     """Return the images that `source` names.
 
     Args:
@@ -23,18 +26,34 @@ def open_images(source: str, *, forms: str = FORMS) -> Images:
             a folder, with or without class folders;
             `images.tar`, in which folders, or tars inside the tar, are classes;
             `shard-{0000..0009}.tar` or `shard-*.tar`, several tars, among them
-            WebDataset's, where `.cls` files are classes; `wds/` may stand in front;
-            `list.csv`, `list.tsv`, `list.parquet` with a column `path` and, where
-            there are classes, `label`; or Parquet with the encoded bytes in `image`;
+            WebDataset's, where `.cls` files, or labels in `.json` files, are classes;
+            `wds/` may stand in front;
+            `list.csv`, `list.tsv`, `list.jsonl`, `list.parquet` with a column `path`
+            and, where there are classes, `label`, or the like; or Parquet with the
+            encoded bytes in `image`;
             `list.txt`, a path on every line.
         forms: what may be written, for messages.
+        choice: where the classes come from; without it that is found out.
 
     Raises:
         UsageError: there is no such source, or none of its images is to be had.
     """
     folder = Path(source).expanduser()
     if folder.is_dir():
-        return ImageFolder.list(folder)
+        return ImageFolder.list(folder, choice)
+    files = require_there(source, forms=forms)
+    return _from_files(files, source, forms, choice or ClassChoice())
+
+
+def require_there(source: str, *, forms: str = FORMS) -> list[Path]:
+    """Return the files that a source names, or the folder; nothing in it is looked at.
+
+    Raises:
+        UsageError: one of them is not there.
+    """
+    folder = Path(source).expanduser()
+    if folder.is_dir():
+        return [folder]
     files = _expanded(source.removeprefix("wds/"))
     missing = [str(file) for file in files if not file.is_file()]
     if missing or not files:
@@ -42,19 +61,19 @@ def open_images(source: str, *, forms: str = FORMS) -> Images:
             f"Expected images at {', '.join(missing[:10]) or source}, found nothing. "
             f"Write {forms}."
         )
-    return _from_files(files, source, forms)
+    return files
 
 
-def _from_files(files: list[Path], source: str, forms: str) -> Images:
+def _from_files(files: list[Path], source: str, forms: str, choice: ClassChoice) -> Images:
     kinds = {file.suffix.lower() for file in files}
     if kinds == {".tar"}:
-        return TarImages.index(files, where=source)
-    if kinds <= {".csv", ".tsv", ".txt"}:
-        return listed_images(files, where=source)
+        return TarImages.index(files, where=source, choice=choice)
+    if kinds <= LISTS:
+        return listed_images(files, where=source, choice=choice)
     if kinds == {".parquet"}:
         from bundle.sources.parquet import parquet_images  # imports pyarrow
 
-        return parquet_images(files, where=source)
+        return parquet_images(files, where=source, choice=choice)
     if kinds & {".gz", ".tgz", ".bz2", ".xz", ".zst", ".zip"}:
         raise UsageError(
             f"{source} is compressed, so that no image in it can be read by its place. "

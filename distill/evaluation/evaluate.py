@@ -99,6 +99,7 @@ def evaluate(
         gains={} if before is None else gains(ours, before, resamples),
         classes=by_class(test_labels, data.held_out.classes, ours, before, theirs),
         cost=cost,
+        copies=data.copies,
     )
 
 

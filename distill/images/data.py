@@ -13,14 +13,15 @@ from bundle import (
     Preprocessing,
     Split,
     Thumbnails,
-    UsageError,
     split,
     split_apart,
 )
 from bundle.collection import Indices
+from bundle.evaluation import Copies
 from bundle.samples import spread
-from distill.images.sources import open_images
-from distill.recipe import DataSection, Recipe
+from distill.images.copies import Read, find_copies
+from distill.images.listing import IMAGES, TEST, listed
+from distill.recipe import Recipe
 
 _UNFAMILIAR_KEPT = 64  # unfamiliar images kept in the bundle for parity
 _FEWEST_VALIDATED = 24  # images; fewer have no neighbours to speak of
@@ -50,6 +51,7 @@ class Data:
     validation: Indices  # the last of `split.bank`: by them the best weights are chosen
     unfamiliar: dict[str, Unfamiliar]  # by the set's name; empty where there are none
     unreadable: dict[str, dict[str, str]]  # what is left out: source, name, reason
+    copies: Copies | None  # None where no two images show one picture
 
     @property
     def learnt(self) -> Indices:
@@ -156,30 +158,52 @@ class Data:
 def prepare_data(recipe: Recipe, progress: Progress, cache: Path | None = None) -> Data:
     """List, check and divide the images.
 
+    All sources are listed before an image of any is read.
+
     Args:
         recipe: names the images.
-        progress: where to show progress, and what is left out.
-        cache: a folder that remembers which images can be read; see `Images.faults`.
+        progress: where to show progress, what was found, and what is left out.
+        cache: a folder that remembers which images can be read; see `Images.examined`.
 
     Raises:
-        UsageError: a source without images, sources with different classes, or images
-            that do not do for `[ood]`.
+        UsageError: a source without images, sources with different classes or with the
+            same images, or images that do not do for `[ood]`.
     """
     section, alpha = recipe.data, recipe.ood.alpha
-    reading = _Reading(progress, section, cache)
-    unfamiliar = {}
-    for each in recipe.unfamiliar:
-        images, usable = reading.usable(each.images)
-        unfamiliar[each.name] = Unfamiliar(images=images, flaggable=usable, kind=each.kind)
-    familiar, learnable = reading.usable(section.images)
-    if section.test is None:
-        held_out = familiar
-        roles = split(familiar, learnable, section.shares, alpha=alpha)
+    sources = listed(recipe)
+    for each in sources.all:
+        each.say(progress)
+    sources.require_apart()
+    reading = _Reading(progress, section.unreadable_limit, cache)
+    seen = {name: reading.usable(each) for name, each in sources.by_title.items()}
+    found = find_copies(seen, section.copy_distance, progress)
+    familiar, held_out = sources.familiar, sources.held_out
+    learnable = found.usable[IMAGES]
+    if held_out is None:
+        roles = split(
+            familiar,
+            learnable,
+            section.shares,
+            alpha=alpha,
+            pictures=found.pictures[IMAGES],
+        )
     else:
-        held_out, usable = reading.usable(section.test)
-        _require_comparable(familiar, held_out)
         roles = split_apart(
-            familiar, learnable, held_out, usable, section.shares, alpha=alpha
+            familiar,
+            learnable,
+            held_out,
+            found.usable[TEST],
+            section.shares,
+            alpha=alpha,
+            pictures=found.pictures[IMAGES],
+            held_out_pictures=found.pictures[TEST],
+        )
+        progress.console.print(
+            f"Of {held_out.where}, {len(roles.calibration):,} images calibrate the OOD "
+            f"score and {len(roles.test):,} are tested on; `calibration_of_test` in [data] "
+            f"divides them otherwise.",
+            markup=False,
+            soft_wrap=True,
         )
     bank = roles.bank[: section.bank_limit]
     aside = 0
@@ -189,16 +213,37 @@ def prepare_data(recipe: Recipe, progress: Progress, cache: Path | None = None) 
             section.validation_limit,
             pretrained=recipe.student.from_pretrained,
         )
+        aside = _without_copies(aside, found.pictures[IMAGES][roles.bank])
     recipe.ood.require_bank(len(bank), familiar.labels(bank))
     return Data(
         familiar=familiar,
-        held_out=held_out,
+        held_out=familiar if held_out is None else held_out,
         split=roles,
         bank=bank,
         validation=roles.bank[len(roles.bank) - aside :],
-        unfamiliar=unfamiliar,
+        unfamiliar={
+            each.name: Unfamiliar(
+                images=sources.unfamiliar[each.name],
+                flaggable=found.usable[each.name],
+                kind=each.kind,
+            )
+            for each in recipe.unfamiliar
+        },
         unreadable=reading.unreadable,
+        copies=found.summary(learnable, roles),
     )
+
+
+def _without_copies(aside: int, pictures: Indices) -> int:
+    """Return how many validation images there can be without parting copies.
+
+    Args:
+        aside: how many there should be: the last ones.
+        pictures: of the images to learn from, in their order, copies side by side.
+    """
+    while 0 < aside < len(pictures) and pictures[-aside] == pictures[-aside - 1]:
+        aside -= 1
+    return aside if aside >= _FEWEST_VALIDATED else 0
 
 
 def set_aside(images: int, limit: int, *, pretrained: bool) -> int:
@@ -213,53 +258,21 @@ def set_aside(images: int, limit: int, *, pretrained: bool) -> int:
 
 
 class _Reading:
-    """Opens sources, reads all they hold once, and keeps what cannot be read."""
+    """Reads all that sources hold once, and keeps what cannot be read."""
 
-    def __init__(
-        self, progress: Progress, section: DataSection, cache: Path | None
-    ) -> None:
+    def __init__(self, progress: Progress, limit: float, cache: Path | None) -> None:
         self._progress = progress
-        self._section = section
+        self._limit = limit
         self._cache = cache
         self.unreadable: dict[str, dict[str, str]] = {}
 
-    def usable(self, source: str) -> tuple[Images, Indices]:
-        """Return the images of a source and the indices of those that can be read."""
-        images = open_images(source).ranging(self._section.range)
-        faults = images.faults(self._progress, self._cache)
+    def usable(self, images: Images) -> Read:
+        """Return which images of a source can be read, and what they look like."""
+        examined = images.examined(self._progress, self._cache)
+        faults = examined.faults
         if faults:
             self.unreadable[images.where] = faults
-        limit = self._section.unreadable_limit
-        usable = images.readable(self._progress, limit=limit, faults=faults)
+        usable = images.readable(self._progress, limit=self._limit, faults=faults)
         if assumption := images.assumption(usable):
             self._progress.console.print(assumption, markup=False, soft_wrap=True)
-        return images, usable
-
-
-def _files(images: Images) -> set[Path]:
-    """Return the files behind the images, however they were named."""
-    return {path.resolve() for path in images.files()}
-
-
-def _require_comparable(familiar: Images, held_out: Images) -> None:
-    """Refuse a test on what is learnt from, and classes that differ.
-
-    Where either has no classes there is nothing to compare.
-    """
-    shared = _files(familiar) & _files(held_out)
-    if shared:
-        raise UsageError(
-            f"`images` and `test` of [data] share {len(shared)} files, such as "
-            f"{min(shared)}, so that the test would be on what is learnt from. Name "
-            f"other images, or leave `test` out; a part is held out then."
-        )
-    if not familiar.classes or not held_out.classes:
-        return
-    differing = sorted(set(familiar.classes) ^ set(held_out.classes))
-    if differing:
-        raise UsageError(
-            f"`images` and `test` of [data] must have the same classes, but "
-            f"{familiar.where} has {len(familiar.classes)} and {held_out.where} has "
-            f"{len(held_out.classes)}; only one of them has {', '.join(differing[:10])}. "
-            f"Add what is missing, or leave `test` out."
-        )
+        return Read(images=images, usable=usable, thumbnails=examined.thumbnails)

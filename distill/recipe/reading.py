@@ -49,7 +49,16 @@ def recipe_from_document(document: dict[str, Any], *, where: str) -> Recipe:
     try:
         return Recipe.model_validate(document)
     except ValidationError as error:
-        lines = [_explain(dict(fault), where) for fault in error.errors()]
+        faults = error.errors()
+        # A list without its faulty tables is "too short" as well, in a line of its own.
+        above = {
+            fault["loc"][:depth] for fault in faults for depth in range(len(fault["loc"]))
+        }
+        lines = [
+            _explain(dict(fault), where)
+            for fault in faults
+            if fault["type"] != "too_short" or fault["loc"] not in above
+        ]
         raise UsageError("\n".join(lines)) from error
 
 
@@ -75,6 +84,13 @@ def _explain(fault: dict[str, Any], where: str) -> str:
         near = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
         hint = f"did you mean `{near[0]}`?" if near else f"known are {', '.join(known)}."
         return f"{at}: unknown key `{key}`; {hint}"
+    if fault["type"] == "union_tag_invalid":
+        tag, named = fault["ctx"]["tag"], fault["ctx"]["discriminator"].strip("'")
+        near = difflib.get_close_matches(tag, list(SECTIONS), n=1, cutoff=0.5)
+        hint = f"did you mean `{near[0]}`?" if near else f"known are {', '.join(SECTIONS)}."
+        return f"{where} [[objective]]: unknown {named} `{tag}`; {hint}"
+    if fault["type"] == "union_tag_not_found":
+        return f"{where} [[objective]]: `name` is missing; add it."
     if fault["type"] == "missing":
         return f"{at}: `{key}` is missing; add it."
     return f"{at}: `{key}`: {fault['msg']}, got {fault['input']!r}."

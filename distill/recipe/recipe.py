@@ -10,7 +10,8 @@ from pydantic import (
     model_validator,
 )
 
-from bundle import DetectorSpec, SampleRange, Shares
+from bundle import ClassChoice, DetectorSpec, SampleRange, Shares
+from bundle.copies import COPY_DISTANCE
 from distill.recipe.defaults import completed
 from distill.recipe.objectives import (
     GROUP,
@@ -37,14 +38,39 @@ class DataSection(_Section):
 
     images: str = Field(
         description="a folder, with or without class folders; a .tar, or several such "
-        "as `shard-{0000..0009}.tar`, WebDataset's too; a .csv, .tsv or .parquet list "
-        "with `path` and maybe `label`; a .txt list of paths; Parquet with the images in "
-        "`image`; or `hfds/NAME:SPLIT` of Hugging Face"
+        "as `shard-{0000..0009}.tar`, WebDataset's too; a .csv, .tsv, .jsonl or .parquet "
+        "list with `path` and maybe `label`; a .txt list of paths; Parquet with the images "
+        "in `image`; or `hfds/NAME:SPLIT` of Hugging Face"
+    )
+    label: str | None = Field(
+        default=None,
+        description="the column of a list, of Parquet or a dataset, or the key of "
+        "WebDataset's .json files, that holds the class; by default one of a usual name",
+    )
+    classes: int | None = Field(
+        default=None,
+        description="the level of folders whose names are the classes: 1 is the outermost "
+        "below `images`, -1 the folder an image lies in, 0 says that there are none; by "
+        "default the innermost that divides the images",
     )
     test: str | None = Field(
         default=None,
         description="other images of the same classes, to calibrate and test on; then "
         "all of `images` is learnt from",
+    )
+    calibration_of_test: float | None = Field(
+        default=None,
+        gt=0,
+        lt=1,
+        description="share of `test` that calibrates the OOD score, at most "
+        "calibration_limit; by default a half, or as calibration_share is to test_share",
+    )
+    copy_distance: float = Field(
+        default=COPY_DISTANCE,
+        ge=0,
+        le=1,
+        description="between small grey versions of two images, up to which they are "
+        "copies and never play two roles; 0 for equal ones alone",
     )
     unreadable_limit: float = Field(
         default=0.1,
@@ -136,13 +162,31 @@ class DataSection(_Section):
             raise ValueError("expected either augment or colour_jitter, got both")
         return self
 
+    @model_validator(mode="after")
+    def _one_origin_of_classes(self) -> "DataSection":
+        if self.label is not None and self.classes is not None:
+            raise ValueError("expected either label or classes, got both")
+        return self
+
+    @model_validator(mode="after")
+    def _divides_a_test(self) -> "DataSection":
+        if self.calibration_of_test is not None and self.test is None:
+            raise ValueError("expected `test` with calibration_of_test, which divides it")
+        return self
+
+    @property
+    def class_choice(self) -> ClassChoice:
+        """Where the classes of the familiar images come from."""
+        return ClassChoice(column=self.label, level=self.classes)
+
     @property
     def shares(self) -> Shares:
-        """How much of the familiar images is held out."""
+        """How much of the familiar images is held out, or how `test` is divided."""
+        apart = self.calibration_of_test if self.test is not None else None
         return Shares(
-            calibration=self.calibration_share,
+            calibration=self.calibration_share if apart is None else apart,
             calibration_limit=self.calibration_limit,
-            test=self.test_share,
+            test=self.test_share if apart is None else 1 - apart,
         )
 
 

@@ -42,12 +42,12 @@ def test_links_are_followed_but_not_in_circles(tmp_path: Path, progress: Progres
     folder = ImageFolder.list(images)
     assert folder.names == ("a.png", "cats/b.png", "cats/c.png", "d.png", "lost.png")
     for _ in range(2):  # the second time from what is remembered
-        assert set(folder.faults(progress, tmp_path / "cache")) == {"lost.png"}
+        assert set(folder.examined(progress, tmp_path / "cache").faults) == {"lost.png"}
 
 
 def test_a_folder_without_images_says_what_it_expected(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("no image")
-    with pytest.raises(UsageError, match=r"holds no images; expected .*\.jpg"):
+    with pytest.raises(UsageError, match=r"holds no images; expected .*notes\.txt"):
         ImageFolder.list(tmp_path)
     with pytest.raises(UsageError, match="found a file"):
         ImageFolder.list(tmp_path / "notes.txt")
@@ -81,7 +81,7 @@ def test_all_faults_are_returned_and_ten_are_shown(
         (tmp_path / f"{number:02}.jpg").write_bytes(b"broken")
     Image.new("RGB", (8, 8)).save(tmp_path / "12.png")
     folder = ImageFolder.list(tmp_path)
-    faults = folder.faults(progress)
+    faults = folder.examined(progress).faults
     assert set(faults) == {f"{number:02}.jpg" for number in range(12)}
     usable = folder.readable(progress, limit=0.95, faults=faults)
     assert usable.tolist() == [12]
@@ -99,19 +99,19 @@ def test_images_are_read_again_only_when_a_file_changes(
     for number in range(3):
         Image.new("RGB", (8, 8)).save(images / f"{number}.png")
     (images / "1.png").write_bytes(b"broken")
-    before = ImageFolder.list(images).faults(progress, cache)
+    before = ImageFolder.list(images).examined(progress, cache).faults
     assert set(before) == {"1.png"}
     (record,) = cache.glob("*.json")
     record.write_text(record.read_text().replace("is not an image", "was remembered"))
-    again = ImageFolder.list(images).faults(progress, cache)
+    again = ImageFolder.list(images).examined(progress, cache).faults
     assert "was remembered" in again["1.png"]  # nothing was decoded
-    assert "is not an image" in ImageFolder.list(images).faults(progress)["1.png"]
+    assert "is not an image" in ImageFolder.list(images).examined(progress).faults["1.png"]
     Image.new("RGB", (8, 8)).save(images / "1.png")
-    assert ImageFolder.list(images).faults(progress, cache) == {}
+    assert ImageFolder.list(images).examined(progress, cache).faults == {}
     (images / "2.png").write_bytes(b"broken")
-    assert set(ImageFolder.list(images).faults(progress, cache)) == {"2.png"}
+    assert set(ImageFolder.list(images).examined(progress, cache).faults) == {"2.png"}
     record.write_text("{")  # a damaged record is as good as none
-    assert set(ImageFolder.list(images).faults(progress, cache)) == {"2.png"}
+    assert set(ImageFolder.list(images).examined(progress, cache).faults) == {"2.png"}
 
 
 def test_roles_do_not_overlap_and_do_not_depend_on_the_listing(digits: Path) -> None:

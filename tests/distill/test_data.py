@@ -80,7 +80,7 @@ def test_other_classes_in_the_test_images_are_refused(
 ) -> None:
     test = Path(shutil.copytree(digits, tmp_path / "test"))
     (test / "9").rename(test / "nine")
-    with pytest.raises(UsageError, match=r"share 240 files.*on what is learnt from"):
+    with pytest.raises(UsageError, match=r"share 240 images.*on what is learnt from"):
         prepare_data(changed(recipe, test=str(digits / "..") + f"/{digits.name}"), progress)
     with pytest.raises(UsageError, match=r"share .*on what is learnt from"):
         prepare_data(changed(recipe, test=str(digits / "3")), progress)
@@ -99,20 +99,28 @@ def test_too_few_held_out_images_are_refused(
 
 
 def test_the_images_kept_of_unfamiliar_sets_come_from_each(
-    recipe: Recipe, digits: Path, photographs: Path, progress: Progress
+    recipe: Recipe, photographs: Path, tmp_path: Path, progress: Progress
 ) -> None:
+    halves = {"left": tmp_path / "left", "right": tmp_path / "right"}
+    for name, folder in halves.items():
+        folder.mkdir()
+        for path in photographs.glob("*.jpg"):
+            image = Image.open(path)
+            side = (0, 0, image.width // 2, image.height)
+            turned = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+            (image if name == "left" else turned).crop(side).save(folder / path.name)
     sets = [
-        {"name": "photographs", "images": str(photographs)},
-        {"name": "digits", "images": str(digits), "kind": "near"},
+        {"name": "left", "images": str(halves["left"])},
+        {"name": "right", "images": str(halves["right"]), "kind": "near"},
     ]
     data = prepare_data(changed(recipe, unfamiliar=sets), progress)
     assert {name: each.kind for name, each in data.unfamiliar.items()} == {
-        "photographs": "far",
-        "digits": "near",
+        "left": "far",
+        "right": "near",
     }
     kept = data.held_out_pixels(EIGHT, progress)["unfamiliar"]
-    assert len(kept) == 12 + 32
-    last = data.unfamiliar["digits"].images.image(239)
+    assert len(kept) == 12 + 12
+    last = data.unfamiliar["right"].images.image(11)
     assert np.array_equal(kept[-1], EIGHT.pixels(last))
 
 

@@ -1,3 +1,6 @@
 """Where a recipe's images come from: `bundle.sources`, and Hugging Face datasets."""
 
-from distill.images.sources.opening import open_images as open_images
+from distill.images.sources.opening import (
+    open_images as open_images,
+    require_there as require_there,
+)

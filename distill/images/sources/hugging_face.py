@@ -1,4 +1,4 @@
-"""Hugging Face datasets, through timm's reader, which reads them by index."""
+"""Hugging Face datasets, read by index."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -6,22 +6,25 @@ from pathlib import Path
 from typing import Any
 
 from PIL import Image
-from timm.data.readers import create_reader
 
-from bundle import Images, UsageError
-from bundle.collection import decoded, numbered
-from bundle.sources.listed import complete_labels
+from bundle import ClassChoice, Images, UsageError
+from bundle.classes import column_named, column_words
+from bundle.collection import decoded
+from bundle.sources.listed import classes_by_label, label_column, label_text
+from bundle.sources.parquet import IMAGES
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class HuggingFaceImages(Images):
-    """The column `image` of a Hugging Face dataset; `label` is the class.
+    """A column of images of a Hugging Face dataset.
 
-    The names are the rows' numbers. The dataset is memory-mapped, so that processes
-    share it.
+    An image's name is the number of its row in the whole split, `test/7` where there are
+    several: two slices of a split share names where they share images. The dataset is
+    memory-mapped, so that processes share it.
     """
 
-    reader: Any  # timm's ReaderHfds, which exists only where `datasets` is installed
+    dataset: Any  # datasets.Dataset, which exists only where `datasets` is installed
+    column: str
 
     def image(self, index: int) -> Image.Image:
         """Return the decoded image, RGB and upright.
@@ -30,55 +33,107 @@ class HuggingFaceImages(Images):
             UsageError: it cannot be read; the message names dataset and row.
         """
         name = f"{self.where}: {self.names[index]}"
+        cell: dict[str, Any] = self.dataset[index][self.column] or {}
+        if not cell.get("bytes") and not cell.get("path"):
+            raise UsageError(f"{name} has neither bytes nor a path in `{self.column}`.")
         try:
-            file, _ = self.reader[index]
-            with file:
-                data = file.read()
-        except (OSError, AssertionError, TypeError) as error:  # the last two: no image
+            return decoded(
+                cell.get("bytes") or Path(cell["path"]).read_bytes(), name, self.range
+            )
+        except OSError as error:
             raise UsageError(f"{name} cannot be read: {error}.") from error
-        return decoded(data, name, self.range)
 
     def files(self) -> Iterable[Path]:
         """Yield the dataset's files on this machine."""
-        return (Path(file["filename"]) for file in self.reader.dataset.cache_files)
+        return (Path(file["filename"]) for file in self.dataset.cache_files)
 
 
-def hugging_face_images(dataset: str) -> HuggingFaceImages:
+def hugging_face_images(dataset: str, choice: ClassChoice) -> HuggingFaceImages:
     """Return the images of `NAME` or `NAME:SPLIT`; without a split, `train`.
 
     Raises:
-        UsageError: `datasets` is not installed, or the dataset is not to be had.
+        UsageError: `datasets` is not installed, the dataset is not to be had, or it has
+            no column of images or of classes as it is asked for.
     """
     name, _, split = dataset.partition(":")
-    where = f"hfds/{dataset}"
+    where, split = f"hfds/{dataset}", split or "train"
     try:
-        reader = create_reader(f"hfds/{name}", split=split or "train")
+        import datasets
     except ImportError as error:
         raise UsageError(
             f"{where} needs the package `datasets`, which is not installed. Run "
             f"`pip install datasets`."
         ) from error
+    try:
+        loaded = datasets.load_dataset(name, split=split)
     # The hub, the network, the disk and the dataset's own builder each raise their own.
     except Exception as error:
         raise UsageError(
             f"{where} cannot be opened: {str(error).rstrip('.')}. Check the name "
             f"and the split at https://huggingface.co/datasets/{name}."
         ) from error
-    classes, numbers = numbered(complete_labels(_labels(reader), where))
+    encoded = datasets.Image(decode=False)
+    columns = loaded.column_names
+    held = [each for each in columns if isinstance(loaded.features[each], datasets.Image)]
+    column = column_named(held, IMAGES) or (held[0] if held else None)
+    if column is None:
+        raise UsageError(
+            f"{where} has no column of images, only {', '.join(columns)}. Expected one of "
+            f"the type `datasets.Image`."
+        )
+    label = _label_column(loaded, column, choice, where)
+    classes = classes_by_label(
+        None if label is None else _labels(loaded, label),
+        len(loaded),
+        column_words(label, columns, used=(column,)),
+        where,
+    )
     return HuggingFaceImages(
         where=where,
-        names=tuple(map(str, range(len(reader)))),
-        classes=classes,
-        class_numbers=numbers,
-        reader=reader,
+        names=tuple(_row_names(loaded, split)),
+        classes=classes.names,
+        class_numbers=classes.numbers,
+        class_words=classes.sentence,
+        dataset=loaded.cast_column(column, encoded),
+        column=column,
     )
 
 
-def _labels(reader: Any) -> list[str | None]:
-    if "label" not in reader.dataset.column_names:
-        return [None] * len(reader)
-    names = {number: name for name, number in reader.class_to_idx.items()}
+def _label_column(loaded: Any, image: str, choice: ClassChoice, where: str) -> str | None:
+    """Return a column of a usual name, else the only one that says it holds classes."""
+    if choice.level:
+        raise UsageError(
+            f"{where} has columns and no folders, so `classes` in [data] cannot name a "
+            f"level of them, got {choice.level}. Name a column with `label`."
+        )
+    named = label_column([n for n in loaded.column_names if n != image], choice, where)
+    if named is not None or choice.level == 0:
+        return named
+    stated = [n for n, kind in loaded.features.items() if hasattr(kind, "int2str")]
+    return stated[0] if len(stated) == 1 else None
+
+
+def _labels(loaded: Any, column: str) -> list[str]:
+    names = getattr(loaded.features[column], "names", [])
     return [
-        None if label is None else str(names.get(label, label))
-        for label in reader.iter_targets()
+        names[value]
+        if isinstance(value, int) and 0 <= value < len(names)
+        else label_text(value)
+        for value in loaded.select_columns(column)[:][column]
     ]
+
+
+def _row_names(loaded: Any, split: str) -> Iterable[str]:
+    """Yield each row's number in its whole split, after its name where it is not alone."""
+    from datasets import ReadInstruction
+
+    lengths = {
+        name: known.num_examples for name, known in (loaded.info.splits or {}).items()
+    }
+    slices = ReadInstruction.from_spec(split).to_absolute(lengths)
+    several = len({each.splitname for each in slices}) > 1
+    for each in slices:
+        rows = range(
+            each.from_ or 0, lengths[each.splitname] if each.to is None else each.to
+        )
+        yield from (f"{each.splitname}/{row}" if several else str(row) for row in rows)

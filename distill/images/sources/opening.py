@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from bundle import Images, UsageError, sources
+from bundle import ClassChoice, Images, UsageError, sources
 
 FORMS = f"{sources.FORMS}; or `hfds/NAME:SPLIT`"
 
@@ -13,19 +13,20 @@ _IN_ORDER_ONLY = {
 }
 
 
-def open_images(source: str) -> Images:
+def open_images(source: str, choice: ClassChoice | None = None) -> Images:
     """Return the images that `source` names.
 
     Args:
         source: what `bundle.sources.open_images` takes, or `hfds/NAME` or
             `hfds/NAME:SPLIT`, a Hugging Face dataset read by timm.
+        choice: where the classes come from; without it that is found out.
 
     Raises:
         UsageError: there is no such source, or none of its images is to be had.
     """
     reader, _, name = source.partition("/")
     if Path(source).expanduser().is_dir():
-        return sources.open_images(source)
+        return sources.open_images(source, choice=choice)
     if reader in _IN_ORDER_ONLY:
         raise UsageError(
             f"{source} is read in order only, but training reads images by index. "
@@ -34,5 +35,15 @@ def open_images(source: str) -> Images:
     if reader == "hfds":
         from distill.images.sources.hugging_face import hugging_face_images  # imports torch
 
-        return hugging_face_images(name)
-    return sources.open_images(source, forms=FORMS)
+        return hugging_face_images(name, choice or ClassChoice())
+    return sources.open_images(source, forms=FORMS, choice=choice)
+
+
+def require_there(source: str) -> None:
+    """Refuse a source whose files are not there, without looking into any.
+
+    Raises:
+        UsageError: a path leads nowhere. Datasets of the hub are not asked for.
+    """
+    if source.partition("/")[0] not in {"hfds", *_IN_ORDER_ONLY}:
+        sources.require_there(source, forms=FORMS)

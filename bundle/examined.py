@@ -1,4 +1,4 @@
-"""Which images could not be read, remembered so that a resumed run need not look again."""
+"""What reading all images once found, remembered so that a resumed run need not again."""
 
 import hashlib
 import json
@@ -7,13 +7,25 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import pi_heif
 import PIL
 from filelock import FileLock
+from jaxtyping import UInt8
 from pydantic import BaseModel, ConfigDict, ValidationError
+
+from bundle.copies import SIDE
 
 # To be raised where `bundle/images/` accepts or refuses other files than before.
 _DECODER = 2
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Examined:
+    """What reading all images of a source once found."""
+
+    faults: dict[str, str]  # by the name of an image that cannot be read
+    thumbnails: UInt8[np.ndarray, "images 16 16"]  # zeros for such an image
 
 
 class _Content(BaseModel):
@@ -25,8 +37,8 @@ class _Content(BaseModel):
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class FaultRecord:
-    """One JSON file per source of images; without a path it remembers nothing."""
+class ExaminationRecord:
+    """One JSON file per source of images, and its thumbnails; without a path nothing."""
 
     path: Path | None
     where: str
@@ -41,7 +53,7 @@ class FaultRecord:
         files: Iterable[Path],
         *,
         reading: str = "",
-    ) -> "FaultRecord":
+    ) -> "ExaminationRecord":
         """Return the record in `folder` for these images as they are now.
 
         Nothing is remembered without a folder, nor of images whose files are unknown.
@@ -64,24 +76,38 @@ class FaultRecord:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         return FileLock(self.path.with_suffix(".lock"))
 
-    def load(self) -> dict[str, str] | None:
-        """Return the faults found before, or None where something has changed since."""
+    def load(self) -> Examined | None:
+        """Return what was found before, or None where something has changed since."""
         if self.path is None or not self.path.is_file():
             return None
         try:
             content = _Content.model_validate_json(self.path.read_bytes())
-        except ValidationError:
+            thumbnails = np.load(self._thumbnails)
+        except (ValidationError, OSError, ValueError):
             return None
-        return content.faults if content.revision == self.revision else None
+        if content.revision != self.revision or thumbnails.shape[1:] != (SIDE, SIDE):
+            return None
+        return Examined(faults=content.faults, thumbnails=thumbnails)
 
-    def save(self, faults: dict[str, str]) -> None:
-        """Remember these faults, atomically."""
+    def save(self, examined: Examined) -> None:
+        """Remember this, atomically: what lies there is of another revision."""
         if self.path is None:
             return
-        content = {"where": self.where, "revision": self.revision, "faults": faults}
+        self.path.unlink(missing_ok=True)
+        np.save(self._thumbnails, examined.thumbnails)
+        content = {
+            "where": self.where,
+            "revision": self.revision,
+            "faults": examined.faults,
+        }
         pending = self.path.with_suffix(".pending")
         pending.write_text(json.dumps(content, indent=2), encoding="utf-8")
         pending.replace(self.path)
+
+    @property
+    def _thumbnails(self) -> Path:
+        assert self.path is not None
+        return self.path.with_suffix(".npy")
 
 
 def revision(names: Sequence[str], files: Iterable[Path]) -> str | None:

@@ -1,0 +1,119 @@
+"""The sources of a recipe, listed and compared before any image is read."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from bundle import ClassChoice, ImageFolder, Images, UsageError
+from distill.images.sources import open_images, require_there
+from distill.recipe import Recipe
+
+# How a recipe calls the familiar images; unfamiliar sets go by their own names, which
+# have no brackets.
+IMAGES, TEST = "`images` of [data]", "`test` of [data]"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Sources:
+    """All images of a recipe."""
+
+    familiar: Images
+    held_out: Images | None  # of the recipe's `test`
+    unfamiliar: dict[str, Images]  # by the set's name
+
+    @property
+    def by_title(self) -> dict[str, Images]:
+        """Every source by what the recipe calls it, the familiar images first."""
+        held_out = {} if self.held_out is None else {TEST: self.held_out}
+        return {IMAGES: self.familiar} | held_out | self.unfamiliar
+
+    @property
+    def all(self) -> list[Images]:
+        """Every source, the familiar images first."""
+        return list(self.by_title.values())
+
+    def require_apart(self) -> None:
+        """Refuse sources that share images by name, and classes that differ.
+
+        Raises:
+            UsageError: the same image would play two roles, or a test has other classes.
+        """
+        if self.held_out is not None:
+            shared = _shared(self.familiar, self.held_out)
+            if shared:
+                raise UsageError(
+                    f"{IMAGES} and `test` share {len(shared)} images, such as "
+                    f"{min(shared)}, so that the test would be on what is learnt from. "
+                    f"Name other images, or leave `test` out; a part is held out then."
+                )
+            _require_same_classes(self.familiar, self.held_out)
+        familiar = {IMAGES: self.familiar}
+        if self.held_out is not None:
+            familiar[TEST] = self.held_out
+        for name, unfamiliar in self.unfamiliar.items():
+            for title, images in familiar.items():
+                shared = _shared(images, unfamiliar)
+                if shared:
+                    raise UsageError(
+                        f"[[unfamiliar]] {name} and {title} share {len(shared)} images, "
+                        f"such as {min(shared)}, so that the OOD score would be asked to "
+                        f"flag what is familiar. Name images that are not among those."
+                    )
+
+
+def require_sources(recipe: Recipe) -> None:
+    """Refuse paths that lead nowhere: at once, before models are made or torch is there.
+
+    Raises:
+        UsageError: the first of them.
+    """
+    section = recipe.data
+    named = [section.images, section.test, *(each.images for each in recipe.unfamiliar)]
+    for source in named:
+        if source is not None:
+            require_there(source)
+
+
+def listed(recipe: Recipe) -> Sources:
+    """List every source of a recipe.
+
+    Raises:
+        UsageError: a source is not to be had, or holds no images.
+    """
+    section = recipe.data
+
+    def opened(source: str, choice: ClassChoice | None = None) -> Images:
+        return open_images(source, choice).ranging(section.range)
+
+    choice = section.class_choice
+    return Sources(
+        familiar=opened(section.images, choice),
+        held_out=None if section.test is None else opened(section.test, choice),
+        unfamiliar={each.name: opened(each.images) for each in recipe.unfamiliar},
+    )
+
+
+def _shared(ours: Images, theirs: Images) -> set[str]:
+    """Return the images that both have, by their files, or by name in the same files."""
+    files = _files(ours) & _files(theirs)
+    if not files or (isinstance(ours, ImageFolder) and isinstance(theirs, ImageFolder)):
+        return set(map(str, files))
+    return set(ours.names) & set(theirs.names)
+
+
+def _files(images: Images) -> set[Path]:
+    """Return the files behind the images, however they were named."""
+    return {path.resolve() for path in images.files()}
+
+
+def _require_same_classes(familiar: Images, held_out: Images) -> None:
+    """Refuse classes that differ; where either has none there is nothing to compare."""
+    if not familiar.classes or not held_out.classes:
+        return
+    differing = sorted(set(familiar.classes) ^ set(held_out.classes))
+    if differing:
+        raise UsageError(
+            f"`images` and `test` of [data] must have the same classes, but "
+            f"{familiar.where} has {len(familiar.classes)} and {held_out.where} has "
+            f"{len(held_out.classes)}; only one of them has {', '.join(differing[:10])}. "
+            f"Add what is missing, or leave `test` out."
+        )
