@@ -74,7 +74,7 @@ def hugging_face_images(dataset: str, choice: ClassChoice) -> HuggingFaceImages:
         ) from error
     encoded = datasets.Image(decode=False)
     columns = loaded.column_names
-    held = [each for each in columns if isinstance(loaded.features[each], datasets.Image)]
+    held = [name for name, kind in loaded.features.items() if _is_image(kind)]
     column = column_named(held, IMAGES) or (held[0] if held else None)
     if column is None:
         raise UsageError(
@@ -97,6 +97,15 @@ def hugging_face_images(dataset: str, choice: ClassChoice) -> HuggingFaceImages:
         dataset=loaded.cast_column(column, encoded),
         column=column,
     )
+
+
+def _is_image(kind: Any) -> bool:
+    """Tell images, also those of Parquet that does not say so."""
+    from datasets import Image as ImageFeature
+
+    if isinstance(kind, dict):
+        return "bytes" in kind
+    return isinstance(kind, ImageFeature) or getattr(kind, "dtype", "") == "binary"
 
 
 def _label_column(loaded: Any, image: str, choice: ClassChoice, where: str) -> str | None:
