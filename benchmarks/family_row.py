@@ -14,13 +14,14 @@ from pydantic import BaseModel
 from rich.progress import Progress
 from students import deployed
 
-from backbones import preprocessing_of
-from bundle import ParityReport, Precision
 from export import ExportPlan
 from export.engines import built_engine
 from export.gate import Gate
 from export.lowering import lowered
 from export.onnx import Target, save_onnx
+from isogon.networks import preprocessing_of
+from isogon.parity import ParityReport
+from isogon.runtimes import Precision
 
 CELLS = (*PRECISIONS, *(f"RTX {precision}" for precision in PRECISIONS))
 BATCH_SIZES = (1, 7, 16)

@@ -33,7 +33,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from bundle.cuda import cuda_device
+from isogon.runtimes.cuda import cuda_device
 
 FAILED, NO_DEVICE = 1, 2
 

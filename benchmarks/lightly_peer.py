@@ -16,9 +16,9 @@ import torch
 from filelock import FileLock
 from trials import STUDENT, TEACHER, Ground, Trial
 
-from backbones import preprocessing_of
 from distill import Recipe
 from distill.weights import pretrained
+from isogon.networks import preprocessing_of
 
 RELEASE = "0.18.0"
 _SCRIPT = Path(__file__).resolve().parent / "peers" / "lightly_train_run.py"

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from backbones import Student
-from bundle.runners import Pixels
+from isogon.networks import Student
+from isogon.runtimes import Pixels
 
 OUTLIER_SHARE = 0.01  # of a norm's channels, at least one
 

@@ -22,9 +22,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from backbones import Features
 from distill.objectives import CosPress
 from distill.objectives.sne import cosines
+from isogon.networks import Features
 
 BATCH, TOKENS, TEACHER, STUDENT = 32, 257, 384, 192
 TEMPERATURES = tuple(step / 100 for step in range(1, 11))

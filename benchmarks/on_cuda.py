@@ -9,20 +9,20 @@ from outside import TorchDeviceRunner
 from precisions import PRECISIONS, onnx_name
 from rich.progress import Progress
 
-from bundle import (
+from export.graph import Graph
+from export.tensorrt import EngineOptions, build_engine
+from export.tensorrt.flavours import known_architectures
+from isogon.errors import UsageError
+from isogon.runtimes import (
     BatchProfile,
     Flavour,
     OnnxRunner,
     Precision,
     Runner,
     TensorRTRunner,
-    UsageError,
 )
-from bundle.cuda import cuda_device
-from bundle.flavours import tensorrt_module
-from export.graph import Graph
-from export.tensorrt import EngineOptions, build_engine
-from export.tensorrt.flavours import known_architectures
+from isogon.runtimes.cuda import cuda_device
+from isogon.runtimes.flavours import tensorrt_module
 
 PROFILE = BatchProfile(minimum=1, optimum=8, maximum=32)
 EAGER = "torch CUDA eager"

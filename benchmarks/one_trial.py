@@ -28,8 +28,6 @@ from trials import (
     parser_of,
 )
 
-from backbones import Backbone, preprocessing_of
-from bundle import DetectorSpec, UsageError
 from distill.distillation import learn
 from distill.embedding import Embed, Embedded, embed_roles
 from distill.evaluation.accuracy import knn_right
@@ -38,6 +36,9 @@ from distill.evaluation.undistilled import undistilled
 from distill.images.data import Data, prepare_data
 from distill.training.journal import METRICS
 from distill.weights import pretrained
+from isogon.errors import UsageError
+from isogon.networks import Backbone, preprocessing_of
+from isogon.ood import DetectorSpec
 
 _PARTS = 8  # of the time in which memory is told
 _EVERY = 0.2  # seconds between looks at the memory

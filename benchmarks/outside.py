@@ -5,9 +5,8 @@ from pathlib import Path
 
 import torch
 
-from bundle import Outputs, Runner
-from bundle.runners import Pixels
 from export.graph import Graph
+from isogon.runtimes import Outputs, Pixels, Runner
 
 
 class TorchDeviceRunner(Runner):

@@ -6,11 +6,11 @@ from pathlib import Path
 import numpy as np
 from rich.progress import Progress
 
-from bundle import Preprocessing
-from bundle.runners import Pixels
 from distill.images.samples import sample_images
 from distill.images.sources import open_images
 from export.parity import ParityImages
+from isogon.images import Preprocessing
+from isogon.runtimes import Pixels
 
 ALPHA = 0.05  # false alarms; 19 familiar images are enough for it
 _UNFAMILIAR_SHARE = 0.25

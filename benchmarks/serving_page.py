@@ -11,7 +11,7 @@ from detector_cost import DetectorCost
 from measuring import BARE, LIMIT, Figures, Rounds
 from uploads import Uploads
 
-from bundle import Manifest
+from isogon.bundle import Manifest
 
 # The titles of the loads, which `serving.py` gives them, and the heads of their columns:
 # requests under way x images in each.

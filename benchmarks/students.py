@@ -7,11 +7,11 @@ import torch
 from lively import centred, lively
 from photographs import Photographs
 
-from backbones import Student, preprocessing_of, timm_model
-from bundle.detectors import Knn
 from distill.weights import pretrained
 from export.deployed import Deployed
 from export.graph import Graph
+from isogon.networks import Student, preprocessing_of, timm_model
+from isogon.ood import Knn
 
 _SETTLED_ON = 48  # images of the bank: batch statistics, and the mean that is taken away
 _NEIGHBOUR = 5  # the k of the knn detector

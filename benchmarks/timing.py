@@ -5,8 +5,7 @@ import random
 import time
 from collections.abc import Mapping
 
-from bundle import Runner
-from bundle.runners import Pixels
+from isogon.runtimes import Pixels, Runner
 
 PAUSE = 0.02  # seconds in which the threads of the runner before go to sleep
 

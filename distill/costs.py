@@ -12,15 +12,6 @@ import torch
 from rich.filesize import decimal
 from rich.progress import Progress
 
-from backbones import Features
-from bundle import UsageError
-from bundle.memory import (
-    available_memory,
-    forget_peak,
-    peak_memory,
-    private_memory,
-    resident_memory,
-)
 from distill.images.data import Data
 from distill.images.loading import Batch, TrainingViews
 from distill.images.views import Views
@@ -28,6 +19,15 @@ from distill.preparation import Models
 from distill.recipe import Recipe
 from distill.training.modes import channels_last, freeze_statistics
 from distill.training.optimisation import optimizer_for
+from isogon.errors import UsageError
+from isogon.networks import Features
+from isogon.runtimes.memory import (
+    available_memory,
+    forget_peak,
+    peak_memory,
+    private_memory,
+    resident_memory,
+)
 
 _TEACHERS_BATCH = 64  # of features computed once
 _PATIENCE = 8.0  # seconds: a step that takes longer is judged by a part of it

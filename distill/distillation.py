@@ -10,8 +10,6 @@ import torch
 from lightning_fabric import Fabric
 from rich.progress import Progress
 
-from backbones import Features, Student
-from bundle import Bundle, StudentCard, require_absent
 from distill.embedding import embed_all
 from distill.evaluation import Training
 from distill.evaluation.accuracy import say_if_left_out
@@ -45,6 +43,8 @@ from distill.training.processes import accompanied, launched, parts_of
 from distill.training.trainer import Trainer, TrainingLog
 from distill.training.validation import Validation
 from distill.writing import Judged, write_bundle
+from isogon.bundle import Bundle, StudentCard, require_absent
+from isogon.networks import Features, Student
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -14,15 +14,15 @@ from jaxtyping import Float, Float32
 from rich.progress import Progress
 from torch import Tensor
 
-from backbones import FeatureExtractor
-from bundle import Images, Preprocessing
-from bundle.collection import Indices
-from bundle.detectors.knn import directions
 from distill.images.data import Data
 from distill.images.loading import crops_of_each
 from distill.images.readers import readers_watched
 from distill.targets import Embedder, Teacher
 from distill.targets.finite import not_finite
+from isogon.images import Images, Preprocessing
+from isogon.images.collection import Indices
+from isogon.networks import FeatureExtractor
+from isogon.ood.knn import directions
 
 # Uint8 pixels [b, h, w, 3] in, on the device of the model; an `Embedder` is one, too.
 Embed = Callable[..., Float[Tensor, "b d"]]

@@ -6,8 +6,8 @@ from typing import Any
 
 import torch
 
-from backbones import TimmModel, architecture_of, timm_model
-from bundle import UsageError
+from isogon.errors import UsageError
+from isogon.networks import TimmModel, architecture_of, timm_model
 
 State = dict[str, Any]
 

@@ -17,9 +17,6 @@ import torch
 from rich.filesize import decimal
 from rich.progress import Progress
 
-from bundle import UsageError
-from bundle.cores import usable_cores
-from bundle.samples import spread
 from distill.costs import Costs, measured
 from distill.images.data import Data, prepare_data
 from distill.images.listing import require_sources
@@ -31,6 +28,9 @@ from distill.start.fitting import as_teacher
 from distill.targets import Uncomputed
 from distill.training.checkpoint import NAME as CHECKPOINT
 from distill.training.lock import is_first_process
+from isogon.errors import UsageError
+from isogon.images.subset import spread
+from isogon.runtimes.cores import usable_cores
 
 PLAN = "plan.json"
 _WARMUP = 0.05  # of a length that is measured out, where the recipe counts in epochs

@@ -8,8 +8,6 @@ import torch
 from jaxtyping import Int64
 from rich.progress import Progress
 
-from backbones import Student, preprocessing_of
-from bundle import Preprocessing, UsageError
 from distill.images.data import Data
 from distill.images.pseudo_classes import pseudo_classes
 from distill.objectives import Objective, objective_from_recipe
@@ -20,6 +18,9 @@ from distill.student import (
     student_preprocessing,
 )
 from distill.targets import Teacher, teacher_from_recipe
+from isogon.errors import UsageError
+from isogon.images import Preprocessing
+from isogon.networks import Student, preprocessing_of
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

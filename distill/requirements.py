@@ -5,8 +5,6 @@ from typing import Any
 
 import torch
 
-from backbones import Backbone, ImportedNetwork, module_from_path, preprocessing_of
-from bundle import Preprocessing, UsageError
 from distill.images.loading import global_batch
 from distill.images.neighbours import AMONG, require_neighbours
 from distill.images.pseudo_classes import require_clusters
@@ -14,6 +12,9 @@ from distill.recipe import Recipe, TeacherSection
 from distill.sizes import require_sizes
 from distill.student import require_trainable, student_from_recipe
 from distill.weights import PACKAGE, pretrained, require_package
+from isogon.errors import UsageError
+from isogon.images import Preprocessing
+from isogon.networks import Backbone, ImportedNetwork, module_from_path, preprocessing_of
 
 
 def require_models(recipe: Recipe) -> None:

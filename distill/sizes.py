@@ -1,7 +1,7 @@
 """Whether the recipe's models take the sizes of their images, asked before any work."""
 
-from backbones import require_size
 from distill.recipe import Recipe
+from isogon.networks import require_size
 
 
 def require_sizes(recipe: Recipe) -> None:

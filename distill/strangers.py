@@ -15,11 +15,11 @@ from jaxtyping import Float
 from rich.console import Console
 from rich.progress import Progress
 
-from bundle import ImageFolder
-from bundle.samples import spread
 from distill.images.data import prepare_data
 from distill.recipe import Recipe
 from distill.targets import teacher_from_recipe
+from isogon.images import ImageFolder
+from isogon.images.subset import spread
 
 _QUANTILE = 0.25  # of the training images' cosines to their nearest
 _QUERIES = 1000  # training images that are asked for theirs

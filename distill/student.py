@@ -9,7 +9,12 @@ import torch
 from torch import Tensor, nn
 from torch.export import Dim
 
-from backbones import (
+from distill.recipe import Recipe
+from distill.weights import pretrained
+from isogon.bundle import StudentCard
+from isogon.errors import UsageError
+from isogon.images import Preprocessing
+from isogon.networks import (
     Student,
     architecture_of,
     code_of,
@@ -18,9 +23,6 @@ from backbones import (
     said,
     timm_model,
 )
-from bundle import Preprocessing, StudentCard, UsageError
-from distill.recipe import Recipe
-from distill.weights import pretrained
 
 
 def student_from_recipe(recipe: Recipe) -> tuple[Student, str]:

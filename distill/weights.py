@@ -9,11 +9,12 @@ import torch
 from timm.models import _hub
 from torch import nn
 
-from backbones import TimmModel, architecture_of, timm_model
-from bundle import UsageError, has_timm_source
 from distill.filling import State, require_filled
 from distill.hub import hub_silence
 from distill.packaged import PACKAGE as PACKAGE, PACKAGED as PACKAGED
+from isogon.bundle import has_timm_source
+from isogon.errors import UsageError
+from isogon.networks import TimmModel, architecture_of, timm_model
 
 _PACKAGED_LICENCE = "Apache-2.0"
 

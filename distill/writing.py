@@ -12,25 +12,6 @@ import tomli_w
 from rich.progress import Progress
 from torch import nn
 
-from backbones import WEIGHTS, Student
-from bundle import (
-    FALSE_ALARMS,
-    FITTED,
-    HELD_OUT,
-    THUMBNAILS,
-    TRAINING_DETECTOR,
-    Bundle,
-    Calibration,
-    Detector,
-    DetectorSpec,
-    FalseAlarms,
-    FittedOn,
-    Manifest,
-    Provenance,
-    StudentCard,
-)
-from bundle.places import portable_place
-from bundle.samples import SAMPLES
 from distill.embedding import Embedded
 from distill.evaluation import Evaluation
 from distill.evaluation.drawing import drawn_from, write_evaluation
@@ -40,6 +21,23 @@ from distill.recipe import Recipe
 from distill.recipe.places import portable
 from distill.start.before import START, start_arrays
 from distill.targets import BALANCE, Teacher
+from isogon.bundle import (
+    FALSE_ALARMS,
+    FITTED,
+    HELD_OUT,
+    THUMBNAILS,
+    TRAINING_DETECTOR,
+    Bundle,
+    FalseAlarms,
+    FittedOn,
+    Manifest,
+    Provenance,
+    StudentCard,
+)
+from isogon.bundle.places import portable_place
+from isogon.images.subset import SAMPLES
+from isogon.networks import WEIGHTS, Student
+from isogon.ood import Calibration, Detector, DetectorSpec
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

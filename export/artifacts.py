@@ -9,21 +9,6 @@ from pathlib import Path
 import onnx
 from rich.progress import Progress
 
-from bundle import (
-    ONNX,
-    Bundle,
-    Calibration,
-    ParityReport,
-    ParityRun,
-    Precision,
-    Reduction,
-    StageWriter,
-    UsageError,
-    onnx_name,
-    parity_name,
-    parity_run_name,
-    tensors_name,
-)
 from export.deployed import Deployed
 from export.engines import built_engine
 from export.gate import Gate
@@ -38,6 +23,20 @@ from export.rejected import Rejected, forget_rejected, reject
 from export.samples import quantisation_pixels
 from export.tensorrt import usual_timing_cache
 from export.withdrawal import files_of, is_whole, withdraw_others
+from isogon.bundle import (
+    ONNX,
+    Bundle,
+    Reduction,
+    StageWriter,
+    onnx_name,
+    parity_name,
+    parity_run_name,
+    tensors_name,
+)
+from isogon.errors import UsageError
+from isogon.ood import Calibration
+from isogon.parity import ParityReport, ParityRun
+from isogon.runtimes import Precision
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

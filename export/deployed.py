@@ -4,20 +4,20 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
-from backbones import student_from_bundle
-from bundle import (
+from export.graph import Graph, graph_from_bundle
+from export.parity import ParityImages
+from export.reduction import ReducedBank
+from export.samples import quantisation_pixels
+from isogon.bundle import (
     Bundle,
-    Preprocessing,
     Reduction,
     detector_in_force,
     function_digest,
     reduction_in_force,
 )
-from bundle.runners import Pixels
-from export.graph import Graph, graph_from_bundle
-from export.parity import ParityImages
-from export.reduction import ReducedBank
-from export.samples import quantisation_pixels
+from isogon.images import Preprocessing
+from isogon.networks import student_from_bundle
+from isogon.runtimes import Pixels
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

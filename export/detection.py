@@ -6,9 +6,10 @@ from typing import Any
 
 from rich.progress import Progress
 
-from bundle import Bundle, OnnxRunner, vouched_artifact
-from bundle.sources import open_images
 from export.parity import unfamiliar_pixels
+from isogon.bundle import Bundle, vouched_artifact
+from isogon.images import open_images
+from isogon.runtimes import OnnxRunner
 
 _BATCH = 8
 

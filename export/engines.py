@@ -5,26 +5,16 @@ from pathlib import Path
 
 from rich.progress import Progress
 
-from bundle import (
-    Bundle,
-    EngineStamp,
-    IsogonError,
-    Machine,
-    ParityReport,
-    ParityRun,
-    Precision,
-    TensorRTRunner,
-    artifact_names,
-    cuda_device,
-    parity_name,
-    parity_run_name,
-)
 from export.deployed import Deployed
 from export.gate import Gate
 from export.parity import ParityFailedError, batch_sizes
 from export.parity_page import show_parity
 from export.plan import ExportPlan
 from export.tensorrt import build_engine
+from isogon.bundle import Bundle, artifact_names, parity_name, parity_run_name
+from isogon.errors import IsogonError
+from isogon.parity import ParityReport, ParityRun
+from isogon.runtimes import EngineStamp, Machine, Precision, TensorRTRunner, cuda_device
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

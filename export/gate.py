@@ -8,25 +8,15 @@ from pathlib import Path
 import onnx
 from rich.progress import Progress
 
-from bundle import (
-    Claim,
-    Metadata,
-    OnnxRunner,
-    Outputs,
-    ParityReport,
-    ParityRun,
-    Precision,
-    Preprocessing,
-    Runner,
-    Tolerance,
-    sha256_of,
-    tensors_name,
-)
 from export.deployed import Deployed
 from export.graph import TorchRunner
 from export.onnx import save_model, stamp
 from export.parity import ParityImages, batch_sizes, measure
 from export.plan import ExportPlan
+from isogon.bundle import Metadata, sha256_of, tensors_name
+from isogon.images import Preprocessing
+from isogon.parity import Claim, ParityReport, ParityRun, Tolerance
+from isogon.runtimes import OnnxRunner, Outputs, Precision, Runner
 
 _REFERENCE_BATCH = 32
 

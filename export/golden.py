@@ -3,8 +3,10 @@
 import numpy as np
 from jaxtyping import Int
 
-from bundle import GOLDEN, Calibration, Outputs, StageWriter, golden_arrays
 from export.parity import ParityImages
+from isogon.bundle import GOLDEN, StageWriter, golden_arrays
+from isogon.ood import Calibration
+from isogon.runtimes import Outputs
 
 _IMAGES = 8
 _MARGIN = 1e-3  # of the range of scores; rounding moves them by 1e-6 of it

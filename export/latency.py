@@ -3,8 +3,7 @@
 import statistics
 import time
 
-from bundle import Runner
-from bundle.runners import Pixels
+from isogon.runtimes import Pixels, Runner
 
 _WARM_UP = 10
 _RUNS = 100

@@ -7,7 +7,6 @@ from pathlib import Path
 import onnx
 from rich.progress import Progress
 
-from bundle import OnnxRunner, ParityReport, ParityRun, Precision, onnx_name
 from export.deployed import Deployed
 from export.divergence import StoredRunner
 from export.gate import Gate
@@ -23,6 +22,9 @@ from export.onnx import (
 )
 from export.plan import ExportPlan
 from export.repair import Repair, repaired
+from isogon.bundle import onnx_name
+from isogon.parity import ParityReport, ParityRun
+from isogon.runtimes import OnnxRunner, Precision
 
 _RANKED_ON = 4  # images, in one batch
 

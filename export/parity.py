@@ -7,23 +7,11 @@ from functools import partial
 import numpy as np
 from rich.progress import Progress
 
-from bundle import (
-    HELD_OUT,
-    BatchProfile,
-    Bundle,
-    Calibration,
-    CheckFailedError,
-    Claim,
-    Outputs,
-    ParityReport,
-    ParityRun,
-    Runner,
-    UsageError,
-    detector_in_force,
-    detector_spec,
-    held_out_for,
-)
-from bundle.runners import Pixels
+from isogon.bundle import HELD_OUT, Bundle, detector_in_force, detector_spec, held_out_for
+from isogon.errors import CheckFailedError, UsageError
+from isogon.ood import Calibration
+from isogon.parity import Claim, ParityReport, ParityRun
+from isogon.runtimes import BatchProfile, Outputs, Pixels, Runner
 
 
 class ParityFailedError(CheckFailedError):

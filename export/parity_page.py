@@ -2,14 +2,8 @@
 
 from collections.abc import Collection, Sequence
 
-from bundle import (
-    REPORT,
-    Bundle,
-    ParityReport,
-    StageWriter,
-    parity_reports,
-    with_parity,
-)
+from isogon.bundle import Bundle, StageWriter, parity_reports
+from isogon.parity import REPORT, ParityReport, with_parity
 
 
 def show_parity(

@@ -5,19 +5,11 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import get_args
 
-from bundle import (
-    TOLERANCES,
-    BatchProfile,
-    Flavour,
-    Machine,
-    Precision,
-    Tolerance,
-    UsageError,
-    cuda_device,
-)
-from bundle.runners import Pixels
 from export.onnx import Method
 from export.tensorrt import EngineOptions
+from isogon.errors import UsageError
+from isogon.parity import TOLERANCES, Tolerance
+from isogon.runtimes import BatchProfile, Flavour, Machine, Pixels, Precision, cuda_device
 
 PRECISIONS: tuple[Precision, ...] = get_args(Precision)
 

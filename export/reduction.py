@@ -9,18 +9,18 @@ import safetensors.numpy
 from jaxtyping import Float
 from rich.progress import Progress
 
-from backbones import student_from_bundle
-from bundle import (
+from export.graph import Graph, TorchRunner, bank_of, banked, full_detector, with_bank_of
+from export.parity import ParityImages
+from isogon.bundle import (
     REDUCED,
     REDUCTION,
     Bundle,
-    Detector,
     Reduction,
     StageWriter,
     detector_in_force,
 )
-from export.graph import Graph, TorchRunner, bank_of, banked, full_detector, with_bank_of
-from export.parity import ParityImages
+from isogon.networks import student_from_bundle
+from isogon.ood import Detector
 
 _BATCH = 32
 

@@ -5,7 +5,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from shlex import quote
 
-from bundle import Bundle, EngineStamp, ParityReport, ParityRun, tensors_name
+from isogon.bundle import Bundle, tensors_name
+from isogon.parity import ParityReport, ParityRun
+from isogon.runtimes import EngineStamp
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

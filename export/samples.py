@@ -2,9 +2,10 @@
 
 import numpy as np
 
-from bundle import SITE_DETECTOR, Bundle, UsageError
-from bundle.runners import Pixels
-from bundle.samples import SAMPLES
+from isogon.bundle import SITE_DETECTOR, Bundle
+from isogon.errors import UsageError
+from isogon.images.subset import SAMPLES
+from isogon.runtimes import Pixels
 
 
 def quantisation_pixels(bundle: Bundle, extra: Pixels | None = None) -> Pixels:

@@ -7,40 +7,36 @@ import numpy as np
 from jaxtyping import Float32
 from rich.progress import Progress
 
-from backbones import student_from_bundle
-from bundle import (
-    FITTED,
-    HELD_OUT,
-    REDUCED,
-    REDUCTION,
-    SITE_DETECTOR,
-    THUMBNAILS,
-    TOLERANCES,
-    TRAINING_DETECTOR,
-    Bundle,
-    DetectorSpec,
-    FittedOn,
-    ImageFolder,
-    Images,
-    ParityReport,
-    Precision,
-    Shares,
-    Thumbnails,
-    detector_spec,
-    function_digest,
-    onnx_name,
-    parity_name,
-    split,
-)
-from bundle.copies import pictures
-from bundle.places import found_place, portable_place
-from bundle.samples import SAMPLES, spread
 from export.artifacts import Exported, add_artifacts
 from export.deployed import Deployed
 from export.graph import Graph, TorchRunner, full_detector
 from export.parity import ParityImages, unfamiliar_pixels
 from export.plan import PRECISIONS, ExportPlan
 from export.withdrawal import is_whole
+from isogon.bundle import (
+    FITTED,
+    HELD_OUT,
+    REDUCED,
+    REDUCTION,
+    SITE_DETECTOR,
+    THUMBNAILS,
+    TRAINING_DETECTOR,
+    Bundle,
+    FittedOn,
+    Thumbnails,
+    detector_spec,
+    function_digest,
+    onnx_name,
+    parity_name,
+)
+from isogon.bundle.places import found_place, portable_place
+from isogon.images import ImageFolder, Images, Shares, split
+from isogon.images.copies import pictures
+from isogon.images.subset import SAMPLES, spread
+from isogon.networks import student_from_bundle
+from isogon.ood import DetectorSpec
+from isogon.parity import TOLERANCES, ParityReport
+from isogon.runtimes import Precision
 
 _BATCH = 32
 _SAME = 1 - 1e-5  # cosine of an image with itself, to rounding

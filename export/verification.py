@@ -6,28 +6,21 @@ from dataclasses import dataclass
 import numpy as np
 from rich.progress import Progress
 
-from bundle import (
-    TOLERANCES,
-    Artifact,
-    Bundle,
-    Calibration,
-    CheckFailedError,
-    EngineMismatchError,
-    IsogonError,
-    ParityReport,
-    Precision,
-    Tolerance,
-    UnvouchedArtifactError,
-    artifact_names,
-    proven_runner,
-    vouched_artifact,
-)
-from bundle.runners import Pixels
 from export.deployed import Deployed
 from export.engines import vouch_for_engines
 from export.gate import Gate
 from export.parity import ParityFailedError
 from export.plan import ExportPlan
+from isogon.bundle import Artifact, Bundle, artifact_names, proven_runner, vouched_artifact
+from isogon.errors import (
+    CheckFailedError,
+    EngineMismatchError,
+    IsogonError,
+    UnvouchedArtifactError,
+)
+from isogon.ood import Calibration
+from isogon.parity import TOLERANCES, ParityReport, Tolerance
+from isogon.runtimes import Pixels, Precision
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -12,8 +12,9 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from backbones import Student, module_from_path, student_from_bundle, timm_model
-from bundle import HELD_OUT, Bundle, CheckFailedError, StudentCard, UsageError
+from isogon.bundle import HELD_OUT, Bundle, StudentCard
+from isogon.errors import CheckFailedError, UsageError
+from isogon.networks import Student, module_from_path, student_from_bundle, timm_model
 
 State = dict[str, Tensor]
 # How the embedding's input is had from the plain network, as written and as done.
@@ -205,7 +206,7 @@ def _snippet(
         pooled = f"layer({way})"
     yield (
         f"# images: float RGB in [0, 1], [b, 3, {preprocessing.height}, "
-        f"{preprocessing.width}], cut as bundle/preprocessing.py does"
+        f"{preprocessing.width}], cut as isogon/images/preprocessing.py does"
     )
     yield f"mean = torch.tensor({list(preprocessing.mean)}).view(3, 1, 1)"
     yield f"std = torch.tensor({list(preprocessing.std)}).view(3, 1, 1)"

@@ -1,16 +1,16 @@
 """What leaves a bundle when an export adds to it: artifacts that no longer belong."""
 
-from bundle import (
+from isogon.bundle import (
     ONNX,
     Bundle,
-    BundleError,
-    ParityReport,
     StageWriter,
     artifact_names,
     parity_name,
     parity_run_name,
     tensors_name,
 )
+from isogon.errors import BundleError
+from isogon.parity import ParityReport
 
 
 def withdraw_others(bundle: Bundle, stage: StageWriter, function: str) -> tuple[str, ...]:

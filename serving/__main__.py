@@ -2,7 +2,7 @@
 
 import sys
 
-from bundle import IsogonError
+from isogon.errors import IsogonError
 from serving.listening import listen
 from serving.service import load
 from serving.settings import settings_from_environment

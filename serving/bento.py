@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from bundle import UsageError
+from isogon.errors import UsageError
 from serving.publishing import Published
 
 # What a Bento calls the bundle inside it; bentofile.yaml says ISOGON_BUNDLE=bentoml:bundle.

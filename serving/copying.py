@@ -8,7 +8,7 @@ from threading import Event, Thread
 
 from rich.progress import Progress
 
-from bundle import UsageError
+from isogon.errors import UsageError
 
 _MEGABYTE = 10**6
 _SPARE = 10 * _MEGABYTE  # for directories and what else is written meanwhile

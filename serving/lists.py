@@ -4,7 +4,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from bundle import UsageError
+from isogon.errors import UsageError
 from serving.stored import bundle_path, split_places
 
 Origin = str

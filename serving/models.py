@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Self
 
-from bundle import IsogonError, UsageError
+from isogon.errors import IsogonError, UsageError
 from serving.batching import Observer, Pipeline
 from serving.lists import Source
 from serving.served import ServedModel

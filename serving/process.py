@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from socket import SO_REUSEADDR, SOCK_STREAM, SOL_SOCKET, getaddrinfo, socket
 
-from bundle import CheckFailedError, UsageError
+from isogon.errors import CheckFailedError, UsageError
 from serving.lists import Source, sources_from
 from serving.settings import settings_from_environment
 

@@ -11,18 +11,17 @@ from typing import TYPE_CHECKING, Any
 from filelock import FileLock, Timeout
 from rich.progress import Progress
 
-from bundle import (
+from isogon.bundle import (
     MANIFEST,
     Artifact,
     Bundle,
-    BundleError,
-    UsageError,
     parity_reports,
     proven_runner,
     vouched_artifact,
 )
-from bundle.detection import detection_sentence
-from bundle.worth import worth_of
+from isogon.bundle.detection import detection_sentence
+from isogon.bundle.worth import worth_of
+from isogon.errors import BundleError, UsageError
 from serving.copying import require_room, watched, whole
 from serving.served import Evaluated
 

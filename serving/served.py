@@ -8,18 +8,14 @@ from typing import Self
 import numpy as np
 from jaxtyping import UInt8
 
-from bundle import (
+from isogon.bundle import (
     TRAINING_DETECTOR,
     Artifact,
     Bundle,
-    BundleError,
-    Calibration,
     FalseAlarms,
     Manifest,
-    Runner,
     ServedDetector,
     Thumbnails,
-    decode,
     detector_spec,
     expected_rate,
     measured_false_alarms,
@@ -27,7 +23,11 @@ from bundle import (
     served_detector,
     vouched_artifact,
 )
-from bundle.evaluation import EVALUATION, Evaluation
+from isogon.bundle.evaluation import EVALUATION, Evaluation
+from isogon.errors import BundleError
+from isogon.images import decode
+from isogon.ood import Calibration
+from isogon.runtimes import Runner
 from serving.settings import Settings
 
 _log = logging.getLogger("isogon.serving")

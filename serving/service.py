@@ -9,7 +9,7 @@ from typing import Any
 import bentoml
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from bundle import IsogonError
+from isogon.errors import IsogonError
 from serving.app import create_app
 from serving.arbiter import COULD_NOT_START, supervise
 from serving.models import Models

@@ -16,7 +16,9 @@ from pydantic import (
 )
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
-from bundle import ONNX, ImageLimits, UsageError
+from isogon.bundle import ONNX
+from isogon.errors import UsageError
+from isogon.images import ImageLimits
 from serving.lists import Origin, Source, keys_from, origins_from, sources_from
 
 LogFormat = Literal["json", "text"]

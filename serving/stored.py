@@ -4,7 +4,7 @@ import os
 import re
 from pathlib import Path
 
-from bundle import UsageError
+from isogon.errors import UsageError
 
 STORED = "bentoml:"
 

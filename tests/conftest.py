@@ -12,20 +12,20 @@ from PIL import Image
 from rich.progress import Progress
 from sklearn.datasets import load_digits
 
-from backbones import Student
-from bundle import (
+from distill import Recipe, recipe_from_document
+from distill.distillation import distill
+from export import export_bundle
+from isogon.bundle import (
     HELD_OUT,
     ONNX,
     Bundle,
     Manifest,
-    Preprocessing,
     Provenance,
     StudentCard,
     TeacherCard,
 )
-from distill import Recipe, recipe_from_document
-from distill.distillation import distill
-from export import export_bundle
+from isogon.images import Preprocessing
+from isogon.networks import Student
 
 PACKAGED_TEACHER = {
     "name": "tf_efficientnet_lite0",

@@ -14,10 +14,12 @@ import torch
 import torch.nn.functional as F
 from rich.progress import Progress
 
-from backbones import Student, preprocessing_of, timm_model
-from bundle import Bundle, ImageFolder, OnnxRunner
-from bundle.cuda import CudaDevice, cuda_device
 from export import TorchRunner
+from isogon.bundle import Bundle
+from isogon.images import ImageFolder
+from isogon.networks import Student, preprocessing_of, timm_model
+from isogon.runtimes import OnnxRunner
+from isogon.runtimes.cuda import CudaDevice, cuda_device
 
 ROOT = Path(__file__).parents[1]
 BENCHMARKS = ROOT / "benchmarks"

@@ -18,9 +18,9 @@ import timm
 import torch
 from PIL import Image
 
-import console
 from distill import recipe_from_toml
-from isogon import app
+from isogon.cli import console
+from isogon.cli.main import app
 from serving.process import free_port
 
 WITHOUT_TIMM = (
@@ -145,7 +145,7 @@ def test_json_is_all_that_is_on_stdout(bundle_path: Path) -> None:
 
 def test_a_failed_check_is_1(bundle_path: Path) -> None:
     """A graph of other weights whose hash, report and golden images are all in order."""
-    from bundle import Bundle
+    from isogon.bundle import Bundle
 
     bundle = Bundle.open(bundle_path)
     arrays = bundle.arrays("model.safetensors")

@@ -20,8 +20,9 @@ import pytest
 from PIL import Image, TiffImagePlugin
 from rich.progress import Progress
 
-from bulk import ProcessEngine, embed
-from bundle import Preprocessing, StandaloneModel, decode
+from isogon.bulk import ProcessEngine, embed
+from isogon.images import Preprocessing, decode
+from isogon.model import StandaloneModel
 from serving import running_service
 
 EXAMPLES = Path(__file__).parents[1] / "examples"

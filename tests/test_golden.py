@@ -13,12 +13,11 @@ import torch
 from numpy.testing import assert_allclose, assert_array_less
 from sklearn.metrics import roc_auc_score
 
-from backbones import Features
-from bundle import DetectorSpec, LinearProbe
-from bundle.detectors import Msp
 from distill.objectives import CosPress, Coss, Nd
 from distill.objectives.kd import kd_loss
 from distill.objectives.vkd import vkd_loss
+from isogon.networks import Features
+from isogon.ood import DetectorSpec, LinearProbe, Msp
 
 FOLDER = Path(os.environ.get("ISOGON_GOLDEN") or Path(__file__).parent / "golden")
 FILES = sorted(FOLDER.glob("*.npz"))

@@ -11,7 +11,9 @@ from typing import Any
 import numpy as np
 from fastapi import FastAPI, UploadFile
 
-from bundle import ONNX, Bundle, OnnxRunner, decode
+from isogon.bundle import ONNX, Bundle
+from isogon.images import decode
+from isogon.runtimes import OnnxRunner
 
 bundle = Bundle.open(Path(os.environ["PEER_BUNDLE"]))
 runner = OnnxRunner(bundle.file(ONNX), threads=int(os.environ["PEER_THREADS"]))

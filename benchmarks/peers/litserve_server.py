@@ -19,7 +19,9 @@ import numpy as np
 from fastapi import Request
 from starlette.datastructures import FormData, UploadFile
 
-from bundle import ONNX, Bundle, OnnxRunner, Outputs, decode
+from isogon.bundle import ONNX, Bundle
+from isogon.images import decode
+from isogon.runtimes import OnnxRunner, Outputs
 
 
 class Embedding(litserve.LitAPI):

@@ -15,7 +15,8 @@ import bentoml
 import numpy as np
 from PIL.Image import Image
 
-from bundle import ONNX, Bundle, OnnxRunner
+from isogon.bundle import ONNX, Bundle
+from isogon.runtimes import OnnxRunner
 
 
 @bentoml.service(workers=int(os.environ["PEER_WORKERS"]), traffic={"timeout": 60})

@@ -3,7 +3,7 @@
 Only the schema is exported here; it loads in an instant. `evaluate` measures.
 """
 
-from bundle.evaluation import (
+from isogon.bundle.evaluation import (
     Baseline as Baseline,
     Bootstrap as Bootstrap,
     ClassAccuracy as ClassAccuracy,

@@ -4,10 +4,10 @@ import numpy as np
 from jaxtyping import Bool, Float32, Int
 from rich.progress import Progress
 
-from bundle.blocks import in_blocks
-from bundle.collection import Indices
-from bundle.neighbours import NEIGHBOURS, nearest
 from distill.images.data import Data
+from isogon.images.collection import Indices
+from isogon.ood.blocks import in_blocks
+from isogon.ood.neighbours import NEIGHBOURS, nearest
 
 TEMPERATURE = 0.07
 

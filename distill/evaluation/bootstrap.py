@@ -3,7 +3,7 @@
 import numpy as np
 from jaxtyping import Bool, Float, Shaped, UInt16
 
-from bundle.evaluation import Bootstrap, Estimate
+from isogon.bundle.evaluation import Bootstrap, Estimate
 
 BOOTSTRAP = Bootstrap(resamples=1000, seed=0)
 

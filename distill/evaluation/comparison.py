@@ -6,8 +6,8 @@ from typing import Literal
 
 import numpy as np
 
-from bundle import Manifest, TeacherCard
-from bundle.evaluation import Baseline, Estimate, Evaluation, Fidelity, Quality
+from isogon.bundle import Manifest, TeacherCard
+from isogon.bundle.evaluation import Baseline, Estimate, Evaluation, Fidelity, Quality
 
 Better = Literal["lower", "higher"]
 Subject = tuple[Manifest, Evaluation]

@@ -19,14 +19,15 @@ from rich.progress import Progress
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from bundle import Preprocessing, UsageError
-from bundle.collection import Indices
-from bundle.evaluation import Corruptions
 from distill.embedding import Embed, distinct_crops, embed_batches
 from distill.evaluation.accuracy import knn_right, why_no_accuracy
 from distill.images.data import Data
 from distill.images.loading import crops_of_each
 from distill.images.readers import readers_watched
+from isogon.bundle.evaluation import Corruptions
+from isogon.errors import UsageError
+from isogon.images import Preprocessing
+from isogon.images.collection import Indices
 
 CORRUPTIONS = (
     "gaussian_noise", "shot_noise", "impulse_noise",

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import torch
 
-from backbones import Student
-from bundle import Preprocessing
-from bundle.evaluation import Cost
+from isogon.bundle.evaluation import Cost
+from isogon.images import Preprocessing
+from isogon.networks import Student
 
 _WARM_UPS = 3
 _RUNS = 20

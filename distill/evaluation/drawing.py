@@ -4,19 +4,6 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from bundle import (
-    REPORT,
-    Calibration,
-    Detector,
-    DetectorSpec,
-    Images,
-    Manifest,
-    ParityReport,
-    Preprocessing,
-    StageWriter,
-)
-from bundle.collection import Indices
-from bundle.evaluation import EVALUATION, Evaluation
 from distill.embedding import Embedded
 from distill.evaluation.ood import detector_key
 from distill.images.data import Data
@@ -31,6 +18,12 @@ from distill.report import (
     sample_queries,
     thumbnail,
 )
+from isogon.bundle import Manifest, StageWriter
+from isogon.bundle.evaluation import EVALUATION, Evaluation
+from isogon.images import Images, Preprocessing
+from isogon.images.collection import Indices
+from isogon.ood import Calibration, Detector, DetectorSpec
+from isogon.parity import REPORT, ParityReport
 
 
 def drawn_from(

@@ -3,9 +3,6 @@
 import hashlib
 from collections.abc import Mapping
 
-from bundle import DetectorSpec
-from bundle.detectors.knn import directions
-from bundle.evaluation import Cost, Evaluation, Role, Training, UnfamiliarSet
 from distill.embedding import Embedded
 from distill.evaluation.bootstrap import BOOTSTRAP, AurocBootstrap
 from distill.evaluation.corruptions import CorruptedEmbeddings
@@ -15,6 +12,9 @@ from distill.evaluation.measured import Judge, measured
 from distill.evaluation.ood import detector_key
 from distill.evaluation.undistilled import Untrained
 from distill.images.data import Data
+from isogon.bundle.evaluation import Cost, Evaluation, Role, Training, UnfamiliarSet
+from isogon.ood import DetectorSpec
+from isogon.ood.knn import directions
 
 
 def evaluate(

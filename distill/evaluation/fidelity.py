@@ -5,10 +5,10 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float
 
-from bundle.blocks import BLOCK
-from bundle.evaluation import Fidelity
-from bundle.neighbours import NEIGHBOURS, neighbours_kept
 from distill.embedding import Embedded
+from isogon.bundle.evaluation import Fidelity
+from isogon.ood.blocks import BLOCK
+from isogon.ood.neighbours import NEIGHBOURS, neighbours_kept
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

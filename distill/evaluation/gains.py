@@ -4,8 +4,9 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from bundle.collection import Indices
-from bundle.evaluation import (
+from distill.evaluation.bootstrap import AurocBootstrap, PairedBootstrap
+from distill.evaluation.measured import Measured
+from isogon.bundle.evaluation import (
     DISTORTION,
     KNN_ACCURACY,
     OVERLAP,
@@ -13,8 +14,7 @@ from bundle.evaluation import (
     Estimate,
     auroc_of,
 )
-from distill.evaluation.bootstrap import AurocBootstrap, PairedBootstrap
-from distill.evaluation.measured import Measured
+from isogon.images.collection import Indices
 
 
 def gains(

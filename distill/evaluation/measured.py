@@ -6,9 +6,6 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Bool
 
-from bundle import DetectorSpec, LinearProbe
-from bundle.collection import Indices
-from bundle.evaluation import Baseline, Corruptions, Fidelity, Quality
 from distill.embedding import Embedded
 from distill.evaluation.accuracy import any_known, knn_right
 from distill.evaluation.bootstrap import AurocBootstrap, accuracy_estimate
@@ -21,6 +18,9 @@ from distill.evaluation.ood import (
     ood_figures,
     ood_scores,
 )
+from isogon.bundle.evaluation import Baseline, Corruptions, Fidelity, Quality
+from isogon.images.collection import Indices
+from isogon.ood import DetectorSpec, LinearProbe
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -6,17 +6,12 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float
 
-from bundle import (
-    Calibration,
-    DetectorSpec,
-    LinearProbe,
-    UsageError,
-    applicable_detectors,
-)
-from bundle.collection import Indices
-from bundle.evaluation import OodFigures
 from distill.embedding import Embedded
 from distill.evaluation.bootstrap import AurocBootstrap
+from isogon.bundle.evaluation import OodFigures
+from isogon.errors import UsageError
+from isogon.images.collection import Indices
+from isogon.ood import Calibration, DetectorSpec, LinearProbe, applicable_detectors
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

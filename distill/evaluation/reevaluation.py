@@ -6,10 +6,6 @@ from dataclasses import dataclass, field
 import torch
 from rich.progress import Progress
 
-from backbones import student_from_bundle
-from bundle import Bundle, BundleError, ParityReport, UsageError, parity_reports
-from bundle.evaluation import EVALUATION, Evaluation, Kind, Role, Training
-from bundle.stage import fault_of
 from distill.embedding import Embed, embed_all
 from distill.evaluation.accuracy import say_if_left_out
 from distill.evaluation.corruptions import (
@@ -30,6 +26,12 @@ from distill.recipe.places import here
 from distill.start.before import Before, start_from_bundle
 from distill.start.fitting import re_estimate
 from distill.targets import BALANCE, Teacher, teacher_from_recipe
+from isogon.bundle import Bundle, parity_reports
+from isogon.bundle.evaluation import EVALUATION, Evaluation, Kind, Role, Training
+from isogon.bundle.stage import fault_of
+from isogon.errors import BundleError, UsageError
+from isogon.networks import student_from_bundle
+from isogon.parity import ParityReport
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

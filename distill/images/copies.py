@@ -7,11 +7,12 @@ import numpy as np
 from jaxtyping import UInt8
 from rich.progress import Progress
 
-from bundle import Images, Split, UsageError
-from bundle.collection import Indices
-from bundle.copies import pictures
-from bundle.evaluation import Copies
 from distill.images.listing import IMAGES, TEST
+from isogon.bundle.evaluation import Copies
+from isogon.errors import UsageError
+from isogon.images import Images, Split
+from isogon.images.collection import Indices
+from isogon.images.copies import pictures
 
 # Beyond this share of copies of familiar images a set is not what the recipe takes it for.
 _SHARED_LIMIT = 0.1

@@ -8,20 +8,14 @@ import numpy as np
 from jaxtyping import Float32
 from rich.progress import Progress
 
-from bundle import (
-    Images,
-    Preprocessing,
-    Split,
-    Thumbnails,
-    split,
-    split_apart,
-)
-from bundle.collection import Indices
-from bundle.evaluation import Copies
-from bundle.samples import spread
 from distill.images.copies import Read, find_copies
 from distill.images.listing import IMAGES, TEST, listed
 from distill.recipe import Recipe
+from isogon.bundle import Thumbnails
+from isogon.bundle.evaluation import Copies
+from isogon.images import Images, Preprocessing, Split, split, split_apart
+from isogon.images.collection import Indices
+from isogon.images.subset import spread
 
 _UNFAMILIAR_KEPT = 64  # unfamiliar images kept in the bundle for parity
 _FEWEST_VALIDATED = 24  # images; fewer have no neighbours to speak of

@@ -3,9 +3,10 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from bundle import ClassChoice, ImageFolder, Images, UsageError
 from distill.images.sources import open_images, require_there
 from distill.recipe import Recipe
+from isogon.errors import UsageError
+from isogon.images import ClassChoice, ImageFolder, Images
 
 # How a recipe calls the familiar images; unfamiliar sets go by their own names, which
 # have no brackets.

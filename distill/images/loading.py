@@ -11,11 +11,12 @@ from jaxtyping import Int32, Int64, UInt8
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from bundle import Images, Preprocessing, UsageError
-from bundle.collection import Indices
 from distill.images.neighbours import neighbour_batches
 from distill.images.readers import readers_watched
 from distill.images.views import View, Views
+from isogon.errors import UsageError
+from isogon.images import Images, Preprocessing
+from isogon.images.collection import Indices
 
 Pixels = UInt8[Tensor, "b h w 3"]
 

@@ -12,8 +12,8 @@ import numpy as np
 from filelock import FileLock
 from jaxtyping import Float, Int32, Int64, Integer
 
-from bundle import UsageError
 from distill.recipe.objectives import GROUP
+from isogon.errors import UsageError
 
 _BLOCK = 4096
 NEAREST = 384  # what the authors keep per image

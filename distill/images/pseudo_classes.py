@@ -4,7 +4,7 @@ import faiss
 import numpy as np
 from jaxtyping import Float, Int64
 
-from bundle import UsageError
+from isogon.errors import UsageError
 
 _ITERATIONS = 20
 

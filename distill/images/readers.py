@@ -8,7 +8,7 @@ from pathlib import Path
 
 from rich.filesize import decimal
 
-from bundle import UsageError
+from isogon.errors import UsageError
 
 _SHARED = Path("/dev/shm")
 _NO_ROOM = "No space left on device", "shared memory", "Bus error"

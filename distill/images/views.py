@@ -24,8 +24,9 @@ from torch import Tensor
 from torch.utils.data import Dataset
 from torchvision.transforms import Compose, GaussianBlur, RandomApply
 
-from bundle import Images, UsageError
 from distill.recipe import DataSection
+from isogon.errors import UsageError
+from isogon.images import Images
 
 _MEAN, _DEVIATION = 0.45, 0.225  # of natural images, about those of ImageNet
 

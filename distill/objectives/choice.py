@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from typing import assert_never
 
-from bundle import UsageError
 from distill.objectives.cosine import Cosine
 from distill.objectives.cospress import CosPress
 from distill.objectives.coss import Coss
@@ -29,6 +28,7 @@ from distill.recipe.objectives import (
     RkdSection,
     VkdSection,
 )
+from isogon.errors import UsageError
 
 
 def objective_from_recipe(

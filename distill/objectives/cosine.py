@@ -4,9 +4,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from backbones import Features
 from distill.objectives.objective import Labels, Objective, Terms
 from distill.objectives.precision import cosine
+from isogon.networks import Features
 
 
 class Cosine(Objective):

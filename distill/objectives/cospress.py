@@ -7,11 +7,11 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from backbones import Features
 from distill.objectives.gather import whole_batch
 from distill.objectives.objective import Labels, Objective, StartOn, Terms
 from distill.objectives.precision import cosine, precise
 from distill.objectives.sne import sne_divergence
+from isogon.networks import Features
 
 
 class CosPress(Objective):

@@ -3,10 +3,10 @@
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from backbones import Features
 from distill.objectives.gather import whole_batch
 from distill.objectives.objective import Labels, Objective, Terms
 from distill.objectives.precision import cosine
+from isogon.networks import Features
 
 _HIDDEN = 2048
 

@@ -8,11 +8,11 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from backbones import Features
-from bundle import LinearProbe
 from distill.objectives.labels import required, required_below
 from distill.objectives.objective import Labels, Objective, StartOn, Terms
 from distill.objectives.precision import precise
+from isogon.networks import Features
+from isogon.ood import LinearProbe
 
 # The logit of a class without images: its probability underflows to 0.
 _ABSENT = -1e4

@@ -3,8 +3,8 @@
 from jaxtyping import Int
 from torch import Tensor
 
-from bundle import UsageError
 from distill.objectives.objective import Labels
+from isogon.errors import UsageError
 
 
 def required(labels: Labels, name: str, classes: int) -> Int[Tensor, " b"]:

@@ -7,10 +7,10 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from backbones import Features
 from distill.objectives.labels import required, required_below
 from distill.objectives.objective import Labels, Objective, StartOn, Terms
 from distill.objectives.precision import precise
+from isogon.networks import Features
 
 _DROPOUT = 0.5
 

@@ -7,7 +7,7 @@ from typing import Literal
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from backbones import Features
+from isogon.networks import Features
 
 Terms = dict[str, Float[Tensor, ""]]
 # The class numbers of a batch, or None where the images have no classes.

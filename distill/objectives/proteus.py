@@ -5,8 +5,8 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from backbones import Features
 from distill.objectives.objective import Labels, Objective, Terms
+from isogon.networks import Features
 
 
 class Proteus(Objective):

@@ -7,10 +7,10 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from backbones import Features
 from distill.objectives.gather import whole_batch
 from distill.objectives.objective import Labels, Objective, StartOn, Terms
 from distill.objectives.precision import precise
+from isogon.networks import Features
 
 
 class Queue(Objective):

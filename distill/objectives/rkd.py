@@ -5,10 +5,10 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from backbones import Features
 from distill.objectives.gather import whole_batch
 from distill.objectives.objective import Labels, Objective, Terms
 from distill.objectives.precision import precise
+from isogon.networks import Features
 
 
 class Rkd(Objective):

@@ -8,9 +8,9 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import orthogonal
 
-from backbones import Features
 from distill.objectives.gather import whole_batch
 from distill.objectives.objective import Labels, Objective, Terms
+from isogon.networks import Features
 
 Normalisation = Literal["layer_norm", "standardise", "whiten"]
 

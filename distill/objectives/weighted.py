@@ -5,8 +5,8 @@ from collections.abc import Iterable, Mapping
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from backbones import Features
 from distill.objectives.objective import SAMPLE, Labels, Objective, StartOn, Terms
+from isogon.networks import Features
 
 
 class Weighted(Objective):

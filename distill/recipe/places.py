@@ -5,9 +5,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from bundle.places import found_place, portable_place
 from distill.recipe.reading import recipe_from_document
 from distill.recipe.recipe import Recipe
+from isogon.bundle.places import found_place, portable_place
 
 
 def portable(recipe: Recipe, folder: Path) -> Recipe:

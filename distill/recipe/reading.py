@@ -7,10 +7,10 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from bundle import UsageError
 from distill.recipe.objectives import SECTIONS
 from distill.recipe.recipe import Recipe, UnfamiliarSection
 from distill.recipe.teacher import TeacherSection
+from isogon.errors import UsageError
 
 # Keys that earlier recipes had, and what to write instead.
 _MOVED: dict[tuple[str, ...], str] = {

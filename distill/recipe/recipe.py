@@ -10,8 +10,6 @@ from pydantic import (
     model_validator,
 )
 
-from bundle import ClassChoice, DetectorSpec, SampleRange, Shares
-from bundle.copies import COPY_DISTANCE
 from distill.recipe.defaults import completed
 from distill.recipe.objectives import (
     GROUP,
@@ -21,6 +19,9 @@ from distill.recipe.objectives import (
 )
 from distill.recipe.student import StudentSection
 from distill.recipe.teacher import Teachers, TeacherSection
+from isogon.images import ClassChoice, SampleRange, Shares
+from isogon.images.copies import COPY_DISTANCE
+from isogon.ood import DetectorSpec
 
 # What timm.data.create_transform takes as auto_augment.
 _POLICIES = ("rand", "augmix", "3a", "original", "v0")

@@ -4,8 +4,8 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from bundle import is_import_path
 from distill.recipe.teacher import MEAN, STD, Std
+from isogon.bundle import is_import_path
 
 
 class StudentSection(BaseModel):

@@ -12,7 +12,7 @@ from pydantic import (
     model_validator,
 )
 
-from bundle import is_import_path
+from isogon.bundle import is_import_path
 
 Std = Annotated[float, Field(gt=0)]
 

@@ -6,7 +6,6 @@ is written or points are placed.
 
 from collections.abc import Sequence
 
-from bundle import ParityReport, with_parity
 from distill.evaluation import Evaluation
 from distill.report.drawn import (
     UNFAMILIAR as UNFAMILIAR,
@@ -23,6 +22,7 @@ from distill.report.sampling import (
     sample_queries as sample_queries,
     thumbnail as thumbnail,
 )
+from isogon.parity import ParityReport, with_parity
 
 
 def report_html(

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float, Float32, Int, UInt8
 
-from bundle import Manifest
+from isogon.bundle import Manifest
 
 UNFAMILIAR = -1  # in `EmbeddingMap.labels`
 

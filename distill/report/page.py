@@ -5,8 +5,6 @@ from collections import Counter
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from bundle.evaluation import auroc_of
-from bundle.worth import gains_of, worth_of
 from distill.evaluation import Evaluation
 from distill.report.drawn import UNFAMILIAR, Drawn, EmbeddingMap
 from distill.report.inline import CLASSES, data_uri
@@ -27,6 +25,8 @@ from distill.report.words import (
     summary,
     worst_classes,
 )
+from isogon.bundle.evaluation import auroc_of
+from isogon.bundle.worth import gains_of, worth_of
 
 
 def page(evaluation: Evaluation, drawn: Drawn) -> str:

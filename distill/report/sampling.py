@@ -6,9 +6,9 @@ import numpy as np
 from jaxtyping import Float32, Int, UInt8
 from PIL import Image
 
-from bundle.blocks import in_blocks
-from bundle.neighbours import nearest
 from distill.report.drawn import CosinePairs, Picture, Query
+from isogon.ood.blocks import in_blocks
+from isogon.ood.neighbours import nearest
 
 PAIRS = 4000  # points of the cosine scatter
 QUERIES = 6  # images whose neighbours are shown

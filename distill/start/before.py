@@ -6,8 +6,8 @@ import numpy as np
 import torch
 from torch import nn
 
-from backbones import FeatureExtractor
-from bundle import Bundle
+from isogon.bundle import Bundle
+from isogon.networks import FeatureExtractor
 
 START = "start.safetensors"  # in the folder of a run, and in its bundle
 

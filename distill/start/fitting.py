@@ -12,9 +12,6 @@ from jaxtyping import Float
 from rich.progress import Progress
 from torch import nn
 
-from backbones import FeatureExtractor, source_of
-from bundle import TeacherCard
-from bundle.detectors.knn import directions
 from distill.images.data import Data
 from distill.images.loading import plain_crops
 from distill.objectives import Objective
@@ -23,6 +20,9 @@ from distill.recipe import Recipe
 from distill.start.before import START, Before
 from distill.start.closed_form import closed_form, uncentred_pca
 from distill.targets import NetworkTeacher
+from isogon.bundle import TeacherCard
+from isogon.networks import FeatureExtractor, source_of
+from isogon.ood.knn import directions
 
 _FITTED = 50_000  # most images the layer is fitted on: far more than it has columns
 _RE_ESTIMATED = 4096  # images by which batch statistics are estimated anew

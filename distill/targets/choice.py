@@ -6,20 +6,21 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from backbones import (
-    Backbone,
-    FeatureExtractor,
-    ImportedNetwork,
-    module_from_path,
-    preprocessing_of,
-)
-from bundle import Images, Preprocessing, TeacherCard
 from distill.recipe import Recipe, TeacherSection
 from distill.targets.given import given_embeddings
 from distill.targets.joint import JointTeacher
 from distill.targets.network import NetworkTeacher
 from distill.targets.teacher import GivenTeacher, Teacher
 from distill.weights import pretrained
+from isogon.bundle import TeacherCard
+from isogon.images import Images, Preprocessing
+from isogon.networks import (
+    Backbone,
+    FeatureExtractor,
+    ImportedNetwork,
+    module_from_path,
+    preprocessing_of,
+)
 
 
 def teacher_from_recipe(recipe: Recipe, images: Images) -> Teacher:

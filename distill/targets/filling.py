@@ -14,7 +14,6 @@ from pydantic import ValidationError
 from rich.progress import Progress
 from torch import Tensor
 
-from bundle import UsageError
 from distill.targets.finite import require_finite_features
 from distill.targets.record import (
     FEATURES,
@@ -26,6 +25,7 @@ from distill.targets.record import (
 )
 from distill.targets.room import require_room
 from distill.targets.store import FeatureStore
+from isogon.errors import UsageError
 
 _LOCK = ".lock"
 

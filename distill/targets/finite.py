@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from jaxtyping import Float
 from torch import Tensor
 
-from bundle import UsageError
+from isogon.errors import UsageError
 
 
 def require_finite_features(

@@ -10,11 +10,12 @@ import pyarrow.parquet as pq
 import torch
 from jaxtyping import Float, Float32
 
-from backbones import Features
-from bundle import Images, UsageError
-from bundle.collection import Indices
 from distill.images.loading import Batch
 from distill.targets.targets import Targets
+from isogon.errors import UsageError
+from isogon.images import Images
+from isogon.images.collection import Indices
+from isogon.networks import Features
 
 _CHECKED = 65_536  # rows looked at in one go
 _NAMED = 5  # offenders that a message names

@@ -7,11 +7,11 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from backbones import FeatureExtractor
-from bundle import Images, Preprocessing
-from bundle.collection import Indices
 from distill.recipe import DataSection
 from distill.targets.record import Parts
+from isogon.images import Images, Preprocessing
+from isogon.images.collection import Indices
+from isogon.networks import FeatureExtractor
 
 # The keys of [data] that the pixels of a view depend on; a test holds `Views` to it.
 VIEW_SETTINGS = {

@@ -36,15 +36,16 @@ from jaxtyping import Float, Float16, Float32
 from rich.progress import Progress
 from torch import Tensor
 
-from backbones import Features
-from bundle import TeacherCard, UsageError
-from bundle.collection import Indices
-from bundle.samples import spread
 from distill.images.loading import Batch
 from distill.targets.filling import written
 from distill.targets.phi_s import PhiS
 from distill.targets.targets import Targets
 from distill.targets.teacher import Embedder, Teacher, Uncomputed
+from isogon.bundle import TeacherCard
+from isogon.errors import UsageError
+from isogon.images.collection import Indices
+from isogon.images.subset import spread
+from isogon.networks import Features
 
 _ESTIMATED_ON = 50_000  # most images that the balance is estimated on
 _BLOCK = 4096  # rows balanced at once

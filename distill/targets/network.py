@@ -11,9 +11,6 @@ from jaxtyping import Float, UInt8
 from rich.progress import Progress
 from torch import Tensor
 
-from backbones import FeatureExtractor, Features
-from bundle import Images, Preprocessing, TeacherCard
-from bundle.collection import Indices
 from distill.images.loading import plain_crops, views_in_order
 from distill.images.views import Views
 from distill.recipe import Recipe, TeacherSection
@@ -26,6 +23,10 @@ from distill.targets.store import FeatureStore
 from distill.targets.stored import StoredTargets
 from distill.targets.targets import Targets
 from distill.targets.teacher import Embedder, Teacher, Uncomputed
+from isogon.bundle import TeacherCard
+from isogon.images import Images, Preprocessing
+from isogon.images.collection import Indices
+from isogon.networks import FeatureExtractor, Features
 
 Precision = Literal["32-true", "bf16-mixed", "16-mixed"]
 _Kind = Literal["embedding", "tokens", "plain"]

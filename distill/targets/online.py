@@ -6,11 +6,11 @@ import torch
 from jaxtyping import Bool, Int64
 from torch import Tensor
 
-from backbones import FeatureExtractor, Features
-from bundle import UsageError
 from distill.images.loading import Batch
 from distill.targets.finite import not_finite
 from distill.targets.targets import Targets
+from isogon.errors import UsageError
+from isogon.networks import FeatureExtractor, Features
 
 
 class OnlineTargets(Targets):

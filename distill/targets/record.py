@@ -8,7 +8,8 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, JsonValue, ValidationError
 
-from bundle import TeacherCard, UsageError
+from isogon.bundle import TeacherCard
+from isogon.errors import UsageError
 
 FEATURES = "features.npy"
 RECORD = "store.json"

@@ -7,7 +7,7 @@ from pathlib import Path
 from rich.filesize import decimal
 from rich.progress import Progress
 
-from bundle import UsageError
+from isogon.errors import UsageError
 
 
 def require_room(

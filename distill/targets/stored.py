@@ -3,11 +3,11 @@
 import numpy as np
 import torch
 
-from backbones import Features
-from bundle.collection import Indices
 from distill.images.loading import Batch
 from distill.targets.store import FeatureStore
 from distill.targets.targets import Targets
+from isogon.images.collection import Indices
+from isogon.networks import Features
 
 
 class StoredTargets(Targets):

@@ -4,9 +4,9 @@ from abc import ABC, abstractmethod
 
 import torch
 
-from backbones import Features
-from bundle import UsageError
 from distill.images.loading import Batch
+from isogon.errors import UsageError
+from isogon.networks import Features
 
 
 class Targets(ABC):

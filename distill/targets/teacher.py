@@ -11,11 +11,12 @@ from jaxtyping import Float, UInt8
 from rich.progress import Progress
 from torch import Tensor
 
-from backbones import Features
-from bundle import Preprocessing, TeacherCard
-from bundle.collection import Indices
 from distill.targets.given import GivenTargets
 from distill.targets.targets import Targets
+from isogon.bundle import TeacherCard
+from isogon.images import Preprocessing
+from isogon.images.collection import Indices
+from isogon.networks import Features
 
 _BATCH = 64
 

@@ -15,8 +15,9 @@ from typing import Any
 import torch
 from lightning_fabric import Fabric
 
-from bundle import Images, UsageError
 from distill.training.processes import in_common
+from isogon.errors import UsageError
+from isogon.images import Images
 
 _SHOWN = 3  # names in a message
 _REMEDY = (

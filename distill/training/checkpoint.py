@@ -10,10 +10,10 @@ from typing import Any
 
 import torch
 
-from backbones import source_of
-from bundle import UsageError
 from distill.recipe import Recipe, TrainSection
 from distill.targets.identity import VIEW_SETTINGS
+from isogon.errors import UsageError
+from isogon.networks import source_of
 
 NAME = "checkpoint.pt"
 

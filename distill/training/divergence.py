@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import nn
 
-from bundle import UsageError
+from isogon.errors import UsageError
 
 _WINDOW = 100  # steps
 _FACTOR = 10.0

@@ -5,9 +5,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from bundle import UsageError
-from bundle.stage import exclusive
 from distill.recipe import TrainSection
+from isogon.bundle.stage import exclusive
+from isogon.errors import UsageError
 
 
 @contextmanager

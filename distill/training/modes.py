@@ -5,7 +5,7 @@ from typing import Literal
 import torch
 from torch import nn
 
-from backbones import Backbone, Student
+from isogon.networks import Backbone, Student
 
 BatchStatistics = Literal["free", "frozen", "re-estimated"]
 

@@ -18,9 +18,9 @@ from lightning_fabric.plugins.environments.torchelastic import TorchElasticEnvir
 from lightning_fabric.strategies.ddp import DDPStrategy
 from torch import Tensor
 
-from bundle import IsogonError, ProcessError, UsageError
 from distill.recipe import TrainSection
 from distill.targets import Targets
+from isogon.errors import IsogonError, ProcessError, UsageError
 
 # What the others wait for may be a pass over all images. A process that ends is noticed at
 # once.

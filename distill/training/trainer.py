@@ -12,7 +12,6 @@ from rich.progress import Progress
 from timm.utils import ModelEmaV3
 from torch import Tensor, nn
 
-from backbones import Features, Student
 from distill.images.loading import Batch, TrainingViews
 from distill.objectives import Objective
 from distill.objectives.objective import Terms
@@ -34,6 +33,7 @@ from distill.training.processes import (
     rows_of_all,
 )
 from distill.training.validation import Validation
+from isogon.networks import Features, Student
 
 # The mean of each loss term over one epoch.
 EpochMeans = dict[str, float]

@@ -6,10 +6,10 @@ import numpy as np
 import torch
 from jaxtyping import Float32
 
-from backbones import Student
-from bundle.detectors.knn import directions
-from bundle.neighbours import NEIGHBOURS, neighbour_overlap
 from distill.images.loading import Loader
+from isogon.networks import Student
+from isogon.ood.knn import directions
+from isogon.ood.neighbours import NEIGHBOURS, neighbour_overlap
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -8,12 +8,12 @@ import onnx
 from jaxtyping import Num
 from rich.progress import Progress
 
-from bundle import CheckFailedError, Precision, UsageError
-from bundle.runners import Pixels
 from export.divergence.record import Divergence, NodeError
 from export.divergence.stored import as_stored
 from export.divergence.tensors import exposing, groups, open_session, run
 from export.onnx.reading import module_of, precision_of
+from isogon.errors import CheckFailedError, UsageError
+from isogon.runtimes import Pixels, Precision
 
 BATCH = 2  # images at a time: the least that can mix up a batch
 

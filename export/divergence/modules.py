@@ -9,13 +9,13 @@ import torch
 from rich.progress import Progress
 from torch import Tensor, nn
 
-from bundle import CheckFailedError
-from bundle.runners import Pixels
 from export.divergence.compare import BOUNDS, Difference, batches, fused_error, records
 from export.divergence.record import Divergence
 from export.divergence.tensors import exposing, groups, open_session, run
 from export.graph import Graph
 from export.onnx.reading import scopes_of
+from isogon.errors import CheckFailedError
+from isogon.runtimes import Pixels
 
 Hook = Callable[[nn.Module, object, object], None]
 

@@ -6,8 +6,6 @@ import numpy as np
 import onnx
 from rich.progress import Progress
 
-from bundle import GOLDEN, Bundle, UsageError
-from bundle.runners import Pixels
 from export.divergence.compare import first_divergence
 from export.divergence.modules import module_divergence
 from export.divergence.record import Divergence
@@ -15,6 +13,9 @@ from export.graph import graph_from_bundle
 from export.onnx import float32_model
 from export.onnx.reading import read_onnx
 from export.parity import ParityImages
+from isogon.bundle import GOLDEN, Bundle
+from isogon.errors import UsageError
+from isogon.runtimes import Pixels
 
 _IMAGES = 8
 

@@ -5,7 +5,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
-from bundle import Precision
+from isogon.runtimes import Precision
 
 # An error of which the inputs had less than this share is the node's own.
 _OWN = 0.5

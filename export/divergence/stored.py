@@ -6,9 +6,8 @@ import onnx
 import onnxruntime
 from onnx import helper
 
-from bundle import Outputs, Runner
-from bundle.runners import Pixels
 from export.divergence.tensors import open_session
+from isogon.runtimes import Outputs, Pixels, Runner
 
 _STORED = "/stored"
 

@@ -7,8 +7,8 @@ import numpy as np
 import onnx
 import onnxruntime
 
-from bundle import UsageError
-from bundle.runners import Pixels
+from isogon.errors import UsageError
+from isogon.runtimes import Pixels
 
 _GROUP_BYTES = 128 * 2**20  # of tensors held at a time, for each of two models
 _UNKNOWN = 2**20  # elements of a tensor whose shape the file does not tell

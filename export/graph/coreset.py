@@ -13,10 +13,10 @@ import numpy as np
 from jaxtyping import Float, Int
 from rich.progress import Progress
 
-from bundle import Detector, UsageError
-from bundle.blocks import BLOCK
-from bundle.detectors import Knn, NnGuide
-from bundle.detectors.knn import directions
+from isogon.errors import UsageError
+from isogon.ood import Detector, Knn, NnGuide
+from isogon.ood.blocks import BLOCK
+from isogon.ood.knn import directions
 
 _ROUNDS = 10  # of k-means; 25 change no AUROC below by more than 0.0004
 _SEED = 0

@@ -4,19 +4,17 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
-from backbones import Student, student_from_bundle
-from bundle import (
+from export.graph.detectors import module_from_detector
+from isogon.bundle import (
     Bundle,
-    Detector,
-    Outputs,
-    Runner,
     detector_in_force,
     detector_spec,
     reduced_detector,
     reduction_in_force,
 )
-from bundle.runners import Pixels
-from export.graph.detectors import module_from_detector
+from isogon.networks import Student, student_from_bundle
+from isogon.ood import Detector
+from isogon.runtimes import Outputs, Pixels, Runner
 
 
 class Graph(nn.Module):

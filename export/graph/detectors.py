@@ -1,11 +1,23 @@
-"""The numpy detectors of `bundle.detectors`, as torch modules for the graph."""
+"""The numpy detectors of `isogon.ood`, as torch modules for the graph."""
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from bundle import Detector
-from bundle.detectors import (
+from export.graph.constants import float32
+from export.graph.probe_detectors import (
+    EnergyScore,
+    GenScore,
+    Logits,
+    MaxLogitScore,
+    MspScore,
+    NnGuideScore,
+    ResidualScore,
+    SheScore,
+    VimScore,
+)
+from isogon.ood import (
+    Detector,
     Energy,
     Gaussians,
     Gen,
@@ -18,18 +30,6 @@ from bundle.detectors import (
     Residual,
     She,
     Vim,
-)
-from export.graph.constants import float32
-from export.graph.probe_detectors import (
-    EnergyScore,
-    GenScore,
-    Logits,
-    MaxLogitScore,
-    MspScore,
-    NnGuideScore,
-    ResidualScore,
-    SheScore,
-    VimScore,
 )
 
 

@@ -4,9 +4,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from bundle import LinearProbe
-from bundle.detectors import GEN_CLASSES, GEN_GAMMA, NnGuide, Residual, She, Vim
 from export.graph.constants import float32
+from isogon.ood import GEN_CLASSES, GEN_GAMMA, LinearProbe, NnGuide, Residual, She, Vim
 
 
 class Logits(nn.Module):

@@ -2,7 +2,7 @@
 
 import onnx
 
-from bundle import UsageError
+from isogon.errors import UsageError
 
 
 def ending(model: onnx.ModelProto) -> frozenset[str]:

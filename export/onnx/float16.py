@@ -6,11 +6,11 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from bundle import UsageError
 from export.onnx.ending import ending
 from export.onnx.naming import require_nodes
 from export.onnx.transposed import separated
 from export.onnx.types import float32_tensors, may_be_float16, opset_of
+from isogon.errors import UsageError
 
 
 def float16_model(

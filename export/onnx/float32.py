@@ -12,11 +12,11 @@ import torch
 from rich.progress import Progress
 from torch.export import Dim
 
-from bundle import Preprocessing
-from bundle.runners import PREPROCESSING_KEY
 from export.graph import Graph
 from export.onnx.metadata import save_model
 from export.onnx.reading import SCOPES
+from isogon.images import Preprocessing
+from isogon.runtimes import PREPROCESSING_KEY
 
 OPSET = 20
 

@@ -7,11 +7,11 @@ import onnx
 from onnxruntime.quantization import QDQQuantizer, QuantType
 from rich.progress import Progress
 
-from bundle.runners import Pixels
 from export.onnx.bias_correction import corrected_biases
 from export.onnx.ending import ending
 from export.onnx.naming import require_nodes
 from export.onnx.observation import OPERATORS, Method, Observed, observe
+from isogon.runtimes import Pixels
 
 Target = Literal["onnxruntime", "tensorrt"]
 

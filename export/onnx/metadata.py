@@ -4,8 +4,8 @@ from pathlib import Path
 
 import onnx
 
-from bundle import Metadata, tensors_name
-from bundle.stage import fsync
+from isogon.bundle import Metadata, tensors_name
+from isogon.bundle.stage import fsync
 
 # What one protobuf file may hold, less room for nodes and names.
 LARGEST = onnx.checker.MAXIMUM_PROTOBUF - 2**26

@@ -2,7 +2,7 @@
 
 import onnx
 
-from bundle import UsageError
+from isogon.errors import UsageError
 
 
 def require_nodes(model: onnx.ModelProto, names: frozenset[str]) -> None:

@@ -16,7 +16,7 @@ from onnxruntime.quantization import CalibrationDataReader, CalibrationMethod
 from onnxruntime.quantization.calibrate import TensorsData, create_calibrator
 from rich.progress import Progress
 
-from bundle.runners import Pixels
+from isogon.runtimes import Pixels
 
 Method = Literal["percentile", "entropy"]
 

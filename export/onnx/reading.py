@@ -6,7 +6,8 @@ from pathlib import Path
 import onnx
 from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 
-from bundle import Precision, UsageError
+from isogon.errors import UsageError
+from isogon.runtimes import Precision
 
 # Begins the names of what `export.onnx.reranking` adds, which is alike in every precision.
 SEARCH = "search/"

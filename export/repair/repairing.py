@@ -6,9 +6,9 @@ from dataclasses import dataclass
 import onnx
 from rich.progress import Progress
 
-from bundle.runners import Pixels
 from export.repair.neighbours import with_rounders
 from export.repair.sensitivity import Sensitivity, sensitivities
+from isogon.runtimes import Pixels
 
 ROUNDS = 12
 _LARGEST_SHARE = 0.5  # of the converted nodes; with more kept, the precision is another

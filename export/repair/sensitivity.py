@@ -9,13 +9,13 @@ import onnxruntime
 from jaxtyping import Bool
 from rich.progress import Progress
 
-from bundle import CheckFailedError
-from bundle.runners import Pixels
 from export.divergence.compare import BATCH, Difference
 from export.divergence.stored import as_stored
 from export.divergence.tensors import Tensors, exposing, groups, open_session
 from export.onnx.reading import module_of, precision_of
 from export.repair.switches import SWITCHES, candidates_own, switchable, switched_model
+from isogon.errors import CheckFailedError
+from isogon.runtimes import Pixels
 
 # Nodes whose effect on the outputs is measured, a run of both graphs each.
 _MEASURED = 96

@@ -5,8 +5,6 @@ from typing import Any
 
 from rich.progress import Progress
 
-from bundle import BatchProfile, UsageError
-from bundle.flavours import tensorrt_log, tensorrt_module
 from export.tensorrt.flavours import has_timing_cache, network_flags, set_architectures
 from export.tensorrt.graph import (
     parser_errors,
@@ -17,6 +15,9 @@ from export.tensorrt.graph import (
 from export.tensorrt.options import EngineOptions
 from export.tensorrt.progress import progress_monitor
 from export.tensorrt.timing_cache import load_timing_cache, save_timing_cache
+from isogon.errors import UsageError
+from isogon.runtimes import BatchProfile
+from isogon.runtimes.flavours import tensorrt_log, tensorrt_module
 
 
 def build_engine(

@@ -9,8 +9,9 @@ calibrators; nothing here uses them with 10 either.
 import re
 from typing import Any
 
-from bundle import Flavour, UsageError
-from bundle.flavours import tensorrt_module
+from isogon.errors import UsageError
+from isogon.runtimes import Flavour
+from isogon.runtimes.flavours import tensorrt_module
 
 _OLDEST = 80  # on Turing, sm75, TensorRT for RTX multiplies no float32 matrices
 

@@ -5,9 +5,9 @@ from typing import Any
 
 import onnx
 
-from bundle import Precision, UsageError
-from bundle.runners import PREPROCESSING_KEY
 from export.onnx.reading import module_of, precision_of, read_onnx
+from isogon.errors import UsageError
+from isogon.runtimes import PREPROCESSING_KEY, Precision
 
 
 def read_graph(path: Path) -> onnx.ModelProto:

@@ -2,9 +2,10 @@
 
 from dataclasses import dataclass
 
-from bundle import EngineStamp, Flavour, Machine, Precision, UsageError
-from bundle.flavours import installed_version, tensorrt_module
 from export.tensorrt.flavours import known_architectures
+from isogon.errors import UsageError
+from isogon.runtimes import EngineStamp, Flavour, Machine, Precision
+from isogon.runtimes.flavours import installed_version, tensorrt_module
 
 _CODES: dict[Flavour, str] = {"tensorrt": "trt", "tensorrt-rtx": "rtx"}
 _AMPERE = 80

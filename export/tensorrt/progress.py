@@ -6,8 +6,8 @@ from typing import Any
 
 from rich.progress import Progress, TaskID
 
-from bundle import Flavour
-from bundle.flavours import tensorrt_module
+from isogon.runtimes import Flavour
+from isogon.runtimes.flavours import tensorrt_module
 
 
 def progress_monitor(flavour: Flavour, progress: Progress) -> Any:

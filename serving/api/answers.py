@@ -11,7 +11,8 @@ import orjson
 from fastapi import Request, Response
 from jaxtyping import Bool, Float, Float32
 
-from bundle import Outputs, Thumbnails
+from isogon.bundle import Thumbnails
+from isogon.runtimes import Outputs
 from serving.api.departure import while_connected
 from serving.api.schemas import Encoding
 from serving.api.uploads import Upload

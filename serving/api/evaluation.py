@@ -2,10 +2,10 @@
 
 from pydantic import BaseModel, Field
 
-from bundle import ServedDetector
-from bundle.detection import detection_sentence
-from bundle.evaluation import Baseline, Estimate, Evaluation, Fidelity, Kind, Quality
-from bundle.worth import Verdict, worth_of
+from isogon.bundle import ServedDetector
+from isogon.bundle.detection import detection_sentence
+from isogon.bundle.evaluation import Baseline, Estimate, Evaluation, Fidelity, Kind, Quality
+from isogon.bundle.worth import Verdict, worth_of
 from serving.served import Evaluated
 
 

@@ -11,7 +11,7 @@ from typing import Any
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 
-from bundle import ACCEPTED
+from isogon.images import ACCEPTED
 from serving.api.schemas import Problem
 
 COMMITTED = Path(__file__).with_name("openapi.json")

@@ -13,7 +13,7 @@ from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from bundle import ImageProblem
+from isogon.errors import ImageProblem
 from serving.api.schemas import Problem
 from serving.batching import (
     ClosedError,

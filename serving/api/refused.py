@@ -2,7 +2,7 @@
 
 from http import HTTPStatus
 
-from bundle import ACCEPTED
+from isogon.images import ACCEPTED
 from serving.api.problems import ProblemError
 from serving.settings import Settings
 

@@ -5,18 +5,10 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
-from bundle import (
-    FORMATS,
-    FalseAlarms,
-    Figures,
-    Precision,
-    Preprocessing,
-    Provenance,
-    Stability,
-    StudentCard,
-    TeacherCard,
-    Tolerance,
-)
+from isogon.bundle import FalseAlarms, Provenance, StudentCard, TeacherCard
+from isogon.images import FORMATS, Preprocessing
+from isogon.parity import Figures, Stability, Tolerance
+from isogon.runtimes import Precision
 from serving.api.evaluation import EvaluationCard
 
 Encoding = Literal["float", "base64"]

@@ -7,7 +7,7 @@ ClosedError         the service is shutting down
 RunError            the runtime failed on a batch that held an image of it
 """
 
-from bundle import ImageError
+from isogon.errors import ImageError
 
 
 class RefusedImageError(Exception):

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import UInt8
 
-from bundle import Outputs
+from isogon.runtimes import Outputs
 from serving.batching.observer import Trail
 
 

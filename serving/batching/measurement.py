@@ -6,8 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from bundle import Runner
-from bundle.runners import Pixels
+from isogon.runtimes import Pixels, Runner
 
 _SECONDS = 0.4  # that the measurement may take; a run in progress is not interrupted
 _LARGEST = 64  # images in a batch, where the artifact has no profile

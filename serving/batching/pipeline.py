@@ -6,8 +6,8 @@ from functools import partial
 
 import numpy as np
 
-from bundle import Outputs
-from bundle.cores import usable_cores
+from isogon.runtimes import Outputs
+from isogon.runtimes.cores import usable_cores
 from serving.batching.errors import DeadlineError
 from serving.batching.job import Job
 from serving.batching.measurement import measured_plan

@@ -6,7 +6,7 @@ from collections import deque
 import numpy as np
 from jaxtyping import UInt8
 
-from bundle import Outputs
+from isogon.runtimes import Outputs
 from serving.batching.errors import QueueFullError
 from serving.batching.job import Batch, Decoded, Decoding, Job
 from serving.batching.measurement import BatchPlan

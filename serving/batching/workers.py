@@ -9,7 +9,8 @@ from collections.abc import Callable, Iterable
 import numpy as np
 from jaxtyping import UInt8
 
-from bundle import ImageError, Outputs, Runner
+from isogon.errors import ImageError
+from isogon.runtimes import Outputs, Runner
 from serving.batching.errors import ClosedError, RefusedImageError, RunError
 from serving.batching.job import Batch, Decoding, Job
 from serving.batching.observer import Observer, Trail

@@ -2,7 +2,7 @@
 
 from fastapi import FastAPI
 
-from bundle import UsageError
+from isogon.errors import UsageError
 from serving.observability import endpoint
 from serving.observability.logs import configure_logs
 from serving.observability.metrics import Metrics

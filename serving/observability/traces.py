@@ -11,7 +11,7 @@ import os
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from bundle import UsageError
+from isogon.errors import UsageError
 
 if TYPE_CHECKING:
     from serving.observability.spans import Tracing

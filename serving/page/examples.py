@@ -9,8 +9,8 @@ from jaxtyping import UInt8
 from PIL import Image
 from safetensors import safe_open
 
-from bundle import HELD_OUT, SITE_DETECTOR, Bundle, held_out_for
-from bundle.samples import spread
+from isogon.bundle import HELD_OUT, SITE_DETECTOR, Bundle, held_out_for
+from isogon.images.subset import spread
 
 Kind = Literal["familiar", "unfamiliar"]
 

@@ -12,7 +12,7 @@ import numpy as np
 from fastapi import APIRouter, Query, Request, Response
 from pydantic import BaseModel, Field
 
-from bundle import BundleError
+from isogon.errors import BundleError
 from serving.api.answers import Answer, as_json
 from serving.api.embedding import BODY, ModelQuery, ask, model_name
 from serving.api.problems import ProblemError

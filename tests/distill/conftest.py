@@ -10,7 +10,7 @@ from multiprocessing.context import ForkProcess
 import pytest
 import torch
 
-from bundle import UsageError
+from isogon.errors import UsageError
 
 Work = Callable[[int], None]  # of one process, by its number
 Watch = Callable[[], bool]  # whether to kill them now

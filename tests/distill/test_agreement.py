@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from bundle import UsageError
-from bundle.sources import open_images
 from distill.recipe import TrainSection
 from distill.training.agreement import require_agreement
 from distill.training.processes import accompanied, any_of_all, launched
+from isogon.errors import UsageError
+from isogon.images import open_images
 
 Run = Callable[..., list[str]]
 

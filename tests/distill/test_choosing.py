@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 
-from bundle import UsageError
 from distill import Wanted, chosen_recipe, document_from_toml, recipe_from_document, written
 from distill.choosing import is_factory, named_model, unfamiliar_set
 from distill.hub import hub_silence
+from isogon.errors import UsageError
 from serving.process import free_port
 
 RECIPES = sorted((Path(__file__).parents[2] / "recipes").glob("*.toml"))

@@ -8,9 +8,6 @@ import pytest
 import torch
 from rich.progress import Progress
 
-from backbones import Backbone, Student, preprocessing_of, timm_model
-from bundle import UsageError
-from bundle.detectors.knn import directions
 from distill import Recipe, recipe_from_document
 from distill.distillation import Learnt, learn
 from distill.images.data import set_aside
@@ -18,6 +15,9 @@ from distill.objectives import objective_from_recipe
 from distill.recipe.defaults import PRETRAINED, completed
 from distill.start.closed_form import ClosedForm, closed_form, uncentred_pca
 from distill.training.modes import freeze_statistics
+from isogon.errors import UsageError
+from isogon.networks import Backbone, Student, preprocessing_of, timm_model
+from isogon.ood.knn import directions
 
 STUDENT = {
     "name": "tf_efficientnet_lite0",
@@ -105,7 +105,7 @@ def test_an_objective_is_lower_where_its_heads_and_the_student_start_in_closed_f
     name: str,
 ) -> None:
     """A student that gives its target exactly, beside the same with heads at random."""
-    from backbones import Features
+    from isogon.networks import Features
 
     _, vectors = world()
     teacher = torch.from_numpy(vectors[:64]).float()

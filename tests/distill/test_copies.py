@@ -8,10 +8,10 @@ import pytest
 from PIL import Image
 from rich.progress import Progress
 
-from bundle import UsageError
-from bundle.copies import pictures, thumbnail
 from distill import Recipe
 from distill.images.data import Data, prepare_data
+from isogon.errors import UsageError
+from isogon.images.copies import pictures, thumbnail
 
 SIZE = (96, 72)
 

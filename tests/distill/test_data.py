@@ -9,10 +9,13 @@ import pytest
 from PIL import Image
 from rich.progress import Progress
 
-from bundle import Bundle, DetectorSpec, Preprocessing, UsageError
 from distill import Recipe
 from distill.distillation import distill
 from distill.images.data import prepare_data
+from isogon.bundle import Bundle
+from isogon.errors import UsageError
+from isogon.images import Preprocessing
+from isogon.ood import DetectorSpec
 
 EIGHT = Preprocessing(height=8, width=8, mean=(0.5,) * 3, std=(0.5,) * 3)
 

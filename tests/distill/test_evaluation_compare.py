@@ -5,14 +5,15 @@ from pathlib import Path
 import pytest
 from rich.progress import Progress
 
-from bundle import Bundle, Manifest, UsageError
-from bundle.worth import worth_of
-from console import comparison
 from distill import recipe_from_toml
 from distill.evaluation import Evaluation
 from distill.evaluation.comparison import compared, unfair
 from distill.evaluation.corruptions import CorruptionChoice
 from distill.evaluation.reevaluation import Moved, reevaluate
+from isogon.bundle import Bundle, Manifest
+from isogon.bundle.worth import worth_of
+from isogon.cli.console import comparison
+from isogon.errors import UsageError
 
 
 @pytest.fixture

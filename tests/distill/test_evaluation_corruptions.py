@@ -5,7 +5,6 @@ import pytest
 import torch
 from rich.progress import Progress
 
-from bundle import Preprocessing, UsageError
 from distill import Recipe
 from distill.evaluation.corruptions import (
     CORRUPTIONS,
@@ -19,6 +18,8 @@ from distill.evaluation.corruptions import (
 )
 from distill.images.data import Data, prepare_data
 from distill.preparation import preprocessing_for
+from isogon.errors import UsageError
+from isogon.images import Preprocessing
 
 CPU = torch.device("cpu")
 PIXELS = np.random.default_rng(0).integers(0, 256, (40, 32, 3), np.uint8)

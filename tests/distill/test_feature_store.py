@@ -8,9 +8,10 @@ import pytest
 import torch
 from rich.progress import Progress
 
-from bundle import TeacherCard, UsageError
 from distill.targets import FeatureStore, RowSource, StoreRecord, filled_store
 from distill.targets.record import FEATURES, RECORD
+from isogon.bundle import TeacherCard
+from isogon.errors import UsageError
 
 CARD = TeacherCard(
     architecture="vit", weights="w", licence="MIT", width=5, parameters=1

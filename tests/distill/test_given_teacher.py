@@ -7,11 +7,12 @@ import pytest
 import torch
 from rich.progress import Progress
 
-from bundle import ImageFolder, UsageError
 from distill import Recipe
 from distill.images.loading import Batch
 from distill.images.sources import open_images
 from distill.targets import GivenTeacher, Teacher, given_embeddings, teacher_from_recipe
+from isogon.errors import UsageError
+from isogon.images import ImageFolder
 
 CPU = torch.device("cpu")
 

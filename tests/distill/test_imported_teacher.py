@@ -7,13 +7,14 @@ import torch
 from PIL import Image
 from rich.progress import Progress
 
-from bundle import ImageFolder, UsageError
 from distill import Recipe, recipe_from_document
 from distill.distillation import distill
 from distill.embedding import embed_all
 from distill.images.data import prepare_data
 from distill.targets import NetworkTeacher, teacher_from_recipe
 from distill.training.checkpoint import Checkpoint
+from isogon.errors import UsageError
+from isogon.images import ImageFolder
 
 MODULE = """
 import torch

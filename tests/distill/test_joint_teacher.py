@@ -10,9 +10,6 @@ import torch
 import torch.nn.functional as F
 from rich.progress import Progress
 
-from backbones import Features
-from bundle import Bundle, ImageFolder, TeacherCard, UsageError
-from bundle.evaluation import Evaluation
 from distill import Recipe, recipe_from_document, recipe_from_toml
 from distill.distillation import distill
 from distill.evaluation.reevaluation import reevaluate
@@ -21,6 +18,11 @@ from distill.recipe.places import portable
 from distill.targets import BALANCE, JointTeacher, teacher_from_recipe
 from distill.targets.joint import Balance, joint_card
 from distill.targets.record import RECORD
+from isogon.bundle import Bundle, TeacherCard
+from isogon.bundle.evaluation import Evaluation
+from isogon.errors import UsageError
+from isogon.images import ImageFolder
+from isogon.networks import Features
 
 CPU = torch.device("cpu")
 

@@ -17,11 +17,12 @@ import tomli_w
 import torch
 from rich.progress import Progress
 
-from bundle import Bundle, UsageError
 from distill import Recipe, recipe_from_document
 from distill.distillation import distill, learn, work_folder
 from distill.recipe import TrainSection
 from distill.training.lock import sole_run
+from isogon.bundle import Bundle
+from isogon.errors import UsageError
 
 ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1"}  # the order of sums is that of threads
 

@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
-from bundle import UsageError
 from distill.images.neighbours import nearest_neighbours, neighbour_batches
+from isogon.errors import UsageError
 
 
 def vectors(n: int, width: int = 8) -> np.ndarray:

@@ -10,14 +10,16 @@ import timm
 import torch
 from rich.progress import Progress
 
-from backbones import Student, student_from_bundle
-from bundle import HELD_OUT, Bundle, OnnxRunner, StudentCard, UsageError
 from distill import Recipe, recipe_from_document
 from distill.distillation import distill
 from distill.evaluation.reevaluation import reevaluate
 from distill.requirements import require_models
 from distill.student import card_of, student_from_recipe
 from export import ExportPlan, export_bundle
+from isogon.bundle import HELD_OUT, Bundle, StudentCard
+from isogon.errors import UsageError
+from isogon.networks import Student, student_from_bundle
+from isogon.runtimes import OnnxRunner
 
 BundleOf = Callable[[Student, StudentCard, Path], Bundle]
 

@@ -12,7 +12,6 @@ import torch
 from rich.console import Console
 from rich.progress import Progress
 
-from bundle import UsageError
 from distill import Recipe, recipe_from_document
 from distill.costs import measured
 from distill.distillation import distill
@@ -20,6 +19,7 @@ from distill.images.data import prepare_data
 from distill.planning import PLAN, planned, steps_per_epoch, tried
 from distill.preparation import prepare_models
 from distill.recipe.objectives import SECTIONS
+from isogon.errors import UsageError
 
 BANK, TRAINED = 168, 168  # of the 240 digits
 CPU = torch.device("cpu")

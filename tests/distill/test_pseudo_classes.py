@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 from sklearn.metrics import adjusted_rand_score
 
-from bundle import UsageError
 from distill.images.pseudo_classes import pseudo_classes
+from isogon.errors import UsageError
 
 
 def clusters() -> tuple[np.ndarray, np.ndarray]:

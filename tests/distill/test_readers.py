@@ -8,9 +8,9 @@ import pytest
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from bundle import UsageError
 from distill.images.loading import Loader
 from distill.images.readers import readers_watched
+from isogon.errors import UsageError
 
 
 class Faulty(Dataset[torch.Tensor]):

@@ -2,10 +2,10 @@ from pathlib import Path
 
 import pytest
 
-from bundle import UsageError
 from distill import Recipe, recipe_from_document, recipe_from_toml
 from distill.recipe.keys import keys_page
 from distill.recipe.places import portable
+from isogon.errors import UsageError
 
 SMALL = {
     "teacher": {"name": "test_vit"},

@@ -11,19 +11,6 @@ import pytest
 from rich.console import Console
 from rich.table import Table
 
-from bundle import (
-    Calibration,
-    Manifest,
-    Preprocessing,
-    Provenance,
-    StudentCard,
-    TeacherCard,
-)
-from console.evaluation_tables import (
-    evaluation_table,
-    print_evaluation,
-    print_fitting,
-)
 from distill.evaluation import (
     Baseline,
     Bootstrap,
@@ -50,6 +37,10 @@ from distill.report import (
     thumbnail,
 )
 from distill.report.plots import training_curves
+from isogon.bundle import Manifest, Provenance, StudentCard, TeacherCard
+from isogon.cli.evaluation_tables import evaluation_table, print_evaluation, print_fitting
+from isogon.images import Preprocessing
+from isogon.ood import Calibration
 
 HOSTILE = '<script>alert("x")</script>&$\\frac$ 类'
 CLASSES = ("cat", HOSTILE, "class-name-0", "salamander")

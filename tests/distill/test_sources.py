@@ -14,10 +14,11 @@ import pytest
 from rich.progress import Progress
 from timm.data.readers import create_reader
 
-from bundle import ImageFolder, Images, Preprocessing, UsageError, decode
-from bundle.sources.opening import _without_braces
 from distill.images.loading import plain_crops
 from distill.images.sources import open_images
+from isogon.errors import UsageError
+from isogon.images import ImageFolder, Images, Preprocessing, decode
+from isogon.images.opening import _without_braces
 
 EIGHT = Preprocessing(height=8, width=8, mean=(0.5,) * 3, std=(0.5,) * 3)
 

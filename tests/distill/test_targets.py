@@ -14,7 +14,6 @@ import torch
 from rich.console import Console
 from rich.progress import Progress
 
-from bundle import ImageFolder
 from distill import Recipe
 from distill.images.loading import Batch, TrainingViews, plain_crops, shuffled
 from distill.images.views import Views
@@ -22,6 +21,7 @@ from distill.recipe import DataSection
 from distill.targets import NetworkTeacher, Targets, teacher_from_recipe
 from distill.targets.identity import VIEW_SETTINGS
 from distill.targets.record import FEATURES, RECORD
+from isogon.images import ImageFolder
 
 CPU = torch.device("cpu")
 ROOT = Path(__file__).parents[2]
@@ -296,7 +296,7 @@ def test_a_killed_computation_goes_on_and_ends_with_the_same_bytes(
         "import numpy as np, torch\n"
         "from pathlib import Path\n"
         "from rich.progress import Progress\n"
-        "from bundle import ImageFolder\n"
+        "from isogon.images import ImageFolder\n"
         "from distill import Recipe\n"
         "from distill.targets import teacher_from_recipe\n"
         "recipe = Recipe.model_validate_json(Path('recipe.json').read_text())\n"

@@ -10,8 +10,6 @@ import torch
 from PIL import Image
 from rich.progress import Progress
 
-from bundle import Bundle, ImageFolder, UsageError
-from bundle.evaluation import Evaluation
 from distill import Recipe
 from distill.distillation import distill
 from distill.embedding import embed_all
@@ -24,6 +22,10 @@ from distill.images.views import Views
 from distill.preparation import preprocessing_for
 from distill.targets import NetworkTeacher, Targets, teacher_from_recipe
 from distill.targets.record import FEATURES, RECORD
+from isogon.bundle import Bundle
+from isogon.bundle.evaluation import Evaluation
+from isogon.errors import UsageError
+from isogon.images import ImageFolder
 
 CPU = torch.device("cpu")
 

@@ -14,8 +14,6 @@ import tomli_w
 import torch
 from rich.progress import Progress
 
-from backbones import FeatureExtractor, Features, Student
-from bundle import Bundle, ImageFolder, UsageError
 from distill import Recipe
 from distill.distillation import distill, work_folder
 from distill.evaluation import Evaluation
@@ -30,6 +28,10 @@ from distill.training.divergence import DivergenceWatch
 from distill.training.journal import Journal
 from distill.training.processes import launched, parts_of
 from distill.training.trainer import Trainer, TrainingLog
+from isogon.bundle import Bundle
+from isogon.errors import UsageError
+from isogon.images import ImageFolder
+from isogon.networks import FeatureExtractor, Features, Student
 
 CPU = torch.device("cpu")
 

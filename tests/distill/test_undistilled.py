@@ -9,9 +9,6 @@ import torch
 from rich.progress import Progress
 from torch import nn
 
-from backbones import student_from_bundle
-from bundle import Bundle, Calibration, DetectorSpec
-from bundle.worth import worth_of
 from distill import Recipe, recipe_from_document, recipe_from_toml
 from distill.distillation import distill
 from distill.embedding import Embedded, embed_all
@@ -25,6 +22,10 @@ from distill.evaluation.undistilled import started, undistilled
 from distill.images.data import prepare_data
 from distill.preparation import preprocessing_for, student_from_recipe
 from distill.start.before import START, start_arrays, start_from_bundle
+from isogon.bundle import Bundle
+from isogon.bundle.worth import worth_of
+from isogon.networks import student_from_bundle
+from isogon.ood import Calibration, DetectorSpec
 
 GENERATOR = np.random.default_rng(0)
 

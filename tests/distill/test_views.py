@@ -11,10 +11,10 @@ import torch.nn.functional as F
 from PIL import Image
 from timm.data.transforms import RandomResizedCropAndInterpolation
 
-from bundle import ImageFolder
 from distill.images.loading import TrainingViews, shuffled
 from distill.images.views import Views
 from distill.recipe import DataSection
+from isogon.images import ImageFolder
 
 POLICIES: dict[str, dict[str, Any]] = {
     "plain": {},

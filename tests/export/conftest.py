@@ -8,12 +8,12 @@ import onnx
 import pytest
 from onnx import numpy_helper
 
-from backbones import Student, preprocessing_of, timm_model
-from bundle import DetectorSpec
-from bundle.runners import Pixels
 from export.graph import Graph
 from export.onnx import save_onnx
 from export.onnx.reading import module_of
+from isogon.networks import Student, preprocessing_of, timm_model
+from isogon.ood import DetectorSpec
+from isogon.runtimes import Pixels
 
 SIZE = 64
 

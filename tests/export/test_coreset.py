@@ -10,20 +10,6 @@ import onnx
 import pytest
 from rich.progress import Progress
 
-from bundle import (
-    ONNX,
-    REDUCED,
-    REDUCTION,
-    Bundle,
-    BundleError,
-    DamagedFileError,
-    DetectorInForce,
-    DetectorSpec,
-    Reduction,
-    UsageError,
-    reduction_in_force,
-)
-from bundle.detectors import Detector, Knn, NnGuide
 from export import (
     ExportPlan,
     TorchRunner,
@@ -36,6 +22,17 @@ from export.graph import bank_of, banked, with_bank_of
 from export.graph.coreset import centres
 from export.parity import ParityImages
 from export.reduction import reduce_bank
+from isogon.bundle import (
+    ONNX,
+    REDUCED,
+    REDUCTION,
+    Bundle,
+    DetectorInForce,
+    Reduction,
+    reduction_in_force,
+)
+from isogon.errors import BundleError, DamagedFileError, UsageError
+from isogon.ood import Detector, DetectorSpec, Knn, NnGuide
 
 WIDTH, CLASSES = 12, 6
 

@@ -8,11 +8,10 @@ import pytest
 import torch
 from torch.export import Dim
 
-from bundle import DetectorSpec
-from bundle.detectors import DETECTORS, Energy, Gen, LinearProbe, MaxLogit, Msp
 from export.graph.detectors import module_from_detector
 from export.graph.probe_detectors import EnergyScore, GenScore, MaxLogitScore, MspScore
 from export.onnx import OPSET
+from isogon.ood import DETECTORS, DetectorSpec, Energy, Gen, LinearProbe, MaxLogit, Msp
 
 WIDTH, CLASSES = 16, 6
 

@@ -12,8 +12,6 @@ from onnx import TensorProto, helper
 from rich.progress import Progress
 from torch import Tensor, nn
 
-from bundle import ONNX, Bundle, CheckFailedError, UsageError
-from bundle.runners import Pixels
 from export.divergence import (
     BOUNDS,
     Divergence,
@@ -27,6 +25,9 @@ from export.divergence.tensors import groups, open_session
 from export.graph import Graph
 from export.onnx import float16_model, observe, quantised
 from export.onnx.reading import module_of, precision_of
+from isogon.bundle import ONNX, Bundle
+from isogon.errors import CheckFailedError, UsageError
+from isogon.runtimes import Pixels
 
 FC1 = "student.backbone.model.blocks.3.mlp.fc1"
 

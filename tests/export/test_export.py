@@ -8,23 +8,6 @@ import pytest
 from rich.console import Console
 from rich.progress import Progress
 
-from bundle import (
-    GOLDEN,
-    ONNX,
-    TOLERANCES,
-    Bundle,
-    CheckFailedError,
-    DetectorSpec,
-    Metadata,
-    OnnxRunner,
-    ParityReport,
-    Precision,
-    Thumbnails,
-    UsageError,
-    onnx_name,
-    parity_name,
-    vouched_artifact,
-)
 from export import (
     ExportPlan,
     ParityFailedError,
@@ -37,6 +20,20 @@ from export import (
     verify,
 )
 from export.parity import ParityImages
+from isogon.bundle import (
+    GOLDEN,
+    ONNX,
+    Bundle,
+    Metadata,
+    Thumbnails,
+    onnx_name,
+    parity_name,
+    vouched_artifact,
+)
+from isogon.errors import CheckFailedError, UsageError
+from isogon.ood import DetectorSpec
+from isogon.parity import TOLERANCES, ParityReport
+from isogon.runtimes import OnnxRunner, Precision
 
 
 @pytest.fixture

@@ -10,7 +10,6 @@ import pytest
 from onnx import numpy_helper
 from rich.progress import Progress
 
-from bundle import ONNX, Bundle, Machine, onnx_name
 from distill import Recipe, recipe_from_document
 from distill.distillation import distill
 from export import ExportPlan, artifacts, export_bundle, verify
@@ -21,6 +20,8 @@ from export.gate import Gate
 from export.onnx import Coarse, coarse_bank, float32_model, reranked
 from export.onnx.reading import SEARCH
 from export.onnx.search import SMALLEST
+from isogon.bundle import ONNX, Bundle, onnx_name
+from isogon.runtimes import Machine
 
 WIDTH = 128
 REFERENCE = "ood/reference.safetensors"

@@ -7,22 +7,19 @@ import onnx
 import pytest
 from rich.progress import Progress
 
-from bundle import (
+from export import ExportPlan, export_bundle, tolerances, verify
+from export.tensorrt import EngineOptions
+from isogon.bundle import (
     ONNX,
-    BatchProfile,
     Bundle,
-    EngineStamp,
-    Machine,
-    ParityReport,
-    UnvouchedArtifactError,
-    UsageError,
     onnx_name,
     parity_name,
     parity_reports,
     vouched_artifact,
 )
-from export import ExportPlan, export_bundle, tolerances, verify
-from export.tensorrt import EngineOptions
+from isogon.errors import UnvouchedArtifactError, UsageError
+from isogon.parity import ParityReport
+from isogon.runtimes import BatchProfile, EngineStamp, Machine
 
 STEM = "backbone.model."
 WAITING = "engines/sm90-trt11.4-fp32.engine"  # built, and not yet run

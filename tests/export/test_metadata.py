@@ -9,18 +9,10 @@ import onnx
 import onnxruntime
 import pytest
 
-from bundle import (
-    ONNX,
-    Bundle,
-    Calibration,
-    Manifest,
-    Metadata,
-    OnnxRunner,
-    Outputs,
-    Reduction,
-    function_digest,
-)
 from export.onnx import save_model, set_metadata, stamp
+from isogon.bundle import ONNX, Bundle, Manifest, Metadata, Reduction, function_digest
+from isogon.ood import Calibration
+from isogon.runtimes import OnnxRunner, Outputs
 
 DETECTOR, STATISTICS = "a" * 64, "b" * 64
 

@@ -7,24 +7,23 @@ import numpy as np
 import pytest
 from rich.progress import Progress
 
-from bundle import (
-    ONNX,
-    TOLERANCES,
+from export.parity import HELD_OUT
+from export.tensorrt import EngineOptions, build_engine
+from export.tensorrt.flavours import known_architectures
+from isogon.bundle import ONNX, Bundle
+from isogon.parity import TOLERANCES
+from isogon.runtimes import (
     BatchProfile,
-    Bundle,
     Flavour,
     Machine,
     OnnxRunner,
     Outputs,
+    Pixels,
     Runner,
     TensorRTRunner,
     cuda_device,
 )
-from bundle.runners import Pixels
-from bundle.runners.cuda_memory import Buffer, Stream
-from export.parity import HELD_OUT
-from export.tensorrt import EngineOptions, build_engine
-from export.tensorrt.flavours import known_architectures
+from isogon.runtimes.cuda_memory import Buffer, Stream
 
 HERE = Machine.here()
 PROFILE = BatchProfile(minimum=2, optimum=4, maximum=16)

@@ -12,24 +12,6 @@ import pytest
 from PIL import Image
 from rich.progress import Progress
 
-from bundle import (
-    ONNX,
-    TOLERANCES,
-    BatchProfile,
-    Bundle,
-    BundleError,
-    Claim,
-    ImageFolder,
-    OnnxRunner,
-    Outputs,
-    ParityReport,
-    ParityRun,
-    Runner,
-    parity_name,
-    parity_reports,
-    parity_run_name,
-)
-from bundle.runners import Pixels
 from export import (
     ExportPlan,
     ParityFailedError,
@@ -40,6 +22,11 @@ from export import (
 )
 from export.parity import BATCH_SIZES, ParityImages, batch_sizes, measure
 from export.parity_page import show_parity
+from isogon.bundle import ONNX, Bundle, parity_name, parity_reports, parity_run_name
+from isogon.errors import BundleError
+from isogon.images import ImageFolder
+from isogon.parity import TOLERANCES, Claim, ParityReport, ParityRun
+from isogon.runtimes import BatchProfile, OnnxRunner, Outputs, Pixels, Runner
 
 CLAIM = Claim(
     artifact=ONNX, sha256="0" * 64, precision="fp32", reference="torch", function="1" * 64

@@ -9,12 +9,12 @@ import pytest
 from onnx import numpy_helper
 from rich.progress import Progress
 
-from bundle import CheckFailedError
-from bundle.runners import Pixels
 from export.divergence import StoredRunner, first_divergence
 from export.onnx import Target, float16_model, observe, quantised
 from export.onnx.reading import module_of
 from export.repair import repaired, sensitivities
+from isogon.errors import CheckFailedError
+from isogon.runtimes import Pixels
 
 Changed = Callable[
     [onnx.ModelProto, str, Callable[[np.ndarray], np.ndarray]], onnx.ModelProto

@@ -11,25 +11,24 @@ import torch
 from onnx import TensorProto, helper
 from rich.progress import Progress
 
-from backbones import Student, timm_model
-from bundle import (
-    ONNX,
-    BatchProfile,
-    Bundle,
-    DetectorSpec,
-    EngineStamp,
-    Machine,
-    Precision,
-    Preprocessing,
-    UsageError,
-    flavours as bundle_flavours,
-)
 from export.graph import Graph
 from export.onnx import save_onnx
 from export.onnx.float16 import float16_model
 from export.tensorrt import EngineOptions, build_engine, flavours, options as engine_options
 from export.tensorrt.builder import builder_config
 from export.tensorrt.timing_cache import load_timing_cache, save_timing_cache
+from isogon.bundle import ONNX, Bundle
+from isogon.errors import UsageError
+from isogon.images import Preprocessing
+from isogon.networks import Student, timm_model
+from isogon.ood import DetectorSpec
+from isogon.runtimes import (
+    BatchProfile,
+    EngineStamp,
+    Machine,
+    Precision,
+    flavours as bundle_flavours,
+)
 
 PROFILE = BatchProfile(minimum=1, optimum=4, maximum=16)
 HERE = Machine.here()

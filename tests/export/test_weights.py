@@ -12,7 +12,11 @@ import safetensors.torch
 import timm
 import torch
 
-from backbones import (
+from export import export_weights
+from isogon.bundle import HELD_OUT, Bundle, StudentCard
+from isogon.errors import UsageError
+from isogon.images import Preprocessing
+from isogon.networks import (
     Student,
     code_of,
     own_network,
@@ -20,14 +24,6 @@ from backbones import (
     student_from_bundle,
     timm_model,
 )
-from bundle import (
-    HELD_OUT,
-    Bundle,
-    Preprocessing,
-    StudentCard,
-    UsageError,
-)
-from export import export_weights
 
 SIZE = 32
 

@@ -14,8 +14,9 @@ import httpx
 import onnx
 import pytest
 
-from bundle import ONNX, Bundle, ParityReport, parity_name
-from bundle.evaluation import EVALUATION, OVERLAP, Baseline, Estimate, Evaluation
+from isogon.bundle import ONNX, Bundle, parity_name
+from isogon.bundle.evaluation import EVALUATION, OVERLAP, Baseline, Estimate, Evaluation
+from isogon.parity import ParityReport
 from serving.process import free_port, wait_until_ready
 
 ROOT = Path(__file__).parents[2]

@@ -13,8 +13,7 @@ import uvicorn
 from fastapi import FastAPI, Request
 from fastapi.testclient import TestClient
 
-from bundle import BatchProfile, Outputs, Runner
-from bundle.runners import Pixels
+from isogon.runtimes import BatchProfile, Outputs, Pixels, Runner
 from serving.api.departure import while_connected
 from serving.api.problems import install_handlers
 from serving.batching import (

@@ -7,7 +7,7 @@ import httpx
 import pytest
 from fastapi.testclient import TestClient
 
-from bundle import UsageError
+from isogon.errors import UsageError
 from serving.app import create_app
 from serving.models import Models
 from serving.settings import Settings, settings_from_environment

@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 from fastapi.testclient import TestClient
 
-from bundle import GOLDEN, Bundle, CheckFailedError, UsageError
+from isogon.bundle import GOLDEN, Bundle
+from isogon.errors import CheckFailedError, UsageError
 from serving.app import create_app
 from serving.lists import Source
 from serving.models import Models

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 from fastapi.testclient import TestClient
 
-from bundle import ONNX, Bundle, UsageError
+from isogon.bundle import ONNX, Bundle
+from isogon.errors import UsageError
 from serving.app import create_app
 from serving.lists import Source
 from serving.models import Models

@@ -12,8 +12,9 @@ import pytest
 from PIL import Image
 from playwright.sync_api import Browser, Page, Route, expect, sync_playwright
 
-from bundle import ACCEPTED, FORMATS, THUMBNAILS, Bundle, vouched_artifact
-from bundle.evaluation import EVALUATION
+from isogon.bundle import THUMBNAILS, Bundle, vouched_artifact
+from isogon.bundle.evaluation import EVALUATION
+from isogon.images import ACCEPTED, FORMATS
 from serving import page, running_service
 
 PAGE = Path(page.__file__).with_name("index.html")

@@ -16,9 +16,10 @@ import pytest
 import yaml
 from rich.progress import Progress
 
-from bundle import GOLDEN, ONNX, Bundle, UsageError
-from bundle.evaluation import EVALUATION, Evaluation
-from bundle.worth import worth_of
+from isogon.bundle import GOLDEN, ONNX, Bundle
+from isogon.bundle.evaluation import EVALUATION, Evaluation
+from isogon.bundle.worth import worth_of
+from isogon.errors import UsageError
 from serving.copying import require_room, watched, whole
 from serving.process import free_port
 from serving.stored import bundle_path, split_places

@@ -13,7 +13,7 @@ from typing import Any
 import httpx
 import pytest
 
-from bundle import GOLDEN, ONNX, Bundle
+from isogon.bundle import GOLDEN, ONNX, Bundle
 
 WITHIN = 20.0  # seconds
 

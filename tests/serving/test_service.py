@@ -16,7 +16,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from bundle import ONNX, Bundle, OnnxRunner, decode, vouched_artifact
+from isogon.bundle import ONNX, Bundle, vouched_artifact
+from isogon.images import decode
+from isogon.runtimes import OnnxRunner
 from serving import running_service
 
 

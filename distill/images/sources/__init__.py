@@ -1,4 +1,4 @@
-"""Where a recipe's images come from: `bundle.sources`, and Hugging Face datasets."""
+"""Where a recipe's images come from: `isogon.images`, and Hugging Face datasets."""
 
 from distill.images.sources.opening import (
     open_images as open_images,

@@ -7,11 +7,12 @@ from typing import Any
 
 from PIL import Image
 
-from bundle import ClassChoice, Images, UsageError
-from bundle.classes import column_named, column_words
-from bundle.collection import decoded
-from bundle.sources.listed import classes_by_label, label_column, label_text
-from bundle.sources.parquet import IMAGES
+from isogon.errors import UsageError
+from isogon.images import ClassChoice, Images
+from isogon.images.classes import column_named, column_words
+from isogon.images.collection import decoded
+from isogon.images.listed import classes_by_label, label_column, label_text
+from isogon.images.parquet import IMAGES
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -2,7 +2,9 @@
 
 from pathlib import Path
 
-from bundle import ClassChoice, Images, UsageError, sources
+from isogon import images as sources
+from isogon.errors import UsageError
+from isogon.images import ClassChoice, Images
 
 FORMS = f"{sources.FORMS}; or `hfds/NAME:SPLIT`"
 
@@ -17,7 +19,7 @@ def open_images(source: str, choice: ClassChoice | None = None) -> Images:
     """Return the images that `source` names.
 
     Args:
-        source: what `bundle.sources.open_images` takes, or `hfds/NAME` or
+        source: what `isogon.images.open_images` takes, or `hfds/NAME` or
             `hfds/NAME:SPLIT`, a Hugging Face dataset read by timm.
         choice: where the classes come from; without it that is found out.
 

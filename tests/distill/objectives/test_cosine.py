@@ -1,8 +1,8 @@
 import pytest
 import torch
 
-from backbones import Features
 from distill.objectives import Cosine
+from isogon.networks import Features
 
 
 def features(batch: int, grid: tuple[int, int], width: int, **options: object) -> Features:

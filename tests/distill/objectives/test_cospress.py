@@ -2,9 +2,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from backbones import Features
 from distill.objectives import CosPress
 from distill.objectives.sne import cosines
+from isogon.networks import Features
 
 TEMPERATURES = tuple(step / 100 for step in range(1, 11))
 

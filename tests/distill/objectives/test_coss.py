@@ -2,8 +2,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from backbones import Features
 from distill.objectives import Coss
+from isogon.networks import Features
 
 
 def at(pooled: torch.Tensor) -> Features:

@@ -3,7 +3,6 @@
 import pytest
 import torch
 
-from backbones import Features
 from distill.objectives import (
     Cosine,
     CosPress,
@@ -17,6 +16,7 @@ from distill.objectives import (
     Rkd,
     Vkd,
 )
+from isogon.networks import Features
 
 LABELS = torch.arange(12) % 3
 TEMPERATURES = (0.05, 0.1)

@@ -2,8 +2,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from backbones import Features
 from distill.objectives import Isogon
+from isogon.networks import Features
 
 
 def features(batch: int, grid: tuple[int, int], width: int, **options: object) -> Features:

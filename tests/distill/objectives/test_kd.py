@@ -2,10 +2,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from backbones import Features
-from bundle import UsageError
 from distill.objectives import Kd
 from distill.objectives.kd import kd_loss
+from isogon.errors import UsageError
+from isogon.networks import Features
 
 
 def at(pooled: torch.Tensor) -> Features:

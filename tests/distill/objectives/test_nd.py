@@ -1,10 +1,10 @@
 import pytest
 import torch
 
-from backbones import Features
-from bundle import UsageError
 from distill.objectives import Nd
 from distill.objectives.nd import nd_loss
+from isogon.errors import UsageError
+from isogon.networks import Features
 
 
 def at(pooled: torch.Tensor) -> Features:

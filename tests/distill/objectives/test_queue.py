@@ -4,8 +4,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from backbones import Features
 from distill.objectives import Queue
+from isogon.networks import Features
 
 
 def queue(size: int = 6, **settings: float) -> Queue:

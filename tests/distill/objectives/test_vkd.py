@@ -2,9 +2,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from backbones import Features
 from distill.objectives import Vkd
 from distill.objectives.vkd import vkd_loss
+from isogon.networks import Features
 
 
 def features(batch: int, grid: tuple[int, int], width: int, **options: object) -> Features:

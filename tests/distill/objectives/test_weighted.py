@@ -4,8 +4,6 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from backbones import Features
-from bundle import UsageError
 from distill import recipe_from_document
 from distill.objectives import (
     CosPress,
@@ -17,6 +15,8 @@ from distill.objectives import (
 )
 from distill.objectives.objective import Labels
 from distill.recipe.objectives import CossSection
+from isogon.errors import UsageError
+from isogon.networks import Features
 
 
 def features(batch: int, grid: tuple[int, int], width: int, **options: object) -> Features:

@@ -17,7 +17,6 @@ import torch.distributed as dist
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from backbones import Features
 from distill.objectives import (
     Cosine,
     CosPress,
@@ -32,6 +31,7 @@ from distill.objectives import (
     Vkd,
     Weighted,
 )
+from isogon.networks import Features
 
 RANKS, BATCH, TEACHER, STUDENT = 2, 12, 8, 6
 TEMPERATURES = (0.05, 0.1)

@@ -8,11 +8,12 @@ import onnx
 import pytest
 import torch
 
-from backbones import Student, preprocessing_of, timm_model
-from bundle import ONNX, Bundle, DetectorSpec, OnnxRunner, Outputs
-from bundle.runners import Pixels
 from export.graph import Graph
 from export.onnx import save_onnx
+from isogon.bundle import ONNX, Bundle
+from isogon.networks import Student, preprocessing_of, timm_model
+from isogon.ood import DetectorSpec
+from isogon.runtimes import OnnxRunner, Outputs, Pixels
 
 
 @pytest.fixture(scope="session")

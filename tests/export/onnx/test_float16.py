@@ -9,10 +9,10 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from bundle import Outputs, UsageError
-from bundle.runners import Pixels
 from export.onnx import float16_model
 from export.onnx.ending import ending
+from isogon.errors import UsageError
+from isogon.runtimes import Outputs, Pixels
 
 Run = Callable[..., Outputs]
 

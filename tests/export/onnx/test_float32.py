@@ -6,9 +6,8 @@ import numpy as np
 import onnx
 from onnxruntime.quantization import QuantType, quantize_dynamic
 
-from bundle import OnnxRunner
-from bundle.runners import Pixels
 from export.onnx import save_model
+from isogon.runtimes import OnnxRunner, Pixels
 
 ROOT = Path(__file__).parents[3]
 

@@ -13,9 +13,6 @@ import pytest
 from onnx import TensorProto, numpy_helper
 from rich.progress import Progress
 
-from bundle import SITE_DETECTOR, Bundle, DetectorSpec, Outputs, UsageError
-from bundle.runners import Pixels
-from bundle.samples import SAMPLES, spread
 from export import calibrate
 from export.onnx import (
     Observed,
@@ -28,6 +25,11 @@ from export.onnx import (
 from export.onnx.bias_correction import corrected_biases
 from export.onnx.ending import ending
 from export.samples import quantisation_pixels
+from isogon.bundle import SITE_DETECTOR, Bundle
+from isogon.errors import UsageError
+from isogon.images.subset import SAMPLES, spread
+from isogon.ood import DetectorSpec
+from isogon.runtimes import Outputs, Pixels
 
 Run = Callable[..., Outputs]
 TARGETS: tuple[Target, ...] = ("onnxruntime", "tensorrt")

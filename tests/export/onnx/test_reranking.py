@@ -10,10 +10,6 @@ import pytest
 from onnx import numpy_helper
 from onnx.utils import Extractor
 
-from backbones import Student, preprocessing_of, timm_model
-from bundle import Detector
-from bundle.detectors import Knn, LinearProbe, NnGuide
-from bundle.runners import Pixels
 from export.divergence import first_divergence
 from export.graph import Graph
 from export.onnx import (
@@ -26,6 +22,9 @@ from export.onnx import (
 )
 from export.onnx.reading import module_of, precision_of
 from export.onnx.search import BLOCK, SMALLEST, SPARE, Bits
+from isogon.networks import Student, preprocessing_of, timm_model
+from isogon.ood import Detector, Knn, LinearProbe, NnGuide
+from isogon.runtimes import Pixels
 
 SIZE, WIDTH = 32, 128
 VECTORS = SMALLEST // WIDTH

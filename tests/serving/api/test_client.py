@@ -15,7 +15,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from bundle import ONNX, Bundle, Outputs, Runner, decode, open_runner, vouched_artifact
+from isogon.bundle import ONNX, Bundle, open_runner, vouched_artifact
+from isogon.images import decode
+from isogon.runtimes import Outputs, Runner
 from serving.client import (
     AsyncIsogonClient,
     Embeddings,

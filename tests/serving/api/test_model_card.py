@@ -10,10 +10,11 @@ import numpy as np
 import pytest
 from fastapi.testclient import TestClient
 
-from bundle import ONNX, Bundle, DamagedFileError, FalseAlarms, vouched_artifact
-from bundle.evaluation import EVALUATION, Evaluation
-from bundle.manifest import Stage
-from bundle.worth import worth_of
+from isogon.bundle import ONNX, Bundle, FalseAlarms, vouched_artifact
+from isogon.bundle.evaluation import EVALUATION, Evaluation
+from isogon.bundle.manifest import Stage
+from isogon.bundle.worth import worth_of
+from isogon.errors import DamagedFileError
 from serving.app import create_app
 from serving.models import Models
 from serving.settings import Settings
@@ -57,7 +58,7 @@ def test_another_rate_has_no_realised_one_but_an_expected_one(bundle: Bundle) ->
 
 
 def test_a_detector_of_the_site_has_no_realised_rate_of_another(bundle: Bundle) -> None:
-    from bundle import measured_false_alarms
+    from isogon.bundle import measured_false_alarms
 
     alpha = vouched_artifact(bundle).calibration.alpha
     assert isinstance(measured_false_alarms(bundle, alpha), FalseAlarms)

@@ -7,9 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from bundle import BatchProfile, Outputs, Runner
-from bundle.cores import usable_cores
-from bundle.runners import Pixels
+from isogon.runtimes import BatchProfile, Outputs, Pixels, Runner
+from isogon.runtimes.cores import usable_cores
 from serving.batching.measurement import BatchPlan, measured_plan
 
 IMAGE = np.zeros((1, 2, 2, 3), np.uint8)

@@ -15,8 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from bundle import BatchProfile, Outputs, Runner
-from bundle.runners import Pixels
+from isogon.runtimes import BatchProfile, Outputs, Pixels, Runner
 from serving.batching import (
     ClosedError,
     DeadlineError,

@@ -5,7 +5,8 @@ import random
 import numpy as np
 import pytest
 
-from bundle import ImageError, ImageProblem, Outputs
+from isogon.errors import ImageError, ImageProblem
+from isogon.runtimes import Outputs
 from serving.batching import BatchPlan, QueueFullError, RefusedImageError
 from serving.batching.job import Batch, Decoding, Job
 from serving.batching.schedule import Schedule

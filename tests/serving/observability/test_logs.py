@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 from fastapi.testclient import TestClient
 
-from bundle import UsageError
+from isogon.errors import UsageError
 from serving.app import create_app
 from serving.observability.logs import JsonFormatter, TextFormatter, configure_logs
 from serving.observability.traces import traces_are_asked_for

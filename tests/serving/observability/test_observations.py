@@ -11,7 +11,7 @@ import pytest
 from fastapi import FastAPI
 from prometheus_client.parser import text_string_to_metric_families
 
-from bundle import UsageError
+from isogon.errors import UsageError
 from serving.observability.installation import install_observability, start_observability
 from serving.observability.metrics import Metrics
 from serving.observability.observations import Observations

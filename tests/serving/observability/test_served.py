@@ -22,7 +22,7 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
 from opentelemetry.proto.trace.v1.trace_pb2 import Span
 from prometheus_client.parser import text_string_to_metric_families
 
-from bundle import Bundle, vouched_artifact
+from isogon.bundle import Bundle, vouched_artifact
 from serving import running_service
 
 SECRET = "a-key-that-no-log-may-hold"

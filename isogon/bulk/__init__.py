@@ -1,0 +1,10 @@
+"""Bulk: a bundle's embeddings of many images as one Parquet file. No torch.
+
+The images are divided into parts. A part is embedded by one function, `embed_part`, in
+processes of this machine or on Ray, and written before the next is given out; so a run
+that ends early is continued where it was.
+"""
+
+from isogon.bulk.embedding import embed as embed
+from isogon.bulk.engines import Engine as Engine, ProcessEngine as ProcessEngine
+from isogon.bulk.summary import Summary as Summary

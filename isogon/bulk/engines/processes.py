@@ -1,0 +1,162 @@
+"""Processes of this machine, each with a model of its own.
+
+A worker has one pipe to the one that started it and nothing else in common with it or
+with the others, so that each end notices when the other is gone, however it ended.
+`concurrent.futures` shares its queue among all: its workers outlive a killed parent.
+"""
+
+import multiprocessing
+import os
+import pickle
+import signal
+import threading
+import traceback
+from collections import deque
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from multiprocessing import connection, resource_tracker
+from multiprocessing.connection import Connection
+from multiprocessing.process import BaseProcess
+from typing import Self
+
+from isogon.bulk.engines.engine import Engine, Finished
+from isogon.bulk.job import Job
+from isogon.bulk.model import Model
+from isogon.bulk.part import embed_part
+from isogon.errors import IsogonError, UsageError
+
+_Answer = tuple[int, bytes] | Exception
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ProcessEngine(Engine):
+    """Several processes on the CPU's cores; with a GPU one, which decodes on threads."""
+
+    workers: int
+
+    def decoders(self, *, on_gpu: bool) -> int:
+        """Return as many threads as there are workers on a GPU, else one."""
+        return self.workers if on_gpu else 1
+
+    def run(self, job: Job, parts: Sequence[int]) -> Finished:
+        """Do these parts.
+
+        Raises:
+            UsageError: a process died.
+            IsogonError: it cannot do its part, or its model.
+        """
+        processes = 1 if job.decoders > 1 else min(self.workers, len(parts))
+        waiting = deque(parts)
+        workers: dict[Connection, _Worker] = {}
+        try:
+            with _uninterrupted():
+                for _ in range(processes):
+                    worker = _Worker.start()
+                    workers[worker.end] = worker
+            content = pickle.dumps(job)
+            for worker in workers.values():
+                worker.begin(content)
+                worker.give(waiting.popleft())
+            at_work = set(workers)
+            while at_work:
+                for end in connection.wait(at_work):
+                    assert isinstance(end, Connection)
+                    answer = workers[end].answer()
+                    if waiting:
+                        workers[end].give(waiting.popleft())
+                    else:
+                        at_work.remove(end)
+                    yield answer
+        finally:
+            for worker in workers.values():
+                worker.stop()
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Worker:
+    """A process, as seen from outside."""
+
+    process: BaseProcess
+    end: Connection
+
+    @classmethod
+    def start(cls) -> Self:
+        context = multiprocessing.get_context("spawn")
+        ours, theirs = context.Pipe()
+        process = context.Process(target=_work, args=(theirs,), daemon=True)
+        process.start()
+        theirs.close()
+        return cls(process=process, end=ours)
+
+    def begin(self, job: bytes) -> None:
+        with self._alive():
+            self.end.send_bytes(job)
+
+    def give(self, part: int) -> None:
+        with self._alive():
+            self.end.send(part)
+
+    def answer(self) -> tuple[int, bytes]:
+        with self._alive():
+            answer: _Answer = self.end.recv()
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    def stop(self) -> None:
+        """End it at once: it keeps nothing that would have to be put away."""
+        self.end.close()
+        self.process.kill()
+        self.process.join()
+
+    @contextmanager
+    def _alive(self) -> Iterator[None]:
+        try:
+            yield
+        except (EOFError, OSError) as error:
+            self.process.join(timeout=10)
+            code = self.process.exitcode
+            how = "ended" if code is None else f"ended with exit status {code}"
+            if code is not None and code < 0:
+                how = f"was ended by {signal.Signals(-code).name}"
+            raise UsageError(
+                f"A worker process {how} in the middle of its part; where nobody stopped "
+                f"it, memory has run out. What is finished is kept: run the same command "
+                f"again, with fewer --workers."
+            ) from error
+
+
+@contextmanager
+def _uninterrupted() -> Iterator[None]:
+    """Start processes that Ctrl-C does not reach: it is answered once, outside them."""
+    resource_tracker.ensure_running()  # else it is started meanwhile, and lifts the mask
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _work(end: Connection) -> None:
+    """Do the parts that are asked for, until nobody asks."""
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    try:
+        job: Job = pickle.loads(end.recv_bytes())
+        model = Model.for_job(job)
+        while True:
+            part = end.recv()
+            end.send((part, embed_part(model, job, part).to_bytes()))
+    except EOFError:
+        return
+    except Exception as error:
+        if not isinstance(error, IsogonError):
+            error.add_note(f"In a worker process:\n{traceback.format_exc()}")
+        end.send(error)
+
+
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    connection.wait([parent.sentinel])
+    os._exit(1)

@@ -1,0 +1,121 @@
+"""The columns of the Parquet file, and what a finished part holds beside them."""
+
+import io
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from isogon.errors import UsageError
+from isogon.images import Images
+from isogon.images.classes import as_unicode
+from isogon.ood import Calibration
+from isogon.runtimes import Outputs
+
+COMPRESSION = "zstd"
+_UNREADABLE = b"isogon.unreadable"  # in a part's metadata: [[name, reason], ...]
+
+
+def schema(width: int, *, labelled: bool) -> pa.Schema:
+    """Return the columns of parts and of the whole.
+
+    Args:
+        width: of the embedding.
+        labelled: whether the images have classes.
+    """
+    label = [pa.field("label", pa.string())] if labelled else []
+    return pa.schema(
+        [
+            pa.field("name", pa.string()),
+            *label,
+            pa.field("embedding", pa.list_(pa.float32(), width)),
+            pa.field("ood_score", pa.float32()),
+            pa.field("p_value", pa.float64()),
+            pa.field("is_ood", pa.bool_()),
+        ]
+    )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PartTable:
+    """What came of one part: rows for the images that were read, reasons for others."""
+
+    rows: pa.Table
+    unreadable: Sequence[tuple[str, str]]  # name and reason
+
+    @classmethod
+    def of(
+        cls,
+        images: Images,
+        seen: Sequence[int],
+        outputs: Sequence[Outputs],
+        unreadable: Mapping[int, str],
+        *,
+        calibration: Calibration,
+        width: int,
+    ) -> Self:
+        """Gather the answers.
+
+        Args:
+            images: the source.
+            seen: the images that were run, in order.
+            outputs: of the batches that hold them.
+            unreadable: the other images of the part, each with a reason.
+            calibration: of the artifact.
+            width: of the embedding.
+        """
+        embeddings = np.concatenate(
+            [np.empty((0, width), np.float32)] + [batch.embeddings for batch in outputs]
+        )
+        scores = np.concatenate(
+            [np.empty(0, np.float32)] + [batch.ood_scores for batch in outputs]
+        )
+        columns = {
+            "name": pa.array([as_unicode(images.names[i]) for i in seen], pa.string()),
+            "embedding": pa.FixedSizeListArray.from_arrays(
+                pa.array(embeddings.ravel()), width
+            ),
+            "ood_score": pa.array(scores),
+            "p_value": pa.array(calibration.p_values(scores)),
+            "is_ood": pa.array(calibration.is_ood(scores)),
+        }
+        if images.classes:
+            labels = [images.classes[images.class_numbers[i]] for i in seen]
+            columns["label"] = pa.array(labels, pa.string())
+        return cls(
+            rows=pa.table(columns, schema(width, labelled=bool(images.classes))),
+            unreadable=[
+                (as_unicode(images.names[i]), as_unicode(reason))
+                for i, reason in unreadable.items()
+            ],
+        )
+
+    def to_bytes(self) -> bytes:
+        """Return it as a Parquet file."""
+        noted = {_UNREADABLE: json.dumps(self.unreadable).encode()}
+        file = io.BytesIO()
+        rows = self.rows.replace_schema_metadata(noted)
+        pq.write_table(rows, file, compression=COMPRESSION)
+        return file.getvalue()
+
+    @classmethod
+    def read(cls, path: Path) -> Self:
+        """Read it back.
+
+        Raises:
+            UsageError: the file is damaged.
+        """
+        try:
+            rows = pq.ParquetFile(path).read(use_threads=False)
+            noted = json.loads(rows.schema.metadata[_UNREADABLE])
+        except (pa.ArrowException, OSError, KeyError, TypeError, ValueError) as error:
+            raise UsageError(
+                f"{path} is damaged: {error}. Remove it and run again; its images are "
+                f"then embedded once more."
+            ) from error
+        return cls(rows=rows, unreadable=[(name, reason) for name, reason in noted])

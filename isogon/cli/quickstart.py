@@ -1,0 +1,310 @@
+"""`isogon quickstart`: the whole chain on real images."""
+
+import shutil
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+from rich.progress import Progress
+
+from isogon.cli import console
+from isogon.cli.distillation import distilled
+from isogon.cli.stored import stored_evaluation
+
+if TYPE_CHECKING:
+    from distill import Chosen, Recipe
+    from isogon.bundle import Bundle
+    from isogon.parity import ParityReport
+
+# A lock, the plan, and which images can be read: quickly made again.
+_OF_NO_WORTH = (".lock", "plan.json", "readable-*")
+
+
+def quickstart(
+    images: Annotated[
+        Path | None,
+        typer.Option(
+            help="A folder of your own images, with or without class folders. "
+            "Without it: handwritten digits from scikit-learn, for a tiny student.",
+            show_default=False,
+        ),
+    ] = None,
+    unfamiliar: Annotated[
+        Path | None,
+        typer.Option(
+            help="Images the OOD score should flag, such as those you expect by mistake. "
+            "Without it: photographs and textures from scikit-image and scikit-learn, "
+            "less those that the teacher finds familiar among --images.",
+            show_default=False,
+        ),
+    ] = None,
+    teacher: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME[:CHECKPOINT]",
+            help="Any timm model, with timm's weights or those of a file. Without it: "
+            "DINOv2 where timm's hub answers, else EfficientNet-Lite2 from a package; for "
+            "the digits EfficientNet-Lite0.",
+            show_default=False,
+        ),
+    ] = None,
+    student: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME[:CHECKPOINT]",
+            help="With --images: as --teacher. Without it: a small pretrained model.",
+            show_default=False,
+        ),
+    ] = None,
+    output: Annotated[
+        Path, typer.Option(help="The bundle to make, or to take up again.")
+    ] = Path("quickstart.isogon"),
+    size: Annotated[
+        int | None,
+        typer.Option(
+            help="Image size in pixels. Without it: 128, for the digits 96.",
+            min=32,
+            show_default=False,
+        ),
+    ] = None,
+    epochs: Annotated[
+        int | None,
+        typer.Option(
+            help="Passes over the images. Without it: as many steps as the recipe's "
+            "default, for the digits about 900.",
+            min=1,
+            show_default=False,
+        ),
+    ] = None,
+    minutes: Annotated[
+        float | None,
+        typer.Option(
+            help="How long distilling may take, in place of --epochs.",
+            show_default=False,
+        ),
+    ] = None,
+) -> None:
+    """The whole chain on real images, in minutes: distil, export, calibrate, serve.
+
+    Run it again and what is done already is kept: `isogon quickstart` continues an
+    interrupted run, and only measures and serves a finished one.
+    """
+    from distill import name_of
+    from isogon.bundle import Bundle
+    from isogon.images import ImageFolder
+
+    name = name_of(str(output))  # the bundle's title: what its folder is called
+    _require_sensible(images, student, epochs, minutes)
+    for given in (images, unfamiliar):
+        if given is not None:
+            ImageFolder.list(given)  # refused before anything is written
+    with console.progress() as progress:
+        if images is None:
+            recipe = _of_digits(name, unfamiliar, teacher, size, epochs, progress)
+        else:
+            recipe = _of_images(
+                name, images, unfamiliar, teacher, student, size, epochs, progress
+            )
+        if output.exists():
+            opened = Bundle.open(output, rewriting=["export"])
+            bundle = _made_by(recipe, opened, any_length=minutes is not None)
+        else:
+            bundle = _distilled(recipe, output, progress, minutes)
+        report = _exported(bundle, progress)
+        latencies = _latencies(bundle, progress)
+        examples = _examples(recipe, bundle, progress)
+        answers = _asked_over_http(bundle, examples, progress)
+    console.quickstart(
+        bundle,
+        report,
+        stored_evaluation(bundle),
+        latencies=latencies,
+        examples=examples,
+        answers=answers,
+    )
+
+
+def _require_sensible(
+    images: Path | None, student: str | None, epochs: int | None, minutes: float | None
+) -> None:
+    from isogon.errors import UsageError
+
+    if images is None and student is not None:
+        raise UsageError("Expected --images with --student: the digits have their own.")
+    if epochs is not None and minutes is not None:
+        raise UsageError("Expected --minutes or --epochs, got both. Leave one out.")
+    if minutes is not None and not minutes > 0:
+        raise UsageError(f"Expected --minutes above 0, got {minutes:g}.")
+
+
+def _of_digits(
+    name: str,
+    unfamiliar: Path | None,
+    teacher: str | None,
+    size: int | None,
+    epochs: int | None,
+    progress: Progress,
+) -> "Recipe":
+    from distill import digits_recipe
+
+    return digits_recipe(
+        _sample_images("familiar", progress),
+        unfamiliar or _sample_images("unfamiliar", progress),
+        name=name,
+        teacher=teacher,
+        size=size,
+        epochs=epochs,
+    )
+
+
+def _of_images(
+    name: str,
+    images: Path,
+    unfamiliar: Path | None,
+    teacher: str | None,
+    student: str | None,
+    size: int | None,
+    epochs: int | None,
+    progress: Progress,
+) -> "Recipe":
+    """Return the recipe for one's own images, and say it."""
+    from distill import quickstart_recipe
+
+    def chosen(pictures: Path) -> "Chosen":
+        return quickstart_recipe(
+            images,
+            pictures,
+            name=name,
+            teacher=teacher,
+            student=student,
+            size=size,
+            epochs=epochs,
+        )
+
+    if unfamiliar is None:
+        pictures = _sample_images("unfamiliar", progress)
+        recipe = chosen(pictures).recipe
+        with console.loading(progress, extra="distill"):
+            from distill.strangers import strangers
+        unfamiliar = strangers(recipe, pictures, progress)
+    found = chosen(unfamiliar)
+    console.recipe(found, whole=True)
+    return found.recipe
+
+
+def _examples(recipe: "Recipe", bundle: "Bundle", progress: Progress) -> tuple[Path, ...]:
+    from distill import example_images
+    from isogon.bundle import Bundle, open_runner, vouched_artifact
+
+    opened = Bundle.open(bundle.path)
+    runner = open_runner(opened, vouched_artifact(opened))
+    return example_images(recipe, opened, runner, progress)
+
+
+def _sample_images(kind: Literal["familiar", "unfamiliar"], progress: Progress) -> Path:
+    """Return the folder of these sample images, written once."""
+    with console.loading(progress, extra="distill"):
+        from distill.images.samples import familiar_images, unfamiliar_images
+    write = familiar_images if kind == "familiar" else unfamiliar_images
+    return write(Path("quickstart-images"), progress)
+
+
+def _distilled(
+    recipe: "Recipe", output: Path, progress: Progress, minutes: float | None
+) -> "Bundle":
+    """Return the bundle; a run that is refused before it begins leaves nothing behind."""
+    from isogon.errors import UsageError
+
+    with console.loading(progress, extra="distill"):
+        from distill.distillation import work_folder
+    work = work_folder(output)
+    begun = work.exists()
+    try:
+        return distilled(recipe, output, progress, minutes=minutes)
+    except UsageError:
+        worthless = {path for name in _OF_NO_WORTH for path in work.glob(name)}
+        if not begun and work.exists() and set(work.iterdir()) <= worthless:
+            shutil.rmtree(work)
+        raise
+
+
+def _made_by(recipe: "Recipe", bundle: "Bundle", *, any_length: bool) -> "Bundle":
+    """Return the bundle, if it is what this recipe makes, maybe in another length."""
+    from distill import recipe_from_toml
+    from distill.recipe.places import portable
+    from isogon.errors import UsageError
+
+    theirs, ours = (
+        portable(one, bundle.path.parent).model_dump()
+        for one in (recipe_from_toml(bundle.file("recipe.toml")), recipe)
+    )
+    ours |= {"name": theirs["name"]}  # the folder may be renamed
+    if any_length:  # it was measured out
+        for key in ("epochs", "steps", "warmup_epochs", "warmup_share"):
+            ours["train"][key] = theirs["train"][key]
+    differing = sorted(key for key in ours if ours[key] != theirs[key])
+    if differing:
+        raise UsageError(
+            f"{bundle.path} was made with other choices ({', '.join(differing)}), and "
+            f"a bundle is never overwritten. Choose another --output, or remove it."
+        )
+    return bundle
+
+
+def _exported(bundle: "Bundle", progress: Progress) -> "ParityReport":
+    """Return the parity report, exporting first unless an intact artifact has one."""
+    from isogon.bundle import Bundle, vouched_artifact
+    from isogon.errors import BundleError
+
+    try:
+        return vouched_artifact(Bundle.open(bundle.path)).report
+    except BundleError:
+        with console.loading(progress, extra="export"):
+            from export import export_bundle
+        return export_bundle(bundle, progress).reports[0]
+
+
+def _latencies(bundle: "Bundle", progress: Progress) -> dict[str, float]:
+    """Return the milliseconds for one image in torch and in ONNX Runtime."""
+    from isogon.bundle import GOLDEN, open_runner, vouched_artifact
+
+    with console.loading(progress, extra="export"):
+        from export import TorchRunner, graph_from_bundle, latency
+
+    pixels = bundle.arrays(GOLDEN)["pixels"][:1]
+    runners = {
+        "torch": TorchRunner(graph_from_bundle(bundle)),
+        "ONNX Runtime": open_runner(bundle, vouched_artifact(bundle)),
+    }
+    return {
+        name: latency(runner, pixels)
+        for name, runner in progress.track(runners.items(), description="Measuring latency")
+    }
+
+
+def _asked_over_http(
+    bundle: "Bundle", images: tuple[Path, ...], progress: Progress
+) -> list[dict[str, Any]]:
+    """Return the OOD answers of a real service, started and stopped for it."""
+    import httpx
+
+    from serving import running_service
+
+    task = progress.add_task("Starting the service", total=1 + len(images))
+    # Kept if this fails: its log says why.
+    folder = Path(tempfile.mkdtemp(prefix="isogon-"))
+    answers = []
+    with (
+        running_service(bundle.path, folder / "service.log") as url,
+        httpx.Client(base_url=url, timeout=60, trust_env=False) as client,
+    ):
+        progress.update(task, advance=1, description="Asking over HTTP")
+        for image in images:
+            with image.open("rb") as file:
+                answer = client.post("/v1/embed", files={"images": file})
+            answer.raise_for_status()
+            answers.append(answer.json()["results"][0]["ood"])
+            progress.update(task, advance=1)
+    shutil.rmtree(folder)
+    return answers

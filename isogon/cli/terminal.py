@@ -1,0 +1,114 @@
+"""What every command says: progress, notes and errors on stderr, JSON on stdout."""
+
+import json
+import math
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    Task,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from rich.text import Text
+
+from isogon.cli.logged import LoggedProgress
+
+out = Console(highlight=False, emoji=False)
+err = Console(stderr=True, highlight=False, emoji=False)
+# The further processes of a run on several devices leave the talking to the first.
+_follower = os.environ.get("LOCAL_RANK", "0") != "0"
+aside = Console(stderr=True, highlight=False, emoji=False, quiet=_follower)
+
+
+class _Rate(ProgressColumn):
+    """The speed of late."""
+
+    def render(self, task: Task) -> Text:
+        """Return steps per second; nothing before it is known."""
+        speed = task.finished_speed or task.speed
+        return Text("" if speed is None else f"{speed:,.0f}/s", no_wrap=True)
+
+
+def progress(*, rate: bool = False) -> Progress:
+    """Return progress bars with the work done, the time spent and the time left.
+
+    Where stderr is no terminal they are plain lines, every half minute.
+
+    Args:
+        rate: also show the speed.
+    """
+    if not aside.is_terminal or aside.is_dumb_terminal:
+        return LoggedProgress(console=aside)
+    return Progress(
+        TextColumn("{task.description:32}"),
+        BarColumn(bar_width=28),
+        MofNCompleteColumn(),
+        *([_Rate()] if rate else []),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+        console=aside,
+        refresh_per_second=2,  # a refresh takes a millisecond, from the training too
+    )
+
+
+@contextmanager
+def loading(bars: Progress, *, extra: str) -> Iterator[None]:
+    """Show that imports are under way: torch and its kin take seconds.
+
+    Raises:
+        UsageError: see `needing`.
+    """
+    task = bars.add_task("Loading PyTorch", total=None)
+    with needing(extra):
+        yield
+    bars.remove_task(task)
+
+
+@contextmanager
+def needing(extra: str) -> Iterator[None]:
+    """Import packages that an extra of Isogon brings.
+
+    Raises:
+        UsageError: one of them is not installed.
+    """
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        from isogon.errors import UsageError
+
+        raise UsageError(
+            f"This command needs the package {error.name!r}, which is not installed. "
+            f"Install the extra `{extra}`: `pip install '.[{extra}]'` where Isogon's "
+            f"source lies."
+        ) from error
+
+
+def note(text: str) -> None:
+    """Say something that is not a result."""
+    aside.print(text, markup=False, soft_wrap=True)
+
+
+def as_json(document: Any) -> None:
+    """Print a result for machines; what is not finite is null: JSON has no word for it."""
+    print(json.dumps(_finite(document), indent=2, allow_nan=False))
+
+
+def _finite(document: Any) -> Any:
+    match document:
+        case float() if not math.isfinite(document):
+            return None
+        case dict():
+            return {key: _finite(value) for key, value in document.items()}
+        case list() | tuple():
+            return [_finite(value) for value in document]
+    return document

@@ -1,0 +1,278 @@
+"""Images in tar archives, plain or as WebDataset's shards, read by their place.
+
+timm's reader for tars keeps them open, which neither threads nor forked processes can
+share, and its reader for WebDataset gives images in order only. So the places of the
+images are listed here once, and each read opens the archive anew. What is listed and
+which class it has agrees with timm (tested) where only JPEG and PNG are there, and
+folders alone say the classes.
+"""
+
+import json
+import tarfile
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path, PurePosixPath
+
+import numpy as np
+from PIL import Image
+
+from isogon.errors import UsageError
+from isogon.images.classes import ClassChoice, Classes, classes_by_folder, column_words
+from isogon.images.collection import (
+    Images,
+    Indices,
+    PassedOver,
+    decoded,
+    no_images,
+    require_unique,
+)
+from isogon.images.folder import HIDDEN, OTHER
+from isogon.images.formats import HEAD, SUFFIXES, image_format
+from isogon.images.listed import classes_by_label, label_column, label_text
+
+_LONGEST = {".cls": 1024, ".json": 2**20}  # bytes, of what says a sample's class
+_FURTHER = "further images of a sample"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Member:
+    """A regular file in an archive."""
+
+    archive: int  # the number of the outermost archive
+    name: str  # below the names of the archives it is nested in
+    offset: int  # bytes, of its content in that archive
+    size: int  # bytes
+    is_image: bool  # else it says the class of one
+
+    @property
+    def key(self) -> str:
+        """What WebDataset joins files by: the path up to the file name's first dot."""
+        folder, slash, name = self.name.rpartition("/")
+        return f"{folder}{slash}{name.partition('.')[0]}"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TarImages(Images):
+    """The images of one tar archive, or of several."""
+
+    archives: tuple[Path, ...]
+    archive_numbers: Indices  # by image
+    offsets: Indices  # bytes, by image
+    sizes: Indices  # bytes, by image
+
+    @classmethod
+    def index(
+        cls, archives: Sequence[Path], *, where: str, choice: ClassChoice | None = None
+    ) -> "TarImages":
+        """List the images of these archives; what is hidden or no image is counted.
+
+        An image's class is what its `.cls` file says, or its `.json` file under a key such
+        as `label`, where there are such files, else a folder, or the archive inside the
+        archive, that it lies in. With several archives the name of each stands before the
+        names of its images.
+
+        Args:
+            archives: plain tars.
+            where: them, for messages.
+            choice: which key of the `.json` files, `cls`, or which level of folders.
+
+        Raises:
+            UsageError: an archive is damaged or compressed, there is no image, two
+                images have one name, or only some of them have a label.
+        """
+        choice = choice or ClassChoice()
+        passed_over: dict[str, list[str]] = {}
+        members = [
+            member
+            for number, archive in enumerate(archives)
+            for member in _members_of(archive, number, passed_over)
+        ]
+        stated = _stated(archives, members)
+        images = []
+        for member in members:
+            if member.is_image:
+                # In WebDataset `0001.mask.png` is a part of `0001`, no image of its own.
+                if stated and "." in member.name.removeprefix(member.key)[1:]:
+                    passed_over.setdefault(_FURTHER, []).append(member.name)
+                else:
+                    images.append(member)
+        if not images:
+            raise no_images(where, PassedOver.of(passed_over))
+        several = len(archives) > 1
+        names = [
+            f"{archives[image.archive].stem}/{image.name}" if several else image.name
+            for image in images
+        ]
+        require_unique(names, where)
+        classes = _classes(images, stated, choice, where)
+        return cls(
+            where=where,
+            names=tuple(names),
+            classes=classes.names,
+            class_numbers=classes.numbers,
+            class_words=classes.sentence,
+            passed_over=PassedOver.of(passed_over),
+            archives=tuple(archives),
+            archive_numbers=np.array([image.archive for image in images]),
+            offsets=np.array([image.offset for image in images]),
+            sizes=np.array([image.size for image in images]),
+        )
+
+    def image(self, index: int) -> Image.Image:
+        """Return the decoded image, RGB and upright.
+
+        Raises:
+            UsageError: it cannot be read; the message names archive and image.
+        """
+        archive = self.file(index)
+        name = f"{archive}: {self.names[index]}"
+        try:
+            data = _read(archive, int(self.offsets[index]), int(self.sizes[index]))
+        except OSError as error:
+            raise UsageError(f"{name} cannot be read: {error}.") from error
+        return decoded(data, name, self.range)
+
+    def file(self, index: int) -> Path:
+        """Return the archive that holds an image."""
+        return self.archives[int(self.archive_numbers[index])]
+
+    def files(self) -> Iterable[Path]:
+        """Yield the archives."""
+        return self.archives
+
+
+def _read(archive: Path, offset: int, size: int) -> bytes:
+    with archive.open("rb") as file:
+        file.seek(offset)
+        return file.read(size)
+
+
+# What the files beside an image say of it: by archive and WebDataset's key, then by the
+# key of its JSON, or `cls`.
+_Stated = dict[tuple[int, str], dict[str, str]]
+
+
+def _stated(archives: Sequence[Path], members: list[_Member]) -> _Stated:
+    found: _Stated = {}
+    for member in members:
+        suffix = member.name.removeprefix(member.key)
+        if not 0 < member.size <= _LONGEST.get(suffix, 0):
+            continue
+        data = _read(archives[member.archive], member.offset, member.size)
+        if suffix == ".cls":
+            said = {"cls": data.decode("utf-8", "replace").strip()}
+        else:
+            said = _json_fields(data)
+        found.setdefault((member.archive, member.key), {}).update(said)
+    return found
+
+
+def _json_fields(data: bytes) -> dict[str, str]:
+    """Return the plain values of a JSON object; nothing of what is none."""
+    try:
+        document = json.loads(data)
+    except ValueError:
+        return {}
+    if not isinstance(document, dict):
+        return {}
+    return {
+        key: label_text(value)
+        for key, value in document.items()
+        if not isinstance(value, list | dict)
+    }
+
+
+def _classes(
+    images: list[_Member], stated: _Stated, choice: ClassChoice, where: str
+) -> Classes:
+    names = [image.name for image in images]
+    fields = [stated.get((image.archive, image.key), {}) for image in images]
+    keys = tuple(dict.fromkeys(key for each in fields for key in each))
+    if choice.level is not None or not keys:
+        if not keys:
+            choice.require_no_column(where)
+        return classes_by_folder(names, choice.level, where)
+    column = "cls" if choice.column is None and "cls" in keys else None
+    column = column or label_column(keys, choice, where)
+    words = column_words(column, keys, used=())
+    if column is None:
+        return replace(
+            by_folder := classes_by_folder(names, None, where),
+            origin=f"{by_folder.origin}; {words}",
+        )
+    missing = [n for n, each in zip(names, fields, strict=True) if not each.get(column)]
+    if missing:
+        raise UsageError(
+            f"{where} has `{column}` for some images, but not for {len(missing)} of its "
+            f"{len(images)}: {', '.join(missing[:10])}. Give every image one, or none."
+        )
+    return classes_by_label([each[column] for each in fields], len(images), words, where)
+
+
+def _members_of(
+    archive: Path, number: int, passed_over: dict[str, list[str]]
+) -> Iterator[_Member]:
+    try:
+        with tarfile.open(archive, mode="r:") as opened:
+            yield from _files(opened, PurePosixPath(), 0, number, passed_over)
+    except (tarfile.TarError, OSError) as error:
+        raise UsageError(
+            f"{archive} is not an intact, uncompressed tar archive: {error}. Make it "
+            f"again, for example with `tar --create --file {archive.name} FOLDER`."
+        ) from error
+
+
+def _files(
+    opened: tarfile.TarFile,
+    above: PurePosixPath,
+    base: int,
+    number: int,
+    passed_over: dict[str, list[str]],
+) -> Iterator[_Member]:
+    """Yield images and what says their classes, also those of archives inside.
+
+    Args:
+        opened: the archive.
+        above: goes before the names.
+        base: bytes, where the archive begins in the outermost one.
+        number: of the outermost archive.
+        passed_over: takes the names of everything else, by reason.
+    """
+    while (member := opened.next()) is not None:
+        opened.members = []  # type: ignore[attr-defined]  # else a kilobyte for each
+        path = above / member.name
+        if not member.isreg():
+            continue
+        name, suffix = path.as_posix(), path.suffix.lower()
+        offset = base + member.offset_data
+        if any(part.startswith(".") for part in path.parts):
+            passed_over.setdefault(HIDDEN, []).append(name)
+        elif suffix == ".tar":
+            with tarfile.open(fileobj=opened.extractfile(member), mode="r:") as inner:
+                inside = path.with_suffix("")
+                yield from _files(inner, inside, offset, number, passed_over)
+        elif suffix in _LONGEST or suffix in SUFFIXES or _begins_like_image(opened, member):
+            yield _Member(
+                archive=number,
+                name=name,
+                offset=offset,
+                size=member.size,
+                is_image=suffix not in _LONGEST,
+            )
+        else:
+            passed_over.setdefault(OTHER, []).append(name)
+    _require_end(opened)
+
+
+def _begins_like_image(opened: tarfile.TarFile, member: tarfile.TarInfo) -> bool:
+    assert opened.fileobj is not None
+    opened.fileobj.seek(member.offset_data)  # `next` goes to its own place again
+    return image_format(opened.fileobj.read(min(HEAD, member.size))) is not None
+
+
+def _require_end(opened: tarfile.TarFile) -> None:
+    """Refuse an archive whose listing broke off: tarfile stops there without a word."""
+    assert opened.fileobj is not None
+    opened.fileobj.seek(opened.offset)
+    if opened.fileobj.read(tarfile.BLOCKSIZE).strip(b"\0"):
+        raise tarfile.ReadError(f"damaged at byte {opened.offset:,}")

@@ -1,0 +1,214 @@
+"""Which class each image has: by a folder of its path, or by a column of its list."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import PurePosixPath
+
+from isogon.errors import UsageError
+
+_SHOWN = 3  # classes or columns in a sentence
+_SEVERAL = 5  # images of a class, on average, where a level of folders may be chosen
+
+# Folders that hold images and say nothing of what they show, and those of a division.
+_CONTAINERS = {"images", "image", "imgs", "img", "jpegimages"}
+_DIVISIONS = {
+    *("train", "training", "val", "valid", "validation", "dev", "test", "testing", "eval"),
+}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ClassChoice:
+    """What is said about where classes come from; by default it is found out."""
+
+    column: str | None = None  # of a list, of Parquet or a dataset; a key of shards' JSON
+    level: int | None = None  # of folders: 1 the outermost, -1 the innermost; 0 for none
+
+    def require_no_column(self, where: str) -> None:
+        """Refuse a column where there are only folders."""
+        if self.column is not None:
+            raise UsageError(
+                f"{where} has no columns, so `label` in [data] cannot name one, got "
+                f"{self.column!r}. Leave `label` out, or say with `classes` which level of "
+                f"folders the classes are."
+            )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Classes:
+    """The classes of a source's images, and how they were found."""
+
+    names: tuple[str, ...]  # sorted, and Unicode; empty without classes
+    numbers: tuple[int, ...]  # by image, into `names`; unused without classes
+    origin: str  # in words: "from the column `label`", or why there are none
+
+    @classmethod
+    def of(cls, labels: Sequence[str], origin: str) -> "Classes":
+        """Number the labels; fewer than two different ones are no classes.
+
+        A folder's name that is no Unicode is written as `as_unicode` does, because
+        bundles and pages hold text.
+        """
+        found = sorted(set(labels))
+        numbers = {name: number for number, name in enumerate(found)}
+        if found == [""] or not found:
+            origin = "nothing gives one"
+        elif len(found) == 1:
+            origin = f"all images have the same one, {as_unicode(found[0])}, {origin}"
+        return cls(
+            names=tuple(map(as_unicode, found)) if len(found) > 1 else (),
+            numbers=tuple(numbers[label] for label in labels),
+            origin=origin,
+        )
+
+    @classmethod
+    def none(cls, images: int, reason: str) -> "Classes":
+        """Return no classes, for this reason."""
+        return cls(names=(), numbers=(0,) * images, origin=reason)
+
+    @property
+    def sentence(self) -> str:
+        """How many classes there are, and where they come from."""
+        if not self.names:
+            return f"no classes: {self.origin}"
+        return f"{len(self.names):,} classes ({_some(self.names)}), {self.origin}"
+
+
+def classes_by_folder(names: Sequence[str], level: int | None, where: str) -> Classes:
+    """Return the classes that the folders of images say.
+
+    Left to itself: the innermost level that every image has and that divides them, which
+    a level with one folder does not, nor one with a folder for each image; one whose
+    folders hold several images goes before. Passed over are folders like `images`, and
+    `train` and `test` where all are such.
+
+    Args:
+        names: the images' paths below the source, with `/`.
+        level: of `ClassChoice`.
+        where: the source, for messages.
+
+    Raises:
+        UsageError: an image does not lie so deep.
+    """
+    folders = [PurePosixPath(name).parts[:-1] for name in names]
+    if level is not None:
+        return _at_level(names, folders, level, where)
+    telling = [_telling(path) for path in folders]
+    first = {path[0].casefold() if path else "" for path in folders}
+    if first <= _DIVISIONS:
+        telling = [places[1:] for places in telling]
+    depth = min(map(len, telling), default=0)
+    candidates: list[Classes] = []
+    for place in range(depth):
+        labels = [
+            path[places[place]] for path, places in zip(folders, telling, strict=True)
+        ]
+        if 1 < len(set(labels)) < len(labels):
+            levels = sorted({places[place] + 1 for places in telling})
+            candidates.append(Classes.of(labels, _level_words(levels)))
+    if candidates:
+        large = [one for one in candidates if len(names) >= _SEVERAL * len(one.names)]
+        chosen = (large or candidates)[-1]
+        also = "".join(
+            f"; {len(one.names):,} would be {one.origin}"
+            for one in candidates
+            if one is not chosen
+        )
+        return replace(chosen, origin=chosen.origin + also)
+    return Classes.none(len(names), _why_none(names, folders, telling))
+
+
+def _at_level(
+    names: Sequence[str], folders: Sequence[tuple[str, ...]], level: int, where: str
+) -> Classes:
+    if level == 0:
+        return Classes.none(len(names), "`classes = 0` asks for none")
+    place = level - 1 if level > 0 else level
+    lacking = [
+        name
+        for name, path in zip(names, folders, strict=True)
+        if not -len(path) <= place < len(path)
+    ]
+    if lacking:
+        raise UsageError(
+            f"{len(lacking):,} of the {len(names):,} images of {where} have no folder at "
+            f"`classes = {level}` of [data], such as {lacking[0]}. Choose a level that all "
+            f"have: 1 is the outermost, -1 the folder the image lies in."
+        )
+    return Classes.of(
+        [path[place] for path in folders], f"from the folders at level {level}"
+    )
+
+
+def _telling(path: tuple[str, ...]) -> list[int]:
+    """Return the places of a path's folders that may be classes."""
+    return [n for n, folder in enumerate(path) if folder.casefold() not in _CONTAINERS]
+
+
+def _level_words(levels: Sequence[int]) -> str:
+    which = " and ".join(map(str, levels))
+    return f"from the folders at level{'s' if len(levels) > 1 else ''} {which}"
+
+
+def _why_none(
+    names: Sequence[str], folders: Sequence[tuple[str, ...]], telling: Sequence[list[int]]
+) -> str:
+    if not any(telling):
+        return "no folder divides the images"
+    outside = [name for name, places in zip(names, telling, strict=True) if not places]
+    if outside:
+        return f"{len(outside):,} images, such as {outside[0]}, lie in no folder of a class"
+    if len(set(folders)) == 1:
+        return "all images lie in the same folder"
+    return "each level of folders has one, or one for each image"
+
+
+def column_named(columns: Sequence[str], known: Sequence[str]) -> str | None:
+    """Return the first of the known names that is among the columns, as it is written.
+
+    Capitals, blanks and hyphens do not count.
+    """
+    tidied = {_tidy(column): column for column in reversed(columns)}
+    return next((tidied[name] for name in known if name in tidied), None)
+
+
+def required_column(columns: Sequence[str], wanted: str, where: str) -> str:
+    """Return the column that somebody named.
+
+    Raises:
+        UsageError: there is none of this name.
+    """
+    found = wanted if wanted in columns else column_named(columns, [_tidy(wanted)])
+    if found is None:
+        raise UsageError(
+            f"{where} has no column {wanted!r}, which `label` in [data] asks for, only "
+            f"{', '.join(columns) or 'none'}."
+        )
+    return found
+
+
+def column_words(
+    column: str | None, columns: Sequence[str], *, used: Sequence[str | None]
+) -> str:
+    """Say which column the classes are from and which others nothing uses.
+
+    Args:
+        column: that of the classes, or None.
+        columns: all there are.
+        used: other columns in use.
+    """
+    unused = [each for each in columns if each != column and each not in used]
+    said = "no column of labels" if column is None else f"from the column `{column}`"
+    return said + (f"; unused: {_some(unused)}" if unused else "")
+
+
+def _tidy(column: str) -> str:
+    return column.strip().casefold().replace(" ", "_").replace("-", "_")
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(names[:_SHOWN]) + (", …" if len(names) > _SHOWN else "")
+
+
+def as_unicode(name: str) -> str:
+    r"""Return a file's name as Unicode; bytes that are none become `\xff` and the like."""
+    return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")

@@ -1,0 +1,253 @@
+"""Images by index, whatever holds them: one name each, a class if there are classes."""
+
+import dataclasses
+from abc import ABC, abstractmethod
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Int, UInt8
+from PIL import Image
+from rich.progress import Progress
+
+from isogon.errors import ImageError, UsageError
+from isogon.images.classes import as_unicode
+from isogon.images.copies import SIDE, Thumbnail, thumbnail
+from isogon.images.decoding import ImageLimits, decode
+from isogon.images.examined import ExaminationRecord, Examined
+from isogon.images.preprocessing import Preprocessing
+from isogon.images.samples import ASSUMED, Range
+from isogon.images.subset import spread
+
+# Beyond this share of unreadable images something is wrong with the source itself.
+UNREADABLE_LIMIT = 0.1
+
+_SHOWN = 10  # faults in a message
+_LOOKED_AT = 16  # images
+_EXAMPLES = 3  # names of files that were passed over
+_PART = 4096  # images per round of decoding
+
+# Local files are the user's own: the limits only keep memory in bounds.
+LOCAL_LIMITS = ImageLimits(bytes=2**30, pixels=250_000_000)
+
+Indices = Int[np.ndarray, " _"]  # of images, or of classes by image
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PassedOver:
+    """Files of a source that are none of its images, for one reason."""
+
+    reason: str  # such as "hidden"
+    count: int
+    examples: tuple[str, ...]  # the first few names
+
+    @classmethod
+    def of(cls, names: Mapping[str, Sequence[str]]) -> "tuple[PassedOver, ...]":
+        """Return what these reasons say of these files."""
+        return tuple(
+            cls(reason=reason, count=len(found), examples=tuple(found[:_EXAMPLES]))
+            for reason, found in names.items()
+        )
+
+    def __str__(self) -> str:
+        more = ", …" if self.count > len(self.examples) else ""
+        return f"{self.reason}: {self.count:,} ({', '.join(self.examples)}{more})"
+
+
+def no_images(where: str, passed_over: Sequence[PassedOver]) -> UsageError:
+    """Return the error for a source that holds no image."""
+    there = f" Passed over: {'; '.join(map(str, passed_over))}." if passed_over else ""
+    return UsageError(
+        f"{where} holds no images; expected image files, such as .jpg or .png, in folders "
+        f"by class or not.{there}"
+    )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Images(ABC):
+    """Images by index.
+
+    Instances hold no open files, so that they may be pickled, forked and used by
+    several threads.
+    """
+
+    where: str  # for messages: the folder, the archive, the list
+    names: Sequence[str]  # unique and stable: an image's role depends on its name
+    classes: tuple[str, ...]  # sorted, and Unicode; empty without classes
+    class_numbers: Sequence[int]  # by image, into `classes`; unused without classes
+    range: Range | None = None  # of deep grey samples, where it is stated; see `decode`
+    class_words: str = ""  # how many classes there are, and where they come from
+    passed_over: tuple[PassedOver, ...] = ()  # what else the source holds
+
+    @abstractmethod
+    def image(self, index: int) -> Image.Image:
+        """Return the decoded image, RGB and upright.
+
+        Raises:
+            UsageError: it cannot be read; the message names it.
+        """
+
+    def ranging(self, limits: Range | None) -> "Images":
+        """Return the same images, with black and white of deep grey samples stated."""
+        return dataclasses.replace(self, range=limits)
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def pixels(
+        self, indices: Indices, preprocessing: Preprocessing, progress: Progress
+    ) -> UInt8[np.ndarray, "_ h w 3"]:
+        """Return these images as every runner sees them."""
+        tracked = progress.track(indices, description="Preprocessing")
+        return np.stack([preprocessing.pixels(self.image(int(i))) for i in tracked])
+
+    def labels(self, indices: Indices) -> Indices | None:
+        """Return the class numbers, or None for images without classes."""
+        return np.array(self.class_numbers)[indices] if self.classes else None
+
+    def file(self, index: int) -> Path | None:
+        """Return the file that holds an image; None where that is not known."""
+        return None
+
+    @property
+    def description(self) -> str:
+        """What was found: images, classes and where they come from, what else there is."""
+        count = len(self.names)
+        said = f"{self.where}: {count:,} image{'' if count == 1 else 's'}"
+        if self.class_words:
+            said += f"; {self.class_words}"
+        if self.passed_over:
+            said += f". Passed over: {'; '.join(map(str, self.passed_over))}"
+        return as_unicode(f"{said}.")
+
+    def say(self, progress: Progress) -> None:
+        """Print what was found."""
+        progress.console.print(self.description, markup=False, soft_wrap=True)
+
+    def files(self) -> Iterable[Path]:
+        """Yield the files that hold the images; nothing where that is not known."""
+        return ()
+
+    def examined(self, progress: Progress, cache: Path | None = None) -> Examined:
+        """Decode every image once; return what is wrong with some, and thumbnails of all.
+
+        Args:
+            progress: where to show progress.
+            cache: a folder for the answer. It is read back, and nothing is decoded, as
+                long as names, sizes and times of change of the files stay the same.
+        """
+        record = ExaminationRecord.at(
+            cache, self.where, self.names, self.files(), reading=f"{self.range}"
+        )
+        with record.alone():  # of several processes one reads, the others wait
+            known = record.load()
+            if known is not None:
+                return known
+            faults: dict[str, str] = {}
+            thumbnails = np.zeros((len(self), SIDE, SIDE), np.uint8)
+            for index, found in enumerate(
+                progress.track(self._read_all(), len(self), description="Reading images")
+            ):
+                if isinstance(found, str):
+                    faults[self.names[index]] = found
+                else:
+                    thumbnails[index] = found
+            examined = Examined(faults=faults, thumbnails=thumbnails)
+            record.save(examined)
+            return examined
+
+    def readable(
+        self,
+        progress: Progress,
+        *,
+        limit: float = UNREADABLE_LIMIT,
+        faults: Mapping[str, str] | None = None,
+    ) -> Indices:
+        """Return the indices of the images that decode; say which do not.
+
+        Args:
+            progress: where to show progress and to say what is left out.
+            limit: the largest share of images that may be left out.
+            faults: what `examined` found, where it was asked before.
+
+        Raises:
+            UsageError: more than that do not decode.
+        """
+        faults = self.examined(progress).faults if faults is None else faults
+        if not faults:
+            return np.arange(len(self))
+        shown = "\n".join(f"  {fault}" for fault in list(faults.values())[:_SHOWN])
+        more = f"\n  and {len(faults) - _SHOWN} more" if len(faults) > _SHOWN else ""
+        summary = f"{len(faults)} of {len(self)} images cannot be read:\n{shown}{more}"
+        if len(faults) > limit * len(self):
+            raise UsageError(
+                f"{summary}\nAt most {limit:.3g} of {self.where} may be left out. Mend or "
+                f"remove them and run again."
+            )
+        progress.console.print(
+            f"{summary}\nThey are left out.", markup=False, soft_wrap=True
+        )
+        return np.array([i for i, name in enumerate(self.names) if name not in faults])
+
+    def assumption(self, indices: Indices) -> str | None:
+        """Return what is assumed of deep grey samples, in a sentence, if anything is.
+
+        Some of the images, evenly chosen, are looked at.
+
+        Raises:
+            UsageError: one of them cannot be read.
+        """
+        looked = [self.image(int(i)) for i in indices[spread(len(indices), _LOOKED_AT)]]
+        largest = [image.info[ASSUMED] for image in looked if ASSUMED in image.info]
+        if not largest:
+            return None
+        return (
+            f"{self.where} holds grey images of 16 bits that do not say what they range "
+            f"over: 0 is taken for black and 65,535 for white. The largest sample in "
+            f"{len(largest)} of them is {max(largest):,}; if they use fewer bits, state "
+            f"`range` under [data], such as `range = [0, 4095]`."
+        )
+
+    def _read_all(self) -> Iterator[str | Thumbnail]:
+        """Yield each image's thumbnail, or what is wrong with it."""
+
+        def read(index: int) -> str | Thumbnail:
+            try:
+                return thumbnail(self.image(index))
+            except UsageError as error:
+                return str(error)
+
+        with ThreadPoolExecutor() as pool:  # in parts: each task costs a kilobyte
+            for start in range(0, len(self), _PART):
+                yield from pool.map(read, range(start, min(start + _PART, len(self))))
+
+
+def decoded(data: bytes, name: str, limits: Range | None) -> Image.Image:
+    """Return the image that a file of the user's own holds.
+
+    Args:
+        data: the file.
+        name: for messages.
+        limits: black and white of deep grey samples, where they are stated.
+
+    Raises:
+        UsageError: it does not decode; the message begins with `name`.
+    """
+    try:
+        return decode(data, LOCAL_LIMITS, samples=limits)
+    except ImageError as error:
+        raise UsageError(f"{name} {error}") from error
+
+
+def require_unique(names: Sequence[str], where: str) -> None:
+    """Refuse names that occur twice: the roles of images depend on their names."""
+    if len(set(names)) == len(names):
+        return
+    twice = [name for name, count in Counter(names).items() if count > 1]
+    raise UsageError(
+        f"{where} names {len(twice)} images more than once: {', '.join(twice[:10])}. "
+        f"List every image once."
+    )

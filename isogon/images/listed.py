@@ -1,0 +1,236 @@
+"""Images named by a list: CSV, TSV or JSONL with a column of paths, or plain text."""
+
+import csv
+import io
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePath
+
+from isogon.errors import UsageError
+from isogon.images.classes import (
+    ClassChoice,
+    Classes,
+    classes_by_folder,
+    column_named,
+    column_words,
+    required_column,
+)
+from isogon.images.collection import require_unique
+from isogon.images.folder import ImageFolder
+
+LISTS = {".csv", ".tsv", ".jsonl", ".ndjson", ".txt"}
+
+# Names of columns, the first that is there counts; capitals and blanks do not.
+PATHS = (
+    *("path", "image_path", "img_path", "file_path", "filepath", "filename", "file_name"),
+    *("image_file", "file", "image", "img", "image_name", "name"),
+)
+LABELS = (
+    *("label", "class", "target", "category", "class_name", "label_name", "classname"),
+    *("fine_label", "labels", "classes", "species", "class_id", "category_id", "label_id"),
+    *("coarse_label",),
+)
+
+_HINT = "Expected a heading with a column `path` and, where there are classes, `label`."
+_DELIMITERS = (",", "\t", ";", "|")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Table:
+    """What a list says: a row per image."""
+
+    columns: tuple[str, ...]
+    rows: Sequence[Mapping[str, str]]
+
+
+def listed_images(
+    files: Sequence[Path], *, where: str, choice: ClassChoice | None = None
+) -> ImageFolder:
+    """Return the images of lists: CSV, TSV or JSONL, or text with a path on every line.
+
+    Args:
+        files: the lists, all with the same columns.
+        where: them, for messages.
+        choice: which column the classes are in, or which level of folders.
+
+    Raises:
+        UsageError: a list is no such file, or `images_at` refuses it.
+    """
+    tables = [_table(file) for file in files]
+    columns = tables[0].columns
+    for file, table in zip(files, tables, strict=True):
+        if table.columns != columns:
+            raise UsageError(
+                f"{file} has the columns {', '.join(table.columns)}, but {files[0]} has "
+                f"{', '.join(columns)}. Give all lists the same."
+            )
+    path = column_named(columns, PATHS)
+    if path is None:
+        raise UsageError(
+            f"{files[0]} has no column of paths, such as `path`, only "
+            f"{', '.join(columns) or 'none'}. {_HINT}"
+        )
+    rows = []
+    for file, table in zip(files, tables, strict=True):
+        for number, row in enumerate(table.rows, 1):
+            if not row[path]:
+                raise UsageError(f"{file}: image {number} has no path in `{path}`. {_HINT}")
+            rows.append((file, row))
+    choice = choice or ClassChoice()
+    column = label_column([each for each in columns if each != path], choice, where)
+    return images_at(
+        [(file, row[path]) for file, row in rows],
+        None if column is None else [row[column] for _, row in rows],
+        column_words(column, columns, used=(path,)),
+        where=where,
+        level=choice.level,
+    )
+
+
+def label_column(columns: Sequence[str], choice: ClassChoice, where: str) -> str | None:
+    """Return the column that classes are taken from; None where there is none.
+
+    Raises:
+        UsageError: the column that is asked for is not there.
+    """
+    if choice.level is not None:
+        return None
+    if choice.column is not None:
+        return required_column(columns, choice.column, where)
+    return column_named(columns, LABELS)
+
+
+def images_at(
+    paths: Sequence[tuple[Path, str]],
+    labels: Sequence[str | None] | None,
+    origin: str,
+    *,
+    where: str,
+    level: int | None = None,
+) -> ImageFolder:
+    """Return images that are files of their own; the names are the paths, tidied.
+
+    A listed file that does not exist is unreadable like one that does not decode.
+
+    Args:
+        paths: the list that names an image, and the image's path: absolute, or
+            relative to the list's folder.
+        labels: their classes; None where no column has any.
+        origin: in words, where the labels are from, or that they are not there.
+        where: the lists, for messages.
+        level: of the folders whose names are the classes, in place of labels.
+
+    Raises:
+        UsageError: nothing is listed, an image twice, or only some have a label.
+    """
+    if not paths:
+        raise UsageError(f"{where} lists no images. {_HINT}")
+    root = paths[0][0].parent
+    names = tuple(_name(file.parent, path, root) for file, path in paths)
+    require_unique(names, where)
+    if level is not None:
+        classes = classes_by_folder(names, level, where)
+    else:
+        if labels is None and (count := len(classes_by_folder(names, None, where).names)):
+            origin += f"; the folders would give {count:,}, with `classes` in [data]"
+        classes = classes_by_label(labels, len(names), origin, where)
+    return ImageFolder(
+        where=where,
+        names=names,
+        classes=classes.names,
+        class_numbers=classes.numbers,
+        class_words=classes.sentence,
+        root=root,
+    )
+
+
+def _name(folder: Path, path: str, root: Path) -> str:
+    if not Path(path).is_absolute():
+        path = os.path.relpath(folder / path, root)
+    return PurePath(os.path.normpath(path)).as_posix()
+
+
+def classes_by_label(
+    labels: Sequence[str | None] | None, images: int, origin: str, where: str
+) -> Classes:
+    """Return the classes that a column gives, if there is one and it is not empty.
+
+    Raises:
+        UsageError: some images have a label and others have none.
+    """
+    if labels is None:
+        return Classes.none(images, origin)
+    missing = [number for number, label in enumerate(labels, 1) if not label]
+    if missing and len(missing) < len(labels):
+        shown = ", ".join(map(str, missing[:10]))
+        raise UsageError(
+            f"{where} gives a label to {len(labels) - len(missing)} of its {len(labels)} "
+            f"images, but not to image {shown}. Label all of them, or none."
+        )
+    return Classes.of([label or "" for label in labels], origin)
+
+
+def _table(file: Path) -> _Table:
+    suffix = file.suffix.lower()
+    try:
+        text = file.read_bytes().decode(_encoding(file))
+        if suffix == ".txt":
+            paths = [line for line in text.replace("\r\n", "\n").split("\n") if line]
+            return _Table(columns=("path",), rows=[{"path": path} for path in paths])
+        if suffix in (".jsonl", ".ndjson"):
+            return _json_lines(text, file)
+        return _delimited(text, "\t" if suffix == ".tsv" else ",", file)
+    except (OSError, UnicodeDecodeError, csv.Error, json.JSONDecodeError) as error:
+        expected = "Expected a path on every line." if suffix == ".txt" else _HINT
+        raise UsageError(f"{file} cannot be read as a list: {error}. {expected}") from error
+
+
+def _encoding(file: Path) -> str:
+    """Return UTF-8, or, where the file says so, the UTF-16 of Excel's "Unicode text"."""
+    with file.open("rb") as opened:
+        mark = opened.read(4)
+    utf_16 = mark[:2] in (b"\xff\xfe", b"\xfe\xff") and len(mark) == 4
+    return "utf-16" if utf_16 else "utf-8-sig"
+
+
+def _delimited(text: str, usual: str, file: Path) -> _Table:
+    """Read a table with a heading, whose most frequent delimiter is the table's."""
+    delimiter = max((usual, *_DELIMITERS), key=text.partition("\n")[0].count)
+    reader = csv.reader(
+        io.StringIO(text, newline=""),
+        delimiter=delimiter,
+        strict=True,
+        skipinitialspace=True,
+    )
+    columns = tuple(column.strip() for column in next(reader, []))
+    rows = []
+    for fields in reader:
+        if not fields:
+            continue
+        if len(fields) != len(columns):
+            raise UsageError(
+                f"{file}, line {reader.line_num}: expected {len(columns)} fields, "
+                f"{', '.join(columns)}, got {fields}. Fields that hold a delimiter are "
+                f"written in double quotes."
+            )
+        rows.append(dict(zip(columns, map(str.strip, fields), strict=True)))
+    return _Table(columns=columns, rows=rows)
+
+
+def _json_lines(text: str, file: Path) -> _Table:
+    """Read an object per line; a key that a line lacks is an empty field."""
+    objects = [json.loads(line) for line in text.split("\n") if line.strip()]
+    if not all(isinstance(each, dict) for each in objects):
+        raise UsageError(f"{file} has lines that are no JSON objects. {_HINT}")
+    columns = tuple(dict.fromkeys(key for each in objects for key in each))
+    return _Table(
+        columns=columns,
+        rows=[{key: label_text(each.get(key)) for key in columns} for each in objects],
+    )
+
+
+def label_text(value: object) -> str:
+    """Return a value of JSON or Parquet as the name of a class; empty for none."""
+    return "" if value is None else str(value)

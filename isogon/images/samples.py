@@ -1,0 +1,165 @@
+"""Grey samples of more than 8 bits: which of them is black and which is white.
+
+In this order: the range that is stated (`[data] range` of a recipe), what the file's
+tags say (TIFF's BitsPerSample, MaxSampleValue and SMaxSampleValue, PNG's sBIT), and for
+16 unsigned bits 0 to 65535. Nothing is assumed of other samples; they are refused.
+"""
+
+from functools import lru_cache
+
+import numpy as np
+from jaxtyping import Shaped, UInt8
+from PIL import Image
+from PIL.PngImagePlugin import PngImageFile
+from PIL.PpmImagePlugin import PpmImageFile
+from PIL.TiffImagePlugin import TiffImageFile
+
+from isogon.errors import ImageError, ImageProblem
+from isogon.images.png import significant_bits
+
+Range = tuple[float, float]  # black, white
+
+FULL: Range = (0.0, 65535.0)
+
+_STRIP = 64  # rows that are computed at a time, in float64
+# The key of an image's `info` that holds the largest sample, where its range is assumed.
+ASSUMED = "isogon.largest"
+
+_SIXTEEN = ("I;16", "I;16B", "I;16L", "I;16N")
+
+# TIFF's tags
+_BITS_PER_SAMPLE = 258
+_WHITE_IS_ZERO = 262, 0
+_LEAST, _MOST = (340, 280), (341, 281)  # SMinSampleValue, MinSampleValue; ...Max...
+
+
+def is_deep(image: Image.Image) -> bool:
+    """Return whether an image's samples have more than 8 bits."""
+    return image.mode in ("I", "F", *_SIXTEEN)
+
+
+def told_range(image: Image.Image, data: bytes) -> Range | None:
+    """Return what a file of deep samples says they range over, or None.
+
+    Args:
+        image: as it was opened, loaded.
+        data: the file.
+    """
+    if isinstance(image, TiffImageFile):
+        return _range_of_tiff(image)
+    if isinstance(image, PngImageFile):
+        return _range_of_png(image, significant_bits(data))
+    return FULL if isinstance(image, PpmImageFile) else None
+
+
+def eight_bit(image: Image.Image, limits: Range | None) -> Image.Image:
+    """Return deep samples as 8-bit grey: black is 0, white is 255, the rest in equal steps.
+
+    A transparent grey stays one: the result is of mode LA then.
+
+    Args:
+        image: as it was opened, of mode I;16 and its like, I or F; its `info` may
+            name a transparent grey.
+        limits: which sample is black and which white; None: nothing says so.
+
+    Raises:
+        ImageError: nothing says what the samples range over.
+    """
+    samples = np.asarray(image)
+    assumed = limits is None and image.mode in _SIXTEEN
+    if assumed:
+        limits = FULL
+    if limits is None:
+        kind = "floating-point numbers" if image.mode == "F" else "integers of 32 bits"
+        raise ImageError(
+            ImageProblem.UNSUPPORTED,
+            f"holds {kind}, and nothing says which is black and which is white. Convert "
+            f"it to 8 or 16 bits, or state `range = [black, white]` under [data] of the "
+            f"recipe.",
+        )
+    if image.mode in _SIXTEEN:
+        grey = _table(limits)[samples]
+    else:
+        grey = levels(samples, limits)
+    if _is_inverted(image):
+        np.invert(grey, out=grey)
+    result = Image.fromarray(grey)
+    transparent = image.info.get("transparency")
+    if isinstance(transparent, int):
+        alpha = np.where(samples == transparent, np.uint8(0), np.uint8(255))
+        result = Image.merge("LA", (result, Image.fromarray(alpha)))
+    if "icc_profile" in image.info:
+        result.info["icc_profile"] = image.info["icc_profile"]
+    if assumed:
+        result.info[ASSUMED] = int(samples.max())
+    return result
+
+
+def _is_inverted(image: Image.Image) -> bool:
+    """Return whether 0 is white, which Pillow heeds in 8 bits only."""
+    tag, inverted = _WHITE_IS_ZERO
+    return isinstance(image, TiffImageFile) and image.tag_v2.get(tag) == inverted
+
+
+@lru_cache(maxsize=16)
+def _table(limits: Range) -> UInt8[np.ndarray, " 65536"]:
+    return levels(np.arange(65536), limits)
+
+
+def levels(
+    samples: Shaped[np.ndarray, "h ..."], limits: Range
+) -> UInt8[np.ndarray, "h ..."]:
+    """Return the equal step, of 256, in which each sample lies; the last holds white.
+
+    NaN is black, and what lies outside is the nearer end.
+    """
+    black, white = limits
+    end = white + 1 if samples.dtype.kind in "iu" else white
+    found = np.empty(samples.shape, np.uint8)
+    for top in range(0, len(samples), _STRIP):
+        strip = samples[top : top + _STRIP].astype(np.float64)
+        known = np.nan_to_num(strip, nan=black).clip(black, white) - black
+        found[top : top + _STRIP] = (known * (256 / (end - black))).clip(0, 255)
+    return found
+
+
+def _range_of_tiff(image: TiffImageFile) -> Range | None:
+    tags = image.tag_v2
+    least, most = (
+        next((v for tag in tried if (v := _number(tags.get(tag))) is not None), None)
+        for tried in (_LEAST, _MOST)
+    )
+    if image.mode not in _SIXTEEN:
+        found = (0.0 if least is None else least, 0.0 if most is None else most)
+        return found if found[0] < found[1] else None
+    bits = int(_number(tags.get(_BITS_PER_SAMPLE)) or 16)
+    if most is not None and 0 < most < FULL[1]:
+        # It may be the largest sample of this image alone, which says how many bits.
+        bits = min(bits, int(most).bit_length())
+    return 0.0, 2.0 ** max(bits, 8) - 1
+
+
+def _number(value: object) -> float | None:
+    """Return a tag's only value, or the first of several, one for each channel."""
+    if isinstance(value, tuple) and value:
+        value = value[0]
+    try:
+        return float(value)  # type: ignore[arg-type]
+    except (TypeError, ValueError, ZeroDivisionError):
+        return None
+
+
+def _range_of_png(image: PngImageFile, bits: int | None) -> Range | None:
+    """Return the range of a 16-bit PNG of which `bits` are significant.
+
+    By the standard (sBIT) such samples were scaled up to 16 bits. Many writers leave them
+    as they were: then none needs more bits, and they are not what scaling gives.
+    """
+    if bits is None or not 8 <= bits < 16:
+        return None
+    samples, white = np.asarray(image), 2**bits - 1
+    if samples.max() > white:
+        return None
+    step = FULL[1] / white
+    scaled = np.abs(samples - np.rint(samples / step) * step) <= 1
+    return None if scaled.all() else (0.0, float(white))

@@ -1,0 +1,38 @@
+"""What a TIFF's directory would take to read, before it is read."""
+
+import struct
+
+from isogon.errors import ImageError, ImageProblem
+
+_SIZES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8,
+          13: 4, 16: 8, 17: 8, 18: 8}  # fmt: skip # bytes, by the type of a value
+
+
+def require_modest(data: bytes) -> None:
+    """Refuse a TIFF whose tags ask for far more bytes than the file has.
+
+    Pillow copies each tag's values; thousands that overlap in the file become gigabytes.
+
+    Raises:
+        ImageError: they do, or the directory lies outside the file.
+    """
+    order = "<" if data[:2] == b"II" else ">"
+    big = data[2:4] in (b"+\0", b"\0+")
+    first, count, entry = (8, "Q", "HHQ8x") if big else (4, "H", "HHI4x")
+    try:
+        (place,) = struct.unpack_from(order + ("Q" if big else "I"), data, first)
+        (entries,) = struct.unpack_from(order + count, data, place)
+        place += struct.calcsize(order + count)
+        table = data[place : place + entries * struct.calcsize(order + entry)]
+        tags = list(struct.iter_unpack(order + entry, table)) if entries < 65536 else []
+    except struct.error as error:
+        raise ImageError(
+            ImageProblem.UNDECODABLE,
+            "begins as TIFF, but breaks off in its header. Send the complete file.",
+        ) from error
+    if sum(_SIZES.get(kind, 1) * number for _, kind, number in tags) > 2 * len(data):
+        raise ImageError(
+            ImageProblem.UNDECODABLE,
+            "begins as TIFF, but is damaged or truncated: its tags hold more bytes than "
+            "the file. Send the complete file.",
+        )

@@ -1,0 +1,30 @@
+"""The networks in torch: what distil trains and export traces. Serving never sees them."""
+
+from isogon.networks.architecture import (
+    Architecture as Architecture,
+    architecture_of as architecture_of,
+)
+from isogon.networks.backbone import (
+    Backbone as Backbone,
+    TimmModel as TimmModel,
+    timm_model as timm_model,
+)
+from isogon.networks.features import (
+    FeatureExtractor as FeatureExtractor,
+    Features as Features,
+)
+from isogon.networks.imported import ImportedNetwork as ImportedNetwork
+from isogon.networks.importing import (
+    code_of as code_of,
+    module_from_path as module_from_path,
+    said as said,
+    source_of as source_of,
+)
+from isogon.networks.sizes import require_size as require_size
+from isogon.networks.student import (
+    WEIGHTS as WEIGHTS,
+    Student as Student,
+    own_network as own_network,
+    preprocessing_of as preprocessing_of,
+    student_from_bundle as student_from_bundle,
+)

@@ -1,0 +1,203 @@
+"""timm's models as one thing: uint8 pixels in, tokens out, class token first."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import timm
+import torch
+from jaxtyping import Float, UInt8
+from pydantic import JsonValue
+from torch import Tensor, nn
+
+from isogon.errors import UsageError
+from isogon.images import Preprocessing
+from isogon.networks.architecture import architecture_of
+from isogon.networks.features import FeatureExtractor, Features
+
+# timm's models share methods, but no type that declares them.
+TimmModel = Any
+
+_NO_NORM = (nn.Identity, type(None))
+# Families whose source lays their tokens row by row, though they name no grid.
+_ROW_BY_ROW = frozenset(
+    {
+        "EfficientFormer",
+        "MlpMixer",  # gMLP and ResMLP too
+        "MultiScaleVit",
+        "TNT",
+        "Twins",
+        "VOLO",
+        "Xcit",
+    }
+)
+
+
+class Backbone(FeatureExtractor):
+    """A timm model without its classifier, normalisation included.
+
+    Transformers give their last tokens after the final norm, registers left out; one
+    without class token, or with its norm behind the pooling, gives its pooled vector in
+    that place. For convolutional
+    networks (and Swin's maps) the tokens are the cells of the last feature map and
+    the class token is their pooled vector (ConvNeXt's after its norm), which extends
+    CosPress (arXiv:2411.15239) to them. A hidden layer between pooling and classifier
+    (MobileNetV3 and V4) is cut off, because it has no counterpart for cells.
+
+    Not every timm model will do: Hiera, LeViT (LeViT-conv does), PiT, CoaT, CrossViT
+    and NaFlexViT give tokens whose places are not known here, or not those of one grid.
+    """
+
+    model: TimmModel
+
+    def __init__(self, model: TimmModel, preprocessing: Preprocessing) -> None:
+        """Wrap `model` and try it on an empty image, in evaluation mode.
+
+        Raises:
+            UsageError: its tokens lie on no known grid.
+        """
+        super().__init__(preprocessing)
+        head_width = getattr(model, "head_hidden_size", None) or model.num_features
+        self._pools_in_head = head_width == model.num_features
+        if not self._pools_in_head:
+            model.prune_intermediate_layers(prune_head=True)
+        self.model = model
+        self.width: int = model.num_features
+        size = (preprocessing.height, preprocessing.width)
+        with torch.no_grad():
+            tried = self.eval()(torch.zeros(1, *size, 3, dtype=torch.uint8))
+        self.grid = tried.grid
+
+    def forward(self, pixels: UInt8[Tensor, "b h w 3"]) -> Features:
+        """Return the tokens of uint8 RGB pixels."""
+        features = self.model.forward_features(self.normalised(pixels))
+        if not isinstance(features, Tensor) or features.ndim not in (3, 4):
+            raise self._no_grid()
+        if features.ndim == 4:
+            return self._from_map(features)
+        return self._from_sequence(features, (pixels.shape[1], pixels.shape[2]))
+
+    @property
+    def plain(self) -> nn.Module:
+        """The model of timm."""
+        plain: nn.Module = self.model
+        return plain
+
+    @property
+    def one_sided(self) -> bool:
+        """What is pooled from a map usually has no negative values."""
+        return self.pools_from_map
+
+    @property
+    def pools_from_map(self) -> bool:
+        """Whether its features are a map: convolutional networks, and Swin."""
+        return not (hasattr(self.model, "num_prefix_tokens") or self._row_by_row)
+
+    @property
+    def _row_by_row(self) -> bool:
+        return type(self.model).__name__ in _ROW_BY_ROW
+
+    def _from_map(self, features: Float[Tensor, "b _ _ _"]) -> Features:
+        channels_last = features
+        if getattr(self.model, "output_fmt", "NCHW") != "NHWC":
+            channels_last = features.permute(0, 2, 3, 1)
+        cells = channels_last.flatten(1, 2)
+        if self._pools_in_head:
+            pooled = self.model.forward_head(features, pre_logits=True)[:, None]
+        else:
+            pooled = cells.mean(dim=1, keepdim=True)
+        return Features(
+            tokens=torch.cat([pooled, cells], dim=1),
+            grid=(channels_last.shape[1], channels_last.shape[2]),
+        )
+
+    def _from_sequence(
+        self, features: Float[Tensor, "b n d"], size: tuple[int, int]
+    ) -> Features:
+        has_class_token = getattr(self.model, "cls_token", None) is not None
+        prefix = getattr(self.model, "num_prefix_tokens", None)
+        grid = getattr(getattr(self.model, "patch_embed", None), "grid_size", None)
+        if self._row_by_row:
+            prefix = int(has_class_token)
+            stride = self.model.feature_info[-1]["reduction"]
+            grid = -(-size[0] // stride), -(-size[1] // stride)
+        if prefix is None or grid is None:
+            raise self._no_grid()
+        cells = features[:, prefix:]
+        if cells.shape[1] != grid[0] * grid[1]:
+            raise self._no_grid()
+        normed_later = not isinstance(getattr(self.model, "fc_norm", None), _NO_NORM)
+        if has_class_token and not normed_later:
+            pooled = features[:, :1]
+        else:
+            pooled = self.model.forward_head(features, pre_logits=True)[:, None]
+        tokens = torch.cat([pooled, cells], dim=1)
+        return Features(tokens=tokens, grid=(grid[0], grid[1]))
+
+    def _no_grid(self) -> UsageError:
+        return UsageError(
+            f"{type(self.model).__name__} gives tokens that lie on no known grid. "
+            f"Choose a ViT (with or without class token) or a convolutional network."
+        )
+
+
+def timm_model(
+    name: str,
+    *,
+    size: tuple[int, int],
+    classes: int = 0,
+    pretrained: bool = False,
+    file: Path | None = None,
+    state: dict[str, Any] | None = None,
+    arguments: Mapping[str, JsonValue] | None = None,
+) -> TimmModel:
+    """Return the timm model `name` for images of `size`.
+
+    Args:
+        name: a timm name, with or without tag, or with a source (`hf-hub:`,
+            `local-dir:`).
+        size: (height, width) in pixels.
+        classes: outputs of its classifier; 0 leaves it out.
+        pretrained: whether to load weights, timm's own or those in `file`.
+        file: a local state dict to take instead of timm's.
+        state: weights to take instead of those in `file`, which are left unread.
+        arguments: of timm's, beside those that the name's source tells.
+
+    Raises:
+        UsageError: timm has no such model, or it does not take this size.
+    """
+    known = architecture_of(name)
+    given = {**known.arguments, **(arguments or {}), **known.sizing(size)}
+    overlay: dict[str, Any] | None = None
+    if file is not None or state is not None:
+        overlay = {"num_classes": classes, "source": "", "custom_load": False}
+        overlay |= {"file": str(file)} if state is None else {"state_dict": state}
+    try:
+        model = timm.create_model(
+            known.name,
+            pretrained,
+            pretrained_cfg=known.source,
+            pretrained_cfg_overlay=overlay,
+            num_classes=classes,
+            **given,
+        )
+    except AssertionError as error:
+        raise _wrong_size(name, size, error) from error
+    _require_size(model, name, size)
+    return model
+
+
+def _require_size(model: TimmModel, name: str, size: tuple[int, int]) -> None:
+    """Try the size on one empty image; timm says so only when a model runs."""
+    try:
+        with torch.no_grad():
+            model.eval().forward_features(torch.zeros(1, 3, *size))
+    except (AssertionError, RuntimeError, ValueError) as error:
+        raise _wrong_size(name, size, error) from error
+
+
+def _wrong_size(name: str, size: tuple[int, int], error: Exception) -> UsageError:
+    return UsageError(
+        f"{name} does not take images of {size[0]} x {size[1]} pixels: {error}. "
+        f"Choose another `size`; transformers want a multiple of their patch."
+    )

@@ -1,0 +1,162 @@
+"""A user's own network, found by its import path."""
+
+import importlib
+import importlib.util
+import sys
+from hashlib import sha256
+from pathlib import Path
+from types import ModuleType
+from typing import Literal
+
+from torch import nn
+
+from isogon.errors import UsageError
+
+Role = Literal["teacher", "student"]
+
+
+def module_from_path(name: str, role: Role = "teacher") -> tuple[nn.Module, Path | None]:
+    """Return the network that `package.module:factory` makes, and its source file.
+
+    The factory is called without arguments.
+
+    Raises:
+        UsageError: there is no such module or factory, or it makes something else.
+    """
+    module_name, _, attribute = name.partition(":")
+    module = _imported(module_name, name, role)
+    where = f"{module_name} ({module.__file__})"
+    factory = getattr(module, attribute, None)
+    if not callable(factory):
+        found = "nothing of this name" if factory is None else f"a {type(factory).__name__}"
+        raise UsageError(f"Expected a function {attribute!r} in {where}, found {found}.")
+    try:
+        network = factory()
+    except Exception as error:  # of the user's own code
+        raise UsageError(f"{name}() failed: {said(error)}.") from error
+    if not isinstance(network, nn.Module):
+        raise UsageError(
+            f"Expected {name}() to return a torch.nn.Module, got a "
+            f"{type(network).__name__}."
+        )
+    return network, _source(module)
+
+
+def source_of(name: str, role: Role = "teacher") -> Path | None:
+    """Return the source file of the module in `package.module:factory`.
+
+    Raises:
+        UsageError: there is no such module, or it cannot be imported.
+    """
+    return _source(_imported(name.partition(":")[0], name, role))
+
+
+def code_of(name: str, network: nn.Module) -> dict[str, str]:
+    """Return the SHA-256 (hex) of the source that makes a network, by module.
+
+    It counts the module of the import path, and those that define the network's layers
+    in the same package or beside it; not what these import besides.
+    """
+    module_name = name.partition(":")[0]
+    main = _source(sys.modules[module_name])
+    package = module_name.partition(".")[0]
+    names = {module_name, *(type(layer).__module__ for layer in network.modules())}
+    code = {}
+    for module in sorted(names):
+        file = _source(sys.modules.get(module))
+        if file is None or main is None or not file.is_file():
+            continue
+        if module.partition(".")[0] == package or file.parent == main.parent:
+            code[module] = sha256(file.read_bytes()).hexdigest()
+    return code
+
+
+def require_code_of_path(name: str, code: dict[str, str]) -> None:
+    """Raise if the module of an import path has changed, before it is run.
+
+    Args:
+        name: `package.module:factory`.
+        code: what `code_of` returned when the student was made.
+
+    Raises:
+        UsageError: there is no such module, or its source is another.
+    """
+    module_name = name.partition(":")[0]
+    _look_here()
+    try:
+        spec = importlib.util.find_spec(module_name)
+    except Exception:  # of a package that is imported on the way
+        spec = None
+    # Of a module that is loaded already, the file may be gone.
+    if spec is None or spec.origin is None or not Path(spec.origin).is_file():
+        raise UsageError(
+            f"The student is {name}, a network of its author's own, and there is no module "
+            f"{module_name!r} here to make it again. Run this in the folder that holds it, "
+            f"put that on PYTHONPATH, or install it. What is exported already can be "
+            f"served without it."
+        )
+    if module_name in code:
+        found = sha256(Path(spec.origin).read_bytes()).hexdigest()
+        require_code(name, {module_name: found}, {module_name: code[module_name]})
+
+
+def require_code(name: str, found: dict[str, str], expected: dict[str, str]) -> None:
+    """Raise `UsageError` if the source of a student's network is another than it was."""
+    changed = sorted(
+        module
+        for module in found.keys() | expected.keys()
+        if found.get(module) != expected.get(module)
+    )
+    if changed:
+        raise UsageError(
+            f"The student is {name}, and its code has changed since it was trained: "
+            f"{', '.join(changed)}. Bring the source back as it was (its SHA-256 is in "
+            f"manifest.json, at student.code), or distil again. What is exported already "
+            f"can be served without it."
+        )
+
+
+def _source(module: ModuleType | None) -> Path | None:
+    file = getattr(module, "__file__", None)
+    return None if file is None else Path(file)
+
+
+def _look_here() -> None:
+    here = str(Path.cwd())
+    if here not in sys.path:  # a console script's path begins with its own folder
+        sys.path.append(here)
+    importlib.invalidate_caches()
+
+
+def _imported(module_name: str, name: str, role: Role) -> ModuleType:
+    _look_here()
+    try:
+        return importlib.import_module(module_name)
+    except ModuleNotFoundError as error:
+        if error.name and f"{module_name}.".startswith(f"{error.name}."):
+            raise _missing(error.name, name, role) from error
+        raise UsageError(
+            f"Importing {module_name} failed: {error}. Install what it needs."
+        ) from error
+    except (TypeError, ValueError) as error:  # relative or empty names
+        raise UsageError(f"{name!r} is no import path: {error}. {_advice(role)}") from error
+    except Exception as error:  # of the user's own code
+        raise UsageError(f"Importing {module_name} failed: {said(error)}.") from error
+
+
+def _missing(module: str, name: str, role: Role) -> UsageError:
+    return UsageError(
+        f"There is no module {module!r} for the {role} {name}. {_advice(role)}"
+    )
+
+
+def _advice(role: Role) -> str:
+    return (
+        f"Write `name` in [{role}] as `package.module:factory`; modules in the current "
+        f"folder, on PYTHONPATH and installed ones are found."
+    )
+
+
+def said(error: Exception) -> str:
+    """Return what an error of the user's own code says, on one line and not too long."""
+    return f"{type(error).__name__}: {' '.join(str(error)[:400].split())}"

@@ -1,0 +1,114 @@
+"""How far an embedding leaves the principal subspace, alone and against its energy."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float
+
+from isogon.errors import UsageError
+from isogon.ood.detector import Detector
+from isogon.ood.probe import LinearProbe, log_sum_exp
+from isogon.ood.stored import Stored
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Residual(Detector):
+    """|N^T (f - u)|, the part of f outside the principal subspace around u.
+
+    N holds the eigenvectors of the second moment of f - u beyond the `dim` largest,
+    u = -W^+ c is the linear probe's origin. Wang et al., "ViM", CVPR 2022,
+    arXiv:2203.10807, as in OpenOOD v1.5; the score is the negative of its `conf`.
+    Our extension: without labels, hence without probe, u is the mean, which makes
+    this the reconstruction error of a principal component analysis.
+    """
+
+    origin: Float[np.ndarray, " d"]
+    complement: Float[np.ndarray, "d r"]  # N, orthonormal columns
+
+    @classmethod
+    def fit(
+        cls, embeddings: Float[np.ndarray, "n d"], probe: LinearProbe | None, *, dim: int
+    ) -> "Residual":
+        """Fit the subspace of `dim` directions in float64; dim must be below d."""
+        data = embeddings.astype(np.float64)
+        origin = data.mean(axis=0) if probe is None else probe.origin()
+        shifted = data - origin
+        _, directions = np.linalg.eigh(shifted.T @ shifted / len(data))
+        return cls(origin=origin, complement=directions[:, : data.shape[1] - dim])
+
+    def score(self, embeddings: Float[np.ndarray, "b d"]) -> Float[np.ndarray, " b"]:
+        """Return the length of the part outside the subspace."""
+        shifted = embeddings.astype(np.float64) - self.origin
+        found: np.ndarray = np.linalg.norm(shifted @ self.complement, axis=1)
+        return found
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """Return origin [d] and complement [d, r]."""
+        return {
+            "residual.origin": self.origin,
+            "residual.complement": np.ascontiguousarray(self.complement),
+        }
+
+    @classmethod
+    def from_stored(cls, stored: Stored) -> "Residual":
+        """Return the detector that `arrays` stored."""
+        return cls(
+            origin=stored.take("residual.origin", "d"),
+            complement=stored.take("residual.complement", "d r"),
+        )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Vim(Detector):
+    """alpha |N^T (f - u)| - logsumexp(W f + c): the residual as one more logit.
+
+    alpha makes the mean residual of the bank as large as its mean largest logit. Wang
+    et al., "ViM", CVPR 2022, arXiv:2203.10807, as in OpenOOD v1.5; the score is the
+    negative of its `conf`.
+    """
+
+    probe: LinearProbe
+    residual: Residual
+    alpha: float
+
+    @classmethod
+    def fit(
+        cls, embeddings: Float[np.ndarray, "n d"], probe: LinearProbe, *, dim: int
+    ) -> "Vim":
+        """Fit residual and alpha.
+
+        Raises:
+            UsageError: the bank does not leave the subspace.
+        """
+        residual = Residual.fit(embeddings, probe, dim=dim)
+        lengths = residual.score(embeddings)
+        # Below this the residual is the rounding of float32 embeddings.
+        floor = np.finfo(np.float32).eps * np.linalg.norm(embeddings, axis=1).mean()
+        if not lengths.mean() > floor:
+            raise UsageError(
+                f"The vim detector needs embeddings that vary in more than dim = {dim} "
+                f"directions, got {len(embeddings)} that do not; lower dim or add images."
+            )
+        largest = probe.logits(embeddings).max(axis=1)
+        alpha = float(largest.mean() / lengths.mean())
+        return cls(probe=probe, residual=residual, alpha=alpha)
+
+    def score(self, embeddings: Float[np.ndarray, "b d"]) -> Float[np.ndarray, " b"]:
+        """Return the virtual logit minus the energy of the others."""
+        energy = log_sum_exp(self.probe.logits(embeddings))
+        found: np.ndarray = self.alpha * self.residual.score(embeddings) - energy
+        return found
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """Return the probe's and the residual's arrays, and alpha [1]."""
+        alpha = {"vim.alpha": np.array([self.alpha])}
+        return self.probe.arrays() | self.residual.arrays() | alpha
+
+    @classmethod
+    def from_stored(cls, stored: Stored) -> "Vim":
+        """Return the detector that `arrays` stored."""
+        return cls(
+            probe=LinearProbe.from_stored(stored),
+            residual=Residual.from_stored(stored),
+            alpha=float(stored.take("vim.alpha", "one")[0]),
+        )

@@ -1,0 +1,49 @@
+"""The verdict on one artifact: the figures, the bounds, and for which bytes they hold.
+
+The report names the SHA-256 of the one artifact it vouches for (rule 4), and carries
+that artifact's own calibration (rule 5).
+"""
+
+from pydantic import Field
+
+from isogon.ood.calibration import Calibration
+from isogon.parity.figures import Figures, Stability
+from isogon.parity.tolerance import Check, ParityRecord, Tolerance
+from isogon.runtimes.precision import Precision
+
+
+class ParityReport(ParityRecord):
+    """What was compared, how it came out, and for which bytes that holds.
+
+    Truthy only if images were compared and every bound holds. NaN fails.
+    """
+
+    artifact: str
+    sha256: str = Field(pattern="^[0-9a-f]{64}$")
+    tensors: str | None = None  # SHA-256 of the weights' own file, over 2 GB
+    function: str = Field(pattern="^[0-9a-f]{64}$")  # what it is to compute
+    precision: Precision
+    reference: str
+    candidate: str
+    batch_sizes: tuple[int, ...]
+    figures: Figures  # the worst over all batch sizes
+    stability: Stability
+    tolerance: Tolerance
+    calibration: Calibration | None  # None only where its scores are not finite
+
+    @property
+    def checks(self) -> tuple[Check, ...]:
+        """Every figure with its bound, in the order in which they are shown."""
+        return self.figures.checks(self.tolerance) + self.stability.checks(self.tolerance)
+
+    @property
+    def failures(self) -> tuple[str, ...]:
+        """Each broken bound, in one line."""
+        found = self.figures.failures(self.tolerance)
+        found += tuple(str(c) for c in self.stability.checks(self.tolerance) if not c)
+        if self.calibration is None:
+            found += ("its OOD scores are not finite and allow no calibration",)
+        return found
+
+    def __bool__(self) -> bool:
+        return not self.failures

@@ -1,0 +1,34 @@
+"""What runs an exported model: ONNX Runtime and TensorRT, and its machine. No torch."""
+
+from isogon.runtimes.cuda import (
+    CudaDevice as CudaDevice,
+    cuda_device as cuda_device,
+)
+from isogon.runtimes.flavours import (
+    Flavour as Flavour,
+)
+from isogon.runtimes.onnx import (
+    CALIBRATION_KEY as CALIBRATION_KEY,
+    FUNCTION_KEY as FUNCTION_KEY,
+    PREPROCESSING_KEY as PREPROCESSING_KEY,
+    OnnxRunner as OnnxRunner,
+    Provider as Provider,
+)
+from isogon.runtimes.precision import (
+    Precision as Precision,
+)
+from isogon.runtimes.profile import (
+    BatchProfile as BatchProfile,
+)
+from isogon.runtimes.runner import (
+    Outputs as Outputs,
+    Pixels as Pixels,
+    Runner as Runner,
+)
+from isogon.runtimes.stamps import (
+    EngineStamp as EngineStamp,
+    Machine as Machine,
+)
+from isogon.runtimes.tensorrt import (
+    TensorRTRunner as TensorRTRunner,
+)

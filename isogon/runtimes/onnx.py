@@ -1,0 +1,141 @@
+"""ONNX Runtime as a runner, on what is really there."""
+
+import contextlib
+import io
+import os
+from pathlib import Path
+from typing import Any, Literal
+
+# From 1.29 on, ONNX Runtime tells Microsoft of every session unless this is set before it
+# is loaded, and keeps an identifier of the device in the user's cache.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+
+import onnxruntime
+
+from isogon.errors import BundleError, UsageError
+from isogon.runtimes.cuda import CudaDevice, cuda_device
+from isogon.runtimes.runner import Outputs, Pixels, Runner
+
+# What makes an ONNX file stand alone; `isogon.bundle.metadata` says what it is.
+PREPROCESSING_KEY = "isogon.preprocessing"
+CALIBRATION_KEY = "isogon.calibration"
+FUNCTION_KEY = "isogon.function"
+
+Provider = Literal["auto", "cpu", "cuda", "tensorrt"]
+
+_CPU = "CPUExecutionProvider"
+_CUDA = "CUDAExecutionProvider"
+_TENSORRT = ("TensorrtExecutionProvider", "NvTensorRTRTXExecutionProvider")
+# TF32 keeps 10 bits of a float32's 23: too few for the parity of a float32 graph.
+_OPTIONS: dict[str, dict[str, Any]] = {_CUDA: {"use_tf32": "0"}}
+
+
+class OnnxRunner(Runner):
+    """ONNX Runtime on CPU, CUDA or TensorRT. Safe to call from several threads.
+
+    ONNX Runtime falls back to the CPU without a word and logs errors where no device
+    is; so a device is looked for first, and afterwards what came of it. `name` says it.
+
+    Args:
+        path: the ONNX file.
+        threads: of one run on the CPU; None leaves it to ONNX Runtime.
+        provider: "auto" is CUDA where there is a device and ONNX Runtime can use it,
+            else the CPU. "tensorrt" builds engines inside ONNX Runtime, within minutes
+            and for this process only; TF32 is not off there, so parity decides.
+
+    Raises:
+        BundleError: the file does not load, or is no graph of Isogon.
+        UsageError: the provider asked for is not to be had here.
+    """
+
+    def __init__(
+        self, path: Path, *, threads: int | None = None, provider: Provider = "auto"
+    ) -> None:
+        options = onnxruntime.SessionOptions()
+        if threads is not None:
+            options.intra_op_num_threads = threads
+        device = None if provider == "cpu" else cuda_device()
+        wanted = _wanted(provider, device)
+        self._session, printed = _opened(path, options, wanted)
+        used = self._session.get_providers()[0]
+        if provider != "auto" and used != wanted[0]:
+            raise UsageError(
+                f"ONNX Runtime {onnxruntime.__version__} was asked for {wanted[0]} and "
+                f"fell back to {used}: {printed} Install "
+                f"`onnxruntime-gpu[cuda,cudnn]` (and TensorRT for `tensorrt`), or take "
+                f"provider `auto`."
+            )
+        self.on_device = used != _CPU
+        inputs = [value.name for value in self._session.get_inputs()]
+        outputs = [value.name for value in self._session.get_outputs()]
+        if inputs != ["images"] or outputs != ["embedding", "ood_score"]:
+            raise BundleError(
+                f"{path} should map `images` to `embedding` and `ood_score`, "
+                f"it maps {inputs} to {outputs}. Export it with `isogon export`."
+            )
+        metadata = self._session.get_modelmeta().custom_metadata_map
+        self.metadata: dict[str, str] = metadata
+        self.preprocessing: str | None = metadata.get(PREPROCESSING_KEY)
+        self.name = f"onnxruntime {onnxruntime.__version__} {used}"
+        if device is not None and used != _CPU:
+            self.name += f" on {device.name}"
+        elif used != wanted[0]:
+            self.name += f" ({wanted[0]} did not load)"
+
+    def run(self, pixels: Pixels) -> Outputs:
+        """Return embeddings [b, d] and OOD scores [b] of one batch."""
+        embeddings, scores = self._session.run(None, {"images": pixels})
+        return Outputs(embeddings=embeddings, ood_scores=scores)
+
+
+def _opened(
+    path: Path, options: onnxruntime.SessionOptions, wanted: list[str]
+) -> tuple[onnxruntime.InferenceSession, str]:
+    """Return the session, and what ONNX Runtime printed: stdout is for results.
+
+    Raises:
+        BundleError: the file does not load.
+    """
+    printed = io.StringIO()
+    try:
+        with contextlib.redirect_stdout(printed):
+            if _CUDA in wanted:  # from the `nvidia-*` packages, where those are
+                onnxruntime.preload_dlls()
+            session = onnxruntime.InferenceSession(
+                path, options, providers=[(name, _OPTIONS.get(name, {})) for name in wanted]
+            )
+    except Exception as error:  # ONNX Runtime's own classes have no public base
+        raise BundleError(
+            f"{path} does not load in ONNX Runtime {onnxruntime.__version__}: "
+            f"{error} Export it again with `isogon export`."
+        ) from error
+    return session, " ".join(printed.getvalue().split())
+
+
+def _wanted(provider: Provider, device: CudaDevice | None) -> list[str]:
+    """Return the providers to ask for, the first one first.
+
+    Raises:
+        UsageError: what is asked for cannot be had on this machine.
+    """
+    listed = onnxruntime.get_available_providers()
+    if provider == "cpu" or (
+        provider == "auto" and (device is None or _CUDA not in listed)
+    ):
+        return [_CPU]
+    if device is None:
+        raise UsageError(
+            f"Provider `{provider}` needs an NVIDIA GPU, but this process sees no CUDA "
+            f"device. Take provider `cpu`, or look at the driver (`nvidia-smi`) and at "
+            f"CUDA_VISIBLE_DEVICES."
+        )
+    candidates = _TENSORRT if provider == "tensorrt" else (_CUDA,)
+    found = [name for name in candidates if name in listed]
+    if not found:
+        raise UsageError(
+            f"Provider `{provider}` is {' or '.join(candidates)}, but ONNX Runtime "
+            f"{onnxruntime.__version__} has {', '.join(listed)}. Install "
+            f"`onnxruntime-gpu` in place of `onnxruntime`, or take provider `cpu`."
+        )
+    behind = [name for name in (_CUDA, _CPU) if name in listed and name not in found]
+    return [found[0], *behind]

@@ -1,0 +1,107 @@
+"""Fixtures: images of several kinds, some unreadable, and what a whole run makes of them."""
+
+import os
+import shutil
+from collections.abc import Callable, Sequence
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+from rich.progress import Progress
+
+from isogon.bulk import Engine, ProcessEngine, Summary, embed
+from isogon.bulk.engines.engine import Finished
+from isogon.bulk.job import Job
+
+
+@pytest.fixture(scope="session")
+def mixed(
+    digits: Path, photographs: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    """The digits by class and the photographs beside them, two of which are damaged."""
+    folder = tmp_path_factory.mktemp("bulk") / "mixed"
+    shutil.copytree(digits, folder)
+    shutil.copytree(photographs, folder / "photographs")
+    whole = (photographs / "coffee.jpg").read_bytes()
+    (folder / "photographs" / "cut.jpg").write_bytes(whole[: len(whole) // 2])
+    (folder / "photographs" / "empty.png").touch()
+    return folder
+
+
+@pytest.fixture(scope="session")
+def many(photographs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Enough photographs to be stopped among them: 600 names of 12 files."""
+    folder = tmp_path_factory.mktemp("bulk") / "many"
+    folder.mkdir()
+    files = sorted(photographs.glob("*.jpg"))
+    for number in range(600):
+        os.link(files[number % len(files)], folder / f"{number:04}.jpg")
+    return folder
+
+
+def whole(bundle: Path, images: Path, folder: Path) -> Summary:
+    """An uninterrupted run by one worker."""
+    return embed(
+        bundle,
+        str(images),
+        folder / "out.parquet",
+        Progress(disable=True),
+        engine=ProcessEngine(workers=1),
+    )
+
+
+@pytest.fixture(scope="session")
+def embedded(
+    exported: Path, mixed: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Summary:
+    return whole(exported, mixed, tmp_path_factory.mktemp("embedded"))
+
+
+@pytest.fixture(scope="session")
+def many_embedded(
+    exported: Path, many: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Summary:
+    return whole(exported, many, tmp_path_factory.mktemp("many-embedded"))
+
+
+class StoppingEngine(Engine):
+    """Real workers, stopped by the user after some parts."""
+
+    def __init__(self, after: int) -> None:
+        self._engine, self._after = ProcessEngine(workers=2), after
+
+    def decoders(self, *, on_gpu: bool) -> int:
+        return self._engine.decoders(on_gpu=on_gpu)
+
+    def run(self, job: Job, parts: Sequence[int]) -> Finished:
+        with closing(self._engine.run(job, parts)) as finished:
+            for number, part in enumerate(finished):
+                if number == self._after:
+                    raise KeyboardInterrupt
+                yield part
+
+
+@pytest.fixture
+def stopping() -> Callable[[int], Engine]:
+    """Return engines that are stopped after so many parts."""
+    return StoppingEngine
+
+
+@pytest.fixture(scope="session")
+def stopped_once(
+    exported: Path,
+    mixed: Path,
+    progress: Progress,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Path:
+    """The folder of a run that was stopped after two of its four parts."""
+    output = tmp_path_factory.mktemp("stopped") / "out.parquet"
+    with pytest.raises(KeyboardInterrupt):
+        embed(exported, str(mixed), output, progress, engine=StoppingEngine(2))
+    return output.parent
+
+
+@pytest.fixture
+def stopped(stopped_once: Path, tmp_path: Path) -> Path:
+    """The output of such a run, for a test alone."""
+    return Path(shutil.copytree(stopped_once, tmp_path / "stopped")) / "out.parquet"

@@ -1,0 +1,91 @@
+import io
+
+import numpy as np
+import pillow_heif
+import pytest
+from PIL import Image, TiffImagePlugin
+
+from isogon.errors import ImageError, ImageProblem
+from isogon.images import FORMATS, HEAD, decode, image_format
+
+SMOOTH = Image.fromarray(
+    np.linspace(0, 255, 6 * 8 * 3).reshape(6, 8, 3).astype(np.uint8)
+).resize((64, 48), Image.Resampling.BICUBIC)
+
+# Pillow's name of what writes each format.
+WRITERS = {
+    "JPEG": "JPEG", "PNG": "PNG", "WebP": "WEBP", "HEIC": "HEIF", "AVIF": "AVIF",
+    "TIFF": "TIFF", "GIF": "GIF", "BMP": "BMP", "JPEG 2000": "JPEG2000", "PPM": "PPM",
+}  # fmt: skip
+
+
+def written(name: str, image: Image.Image = SMOOTH, **options: object) -> bytes:
+    pillow_heif.register_heif_opener()
+    buffer = io.BytesIO()
+    image.save(buffer, WRITERS[name], **options)
+    return buffer.getvalue()
+
+
+def test_every_format_of_the_table_is_tested() -> None:
+    assert [each.name for each in FORMATS] == list(WRITERS)
+
+
+@pytest.mark.parametrize("name", WRITERS)
+def test_every_format_is_known_by_its_first_bytes_and_decoded(name: str) -> None:
+    data = written(name)
+    assert image_format(data[:HEAD]) == name
+    found = np.array(decode(data), float)
+    assert np.abs(found - np.array(SMOOTH, float)).mean() < 8  # GIF has a palette
+
+
+@pytest.mark.parametrize("name", WRITERS)
+@pytest.mark.parametrize("kept", [0.2, 0.5, 0.97])
+def test_no_format_is_decoded_in_part(name: str, kept: float) -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (60, 80, 3), np.uint8)
+    data = written(name, Image.fromarray(noise))
+    with pytest.raises(ImageError, match=r"truncated|damaged") as caught:
+        decode(data[: int(len(data) * kept)])
+    assert caught.value.problem == ImageProblem.UNDECODABLE
+
+
+def test_a_photograph_of_tiles_is_not_decoded_in_part() -> None:
+    data = written("HEIC")
+    assert np.array_equal(decode(data + b"\0\0\0\x08free"), decode(data))
+    with pytest.raises(ImageError, match="it ends early"):
+        decode(data + b"\0\0\1\0mdat")
+
+
+def test_a_raw_photograph_is_not_taken_for_its_preview() -> None:
+    info = TiffImagePlugin.ImageFileDirectory_v2()
+    info[254] = 1
+    with pytest.raises(ImageError, match="raw photograph") as caught:
+        decode(written("TIFF", tiffinfo=info))
+    assert caught.value.problem == ImageProblem.UNSUPPORTED
+
+
+def test_a_bitmap_that_would_become_noise_is_refused() -> None:
+    data = bytearray(written("BMP", SMOOTH.convert("P").quantize(16)))
+    data[30] = 2
+    with pytest.raises(ImageError, match="run lengths"):
+        decode(bytes(data))
+
+
+@pytest.mark.parametrize(
+    ("head", "name"),
+    [
+        (b"II*\0\x10\0\0\0CR\2\0", None),  # Canon's raw files begin as TIFF does
+        (b"II+\0\x08\0\0\0", "TIFF"),  # BigTIFF
+        (b"\0\0\0\x1cftypmif1\0\0\0\0mif1heic", "HEIC"),
+        (b"\0\0\0\x1cftypmif1\0\0\0\0mif1avif", "AVIF"),
+        (b"\0\0\0\x1cftypmif1\0\0\0\0miafjpeg", None),
+        (b"\0\0\0\x14ftypqt  \0\0\0\0qt  ", None),
+        (b"BM, said the text", None),
+        (b"RIFF\0\0\0\0WAVEfmt ", None),
+        (b"\xff\xd8", None),
+        (b"", None),
+    ],
+)
+def test_what_merely_resembles_a_format_is_not_taken_for_it(
+    head: bytes, name: str | None
+) -> None:
+    assert image_format(head) == name

@@ -1,0 +1,219 @@
+"""Data sets as they come: which files are images, and which classes they have."""
+
+import io
+import json
+import tarfile
+from collections.abc import Sequence
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+
+from isogon.errors import UsageError
+from isogon.images import ClassChoice, ImageFolder, Images, open_images
+
+
+def encoded(kind: str = "PNG") -> bytes:
+    file = io.BytesIO()
+    Image.new("RGB", (4, 4)).save(file, kind)
+    return file.getvalue()
+
+
+IMAGE = encoded()
+LISTED = [f"{label}/{number}.png" for label in "ab" for number in range(3)]
+
+
+def write(root: Path, files: Sequence[str], content: bytes = IMAGE) -> Path:
+    for name in files:
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_bytes(content)
+    return root
+
+
+def write_tar(path: Path, files: dict[str, bytes]) -> Path:
+    with tarfile.open(path, "w") as archive:
+        for name, data in files.items():
+            member = tarfile.TarInfo(name)
+            member.size = len(data)
+            archive.addfile(member, io.BytesIO(data))
+    return path
+
+
+def labels(images: Images) -> list[str]:
+    return [images.classes[number] for number in images.class_numbers]
+
+
+def test_a_folder_off_a_phone_gives_its_images_and_counts_the_rest(tmp_path: Path) -> None:
+    write(
+        tmp_path,
+        ["IMG_1.JPG", "IMG_2.JPG", "b/without-suffix", "b/IMG_3.dat"],
+        encoded("JPEG"),
+    )
+    write(tmp_path, ["broken.png"], b"no image, and to be told so when it is read")
+    write(tmp_path, [".DS_Store", "._IMG_1.JPG", ".thumbnails/x.jpg"])
+    others = ["IMG_1.MOV", "IMG_1.AAE", "Thumbs.db", "notes.txt", "b/empty"]
+    write(tmp_path, others, b"")
+    images = ImageFolder.list(tmp_path)
+    assert set(images.names) == {
+        "IMG_1.JPG", "IMG_2.JPG", "b/IMG_3.dat", "b/without-suffix", "broken.png"
+    }  # fmt: skip
+    hidden, no_images = images.passed_over
+    assert (hidden.count, no_images.count) == (3, 5)
+    assert hidden.examples == (".DS_Store", "._IMG_1.JPG", ".thumbnails")
+    assert images.description.endswith(
+        "Passed over: hidden: 3 (.DS_Store, ._IMG_1.JPG, .thumbnails); "
+        "no images: 5 (IMG_1.AAE, IMG_1.MOV, Thumbs.db, …)."
+    )
+
+
+def test_a_tar_is_sorted_by_content_as_a_folder_is(tmp_path: Path) -> None:
+    files = {
+        "a/x": IMAGE,
+        "a/y.PNG": IMAGE,
+        "b/z.dat": IMAGE,
+        "b/t.txt": b"",
+        "b/._z": IMAGE,
+    }
+    inner = write_tar(tmp_path / "inner.tar", {"c": IMAGE, "d.mov": b"0"}).read_bytes()
+    images = open_images(str(write_tar(tmp_path / "a.tar", files | {"e.tar": inner})))
+    assert images.names == ("a/x", "a/y.PNG", "b/z.dat", "e/c")
+    assert images.image(3).size == (4, 4)
+    assert "no images: 2 (b/t.txt, e/d.mov); hidden: 1 (b/._z)" in images.description
+
+
+NUMBERS = range(6)
+
+
+@pytest.mark.parametrize(
+    ("names", "classes", "said"),
+    [
+        ([f"{c}/images/{n}.png" for c in "ab" for n in NUMBERS], "ab", "at level 1"),
+        ([f"{s}/{c}/{n}.png" for s in ("train", "val") for c in "ab" for n in NUMBERS],
+         "ab", "at level 2"),
+        ([f"train/{c}/images/{c}_{n}.png" for c in "ab" for n in NUMBERS], "ab", "at level 2"),
+        ([f"{c}/{sub}{n}.png" for c in "ab" for sub in ("sub/", "") for n in NUMBERS],
+         "ab", "at level 1"),
+        ([f"{c}/{c}{n}/{view}.png" for c in "ab" for n in NUMBERS for view in "01"],
+         "ab", "at level 1; 12 would be from the folders at level 2"),
+        ([f"{n}.png" for n in NUMBERS], "", "no classes: no folder divides the images"),
+        ([f"a/{n}.png" for n in NUMBERS], "", "no classes: all images lie in the same folder"),
+        ([f"{n}/photo.png" for n in NUMBERS], "", "one, or one for each image"),
+        ([f"a/{n}.png" for n in NUMBERS] + ["b/0.png", "stray.png"],
+         "", "1 images, such as stray.png, lie in no folder of a class"),
+    ],
+)  # fmt: skip
+def test_folders_are_classes_at_the_level_that_divides_the_images(
+    tmp_path: Path, names: list[str], classes: str, said: str
+) -> None:
+    images = ImageFolder.list(write(tmp_path, names))
+    assert images.classes == tuple(classes)
+    assert said in images.class_words
+    if classes:
+        assert labels(images) == [
+            next(part for part in Path(name).parts if part in "ab") for name in images.names
+        ]
+    tar = write_tar(tmp_path / "images.tar", dict.fromkeys(sorted(names), IMAGE))
+    assert open_images(str(tar)).class_words == images.class_words
+
+
+def test_a_level_may_be_chosen(tmp_path: Path) -> None:
+    names = [
+        f"{domain}/{label}/{n}.png" for domain in "xy" for label in "ab" for n in NUMBERS
+    ]
+    root = str(write(tmp_path / "images", names))
+    for level, classes in ((1, "xy"), (2, "ab"), (-1, "ab"), (-2, "xy"), (0, "")):
+        assert open_images(root, choice=ClassChoice(level=level)).classes == tuple(classes)
+    with pytest.raises(
+        UsageError, match=r"24 of the 24 images .*no folder at `classes = 3`"
+    ):
+        open_images(root, choice=ClassChoice(level=3))
+    with pytest.raises(UsageError, match=r"has no columns, so `label` .* got 'breed'"):
+        open_images(root, choice=ClassChoice(column="breed"))
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("a.csv", "path, label\n{0}.png, {1}\n"),
+        ("b.csv", "\ufeffImage Path;Class;Width\n{0}.png;{1};4\n"),
+        ("c.csv", '"filename","target"\n"{0}.png","{1}"\n'),
+        ("d.tsv", "File\tFine Label\tCoarse Label\n{0}.png\t{1}\t7\n"),
+        ("e.csv", "image\tcategory\n{0}.png\t{1}\n"),
+        ("f.jsonl", '{{"file_name": "{0}.png", "label": "{1}"}}\n'),
+    ],
+)
+def test_a_list_is_read_whatever_its_columns_are_called(
+    tmp_path: Path, name: str, text: str
+) -> None:
+    heading, row = ("", text) if name.endswith("jsonl") else text.split("\n", 1)
+    rows = [row.format(f"{label}/{n}", label) for label in "ab" for n in range(3)]
+    lines = "".join([f"{heading}\n" if heading else "", *rows])
+    (tmp_path / name).write_text(lines, encoding="utf-8")
+    images = open_images(str(tmp_path / name))
+    assert images.names == tuple(LISTED)
+    assert labels(images) == [one[0] for one in LISTED]
+    (tmp_path / name).write_bytes(
+        lines.lstrip("\ufeff").encode("utf-16")
+    )  # Excel's Unicode text
+    assert open_images(str(tmp_path / name)).names == tuple(LISTED)
+
+
+def test_a_list_says_its_column_of_classes_and_those_that_nothing_uses(
+    tmp_path: Path,
+) -> None:
+    path = tmp_path / "list.csv"
+    rows = [f"{name},{name[0]},{number % 3}" for number, name in enumerate(LISTED)]
+    path.write_text("\n".join(["path,breed,fold", *rows]))
+    images = open_images(str(path))
+    assert images.classes == ()
+    assert "no column of labels; unused: breed, fold; the folders would give 2" in (
+        images.class_words
+    )
+    chosen = open_images(str(path), choice=ClassChoice(column="Breed"))
+    assert labels(chosen) == [name[0] for name in LISTED]
+    assert chosen.class_words == "2 classes (a, b), from the column `breed`; unused: fold"
+    assert open_images(str(path), choice=ClassChoice(level=1)).classes == ("a", "b")
+    with pytest.raises(UsageError, match=r"no column 'race', .* only breed, fold"):
+        open_images(str(path), choice=ClassChoice(column="race"))
+
+
+def test_parquet_of_hugging_face_gives_its_fine_labels_by_name(tmp_path: Path) -> None:
+    features = {"fine_label": {"names": ["cat", "dog"], "_type": "ClassLabel"}}
+    table = pa.table(
+        {
+            "img": [{"bytes": IMAGE, "path": None}] * 4,
+            "fine_label": [0, 1, 1, 0],
+            "coarse_label": [5, 5, 6, 6],
+        }
+    ).replace_schema_metadata({"huggingface": json.dumps({"info": {"features": features}})})
+    pq.write_table(table, tmp_path / "train.parquet")
+    images = open_images(str(tmp_path / "train.parquet"))
+    assert labels(images) == ["cat", "dog", "dog", "cat"]
+    assert images.image(3).size == (4, 4)
+    assert images.class_words.endswith("the column `fine_label`; unused: coarse_label")
+    coarse = open_images(
+        str(tmp_path / "train.parquet"), choice=ClassChoice(column="coarse_label")
+    )
+    assert labels(coarse) == ["5", "5", "6", "6"]
+
+
+def test_shards_give_the_labels_of_their_json(tmp_path: Path) -> None:
+    files = {}
+    for number in range(6):
+        about = {"label": number % 2, "caption": "x", "box": [1, 2]}
+        files |= {f"{number}.jpg": IMAGE, f"{number}.json": json.dumps(about).encode()}
+        files |= {f"{number}.txt": b"a caption"}
+    path = str(write_tar(tmp_path / "shard-0.tar", files))
+    images = open_images(path)
+    assert labels(images) == ["0", "1"] * 3
+    assert (
+        images.class_words == "2 classes (0, 1), from the column `label`; unused: caption"
+    )
+    assert open_images(path, choice=ClassChoice(column="caption")).classes == ()
+    with pytest.raises(UsageError, match=r"no column 'fold'.* only label, caption"):
+        open_images(path, choice=ClassChoice(column="fold"))
+    del files["3.json"]
+    with pytest.raises(UsageError, match=r"has `label` for some .* 1 of its 6: 3\.jpg"):
+        open_images(str(write_tar(tmp_path / "shard-1.tar", files)))
