@@ -24,8 +24,8 @@ from isogon.cli.main import app
 from serving.process import free_port
 
 WITHOUT_TIMM = (
-    "import sys; sys.modules['timm'] = None; import isogon; "
-    "sys.argv[0] = 'isogon'; isogon.main()"
+    "import sys; sys.modules['timm'] = None; from isogon.cli.main import main; "
+    "sys.argv[0] = 'isogon'; main()"
 )
 COMMANDS = [command.callback.__name__ for command in app.registered_commands]
 
@@ -48,7 +48,10 @@ def test_help_is_instant_and_loads_no_stage(tmp_path: Path) -> None:
     found = isogon("--help", cwd=tmp_path)
     assert found.returncode == 0
     assert all(command in found.stdout for command in COMMANDS)
-    code = "import sys, isogon; print({'torch', 'bentoml', 'bundle'} & set(sys.modules))"
+    code = (
+        "import sys, isogon.cli.main; "
+        "print({'torch', 'bentoml', 'isogon.bundle'} & set(sys.modules))"
+    )
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert loaded.stdout.strip() == "set()"
 
@@ -449,9 +452,10 @@ def test_a_hangup_ends_a_command_unless_it_was_ignored_from_the_start(
     ignored: bool, status: int, tmp_path: Path
 ) -> None:
     program = (
-        "import os, signal, isogon\n"
-        "isogon.app = lambda: os.kill(os.getpid(), signal.SIGHUP)\n"
-        "isogon.main()\n"
+        "import os, signal\n"
+        "from isogon.cli import main\n"
+        "main.app = lambda: os.kill(os.getpid(), signal.SIGHUP)\n"
+        "main.main()\n"
     )
     command = [sys.executable, "-c", program]
     found = subprocess.run(

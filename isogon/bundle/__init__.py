@@ -23,6 +23,7 @@ from isogon.bundle.evaluation import (
     Baseline as Baseline,
     Bootstrap as Bootstrap,
     ClassAccuracy as ClassAccuracy,
+    Copies as Copies,
     Corruptions as Corruptions,
     Cost as Cost,
     Estimate as Estimate,

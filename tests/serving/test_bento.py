@@ -149,14 +149,14 @@ def container(
             process.wait(30)
 
 
-def test_the_bento_holds_bundle_and_serving_and_nothing_else(bento: Path) -> None:
+def test_the_bento_holds_isogon_and_serving_and_nothing_else(bento: Path) -> None:
     source = bento / "src"
     found = {
         path.relative_to(source).as_posix() for path in source.rglob("*") if path.is_file()
     }
     expected = {
         path.relative_to(ROOT).as_posix()
-        for folder in ("bundle", "serving")
+        for folder in ("isogon", "serving")
         for path in (ROOT / folder).rglob("*")
         if path.is_file() and "__pycache__" not in path.parts
     }

@@ -9,7 +9,7 @@ import pytest
 
 from isogon.bulk import Summary
 
-WITHOUT = "import sys; sys.modules[{!r}] = None; import isogon; isogon.main()"
+WITHOUT = "import sys; sys.modules[{!r}] = None; from isogon.cli.main import main; main()"
 
 
 def isogon(*arguments: object) -> subprocess.CompletedProcess[str]:

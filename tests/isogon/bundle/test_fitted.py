@@ -29,7 +29,7 @@ def test_settings_and_a_reduced_bank_are_shown(
 ) -> None:
     found = DetectorInForce.of(bundle)
     spec = found.spec.model_copy(update={"k": 7})
-    console.detector(found.model_copy(update={"spec": spec, "reduced_bank": 20}))
+    console.detector(found.model_copy(update={"spec": spec, "reduced_bank": 20}), None)
     shown = " ".join(capsys.readouterr().out.split())
     for told in ("knn, k = 7", "in training, on", "168, reduced to 20 vectors", "0.05"):
         assert told in shown

@@ -76,7 +76,7 @@ def in_a_process(code: str, image: Image.Image, tmp_path: Path) -> str:
         [sys.executable, "-c", code],
         capture_output=True,
         text=True,
-        cwd=Path(__file__).parents[2],
+        cwd=Path(__file__).parents[3],
     )
     assert done.returncode == 0, done.stderr
     return done.stdout.strip()

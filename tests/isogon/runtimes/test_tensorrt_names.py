@@ -14,7 +14,7 @@ import tensorrt_lean_bindings
 import tensorrt_rtx
 from cuda.bindings import runtime as cuda_runtime
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 FILES = [
     ROOT / "isogon/runtimes/flavours.py",
     ROOT / "isogon/runtimes/tensorrt.py",

@@ -43,7 +43,7 @@ def without_device(exported: Path) -> dict[str, Any]:
     """What a process without a CUDA device is told, on whatever machine this is."""
     done = subprocess.run(
         [sys.executable, "-c", SCRIPT, str(exported / ONNX)],
-        cwd=Path(__file__).parents[2],
+        cwd=Path(__file__).parents[3],
         env=os.environ | {"CUDA_VISIBLE_DEVICES": ""},
         capture_output=True,
         text=True,
