@@ -7,6 +7,7 @@ Only what is said before work starts is imported here; `distill.distillation` an
 from distill.choosing import (
     Chosen as Chosen,
     Wanted as Wanted,
+    chosen_from as chosen_from,
     chosen_recipe as chosen_recipe,
     name_of as name_of,
 )

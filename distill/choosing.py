@@ -13,7 +13,7 @@ from typing import Any
 
 from distill.hub import hub_silence, weights_at_hand
 from distill.packaged import PACKAGE, package_of
-from distill.recipe import Recipe, recipe_from_document
+from distill.recipe import Recipe, document_from_toml, recipe_from_document
 from distill.recipe.defaults import Default, completed
 from isogon.bundle import has_timm_source
 from isogon.errors import UsageError
@@ -105,6 +105,29 @@ def chosen_recipe(
     full, defaults = completed(document)
     recipe = recipe_from_document(document, where=where)
     return Chosen(recipe=recipe, document=full, taken=(*taken, *defaults))
+
+
+def chosen_from(recipe: Path | None, wanted: Wanted, *, minutes: float | None) -> Chosen:
+    """Return the recipe of a file, of wishes, or of both: wishes replace the file's keys.
+
+    Args:
+        recipe: a TOML file; None to go by the wishes alone.
+        wanted: what is asked for.
+        minutes: the length of the run that is asked for in place of steps or epochs.
+
+    Raises:
+        UsageError: see `chosen_recipe`; two lengths, or one that is none.
+    """
+    if minutes is not None:
+        lengths = {"--epochs": wanted.epochs, "--steps": wanted.steps}
+        given = [option for option, value in lengths.items() if value is not None]
+        if given:
+            raise UsageError(f"Expected --minutes or {given[0]}, got both. Leave one out.")
+        if not minutes > 0:
+            raise UsageError(f"Expected --minutes above 0, got {minutes:g}.")
+    if recipe is None:
+        return chosen_recipe(wanted)
+    return chosen_recipe(wanted, document_from_toml(recipe), where=str(recipe))
 
 
 def _set_images(document: dict[str, Any], wanted: Wanted) -> None:

@@ -1,21 +1,37 @@
-"""An ONNX file alone: from image files to embeddings and decisions, without its bundle."""
+"""A model that answers: a bundle's artifact, or an exported ONNX file alone. No torch."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from io import BytesIO
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-from jaxtyping import Float32, UInt8
+from jaxtyping import Bool, Float, Float32, UInt8
+from PIL import ImageOps
+from PIL.Image import Image as PillowImage, fromarray
+from PIL.ImageFile import ImageFile
 from rich.progress import Progress
 
-from isogon.bundle.metadata import Metadata
-from isogon.bundle.stage import sha256_of
+from isogon.bundle import (
+    ONNX,
+    Bundle,
+    Metadata,
+    proven_runner,
+    sha256_of,
+    vouched_artifact,
+)
 from isogon.errors import ImageError, UsageError
-from isogon.images import ImageLimits, decode
+from isogon.images import ImageLimits, Preprocessing, decode
 from isogon.images.collection import LOCAL_LIMITS
-from isogon.runtimes import OnnxRunner
+from isogon.ood import Calibration
+from isogon.runtimes import OnnxRunner, Runner
 
 BATCH = 8
+
+# Modes of Pillow's that no PNG holds: what they become, or those that a TIFF holds.
+_IN_RGB = {"RGBX": "RGB", "YCbCr": "RGB", "HSV": "RGB", "RGBa": "RGBA", "La": "LA"}
+_IN_TIFF = frozenset({"CMYK", "LAB", "F", "I", "I;16B"})
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -58,22 +74,36 @@ class _Seen:
     pixels: UInt8[np.ndarray, "h w 3"]
 
 
-class StandaloneModel:
-    """An exported ONNX file that carries what is needed to use it.
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Answers:
+    """What a model says of n images, in their order."""
 
-    Nothing vouches for the file here: parity reports are the bundle's. What it says of
-    itself is believed; `fingerprint` is the one that a service of the same file answers.
+    embeddings: Float32[np.ndarray, "n d"]  # unit norm
+    scores: Float32[np.ndarray, " n"]  # larger = less familiar, out of distribution
+    p_values: Float[np.ndarray, " n"]
+    is_ood: Bool[np.ndarray, " n"]  # p_value <= the calibration's alpha
+
+    def __len__(self) -> int:
+        return len(self.scores)
+
+
+class Model:
+    """What computes embeddings, and says which images are out of distribution.
+
+    `isogon.load` opens one.
     """
 
     def __init__(
         self,
-        runner: OnnxRunner,
-        metadata: Metadata,
+        runner: Runner,
+        preprocessing: Preprocessing,
+        calibration: Calibration,
         limits: ImageLimits,
         fingerprint: str,
     ) -> None:
-        self.metadata = metadata
         self.name = runner.name
+        self.preprocessing = preprocessing
+        self.calibration = calibration
         # SHA-256 of the file; embeddings compare with those of the same fingerprint.
         self.fingerprint = fingerprint
         self._runner = runner
@@ -82,32 +112,104 @@ class StandaloneModel:
     @classmethod
     def open(
         cls,
-        path: Path,
+        path: str | Path,
         *,
+        artifact: str = ONNX,
         threads: int | None = None,
         limits: ImageLimits = LOCAL_LIMITS,
-    ) -> "StandaloneModel":
-        """Open an ONNX file that `isogon export` made.
+    ) -> "Model":
+        """Open a bundle's artifact, proven on this machine, or an ONNX file alone.
+
+        Parity reports are the bundle's: nothing vouches for a file alone, and what it
+        says of itself is believed.
 
         Args:
-            path: the file.
+            path: a bundle's directory, or an ONNX file that `isogon export` made.
+            artifact: which of a bundle's, such as "onnx/model.int8.onnx".
             threads: of ONNX Runtime; None for its own choice.
             limits: the largest image that is decoded.
 
         Raises:
-            UsageError: there is no such file.
-            BundleError: it does not load, has other inputs and outputs, or lacks the
-                metadata.
+            UsageError: there is nothing at `path`.
+            BundleError: the bundle is damaged, nothing vouches for its artifact, or the
+                file does not load, has other inputs and outputs, or lacks the metadata.
+            CheckFailedError: the bundle's golden images do not come out as they should.
         """
+        path = Path(path)
+        if path.is_dir():
+            bundle = Bundle.open(path)
+            vouched = vouched_artifact(bundle, artifact)
+            return cls(
+                proven_runner(bundle, vouched, threads=threads),
+                bundle.manifest.preprocessing,
+                vouched.calibration,
+                limits,
+                vouched.fingerprint,
+            )
         if not path.is_file():
-            found = "a directory" if path.is_dir() else "nothing"
             raise UsageError(
-                f"Expected an ONNX file at {path}, found {found}. In a bundle it is "
-                f"onnx/model.onnx."
+                f"Expected a bundle's directory or an ONNX file at {path}, found nothing. "
+                f"In a bundle the file is {ONNX}."
             )
         runner = OnnxRunner(path, threads=threads)
         metadata = Metadata.from_properties(runner.metadata, str(path))
-        return cls(runner, metadata, limits, sha256_of(path))
+        return cls(
+            runner,
+            metadata.preprocessing,
+            metadata.calibration,
+            limits,
+            sha256_of(path),
+        )
+
+    def embed(
+        self,
+        images: Sequence[str | Path | bytes | PillowImage | np.ndarray],
+        *,
+        batch_size: int = BATCH,
+    ) -> Answers:
+        """Return embeddings, scores and decisions for images.
+
+        A file, as a path or its bytes, and an image just opened by Pillow are turned
+        upright as the service does; an image made in memory means its pixels.
+
+        Args:
+            images: paths, encoded bytes, images of Pillow's in any mode, or uint8 arrays
+                [h, w], [h, w, 3] (RGB) or [h, w, 4] (RGBA).
+            batch_size: images per run.
+
+        Raises:
+            ImageError: one does not decode, or is too large; the message begins with
+                its place, or its name.
+            UsageError: one is of another type, shape or dtype, or cannot be read.
+
+        Example:
+            >>> answers = isogon.load("photos.isogon").embed(["a.jpg", "b.jpg"])
+            >>> answers.embeddings @ answers.embeddings.T  # cosines
+        """
+        if isinstance(images, str | Path | bytes | PillowImage | np.ndarray):
+            raise UsageError(
+                f"Expected a list of images, got one {type(images).__name__}. Put it in a "
+                f"list: `embed([image])`."
+            )
+        parts = [
+            self._decided(
+                np.stack(
+                    [
+                        self._pixels_of(images[index], index)
+                        for index in range(start, min(start + batch_size, len(images)))
+                    ]
+                )
+            )
+            for start in range(0, len(images), batch_size)
+        ]
+        if not parts:
+            raise UsageError("Expected at least one image, got an empty list.")
+        return Answers(
+            embeddings=np.concatenate([part.embeddings for part in parts]),
+            scores=np.concatenate([part.scores for part in parts]),
+            p_values=np.concatenate([part.p_values for part in parts]),
+            is_ood=np.concatenate([part.is_ood for part in parts]),
+        )
 
     def pixels(self, data: bytes) -> UInt8[np.ndarray, "h w 3"]:
         """Return the pixels the graph takes of an encoded image.
@@ -115,8 +217,8 @@ class StandaloneModel:
         Raises:
             ImageError: it does not decode, or is too large.
         """
-        preprocessing = self.metadata.preprocessing
-        return preprocessing.pixels(decode(data, self._limits, samples=preprocessing.range))
+        crop = self.preprocessing
+        return crop.pixels(decode(data, self._limits, samples=crop.range))
 
     def answer(self, image: Path | bytes) -> Answer:
         """Return what the file says of one image, run alone; bytes have no name.
@@ -157,19 +259,48 @@ class StandaloneModel:
     def _answered(self, seen: Sequence[_Seen]) -> list[Answer]:
         if not seen:
             return []
-        outputs = self._runner.run(np.stack([each.pixels for each in seen]))
-        p_values = self.metadata.calibration.p_values(outputs.ood_scores)
-        flagged = self.metadata.calibration.is_ood(outputs.ood_scores)
+        found = self._decided(np.stack([each.pixels for each in seen]))
         return [
             Answer(
                 name=each.name,
-                embedding=outputs.embeddings[row],
-                ood_score=float(outputs.ood_scores[row]),
-                p_value=float(p_values[row]),
-                is_ood=bool(flagged[row]),
+                embedding=found.embeddings[row],
+                ood_score=float(found.scores[row]),
+                p_value=float(found.p_values[row]),
+                is_ood=bool(found.is_ood[row]),
             )
             for row, each in enumerate(seen)
         ]
+
+    def _decided(self, pixels: UInt8[np.ndarray, "b h w 3"]) -> Answers:
+        outputs = self._runner.run(pixels)
+        return Answers(
+            embeddings=outputs.embeddings,
+            scores=outputs.ood_scores,
+            p_values=self.calibration.p_values(outputs.ood_scores),
+            is_ood=self.calibration.is_ood(outputs.ood_scores),
+        )
+
+    def _pixels_of(
+        self, image: str | Path | bytes | PillowImage | np.ndarray, index: int
+    ) -> UInt8[np.ndarray, "h w 3"]:
+        name = str(image) if isinstance(image, str | Path) else f"images[{index}]"
+        if isinstance(image, str | Path):
+            data = _read(Path(image))
+        elif isinstance(image, bytes):
+            data = image
+        elif isinstance(image, PillowImage):
+            data = _as_file(image)
+        elif isinstance(image, np.ndarray):
+            data = _as_file(_of_array(image, name))
+        else:
+            raise UsageError(
+                f"{name} is a {type(image).__name__}; expected a path, bytes, an image of "
+                f"Pillow's or a uint8 array."
+            )
+        try:
+            return self.pixels(data)
+        except ImageError as error:
+            raise ImageError(error.problem, f"{name} {error}") from error
 
 
 def require_savable(path: Path) -> None:
@@ -215,6 +346,36 @@ def save_answers(path: Path, answers: Sequence[Answer], fingerprint: str) -> Non
         raise UsageError(
             f"{path} cannot be written: {error.strerror}. Choose another --output."
         ) from error
+
+
+def _as_file(image: PillowImage) -> bytes:
+    """Return the pixels as a file without loss, for the one decoder.
+
+    What Pillow has only opened is its file, which EXIF may turn; what was made of it in
+    memory means its pixels.
+    """
+    profile = image.info.get("icc_profile")
+    if isinstance(image, ImageFile):
+        image = ImageOps.exif_transpose(image)
+    if image.mode in _IN_RGB:
+        image = image.convert(_IN_RGB[image.mode])
+    in_tiff = image.mode in _IN_TIFF
+    options: dict[str, Any] = {} if in_tiff else {"compress_level": 0}
+    buffer = BytesIO()
+    image.save(
+        buffer, "TIFF" if in_tiff else "PNG", icc_profile=profile, exif=b"", **options
+    )
+    return buffer.getvalue()
+
+
+def _of_array(array: np.ndarray, name: str) -> PillowImage:
+    shaped = array.ndim == 2 or (array.ndim == 3 and array.shape[2] in (3, 4))
+    if array.dtype != np.uint8 or not shaped or 0 in array.shape:
+        raise UsageError(
+            f"{name} is an array of {array.dtype}, {list(array.shape)}; expected uint8, "
+            f"[h, w], [h, w, 3] (RGB) or [h, w, 4] (RGBA)."
+        )
+    return fromarray(array)
 
 
 def _read(image: Path) -> bytes:

@@ -22,7 +22,7 @@ from rich.progress import Progress
 
 from isogon.bulk import ProcessEngine, embed
 from isogon.images import Preprocessing, decode
-from isogon.model import StandaloneModel
+from isogon.model import Model
 from serving import running_service
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
@@ -132,7 +132,7 @@ def test_the_edge_example_answers_as_isogon_does(
     arguments = [sys.executable, str(EDGE), str(standalone_file), *map(str, images)]
     done = subprocess.run(arguments, capture_output=True, text=True, check=True)
     lines = done.stdout.splitlines()
-    model = StandaloneModel.open(standalone_file)
+    model = Model.open(standalone_file)
     answers = [model.answer(path) for path in images]
     assert {answer.is_ood for answer in answers} == {True, False}
     for line, answer in zip(lines, answers, strict=True):

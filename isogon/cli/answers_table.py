@@ -9,10 +9,10 @@ from isogon.cli.tables import add_row, titled
 from isogon.cli.terminal import note, out
 
 if TYPE_CHECKING:
-    from isogon.model import Answer, StandaloneModel, Unread
+    from isogon.model import Answer, Model, Unread
 
 
-def answers(model: "StandaloneModel", found: "Sequence[Answer | Unread]") -> None:
+def answers(model: "Model", found: "Sequence[Answer | Unread]") -> None:
     """Print score, p-value and verdict of each image; name those that were not read."""
     from isogon.model import Answer
 
@@ -34,7 +34,7 @@ def answers(model: "StandaloneModel", found: "Sequence[Answer | Unread]") -> Non
             f"{begins} … [{len(one.embedding)}]",
         )
     table.caption = (
-        f"A p-value of at most {model.metadata.calibration.alpha:g} is unfamiliar; "
+        f"A p-value of at most {model.calibration.alpha:g} is unfamiliar; "
         f"fingerprint {model.fingerprint[:12]}…"
     )
     table.caption_justify = "left"

@@ -12,7 +12,7 @@ from isogon.cli.options import AsJson
 from isogon.cli.stored import stored_evaluation
 
 if TYPE_CHECKING:
-    from distill import Chosen, Recipe, Wanted
+    from distill import Chosen, Recipe
     from isogon.bundle import Bundle
 
 _RECIPE = "The recipe"
@@ -221,7 +221,7 @@ def distill(
     A run that was interrupted, or even killed, continues from its last checkpoint when
     started again. OUTPUT.work holds metrics.jsonl, and curves for `tensorboard --logdir`.
     """
-    from distill import Wanted
+    from distill import Wanted, chosen_from
 
     with console.needing("distill"):
         wanted = Wanted(
@@ -243,7 +243,7 @@ def distill(
             name=name,
             settings=tuple(settings or ()),
         )
-        chosen = _chosen(recipe, wanted, minutes)
+        chosen = chosen_from(recipe, wanted, minutes=minutes)
     path = output or Path(f"{chosen.recipe.name}.isogon")
     with console.progress() as progress:
         if dry_run:
@@ -282,23 +282,6 @@ def distilled(
         if getattr(stopped, "code", None) != 0:  # 0: a further process of a finished run
             console.note("Stopped. Run the same command again to continue.")
         raise
-
-
-def _chosen(recipe: Path | None, wanted: "Wanted", minutes: float | None) -> "Chosen":
-    """Return the recipe of the file, of the options, or of both: options replace keys."""
-    from distill import chosen_recipe, document_from_toml
-    from isogon.errors import UsageError
-
-    if minutes is not None:
-        lengths = {"--epochs": wanted.epochs, "--steps": wanted.steps}
-        given = [option for option, value in lengths.items() if value is not None]
-        if given:
-            raise UsageError(f"Expected --minutes or {given[0]}, got both. Leave one out.")
-        if not minutes > 0:
-            raise UsageError(f"Expected --minutes above 0, got {minutes:g}.")
-    if recipe is None:
-        return chosen_recipe(wanted)
-    return chosen_recipe(wanted, document_from_toml(recipe), where=str(recipe))
 
 
 def _dry_run(

@@ -42,11 +42,11 @@ def run(
     needed. `examples/edge.py` does the same without Isogon. Exit status 1 if an image
     could not be read.
     """
-    from isogon.model import Answer, StandaloneModel, require_savable, save_answers
+    from isogon.model import Answer, Model, require_savable, save_answers
 
     if output is not None:
         require_savable(output)
-    opened = StandaloneModel.open(model, threads=threads)
+    opened = Model.open(model, threads=threads)
     with console.progress() as progress:
         found = list(opened.answers(_files(images), progress))
     answered = [one for one in found if isinstance(one, Answer)]

@@ -15,15 +15,15 @@ from rich.progress import Progress
 from isogon.bundle import Bundle, sha256_of, vouched_artifact
 from isogon.errors import BundleError, ImageError, UsageError
 from isogon.images import ImageLimits, decode
-from isogon.model import Answer, StandaloneModel, Unread, save_answers
+from isogon.model import Answer, Model, Unread, save_answers
 from isogon.runtimes import OnnxRunner
 
 KEYS = ("isogon.preprocessing", "isogon.calibration", "isogon.function")
 
 
 @pytest.fixture(scope="module")
-def model(standalone_file: Path) -> StandaloneModel:
-    return StandaloneModel.open(standalone_file, threads=1)
+def model(standalone_file: Path) -> Model:
+    return Model.open(standalone_file, threads=1)
 
 
 @pytest.fixture(scope="module")
@@ -32,7 +32,7 @@ def images(digits: Path, photographs: Path) -> list[Path]:
 
 
 def test_it_answers_as_the_bundle_does(
-    model: StandaloneModel, images: list[Path], exported: Path, progress: Progress
+    model: Model, images: list[Path], exported: Path, progress: Progress
 ) -> None:
     artifact = vouched_artifact(bundle := Bundle.open(exported))
     assert model.fingerprint == artifact.fingerprint
@@ -54,7 +54,7 @@ def test_it_answers_as_the_bundle_does(
 
 
 def test_one_image_alone_is_answered_as_among_others(
-    model: StandaloneModel, images: list[Path], progress: Progress
+    model: Model, images: list[Path], progress: Progress
 ) -> None:
     among = list(model.answers(images, progress))[-1]
     alone, from_bytes = model.answer(images[-1]), model.answer(images[-1].read_bytes())
@@ -66,7 +66,7 @@ def test_one_image_alone_is_answered_as_among_others(
 
 
 def test_an_image_that_cannot_be_read_stops_no_other(
-    model: StandaloneModel, images: list[Path], tmp_path: Path, progress: Progress
+    model: Model, images: list[Path], tmp_path: Path, progress: Progress
 ) -> None:
     cut = tmp_path / "cut.jpg"
     cut.write_bytes(images[-1].read_bytes()[:-3000])
@@ -93,7 +93,7 @@ def test_an_image_that_cannot_be_read_stops_no_other(
 
 
 def test_nothing_readable_and_nothing_at_all_are_answered_too(
-    model: StandaloneModel, tmp_path: Path, progress: Progress
+    model: Model, tmp_path: Path, progress: Progress
 ) -> None:
     assert list(model.answers([], progress)) == []
     (unread,) = model.answers([tmp_path / "absent.png"], progress)
@@ -103,13 +103,13 @@ def test_nothing_readable_and_nothing_at_all_are_answered_too(
 def test_the_largest_image_is_the_callers_choice(
     standalone_file: Path, images: list[Path]
 ) -> None:
-    model = StandaloneModel.open(standalone_file, limits=ImageLimits(bytes=50))
+    model = Model.open(standalone_file, limits=ImageLimits(bytes=50))
     with pytest.raises(ImageError, match="more than the limit of 50"):
         model.answer(images[0])
 
 
 def test_an_answer_becomes_json_in_the_services_words(
-    model: StandaloneModel, images: list[Path]
+    model: Model, images: list[Path]
 ) -> None:
     answer = model.answer(images[0])
     found = json.loads(json.dumps(answer.document()))
@@ -122,7 +122,7 @@ def test_an_answer_becomes_json_in_the_services_words(
 
 
 def test_answers_are_saved_without_pickles(
-    model: StandaloneModel, images: list[Path], tmp_path: Path
+    model: Model, images: list[Path], tmp_path: Path
 ) -> None:
     answers = [model.answer(path) for path in images]
     path = tmp_path / "answers.npz"
@@ -161,8 +161,10 @@ def test_a_file_of_before_calls_its_function_a_fingerprint(
         properties["isogon.fingerprint"] = properties.pop("isogon.function")
 
     edited(path, renamed)
-    opened = StandaloneModel.open(path)
-    assert opened.metadata == StandaloneModel.open(standalone_file).metadata
+    opened = Model.open(path)
+    before = Model.open(standalone_file)
+    assert opened.preprocessing == before.preprocessing
+    assert opened.calibration == before.calibration
     assert opened.fingerprint == sha256_of(path)
 
 
@@ -175,13 +177,13 @@ def test_a_file_that_lacks_a_key_is_refused(
     with pytest.raises(
         BundleError, match=r"does not stand alone: expected .* found"
     ) as error:
-        StandaloneModel.open(path)
+        Model.open(path)
     found = str(error.value).partition("found ")[2]
     assert key not in found
     assert all(other in found for other in KEYS if other != key)
     edited(path, dict.clear)
     with pytest.raises(BundleError, match="found no metadata"):
-        StandaloneModel.open(path)
+        Model.open(path)
 
 
 @pytest.mark.parametrize(
@@ -198,17 +200,17 @@ def test_metadata_of_another_form_is_refused(
     path = Path(shutil.copy(standalone_file, tmp_path))
     edited(path, lambda properties: properties.update({key: value}))
     with pytest.raises(BundleError, match=f"its {key.removeprefix('isogon.')} is not one"):
-        StandaloneModel.open(path)
+        Model.open(path)
 
 
-def test_what_is_no_exported_file_is_refused(exported: Path, tmp_path: Path) -> None:
+def test_what_is_no_exported_file_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="found nothing"):
-        StandaloneModel.open(tmp_path / "absent.onnx")
-    with pytest.raises(UsageError, match="found a directory"):
-        StandaloneModel.open(exported)
+        Model.open(tmp_path / "absent.onnx")
+    with pytest.raises(BundleError, match="is no bundle|manifest"):
+        Model.open(tmp_path)
     (tmp_path / "text.onnx").write_text("no graph")
     with pytest.raises(BundleError, match="does not load"):
-        StandaloneModel.open(tmp_path / "text.onnx")
+        Model.open(tmp_path / "text.onnx")
 
 
 def test_it_needs_neither_torch_nor_onnx(standalone_file: Path, images: list[Path]) -> None:
@@ -216,8 +218,8 @@ def test_it_needs_neither_torch_nor_onnx(standalone_file: Path, images: list[Pat
 import sys
 sys.modules |= dict.fromkeys(["torch", "timm", "onnx", "sklearn", "scipy"])
 from pathlib import Path
-from isogon.model import StandaloneModel
-print(StandaloneModel.open(Path(sys.argv[1])).answer(Path(sys.argv[2])).p_value)
+from isogon.model import Model
+print(Model.open(Path(sys.argv[1])).answer(Path(sys.argv[2])).p_value)
 """
     arguments = [sys.executable, "-c", program, str(standalone_file), str(images[0])]
     root = Path(__file__).parents[2]
