@@ -206,7 +206,7 @@ def test_metadata_of_another_form_is_refused(
 def test_what_is_no_exported_file_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="found nothing"):
         Model.open(tmp_path / "absent.onnx")
-    with pytest.raises(BundleError, match="is no bundle|manifest"):
+    with pytest.raises(BundleError, match=r"is no bundle|manifest"):
         Model.open(tmp_path)
     (tmp_path / "text.onnx").write_text("no graph")
     with pytest.raises(BundleError, match="does not load"):
