@@ -52,10 +52,11 @@ def digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def flat_digits(digits: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Sixty of the digits in one folder, without classes."""
+    """Sixty digits upside down in one folder, without classes."""
     folder = tmp_path_factory.mktemp("flat")
     for number, path in enumerate(sorted(digits.rglob("*.png"))[:60]):
-        shutil.copy(path, folder / f"{number}.png")
+        with Image.open(path) as image:
+            image.transpose(Image.Transpose.ROTATE_180).save(folder / f"{number}.png")
     return folder
 
 

@@ -454,7 +454,7 @@ def test_a_hangup_ends_a_command_unless_it_was_ignored_from_the_start(
     program = (
         "import os, signal\n"
         "from isogon.cli import main\n"
-        "main.app = lambda: os.kill(os.getpid(), signal.SIGHUP)\n"
+        "main.app = lambda **_: os.kill(os.getpid(), signal.SIGHUP)\n"
         "main.main()\n"
     )
     command = [sys.executable, "-c", program]

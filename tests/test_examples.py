@@ -40,7 +40,7 @@ def module_at(path: Path) -> ModuleType:
     return module
 
 
-icc = module_at(Path(__file__).parent / "bundle" / "icc.py")
+icc = module_at(Path(__file__).parent / "isogon/images/icc.py")
 
 
 @pytest.fixture(scope="module")

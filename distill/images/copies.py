@@ -129,11 +129,16 @@ def _tell_copies(source: Read, shown: Indices, progress: Progress) -> None:
     _, counts = np.unique(shown[source.usable], return_counts=True)
     copied, different = int(counts[counts > 1].sum()), int((counts > 1).sum())
     if copied:
+        (first, *_), names = np.flatnonzero(counts > 1), source.images.names
+        picture = np.unique(shown[source.usable])[first]
+        alike = source.usable[shown[source.usable] == picture][:_SHOWN]
         _print(
             f"{copied:,} of the {len(source.usable):,} images of {source.images.where} are "
-            f"copies of one another, of {different:,} pictures. Copies never play two "
-            f"roles, and of those held out one is used; `copy_distance` in [data] says "
-            f"what a copy is.",
+            f"copies of one another (of {different:,} different "
+            f"picture{'' if different == 1 else 's'}), such as "
+            f"{', '.join(names[index] for index in alike)}. Copies never play two roles, "
+            f"and of those held out one is used; `copy_distance` in [data] says what a "
+            f"copy is.",
             progress,
         )
 

@@ -37,13 +37,13 @@ PRETRAINED = (
         section="train",
         key="steps",
         value=1200,
-        reason="14,000 images are flat by then",
+        reason="more steps gain little on 14,000 images",
     ),
     Default(
         section="train",
         key="epochs",
         value=80,
-        reason="a few hundred images are learnt by heart after that",
+        reason="a few hundred images are overfitted after that",
     ),
     Default(
         section="train",
@@ -73,13 +73,13 @@ PRETRAINED = (
         section="train",
         key="layer_decay",
         value=0.8,
-        reason="early blocks know what unfamiliar images look like; they move least",
+        reason="early blocks matter for telling unfamiliar images; they change least",
     ),
     Default(
         section="train",
         key="warmup_share",
         value=0.05,
-        reason="AdamW's first steps are its least certain",
+        reason="AdamW's first updates are noisy",
     ),
     Default(
         section="train",

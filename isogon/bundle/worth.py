@@ -72,8 +72,9 @@ def worth_of(evaluation: Evaluation) -> Worth:
 
     The figures that decide are overlap@10 and angle distortion; without the teacher, kNN
     accuracy; without classes too, the AUROCs. Distilling has paid if each of them is
-    better by more than its interval, and not if any is worse by more than that. It is
-    unclear otherwise, and where the teacher is kept but kNN accuracy is lost.
+    better by more than its interval, and not if overlap@10 is worse by more than that, or
+    one of them is and none is better. It is unclear otherwise, and where the teacher is
+    kept but kNN accuracy is lost.
     """
     if evaluation.undistilled is None:
         return Worth(verdict="unknown", sentence=_UNKNOWN)
@@ -93,9 +94,12 @@ def worth_of(evaluation: Evaluation) -> Worth:
     elif verdict == "unclear" and lost:
         opening = "Distilling has lost something, and the rest is open"
     said = "; ".join(map(str, gains))
-    if verdict == "paid" and lost:
+    if lost:
         kept = "; ".join(str(gain) for gain in gains if not gain.worse)
-        said = f"{kept}; but it has lost {'; '.join(map(str, lost))}"
+        worse = "; ".join(map(str, lost))
+        said = f"worse is {worse}" + (f"; not worse: {kept}" if kept else "")
+        if verdict == "paid":
+            said = f"{kept}; but it has lost {worse}"
     random = _RANDOM if evaluation.pretrained is False else ""
     return Worth(verdict=verdict, sentence=f"{opening}: {said}.{random}")
 
@@ -116,7 +120,8 @@ def _verdict(gains: Sequence[Gain]) -> Literal["paid", "not paid", "unclear"]:
     deciding = [named[name] for name in (OVERLAP, DISTORTION) if name in named]
     if not deciding:
         deciding = [named[KNN_ACCURACY]] if KNN_ACCURACY in named else list(gains)
-    if any(gain.worse for gain in deciding):
+    worse = [gain.name for gain in deciding if gain.worse]
+    if OVERLAP in worse or (worse and not any(gain.better for gain in deciding)):
         return "not paid"
     accuracy_is_lost = KNN_ACCURACY in named and named[KNN_ACCURACY].worse
     if all(gain.better for gain in deciding) and not accuracy_is_lost:

@@ -222,6 +222,7 @@ def distill(
     started again. OUTPUT.work holds metrics.jsonl, and curves for `tensorboard --logdir`.
     """
     from distill import Wanted, chosen_from
+    from distill.images.listing import require_sources
 
     with console.needing("distill"):
         wanted = Wanted(
@@ -244,6 +245,7 @@ def distill(
             settings=tuple(settings or ()),
         )
         chosen = chosen_from(recipe, wanted, minutes=minutes)
+        require_sources(chosen.recipe)  # before anything is printed, or torch loaded
     path = output or Path(f"{chosen.recipe.name}.isogon")
     with console.progress() as progress:
         if dry_run:

@@ -70,7 +70,7 @@ def main() -> None:
         if isinstance(stream, TextIOWrapper):
             stream.reconfigure(errors="replace")
     try:
-        app()
+        app(prog_name="isogon")
     except SystemExit as ending:
         if isinstance(ending.__context__, BrokenPipeError):  # no check: `| head` had enough
             sys.exit(128 + signal.SIGPIPE)

@@ -89,7 +89,9 @@ def test_copies_play_one_role_and_one_of_those_held_out_is_used(
     data = prepared(recipe, images=folder)
     said = capsys.readouterr().out.replace("\n", " ")
     assert "320 of the 320 images of" in said
-    assert "copies of one another, of 80 pictures" in said
+    assert (
+        "copies of one another (of 80 different pictures), such as 0-0.png, 0-1.png" in said
+    )
     learnt, aside = ({data.familiar.names[i].split("-")[0] for i in part}
                      for part in (data.learnt, data.validation))  # fmt: skip
     held_out = [

@@ -196,7 +196,9 @@ def test_an_own_student_that_does_not_do_is_refused_before_any_image_is_read(
     factory: str,
     said: str,
 ) -> None:
-    small = changed(recipe, {"name": f"{own_networks}:{factory}"}, images="nowhere")
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    small = changed(recipe, {"name": f"{own_networks}:{factory}"}, images=str(empty))
     with pytest.raises(UsageError, match=said):
         distill(small, tmp_path / "s.isogon", progress)
 
@@ -240,7 +242,8 @@ def test_what_is_not_there_is_refused_before_any_image_is_read(
     said: str,
 ) -> None:
     document = recipe.model_dump(mode="json", exclude_unset=True)
-    document["data"] |= {"images": "nowhere"} | changes.pop("data", {})
+    (tmp_path / "empty").mkdir()
+    document["data"] |= {"images": str(tmp_path / "empty")} | changes.pop("data", {})
     small = recipe_from_document(document | changes, where="tests")
     with pytest.raises(UsageError, match=said):
         distill(small, tmp_path / "s.isogon", progress)

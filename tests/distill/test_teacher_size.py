@@ -211,7 +211,8 @@ def test_a_size_that_does_not_do_is_refused_before_an_image_is_read(
     says: str,
 ) -> None:
     document = recipe.model_dump(mode="json", exclude_unset=True)
-    document["data"] |= {"images": str(tmp_path / "nowhere"), "size": 34}
+    (tmp_path / "empty").mkdir()
+    document["data"] |= {"images": str(tmp_path / "empty"), "size": 34}
     document["teacher"]["size"] = 128
     document[section] = keys | ({"size": 128} if section == "teacher" else {})
     with pytest.raises(UsageError, match=says):

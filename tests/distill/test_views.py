@@ -101,8 +101,8 @@ def test_every_size_is_cut_from_the_original_pixels(images: ImageFolder) -> None
     data = section("plain").model_copy(update={"flip": 0.0})
     _, _, _, large = Views(images, data, 3, sizes=[48, 160])[0, 1]
     source = np.random.SeedSequence((3, 1, 0))
-    random.seed(int(source.generate_state(1)[0]))
     image = images.image(0)
+    random.seed(int(source.generate_state(1)[0]))
     top, left, height, width = RandomResizedCropAndInterpolation.get_params(
         image, data.scale, (3 / 4, 4 / 3)
     )
