@@ -1,10 +1,13 @@
 """Which class each image has: by a folder of its path, or by a column of its list."""
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import PurePosixPath
 
 from isogon.errors import UsageError
+
+_CAPITALS = re.compile(r"(?<=[a-z0-9])(?=[A-Z])")  # where a word begins in `classId`
 
 _SHOWN = 3  # classes or columns in a sentence
 _SEVERAL = 5  # images of a class, on average, where a level of folders may be chosen
@@ -79,7 +82,7 @@ def classes_by_folder(names: Sequence[str], level: int | None, where: str) -> Cl
     Left to itself: the innermost level that every image has and that divides them, which
     a level with one folder does not, nor one with a folder for each image; one whose
     folders hold several images goes before. Passed over are folders like `images`, and
-    `train` and `test` where all are such.
+    a level of `train` and `test` alone.
 
     Args:
         names: the images' paths below the source, with `/`.
@@ -93,9 +96,13 @@ def classes_by_folder(names: Sequence[str], level: int | None, where: str) -> Cl
     if level is not None:
         return _at_level(names, folders, level, where)
     telling = [_telling(path) for path in folders]
-    first = {path[0].casefold() if path else "" for path in folders}
-    if first <= _DIVISIONS:
-        telling = [places[1:] for places in telling]
+    for place in range(min(map(len, telling), default=0)):
+        here = {
+            p[places[place]].casefold() for p, places in zip(folders, telling, strict=True)
+        }
+        if here <= _DIVISIONS:
+            telling = [[*places[:place], *places[place + 1 :]] for places in telling]
+            break
     depth = min(map(len, telling), default=0)
     candidates: list[Classes] = []
     for place in range(depth):
@@ -202,7 +209,8 @@ def column_words(
 
 
 def _tidy(column: str) -> str:
-    return column.strip().casefold().replace(" ", "_").replace("-", "_")
+    words = _CAPITALS.sub("_", column.strip())
+    return words.casefold().replace(" ", "_").replace("-", "_")
 
 
 def _some(names: Sequence[str]) -> str:

@@ -25,12 +25,14 @@ LISTS = {".csv", ".tsv", ".jsonl", ".ndjson", ".txt"}
 # Names of columns, the first that is there counts; capitals and blanks do not.
 PATHS = (
     *("path", "image_path", "img_path", "file_path", "filepath", "filename", "file_name"),
-    *("image_file", "file", "image", "img", "image_name", "name"),
+    *("relative_path", "image_file", "file", "image", "img", "image_name", "name"),
+    *("images", "photo", "picture", "image_id", "id"),
 )
 LABELS = (
     *("label", "class", "target", "category", "class_name", "label_name", "classname"),
     *("fine_label", "labels", "classes", "species", "class_id", "category_id", "label_id"),
-    *("coarse_label",),
+    *("coarse_label", "category_name", "species_name", "breed", "variety", "type", "tag"),
+    *("y", "ground_truth"),
 )
 
 _HINT = "Expected a heading with a column `path` and, where there are classes, `label`."

@@ -11,7 +11,7 @@ _OTHER_URL = re.compile(r"\s*([a-z][a-z0-9+.-]*)://", re.IGNORECASE)
 _NOT_BASE64 = re.compile(r"[^A-Za-z0-9+/_\- \t\r\n\v\f]")
 _URL_SAFE = bytes.maketrans(b"-_", b"+/")  # RFC 4648, section 5
 _SPACE = b" \t\r\n\v\f"
-_ESCAPES = {"%2B": "+", "%2F": "/", "%3D": "=", "%2b": "+", "%2f": "/", "%3d": "="}
+_ESCAPES = {"%2b": "+", "%2f": "/", "%3d": "=", "%0a": "\n", "%0d": "\r", "%20": " "}
 
 
 def from_base64(text: str, index: int, settings: Settings) -> bytes:
@@ -67,7 +67,7 @@ def _from_data_url(url: str, name: str, index: int, settings: Settings) -> bytes
     require_image_type(kind, name, index)
     if "%" in data:
         for escape, character in _ESCAPES.items():
-            data = data.replace(escape, character)
+            data = data.replace(escape, character).replace(escape.upper(), character)
     return _decoded(data, name, index, settings)
 
 

@@ -97,6 +97,8 @@ NUMBERS = range(6)
          "ab", "at level 1"),
         ([f"{c}/{c}{n}/{view}.png" for c in "ab" for n in NUMBERS for view in "01"],
          "ab", "at level 1; 12 would be from the folders at level 2"),
+        ([f"data/{s}/{c}/{n}.png" for s in ("train", "val") for c in "ab" for n in NUMBERS],
+         "ab", "at level 3"),
         ([f"{n}.png" for n in NUMBERS], "", "no classes: no folder divides the images"),
         ([f"a/{n}.png" for n in NUMBERS], "", "no classes: all images lie in the same folder"),
         ([f"{n}/photo.png" for n in NUMBERS], "", "one, or one for each image"),
@@ -141,6 +143,8 @@ def test_a_level_may_be_chosen(tmp_path: Path) -> None:
         ("c.csv", '"filename","target"\n"{0}.png","{1}"\n'),
         ("d.tsv", "File\tFine Label\tCoarse Label\n{0}.png\t{1}\t7\n"),
         ("e.csv", "image\tcategory\n{0}.png\t{1}\n"),
+        ("g.csv", "ImagePath,classId\n{0}.png,{1}\n"),
+        ("h.csv", "relative_path,breed\n{0}.png,{1}\n"),
         ("f.jsonl", '{{"file_name": "{0}.png", "label": "{1}"}}\n'),
     ],
 )
@@ -165,17 +169,17 @@ def test_a_list_says_its_column_of_classes_and_those_that_nothing_uses(
 ) -> None:
     path = tmp_path / "list.csv"
     rows = [f"{name},{name[0]},{number % 3}" for number, name in enumerate(LISTED)]
-    path.write_text("\n".join(["path,breed,fold", *rows]))
+    path.write_text("\n".join(["path,farm,fold", *rows]))
     images = open_images(str(path))
     assert images.classes == ()
-    assert "no column of labels; unused: breed, fold; the folders would give 2" in (
+    assert "no column of labels; unused: farm, fold; the folders would give 2" in (
         images.class_words
     )
-    chosen = open_images(str(path), choice=ClassChoice(column="Breed"))
+    chosen = open_images(str(path), choice=ClassChoice(column="Farm"))
     assert labels(chosen) == [name[0] for name in LISTED]
-    assert chosen.class_words == "2 classes (a, b), from the column `breed`; unused: fold"
+    assert chosen.class_words == "2 classes (a, b), from the column `farm`; unused: fold"
     assert open_images(str(path), choice=ClassChoice(level=1)).classes == ("a", "b")
-    with pytest.raises(UsageError, match=r"no column 'race', .* only breed, fold"):
+    with pytest.raises(UsageError, match=r"no column 'race', .* only farm, fold"):
         open_images(str(path), choice=ClassChoice(column="race"))
 
 

@@ -70,8 +70,9 @@ URL_SAFE = base64.urlsafe_b64encode(IMAGE).decode()
         f"DATA:IMAGE/PNG;charset=utf-8;name=a.png;BASE64,{LINES}",
         f"data:;base64,{TEXT}",
         f"data:application/octet-stream;base64,{quote(TEXT, safe='')}",
+        f"data:image/png;base64,{quote(LINES, safe='')}",
     ],
-    ids=range(12),
+    ids=range(13),
 )
 def test_base64_is_taken_as_common_tools_write_it(text: str, tmp_path: Path) -> None:
     settings = Settings(bundle=tmp_path)
