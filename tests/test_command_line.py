@@ -335,7 +335,7 @@ def test_evaluate_measures_again_and_compare_sets_side_by_side(
     assert set(document["worth"]) == {"copy.isogon", "other.isogon"}
     figures = document["figures"]
     assert figures["angle distortion"]["best"] == ["copy.isogon"]
-    assert figures["kNN accuracy"]["best"] == ["copy.isogon", "other.isogon"]
+    assert {"copy.isogon", "other.isogon"} <= set(figures["kNN accuracy"]["best"])
 
 
 @pytest.mark.parametrize("given", ["photographs", "a:middle=photographs", "=photographs"])

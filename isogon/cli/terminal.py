@@ -86,8 +86,9 @@ def needing(extra: str) -> Iterator[None]:
     except ModuleNotFoundError as error:
         from isogon.errors import UsageError
 
+        package = str(error.name).partition(".")[0]
         raise UsageError(
-            f"This command needs the package {error.name!r}, which is not installed. "
+            f"This command needs the package {package!r}, which is not installed. "
             f"Install the extra `{extra}`: `pip install '.[{extra}]'` where Isogon's "
             f"source lies."
         ) from error

@@ -373,8 +373,9 @@ def test_the_report_says_first_whether_distilling_has_paid(
     worse = beside.model_copy(
         update={"gains": {"overlap@10": Estimate(value=-0.1, low=-0.2, high=-0.05)}}
     )
-    assert '<p class="worth not-paid">Distilling has NOT paid: overlap@10' in report_html(
-        worse, drawn
+    assert (
+        '<p class="worth not-paid">Distilling has NOT paid: worse is overlap@10'
+        in report_html(worse, drawn)
     )
     unknown = Page(report_html(evaluation, drawn))
     assert "Whether distilling has paid is not known" in unknown.text

@@ -335,7 +335,7 @@ def test_parquet_that_does_not_do_says_why(
         opened({"image": [b"x", None]}).image(1)
     with pytest.raises(UsageError, match=r"a\.parquet: 0 is not an image"):
         opened({"image": [b"x", None]}).image(0)
-    monkeypatch.setattr("bundle.sources.parquet._LARGEST_GROUP", 10)
+    monkeypatch.setattr("isogon.images.parquet._LARGEST_GROUP", 10)
     with pytest.raises(UsageError, match=r"Row group 0 of .*row_group_size=100"):
         opened({"image": [b"x" * 100]})
     (tmp_path / "a.parquet").write_bytes(b"no parquet")

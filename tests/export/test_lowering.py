@@ -140,7 +140,7 @@ def test_an_engine_on_its_gpu_that_nothing_vouches_for_is_told_the_command(
     with bundle.stage("export") as stage:
         stage.write(WAITING, b"an engine")
     machine = Machine(gpu="sm90", versions={"trt": "11.4"})
-    monkeypatch.setattr("bundle.engines.Machine.here", lambda: machine)
+    monkeypatch.setattr("isogon.runtimes.stamps.Machine.here", lambda: machine)
     with pytest.raises(UnvouchedArtifactError, match="isogon verify --vouch"):
         vouched_artifact(bundle, WAITING)
 

@@ -81,7 +81,7 @@ def test_a_name_of_another_format_is_refused_before_any_work(
 
 def test_embedding_loads_neither_torch_nor_the_other_stages() -> None:
     code = (
-        "import sys, bulk, bulk.engines.cluster; "
+        "import sys, isogon.bulk, isogon.bulk.engines.cluster; "
         "print({'torch', 'timm', 'ray', 'distill', 'export', 'serving'} & set(sys.modules))"
     )
     assert isogon("-c", code).stdout.strip() == "set()"

@@ -112,7 +112,10 @@ def test_a_fall_back_of_onnx_runtime_is_an_error_or_is_in_the_name(
 def test_onnx_runtime_tells_nobody_and_leaves_no_identifier(
     exported: Path, tmp_path: Path
 ) -> None:
-    run = "import sys, pathlib, bundle; bundle.OnnxRunner(pathlib.Path(sys.argv[1]))"
+    run = (
+        "import sys, pathlib; from isogon.runtimes import OnnxRunner; "
+        "OnnxRunner(pathlib.Path(sys.argv[1]))"
+    )
     plain = (
         "import sys, onnxruntime as o; "
         "o.InferenceSession(sys.argv[1], providers=['CPUExecutionProvider'])"
