@@ -87,6 +87,7 @@ def test_a_run_killed_at_any_moment_ends_bit_identical(
     assert steps == list(range(len(steps))), "steps are missing, or written twice"
 
 
+@pytest.mark.slow
 def test_a_terminated_run_saves_says_so_and_continues(
     recipe: Recipe, tmp_path: Path
 ) -> None:

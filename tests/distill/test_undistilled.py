@@ -252,6 +252,7 @@ def test_distilling_measures_the_network_it_began_with(
     assert found.cost.machine
 
 
+@pytest.mark.slow
 def test_evaluate_builds_the_network_again_random_ones_too(
     bundle: Bundle, progress: Progress
 ) -> None:
@@ -308,6 +309,7 @@ def test_weights_that_are_gone_leave_the_network_out_and_are_told(
     assert worth_of(found).verdict == "unknown"
 
 
+@pytest.mark.slow
 def test_a_pretrained_student_is_compared_by_its_own_cosines_in_the_teachers_space_too(
     recipe: Recipe, tmp_path: Path, progress: Progress
 ) -> None:

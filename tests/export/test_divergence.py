@@ -204,6 +204,7 @@ def test_the_plot_names_the_first_node(
     draw(broken, path)
 
 
+@pytest.mark.slow
 def test_a_bundles_artifact_is_compared_with_a_fresh_export(
     bundle: Bundle, progress: Progress, tmp_path: Path, node_of: Named, changed: Changed
 ) -> None:

@@ -23,6 +23,8 @@ from export.onnx.search import SMALLEST
 from isogon.bundle import ONNX, Bundle, onnx_name
 from isogon.runtimes import Machine
 
+pytestmark = pytest.mark.slow  # distils a bundle of its own
+
 WIDTH = 128
 REFERENCE = "ood/reference.safetensors"
 
@@ -58,7 +60,6 @@ def searches_in_few_bits(path: Path) -> bool:
     return any(node.name.startswith(SEARCH) for node in onnx.load(path).graph.node)
 
 
-@pytest.mark.slow
 def test_every_precision_enters_and_searches_in_few_bits(
     bundle: Bundle, progress: Progress
 ) -> None:
