@@ -373,6 +373,7 @@ def test_calibrate_and_export_take_images_of_ones_own(
     assert isogon("verify", bundle_path, cwd=folder).returncode == 0
 
 
+@pytest.mark.slow
 def test_lower_precisions_are_exported_judged_again_and_run_alone(
     bundle_path: Path, photographs: Path
 ) -> None:

@@ -200,6 +200,7 @@ def test_no_epochs_give_the_closed_form_student_alone(
     assert overlap(learnt, student) > 0.7
 
 
+@pytest.mark.slow
 def test_the_weights_that_are_best_on_validation_images_are_kept(
     digits: Path, flat_digits: Path, cache: Path, tmp_path: Path
 ) -> None:

@@ -145,6 +145,7 @@ def test_a_teacher_in_half_precision_gives_float32(
     assert features.tokens.isfinite().all()
 
 
+@pytest.mark.slow
 def test_a_student_learns_from_a_teacher_in_bfloat16(
     recipe: Recipe, module: str, tmp_path: Path, progress: Progress
 ) -> None:

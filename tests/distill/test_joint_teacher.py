@@ -244,6 +244,7 @@ def test_the_card_names_each_teacher_and_old_manifests_have_none() -> None:
     assert TeacherCard.model_validate(card.model_dump(mode="json")) == card
 
 
+@pytest.mark.slow
 def test_a_joint_student_is_distilled_evaluated_and_continued(
     two: Recipe, tmp_path: Path, progress: Progress
 ) -> None:

@@ -681,6 +681,7 @@ def test_a_transformer_learns_from_a_transformer(
     assert bundle.manifest.width == 64
 
 
+@pytest.mark.slow
 def test_a_folder_without_classes_needs_no_labels(
     recipe: Recipe, tmp_path: Path, flat_digits: Path, progress: Progress
 ) -> None:

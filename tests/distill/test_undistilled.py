@@ -293,6 +293,7 @@ def test_evaluate_repeats_the_closed_form_start_that_a_bundle_holds(
     assert not without_bias["bias"].any()
 
 
+@pytest.mark.slow
 def test_weights_that_are_gone_leave_the_network_out_and_are_told(
     bundle: Bundle, progress: Progress, capsys: pytest.CaptureFixture[str]
 ) -> None:

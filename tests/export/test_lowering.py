@@ -85,6 +85,7 @@ def test_an_overflow_in_float16_is_rejected_without_repair(
     assert [report.artifact for report in parity_reports(again)] == [onnx_name("fp32")]
 
 
+@pytest.mark.slow
 def test_artifacts_of_another_function_are_withdrawn(
     bundle: Bundle, progress: Progress
 ) -> None:
