@@ -9,7 +9,11 @@ from export.graph import (
 )
 from export.latency import latency as latency
 from export.parity import ParityFailedError as ParityFailedError
-from export.plan import ExportPlan as ExportPlan, tolerances as tolerances
+from export.plan import (
+    ExportPlan as ExportPlan,
+    lower_precisions as lower_precisions,
+    tolerances as tolerances,
+)
 from export.site import calibrate as calibrate
 from export.verification import Verified as Verified, verify as verify
 from export.weights import (

@@ -83,6 +83,12 @@ class ExportPlan:
                 )
 
 
+def lower_precisions(*, fp16: bool, int8: bool) -> tuple[Precision, ...]:
+    """Return those precisions below float32 that are asked for, for `ExportPlan.lower`."""
+    asked: dict[Precision, bool] = {"fp16": fp16, "int8": int8}
+    return tuple(precision for precision, wanted in asked.items() if wanted)
+
+
 def tolerances(
     bounds: Iterable[str], made: Collection[Precision] = PRECISIONS
 ) -> Mapping[Precision, Tolerance]:

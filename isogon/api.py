@@ -5,6 +5,7 @@ Each loads its stage when it is called, and is silent unless it is given `progre
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +19,6 @@ from isogon.errors import UsageError
 from isogon.images.collection import LOCAL_LIMITS
 from isogon.images.decoding import ImageLimits
 from isogon.model import Model
-from isogon.runtimes import Precision
 from isogon.runtimes.cores import usable_cores
 
 if TYPE_CHECKING:
@@ -96,10 +96,15 @@ def distill(
     """
     from distill import Recipe, Wanted, chosen_from
 
-    asked = dict(
-        images=images,
-        unfamiliar=unfamiliar,
-        teacher=tuple(teacher) or None,
+    sets = unfamiliar if isinstance(unfamiliar, Mapping) else {"": unfamiliar}
+    wanted = Wanted(
+        images=_text(images),
+        unfamiliar=tuple(
+            f"{name}={place}" if name else str(place)
+            for name, place in sets.items()
+            if place is not None
+        ),
+        teacher=(teacher,) if isinstance(teacher, str) else tuple(teacher),
         student=student,
         width=width,
         size=size,
@@ -107,36 +112,20 @@ def distill(
         epochs=epochs,
         steps=steps,
         seed=seed,
-        settings=settings,
+        settings=tuple(
+            f"{key}={json.dumps(value)}" for key, value in (settings or {}).items()
+        ),
     )
     if isinstance(recipe, Recipe):
-        given = [name for name, value in asked.items() if value is not None]
+        given = [
+            one.name for one in fields(wanted) if getattr(wanted, one.name) != one.default
+        ]
         if given:
             raise UsageError(
                 f"Expected a Recipe or {given[0]}=, got both. Change the recipe instead."
             )
         found = recipe
     else:
-        sets = unfamiliar if isinstance(unfamiliar, Mapping) else {"": unfamiliar}
-        wanted = Wanted(
-            images=_text(images),
-            unfamiliar=tuple(
-                f"{name}={place}" if name else str(place)
-                for name, place in sets.items()
-                if place is not None
-            ),
-            teacher=(teacher,) if isinstance(teacher, str) else tuple(teacher),
-            student=student,
-            width=width,
-            size=size,
-            teacher_size=teacher_size,
-            epochs=epochs,
-            steps=steps,
-            seed=seed,
-            settings=tuple(
-                f"{key}={json.dumps(value)}" for key, value in (settings or {}).items()
-            ),
-        )
         file = None if recipe is None else Path(recipe)
         found = chosen_from(file, wanted, minutes=minutes).recipe
     from distill.distillation import distill as run
@@ -190,10 +179,9 @@ def export(
         BundleError: the bundle is damaged.
         CheckFailedError: an artifact does not pass; those that passed are in.
     """
-    from export import ExportPlan, export_bundle
+    from export import ExportPlan, export_bundle, lower_precisions
 
-    asked: dict[Precision, bool] = {"fp16": fp16, "int8": int8}
-    lower = tuple(precision for precision, wanted in asked.items() if wanted)
+    lower = lower_precisions(fp16=fp16, int8=int8)
     opened = _opened(bundle, "export")
     exported = export_bundle(opened, _silent(progress), ExportPlan(lower=lower))
     exported.require()

@@ -126,12 +126,11 @@ def _tell_shared(title: str, source: Read, again: Indices, progress: Progress) -
 
 def _tell_copies(source: Read, shown: Indices, progress: Progress) -> None:
     """Say how many images to learn from are copies of others."""
-    _, counts = np.unique(shown[source.usable], return_counts=True)
+    pictures, counts = np.unique(shown[source.usable], return_counts=True)
     copied, different = int(counts[counts > 1].sum()), int((counts > 1).sum())
     if copied:
-        (first, *_), names = np.flatnonzero(counts > 1), source.images.names
-        picture = np.unique(shown[source.usable])[first]
-        alike = source.usable[shown[source.usable] == picture][:_SHOWN]
+        names, first = source.images.names, pictures[counts > 1][0]
+        alike = source.usable[shown[source.usable] == first][:_SHOWN]
         _print(
             f"{copied:,} of the {len(source.usable):,} images of {source.images.where} are "
             f"copies of one another (of {different:,} different "

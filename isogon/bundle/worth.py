@@ -93,13 +93,14 @@ def worth_of(evaluation: Evaluation) -> Worth:
         opening += " and lost something" if lost else ", and the rest is open"
     elif verdict == "unclear" and lost:
         opening = "Distilling has lost something, and the rest is open"
-    said = "; ".join(map(str, gains))
-    if lost:
-        kept = "; ".join(str(gain) for gain in gains if not gain.worse)
-        worse = "; ".join(map(str, lost))
+    worse = "; ".join(map(str, lost))
+    kept = "; ".join(str(gain) for gain in gains if not gain.worse)
+    if not lost:
+        said = kept
+    elif verdict == "paid":
+        said = f"{kept}; but it has lost {worse}"
+    else:
         said = f"worse is {worse}" + (f"; not worse: {kept}" if kept else "")
-        if verdict == "paid":
-            said = f"{kept}; but it has lost {worse}"
     random = _RANDOM if evaluation.pretrained is False else ""
     return Worth(verdict=verdict, sentence=f"{opening}: {said}.{random}")
 

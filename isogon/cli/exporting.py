@@ -12,7 +12,6 @@ from isogon.cli.options import AsJson, Bounds, BundlePath, MoreImages
 if TYPE_CHECKING:
     from export import Exported
     from isogon.bundle import Bundle
-    from isogon.runtimes import Precision
 
 _PROFILE = "1:8:32"
 
@@ -121,8 +120,8 @@ def export(
     opened = Bundle.open(bundle, rewriting=["export"])
     with console.progress() as progress:
         with console.loading(progress, extra="export"):
-            from export import ExportPlan, export_bundle, tolerances
-        lower = _lower(fp16=fp16, int8=int8)
+            from export import ExportPlan, export_bundle, lower_precisions, tolerances
+        lower = lower_precisions(fp16=fp16, int8=int8)
         plan = ExportPlan(
             lower=lower,
             engine=engine,
@@ -172,11 +171,6 @@ def _weights(bundle: "Bundle", file: Path, *, as_json: bool) -> None:
         )
     else:
         console.weights(written)
-
-
-def _lower(*, fp16: bool, int8: bool) -> "tuple[Precision, ...]":
-    asked: dict[Precision, bool] = {"fp16": fp16, "int8": int8}
-    return tuple(precision for precision, wanted in asked.items() if wanted)
 
 
 def exported_document(exported: "Exported") -> dict[str, Any]:
