@@ -139,9 +139,9 @@ def _transform(data: DataSection, size: int) -> Callable[[Image.Image], Tensor]:
             scale=data.scale,
             hflip=data.flip,
             auto_augment=data.augment,
-            color_jitter=data.colour_jitter,
-            color_jitter_prob=data.colour_jitter_share,
-            grayscale_prob=data.grey,
+            color_jitter=data.color_jitter,
+            color_jitter_prob=data.color_jitter_share,
+            grayscale_prob=data.gray,
             gaussian_blur_prob=data.blur,
             interpolation="bicubic",
         )

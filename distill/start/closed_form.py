@@ -41,8 +41,8 @@ def closed_form(
 
     The strength is the one with the least error by generalised cross-validation (Golub,
     Heath and Wahba, 1979). Without a bias the layer is blind to the length of its input,
-    which for many networks tells little of the image: with one, measured, unfamiliar
-    images are told less well. A ridge shrinks its predictions towards their mean, and
+    which for many networks says little about the image: with one, measured, unfamiliar
+    images are detected less well. A ridge shrinks its predictions towards their mean, and
     directions towards a common mean have too large cosines. So a share of the mean is
     taken off again: the one whose cosines between images, each predicted by a layer that
     did not see it, are nearest to the teacher's. (Targets whose own cosines are too small

@@ -163,7 +163,7 @@ def _remedy(record: StoreRecord) -> str:
 
 
 def _tell_what_differs(cache: Path, record: StoreRecord, progress: Progress) -> None:
-    """Say why the store most like the one wanted does not do."""
+    """Say why the most similar store cannot be used."""
     nearest: tuple[list[str], Path] | None = None
     for path in sorted(cache.glob(f"*/{RECORD}")):
         if path.parent.name == record.folder:

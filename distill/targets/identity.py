@@ -15,8 +15,14 @@ from isogon.networks import FeatureExtractor
 
 # The keys of [data] that the pixels of a view depend on; a test holds `Views` to it.
 VIEW_SETTINGS = {
-    *("size", "scale", "flip", "augment", "colour_jitter", "colour_jitter_share"),
-    *("grey", "blur", "erase"),
+    *("size", "scale", "flip", "augment", "color_jitter", "color_jitter_share"),
+    *("gray", "blur", "erase"),
+}
+# Stores are known by the names that these keys had first.
+_AS_STORED = {
+    "color_jitter": "colour_jitter",
+    "color_jitter_share": "colour_jitter_share",
+    "gray": "grey",
 }
 # Other versions of these may draw, resample or compute otherwise.
 _LIBRARIES = ("pillow", "timm", "torch", "torchvision")
@@ -37,7 +43,8 @@ def view_parts(
     They are those of every student, whatever its own size, unless they are blurred or
     erased in part: these are drawn at the student's size.
     """
-    settings: Parts = data.model_dump(mode="json", include=VIEW_SETTINGS)
+    chosen = data.model_dump(mode="json", include=VIEW_SETTINGS)
+    settings: Parts = {_AS_STORED.get(key, key): value for key, value in chosen.items()}
     settings["size"] = size
     if size != data.size and (data.blur or data.erase):
         settings["drawn_at"] = data.size
