@@ -22,7 +22,7 @@ from typing import Self
 
 from isogon.bulk.engines.engine import Engine, Finished
 from isogon.bulk.job import Job
-from isogon.bulk.model import Model
+from isogon.bulk.model import model_for_job
 from isogon.bulk.part import embed_part
 from isogon.errors import IsogonError, UsageError
 
@@ -139,11 +139,11 @@ def _uninterrupted() -> Iterator[None]:
 
 
 def _work(end: Connection) -> None:
-    """Do the parts that are asked for, until nobody asks."""
+    """Do the parts that arrive through the pipe, until it is closed."""
     threading.Thread(target=_end_with_parent, daemon=True).start()
     try:
         job: Job = pickle.loads(end.recv_bytes())
-        model = Model.for_job(job)
+        model = model_for_job(job)
         while True:
             part = end.recv()
             end.send((part, embed_part(model, job, part).to_bytes()))
