@@ -1,4 +1,4 @@
-"""What a run asks of its models, tried before any image is read."""
+"""The run's requirements on its models, tried before any image is read."""
 
 from pathlib import Path
 from typing import Any

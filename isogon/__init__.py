@@ -1,4 +1,4 @@
-"""Isogon: make a vision model small, prove that it is the same, know when not to trust it.
+"""Isogon: distil a vision model, prove what is exported, know when not to trust it.
 
     import isogon
 

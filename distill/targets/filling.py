@@ -1,4 +1,4 @@
-"""Features computed once: written row after row, taken up again after an interruption."""
+"""Features computed once: written row by row, continued after an interruption."""
 
 import os
 import time

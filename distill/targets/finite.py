@@ -1,4 +1,4 @@
-"""Features that are not finite: the teacher's fault, named with the image."""
+"""Features that are not finite: an error of the teacher, reported with the image."""
 
 from collections.abc import Sequence
 

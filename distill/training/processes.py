@@ -183,7 +183,7 @@ def accompanied(fabric: Fabric) -> Iterator[None]:
 
 @contextmanager
 def in_common(fabric: Fabric) -> Iterator[None]:
-    """Let the first process of each node speak for an error that all processes meet."""
+    """Print an error that all processes raise once per node."""
     try:
         yield
     except UsageError:

@@ -1,4 +1,4 @@
-"""A run from the images to the file."""
+"""A whole bulk run: from a source of images to one Parquet file."""
 
 import os
 import time

@@ -19,7 +19,7 @@ _Read = UInt8[np.ndarray, "h w 3"] | str  # pixels, or why there are none
 
 
 def embed_part(model: Model, job: Job, number: int) -> PartTable:
-    """Embed the images of one part; what cannot be read is named, and stops nothing.
+    """Embed the images of one part; unreadable images are listed, and stop nothing.
 
     The next batches are decoded while one is run.
     """

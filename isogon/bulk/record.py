@@ -47,7 +47,7 @@ class RunRecord(BaseModel):
 
     @classmethod
     def load(cls, path: Path) -> "RunRecord | None":
-        """Read a record; None where the file is none of this version."""
+        """Read a record; None if the file is not a record of this version."""
         try:
             return cls.model_validate_json(path.read_bytes())
         except ValidationError:

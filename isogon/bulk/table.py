@@ -42,7 +42,7 @@ def schema(width: int, *, labelled: bool) -> pa.Schema:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PartTable:
-    """What came of one part: rows for the images that were read, reasons for others."""
+    """The result of one part: rows for readable images, reasons for the others."""
 
     rows: pa.Table
     unreadable: Sequence[tuple[str, str]]  # name and reason

@@ -17,7 +17,7 @@ def verify(
     bundle: Annotated[
         Path | None,
         typer.Argument(
-            metavar="[BUNDLE]",
+            metavar="BUNDLE",
             help="A bundle's directory; not with --judge.",
             show_default=False,
         ),

@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+import isogon
+
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
@@ -30,10 +32,13 @@ def test_isogon_finds_its_own_stages_and_says_which_folder_it_passed_by(
 ) -> None:
     found = run(
         folder,
-        "import isogon, export, distill.recipe\n"
-        "print(hasattr(export, 'mine'), hasattr(export, 'export_bundle'))\n",
+        "import isogon\n"
+        "from importlib.util import find_spec\n"
+        "print(find_spec('export').origin, find_spec('distill').origin)\n",
     )
-    assert found.stdout.split() == ["False", "True"], found.stderr
+    ours = Path(isogon.__file__).parents[1]
+    expected = [str(ours / name / "__init__.py") for name in ("export", "distill")]
+    assert found.stdout.split() == expected, found.stderr
     assert f"not {folder / 'export' / '__init__.py'}. Rename yours" in found.stderr
     assert str(folder / "distill") not in found.stderr  # no code in it
 

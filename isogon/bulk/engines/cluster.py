@@ -137,7 +137,7 @@ def _this_node() -> str:
 
 
 def _say(fault: _Fault, faulty: dict[str, str]) -> None:
-    """Take note of a node's first fault, and say it."""
+    """Record a node's first fault, and print it."""
     if fault.node not in faulty:
         logging.getLogger(__name__).warning(
             "Node %s cannot do its part: %s. Another worker does it.",
@@ -198,10 +198,10 @@ def _cluster(address: str | None, workers: int | None) -> Iterator[Any]:
 
 
 def _require_reachable(address: str) -> None:
-    """Ask once whether anybody listens: Ray itself would try for minutes.
+    """Try once to connect: Ray itself would try for minutes.
 
     Raises:
-        OSError: nobody does.
+        OSError: nothing listens there.
     """
     host, _, port = address.removeprefix("ray://").rpartition(":")
     if port.isdigit():

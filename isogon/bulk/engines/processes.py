@@ -75,7 +75,7 @@ class ProcessEngine(Engine):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Worker:
-    """A process, as seen from outside."""
+    """A worker process, as its parent sees it."""
 
     process: BaseProcess
     end: Connection
@@ -105,7 +105,7 @@ class _Worker:
         return answer
 
     def stop(self) -> None:
-        """End it at once: it keeps nothing that would have to be put away."""
+        """End it at once: it holds nothing that has to be saved."""
         self.end.close()
         self.process.kill()
         self.process.join()
@@ -129,7 +129,7 @@ class _Worker:
 
 @contextmanager
 def _uninterrupted() -> Iterator[None]:
-    """Start processes that Ctrl-C does not reach: it is answered once, outside them."""
+    """Start processes that Ctrl-C does not reach: only the parent handles it."""
     resource_tracker.ensure_running()  # else it is started meanwhile, and lifts the mask
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
