@@ -5,6 +5,10 @@ export GOMP_SPINCOUNT ?= 3000
 BIN := .venv/bin
 INSTALLED := .venv/installed
 
+# What the tests need. Not `benchmarks`; not `tensorrt`, whose packages only a GPU runs.
+EXTRAS := distill,export,serving,bulk,ray,tensorrt-rtx,quickstart,dev
+comma := ,
+
 .PHONY: quickstart test check slow gpu-check keys constraints clean
 
 quickstart: $(INSTALLED)
@@ -30,7 +34,7 @@ $(INSTALLED): pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and f"Isogon needs Python 3.11 or newer, {sys.executable} is {sys.version.split()[0]}; run make with PYTHON=python3.12, say.")'
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt uv
-	$(BIN)/uv pip install --python $(BIN)/python --constraint constraints.txt --editable ".[distill,export,serving,bulk,ray,tensorrt-rtx,quickstart,dev]"
+	$(BIN)/uv pip install --python $(BIN)/python --constraint constraints.txt --editable ".[$(EXTRAS)]"
 	touch $@
 
 # Every key of a recipe, with its defaults.
@@ -39,7 +43,7 @@ keys: $(INSTALLED)
 
 # Pin what the ranges of pyproject.toml resolve to today, as plain name==version lines.
 constraints:
-	$(BIN)/uv pip compile --quiet --python-version 3.11 --no-annotate --no-header --no-emit-index-url --all-extras pyproject.toml --output-file constraints.txt
+	$(BIN)/uv pip compile --quiet --python-version 3.11 --no-annotate --no-header --no-emit-index-url $(foreach extra,$(subst $(comma), ,$(EXTRAS)) benchmarks,--extra $(extra)) pyproject.toml --output-file constraints.txt
 	$(BIN)/uv --version | sed -E 's/^uv ([0-9.]+).*/uv==\1/' >> constraints.txt
 
 clean:

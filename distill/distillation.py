@@ -83,7 +83,7 @@ def distill(
 
     Raises:
         UsageError: something is at `output`, another run makes it, or the images or
-            models do not do.
+            models are unsuitable.
     """
     recipe.ood.require_read()
     require_absent(output)
@@ -172,7 +172,7 @@ def learn(
     images are listed and read unless they are given, as `data`.
 
     Raises:
-        UsageError: the images or models do not do, or the loss diverged.
+        UsageError: the images or models are unsuitable, or the loss diverged.
         ProcessError: see `accompanied`.
     """
     if data is None:

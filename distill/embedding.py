@@ -70,7 +70,7 @@ def embed_all(
 ) -> Embeddings:
     """Return every model's embeddings of the images of every role, each read once.
 
-    Of a teacher that is only known by its embeddings there are those of the familiar
+    Of a teacher that is only known by its embeddings there are only those of the familiar
     images; where the images to test on come from elsewhere there are none at all, which
     is said.
 

@@ -7,7 +7,7 @@ import urllib.request
 from functools import cache
 
 _SECONDS = 4.0
-_SILENT: dict[str, str] = {}  # hubs that were asked in vain, and why
+_SILENT: dict[str, str] = {}  # hubs that did not answer, and why
 _FILES = ("model.safetensors", "pytorch_model.bin")
 
 

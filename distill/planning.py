@@ -1,7 +1,7 @@
 """The plan of a run: how many steps, how long, how much memory and disk; before it starts.
 
 Nothing is guessed: a few images go through the teacher, and through a step or two of the
-student, and the rest is arithmetic.
+student, and the rest is computed from that.
 """
 
 import json

@@ -32,7 +32,7 @@ def student_from_recipe(recipe: Recipe) -> tuple[Student, str]:
     the same network again.
 
     Raises:
-        UsageError: the network or its weights are not to be had, or do not do.
+        UsageError: the network or its weights cannot be loaded, or are unsuitable.
     """
     section = recipe.student
     size = recipe.data.size, recipe.data.size

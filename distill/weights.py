@@ -21,7 +21,7 @@ _PACKAGED_LICENCE = "Apache-2.0"
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Pretrained:
-    """A timm model with its weights, and what is known of them."""
+    """A timm model with its weights, their name and their licence."""
 
     model: TimmModel
     weights: str

@@ -16,6 +16,7 @@ from rich.progress import Progress
 from isogon.bundle import (
     ONNX,
     Bundle,
+    Manifest,
     Metadata,
     proven_runner,
     sha256_of,
@@ -29,7 +30,7 @@ from isogon.runtimes import OnnxRunner, Runner
 
 BATCH = 8
 
-# Modes of Pillow's that no PNG holds: what they become, or those that a TIFF holds.
+# Modes of Pillow that PNG cannot hold: what they are converted to, or saved as TIFF.
 _IN_RGB = {"RGBX": "RGB", "YCbCr": "RGB", "HSV": "RGB", "RGBa": "RGBA", "La": "LA"}
 _IN_TIFF = frozenset({"CMYK", "LAB", "F", "I", "I;16B"})
 
@@ -100,8 +101,11 @@ class Model:
         calibration: Calibration,
         limits: ImageLimits,
         fingerprint: str,
+        manifest: Manifest | None = None,
     ) -> None:
         self.name = runner.name
+        self.manifest = manifest  # of the bundle; None: a file alone
+        self.on_device = runner.on_device  # whether an accelerator computes
         self.preprocessing = preprocessing
         self.calibration = calibration
         # SHA-256 of the file; embeddings compare with those of the same fingerprint.
@@ -120,8 +124,8 @@ class Model:
     ) -> "Model":
         """Open a bundle's artifact, proven on this machine, or an ONNX file alone.
 
-        Parity reports are the bundle's: nothing vouches for a file alone, and what it
-        says of itself is believed.
+        Parity reports are in the bundle: a file alone is taken at its word, with the
+        preprocessing and the calibration of its metadata.
 
         Args:
             path: a bundle's directory, or an ONNX file that `isogon export` made.
@@ -145,6 +149,7 @@ class Model:
                 vouched.calibration,
                 limits,
                 vouched.fingerprint,
+                bundle.manifest,
             )
         if not path.is_file():
             raise UsageError(
@@ -192,7 +197,7 @@ class Model:
                 f"list: `embed([image])`."
             )
         parts = [
-            self._decided(
+            self.of_pixels(
                 np.stack(
                     [
                         self._pixels_of(images[index], index)
@@ -235,7 +240,7 @@ class Model:
     ) -> Iterator[Answer | Unread]:
         """Yield what the file says of each image, in order, a batch at a time.
 
-        An image that cannot be read is told as such and stops no other.
+        An image that cannot be read is yielded as `Unread`; the others are answered.
         """
         task = progress.add_task("Running the model", total=len(images))
         for start in range(0, len(images), batch_size):
@@ -259,7 +264,7 @@ class Model:
     def _answered(self, seen: Sequence[_Seen]) -> list[Answer]:
         if not seen:
             return []
-        found = self._decided(np.stack([each.pixels for each in seen]))
+        found = self.of_pixels(np.stack([each.pixels for each in seen]))
         return [
             Answer(
                 name=each.name,
@@ -271,7 +276,8 @@ class Model:
             for row, each in enumerate(seen)
         ]
 
-    def _decided(self, pixels: UInt8[np.ndarray, "b h w 3"]) -> Answers:
+    def of_pixels(self, pixels: UInt8[np.ndarray, "b h w 3"]) -> Answers:
+        """Return what the model says of images in the size it takes, as one batch."""
         outputs = self._runner.run(pixels)
         return Answers(
             embeddings=outputs.embeddings,

@@ -160,9 +160,9 @@ def _transform(
             ratio=(1.0, 1.0) if whole else None,
             hflip=data.flip,
             auto_augment=data.augment,
-            color_jitter=data.colour_jitter,
-            color_jitter_prob=data.colour_jitter_share,
-            grayscale_prob=data.grey,
+            color_jitter=data.color_jitter,
+            color_jitter_prob=data.color_jitter_share,
+            grayscale_prob=data.gray,
             gaussian_blur_prob=data.blur,
             interpolation="bicubic",
         )

@@ -6,7 +6,12 @@ from torch import Tensor, nn
 
 from distill.objectives.objective import Labels, Objective, Terms
 from distill.objectives.precision import cosine
+from distill.recipe.objective import ObjectiveSection
 from isogon.networks import Features
+
+
+class CosineSection(ObjectiveSection):
+    """The baseline: match directions through one linear layer."""
 
 
 class Cosine(Objective):
@@ -16,6 +21,8 @@ class Cosine(Objective):
     student's own angles follow the teacher's only as far as W lets them; this is the
     baseline that CosPress improves on (arXiv:2411.15239). It has no paper of its own.
     """
+
+    section = CosineSection
 
     def __init__(self, teacher_width: int, student_width: int) -> None:
         super().__init__()

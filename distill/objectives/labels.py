@@ -7,6 +7,16 @@ from distill.objectives.objective import Labels
 from isogon.errors import UsageError
 
 
+def require_classes(name: str, classes: int) -> None:
+    """Raise `UsageError` if the training images have too few classes to learn from."""
+    if classes < 2:
+        raise UsageError(
+            f'The objective "{name}" learns from classes and needs at least 2, but '
+            f"the training images have {classes}. Put the images into one folder per "
+            f"class, or set `[data] pseudo_classes = 100`."
+        )
+
+
 def required(labels: Labels, name: str, classes: int) -> Int[Tensor, " b"]:
     """Return the class numbers as int64, for the objective called `name`.
 

@@ -6,7 +6,12 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from distill.objectives.objective import Labels, Objective, Terms
+from distill.recipe.objective import ObjectiveSection
 from isogon.networks import Features
+
+
+class ProteusSection(ObjectiveSection):
+    """Proteus, arXiv:2407.10366."""
 
 
 class Proteus(Objective):
@@ -23,15 +28,13 @@ class Proteus(Objective):
     the teacher's cells are resampled to the student's.
     """
 
+    section = ProteusSection
+    needs_tokens = True  # the term feature compares cells
+
     def __init__(self, teacher_width: int, student_width: int) -> None:
         super().__init__()
         self.token = _head(student_width, teacher_width)
         self.feature = _head(student_width, teacher_width)
-
-    @property
-    def needs_tokens(self) -> bool:
-        """The term feature compares cells."""
-        return True
 
     def forward(self, student: Features, teacher: Features, labels: Labels = None) -> Terms:
         """Return the terms token and feature."""

@@ -33,7 +33,7 @@ class Headline:
 
     @property
     def beside(self) -> str:
-        """What stands beside the number; empty where there is nothing."""
+        """The text beside the number; empty if there is none."""
         named = {"teacher": self.teacher, "undistilled": self.undistilled}
         return ", ".join(f"{name} {value}" for name, value in named.items() if value)
 

@@ -44,8 +44,8 @@ def closed_form(
 
     The strength is the one with the least error by generalised cross-validation (Golub,
     Heath and Wahba, 1979). Without a bias the layer is blind to the length of its input,
-    which for many networks tells little of the image: with one, measured, unfamiliar
-    images are told less well.
+    which for many networks says little about the image: with one, measured, unfamiliar
+    images are detected less well.
 
     A ridge shrinks its predictions towards their mean, most along the directions that it
     predicts least well. Both are undone, judged on predictions of images by a layer that

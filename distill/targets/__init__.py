@@ -1,4 +1,4 @@
-"""Teachers, and what students learn from them: features computed now, before, or given."""
+"""Teachers and their features: computed during training, computed before it, or given."""
 
 from distill.targets.choice import teacher_from_recipe as teacher_from_recipe
 from distill.targets.filling import RowSource as RowSource, filled_store as filled_store

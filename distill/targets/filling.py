@@ -1,4 +1,4 @@
-"""Features computed once: written row after row, taken up again after an interruption."""
+"""Features computed once: written row by row, continued after an interruption."""
 
 import os
 import time
@@ -163,7 +163,7 @@ def _remedy(record: StoreRecord) -> str:
 
 
 def _tell_what_differs(cache: Path, record: StoreRecord, progress: Progress) -> None:
-    """Say why the store most like the one wanted does not do."""
+    """Say why the most similar store cannot be used."""
     nearest: tuple[list[str], Path] | None = None
     for path in sorted(cache.glob(f"*/{RECORD}")):
         if path.parent.name == record.folder:

@@ -1,4 +1,4 @@
-"""Features that are not finite: the teacher's fault, named with the image."""
+"""Features that are not finite: an error of the teacher, reported with the image."""
 
 from collections.abc import Sequence
 
@@ -11,7 +11,7 @@ from isogon.errors import UsageError
 def require_finite_features(
     tokens: Float[Tensor, "b n d"], teacher: str, images: Sequence[str]
 ) -> None:
-    """Refuse NaN and infinity, of which nothing can be learnt.
+    """Refuse NaN and infinity, from which nothing can be learnt.
 
     Args:
         tokens: the teacher's, of a batch.

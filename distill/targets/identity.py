@@ -15,8 +15,8 @@ from isogon.networks import FeatureExtractor
 
 # The keys of [data] that the pixels of a view depend on; a test holds `Views` to it.
 VIEW_SETTINGS = {
-    *("size", "scale", "plain", "flip", "augment", "colour_jitter"),
-    *("colour_jitter_share", "grey", "blur", "erase"),
+    *("size", "scale", "plain", "flip", "augment", "color_jitter"),
+    *("color_jitter_share", "gray", "blur", "erase"),
 }
 # Other versions of these may draw, resample or compute otherwise.
 _LIBRARIES = ("pillow", "timm", "torch", "torchvision")

@@ -34,7 +34,7 @@ _Kind = Literal["embedding", "tokens", "plain"]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Pixels:
-    """What the network is to look at: `views` views of each of the images."""
+    """The input of the network: `views` views of each of the images."""
 
     indices: Indices
     views: int

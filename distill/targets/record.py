@@ -1,4 +1,4 @@
-"""What a store on disk says of itself: what it holds, and how much of it is there."""
+"""The record of a store on disk: what it holds, and how much of it is finished."""
 
 import json
 import os
@@ -74,7 +74,7 @@ def rows_done(folder: Path, record: StoreRecord) -> int:
 
 
 def note_rows_done(folder: Path, done: int) -> None:
-    """Note that so many rows are on the disk."""
+    """Record that so many rows are on the disk."""
     _replace(folder / _DONE, json.dumps(done))
 
 

@@ -11,7 +11,7 @@ from isogon.networks import Features
 
 
 class StoredTargets(Targets):
-    """A teacher that has looked at every view already.
+    """A teacher whose features of every view are on disk.
 
     The store holds float16: up to 0.05 % off per value (2^-11), values below 6e-5 in
     steps of 6e-8. A batch is copied out of the memory map in one go, crosses to the
@@ -27,10 +27,10 @@ class StoredTargets(Targets):
         self.replayed = store.record.shape[1]
 
     def place(self, device: torch.device) -> None:
-        """Nothing computes."""
+        """Do nothing: there is no network to move."""
 
     def features(self, batch: Batch) -> Features:
-        """Look the views up.
+        """Return the stored features of the views.
 
         Raises:
             IndexError: a view that was not among those computed.

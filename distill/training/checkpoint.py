@@ -177,7 +177,7 @@ def _shaping(recipe: Recipe) -> dict[str, Any]:
     }
     for number, teacher in enumerate(recipe.teachers):
         section = "teacher" if len(recipe.teachers) == 1 else f"teacher {number}"
-        fields = teacher.model_dump(mode="json", exclude={"cache", "licence"})
+        fields = teacher.model_dump(mode="json", exclude={"cache", "license"})
         flat |= {f"{section}.{key}": value for key, value in fields.items()}
         code = source_of(teacher.name) if teacher.name and teacher.imported else None
         files |= {

@@ -90,9 +90,9 @@ def _fabric(
 
 
 def _environment(section: TrainSection) -> ClusterEnvironment:
-    """Return how the processes find one another; start this machine's where nobody did.
+    """Return how the processes find one another; start this machine's if needed.
 
-    Lightning would end the first process without a word when another one ends: so they
+    Lightning would end the first process silently when another one ends: so they
     are started here.
 
     Raises:
@@ -183,7 +183,7 @@ def accompanied(fabric: Fabric) -> Iterator[None]:
 
 @contextmanager
 def in_common(fabric: Fabric) -> Iterator[None]:
-    """Let the first process of each node speak for an error that all processes meet."""
+    """Print an error that all processes raise once per node."""
     try:
         yield
     except UsageError:

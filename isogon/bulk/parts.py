@@ -17,7 +17,7 @@ _PENDING = ".pending"
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Parts:
-    """One file per finished part; a file is whole, or is not there."""
+    """One file per finished part; a file is complete or absent."""
 
     folder: Path
     job: Job
@@ -44,7 +44,7 @@ class Parts:
         publish(pending, self.path(number))
 
     def clear(self) -> None:
-        """Forget the run. Its record goes first: without it parts count for nothing.
+        """Remove the run. Its record goes first: parts without a record are ignored.
 
         Files of other names are somebody else's, and stay.
         """

@@ -1,4 +1,4 @@
-"""With what a run was begun, so that it is continued with nothing else."""
+"""The inputs of a run, kept so that it can only be continued with the same ones."""
 
 import hashlib
 from pathlib import Path
@@ -7,9 +7,9 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from isogon.bulk.job import Job
-from isogon.bulk.model import Model
 from isogon.images import Images
 from isogon.images.examined import revision
+from isogon.model import Model
 
 _FREE = {"part"}  # a continued run takes what it finds
 
@@ -36,8 +36,8 @@ class RunRecord(BaseModel):
         return cls(
             artifact=job.artifact,
             fingerprint=job.fingerprint,
-            alpha=model.artifact.calibration.alpha,
-            runner=model.runner.name,
+            alpha=model.calibration.alpha,
+            runner=model.name,
             version=job.version,
             source=_digest(job.images),
             images=len(job.images),
@@ -47,7 +47,7 @@ class RunRecord(BaseModel):
 
     @classmethod
     def load(cls, path: Path) -> "RunRecord | None":
-        """Read a record; None where the file is none of this version."""
+        """Read a record; None if the file is not a record of this version."""
         try:
             return cls.model_validate_json(path.read_bytes())
         except ValidationError:

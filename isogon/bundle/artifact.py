@@ -205,7 +205,7 @@ def open_runner(
     Raises:
         EngineMismatchError: an engine that does not run on this machine.
         UnvouchedArtifactError: the artifact was made for other pixels than the bundle's.
-        UsageError: a package is missing, or the provider is not to be had here.
+        UsageError: a package is missing, or the provider is not available here.
     """
     runner: OnnxRunner | TensorRTRunner
     if artifact.name.endswith(".engine"):

@@ -68,6 +68,6 @@ def serve(
     - ISOGON_DRIFT_WINDOW: images that the drift test looks back upon
     - ISOGON_DRIFT_RUN_LENGTH: familiar images until it alarms, on average
     """
-    from serving import serve as run
+    from isogon import api
 
-    run(bundles, host=host, port=port, watch=watch)
+    api.serve(*bundles, host=host, port=port, watch=watch)

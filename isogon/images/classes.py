@@ -21,7 +21,7 @@ _DIVISIONS = {
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ClassChoice:
-    """What is said about where classes come from; by default it is found out."""
+    """Where classes come from, as a recipe says; by default it is detected."""
 
     column: str | None = None  # of a list, of Parquet or a dataset; a key of shards' JSON
     level: int | None = None  # of folders: 1 the outermost, -1 the innermost; 0 for none

@@ -135,7 +135,7 @@ SUFFIXES = frozenset(suffix for each in FORMATS for suffix in each.suffixes)
 # For messages: "JPEG, PNG, ... or PPM".
 ACCEPTED = ", ".join(each.name for each in FORMATS[:-1]) + f" or {FORMATS[-1].name}"
 
-# What people do send, told apart from noise.
+# Formats that users send but we do not read: the message names them.
 _OTHERS = {
     "a JPEG XL": _start(rb"\xff\x0a|\0\0\0\x0cJXL "),
     "a Canon raw": _start(rb"(II\*\0|MM\0\*)....CR|....ftypcrx"),

@@ -17,6 +17,7 @@ from isogon.networks.imported import ImportedNetwork as ImportedNetwork
 from isogon.networks.importing import (
     code_of as code_of,
     module_from_path as module_from_path,
+    module_of_path as module_of_path,
     said as said,
     source_of as source_of,
 )

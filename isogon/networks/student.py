@@ -111,7 +111,7 @@ def own_network(name: str, preprocessing: Preprocessing) -> ImportedNetwork:
     """Return the student's network of the user's own, in float32.
 
     Raises:
-        UsageError: it is not to be had, or does not do; see `module_from_path`.
+        UsageError: it cannot be loaded, or is unsuitable; see `module_from_path`.
     """
     network, _ = module_from_path(name, "student")
     return ImportedNetwork(network.float(), preprocessing)
@@ -138,7 +138,7 @@ def student_from_bundle(bundle: Bundle) -> Student:
     A network of the user's own is imported and made again.
 
     Raises:
-        UsageError: its module is not to be had, or its code has changed.
+        UsageError: its module is missing, or its code has changed.
     """
     card: StudentCard = bundle.manifest.student
     backbone = _backbone_of(card, bundle.manifest.preprocessing)

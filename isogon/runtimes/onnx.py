@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 from typing import Any, Literal
 
-# From 1.29 on, ONNX Runtime tells Microsoft of every session unless this is set before it
+# From 1.29 on, ONNX Runtime reports every session to Microsoft unless this is set before it
 # is loaded, and keeps an identifier of the device in the user's cache.
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
@@ -33,7 +33,7 @@ _OPTIONS: dict[str, dict[str, Any]] = {_CUDA: {"use_tf32": "0"}}
 class OnnxRunner(Runner):
     """ONNX Runtime on CPU, CUDA or TensorRT. Safe to call from several threads.
 
-    ONNX Runtime falls back to the CPU without a word and logs errors where no device
+    ONNX Runtime silently falls back to the CPU, and logs errors where no device
     is; so a device is looked for first, and afterwards what came of it. `name` says it.
 
     Args:
@@ -45,7 +45,7 @@ class OnnxRunner(Runner):
 
     Raises:
         BundleError: the file does not load, or is no graph of Isogon.
-        UsageError: the provider asked for is not to be had here.
+        UsageError: the provider asked for is not available here.
     """
 
     def __init__(

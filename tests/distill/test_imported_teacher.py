@@ -104,7 +104,7 @@ def test_a_teacher_in_the_current_folder_is_found_and_normalised(
     recipe: Recipe, module: str
 ) -> None:
     pixels = torch.full((3, 32, 32, 3), 255, dtype=torch.uint8)
-    teacher = imported(recipe, f"{module}:embeddings", licence="MIT")
+    teacher = imported(recipe, f"{module}:embeddings", license="MIT")
     features = teacher.network(pixels)
     expected = (1 - torch.tensor([0.485, 0.456, 0.406])) / torch.tensor(
         [0.229, 0.224, 0.225]

@@ -16,9 +16,9 @@ from distill import Recipe, recipe_from_document
 from distill.costs import measured
 from distill.distillation import distill
 from distill.images.data import prepare_data
+from distill.objectives import objective_names
 from distill.planning import PLAN, planned, steps_per_epoch, tried
 from distill.preparation import prepare_models
-from distill.recipe.objectives import SECTIONS
 from isogon.errors import UsageError
 
 BANK, TRAINED = 168, 168  # of the 240 digits
@@ -169,7 +169,7 @@ def test_a_remedy_can_be_pasted(given: Recipe, progress: Progress) -> None:
         assert option in str(refused.value)
 
 
-@pytest.mark.parametrize("name", SECTIONS)
+@pytest.mark.parametrize("name", objective_names())
 def test_every_objective_can_be_tried(
     name: str, recipe: Recipe, progress: Progress
 ) -> None:

@@ -24,7 +24,7 @@ POLICIES: dict[str, dict[str, Any]] = {
     "3a": {"augment": "3a"},
     "original": {"augment": "original"},
     "v0": {"augment": "v0"},
-    "colour": {"colour_jitter": 0.4, "colour_jitter_share": 0.8, "grey": 0.3, "blur": 0.5},
+    "colour": {"color_jitter": 0.4, "color_jitter_share": 0.8, "gray": 0.3, "blur": 0.5},
     "erase": {"erase": 0.7},
 }
 

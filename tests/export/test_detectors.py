@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch.export import Dim
 
-from export.graph.detectors import module_from_detector
-from export.graph.probe_detectors import EnergyScore, GenScore, MaxLogitScore, MspScore
+from export.graph.scores import score_of
+from export.graph.scores.logit import EnergyScore, GenScore, MaxLogitScore, MspScore
 from export.onnx import OPSET
 from isogon.ood import DETECTORS, DetectorSpec, Energy, Gen, LinearProbe, MaxLogit, Msp
 
@@ -46,7 +46,7 @@ def test_onnx_runtime_scores_as_numpy_does(
     detector = DetectorSpec.model_validate({"name": name, "k": 5}).fit(*bank)
     path = tmp_path / "detector.onnx"
     program = torch.onnx.export(
-        module_from_detector(detector).eval(),
+        score_of(detector).eval(),
         (torch.from_numpy(asked[:2]),),
         dynamo=True,
         dynamic_shapes=({0: Dim("batch")},),
@@ -70,7 +70,7 @@ def test_residual_without_labels_is_in_the_graph_too(
     bank: tuple[np.ndarray, np.ndarray], asked: np.ndarray
 ) -> None:
     detector = DetectorSpec(name="residual", dim=5).fit(bank[0])
-    found = module_from_detector(detector)(torch.from_numpy(asked)).numpy()
+    found = score_of(detector)(torch.from_numpy(asked)).numpy()
     assert found == pytest.approx(detector.score(asked), abs=1e-5)
 
 

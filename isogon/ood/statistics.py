@@ -8,7 +8,7 @@ from isogon.errors import BundleError
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Stored:
+class StoredStatistics:
     """The arrays of `reference.safetensors`, taken one by one with their axes."""
 
     detector: str
