@@ -4,8 +4,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from distill.objectives.float32 import cosine
 from distill.objectives.objective import Labels, Objective, Terms
-from distill.objectives.precision import cosine
 from distill.recipe.objective import ObjectiveSection
 from isogon.networks import Features
 
