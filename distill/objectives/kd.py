@@ -1,4 +1,4 @@
-"""KD: predict the classes, and how sure the teacher is of each."""
+"""KD: predict the classes, and the teacher's probabilities of them."""
 
 from collections.abc import Iterable
 

@@ -115,7 +115,7 @@ class Queue(Objective):
 
     @torch.no_grad()
     def begin(self, compression: Float[Tensor, "s t"], length: float) -> None:
-        """Lead back by the transpose: of all linear maps the nearest to the teacher."""
+        """Start from the transpose of the compression, its best linear inverse."""
         self.head.weight.copy_(compression.T)
         self.head.bias.zero_()
 
