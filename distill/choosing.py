@@ -303,7 +303,7 @@ def _in_package(name: str) -> str | None:
 
 
 def _set_length(document: dict[str, Any], wanted: Wanted, taken: list[Default]) -> None:
-    """One length replaces another; a warm-up that was longer than it is 5 % of it."""
+    """Set the length of the run; a warm-up that no longer fits becomes 5 % of it."""
     if wanted.epochs is not None and wanted.steps is not None:
         raise UsageError("Expected --epochs or --steps, got both. Leave one out.")
     section, student = document.setdefault("train", {}), document.get("student", {})

@@ -282,7 +282,7 @@ class _Trial:
 
     @contextmanager
     def _refusing(self) -> Iterator[None]:
-        """Say what to do where the device's memory ends in the trial itself."""
+        """Say what to do if the trial itself runs out of the device's memory."""
         try:
             yield
         except torch.cuda.OutOfMemoryError as error:

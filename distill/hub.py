@@ -1,4 +1,4 @@
-"""Whether timm's hub answers, asked once and with little patience."""
+"""Whether timm's hub answers, asked once with a short timeout."""
 
 import os
 import threading

@@ -9,7 +9,7 @@ import torch
 from timm.models import _hub
 from torch import nn
 
-from distill.filling import State, require_filled
+from distill.checkpoint_filling import State, require_filled
 from distill.hub import hub_silence
 from distill.packaged import PACKAGE as PACKAGE, PACKAGED as PACKAGED
 from isogon.bundle import has_timm_source

@@ -28,7 +28,7 @@ class _StageFinder(MetaPathFinder):
         init = _ROOT / name / "__init__.py"
         if name not in STAGES or not init.is_file():
             return None
-        other = namesake(name)
+        other = namesake(name, sys.path)
         if other is not None and other.is_file():  # a folder without code hides nothing
             warnings.warn(
                 f"`import {name}` means Isogon's own stage, not {other}. Rename yours if "
@@ -50,10 +50,12 @@ def install() -> None:
         sys.meta_path.insert(place, _StageFinder())
 
 
-def namesake(name: str) -> Path | None:
-    """Return a module or folder on the path, or here, with the name of one of ours."""
-    folders = [folder for folder in [str(Path.cwd()), *sys.path] if folder]
-    others = [  # than where Isogon is, or another copy of it
+def namesake(name: str, folders: Sequence[str]) -> Path | None:
+    """Return a module or folder in `folders` with the name of one of Isogon's, if any.
+
+    An empty string is the current folder, as in `sys.path`. Copies of Isogon do not count.
+    """
+    others = [
         folder for folder in folders if not Path(folder, "isogon/__init__.py").is_file()
     ]
     found = PathFinder.find_spec(name, others)

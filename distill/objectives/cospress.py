@@ -9,9 +9,9 @@ from jaxtyping import Float
 from pydantic import Field
 from torch import Tensor, nn
 
+from distill.objectives.float32 import cosine, precise
 from distill.objectives.gather import whole_batch
 from distill.objectives.objective import Labels, Objective, Sizes, StartOn, Terms
-from distill.objectives.precision import cosine, precise
 from distill.objectives.sne import sne_divergence
 from distill.recipe.objective import ObjectiveSection
 from isogon.networks import Features

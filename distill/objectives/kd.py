@@ -1,4 +1,4 @@
-"""KD: predict the classes, and how sure the teacher is of each."""
+"""KD: predict the classes, and the teacher's probabilities of them."""
 
 from collections.abc import Iterable
 
@@ -9,9 +9,9 @@ from jaxtyping import Float
 from pydantic import Field
 from torch import Tensor, nn
 
+from distill.objectives.float32 import precise
 from distill.objectives.labels import require_classes, required, required_below
 from distill.objectives.objective import Labels, Objective, Sizes, StartOn, Terms
-from distill.objectives.precision import precise
 from distill.recipe.objective import ObjectiveSection
 from isogon.networks import Features
 from isogon.ood import LinearProbe

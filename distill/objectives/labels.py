@@ -1,4 +1,4 @@
-"""Class numbers, for the objectives that cannot do without."""
+"""Class numbers, for the objectives that need them."""
 
 from jaxtyping import Int
 from torch import Tensor

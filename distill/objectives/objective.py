@@ -23,7 +23,7 @@ SAMPLE = 2048
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Sizes:
-    """What an objective is made for."""
+    """The sizes that an objective is made for."""
 
     teacher_width: int  # of the teacher's tokens
     student_width: int  # of the student's

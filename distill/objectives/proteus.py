@@ -52,7 +52,7 @@ class Proteus(Objective):
 
     @torch.no_grad()
     def begin(self, compression: Float[Tensor, "s t"], length: float) -> None:
-        """Lead back by the transpose, from the norm that a LayerNorm gives."""
+        """Start from the transpose of the compression, scaled for LayerNorm's output."""
         for head in (self.token, self.feature):
             linear = head[1]
             assert isinstance(linear, nn.Linear)

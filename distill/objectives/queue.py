@@ -8,9 +8,9 @@ from jaxtyping import Bool, Float
 from pydantic import Field
 from torch import Tensor, nn
 
+from distill.objectives.float32 import precise
 from distill.objectives.gather import whole_batch
 from distill.objectives.objective import Labels, Objective, Sizes, StartOn, Terms
-from distill.objectives.precision import precise
 from distill.recipe.objective import ObjectiveSection
 from isogon.networks import Features
 
@@ -115,7 +115,7 @@ class Queue(Objective):
 
     @torch.no_grad()
     def begin(self, compression: Float[Tensor, "s t"], length: float) -> None:
-        """Lead back by the transpose: of all linear maps the nearest to the teacher."""
+        """Start from the transpose of the compression, its best linear inverse."""
         self.head.weight.copy_(compression.T)
         self.head.bias.zero_()
 

@@ -6,9 +6,9 @@ from jaxtyping import Float
 from pydantic import Field
 from torch import Tensor
 
+from distill.objectives.float32 import precise
 from distill.objectives.gather import whole_batch
 from distill.objectives.objective import Labels, Objective, Sizes, Terms
-from distill.objectives.precision import precise
 from distill.recipe.objective import ObjectiveSection
 from isogon.networks import Features
 

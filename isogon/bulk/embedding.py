@@ -12,7 +12,7 @@ from isogon.bulk.job import Job, isogon_version, part_size
 from isogon.bulk.merging import merge
 from isogon.bulk.model import manifest_of, opened_model
 from isogon.bulk.parts import opened
-from isogon.bulk.record import RunRecord
+from isogon.bulk.run_record import RunRecord
 from isogon.bulk.summary import Summary
 from isogon.bundle import ONNX
 from isogon.images import open_images

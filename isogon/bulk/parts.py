@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from isogon.bulk.job import Job
-from isogon.bulk.record import RunRecord
+from isogon.bulk.run_record import RunRecord
 from isogon.bundle.stage import LOCK, exclusive, fsync
 from isogon.errors import UsageError
 

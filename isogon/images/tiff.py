@@ -1,4 +1,4 @@
-"""What a TIFF's directory would take to read, before it is read."""
+"""The cost of reading a TIFF's directory, found before it is read."""
 
 import struct
 

@@ -1,4 +1,4 @@
-"""The networks in torch: what distil trains and export traces. Serving never sees them."""
+"""The networks in torch: distil trains them, export traces them, serving uses none."""
 
 from isogon.networks.architecture import (
     Architecture as Architecture,

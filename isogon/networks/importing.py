@@ -157,7 +157,7 @@ def module_of_path(name: str, role: Role) -> ModuleType:
 def _require_unambiguous(module_name: str, name: str, role: Role) -> None:
     """Refuse a module of the user's own in a package named as one of Isogon's."""
     package = module_name.partition(".")[0]
-    other = namesake(package) if package in OWN else None
+    other = namesake(package, sys.path) if package in OWN else None
     if other is not None:
         raise UsageError(
             f"The {role} {name} is in a package that is named as one of Isogon's own, "

@@ -1,4 +1,4 @@
-"""Is there a CUDA device, and which? Asked of the driver alone, without any package."""
+"""The CUDA device, if there is one, found through the driver alone, without a package."""
 
 import ctypes
 import sys

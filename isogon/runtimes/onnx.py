@@ -1,4 +1,4 @@
-"""ONNX Runtime as a runner, on what is really there."""
+"""ONNX Runtime as a runner, with a check of which provider really runs."""
 
 import contextlib
 import io

@@ -4,7 +4,7 @@ import numpy as np
 import torch
 
 from distill.images.loading import Batch
-from distill.targets.store import FeatureStore
+from distill.targets.feature_store import FeatureStore
 from distill.targets.targets import Targets
 from isogon.images.collection import Indices
 from isogon.networks import Features

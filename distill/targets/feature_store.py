@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float16, Int
 from torch import Tensor
 
-from distill.targets.record import FEATURES, StoreRecord, damaged
+from distill.targets.store_record import FEATURES, StoreRecord, damaged
 
 
 class FeatureStore:

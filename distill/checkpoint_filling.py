@@ -66,7 +66,7 @@ def require_filled(
 
 
 def _learnt(model: TimmModel, name: str) -> Iterator[tuple[str, torch.Tensor]]:
-    """Yield what training has shaped, but for the classifier."""
+    """Yield the weights that training changes, without the classifier's."""
     config = architecture_of(name).config
     classifiers = (config.classifier if config else None) or ()
     if isinstance(classifiers, str):

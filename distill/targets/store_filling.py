@@ -14,8 +14,10 @@ from pydantic import ValidationError
 from rich.progress import Progress
 from torch import Tensor
 
+from distill.targets.feature_store import FeatureStore
 from distill.targets.finite import require_finite_features
-from distill.targets.record import (
+from distill.targets.room import require_room
+from distill.targets.store_record import (
     FEATURES,
     RECORD,
     StoreRecord,
@@ -23,8 +25,6 @@ from distill.targets.record import (
     rows_done,
     write_record,
 )
-from distill.targets.room import require_room
-from distill.targets.store import FeatureStore
 from isogon.errors import UsageError
 
 _LOCK = ".lock"
