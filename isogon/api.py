@@ -33,6 +33,7 @@ def load(
     path: _Place,
     *,
     artifact: str = ONNX,
+    runtime: str | None = None,
     threads: int | None = None,
     limits: ImageLimits = LOCAL_LIMITS,
 ) -> Model:
@@ -45,7 +46,9 @@ def load(
         >>> answers = model.embed(["a.jpg", Image.open("b.jpg"), array])
         >>> answers.embeddings.shape, answers.is_ood
     """
-    return Model.open(path, artifact=artifact, threads=threads, limits=limits)
+    return Model.open(
+        path, artifact=artifact, runtime=runtime, threads=threads, limits=limits
+    )
 
 
 def distill(
@@ -165,6 +168,7 @@ def export(
     *,
     fp16: bool = False,
     int8: bool = False,
+    runtimes: Sequence[str] = (),
     progress: Progress | None = None,
 ) -> "Exported":
     """Write ONNX files; each enters the bundle only if it passes parity.
@@ -173,6 +177,7 @@ def export(
         bundle: a distilled bundle.
         fp16: add float16, for GPUs.
         int8: add int8, for CPUs too.
+        runtimes: other ones that shall run the files too: "openvino".
         progress: where to show progress.
 
     Raises:
@@ -183,7 +188,8 @@ def export(
 
     lower = lower_precisions(fp16=fp16, int8=int8)
     opened = _opened(bundle, "export")
-    exported = export_bundle(opened, _silent(progress), ExportPlan(lower=lower))
+    plan = ExportPlan(lower=lower, runtimes=tuple(runtimes))
+    exported = export_bundle(opened, _silent(progress), plan)
     exported.require()
     return exported
 
