@@ -14,11 +14,13 @@ from PIL.ImageFile import ImageFile
 from rich.progress import Progress
 
 from isogon.bundle import (
+    FASTEST,
     ONNX,
     Bundle,
     Manifest,
     Metadata,
     proven_runner,
+    race,
     sha256_of,
     vouched_artifact,
 )
@@ -26,7 +28,7 @@ from isogon.errors import ImageError, UsageError
 from isogon.images import ImageLimits, Preprocessing, decode
 from isogon.images.collection import LOCAL_LIMITS
 from isogon.ood import Calibration
-from isogon.runtimes import OnnxRunner, Runner
+from isogon.runtimes import How, Runner, runtime_for
 
 BATCH = 8
 
@@ -119,6 +121,7 @@ class Model:
         path: str | Path,
         *,
         artifact: str = ONNX,
+        runtime: str | None = None,
         threads: int | None = None,
         limits: ImageLimits = LOCAL_LIMITS,
     ) -> "Model":
@@ -129,8 +132,12 @@ class Model:
 
         Args:
             path: a bundle's directory, or an ONNX file that `isogon export` made.
-            artifact: which of a bundle's, such as "onnx/model.int8.onnx".
-            threads: of ONNX Runtime; None for its own choice.
+            artifact: which of a bundle's, such as "onnx/model.int8.onnx", or, where it
+                was let in for OpenVINO, "onnx/model.int8.onnx@openvino"; "fastest":
+                whichever is on this machine, measured now.
+            runtime: of a file alone: "onnxruntime", which is what its calibration was
+                measured in, or "openvino".
+            threads: of one run; None for the runtime's own choice.
             limits: the largest image that is decoded.
 
         Raises:
@@ -141,10 +148,20 @@ class Model:
         """
         path = Path(path)
         if path.is_dir():
+            if runtime is not None:
+                raise UsageError(
+                    f"A runtime is chosen for a file alone; {path} is a bundle. Name it "
+                    f"with the artifact: {artifact}@{runtime}."
+                )
             bundle = Bundle.open(path)
-            vouched = vouched_artifact(bundle, artifact)
+            if artifact == FASTEST:
+                first = race(bundle, threads=threads).timed[0]
+                vouched, runner = first.artifact, first.runner
+            else:
+                vouched = vouched_artifact(bundle, artifact)
+                runner = proven_runner(bundle, vouched, threads=threads)
             return cls(
-                proven_runner(bundle, vouched, threads=threads),
+                runner,
                 bundle.manifest.preprocessing,
                 vouched.calibration,
                 limits,
@@ -156,7 +173,7 @@ class Model:
                 f"Expected a bundle's directory or an ONNX file at {path}, found nothing. "
                 f"In a bundle the file is {ONNX}."
             )
-        runner = OnnxRunner(path, threads=threads)
+        runner = runtime_for(Path(ONNX), runtime).open(path, How(threads=threads))
         metadata = Metadata.from_properties(runner.metadata, str(path))
         return cls(
             runner,

@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import UInt8
 
 from isogon.bundle import (
+    FASTEST,
     TRAINING_DETECTOR,
     Artifact,
     Bundle,
@@ -20,6 +21,7 @@ from isogon.bundle import (
     expected_rate,
     measured_false_alarms,
     proven_runner,
+    race,
     served_detector,
     vouched_artifact,
 )
@@ -88,10 +90,7 @@ class ServedModel:
             UsageError: `settings.alpha` cannot be promised with this calibration.
         """
         bundle = Bundle.open(path.resolve())  # a link that moves on mixes no two bundles
-        artifact = vouched_artifact(bundle, settings.artifact)
-        runner = proven_runner(
-            bundle, artifact, threads=settings.threads, graphs=settings.cuda_graphs
-        )
+        artifact, runner = _chosen(bundle, settings)
         calibration = artifact.calibration
         if settings.alpha is not None:
             scores = np.array(calibration.scores)
@@ -123,3 +122,16 @@ class ServedModel:
         preprocessing = self.manifest.preprocessing
         image = decode(data, self.settings.image_limits, samples=preprocessing.range)
         return preprocessing.pixels(image)
+
+
+def _chosen(bundle: Bundle, settings: Settings) -> tuple[Artifact, Runner]:
+    """Return the artifact the settings name, or the fastest here, proven."""
+    threads, graphs = settings.threads, settings.cuda_graphs
+    if settings.artifact != FASTEST:
+        artifact = vouched_artifact(bundle, settings.artifact)
+        return artifact, proven_runner(bundle, artifact, threads=threads, graphs=graphs)
+    found = race(bundle, threads=threads, graphs=graphs)
+    _log.info("Fastest of %s: %s", bundle.manifest.name, found)
+    for name, reason in found.passed_over.items():
+        _log.info("Not measured: %s. %s", name, reason)
+    return found.timed[0].artifact, found.timed[0].runner

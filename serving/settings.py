@@ -46,7 +46,7 @@ class Settings(BaseSettings):
     artifact: str = Field(
         default=ONNX,
         min_length=1,
-        description="what answers: an artifact's name in the bundle",
+        description="what answers: an artifact's name in the bundle, or `fastest`",
     )
     alpha: float | None = Field(
         default=None, gt=0, lt=1, description="false-alarm rate; None: the bundle's"

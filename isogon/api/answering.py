@@ -21,6 +21,7 @@ def load(
     path: Place,
     *,
     artifact: str = ONNX,
+    runtime: str | None = None,
     threads: int | None = None,
     limits: ImageLimits = LOCAL_LIMITS,
 ) -> Model:
@@ -33,7 +34,9 @@ def load(
         >>> answers = model.embed(["a.jpg", Image.open("b.jpg"), array])
         >>> answers.embeddings.shape, answers.is_ood
     """
-    return Model.open(path, artifact=artifact, threads=threads, limits=limits)
+    return Model.open(
+        path, artifact=artifact, runtime=runtime, threads=threads, limits=limits
+    )
 
 
 def embed(

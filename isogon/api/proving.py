@@ -30,6 +30,8 @@ def export(
     version_compatible: bool = False,
     hardware_compatible: bool = False,
     build_only: bool = False,
+    opset: int = 20,
+    runtimes: Sequence[str] = (),
     bank: int | None = None,
     ranges: Literal["percentile", "entropy"] = "percentile",
     repair: bool = True,
@@ -49,6 +51,8 @@ def export(
         version_compatible: an engine that later versions of TensorRT load too.
         hardware_compatible: an engine for every GPU from Ampere (sm80) on.
         build_only: build engines of tensorrt-rtx where they cannot run.
+        opset: the version of ONNX's operators, from 18 to 20.
+        runtimes: others that shall run the ONNX files too, such as "openvino".
         bank: reduce the detector's bank to so many vectors.
         ranges: how the ranges of int8's activations are chosen.
         repair: keep in float32 the few nodes that make a lower precision fail.
@@ -75,6 +79,8 @@ def export(
         version_compatible=version_compatible,
         hardware_compatible=hardware_compatible,
         profile=profile,
+        opset=opset,
+        runtimes=tuple(runtimes),
         bank=bank,
         repair=repair,
         ranges=ranges,

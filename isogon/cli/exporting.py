@@ -56,6 +56,24 @@ def export(
             "speed.",
         ),
     ] = False,
+    runtime: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME",
+            help="Let the ONNX files in for this runtime too, if they pass in it: "
+            "openvino, which is faster than ONNX Runtime on many CPUs. May be repeated.",
+            show_default=False,
+        ),
+    ] = None,
+    opset: Annotated[
+        int,
+        typer.Option(
+            help="Version of ONNX's operators. 20 opens in ONNX Runtime from 1.17 on, 18 "
+            "from 1.14 on; with a bank so large that few bits search it: from 1.18 on.",
+            min=18,
+            max=20,
+        ),
+    ] = 20,
     bank: Annotated[
         int | None,
         typer.Option(
@@ -130,6 +148,8 @@ def export(
             version_compatible=version_compatible,
             hardware_compatible=hardware_compatible,
             build_only=build_only,
+            opset=opset,
+            runtimes=runtime or (),
             bank=bank,
             ranges=ranges,
             repair=repair,
@@ -149,7 +169,16 @@ def _require_alone(given: dict[str, Any]) -> None:
     """Refuse options about artifacts, of which `--weights` makes none."""
     from isogon.errors import UsageError
 
-    for name in ("fp16", "int8", "engine", "bank", "bound", "images", "build_only"):
+    for name in (
+        "fp16",
+        "int8",
+        "engine",
+        "runtime",
+        "bank",
+        "bound",
+        "images",
+        "build_only",
+    ):
         if given[name]:
             raise UsageError(
                 f"--weights writes weights alone. Leave out --{name.replace('_', '-')}, or "

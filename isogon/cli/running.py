@@ -26,10 +26,19 @@ def run(
             show_default=False,
         ),
     ] = None,
+    runtime: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="What runs it: onnxruntime, in which its calibration was measured, or "
+            "openvino. Without it: onnxruntime.",
+            show_default=False,
+        ),
+    ] = None,
     threads: Annotated[
         int | None,
         typer.Option(
-            help="ONNX Runtime's threads. Without it: its own choice.",
+            help="Threads of one run. Without it: its own choice.",
             min=1,
             show_default=False,
         ),
@@ -47,7 +56,7 @@ def run(
 
     if output is not None:
         require_savable(output)
-    opened = api.load(model, threads=threads)
+    opened = api.load(model, runtime=runtime, threads=threads)
     with console.progress() as progress:
         found = list(opened.answers(_files(images), progress))
     answered = [one for one in found if isinstance(one, Answer)]

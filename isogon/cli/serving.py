@@ -35,7 +35,9 @@ def serve(
 
     What answers:
 
-    - ISOGON_ARTIFACT: which of the bundles' files, such as onnx/model.int8.onnx
+    - ISOGON_ARTIFACT: which of the bundles' files, such as onnx/model.int8.onnx; in
+      OpenVINO, where it was let in for that: onnx/model.int8.onnx@openvino; or `fastest`:
+      whichever is on this machine, measured at the start
     - ISOGON_ALPHA: the false-alarm rate of `is_ood`, instead of the bundle's
     - ISOGON_CORES and ISOGON_THREADS: CPU cores that each model keeps
       busy, and of them for one run

@@ -4,7 +4,7 @@ import contextlib
 import io
 import os
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 # From 1.29 on, ONNX Runtime reports every session to Microsoft unless this is set before it
 # is loaded, and keeps an identifier of the device in the user's cache.
@@ -15,13 +15,12 @@ import onnxruntime
 from isogon.errors import BundleError, UsageError
 from isogon.runtimes.cuda import CudaDevice, cuda_device
 from isogon.runtimes.runner import Outputs, Pixels, Runner
+from isogon.runtimes.runtime import Provider as Provider, Runtime
 
 # What makes an ONNX file stand alone; `isogon.bundle.metadata` says what it is.
 PREPROCESSING_KEY = "isogon.preprocessing"
 CALIBRATION_KEY = "isogon.calibration"
 FUNCTION_KEY = "isogon.function"
-
-Provider = Literal["auto", "cpu", "cuda", "tensorrt"]
 
 _CPU = "CPUExecutionProvider"
 _CUDA = "CUDAExecutionProvider"
@@ -74,8 +73,8 @@ class OnnxRunner(Runner):
                 f"it maps {inputs} to {outputs}. Export it with `isogon export`."
             )
         metadata = self._session.get_modelmeta().custom_metadata_map
-        self.metadata: dict[str, str] = metadata
-        self.preprocessing: str | None = metadata.get(PREPROCESSING_KEY)
+        self.metadata = metadata
+        self.preprocessing = metadata.get(PREPROCESSING_KEY)
         self.name = f"onnxruntime {onnxruntime.__version__} {used}"
         if device is not None and used != _CPU:
             self.name += f" on {device.name}"
@@ -139,3 +138,12 @@ def _wanted(provider: Provider, device: CudaDevice | None) -> list[str]:
         )
     behind = [name for name in (_CUDA, _CPU) if name in listed and name not in found]
     return [found[0], *behind]
+
+
+ONNX_RUNTIME = Runtime(
+    name="onnxruntime",
+    suffix=".onnx",
+    usual=True,
+    open=lambda path, how: OnnxRunner(path, threads=how.threads, provider=how.provider),
+    absent=lambda: None,  # Isogon itself needs it
+)
