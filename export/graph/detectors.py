@@ -16,6 +16,7 @@ from export.graph.probe_detectors import (
     SheScore,
     VimScore,
 )
+from export.graph.reductions import smallest
 from isogon.ood import (
     Detector,
     Energy,
@@ -70,7 +71,7 @@ class _SquaredDistance(nn.Module):
             - 2 * whitened @ self.means.T
             + self.squared_means
         )
-        return squares.amin(dim=1)
+        return smallest(squares)
 
 
 class _Difference(nn.Module):

@@ -5,6 +5,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from export.graph.constants import float32
+from export.graph.reductions import length, log_sum_exp
 from isogon.ood import GEN_CLASSES, GEN_GAMMA, LinearProbe, NnGuide, Residual, She, Vim
 
 
@@ -45,7 +46,7 @@ class EnergyScore(nn.Module):
 
     def forward(self, logits: Float[Tensor, "b c"]) -> Float[Tensor, " b"]:
         """Return the scores of logits."""
-        return -torch.logsumexp(logits, dim=1)
+        return -log_sum_exp(logits)
 
 
 class GenScore(nn.Module):
@@ -58,11 +59,11 @@ class GenScore(nn.Module):
     def forward(self, logits: Float[Tensor, "b c"]) -> Float[Tensor, " b"]:
         """Return the scores of logits."""
         ordered = torch.topk(logits, logits.shape[1], dim=1).values
-        total = torch.logsumexp(ordered, dim=1, keepdim=True)
+        total = log_sum_exp(ordered)[:, None]
         chosen = ordered[:, :GEN_CLASSES] - total
         # Rounding may lift the second of two equal classes above 1/2, by an ulp.
         rest = torch.log(1 - torch.exp(chosen[:, 1:]))
-        first = torch.logsumexp(ordered[:, 1:], dim=1, keepdim=True) - total
+        first = log_sum_exp(ordered[:, 1:])[:, None] - total
         others = torch.cat([first, rest], dim=1)
         return torch.exp(GEN_GAMMA * (chosen + others)).sum(dim=1)
 
@@ -81,8 +82,7 @@ class ResidualScore(nn.Module):
     def forward(self, embeddings: Float[Tensor, "b d"]) -> Float[Tensor, " b"]:
         """Return the scores of embeddings."""
         outside = embeddings @ self.complement - self.offset
-        length: Tensor = torch.linalg.vector_norm(outside, dim=1)
-        return length
+        return length(outside)
 
 
 class VimScore(nn.Module):
@@ -96,7 +96,7 @@ class VimScore(nn.Module):
 
     def forward(self, embeddings: Float[Tensor, "b d"]) -> Float[Tensor, " b"]:
         """Return the scores of embeddings."""
-        energy = torch.logsumexp(self.logits(embeddings), dim=1)
+        energy = log_sum_exp(self.logits(embeddings))
         score: Tensor = self.alpha * self.residual(embeddings) - energy
         return score
 
@@ -130,6 +130,6 @@ class NnGuideScore(nn.Module):
 
     def forward(self, embeddings: Float[Tensor, "b d"]) -> Float[Tensor, " b"]:
         """Return the scores of embeddings."""
-        energy = torch.logsumexp(self.logits(embeddings), dim=1)
+        energy = log_sum_exp(self.logits(embeddings))
         guidance = torch.topk(embeddings @ self.guides.T, self.k, dim=1).values
         return -energy * guidance.mean(dim=1)

@@ -8,6 +8,15 @@ from pathlib import PurePosixPath
 from isogon.errors import UsageError
 
 _CAPITALS = re.compile(r"(?<=[a-z0-9])(?=[A-Z])")  # where a word begins in `classId`
+_NO_WORD = re.compile(r"[\W_]+")  # between the words of ` # Image-Path`
+
+# Folders that number parts of what stands above them: `seq1`, `Video_003`, `fold-2`.
+_NUMBERED = re.compile(
+    r"(seq|sequence|vid|video|clip|movie|session|scene|shot|take|track|tracklet|part|"
+    r"batch|chunk|set|subset|split|fold|shard|run|trial|day|cam|camera|view|frame|frames|"
+    r"sample|group|dir|folder|burst|patch|slide|page)[ _.-]*\d+",
+    re.IGNORECASE,
+)
 
 _SHOWN = 3  # classes or columns in a sentence
 _SEVERAL = 5  # images of a class, on average, where a level of folders may be chosen
@@ -105,6 +114,7 @@ def classes_by_folder(names: Sequence[str], level: int | None, where: str) -> Cl
             break
     depth = min(map(len, telling), default=0)
     candidates: list[Classes] = []
+    numbering: list[Classes] = []  # those of them that number parts
     for place in range(depth):
         labels = [
             path[places[place]] for path, places in zip(folders, telling, strict=True)
@@ -112,9 +122,12 @@ def classes_by_folder(names: Sequence[str], level: int | None, where: str) -> Cl
         if 1 < len(set(labels)) < len(labels):
             levels = sorted({places[place] + 1 for places in telling})
             candidates.append(Classes.of(labels, _level_words(levels)))
+            if all(map(_NUMBERED.fullmatch, set(labels))):
+                numbering.append(candidates[-1])
     if candidates:
-        large = [one for one in candidates if len(names) >= _SEVERAL * len(one.names)]
-        chosen = (large or candidates)[-1]
+        naming = [one for one in candidates if one not in numbering] or candidates
+        large = [one for one in naming if len(names) >= _SEVERAL * len(one.names)]
+        chosen = (large or naming)[-1]
         also = "".join(
             f"; {len(one.names):,} would be {one.origin}"
             for one in candidates
@@ -172,7 +185,7 @@ def _why_none(
 def column_named(columns: Sequence[str], known: Sequence[str]) -> str | None:
     """Return the first of the known names that is among the columns, as it is written.
 
-    Capitals, blanks and hyphens do not count.
+    Capitals, blanks, hyphens and other marks do not count.
     """
     tidied = {_tidy(column): column for column in reversed(columns)}
     return next((tidied[name] for name in known if name in tidied), None)
@@ -209,8 +222,7 @@ def column_words(
 
 
 def _tidy(column: str) -> str:
-    words = _CAPITALS.sub("_", column.strip())
-    return words.casefold().replace(" ", "_").replace("-", "_")
+    return _NO_WORD.sub("_", _CAPITALS.sub("_", column)).strip("_").casefold()
 
 
 def _some(names: Sequence[str]) -> str:

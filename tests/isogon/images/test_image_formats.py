@@ -63,6 +63,16 @@ def test_a_raw_photograph_is_not_taken_for_its_preview() -> None:
     assert caught.value.problem == ImageProblem.UNSUPPORTED
 
 
+@pytest.mark.parametrize("mode", ["1", "L", "P", "RGB", "RGBA"])
+def test_a_bitmap_without_the_files_own_header_is_one(mode: str) -> None:
+    image = SMOOTH.quantize(16) if mode == "P" else SMOOTH.convert(mode)
+    data = written("BMP", image)
+    assert image_format(data[14 : 14 + HEAD]) == "BMP"
+    assert np.array_equal(decode(data[14:]), decode(data))
+    with pytest.raises(ImageError, match=r"truncated|damaged"):
+        decode(data[14:300])
+
+
 def test_a_bitmap_that_would_become_noise_is_refused() -> None:
     data = bytearray(written("BMP", SMOOTH.convert("P").quantize(16)))
     data[30] = 2
