@@ -152,7 +152,9 @@ def _require_numbers(teacher: str, found: Embedded, data: Data, progress: Progre
     Raises:
         UsageError: names the teacher, the first such image and how many there are.
     """
-    faulty = _named(found, data, lambda vectors: ~np.isfinite(vectors).all(axis=1))
+    faulty = _named(
+        found, data, lambda vectors: np.logical_not(np.isfinite(vectors).all(axis=1))
+    )
     if faulty:
         raise not_finite(teacher, faulty[0], "NaN or infinite values", images=len(faulty))
     _tell_zeros(f"teacher {teacher}", found, data, progress)

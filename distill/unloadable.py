@@ -1,9 +1,14 @@
 """Why a file of weights could not be loaded, in a sentence and not in Python's words."""
 
+import errno
 import re
 from pickle import UnpicklingError
 from zipfile import BadZipFile
 
+from safetensors import SafetensorError
+
+# What damaged bytes lead the parsers into.
+_OF_PARSERS = (AttributeError, BadZipFile, EOFError, IndexError, SafetensorError, TypeError)
 _NAMED = 3  # weights that a sentence names
 _LISTS = {
     "Missing key(s) in state_dict:": "it lacks",
@@ -26,12 +31,19 @@ def why_unloadable(error: Exception) -> str:
         return f"it has no entry {error.args[0] if error.args else ''}".rstrip()
     if isinstance(error, UnpicklingError):
         return "it is no file of tensors alone"
-    if isinstance(error, EOFError | BadZipFile) or "zip archive" in text:
+    if isinstance(error, _OF_PARSERS) or "zip archive" in text or _is_cut_off(error):
         return "it breaks off, or is no file of weights"
     if "state_dict" in text:
         return _misfit(text)
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
     first = _BEGINNING.sub("", text.strip().partition("\n")[0])
     return first.rstrip(".")[:300] or "it is not what was expected"
+
+
+def _is_cut_off(error: Exception) -> bool:
+    """Whether torch looked for the end of an archive before its beginning."""
+    return isinstance(error, OSError) and error.errno == errno.EINVAL
 
 
 def _misfit(text: str) -> str:

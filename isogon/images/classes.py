@@ -122,7 +122,10 @@ def classes_by_folder(names: Sequence[str], level: int | None, where: str) -> Cl
         if 1 < len(set(labels)) < len(labels):
             levels = sorted({places[place] + 1 for places in telling})
             candidates.append(Classes.of(labels, _level_words(levels)))
-            if all(map(_NUMBERED.fullmatch, set(labels))):
+            above = [
+                p[places[place] - 1] for p, places in zip(folders, telling, strict=True)
+            ]
+            if all(map(_numbers_part, labels, above)):
                 numbering.append(candidates[-1])
     if candidates:
         naming = [one for one in candidates if one not in numbering] or candidates
@@ -135,6 +138,12 @@ def classes_by_folder(names: Sequence[str], level: int | None, where: str) -> Cl
         )
         return replace(chosen, origin=chosen.origin + also)
     return Classes.none(len(names), _why_none(names, folders, telling))
+
+
+def _numbers_part(folder: str, above: str) -> bool:
+    """Whether a folder numbers a part of the one above: `cat/seq1`, `cat/cat_01`."""
+    rest = folder.removeprefix(above).lstrip(" _.-")
+    return bool(_NUMBERED.fullmatch(folder)) or (rest != folder and rest.isdecimal())
 
 
 def _at_level(
@@ -216,7 +225,7 @@ def column_words(
         columns: all there are.
         used: other columns in use.
     """
-    unused = [each for each in columns if each != column and each not in used]
+    unused = [each for each in columns if each and each != column and each not in used]
     said = "no column of labels" if column is None else f"from the column `{column}`"
     return said + (f"; unused: {_some(unused)}" if unused else "")
 

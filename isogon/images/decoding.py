@@ -175,6 +175,8 @@ def _opened(kind: Format, data: bytes) -> ImageFile.ImageFile:
             "is a raw photograph or begins with a preview, and the photograph itself is "
             "not read. Export it as JPEG or TIFF.",
         )
+    if isinstance(image, TiffImageFile):
+        tiff.mend_planes(image)
     if isinstance(image, BmpImageFile) and image.info.get("compression") == _RLE4:
         raise ImageError(
             ImageProblem.UNSUPPORTED,

@@ -10,7 +10,7 @@ decodes a whole image to learn its size, the other is 100 MB of codecs.
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import BinaryIO
+from io import BytesIO
 
 import pi_heif
 from PIL.AvifImagePlugin import AvifImageFile
@@ -32,7 +32,7 @@ class Format:
     """A format of image files."""
 
     name: str  # for people
-    open: Callable[[BinaryIO], ImageFile]  # reads the header; pixels come with `load`
+    open: Callable[[BytesIO], ImageFile]  # reads the header; pixels come with `load`
     types: tuple[str, ...]  # media types, the registered one first
     suffixes: tuple[str, ...]  # of file names, the usual one first
     start: re.Pattern[bytes]  # how its files begin
@@ -42,7 +42,7 @@ def _start(pattern: bytes) -> re.Pattern[bytes]:
     return re.compile(pattern, re.DOTALL)
 
 
-def _bitmap(file: BinaryIO) -> ImageFile:
+def _bitmap(file: BytesIO) -> ImageFile:
     """Open a BMP, or what a `.dib` may hold: the same without the file's own header."""
     headed = file.read(2) == b"BM"
     file.seek(0)

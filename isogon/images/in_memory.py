@@ -9,6 +9,9 @@ from typing import Any, Literal
 import numpy as np
 from PIL import Image, ImageOps
 from PIL.ImageFile import ImageFile
+from PIL.TiffImagePlugin import TiffImageFile
+
+from isogon.images.tiff import mend_planes
 
 # Modes that no file holds: what they become.
 _BECOMES = {
@@ -29,6 +32,8 @@ def storable(image: Image.Image) -> Image.Image:
     memory means its pixels.
     """
     in_ppm = image.mode == "I" and image.format == "PPM"  # of 16 bits, says the format
+    if isinstance(image, TiffImageFile):
+        mend_planes(image)
     if isinstance(image, ImageFile):
         tags = getattr(image, "tag_v2", {})
         image = ImageOps.exif_transpose(image)  # a copy

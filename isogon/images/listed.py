@@ -40,7 +40,7 @@ LABELS = (
     *("fine_label", "labels", "classes", "species", "class_id", "category_id", "label_id"),
     *("coarse_label", "category_name", "species_name", "breed", "variety", "type", "tag"),
     *("class_label", "image_label", "target_class", "cls", "class_idx", "label_idx"),
-    *("y", "gt", "ground_truth", "annotation", "diagnosis"),
+    *("y", "gt", "ground_truth", "annotation", "diagnosis", "dx"),
 )
 
 _HINT = "Expected a heading with a column `path` and, where there are classes, `label`."
@@ -49,7 +49,7 @@ _DELIMITERS = (",", "\t", ";", "|")
 # The suffix of an image, and behind it something more: the label.
 _ENDS = tuple(SUFFIXES)
 _LABELLED = re.compile(
-    rf"(.+(?:{'|'.join(map(re.escape, sorted(SUFFIXES, reverse=True)))}))"
+    rf'"?(.+(?:{"|".join(map(re.escape, sorted(SUFFIXES, reverse=True)))}))"?'
     r"(?:\s*[,;|]\s*|\s+)(\S.*)",
     re.IGNORECASE,
 )
@@ -166,6 +166,8 @@ def images_at(
 
 
 def _name(folder: Path, path: str, root: Path) -> str:
+    if "\\" in path and os.sep == "/" and not (folder / path).exists():
+        path = path.replace("\\", "/")  # written by Windows
     if not Path(path).is_absolute():
         path = os.path.relpath(folder / path, root)
     return PurePath(os.path.normpath(path)).as_posix()
@@ -222,15 +224,24 @@ def _plain(text: str, file: Path) -> _Table:
         return _delimited(text, usual, file)
     rows = []
     for line in lines:
-        found = _LABELLED.fullmatch(line.strip())
-        if found and not line.lower().endswith(_ENDS) and not (file.parent / line).exists():
-            rows.append({"path": found[1].strip(), "label": found[2]})
-        else:
+        if (file.parent / line).exists():
             rows.append({"path": line, "label": ""})
+        elif not line.startswith("#"):
+            rows.append(_path_and_label(line.strip(), file.parent))
     if not any(row["label"] for row in rows):
         return _Table(columns=("path",), rows=[{"path": row["path"]} for row in rows])
-    origin = "from what follows the path on each line"
+    origin = "from what stands beside the path on each line"
     return _Table(columns=("path", "label"), rows=rows, origin=origin)
+
+
+def _path_and_label(line: str, folder: Path) -> dict[str, str]:
+    """Divide a line that names no file as it stands; the label is mostly behind."""
+    first, _, rest = line.partition(" ")
+    if line.lower().endswith(_ENDS):
+        before = rest and (folder / rest.strip()).exists()
+        return {"path": rest.strip() if before else line, "label": first if before else ""}
+    found = _LABELLED.fullmatch(line)
+    return {"path": found[1], "label": found[2]} if found else {"path": line, "label": ""}
 
 
 def _delimited(text: str, usual: str, file: Path) -> _Table:

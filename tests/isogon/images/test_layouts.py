@@ -101,6 +101,8 @@ NUMBERS = range(6)
          "ab", "at level 3"),
         ([f"{c}/seq{m}/{n}.png" for c in "ab" for m in "12" for n in NUMBERS],
          "ab", "at level 1; 2 would be from the folders at level 2"),
+        ([f"{c}/{c}_{m}/{n}.png" for c in "ab" for m in "12" for n in NUMBERS],
+         "ab", "at level 1; 4 would be from the folders at level 2"),
         ([f"Video_{m}/{c}/{n}.png" for c in "ab" for m in "12" for n in NUMBERS],
          "ab", "at level 2; 2 would be from the folders at level 1"),
         ([f"{n}.png" for n in NUMBERS], "", "no classes: no folder divides the images"),
@@ -181,11 +183,23 @@ def test_a_list_of_text_may_have_a_label_behind_each_path(
     images = open_images(str(path))
     assert images.names == tuple(LISTED)
     assert images.class_words == (
-        "2 classes (class a, class b), from what follows the path on each line"
+        "2 classes (class a, class b), from what stands beside the path on each line"
     )
     path.write_text("\n".join([*rows[:-1], LISTED[-1]]))
     with pytest.raises(UsageError, match=r"but not to image 6\. Label all"):
         open_images(str(path))
+
+
+def test_a_list_of_text_is_read_as_others_write_it(tmp_path: Path) -> None:
+    write(tmp_path, LISTED)
+    path = tmp_path / "train.txt"
+    rows = ["# image label", *(f'"{name}" {name[0]}' for name in LISTED[:2])]
+    rows += [f"{name[0]} {name}" for name in LISTED[2:4]]
+    rows += [f"{name[0]}\\{name[2:]} {name[0]}" for name in LISTED[4:]]
+    path.write_text("\r\n".join(rows))
+    images = open_images(str(path))
+    assert images.names == tuple(LISTED)
+    assert labels(images) == [name[0] for name in LISTED]
 
 
 def test_a_path_with_blanks_is_a_path(tmp_path: Path) -> None:
