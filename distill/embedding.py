@@ -162,7 +162,7 @@ def _require_numbers(teacher: str, found: Embedded, data: Data, progress: Progre
 
 def _tell_zeros(model: str, found: Embedded, data: Data, progress: Progress) -> None:
     """Say for which images a model gives nothing but zeros, which have no direction."""
-    empty = _named(found, data, lambda vectors: ~vectors.any(axis=1))
+    empty = _named(found, data, lambda vectors: np.logical_not(vectors.any(axis=1)))
     if empty:
         shown = ", ".join(empty[:_SHOWN]) + (", …" if len(empty) > _SHOWN else "")
         progress.console.print(
