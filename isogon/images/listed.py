@@ -218,7 +218,7 @@ def _encoding(file: Path) -> str:
 def _plain(text: str, file: Path) -> _Table:
     """Read a path, or a path and a label, per line; with a heading, a table."""
     lines = [line for line in text.replace("\r\n", "\n").split("\n") if line.strip()]
-    heading = re.split(r"[,\t;| ]+", lines[0].strip()) if lines else []
+    heading = re.split(r"[,\t;| ]+", lines[0].strip("# ")) if lines else []
     if len(heading) > 1 and column_named(heading, PATHS) and column_named(heading, LABELS):
         usual = next((each for each in _DELIMITERS if each in lines[0]), " ")
         return _delimited(text, usual, file)
@@ -246,7 +246,7 @@ def _path_and_label(line: str, folder: Path) -> dict[str, str]:
 
 def _delimited(text: str, usual: str, file: Path) -> _Table:
     """Read a table with a heading, whose most frequent delimiter is the table's."""
-    text = text.lstrip("\r\n")
+    text = text.lstrip("\r\n# ")
     delimiter = max((usual, *_DELIMITERS), key=text.partition("\n")[0].count)
     reader = csv.reader(
         io.StringIO(text, newline=""),

@@ -152,7 +152,7 @@ def test_a_level_may_be_chosen(tmp_path: Path) -> None:
         ("g.csv", "ImagePath,classId\n{0}.png,{1}\n"),
         ("h.csv", "relative_path,breed\n{0}.png,{1}\n"),
         ("i.csv", "# Image-Filename,Class (Name)\n{0}.png,{1}\n"),
-        ("j.txt", "path label\n{0}.png {1}\n"),
+        ("j.txt", "# path label\n{0}.png {1}\n"),
         ("k.txt", "file, class\n{0}.png, {1}\n"),
         ("f.jsonl", '{{"file_name": "{0}.png", "label": "{1}"}}\n'),
     ],
@@ -193,7 +193,7 @@ def test_a_list_of_text_may_have_a_label_behind_each_path(
 def test_a_list_of_text_is_read_as_others_write_it(tmp_path: Path) -> None:
     write(tmp_path, LISTED)
     path = tmp_path / "train.txt"
-    rows = ["# image label", *(f'"{name}" {name[0]}' for name in LISTED[:2])]
+    rows = ["# made by hand", *(f'"{name}" {name[0]}' for name in LISTED[:2])]
     rows += [f"{name[0]} {name}" for name in LISTED[2:4]]
     rows += [f"{name[0]}\\{name[2:]} {name[0]}" for name in LISTED[4:]]
     path.write_text("\r\n".join(rows))
