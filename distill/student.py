@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.export import Dim
 
 from distill.recipe import Recipe
+from distill.unloadable import why_unloadable
 from distill.weights import pretrained
 from isogon.bundle import StudentCard
 from isogon.errors import UsageError
@@ -110,7 +111,7 @@ def _fill(network: nn.Module, name: str, path: Path) -> None:
         network.load_state_dict(state)
     except Exception as error:  # of torch, of pickle and of safetensors
         raise UsageError(
-            f"{path} does not fit {name}: {said(error)} Expected its state dict "
+            f"{path} does not fit {name}: {why_unloadable(error)}. Expected its state dict "
             f"(.safetensors or .pth), as `torch.save(network.state_dict(), path)` "
             f"writes it."
         ) from error

@@ -2,15 +2,11 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from io import BytesIO
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float, Float32, UInt8
-from PIL import ImageOps
 from PIL.Image import Image as PillowImage, fromarray
-from PIL.ImageFile import ImageFile
 from rich.progress import Progress
 
 from isogon.bundle import (
@@ -27,14 +23,11 @@ from isogon.bundle import (
 from isogon.errors import ImageError, UsageError
 from isogon.images import ImageLimits, Preprocessing, decode
 from isogon.images.collection import LOCAL_LIMITS
+from isogon.images.in_memory import saved, storable, without_loss
 from isogon.ood import Calibration
 from isogon.runtimes import How, Runner, runtime_for
 
 BATCH = 8
-
-# Modes of Pillow that PNG cannot hold: what they are converted to, or saved as TIFF.
-_IN_RGB = {"RGBX": "RGB", "YCbCr": "RGB", "HSV": "RGB", "RGBa": "RGBA", "La": "LA"}
-_IN_TIFF = frozenset({"CMYK", "LAB", "F", "I", "I;16B"})
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -372,23 +365,11 @@ def save_answers(path: Path, answers: Sequence[Answer], fingerprint: str) -> Non
 
 
 def _as_file(image: PillowImage) -> bytes:
-    """Return the pixels as a file without loss, for the one decoder.
-
-    What Pillow has only opened is its file, which EXIF may turn; what was made of it in
-    memory means its pixels.
-    """
-    profile = image.info.get("icc_profile")
-    if isinstance(image, ImageFile):
-        image = ImageOps.exif_transpose(image)
-    if image.mode in _IN_RGB:
-        image = image.convert(_IN_RGB[image.mode])
-    in_tiff = image.mode in _IN_TIFF
-    options: dict[str, Any] = {} if in_tiff else {"compress_level": 0}
-    buffer = BytesIO()
-    image.save(
-        buffer, "TIFF" if in_tiff else "PNG", icc_profile=profile, exif=b"", **options
-    )
-    return buffer.getvalue()
+    """Return the pixels as a file without loss, for the one decoder."""
+    image = storable(image)
+    if without_loss(image) == "TIFF":
+        return saved(image, "TIFF")
+    return saved(image, "PNG", compress_level=0)
 
 
 def _of_array(array: np.ndarray, name: str) -> PillowImage:

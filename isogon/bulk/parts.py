@@ -119,7 +119,8 @@ def _require_place(output: Path) -> None:
     if output.is_dir():
         raise UsageError(f"{output} is a directory; expected --output as a file's name.")
     if not output.parent.is_dir():
+        found = "a file" if output.parent.exists() else "nothing"
         raise UsageError(
-            f"Expected a directory at {output.parent}, found nothing. Make it, or choose "
+            f"Expected a directory at {output.parent}, found {found}. Make it, or choose "
             f"another --output."
         )

@@ -23,7 +23,7 @@ from PIL.TiffImagePlugin import TiffImageFile
 
 from isogon.errors import ImageError, ImageProblem
 from isogon.images import gif, tiff
-from isogon.images.boxes import is_complete
+from isogon.images.boxes import is_complete, without_exif
 from isogon.images.colours import Correction, correction
 from isogon.images.formats import ACCEPTED, Format, format_of, other_format
 from isogon.images.jpeg import structure
@@ -103,10 +103,9 @@ def decode(
         tiff.require_modest(data)
     elif found.name == "GIF":
         gif.require_modest(data)
-    elif found.name in ("HEIC", "AVIF") and not is_complete(data):
-        raise ImageError(
-            ImageProblem.UNDECODABLE, "is truncated: it ends early. Send the complete file."
-        )
+    elif found.name in ("HEIC", "AVIF"):
+        _require_complete(data)
+        data = without_exif(data, xmp=found.name == "HEIC")
     image: Image.Image = _opened(found, data)
     _require_bounded(image, passes, limits)
     try:
@@ -132,6 +131,13 @@ def decode(
             ImageProblem.UNDECODABLE,
             f"is truncated or damaged: {error}. Send the complete file.",
         ) from error
+
+
+def _require_complete(data: bytes) -> None:
+    if not is_complete(data):
+        raise ImageError(
+            ImageProblem.UNDECODABLE, "is truncated: it ends early. Send the complete file."
+        )
 
 
 def _known(data: bytes) -> Format:
@@ -169,6 +175,8 @@ def _opened(kind: Format, data: bytes) -> ImageFile.ImageFile:
             "is a raw photograph or begins with a preview, and the photograph itself is "
             "not read. Export it as JPEG or TIFF.",
         )
+    if isinstance(image, TiffImageFile):
+        tiff.mend_planes(image)
     if isinstance(image, BmpImageFile) and image.info.get("compression") == _RLE4:
         raise ImageError(
             ImageProblem.UNSUPPORTED,

@@ -4,7 +4,6 @@ import copy
 
 import safetensors.torch
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
@@ -24,6 +23,8 @@ from isogon.networks.importing import (
 )
 
 WEIGHTS = "model.safetensors"
+
+_SMALLEST_NORM = 1e-12  # as `F.normalize` has it
 
 
 class Student(nn.Module):
@@ -88,7 +89,7 @@ class Student(nn.Module):
         features = self.backbone(pixels).pooled
         if self.embedding is not None:
             features = self.embedding(features)
-        return F.normalize(features, dim=1)
+        return unit(features)
 
     def followed_by(self, layer: nn.Linear) -> "Student":
         """Return a student whose embeddings are this one's, mapped by `layer`.
@@ -105,6 +106,17 @@ class Student(nn.Module):
             folded.weight.copy_(weight)
             folded.bias.zero_() if bias is None else folded.bias.copy_(bias)
         return Student(self.backbone, folded)
+
+
+def unit(vectors: Float[Tensor, "b d"]) -> Float[Tensor, "b d"]:
+    """Return the vectors divided by their norms, as `F.normalize` does.
+
+    In ONNX that is a sum and a division by broadcasting. What `F.normalize` and
+    `vector_norm` become there (Expand, ReduceL2) ONNX Runtime's `quant_pre_process` and
+    other tools that infer shapes do not take.
+    """
+    norms = (vectors * vectors).sum(dim=1, keepdim=True).sqrt()
+    return vectors / norms.clamp_min(_SMALLEST_NORM)
 
 
 def own_network(name: str, preprocessing: Preprocessing) -> ImportedNetwork:

@@ -3,9 +3,11 @@
 from pathlib import Path
 
 import numpy as np
+import onnx
 import onnxruntime
 import pytest
 import torch
+from onnxruntime.quantization.shape_inference import quant_pre_process
 from torch.export import Dim
 
 from export.graph.scores import score_of
@@ -64,6 +66,10 @@ def test_onnx_runtime_scores_as_numpy_does(
         # In units of the scores' range, as the parity gate measures; its bound is 1e-3.
         error = np.abs(found - expected[:batch]).max() / np.ptp(expected)
         assert error < 2e-5
+    quant_pre_process(path, tmp_path / "prepared.onnx")  # which infers every shape
+    prepared = onnx.load(tmp_path / "prepared.onnx").graph
+    shaped = {value.name for value in (*prepared.value_info, *prepared.output)}
+    assert shaped >= {name for node in prepared.node for name in node.output if name}
 
 
 def test_residual_without_labels_is_in_the_graph_too(

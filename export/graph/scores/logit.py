@@ -5,6 +5,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from export.graph.constants import float32
+from export.graph.reductions import log_sum_exp
 from export.graph.scores.score import score_of
 from isogon.ood import GEN_CLASSES, GEN_GAMMA, Energy, Gen, LinearProbe, MaxLogit, Msp
 
@@ -46,7 +47,7 @@ class EnergyScore(nn.Module):
 
     def forward(self, logits: Float[Tensor, "b c"]) -> Float[Tensor, " b"]:
         """Return the scores of logits."""
-        return -torch.logsumexp(logits, dim=1)
+        return -log_sum_exp(logits)
 
 
 class GenScore(nn.Module):
@@ -59,11 +60,11 @@ class GenScore(nn.Module):
     def forward(self, logits: Float[Tensor, "b c"]) -> Float[Tensor, " b"]:
         """Return the scores of logits."""
         ordered = torch.topk(logits, logits.shape[1], dim=1).values
-        total = torch.logsumexp(ordered, dim=1, keepdim=True)
+        total = log_sum_exp(ordered)[:, None]
         chosen = ordered[:, :GEN_CLASSES] - total
         # Rounding may lift the second of two equal classes above 1/2, by an ulp.
         rest = torch.log(1 - torch.exp(chosen[:, 1:]))
-        first = torch.logsumexp(ordered[:, 1:], dim=1, keepdim=True) - total
+        first = log_sum_exp(ordered[:, 1:])[:, None] - total
         others = torch.cat([first, rest], dim=1)
         return torch.exp(GEN_GAMMA * (chosen + others)).sum(dim=1)
 

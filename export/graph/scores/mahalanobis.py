@@ -4,6 +4,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from export.graph.constants import float32
+from export.graph.reductions import smallest
 from export.graph.scores.score import score_of
 from isogon.ood import Gaussians, Mahalanobis, RelativeMahalanobis
 
@@ -30,7 +31,7 @@ class _SquaredDistance(nn.Module):
             - 2 * whitened @ self.means.T
             + self.squared_means
         )
-        return squares.amin(dim=1)
+        return smallest(squares)
 
 
 class _Difference(nn.Module):

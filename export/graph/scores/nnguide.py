@@ -5,6 +5,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from export.graph.constants import float32
+from export.graph.reductions import log_sum_exp
 from export.graph.scores.logit import Logits
 from export.graph.scores.score import score_of
 from isogon.ood import NnGuide
@@ -23,7 +24,7 @@ class _NnGuideScore(nn.Module):
 
     def forward(self, embeddings: Float[Tensor, "b d"]) -> Float[Tensor, " b"]:
         """Return the scores of embeddings."""
-        energy = torch.logsumexp(self.logits(embeddings), dim=1)
+        energy = log_sum_exp(self.logits(embeddings))
         guidance = torch.topk(embeddings @ self.guides.T, self.k, dim=1).values
         return -energy * guidance.mean(dim=1)
 

@@ -1,10 +1,10 @@
 """How far an embedding leaves the principal subspace, alone and as a logit."""
 
-import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from export.graph.constants import float32
+from export.graph.reductions import length, log_sum_exp
 from export.graph.scores.logit import Logits
 from export.graph.scores.score import score_of
 from isogon.ood import Residual, Vim
@@ -24,8 +24,7 @@ class _ResidualScore(nn.Module):
     def forward(self, embeddings: Float[Tensor, "b d"]) -> Float[Tensor, " b"]:
         """Return the scores of embeddings."""
         outside = embeddings @ self.complement - self.offset
-        length: Tensor = torch.linalg.vector_norm(outside, dim=1)
-        return length
+        return length(outside)
 
 
 class _VimScore(nn.Module):
@@ -39,7 +38,7 @@ class _VimScore(nn.Module):
 
     def forward(self, embeddings: Float[Tensor, "b d"]) -> Float[Tensor, " b"]:
         """Return the scores of embeddings."""
-        energy = torch.logsumexp(self.logits(embeddings), dim=1)
+        energy = log_sum_exp(self.logits(embeddings))
         score: Tensor = self.alpha * self.residual(embeddings) - energy
         return score
 

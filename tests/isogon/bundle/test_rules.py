@@ -20,6 +20,7 @@ from isogon.bundle import (
     Bundle,
     open_runner,
     parity_name,
+    require_absent,
     require_golden,
     vouched_artifact,
 )
@@ -477,3 +478,10 @@ def test_a_nan_fails_the_golden_check(bundle: Bundle) -> None:
         stage.write_arrays(GOLDEN, arrays)
     with pytest.raises(CheckFailedError, match="nan"):
         require_golden(bundle, artifact, OnnxRunner(artifact.path))
+
+
+def test_a_bundle_below_a_file_is_refused_in_a_sentence(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    require_absent(tmp_path / "new" / "folder" / "a.isogon")
+    with pytest.raises(UsageError, match=r"file is a file, not a folder\. Choose another"):
+        require_absent(tmp_path / "file" / "new" / "a.isogon")
