@@ -1,5 +1,6 @@
 """`isogon serve`: answers over HTTP."""
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -7,18 +8,46 @@ import typer
 
 def serve(
     bundles: Annotated[
-        list[str],
+        list[str] | None,
         typer.Argument(
-            metavar="[NAME=]BUNDLE",
+            metavar="[[NAME=]BUNDLE]...",
             help="Bundles' directories, or bentoml:NAME[:VERSION] of BentoML's store. The "
             "first answers where a request names no `model`. NAME= goes before the "
-            "bundle's own name.",
+            "bundle's own name. Without any: ISOGON_BUNDLE.",
+            show_default=False,
         ),
-    ],
+    ] = None,
     port: Annotated[int, typer.Option(help="TCP port.", min=1, max=65535)] = 3000,
     host: Annotated[
-        str, typer.Option(help="Address; 0.0.0.0 accepts other machines.")
+        str,
+        typer.Option(
+            help="Address; 0.0.0.0 accepts other machines, :: does so over IPv6 too."
+        ),
     ] = "127.0.0.1",
+    uds: Annotated[
+        Path | None,
+        typer.Option(
+            help="Path of a unix socket to listen on instead; this user and its group may "
+            "connect.",
+            show_default=False,
+        ),
+    ] = None,
+    processes: Annotated[
+        int | None,
+        typer.Option(
+            help="Processes that answer, for small models on many cores. Without it: one.",
+            min=1,
+            show_default=False,
+        ),
+    ] = None,
+    keys: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="API keys: `NAME KEY [RATE]` on each line. Read again when it changes.",
+            show_default=False,
+        ),
+    ] = None,
     watch: Annotated[
         bool,
         typer.Option(
@@ -70,4 +99,11 @@ def serve(
     """
     from serving import serve as run
 
-    run(bundles, host=host, port=port, watch=watch)
+    given = {"processes": processes, "keys_file": keys, "watch": watch or None}
+    run(
+        bundles or (),
+        host=host,
+        port=port,
+        uds=uds,
+        given={name: value for name, value in given.items() if value is not None},
+    )

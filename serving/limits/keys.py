@@ -8,10 +8,11 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from serving.api.problems import problem_response
 from serving.models import Models
+from serving.paths import FOR_MACHINES
 
 # Probes and scrapers carry no keys; the page's files and the API's description hold
 # nothing that is the model's.
-_OPEN = frozenset({"/livez", "/readyz", "/healthz", "/metrics", "/", "/openapi.json"})
+_OPEN = FOR_MACHINES | {"/", "/openapi.json"}
 _OPEN_FOLDER = "/page/"
 
 

@@ -13,6 +13,7 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from serving.observability.metrics import Metrics
+from serving.paths import FOR_MACHINES
 
 if TYPE_CHECKING:
     from opentelemetry.trace import Span
@@ -23,7 +24,6 @@ REQUEST_ID = "x-request-id"
 
 _WELL_FORMED = re.compile(r"[A-Za-z0-9._:/+=-]{1,128}", re.ASCII)
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
-_QUIET = frozenset({"/metrics", "/livez", "/readyz", "/healthz"})
 _CLIENT_LEFT = 499  # as nginx logs it; no status was sent
 _FAILED = 500
 
@@ -114,7 +114,7 @@ class Observed:
         self._metrics.request_seconds.labels(method, route).observe(seconds)
         if (tracing := self._traced.tracing) is not None and span is not None:
             tracing.describe(span, method, route, request)
-        level = logging.DEBUG if route in _QUIET else logging.INFO
+        level = logging.DEBUG if route in FOR_MACHINES else logging.INFO
         if not _access.isEnabledFor(level):
             return
         fields: dict[str, Any] = {
