@@ -91,6 +91,10 @@ class Settings(BaseSettings):
     api_keys: Annotated[tuple[SecretStr, ...], NoDecode, BeforeValidator(keys_from)] = (
         Field(default=(), description="of which a request must show one; none: open")
     )
+    keys_file: Path | None = Field(
+        default=None,
+        description="more keys: `NAME KEY [RATE]` on each line; read again when it changes",
+    )
     cors_origins: Annotated[tuple[Origin, ...], NoDecode, BeforeValidator(origins_from)] = (
         Field(default=(), description="whose pages in a browser may ask; none: no other")
     )

@@ -13,6 +13,7 @@ from isogon.errors import IsogonError
 from serving.app import create_app
 from serving.bento.arbiter import COULD_NOT_START, supervise
 from serving.bundles import Bundles
+from serving.limits import KeyRing
 from serving.models import Models
 from serving.observability import (
     Observations,
@@ -53,6 +54,7 @@ def load(settings: Settings) -> Models:
         IsogonError: a setting, a bundle or its golden check is not in order.
     """
     start_observability(app, settings, bentoml.server_context.worker_index)
+    KeyRing.of(settings)  # raises now what the first request would
     freeze()
     observations: Observations = app.state.observations
     bundles = Bundles.load(settings)

@@ -31,7 +31,10 @@ _ABSENT = (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT)
 
 @contextmanager
 def bound(*, host: str, port: int, uds: Path | None) -> Iterator[list[socket]]:
-    """Yield bound sockets on which nobody listens yet; they are closed at the end.
+    """Yield bound sockets; they are closed at the end.
+
+    Nobody listens on a TCP port before the models answer. A unix socket is listened on at
+    once, and who connects waits: that is how another process sees that it is taken.
 
     Args:
         host: a name or an address. `::` is every address, of IPv4 too; where the kernel
@@ -108,6 +111,7 @@ def _unix(path: Path) -> socket:
             opened.bind(str(path))
         finally:
             os.umask(before)
+        opened.listen()
     except OSError as error:
         opened.close()
         reason = error.strerror or str(error)

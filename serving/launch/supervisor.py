@@ -32,6 +32,7 @@ from serving.bundles import Bundles
 from serving.launch.listening import BEYOND_DEADLINE
 from serving.launch.messages import Answer, Complete, Exposed, Ready, Report
 from serving.launch.worker import work
+from serving.limits import KeyRing
 from serving.observability import Observations, start_logging, traces_are_asked_for
 from serving.observability.summing import Summed, kept, summed
 from serving.settings import Settings
@@ -63,6 +64,7 @@ def supervise(
     """
     start_logging(settings)
     traces_are_asked_for()  # raises what every worker would
+    KeyRing.of(settings)  # likewise
     if settings.threads > 1:
         raise UsageError(
             f"{settings.processes} processes need ISOGON_THREADS=1, got "

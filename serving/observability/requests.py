@@ -36,6 +36,7 @@ class ServedRequest:
 
     id: str
     model: str | None = None
+    key: str | None = None  # the name of the API key that it showed
     images: int = 0
     received: int = 0  # bytes of its body
     sent: int = 0
@@ -124,6 +125,7 @@ class Observed:
             "seconds": round(seconds, 6),
             "images": request.images,
             "model": request.model,
+            "key": request.key,
             "request_bytes": request.received,
             "response_bytes": request.sent,
         }
