@@ -59,8 +59,14 @@ def serve(
 ) -> None:
     """Serve embeddings and OOD scores over HTTP (BentoML), until interrupted.
 
-    Try `curl -F images=@photo.jpg localhost:3000/v1/embed`. SIGTERM and Ctrl-C finish the
-    requests accepted. Everything else is set by environment variables.
+    Try `curl -F images=@photo.jpg localhost:3000/v1/embed`, and the page at `/`. SIGTERM
+    and Ctrl-C finish the requests accepted; a start that fails ends with status 2, or 1
+    for a check, and one line. Everything else is set by environment variables.
+
+    - a small model on many cores: `isogon serve BUNDLE --processes 4`
+    - behind nginx on this machine: `isogon serve BUNDLE --uds /run/isogon/http.sock`
+    - for other machines, with keys: `isogon serve BUNDLE --host :: --keys keys.txt`
+    - clients of Triton: `/v2/models/NAME/infer`; probes: `/livez` and `/readyz`
 
     What answers:
 
@@ -70,11 +76,13 @@ def serve(
       busy, and of them for one run
     - ISOGON_CUDA_GRAPHS: `true` replays the runs of a TensorRT engine
     - ISOGON_WATCH: `true` is `--watch`
+    - ISOGON_PROCESSES: `--processes`
 
     Who may ask:
 
     - ISOGON_API_KEYS: separated by commas; a request shows one as `Authorization: Bearer
       KEY` or `X-API-Key: KEY`
+    - ISOGON_KEYS_FILE: `--keys`, a file of keys with names and rates
     - ISOGON_CORS_ORIGINS: separated by commas; sites whose pages may ask from a browser
 
     How much one request may bring:
