@@ -211,7 +211,7 @@ class Supervisor:
     def _say_whether_complete(self) -> None:
         answering = [each for each in self._workers if each.ready and not each.retired]
         self._answering.set(len(answering))
-        complete = len(answering) >= self._count
+        complete = not self._started or len(answering) >= self._count
         if complete is not app.state.complete:
             app.state.complete = complete  # of those that are forked from now on, too
             for worker in self._workers:

@@ -53,7 +53,9 @@ def work(
     app.state.expose = link.exposed
     try:
         channel.send(Ready())
-        channel.recv()  # `Answer`
+        while not isinstance(message := channel.recv(), Answer):
+            if isinstance(message, Complete):
+                app.state.complete = message.complete
     except (EOFError, OSError):
         return  # the supervisor is gone
     listen(sockets, deadline=bundles.settings.deadline)
