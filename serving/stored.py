@@ -26,8 +26,8 @@ def bundle_path(location: str | Path) -> Path:
     import bentoml
     from bentoml.exceptions import BentoMLException
 
-    _know_our_bento()
     try:
+        _know_our_bento()
         return Path(bentoml.models.get(tag).path)
     except (BentoMLException, ValueError) as error:  # ValueError: it is no tag at all
         raise UsageError(

@@ -365,16 +365,16 @@ def _written(answer: Answer, asked: InferRequest) -> Response:
         "is_ood": answer.is_ood,
     }
     by_default = asked.parameters.get("binary_data_output", False) is True
-    wanted = {each.name: each.parameters for each in asked.outputs} or dict.fromkeys(values)
+    wanted: dict[str, _Parameters] = {each.name: each.parameters for each in asked.outputs}
     tensors, tail = [], b""
-    for name, parameters in wanted.items():
+    for name in wanted or values:
         found = values[name]
         tensor: dict[str, Any] = {
             "name": name,
             "datatype": _DATATYPES[name],
             "shape": list(found.shape),
         }
-        if (parameters or {}).get("binary_data", by_default) is True:
+        if wanted.get(name, {}).get("binary_data", by_default) is True:
             content = np.ascontiguousarray(found).tobytes()
             tensor["parameters"] = {"binary_data_size": len(content)}
             tail += content
