@@ -18,7 +18,7 @@ _MOST = 1000  # keys in a file; each costs every request a comparison
 _SECONDS = {"s": 1, "min": 60, "h": 3600, "d": 86400}
 _NAME = r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}"
 _LINE = re.compile(
-    rf"(?P<name>{_NAME})\s+(?:sha256:(?P<digest>[0-9a-fA-F]{{64}})|(?P<key>[!-~]{{8,}}))"
+    rf"(?P<name>{_NAME})\s+(?:sha256:(?P<digest>[0-9a-fA-F]{{64}})|(?P<key>(?!sha256:)[!-~]{{8,}}))"
     r"(?:\s+(?P<count>\d+(?:\.\d+)?)/(?P<unit>s|min|h|d)(?:\s+burst=(?P<burst>\d+))?)?"
 )
 _EXPECTED = (

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from serving.limits.keyring import Key
 
 _SLOT = struct.Struct("=32sd")  # digest of the key's name; when its bucket is full again
-_SLOTS = 2048
+_SLOTS = 1024
 
 
 class Rates:

@@ -210,7 +210,7 @@ def test_a_bucket_fills_as_its_rate_says_and_is_shared_by_processes() -> None:
     rates = Rates()
     keys = [
         Key(name=f"k{number}", digest=b"", rate=Rate(per_second=4, burst=3))
-        for number in range(3000)
+        for number in range(1100)
     ]
     key = keys[0]
     assert [rates.wait(key, now=100.0) for _ in range(4)] == [0, 0, 0, 0.25]

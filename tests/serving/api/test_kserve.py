@@ -51,10 +51,10 @@ def read(answer: httpx.Response) -> dict[str, np.ndarray]:
     return found
 
 
-def test_probes_and_metadata(client: httpx.Client) -> None:
+def test_probes_and_metadata(client: httpx.Client, url: str) -> None:
     for path in ("/health/live", "/health/ready"):
         assert client.get(path).status_code == 200
-    assert client.get("").json()["extensions"] == ["binary_tensor_data"]
+    assert httpx.get(f"{url}/v2").json()["extensions"] == ["binary_tensor_data"]
     assert client.get("/models/digits/ready").json() == {"name": "digits", "ready": True}
     model = client.get("/models/digits").json()
     assert model["inputs"] == [{"name": "images", "datatype": "BYTES", "shape": [-1]}]
