@@ -111,6 +111,17 @@ class Settings(BaseSettings):
         default="info", description="from which on: debug, info, warning, error"
     )
 
+    @field_validator("threads")
+    @classmethod
+    def _of_one_process(cls, threads: int, info: ValidationInfo) -> int:
+        # A fork has none of the threads that ONNX Runtime gave its session.
+        if threads > 1 and (processes := info.data.get("processes", 1)) > 1:
+            raise ValueError(
+                f"runs of several threads are for one process, and ISOGON_PROCESSES or "
+                f"--processes is {processes}"
+            )
+        return threads
+
     @field_validator("queue", "max_held_bytes")
     @classmethod
     def _holds_one(cls, room: int, info: ValidationInfo) -> int:

@@ -65,12 +65,6 @@ def supervise(
     start_logging(settings)
     traces_are_asked_for()  # raises what every worker would
     KeyRing.of(settings)  # likewise
-    if settings.threads > 1:
-        raise UsageError(
-            f"{settings.processes} processes need ISOGON_THREADS=1, got "
-            f"{settings.threads}: runs of several threads are for one process. Leave "
-            f"one of the two out."
-        )
     bundles = Bundles.load(settings.of_each_process())
     for loaded in bundles.loaded:
         if loaded.model.runner.on_device:

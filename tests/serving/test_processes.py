@@ -17,8 +17,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 
 from isogon.errors import UsageError
 from serving.observability.summing import kept, summed
-from serving.process import free_port, serve
-from serving.settings import Settings
+from serving.settings import Settings, settings_from_environment
 
 
 def sample(client: httpx.Client, name: str) -> float:
@@ -109,8 +108,8 @@ def test_several_threads_are_for_one_process(
     exported: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("ISOGON_THREADS", "2")
-    with pytest.raises(UsageError, match="2 processes need ISOGON_THREADS=1, got 2"):
-        serve([str(exported)], port=free_port(), given={"processes": 2})
+    with pytest.raises(UsageError, match="for one process, and .* --processes is 2"):
+        settings_from_environment(exported, {"processes": 2})
 
 
 def test_each_process_has_its_share_and_room_for_one_request(exported: Path) -> None:
