@@ -2,6 +2,7 @@
 
 import asyncio
 import math
+import select
 import signal
 from collections.abc import Sequence
 from socket import socket
@@ -18,14 +19,17 @@ _LINGER = 1.0  # seconds
 
 
 class _Server(uvicorn.Server):
-    """Ends without losing a request that is on its way over an idle connection.
+    """Ends without losing a request that is on its way.
 
-    uvicorn closes idle connections at once, whatever their clients have just sent. Here
-    they stay for a moment, and are told in their next answer that it was the last.
+    uvicorn closes its sockets at once, and the kernel resets the connections that wait
+    there; and it closes idle connections, whatever their clients have just sent. Here the
+    former are accepted, and the latter stay for a moment, and are told in their next
+    answer that it was the last.
     """
 
     async def shutdown(self, sockets: list[socket] | None = None) -> None:
-        """Accept nothing more, answer what comes over open connections, close them."""
+        """Accept what waits, answer what comes over open connections, close them."""
+        await _accepted(sockets or [])
         for server in self.servers:
             server.close()
         state = self.server_state
@@ -34,6 +38,16 @@ class _Server(uvicorn.Server):
         while state.connections and asyncio.get_running_loop().time() < end:
             await asyncio.sleep(0.02)
         await super().shutdown(sockets)
+
+
+async def _accepted(sockets: Sequence[socket]) -> None:
+    """Return when no connection waits to be accepted, which the event loop does."""
+    waiting = select.poll()
+    for each in sockets:
+        waiting.register(each, select.POLLIN)
+    end = asyncio.get_running_loop().time() + _LINGER
+    while waiting.poll(0) and asyncio.get_running_loop().time() < end:
+        await asyncio.sleep(0.001)
 
 
 def listen(sockets: Sequence[socket], *, deadline: float) -> None:
