@@ -25,6 +25,7 @@ class Contender:
     command: Callable[[Path, int], list[str]]  # from bundle and port
     workers: int = 1
     threads: int = 1  # of a run
+    plain: bool = False  # takes an image as the body itself
 
     @contextmanager
     def running(self, bundle: Path, log: Path) -> Iterator[Server]:
@@ -41,15 +42,14 @@ class Contender:
             yield ready
 
 
-def _ours(bundle: Path, port: int) -> list[str]:
-    return [
-        sys.executable,
-        str(ROOT / "isogon.py"),
-        "serve",
-        str(bundle),
-        "--port",
-        str(port),
-    ]
+def _ours(processes: int) -> Callable[[Path, int], list[str]]:
+    def command(bundle: Path, port: int) -> list[str]:
+        return [
+            *(sys.executable, "-m", "isogon", "serve", str(bundle)),
+            *("--port", str(port), "--processes", str(processes)),
+        ]
+
+    return command
 
 
 def _bentoml(_: Path, port: int) -> list[str]:
@@ -77,12 +77,26 @@ def _fastapi(workers: int) -> Callable[[Path, int], list[str]]:
 def contenders() -> dict[str, Contender]:
     """Return the servers by name.
 
-    BentoML and FastAPI come twice: as one process, and with a worker for each core.
+    We, BentoML and FastAPI come twice: as one process, and with one for each core.
     Where several runs are under way at once a run has one thread, which is the fastest
     on a CPU; one worker of BentoML runs one batch at a time, with all cores.
     """
     found = [
-        Contender(name=OURS, path="/v1/embed", health="/readyz", command=_ours),
+        Contender(
+            name=OURS,
+            path="/v1/embed",
+            health="/readyz",
+            command=_ours(1),
+            plain=True,
+        ),
+        Contender(
+            name=f"{OURS}, {CORES} processes",
+            path="/v1/embed",
+            health="/readyz",
+            command=_ours(CORES),
+            workers=CORES,
+            plain=True,
+        ),
         Contender(
             name=PLAIN_BENTOML,
             path="/embed",

@@ -74,8 +74,8 @@ class Field:
             ways[name] = partial(self.in_process, load, batch)
         if self.bare:
             ways[BARE] = partial(self.in_process, load, load.images, decoded=True)
-        for name in self.servers:
-            if name == OURS or not load.plain:
+        for name, (contender, _) in self.servers.items():
+            if contender.plain or not load.plain:
                 ways[name] = partial(self.served, load, name)
         return ways
 
@@ -135,10 +135,13 @@ class Rounds:
     def names(self) -> list[str]:
         """Return who was measured, the limit first, then we."""
         names = {name for _, name in self._found}
-        first = {BARE: 0, OURS: 2}
-        return sorted(
-            names, key=lambda name: (first.get(name, 1 if LIMIT in name else 3), name)
-        )
+
+        def place(name: str) -> int:
+            if name == BARE:
+                return 0
+            return 1 if LIMIT in name else 2 if name.startswith(OURS) else 3
+
+        return sorted(names, key=lambda name: (place(name), name))
 
     def median(self, load: str, name: str, what: Callable[[Figures], float]) -> float:
         """Return the median over the rounds; NaN where nothing was measured."""

@@ -6,7 +6,7 @@ r"""The service beside the limit of its process and beside others: ratios of one
 Two students, made once and kept in `--runs`: EfficientNet-Lite0 at 224 pixels, and a tiny
 one, with which nearly all of the time is the service's own. Each is served by
 
-* `isogon serve`, as it is by default,
+* `isogon serve`, as it is by default, and with a process for each core,
 * a plain BentoML service, LitServe, and FastAPI behind uvicorn, as their documentation
   has it (`benchmarks/peers/`): same preprocessing, same session, a real server each,
 

@@ -4,12 +4,22 @@ from functools import cache, partial
 
 from fastapi import FastAPI
 
-from serving import health
-from serving.api import cards, embedding, listing, openai, openapi
+from serving.api import (
+    cards,
+    embedding,
+    health,
+    kserve,
+    listing,
+    metrics,
+    openai,
+    openapi,
+    reference,
+)
+from serving.api.foreign import ForeignErrors
 from serving.api.problems import install_handlers
-from serving.limits import CrossOrigin, RequireKey, UploadLimits
+from serving.limits import CrossOrigin, Rates, RequireKey, UploadLimits
 from serving.observability import install_observability
-from serving.page import page, reference
+from serving.page import page
 
 
 def create_app() -> FastAPI:
@@ -23,19 +33,23 @@ def create_app() -> FastAPI:
         redoc_url=None,
         redirect_slashes=False,
     )
+    app.state.complete = True  # False while one of several processes is missing
     app.openapi = cache(partial(openapi.document, app))  # type: ignore[method-assign]
     # From the inside out; a request passes the last one first.
     app.add_middleware(UploadLimits)
-    app.add_middleware(RequireKey)
+    app.add_middleware(RequireKey, rates=Rates())
     install_handlers(app)  # catches what fails in all of the above
-    app.add_middleware(openai.OpenAIErrors)  # refusals of all of the above, for its route
+    completions = {openai.PATH: openai.complete, kserve.FOLDER: kserve.complete}
+    app.add_middleware(ForeignErrors, completions=completions)  # of all of the above
     app.add_middleware(CrossOrigin)  # a preflight has no key, and refusals are marked too
     app.include_router(embedding.router)
     app.include_router(openai.router)
+    app.include_router(kserve.router)
     app.include_router(cards.router)
     app.include_router(listing.router)
-    app.include_router(health.router)
-    app.include_router(page.router)
     app.include_router(reference.router)
+    app.include_router(health.router)
+    app.include_router(metrics.router)
+    app.include_router(page.router)
     install_observability(app)  # last: it watches all of the above
     return app

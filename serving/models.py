@@ -6,12 +6,11 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Self
 
-from isogon.errors import IsogonError, UsageError
 from serving.batching import Observer, Pipeline
-from serving.lists import Source
+from serving.bundles import Bundles, Loaded
 from serving.served import ServedModel
 from serving.settings import Settings
-from serving.stamp import Stamp, stamp
+from serving.stamp import Stamp
 
 Observing = Callable[[ServedModel], Observer]
 Forgetting = Callable[[str], None]
@@ -39,48 +38,43 @@ class Models:
 
     def __init__(
         self,
-        settings: Settings,
-        places: tuple["_Place", ...],
-        observing: Observing,
-        forgetting: Forgetting,
+        bundles: Bundles,
+        observing: Observing = lambda _: Observer(),
+        forgetting: Forgetting = lambda _: None,
     ) -> None:
-        self.settings = settings
-        self._places = places
+        """Start every model's threads: ready to answer.
+
+        Args:
+            bundles: loaded.
+            observing: returns who hears of a model's pipeline.
+            forgetting: hears the name of a model that is served no more.
+        """
+        self._bundles = bundles
         self._observing = observing
         self._forgetting = forgetting
+        self._held_models = [_Held(self._pipeline(loaded)) for loaded in bundles.loaded]
         self._reloading = asyncio.Lock()
         self._retiring: set[asyncio.Task[None]] = set()
 
     @classmethod
-    def load(
-        cls,
-        settings: Settings,
-        observing: Observing = lambda _: Observer(),
-        forgetting: Forgetting = lambda _: None,
-    ) -> Self:
+    def load(cls, settings: Settings) -> Self:
         """Load what `settings` name, ready to answer.
-
-        Args:
-            settings: of the operator.
-            observing: returns who hears of a model's pipeline.
-            forgetting: hears the name of a model that is served no more.
 
         Raises:
             IsogonError: a bundle or its golden check is not in order, or two have the
                 same name.
         """
-        places: list[_Place] = []
-        for source in settings.bundle:
-            found = stamp(source.path)
-            model = ServedModel.load(source.path, settings, source.name)
-            _require_unused(model.name, source, {p.name: p.source for p in places})
-            places.append(_Place(source, found, Pipeline(model, observing(model))))
-        return cls(settings, tuple(places), observing, forgetting)
+        return cls(Bundles.load(settings))
+
+    @property
+    def settings(self) -> Settings:
+        """What the operator set."""
+        return self._bundles.settings
 
     @property
     def names(self) -> tuple[str, ...]:
         """What requests may call the models, the default first."""
-        return tuple(place.name for place in self._places)
+        return tuple(held.name for held in self._held_models)
 
     @property
     def default(self) -> str:
@@ -89,7 +83,7 @@ class Models:
 
     def stamps(self) -> tuple[Stamp, ...]:
         """Return how the bundles look from outside, right now."""
-        return tuple(stamp(place.source.path) for place in self._places)
+        return self._bundles.stamps()
 
     @asynccontextmanager
     async def use(self, name: str | None = None) -> AsyncIterator[Pipeline]:
@@ -114,43 +108,30 @@ class Models:
             again: try those too that were refused and have not changed since.
         """
         async with self._reloading:
-            for place in self._places:
-                found = await asyncio.to_thread(stamp, place.source.path)
-                if found == (place.taken if again else place.tried):
-                    continue
-                place.tried = found
-                try:
-                    pipeline = await self._loaded(place)
-                except (IsogonError, OSError) as error:
-                    _log.error("Not taken up: %s %s answers as before.", error, place.name)
-                except Exception:
-                    _log.exception("Not taken up; %s answers as before.", place.name)
-                else:
-                    before = place.replace(found, pipeline)
-                    self._retire(before)
-                    if (name := before.pipeline.model.name) != place.name:
-                        self._forgetting(name)
-                    model = pipeline.model
-                    _log.info("Taken up: %s, %s", model.name, model.artifact.fingerprint)
+            for index in await asyncio.to_thread(self._bundles.refresh, again=again):
+                loaded = self._bundles.loaded[index]
+                before = self._held_models[index]
+                self._held_models[index] = _Held(self._pipeline(loaded))
+                self._retire(before)
+                if before.name != loaded.model.name:
+                    self._forgetting(before.name)
+                _log.info(
+                    "Taken up: %s, %s", loaded.model.name, loaded.model.artifact.fingerprint
+                )
 
     async def close(self) -> None:
         """Finish what was accepted, and let go of every model."""
-        for place in self._places:
-            self._retire(place.held)
+        for held in self._held_models:
+            self._retire(held)
         await asyncio.gather(*self._retiring)
 
-    async def _loaded(self, place: "_Place") -> Pipeline:
-        source = place.source
-        load = ServedModel.load
-        model = await asyncio.to_thread(load, source.path, self.settings, source.name)
-        others = {other.name: other.source for other in self._places if other is not place}
-        _require_unused(model.name, source, others)
-        return await asyncio.to_thread(Pipeline, model, self._observing(model))
+    def _pipeline(self, loaded: Loaded) -> Pipeline:
+        return Pipeline(loaded.model, self._observing(loaded.model), loaded.plan)
 
     def _held(self, name: str) -> "_Held":
-        for place in self._places:
-            if place.name == name:
-                return place.held
+        for held in self._held_models:
+            if held.name == name:
+                return held
         raise UnknownModelError(name, self.names)
 
     def _retire(self, held: "_Held") -> None:
@@ -168,6 +149,10 @@ class _Held:
         self._free = asyncio.Event()
         self._free.set()
 
+    @property
+    def name(self) -> str:
+        return self.pipeline.model.name
+
     def take(self) -> None:
         self._holders += 1
         self._free.clear()
@@ -181,30 +166,3 @@ class _Held:
         """Close the pipeline after the last request has let go of it."""
         await self._free.wait()
         await self.pipeline.close()
-
-
-class _Place:
-    """Where a model comes from, and the one in force."""
-
-    def __init__(self, source: Source, found: Stamp, pipeline: Pipeline) -> None:
-        self.source = source
-        self.taken = self.tried = found
-        self.held = _Held(pipeline)
-
-    @property
-    def name(self) -> str:
-        return self.held.pipeline.model.name
-
-    def replace(self, found: Stamp, pipeline: Pipeline) -> _Held:
-        """Bring a pipeline into force and return the one before."""
-        before, self.held = self.held, _Held(pipeline)
-        self.taken = found
-        return before
-
-
-def _require_unused(name: str, source: Source, names: dict[str, Source]) -> None:
-    if name in names:
-        raise UsageError(
-            f"Two bundles are called {name!r}: {names[name]} and {source}. Requests tell "
-            f"models apart by name: give one another, as in `{name}-2={source.path}`."
-        )

@@ -9,9 +9,10 @@ import urllib.request
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from socket import SO_REUSEADDR, SOCK_STREAM, SOL_SOCKET, getaddrinfo, socket
+from socket import socket
 
 from isogon.errors import CheckFailedError, UsageError
+from serving.launch.sockets import bound, shown
 from serving.lists import Source, sources_from
 from serving.settings import settings_from_environment
 
@@ -19,38 +20,49 @@ _READY_WITHIN = 60.0  # seconds
 _STOPPED_WITHIN = 30.0
 
 
-def serve(bundles: Sequence[str], *, host: str, port: int, watch: bool = False) -> None:
-    """Serve `bundles` in this process until SIGTERM or SIGINT, and finish what came.
+def serve(
+    bundles: Sequence[str] = (),
+    *,
+    host: str = "127.0.0.1",
+    port: int = 3000,
+    uds: Path | None = None,
+    given: Mapping[str, object] | None = None,
+) -> None:
+    """Serve `bundles` until SIGTERM or SIGINT, and finish what came.
 
     Args:
-        bundles: each a directory, or `NAME=DIRECTORY`; the first is the default.
+        bundles: each a directory, or `NAME=DIRECTORY`; the first is the default; without
+            any, those of ISOGON_BUNDLE.
         host: the address to listen on.
         port: the TCP port.
-        watch: take a bundle up when it changes, as at SIGHUP.
+        uds: the path of a unix socket, instead of host and port.
+        given: settings by name, before their environment variables.
 
     Raises:
         IsogonError: a setting, a bundle or its golden check is not in order.
     """
-    if watch:
-        os.environ["ISOGON_WATCH"] = "true"
-    settings = settings_from_environment(bundles)
-    try:
-        family, *_, address = getaddrinfo(host, port, type=SOCK_STREAM)[0]
-        with socket(family) as probe:
-            probe.setsockopt(SOL_SOCKET, SO_REUSEADDR, 1)
-            probe.bind(address)
-    except OSError as error:
+    if not bundles and not os.environ.get("ISOGON_BUNDLE"):
         raise UsageError(
-            f"Cannot listen on {host}:{port}: {error.strerror}. Choose another --port or "
-            f"--host."
-        ) from error
-    from serving.listening import listen  # with BentoML, which takes a second
-    from serving.service import load
+            "Expected a bundle to serve, got none. Name one: `isogon serve BUNDLE`, or "
+            "set ISOGON_BUNDLE."
+        )
+    settings = settings_from_environment(bundles or None, given)
 
-    served = ", ".join(load(settings).names)
-    name = f"[{host}]" if ":" in host else host
-    print(f"Serving {served} at http://{name}:{port}", file=sys.stderr, flush=True)
-    listen(host=host, port=port, deadline=settings.deadline)
+    def announce(names: Sequence[str]) -> None:
+        address = shown(host=host, port=port, uds=uds)
+        print(f"Serving {', '.join(names)} at {address}", file=sys.stderr, flush=True)
+
+    with bound(host=host, port=port, uds=uds) as sockets:
+        if settings.processes > 1:
+            from serving.launch.supervisor import supervise  # BentoML takes a second
+
+            supervise(sockets, settings, announce)
+        else:
+            from serving.bento.service import load
+            from serving.launch.listening import listen
+
+            announce(load(settings).names)
+            listen(sockets, deadline=settings.deadline)
 
 
 @contextmanager
@@ -73,7 +85,7 @@ def running_service(
     url = f"http://127.0.0.1:{port}"
     with log.open("wb") as output:
         process = subprocess.Popen(
-            [sys.executable, "-m", "serving", "127.0.0.1", str(port)],
+            [sys.executable, "-m", "isogon", "serve", "--port", str(port)],
             cwd=Path(__file__).parent.parent,
             env=_environment(sources_from(bundles), environment or {}),
             stdout=output,

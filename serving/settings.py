@@ -4,7 +4,7 @@ import os
 from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
     BeforeValidator,
@@ -19,6 +19,7 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 from isogon.bundle import ONNX
 from isogon.errors import UsageError
 from isogon.images import ImageLimits
+from isogon.runtimes.cores import usable_cores
 from serving.lists import Origin, Source, keys_from, origins_from, sources_from
 
 LogFormat = Literal["json", "text"]
@@ -39,6 +40,9 @@ class Settings(BaseSettings):
 
     bundle: Annotated[tuple[Source, ...], NoDecode, BeforeValidator(sources_from)] = Field(
         description="the bundles, the default first: PATH or bentoml:NAME[:VERSION]"
+    )
+    processes: int = Field(
+        default=1, ge=1, description="that answer on one port; more: small models, CPU"
     )
     watch: bool = Field(
         default=False, description="take up a bundle that changed, as at SIGHUP"
@@ -87,6 +91,10 @@ class Settings(BaseSettings):
     api_keys: Annotated[tuple[SecretStr, ...], NoDecode, BeforeValidator(keys_from)] = (
         Field(default=(), description="of which a request must show one; none: open")
     )
+    keys_file: Path | None = Field(
+        default=None,
+        description="more keys: `NAME KEY [RATE]` on each line; read again when it changes",
+    )
     cors_origins: Annotated[tuple[Origin, ...], NoDecode, BeforeValidator(origins_from)] = (
         Field(default=(), description="whose pages in a browser may ask; none: no other")
     )
@@ -103,6 +111,17 @@ class Settings(BaseSettings):
         default="info", description="from which on: debug, info, warning, error"
     )
 
+    @field_validator("threads")
+    @classmethod
+    def _of_one_process(cls, threads: int, info: ValidationInfo) -> int:
+        # A fork has none of the threads that ONNX Runtime gave its session.
+        if threads > 1 and (processes := info.data.get("processes", 1)) > 1:
+            raise ValueError(
+                f"runs of several threads are for one process, and ISOGON_PROCESSES or "
+                f"--processes is {processes}"
+            )
+        return threads
+
     @field_validator("queue", "max_held_bytes")
     @classmethod
     def _holds_one(cls, room: int, info: ValidationInfo) -> int:
@@ -113,6 +132,20 @@ class Settings(BaseSettings):
             )
         return room
 
+    def of_each_process(self) -> Self:
+        """Return the settings of one of several processes: its share of the machine.
+
+        What has to hold one request still does.
+        """
+        share: dict[str, object] = {
+            "cores": max(1, (self.cores or usable_cores()) // self.processes),
+            "queue": max(self.max_images, self.queue // self.processes),
+            "max_held_bytes": max(
+                self.max_body_bytes, self.max_held_bytes // self.processes
+            ),
+        }
+        return self.model_copy(update=share)
+
     @property
     def image_limits(self) -> ImageLimits:
         """The limits on one image, as the decoder takes them."""
@@ -121,15 +154,21 @@ class Settings(BaseSettings):
 
 def settings_from_environment(
     bundle: Path | Sequence[str | Path] | None = None,
+    given: Mapping[str, object] | None = None,
 ) -> Settings:
-    """Return the settings; `bundle`, one or several, goes before ISOGON_BUNDLE.
+    """Return the settings.
+
+    Args:
+        bundle: one or several; they go before ISOGON_BUNDLE.
+        given: other settings by name; they go before their variables.
 
     Raises:
         UsageError: a variable is missing or has a value that does not do.
     """
     _require_known(os.environ)
     try:
-        return Settings() if bundle is None else Settings(bundle=bundle)  # type: ignore[call-arg, arg-type]
+        named = {} if bundle is None else {"bundle": bundle}
+        return Settings(**named, **(given or {}))  # type: ignore[arg-type]
     except ValidationError as error:
         fault = error.errors()[0]
         field = str(fault["loc"][0]).removeprefix("ISOGON_").lower()

@@ -2,6 +2,7 @@
 
 import os
 import re
+from functools import cache
 from pathlib import Path
 
 from isogon.errors import UsageError
@@ -26,6 +27,7 @@ def bundle_path(location: str | Path) -> Path:
     from bentoml.exceptions import BentoMLException
 
     try:
+        _know_our_bento()
         return Path(bentoml.models.get(tag).path)
     except (BentoMLException, ValueError) as error:  # ValueError: it is no tag at all
         raise UsageError(
@@ -33,6 +35,19 @@ def bundle_path(location: str | Path) -> Path:
             f"`bentoml models list` shows them, `isogon publish BUNDLE` adds one; or set "
             f"ISOGON_BUNDLE to a bundle's directory."
         ) from error
+
+
+@cache
+def _know_our_bento() -> None:
+    """Make BentoML know the models of the Bento that this code is in, if it is in one.
+
+    `bentoml serve` does so itself; in a container we are started without it.
+    """
+    root = Path(__file__).resolve().parents[2]  # a Bento has its code in src/
+    if (root / "bento.yaml").is_file():
+        import bentoml
+
+        bentoml.load(str(root))
 
 
 def split_places(text: str) -> list[str]:

@@ -83,14 +83,24 @@ def embed(
 
 
 def serve(
-    *bundles: Place, host: str = "127.0.0.1", port: int = 3000, watch: bool = False
+    *bundles: Place,
+    host: str = "127.0.0.1",
+    port: int = 3000,
+    uds: Place | None = None,
+    processes: int | None = None,
+    keys: Place | None = None,
+    watch: bool = False,
 ) -> None:
-    """Serve embeddings and scores over HTTP in this process, until it is interrupted.
+    """Serve embeddings and scores over HTTP, until it is interrupted.
 
     Args:
-        bundles: directories, or `NAME=DIRECTORY`; the first is the default.
+        bundles: directories, or `NAME=DIRECTORY`; the first is the default; without any,
+            those of ISOGON_BUNDLE.
         host: the address to listen on.
         port: the TCP port.
+        uds: the path of a unix socket, instead of host and port.
+        processes: that answer; one where neither this nor ISOGON_PROCESSES says more.
+        keys: a file of API keys, read again when it changes.
         watch: load a bundle again when it changes, without dropping a request.
 
     Raises:
@@ -99,4 +109,11 @@ def serve(
     require_own("serving")
     from serving import serve as run
 
-    run([str(bundle) for bundle in bundles], host=host, port=port, watch=watch)
+    given = {"processes": processes, "keys_file": keys, "watch": watch or None}
+    run(
+        [str(bundle) for bundle in bundles],
+        host=host,
+        port=port,
+        uds=None if uds is None else Path(uds),
+        given={name: value for name, value in given.items() if value is not None},
+    )

@@ -36,7 +36,7 @@ def publish(
     ISOGON_BUNDLE=bentoml:NAME[:VERSION] and `bentoml serve`. BENTOML_HOME says where
     the store is.
     """
-    from serving.bento import bento_with
+    from serving.bento.building import bento_with
     from serving.publishing import publish as run
 
     with console.progress() as progress:

@@ -1,5 +1,6 @@
 """`isogon serve`: answers over HTTP."""
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -7,18 +8,46 @@ import typer
 
 def serve(
     bundles: Annotated[
-        list[str],
+        list[str] | None,
         typer.Argument(
-            metavar="[NAME=]BUNDLE",
+            metavar="[[NAME=]BUNDLE]...",
             help="Bundles' directories, or bentoml:NAME[:VERSION] of BentoML's store. The "
             "first answers where a request names no `model`. NAME= goes before the "
-            "bundle's own name.",
+            "bundle's own name. Without any: ISOGON_BUNDLE.",
+            show_default=False,
         ),
-    ],
+    ] = None,
     port: Annotated[int, typer.Option(help="TCP port.", min=1, max=65535)] = 3000,
     host: Annotated[
-        str, typer.Option(help="Address; 0.0.0.0 accepts other machines.")
+        str,
+        typer.Option(
+            help="Address; 0.0.0.0 accepts other machines, :: does so over IPv6 too."
+        ),
     ] = "127.0.0.1",
+    uds: Annotated[
+        Path | None,
+        typer.Option(
+            help="Path of a unix socket to listen on instead; this user and its group may "
+            "connect.",
+            show_default=False,
+        ),
+    ] = None,
+    processes: Annotated[
+        int | None,
+        typer.Option(
+            help="Processes that answer, for small models on many cores. Without it: one.",
+            min=1,
+            show_default=False,
+        ),
+    ] = None,
+    keys: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="API keys: `NAME KEY [RATE]` on each line. Read again when it changes.",
+            show_default=False,
+        ),
+    ] = None,
     watch: Annotated[
         bool,
         typer.Option(
@@ -30,8 +59,14 @@ def serve(
 ) -> None:
     """Serve embeddings and OOD scores over HTTP (BentoML), until interrupted.
 
-    Try `curl -F images=@photo.jpg localhost:3000/v1/embed`. SIGTERM and Ctrl-C finish the
-    requests accepted. Everything else is set by environment variables.
+    Try `curl -F images=@photo.jpg localhost:3000/v1/embed`, and the page at `/`. SIGTERM
+    and Ctrl-C finish the requests accepted; a start that fails ends with status 2, or 1
+    for a check, and one line. Everything else is set by environment variables.
+
+    - a small model on many cores: `isogon serve BUNDLE --processes 4`
+    - behind nginx on this machine: `isogon serve BUNDLE --uds /run/isogon/http.sock`
+    - for other machines, with keys: `isogon serve BUNDLE --host :: --keys keys.txt`
+    - clients of Triton: `/v2/models/NAME/infer`; probes: `/livez` and `/readyz`
 
     What answers:
 
@@ -43,11 +78,13 @@ def serve(
       busy, and of them for one run
     - ISOGON_CUDA_GRAPHS: `true` replays the runs of a TensorRT engine
     - ISOGON_WATCH: `true` is `--watch`
+    - ISOGON_PROCESSES: `--processes`
 
     Who may ask:
 
     - ISOGON_API_KEYS: separated by commas; a request shows one as `Authorization: Bearer
       KEY` or `X-API-Key: KEY`
+    - ISOGON_KEYS_FILE: `--keys`, a file of keys with names and rates
     - ISOGON_CORS_ORIGINS: separated by commas; sites whose pages may ask from a browser
 
     How much one request may bring:
@@ -72,4 +109,12 @@ def serve(
     """
     from isogon import api
 
-    api.serve(*bundles, host=host, port=port, watch=watch)
+    api.serve(
+        *(bundles or ()),
+        host=host,
+        port=port,
+        uds=uds,
+        processes=processes,
+        keys=keys,
+        watch=watch,
+    )

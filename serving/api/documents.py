@@ -62,18 +62,32 @@ async def beside(size: int, work: Callable[[], Found]) -> Found:
     return work() if size < _LARGE else await anyio.to_thread.run_sync(work)
 
 
-def parsed(body: bytes, model: type[Body], settings: Settings, expected: str) -> Body:
+def parsed(
+    body: bytes,
+    model: type[Body],
+    settings: Settings,
+    expected: str,
+    *,
+    most: int | None = None,
+) -> Body:
     """Return a JSON body as the `model` it should be.
 
     Millions of values would cost gigabytes, so no more are parsed than a full request
     has. What is wrong with those is wrong with the whole.
 
+    Args:
+        body: JSON.
+        model: what it should be.
+        settings: of the operator.
+        expected: what to send, for messages.
+        most: values that it may have; None: what a full request of images has.
+
     Raises:
         ProblemError: 400 if it is no JSON, 413 for far more values than a request may
-            have, 422 for a field that is missing, unknown or malformed, with `expected`
-            as what to send.
+            have, 422 for a field that is missing, unknown or malformed.
     """
-    most = 3 * settings.max_images + _SPARE
+    if most is None:
+        most = 3 * settings.max_images + _SPARE
     text = body.removeprefix(_BYTE_ORDER_MARK)
     end = _end(text, most)
     whole = end == len(text)

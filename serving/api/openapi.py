@@ -35,6 +35,7 @@ Unit-norm embeddings of images, and calibrated out-of-distribution scores.
 """
 _TAGS = [
     {"name": "images", "description": "Images in, embeddings and scores out."},
+    {"name": "KServe", "description": "The same by KServe's protocol, as Triton has it."},
     {"name": "models", "description": "What is served, and what vouches for it."},
 ]
 _KEYS = {

@@ -12,4 +12,7 @@ from serving.batching.observer import (
     Observer as Observer,
     Trail as Trail,
 )
-from serving.batching.pipeline import Pipeline as Pipeline
+from serving.batching.pipeline import (
+    Pipeline as Pipeline,
+    plan_for as plan_for,
+)

@@ -10,7 +10,7 @@ from isogon.runtimes import Outputs
 from isogon.runtimes.cores import usable_cores
 from serving.batching.errors import DeadlineError
 from serving.batching.job import Job
-from serving.batching.measurement import measured_plan
+from serving.batching.measurement import BatchPlan, measured_plan
 from serving.batching.observer import Observer
 from serving.batching.schedule import Schedule
 from serving.batching.workers import Workers
@@ -20,25 +20,25 @@ from serving.served import ServedModel
 class Pipeline:
     """Decodes every image on its own and runs them in batches, where those pay.
 
-    Making one measures the model, within half a second, and starts its threads; it
-    needs no event loop. `plan` says what was measured and decided.
+    Making one starts its threads; it needs no event loop. `plan` says what was measured
+    and decided.
 
     Args:
         model: what answers.
         observer: hears of every step; from nobody else's pipeline, if it shall tell.
+        plan: of this model; None: it is measured now, within half a second.
     """
 
-    def __init__(self, model: ServedModel, observer: Observer | None = None) -> None:
+    def __init__(
+        self,
+        model: ServedModel,
+        observer: Observer | None = None,
+        plan: BatchPlan | None = None,
+    ) -> None:
         self.model = model
         self.observer = observer or Observer()
+        self.plan = plan or plan_for(model)
         settings = model.settings
-        image = model.manifest.preprocessing
-        self.plan = measured_plan(
-            model.runner,
-            np.zeros((1, image.height, image.width, 3), np.uint8),
-            cores=settings.cores or usable_cores(),
-            threads=settings.threads,
-        )
         self._deadline = settings.deadline
         self._workers = Workers(
             self.plan.workers,
@@ -79,6 +79,17 @@ class Pipeline:
     async def close(self) -> None:
         """Accept nothing more, finish what was accepted, and end the threads."""
         await asyncio.to_thread(self._workers.close)
+
+
+def plan_for(model: ServedModel) -> BatchPlan:
+    """Measure a model on this machine, within half a second."""
+    image = model.manifest.preprocessing
+    return measured_plan(
+        model.runner,
+        np.zeros((1, image.height, image.width, 3), np.uint8),
+        cores=model.settings.cores or usable_cores(),
+        threads=model.settings.threads,
+    )
 
 
 def _deliver(

@@ -2,13 +2,16 @@
 
 import os
 
-# BentoML sets it for several worker processes; ours is one, and keeps values in memory.
+# BentoML sets it for several worker processes; ours keep values in memory, and their
+# supervisor adds them up.
 # prometheus_client reads it as it is imported.
 os.environ.pop("PROMETHEUS_MULTIPROC_DIR", None)
 
 from serving.observability.installation import (
     install_observability as install_observability,
+    start_logging as start_logging,
     start_observability as start_observability,
+    start_tracing as start_tracing,
     stop_observability as stop_observability,
 )
 from serving.observability.observations import Observations as Observations

@@ -1,9 +1,10 @@
 """Observability in the application's life: installed with it, started, stopped."""
 
+from functools import partial
+
 from fastapi import FastAPI
 
 from isogon.errors import UsageError
-from serving.observability import endpoint
 from serving.observability.logs import configure_logs
 from serving.observability.metrics import Metrics
 from serving.observability.observations import Observations
@@ -15,12 +16,13 @@ from serving.settings import Settings
 def install_observability(app: FastAPI) -> None:
     """Watch every request of `app`; call it last, so that it is the outermost.
 
-    `app.state.observations` is to be told of models and of their answers.
+    `app.state.observations` is to be told of models and of their answers;
+    `app.state.expose` returns what `/metrics` says.
     """
     metrics = Metrics()
     app.state.metrics = metrics
     app.state.observations = Observations(metrics)
-    app.include_router(endpoint.router)
+    app.state.expose = partial(_exposed, metrics)
     app.add_middleware(Observed, metrics=metrics, traced=app.state.observations)
 
 
@@ -30,19 +32,33 @@ def start_observability(app: FastAPI, settings: Settings, worker: int | None) ->
     Args:
         app: the application, installed.
         settings: of the operator.
-        worker: the process's number among the workers, from 1; None if it is none.
+        worker: the process's number among BentoML's workers, from 1; None if it is none.
 
     Raises:
         UsageError: it is not the only worker, or traces cannot go where they should.
     """
-    configure_logs(settings.log_format, settings.log_level)
+    start_logging(settings)
     if worker is not None and worker > 1:
         # Each would answer `/metrics` with its own counts, as if requests were undone.
         raise UsageError(
-            f"Isogon serves from one worker process, and this is number {worker}: queue, "
-            f"batches and metrics are of a process. Leave `workers` of the service at 1; "
-            f"more threads and more replicas use more cores."
+            f"BentoML serves Isogon from one worker process, and this is number {worker}: "
+            f"its workers share no metrics. Leave `workers` of the service at 1; `isogon "
+            f"serve --processes` answers from several."
         )
+    start_tracing(app)
+
+
+def start_logging(settings: Settings) -> None:
+    """Send this process's logs to stderr."""
+    configure_logs(settings.log_format, settings.log_level)
+
+
+def start_tracing(app: FastAPI) -> None:
+    """Send traces, where the environment asks for them.
+
+    Raises:
+        UsageError: traces cannot go where they should.
+    """
     app.state.observations.tracing = tracing_from_environment()
 
 
@@ -50,3 +66,7 @@ def stop_observability(app: FastAPI) -> None:
     """Send the spans that have not been sent."""
     if app.state.observations.tracing is not None:
         app.state.observations.tracing.close()
+
+
+async def _exposed(metrics: Metrics, accept: str) -> tuple[bytes, str]:
+    return metrics.expose(accept)

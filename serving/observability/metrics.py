@@ -1,9 +1,10 @@
 """What Prometheus reads at `/metrics`: names, labels, buckets.
 
-One worker process serves (`serving.service`), so values live in it, in a registry of
-their own, and BentoML's files for several workers (`PROMETHEUS_MULTIPROC_DIR`) stay
-unused. BentoML's own request metrics are off: they are labelled by the raw path, which
-any client can make grow. Ours are labelled by the route's template.
+Values live in the process that answers, in a registry of their own; of several processes
+the supervisor adds them up (`serving.launch`). BentoML's files for several workers
+(`PROMETHEUS_MULTIPROC_DIR`) stay unused. BentoML's own request metrics are off: they are
+labelled by the raw path, which any client can make grow. Ours are labelled by the route's
+template.
 """
 
 import platform
@@ -50,6 +51,11 @@ class Metrics:
             "isogon_http_request_duration_seconds",
             "From a request's head to the end of its answer.",
             ("method", "route"),
+        )
+        self.keys = self._counter(
+            "isogon_key_requests",
+            "Requests that showed a key, by its name; refused: it asked too often.",
+            ("key", "outcome"),
         )
         self.images = self._counter("isogon_images", "Images answered.")
         self.flagged = self._counter(

@@ -15,6 +15,9 @@ if TYPE_CHECKING:
     from serving.observability.spans import Tracing
 
 
+_Model = tuple[str, str]  # name and fingerprint
+
+
 class Observations:
     """Counts what models answer; on one event loop, so without a lock."""
 
@@ -24,6 +27,7 @@ class Observations:
         self._outcomes = OutcomeCollector()
         self._infos: dict[str, tuple[str, ...]] = {}
         metrics.registry.register(self._outcomes)
+        self._passed: dict[_Model, list[Float[np.ndarray, " b"]]] | None = None
 
     def observer(self, model: ServedModel) -> Observer:
         """Make a model known that serves from now on; return who hears its pipeline.
@@ -36,18 +40,42 @@ class Observations:
             self._metrics.info.remove(*self._infos[name])
         self._infos[name] = info
         self._metrics.info.labels(*info).set(1)
-        self._outcomes.models[name] = Outcomes(model)
+        self.follow(model)
         self._metrics.limit.labels(name).set(model.settings.queue)
         self._metrics.images.labels(name)
         self._metrics.flagged.labels(name)
         return Metered(self._metrics, name, self.tracing)
+
+    def follow(self, model: ServedModel) -> None:
+        """Judge a model's scores from now on: histogram and drift, from their start."""
+        self._outcomes.models[model.name] = Outcomes(model)
+
+    def unfollow(self, name: str) -> None:
+        """Tell no more of a model's scores."""
+        del self._outcomes.models[name]
+
+    def pass_on(self) -> None:
+        """Collect scores for `taken` instead of judging them: another process does."""
+        self._metrics.registry.unregister(self._outcomes)
+        self._passed = {}
+
+    def taken(self) -> dict[_Model, Float[np.ndarray, " b"]]:
+        """Return the scores since the call before, of a process that passes them on."""
+        passed, self._passed = self._passed or {}, {}
+        return {model: np.concatenate(scores) for model, scores in passed.items()}
+
+    def judge(self, name: str, fingerprint: str, scores: Float[np.ndarray, " b"]) -> None:
+        """Take scores in; those of a model that was replaced meanwhile do not count."""
+        outcomes = self._outcomes.models.get(name)
+        if outcomes is not None and outcomes.fingerprint == fingerprint:
+            outcomes.add(scores)
 
     def forget(self, name: str) -> None:
         """Tell no more of a model that another name has taken the place of."""
         self._metrics.info.remove(*self._infos.pop(name))
         self._metrics.limit.remove(name)
         self._metrics.depth.remove(name)
-        del self._outcomes.models[name]
+        self.unfollow(name)
 
     def seen(
         self,
@@ -65,9 +93,11 @@ class Observations:
         """
         self._metrics.images.labels(model.name).inc(len(scores))
         self._metrics.flagged.labels(model.name).inc(int(np.count_nonzero(flagged)))
-        outcomes = self._outcomes.models.get(model.name)
-        if outcomes is not None and outcomes.fingerprint == model.artifact.fingerprint:
-            outcomes.add(scores)
+        fingerprint = model.artifact.fingerprint
+        if self._passed is None:
+            self.judge(model.name, fingerprint, scores)
+        else:
+            self._passed.setdefault((model.name, fingerprint), []).append(scores)
         if (request := current_request()) is not None:
             request.images += len(scores)
             request.model = model.name

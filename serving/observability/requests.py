@@ -13,6 +13,7 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from serving.observability.metrics import Metrics
+from serving.paths import FOR_MACHINES
 
 if TYPE_CHECKING:
     from opentelemetry.trace import Span
@@ -23,7 +24,6 @@ REQUEST_ID = "x-request-id"
 
 _WELL_FORMED = re.compile(r"[A-Za-z0-9._:/+=-]{1,128}", re.ASCII)
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
-_QUIET = frozenset({"/metrics", "/livez", "/readyz", "/healthz"})
 _CLIENT_LEFT = 499  # as nginx logs it; no status was sent
 _FAILED = 500
 
@@ -36,6 +36,7 @@ class ServedRequest:
 
     id: str
     model: str | None = None
+    key: str | None = None  # the name of the API key that it showed
     images: int = 0
     received: int = 0  # bytes of its body
     sent: int = 0
@@ -114,7 +115,7 @@ class Observed:
         self._metrics.request_seconds.labels(method, route).observe(seconds)
         if (tracing := self._traced.tracing) is not None and span is not None:
             tracing.describe(span, method, route, request)
-        level = logging.DEBUG if route in _QUIET else logging.INFO
+        level = logging.DEBUG if route in FOR_MACHINES else logging.INFO
         if not _access.isEnabledFor(level):
             return
         fields: dict[str, Any] = {
@@ -124,6 +125,7 @@ class Observed:
             "seconds": round(seconds, 6),
             "images": request.images,
             "model": request.model,
+            "key": request.key,
             "request_bytes": request.received,
             "response_bytes": request.sent,
         }

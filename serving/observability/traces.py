@@ -2,7 +2,7 @@
 
 Nothing of OpenTelemetry is imported otherwise, and a request pays one branch. BentoML
 has a middleware of its own, which costs half of its throughput and knows nothing of
-images; `serving.service` turns it off. No global provider is set: FastAPI would add
+images; `serving.bento` turns it off. No global provider is set: FastAPI would add
 spans of its own. Sampling, limits, headers, the service's name and so on are the SDK's
 variables (`OTEL_TRACES_SAMPLER`, `OTEL_EXPORTER_OTLP_HEADERS`, `OTEL_SERVICE_NAME`, …).
 """

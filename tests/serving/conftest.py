@@ -53,7 +53,13 @@ def isogon_serve(tmp_path: Path) -> Serve:
         command = (sys.executable, "-m", "isogon", "serve", *given)
         environment = os.environ | {"BENTOML_DO_NOT_TRACK": "True"}
         if supervised:
-            command = (sys.executable, "-m", "bentoml", "serve", "serving.service:Isogon")
+            command = (
+                sys.executable,
+                "-m",
+                "bentoml",
+                "serve",
+                "serving.bento.service:Isogon",
+            )
             environment["ISOGON_BUNDLE"] = os.pathsep.join(given)
         with (
             log.open("wb") as output,

@@ -1,5 +1,8 @@
 """API keys and other origins, in process; nothing is mocked."""
 
+import hashlib
+import os
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -9,6 +12,8 @@ from fastapi.testclient import TestClient
 
 from isogon.errors import UsageError
 from serving.app import create_app
+from serving.limits.keyring import Key, Rate, keys_of
+from serving.limits.rates import Rates
 from serving.models import Models
 from serving.settings import Settings, settings_from_environment
 
@@ -133,3 +138,88 @@ def test_what_is_no_origin_is_named(
     monkeypatch.setenv("ISOGON_CORS_ORIGINS", f"{SITE},{value}")
     with pytest.raises(UsageError, match=f"ISOGON_CORS_ORIGINS: .*'{value}' among them"):
         settings_from_environment(exported)
+
+
+def written(path: Path, text: str) -> Path:
+    path.write_text(text)
+    return path
+
+
+def test_keys_of_a_file_are_known_by_name_and_read_again(
+    client: Client, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    digest = hashlib.sha256(b"only its hash is known").hexdigest()
+    text = f"# of the site\n\napp  first-of-app\nother sha256:{digest} 1000/h\n"
+    file = written(tmp_path / "keys", text)
+    asked = client(keys_file=file, api_keys=KEYS)
+
+    def status(key: str) -> int:
+        return asked.get("/v1/model", headers={"x-api-key": key}).status_code
+
+    assert [status(key) for key in ("first-of-app", KEYS[0])] == [200, 200]
+    assert status("only its hash is known") == 200
+    assert status(digest) == 401
+    counted = asked.app.state.metrics.keys.labels  # type: ignore[attr-defined]
+    assert counted("app", "accepted")._value.get() == 1
+    assert counted("key-1", "accepted")._value.get() == 1
+
+    monkeypatch.setattr("serving.limits.keyring._LOOKED_AT", 0.0)
+    written(file, "app second-of-app\n")
+    assert [status(key) for key in ("first-of-app", "second-of-app")] == [401, 200]
+    file.write_text("what is this")
+    assert status("second-of-app") == 200  # a file that is wrong changes nothing
+    file.unlink()
+    assert status("second-of-app") == 200
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("", "holds 0 keys"),
+        ("app short", "line 1: expected `NAME KEY"),
+        ("a 12345678\n\nb 12345678 5/week", "line 3: expected"),
+        ("a 12345678\na 87654321", "line 2: the name 'a' is there already"),
+        ("a sha256:12", "line 1"),
+    ],
+)
+def test_a_file_of_keys_that_is_wrong_is_told_without_a_key(
+    tmp_path: Path, text: str, told: str
+) -> None:
+    with pytest.raises(UsageError, match=re.escape(told)) as caught:
+        keys_of(written(tmp_path / "keys", text))
+    assert "1234567" not in str(caught.value)
+    with pytest.raises(UsageError, match="cannot be read: No such file"):
+        keys_of(tmp_path / "missing")
+
+
+def test_a_key_has_its_rate_and_is_told_when_to_come_back(
+    client: Client, tmp_path: Path
+) -> None:
+    file = written(tmp_path / "keys", "slow 12345678 6/min burst=2\nfast 87654321\n")
+    asked = client(keys_file=file)
+    slow, fast = ({"x-api-key": key} for key in ("12345678", "87654321"))
+    codes = [asked.get("/v1/model", headers=slow).status_code for _ in range(3)]
+    assert codes == [200, 200, 429]
+    refused = asked.get("/v1/model", headers=slow)
+    assert 9 <= int(refused.headers["retry-after"]) <= 10
+    assert "'slow' may send 0.1 requests a second, and 2 at once" in refused.text
+    assert asked.get("/v1/model", headers=fast).status_code == 200
+
+
+def test_a_bucket_fills_as_its_rate_says_and_is_shared_by_processes() -> None:
+    rates = Rates()
+    keys = [
+        Key(name=f"k{number}", digest=b"", rate=Rate(per_second=4, burst=3))
+        for number in range(1100)
+    ]
+    key = keys[0]
+    assert [rates.wait(key, now=100.0) for _ in range(4)] == [0, 0, 0, 0.25]
+    assert rates.wait(key, now=100.2) == pytest.approx(0.05)
+    child = os.fork()
+    if child == 0:
+        os._exit(rates.wait(key, now=100.25) != 0)  # takes the one that has come
+    assert os.waitpid(child, 0)[1] == 0
+    assert rates.wait(key, now=100.25) == pytest.approx(0.25)
+    assert rates.wait(key, now=1e6) == 0
+    # Full buckets make room: there are more keys than places.
+    assert {rates.wait(each, now=1e6 + 10 * n) for n, each in enumerate(keys)} == {0}

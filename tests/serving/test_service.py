@@ -401,7 +401,7 @@ def test_no_torch_is_in_the_process(service: httpx.Client) -> None:
 
 
 def test_importing_the_service_imports_no_torch() -> None:
-    code = "import sys, serving.service as _; print({'torch', 'timm'} & set(sys.modules))"
+    code = "import sys, serving.bento.service as _; print({'torch', 'timm'} & set(sys.modules))"
     found = subprocess.run(
         [sys.executable, "-c", code],
         capture_output=True,

@@ -71,7 +71,7 @@ def test_what_takes_longer_than_its_deadline_is_told_that_the_service_ended(
 def test_a_worker_that_cannot_load_ends_the_service(tmp_path: Path) -> None:
     found = subprocess.run(
         [
-            *(sys.executable, "-m", "bentoml", "serve", "serving.service:Isogon"),
+            *(sys.executable, "-m", "bentoml", "serve", "serving.bento.service:Isogon"),
             *("--host", "127.0.0.1", "--port", str(free_port())),
         ],
         cwd=ROOT,

@@ -9,7 +9,7 @@ from serving.publishing import Published
 
 # What a Bento calls the bundle inside it; bentofile.yaml says ISOGON_BUNDLE=bentoml:bundle.
 ALIAS = "bundle"
-_ROOT = Path(__file__).resolve().parent.parent
+_ROOT = Path(__file__).resolve().parents[2]
 
 
 def bento_with(published: Published) -> str:

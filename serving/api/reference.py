@@ -1,6 +1,6 @@
-"""What the page shows beside an answer: neighbours, calibration, examples.
+"""`/v1/neighbours`, `/v1/calibration`, `/v1/examples`: what an answer rests on.
 
-They are routes like the others, documented and behind the same API key.
+The page at `/` shows them beside an answer.
 """
 
 import base64
@@ -15,12 +15,12 @@ from pydantic import BaseModel, Field
 from isogon.errors import BundleError
 from serving.api.answers import Answer, as_json
 from serving.api.embedding import BODY, ModelQuery, ask, model_name
+from serving.api.examples import Kind, example_images
 from serving.api.problems import ProblemError
 from serving.api.refusals import FINGERPRINT, OF_ANY, OF_IMAGES
 from serving.api.routes import KnownQueryRoute
 from serving.api.schemas import ModelName, ScoreResult
 from serving.models import Models
-from serving.page.examples import Kind, example_images
 from serving.served import ServedModel
 
 _BINS = 32

@@ -1,4 +1,4 @@
-"""The BentoML service, for `isogon serve` and `bentoml serve serving.service:Isogon`."""
+"""The BentoML service: `isogon serve` listens for it, and `bentoml serve` can."""
 
 import gc
 import logging
@@ -11,7 +11,9 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from isogon.errors import IsogonError
 from serving.app import create_app
-from serving.arbiter import COULD_NOT_START, supervise
+from serving.bento.arbiter import COULD_NOT_START, supervise
+from serving.bundles import Bundles
+from serving.limits import KeyRing
 from serving.models import Models
 from serving.observability import (
     Observations,
@@ -52,14 +54,24 @@ def load(settings: Settings) -> Models:
         IsogonError: a setting, a bundle or its golden check is not in order.
     """
     start_observability(app, settings, bentoml.server_context.worker_index)
-    # Of all that was imported nothing will be garbage. To go through it now and then takes
-    # 80 ms, in which every request waits.
+    KeyRing.of(settings)  # raises now what the first request would
+    freeze()
+    observations: Observations = app.state.observations
+    bundles = Bundles.load(settings)
+    models = Models(bundles, observations.observer, observations.forget)
+    app.state.models = models
+    app.state.beside = kept_current(models)
+    return models
+
+
+def freeze() -> None:
+    """Look for garbage once more, and no more among what there is now.
+
+    Of all that was imported nothing will be garbage. To go through it now and then takes
+    80 ms, in which every request waits.
+    """
     gc.collect()
     gc.freeze()
-    observations: Observations = app.state.observations
-    models = Models.load(settings, observations.observer, observations.forget)
-    app.state.models = models
-    return models
 
 
 @bentoml.service(name="isogon", service_class=_Direct)
@@ -78,11 +90,11 @@ class Isogon:
 
     @bentoml.on_startup
     async def start(self) -> None:
-        """Keep the models current from now on."""
+        """Begin what goes on beside answering, such as to keep the models current."""
         self._open = AsyncExitStack()
         self._open.callback(stop_observability, app)
         self._open.push_async_callback(app.state.models.close)
-        await self._open.enter_async_context(kept_current(app.state.models))
+        await self._open.enter_async_context(app.state.beside)
 
     @bentoml.on_shutdown
     async def stop(self) -> None:

@@ -1,0 +1,140 @@
+"""The sockets that the service listens on: bound before anything is loaded."""
+
+import contextlib
+import errno
+import os
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from socket import (
+    AF_INET,
+    AF_INET6,
+    AF_UNIX,
+    AI_PASSIVE,
+    IPPROTO_IPV6,
+    IPV6_V6ONLY,
+    SO_REUSEADDR,
+    SOCK_STREAM,
+    SOL_SOCKET,
+    AddressFamily,
+    getaddrinfo,
+    has_dualstack_ipv6,
+    socket,
+)
+
+from isogon.errors import UsageError
+
+_UDS_MODE = 0o660  # the user and the group that run the service may connect
+_ABSENT = (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT)
+
+
+@contextmanager
+def bound(*, host: str, port: int, uds: Path | None) -> Iterator[list[socket]]:
+    """Yield bound sockets; they are closed at the end.
+
+    Nobody listens on a TCP port before the models answer. A unix socket is listened on at
+    once, and who connects waits: that is how another process sees that it is taken.
+
+    Args:
+        host: a name or an address. `::` is every address, of IPv4 too; where the kernel
+            has no IPv6 it is 0.0.0.0. A name that has several addresses is bound to all.
+        port: the TCP port.
+        uds: the path of a unix socket, instead of host and port.
+
+    Raises:
+        UsageError: the address is taken, or is none of this machine.
+    """
+    opened = [_unix(uds)] if uds else _inet(host, port)
+    try:
+        yield opened
+    finally:
+        for each in opened:
+            each.close()
+        if uds:
+            uds.unlink(missing_ok=True)
+
+
+def shown(*, host: str, port: int, uds: Path | None) -> str:
+    """Return the address as a person would write it."""
+    if uds:
+        return f"unix:{uds}"
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
+def _inet(host: str, port: int) -> list[socket]:
+    if host == "::" and not has_dualstack_ipv6():
+        host = "0.0.0.0"
+    opened: list[socket] = []
+    try:
+        found = getaddrinfo(host, port, type=SOCK_STREAM, flags=AI_PASSIVE)
+        for family, address in dict.fromkeys((each[0], each[4]) for each in found):
+            try:
+                opened.append(_bound(family, address, dual=host == "::"))
+            except OSError as error:
+                # `localhost` is ::1 too, which a container may lack.
+                if error.errno not in _ABSENT or len(found) == 1:
+                    raise
+        if not opened:
+            raise OSError(errno.EADDRNOTAVAIL, os.strerror(errno.EADDRNOTAVAIL))
+    except OSError as error:
+        for each in opened:
+            each.close()
+        raise UsageError(
+            f"Cannot listen on {host}:{port}: {error.strerror}. Choose another --port or "
+            f"--host."
+        ) from error
+    return opened
+
+
+def _bound(family: AddressFamily, address: object, *, dual: bool) -> socket:
+    opened = socket(family, SOCK_STREAM)
+    try:
+        opened.setsockopt(SOL_SOCKET, SO_REUSEADDR, 1)
+        if family == AF_INET6:
+            opened.setsockopt(IPPROTO_IPV6, IPV6_V6ONLY, int(not dual))
+        assert family in (AF_INET, AF_INET6)
+        opened.bind(address)  # type: ignore[arg-type]  # what getaddrinfo returned
+    except OSError:
+        opened.close()
+        raise
+    return opened
+
+
+def _unix(path: Path) -> socket:
+    opened = socket(AF_UNIX, SOCK_STREAM)
+    try:
+        _remove_leftover(path)
+        # Nobody else may connect, not even between bind and chmod.
+        before = os.umask(0o777 & ~_UDS_MODE)
+        try:
+            opened.bind(str(path))
+        finally:
+            os.umask(before)
+        opened.listen()
+    except OSError as error:
+        opened.close()
+        reason = error.strerror or str(error)
+        raise UsageError(
+            f"Cannot listen on {path}: {reason}. Choose another --uds, in a folder that "
+            f"this user may write to; a path has at most 107 bytes."
+        ) from error
+    return opened
+
+
+def _remove_leftover(path: Path) -> None:
+    """Remove a socket that nobody answers on: of a service that was killed.
+
+    Raises:
+        OSError: something else is there, or somebody answers.
+    """
+    with contextlib.suppress(FileNotFoundError):
+        if not stat.S_ISSOCK(path.stat().st_mode):
+            raise OSError(errno.EEXIST, "something else than a socket is there")
+        with socket(AF_UNIX, SOCK_STREAM) as probe:
+            try:
+                probe.connect(str(path))
+            except ConnectionRefusedError:
+                path.unlink()
+            else:
+                raise OSError(errno.EADDRINUSE, os.strerror(errno.EADDRINUSE))

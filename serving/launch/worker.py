@@ -1,0 +1,137 @@
+"""One of several processes that answer, forked by the supervisor."""
+
+import asyncio
+import itertools
+import signal
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager, suppress
+from multiprocessing.connection import Connection
+from socket import socket
+from typing import Never
+
+from fastapi import FastAPI
+
+from serving.bento.service import app
+from serving.bundles import Bundles
+from serving.launch.listening import listen
+from serving.launch.messages import Answer, Complete, Exposed, Ready, Report
+from serving.models import Models
+from serving.observability import Observations, start_tracing
+
+_EVERY = 1.0  # seconds between reports
+_EXPOSED_WITHIN = 8.0  # seconds; Prometheus waits for 10
+
+
+def work(
+    channel: Connection,
+    others: Sequence[Connection],
+    sockets: Sequence[socket],
+    bundles: Bundles,
+) -> None:
+    """Answer from models that the supervisor has loaded, until SIGTERM or its end.
+
+    Args:
+        channel: to the supervisor.
+        others: the supervisor's ends, inherited; open, they would hide its end.
+        sockets: listened on by all processes together.
+        bundles: loaded.
+    """
+    for each in others:
+        each.close()
+    # These come to the whole terminal; the supervisor decides.
+    for number in (signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # until it listens there is no request
+    signal.set_wakeup_fd(-1)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, signal.valid_signals())
+    start_tracing(app)
+    observations: Observations = app.state.observations
+    observations.pass_on()
+    app.state.models = Models(bundles, observations.observer, observations.forget)
+    link = Link(channel, app)
+    app.state.beside = link.open()
+    app.state.expose = link.exposed
+    try:
+        channel.send(Ready())
+        while not isinstance(message := channel.recv(), Answer):
+            if isinstance(message, Complete):
+                app.state.complete = message.complete
+    except (EOFError, OSError):
+        return  # the supervisor is gone
+    listen(sockets, deadline=bundles.settings.deadline)
+
+
+class Link:
+    """A worker's end of the pipe, on its event loop."""
+
+    def __init__(self, channel: Connection, application: FastAPI) -> None:
+        self._channel = channel
+        self._app = application
+        self._tickets = itertools.count()
+        self._waiting: dict[int, asyncio.Future[Exposed]] = {}
+        self._sending = asyncio.Lock()
+
+    @asynccontextmanager
+    async def open(self) -> AsyncIterator[None]:
+        """Report and listen to the supervisor, to the end of the block."""
+        loop = asyncio.get_running_loop()
+        loop.add_reader(self._channel.fileno(), self._hear)
+        task = asyncio.create_task(self._report_again_and_again())
+        try:
+            yield
+        finally:
+            task.cancel()
+            with suppress(asyncio.CancelledError):
+                await task
+            loop.remove_reader(self._channel.fileno())
+            await self._report()
+
+    async def exposed(self, accept: str) -> tuple[bytes, str]:
+        """Return what `/metrics` says of all processes, and its content type.
+
+        Raises:
+            TimeoutError: the supervisor is busy, such as with loading a bundle.
+        """
+        ticket = next(self._tickets)
+        answer = self._waiting[ticket] = asyncio.get_running_loop().create_future()
+        try:
+            await self._report(ticket, accept)
+            async with asyncio.timeout(_EXPOSED_WITHIN):
+                found = await answer
+        finally:
+            del self._waiting[ticket]
+        return found.content, found.kind
+
+    async def _report_again_and_again(self) -> Never:
+        while True:
+            await asyncio.sleep(_EVERY)
+            await self._report()
+
+    async def _report(self, ticket: int | None = None, accept: str = "") -> None:
+        report = Report(
+            families=tuple(self._app.state.metrics.registry.collect()),
+            scores=self._app.state.observations.taken(),
+            ticket=ticket,
+            accept=accept,
+        )
+        # In a thread: it waits while the supervisor is busy.
+        with suppress(OSError):
+            async with self._sending:
+                await asyncio.to_thread(self._channel.send, report)
+
+    def _hear(self) -> None:
+        try:
+            message = self._channel.recv()
+        except (EOFError, OSError):
+            asyncio.get_running_loop().remove_reader(self._channel.fileno())
+            signal.raise_signal(signal.SIGTERM)  # without a supervisor: finish and end
+            return
+        match message:
+            case Complete(complete=complete):
+                self._app.state.complete = complete
+            case Exposed(ticket=ticket) if ticket in self._waiting:
+                waiting = self._waiting[ticket]
+                if not waiting.done():
+                    waiting.set_result(message)
+            case Answer() | Exposed():
+                pass  # nobody waits for it any more
