@@ -6,6 +6,7 @@ from contextlib import suppress
 
 import uvicorn
 
+from serving.protocol import BoundedHttp
 from serving.service import Isogon
 
 # Once the service is told to end, accepted requests have their deadline and this to be
@@ -26,6 +27,7 @@ def listen(*, host: str, port: int, deadline: float) -> None:
             Isogon.to_asgi(),  # type: ignore[attr-defined]
             host=host,
             port=port,
+            http=BoundedHttp,
             lifespan="on",
             log_config=None,
             access_log=False,

@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager
 from typing import Self
 
 from isogon.errors import IsogonError, UsageError
-from serving.batching import Observer, Pipeline
+from serving.batching import Observer, Pipeline, Room
 from serving.lists import Source
 from serving.served import ServedModel
 from serving.settings import Settings
@@ -40,11 +40,13 @@ class Models:
     def __init__(
         self,
         settings: Settings,
+        room: Room,
         places: tuple["_Place", ...],
         observing: Observing,
         forgetting: Forgetting,
     ) -> None:
         self.settings = settings
+        self.room = room  # that large images of all models share
         self._places = places
         self._observing = observing
         self._forgetting = forgetting
@@ -69,13 +71,18 @@ class Models:
             IsogonError: a bundle or its golden check is not in order, or two have the
                 same name.
         """
-        places: list[_Place] = []
+        loaded: dict[str, tuple[Source, Stamp, ServedModel]] = {}
         for source in settings.bundle:
             found = stamp(source.path)
             model = ServedModel.load(source.path, settings, source.name)
-            _require_unused(model.name, source, {p.name: p.source for p in places})
-            places.append(_Place(source, found, Pipeline(model, observing(model))))
-        return cls(settings, tuple(places), observing, forgetting)
+            _require_unused(model.name, source, {n: loaded[n][0] for n in loaded})
+            loaded[model.name] = (source, found, model)
+        room = Room.of(settings)  # of the memory that the models have left
+        places = tuple(
+            _Place(source, found, Pipeline(model, observing(model), room))
+            for source, found, model in loaded.values()
+        )
+        return cls(settings, room, places, observing, forgetting)
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -145,7 +152,7 @@ class Models:
         model = await asyncio.to_thread(load, source.path, self.settings, source.name)
         others = {other.name: other.source for other in self._places if other is not place}
         _require_unused(model.name, source, others)
-        return await asyncio.to_thread(Pipeline, model, self._observing(model))
+        return await asyncio.to_thread(Pipeline, model, self._observing(model), self.room)
 
     def _held(self, name: str) -> "_Held":
         for place in self._places:

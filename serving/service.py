@@ -14,6 +14,7 @@ from serving.app import create_app
 from serving.arbiter import COULD_NOT_START, supervise
 from serving.models import Models
 from serving.observability import (
+    Metrics,
     Observations,
     start_observability,
     stop_observability,
@@ -59,6 +60,10 @@ def load(settings: Settings) -> Models:
     observations: Observations = app.state.observations
     models = Models.load(settings, observations.observer, observations.forget)
     app.state.models = models
+    metrics: Metrics = app.state.metrics
+    metrics.decoding.set_function(lambda: models.room.used)
+    metrics.decoding_limit.set(models.room.size)
+    metrics.held_limit.set(settings.held_bytes)
     return models
 
 

@@ -3,6 +3,7 @@
 from serving.batching.errors import (
     ClosedError as ClosedError,
     DeadlineError as DeadlineError,
+    NoMemoryError as NoMemoryError,
     QueueFullError as QueueFullError,
     RefusedImageError as RefusedImageError,
     RunError as RunError,
@@ -13,3 +14,4 @@ from serving.batching.observer import (
     Trail as Trail,
 )
 from serving.batching.pipeline import Pipeline as Pipeline
+from serving.batching.room import Room as Room
