@@ -19,14 +19,14 @@ _BYTES = {
     "WebP": 17,
     "HEIC": 10,
     "AVIF": 13,
-    "TIFF": 10,
+    "TIFF": 13,
     "GIF": 9,
     "BMP": 9,
-    "JPEG 2000": 30,
-    "PPM": 16,
+    "JPEG 2000": 26,
+    "PPM": 9,
 }
 _PROGRESSIVE = 13  # a JPEG whose coefficients are all kept until the last scan
-_DEEP = 20  # grey samples of more than 8 bits
+_DEEP = 13  # grey samples of more than 8 bits
 
 # How much longer than a pass over a baseline JPEG the slowest files of a format take.
 _WORK = {"HEIC": 3, "AVIF": 3, "WebP": 3, "JPEG 2000": 20}
