@@ -50,7 +50,7 @@ def swapped(bundle: Path, names: list[str], chance: random.Random) -> str:
     (bundle / one).rename(bundle / "between")
     (bundle / other).rename(bundle / one)
     (bundle / "between").rename(bundle / other)
-    return one
+    return min(one, other, key=names.index)  # the first is named
 
 
 def missing(bundle: Path, names: list[str], chance: random.Random) -> str:
@@ -96,7 +96,7 @@ def foreign_path(bundle: Path, names: list[str], chance: random.Random) -> str:
     )
     document["files"][name] = document["files"].pop(chance.choice([*document["files"]]))
     sealed(bundle, document)
-    return repr(name)
+    return name
 
 
 def odd_manifest(bundle: Path, names: list[str], chance: random.Random) -> str:
