@@ -98,7 +98,8 @@ class Held:
         if body.over:
             return
         own = self._clients.get(body.client, 0)
-        if own + size > self._share:
+        alone = own == body.bytes  # it has a limit of its own, on one body
+        if own + size > self._share and not alone:
             excess = own + size - self._share
             if not self._cut_off(excess, now, body, within=body.client):
                 raise NoRoomError("client", own, self._share, self._until(excess, now))

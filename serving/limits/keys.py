@@ -32,7 +32,7 @@ class RequireKey:
             return await self._app(scope, receive, send)
         models: Models = scope["app"].state.models
         keys = [key.get_secret_value() for key in models.settings.api_keys]
-        if not keys or _is_known(_shown(Headers(scope=scope)), keys):
+        if not keys or _is_known(shown_keys(Headers(scope=scope)), keys):
             return await self._app(scope, receive, send)
         response = problem_response(
             401,
@@ -47,7 +47,7 @@ def _is_open(path: str) -> bool:
     return path in _OPEN or path.startswith(_OPEN_FOLDER)
 
 
-def _shown(headers: Headers) -> list[str]:
+def shown_keys(headers: Headers) -> list[str]:
     """Return every key that a request shows."""
     keys = headers.getlist("x-api-key")
     for value in headers.getlist("authorization"):

@@ -13,6 +13,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from serving.api.problems import problem_response
 from serving.limits.held import Body, Held, NoRoomError
+from serving.limits.keys import shown_keys
 from serving.models import Models
 from serving.observability.metrics import Metrics
 from serving.settings import Settings
@@ -92,10 +93,12 @@ class UploadLimits:
 
 
 def _client(scope: Scope, settings: Settings) -> str:
-    """Return whose request it is: the key that it shows, or the address it comes from."""
-    if settings.api_keys:  # RequireKey has let it pass
-        headers = Headers(scope=scope)
-        return str(headers.get("x-api-key") or headers.get("authorization"))
+    """Return whose request it is: a key that is known, or the address it comes from."""
+    if settings.api_keys:
+        shown = set(shown_keys(Headers(scope=scope)))
+        for key in settings.api_keys:
+            if (known := key.get_secret_value()) in shown:
+                return known
     address = scope["client"][0] if scope.get("client") else ""
     if ":" not in address:
         return str(address)
