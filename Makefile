@@ -9,7 +9,7 @@ INSTALLED := .venv/installed
 EXTRAS := distill,export,serving,bulk,ray,tensorrt-rtx,quickstart,dev
 comma := ,
 
-.PHONY: quickstart test check slow gpu-check keys constraints clean
+.PHONY: quickstart test check slow reliability gpu-check keys constraints clean
 
 quickstart: $(INSTALLED)
 	$(BIN)/isogon quickstart
@@ -19,6 +19,13 @@ test: check
 
 slow: $(INSTALLED)
 	$(BIN)/python -m pytest -m slow
+
+# Every promise of docs/reliability.md attacked in full; half an hour on two cores.
+reliability: export ISOGON_HOSTILE ?= 10000
+reliability: export ISOGON_OVERLOAD ?= 60
+reliability: export ISOGON_DAMAGED ?= 10000
+reliability: $(INSTALLED)
+	$(BIN)/python -m pytest tests/reliability -s
 
 # Wants a CUDA device; writes benchmarks/results/gpu-check-<gpu>.md.
 gpu-check: $(INSTALLED)

@@ -1,6 +1,7 @@
 """A served model: one vouched artifact, proven on this machine before it answers."""
 
 import logging
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
@@ -27,7 +28,7 @@ from isogon.bundle import (
 )
 from isogon.bundle.evaluation import EVALUATION, Evaluation
 from isogon.errors import BundleError
-from isogon.images import decode
+from isogon.images import Cost, decode
 from isogon.ood import Calibration
 from isogon.runtimes import Runner
 from serving.settings import Settings
@@ -113,14 +114,22 @@ class ServedModel:
         """The bundle's table of contents."""
         return self.bundle.manifest
 
-    def pixels(self, data: bytes) -> UInt8[np.ndarray, "h w 3"]:
+    def pixels(
+        self, data: bytes, admit: Callable[[Cost], None] | None = None
+    ) -> UInt8[np.ndarray, "h w 3"]:
         """Return an encoded image as the runner sees it.
+
+        Args:
+            data: the file.
+            admit: as of `isogon.images.decode`.
 
         Raises:
             ImageError: it does not decode, or is past a limit.
         """
         preprocessing = self.manifest.preprocessing
-        image = decode(data, self.settings.image_limits, samples=preprocessing.range)
+        image = decode(
+            data, self.settings.image_limits, samples=preprocessing.range, admit=admit
+        )
         return preprocessing.pixels(image)
 
 
