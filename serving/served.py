@@ -27,7 +27,7 @@ from isogon.bundle.evaluation import EVALUATION, Evaluation
 from isogon.errors import BundleError
 from isogon.images import decode
 from isogon.ood import Calibration
-from isogon.runtimes import Runner
+from isogon.runtimes import Device, Runner
 from serving.settings import Settings
 
 _log = logging.getLogger("isogon.serving")
@@ -90,7 +90,11 @@ class ServedModel:
         bundle = Bundle.open(path.resolve())  # a link that moves on mixes no two bundles
         artifact = vouched_artifact(bundle, settings.artifact)
         runner = proven_runner(
-            bundle, artifact, threads=settings.threads, graphs=settings.cuda_graphs
+            bundle,
+            artifact,
+            threads=settings.threads,
+            device=Device.parse(settings.device),
+            graphs=settings.cuda_graphs,
         )
         calibration = artifact.calibration
         if settings.alpha is not None:

@@ -12,15 +12,16 @@ from pathlib import Path
 import numpy as np
 
 from isogon.bundle.store import Bundle
-from isogon.errors import CheckFailedError, UnvouchedArtifactError
+from isogon.errors import CheckFailedError, UnvouchedArtifactError, UsageError
 from isogon.ood.calibration import Calibration
 from isogon.parity import ParityReport, figures
-from isogon.runtimes import OnnxRunner, Outputs, Provider, Runner, TensorRTRunner
+from isogon.runtimes import Device, OnnxRunner, Outputs, Runner, TensorRTRunner
 from isogon.runtimes.precision import Precision
 from isogon.runtimes.stamps import EngineStamp, Machine
 
 ONNX = "onnx/model.onnx"
 GOLDEN = "golden.safetensors"
+_ANY_DEVICE = Device(provider="auto")
 # Figures of many images, of which the few golden ones say nothing. One decision that a
 # lower precision flips among eight would be a share below any bound; scores are bounded.
 _OF_MANY = frozenset(
@@ -166,6 +167,7 @@ def proven_runner(
     artifact: Artifact,
     *,
     threads: int | None = None,
+    device: Device = _ANY_DEVICE,
     graphs: bool = False,
 ) -> Runner:
     """Return the runner for an artifact once it has reproduced the golden images here.
@@ -174,13 +176,14 @@ def proven_runner(
         bundle: where the artifact is kept.
         artifact: what to run.
         threads: of ONNX Runtime on the CPU; see `OnnxRunner`.
+        device: where it runs.
         graphs: replay CUDA graphs; see `TensorRTRunner`.
 
     Raises:
         CheckFailedError: it does not; see `require_golden`.
         BundleError, UsageError: see `open_runner`.
     """
-    runner = open_runner(bundle, artifact, threads=threads, graphs=graphs)
+    runner = open_runner(bundle, artifact, threads=threads, device=device, graphs=graphs)
     require_golden(bundle, artifact, runner)
     return runner
 
@@ -190,7 +193,7 @@ def open_runner(
     artifact: Artifact,
     *,
     threads: int | None = None,
-    provider: Provider = "auto",
+    device: Device = _ANY_DEVICE,
     graphs: bool = False,
 ) -> Runner:
     """Return the runner for an artifact.
@@ -199,19 +202,25 @@ def open_runner(
         bundle: where the artifact is kept.
         artifact: what to run.
         threads: of ONNX Runtime on the CPU; see `OnnxRunner`.
-        provider: of ONNX Runtime; see `OnnxRunner`.
+        device: where it runs.
         graphs: replay CUDA graphs; see `TensorRTRunner`.
 
     Raises:
         EngineMismatchError: an engine that does not run on this machine.
         UnvouchedArtifactError: the artifact was made for other pixels than the bundle's.
-        UsageError: a package is missing, or the provider is not to be had here.
+        UsageError: a package is missing, or the device is not to be had here.
     """
     runner: OnnxRunner | TensorRTRunner
     if artifact.name.endswith(".engine"):
+        _require_first(artifact, device)
         runner = TensorRTRunner(artifact.path, graphs=graphs)
     else:
-        runner = OnnxRunner(artifact.path, threads=threads, provider=provider)
+        runner = OnnxRunner(
+            artifact.path,
+            threads=threads,
+            provider=device.provider,
+            number=device.number,
+        )
     expected = bundle.manifest.preprocessing.model_dump_json()
     if runner.preprocessing != expected:
         raise UnvouchedArtifactError(
@@ -220,3 +229,17 @@ def open_runner(
             f"Run `isogon export {bundle.path}` again."
         )
     return runner
+
+
+def _require_first(artifact: Artifact, device: Device) -> None:
+    """Refuse a device on which no TensorRT engine runs.
+
+    Raises:
+        UsageError: it is the CPU, or not the first GPU.
+    """
+    if device.provider == "cpu" or device.number != 0:
+        asked = device.provider + (f":{device.number}" if device.number else "")
+        raise UsageError(
+            f"{artifact.name} is a TensorRT engine and runs on the first GPU, not on "
+            f"device {asked}. Choose a GPU with CUDA_VISIBLE_DEVICES, or serve {ONNX}."
+        )

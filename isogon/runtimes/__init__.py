@@ -4,6 +4,9 @@ from isogon.runtimes.cuda import (
     CudaDevice as CudaDevice,
     cuda_device as cuda_device,
 )
+from isogon.runtimes.device import (
+    Device as Device,
+)
 from isogon.runtimes.flavours import (
     Flavour as Flavour,
 )
