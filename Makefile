@@ -5,7 +5,10 @@ export GOMP_SPINCOUNT ?= 3000
 BIN := .venv/bin
 INSTALLED := .venv/installed
 
-.PHONY: quickstart test check slow gpu-check keys constraints clean
+# Of `make deployed` and `make cluster`: what is deployed.
+BUNDLE ?= quickstart.isogon
+
+.PHONY: quickstart test check slow gpu-check deployed cluster keys constraints clean
 
 quickstart: $(INSTALLED)
 	$(BIN)/isogon quickstart
@@ -17,7 +20,11 @@ slow: $(INSTALLED)
 	$(BIN)/python -m pytest -m slow
 
 # Wants a CUDA device; writes benchmarks/results/gpu-check-<gpu>.md.
-gpu-check: $(INSTALLED)
+gpu-# Docker, Prometheus, and two hosts that are namespaces: as root; docs/deployed.md has the result.
+deployed cluster: $(INSTALLED)
+	$(BIN)/python -m deploy.trial.$@ $(BUNDLE)
+
+check: $(INSTALLED)
 	$(BIN)/python benchmarks/gpu_check.py
 
 check: $(INSTALLED)
