@@ -68,8 +68,10 @@ def endless_header(port: int, seconds: float) -> str:
 def slow_bodies(port: int, count: int, size: int) -> Iterator[None]:
     """Hold `count` requests open, each with `size` bytes of a body that never ends."""
     head = (
-        b"POST /v1/embed HTTP/1.1\r\nHost: x\r\nContent-Type: image/jpeg\r\n"
+        b"POST /v1/embed HTTP/1.1\r\nHost: x\r\n"
+        b"Content-Type: multipart/form-data; boundary=b\r\n"
         b"Content-Length: 100000000\r\n\r\n"
+        b'--b\r\nContent-Disposition: form-data; name="images"; filename="a"\r\n\r\n'
     )
     opened = []
     try:
