@@ -65,8 +65,8 @@ def endless_header(port: int, seconds: float) -> str:
 
 
 @contextmanager
-def slow_bodies(port: int, count: int, size: int) -> Iterator[None]:
-    """Hold `count` requests open, each with `size` bytes of a body that never ends."""
+def slow_bodies(port: int, sizes: list[int]) -> Iterator[None]:
+    """Hold requests open, each with so many bytes of a body that never ends."""
     head = (
         b"POST /v1/embed HTTP/1.1\r\nHost: x\r\n"
         b"Content-Type: multipart/form-data; boundary=b\r\n"
@@ -75,7 +75,7 @@ def slow_bodies(port: int, count: int, size: int) -> Iterator[None]:
     )
     opened = []
     try:
-        for _ in range(count):
+        for size in sizes:
             connection = socket.create_connection(("127.0.0.1", port), timeout=5)
             opened.append(connection)
             with suppress(OSError):  # refused before all of it came, which is as well

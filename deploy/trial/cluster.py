@@ -27,6 +27,11 @@ _PATIENCE = 1800  # seconds, for each step: the machine may be busy
 _PORT = 29555
 _ISOGON = [sys.executable, "-m", "isogon"]
 _RAY = [sys.executable, "-m", "ray.scripts.scripts", "start", "--block", "--num-cpus", "1"]
+# Given, so that a node does not wait for its agents to choose: on a busy machine in vain.
+_PORTS = [
+    *("--dashboard-agent-listen-port", "52365", "--dashboard-agent-grpc-port", "52366"),
+    *("--runtime-env-agent-port", "52367", "--metrics-export-port", "52368"),
+]
 # gloo takes the interface that the name of the host leads to; NCCL has a variable too.
 _TRAINING = {"OMP_NUM_THREADS": "1"}
 _RECIPE = """\
@@ -173,6 +178,7 @@ class Embedding:
             "RAY_AUTH_TOKEN": secrets.token_hex(),
             "RAY_USAGE_STATS_ENABLED": "0",
             "RAY_raylet_start_wait_time_s": str(_PATIENCE),
+            "RAY_agent_register_timeout_ms": str(1000 * _PATIENCE),
             "OMP_NUM_THREADS": "1",
         }
         self.address = f"{self.first.address}:6379"
@@ -189,7 +195,7 @@ class Embedding:
     def cluster(self, name: str) -> Iterator[Path]:
         """Start Ray on both hosts; yield where their output goes."""
         log = self.folder / f"{name}.log"
-        store = ["--object-store-memory", "100000000", "--node-ip-address"]
+        store = [*_PORTS, "--object-store-memory", "100000000", "--node-ip-address"]
         head = ["--head", "--port", "6379", "--include-dashboard", "false"]
         nodes = [
             self.first.start(
@@ -300,7 +306,7 @@ def main() -> None:
         few, many, seen = folder / "few", folder / "many", folder / "seen"
         other = folder / "other"
         digits(few, 200)
-        digits(many, 1797)
+        digits(many, 900)
         seen.mkdir()
         other.mkdir()
         shutil.copytree(many, other / "images")

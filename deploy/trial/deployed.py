@@ -245,9 +245,11 @@ def attack(found: Findings, url: str, port: int, container: str) -> None:
         )
     until_ready(url, container)
     before = _restarts(container, 0)
-    with found.trying("seven bodies that stop after 40 MiB") as row:
-        photo = attacks.photograph(512)
-        with attacks.slow_bodies(port, 7, 40 * _MIB):
+    with found.trying("bodies that stop, until none is taken any more") as row:
+        photo = attacks.photograph(2000)
+        # Large ones, and smaller ones into the room that is left.
+        sizes = [40 * _MIB] * 7 + [4 * _MIB] * 10 + [_MIB // 2] * 10 + [_MIB // 16] * 10
+        with attacks.slow_bodies(port, sizes):
             answers = [_embed(url, photo) for _ in range(10)]
         fell = _restarts(container, before)
         row.held = answers.count(200) == 10 and not fell

@@ -62,7 +62,7 @@ class Findings:
 
     def _table(self) -> str:
         when = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
-        machine = f"{os.cpu_count()} CPUs, Linux {platform.release().partition("-")[0]}"
+        machine = f"{os.cpu_count()} CPUs, Linux {platform.release().partition('-')[0]}"
         lines = [
             f"{when}, {machine}; load average {os.getloadavg()[1]:.0f} at the end.",
             *self.facts,
