@@ -177,7 +177,7 @@ class Embedding:
             "RAY_AUTH_MODE": "token",
             "RAY_AUTH_TOKEN": secrets.token_hex(),
             "RAY_USAGE_STATS_ENABLED": "0",
-            "RAY_raylet_start_wait_time_s": str(_PATIENCE),
+            "RAY_raylet_start_wait_time_s": "300",
             "RAY_agent_register_timeout_ms": str(1000 * _PATIENCE),
             "OMP_NUM_THREADS": "1",
         }
