@@ -43,8 +43,11 @@ def docker_engine(folder: Path) -> Iterator[None]:
     finally:
         daemon.terminate()
         daemon.wait(60)
-        for mounted in (folder / "exec", folder / "data"):
-            shutil.rmtree(mounted, ignore_errors=True)
+        # Of containers in the host's network; dockerd leaves it mounted.
+        for mounted in (folder / "exec" / "netns").glob("*"):
+            subprocess.run(["umount", mounted], capture_output=True)
+        shutil.rmtree(folder / "exec", ignore_errors=True)
+        shutil.rmtree(folder / "data", ignore_errors=True)
         del os.environ["DOCKER_HOST"]
 
 
