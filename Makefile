@@ -8,8 +8,10 @@ INSTALLED := .venv/installed
 # What the tests need. Not `benchmarks`; not `tensorrt`, whose packages only a GPU runs.
 EXTRAS := distill,export,serving,bulk,ray,tensorrt-rtx,quickstart,dev
 comma := ,
+# Of `make deployed` and `make cluster`: what is deployed.
+BUNDLE ?= quickstart.isogon
 
-.PHONY: quickstart test check slow reliability gpu-check keys constraints clean
+.PHONY: quickstart test check slow reliability gpu-check deployed cluster keys constraints clean
 
 quickstart: $(INSTALLED)
 	$(BIN)/isogon quickstart
@@ -30,6 +32,11 @@ reliability: $(INSTALLED)
 # Wants a CUDA device; writes benchmarks/results/gpu-check-<gpu>.md.
 gpu-check: $(INSTALLED)
 	$(BIN)/python benchmarks/gpu_check.py
+
+# Docker, Prometheus, and two hosts that are namespaces: as root; docs/deployed.md has the
+# result.
+deployed cluster: $(INSTALLED)
+	$(BIN)/python -m deploy.trial.$@ $(BUNDLE)
 
 check: $(INSTALLED)
 	$(BIN)/ruff format --check .

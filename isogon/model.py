@@ -148,11 +148,11 @@ class Model:
                 )
             bundle = Bundle.open(path)
             if artifact == FASTEST:
-                first = race(bundle, threads=threads).timed[0]
+                first = race(bundle, How(threads=threads)).timed[0]
                 vouched, runner = first.artifact, first.runner
             else:
                 vouched = vouched_artifact(bundle, artifact)
-                runner = proven_runner(bundle, vouched, threads=threads)
+                runner = proven_runner(bundle, vouched, How(threads=threads))
             return cls(
                 runner,
                 bundle.manifest.preprocessing,

@@ -30,7 +30,7 @@ from isogon.bundle.evaluation import EVALUATION, Evaluation
 from isogon.errors import BundleError
 from isogon.images import Cost, decode
 from isogon.ood import Calibration
-from isogon.runtimes import Runner
+from isogon.runtimes import Device, How, Runner
 from serving.settings import Settings
 
 _log = logging.getLogger("isogon.serving")
@@ -135,11 +135,15 @@ class ServedModel:
 
 def _chosen(bundle: Bundle, settings: Settings) -> tuple[Artifact, Runner]:
     """Return the artifact the settings name, or the fastest here, proven."""
-    threads, graphs = settings.threads, settings.cuda_graphs
+    how = How(
+        threads=settings.threads,
+        device=Device.parse(settings.device),
+        graphs=settings.cuda_graphs,
+    )
     if settings.artifact != FASTEST:
         artifact = vouched_artifact(bundle, settings.artifact)
-        return artifact, proven_runner(bundle, artifact, threads=threads, graphs=graphs)
-    found = race(bundle, threads=threads, graphs=graphs)
+        return artifact, proven_runner(bundle, artifact, how)
+    found = race(bundle, how)
     _log.info("Fastest of %s: %s", bundle.manifest.name, found)
     for name, reason in found.passed_over.items():
         _log.info("Not measured: %s. %s", name, reason)

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
+    AfterValidator,
     BeforeValidator,
     Field,
     SecretStr,
@@ -19,6 +20,7 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 from isogon.bundle import ONNX
 from isogon.errors import UsageError
 from isogon.images import ImageLimits
+from isogon.runtimes import Device
 from isogon.runtimes.cores import usable_cores
 from serving.lists import Origin, Source, keys_from, origins_from, sources_from
 from serving.memory import machine_memory
@@ -34,6 +36,14 @@ _ONE_OF = {
     "queue": ("max_images", "images of a request"),
     "max_held_bytes": ("max_body_bytes", "bytes of a body"),
 }
+
+
+def _a_device(text: str) -> str:
+    try:
+        Device.parse(text)
+    except UsageError as error:  # is told with the variable's name
+        raise ValueError("a device is auto, cpu, cuda or cuda:1") from error
+    return text
 
 
 class Settings(BaseSettings):
@@ -68,6 +78,9 @@ class Settings(BaseSettings):
     )
     threads: int = Field(
         default=1, ge=1, description="of one run on the CPU; more: one image is faster"
+    )
+    device: Annotated[str, AfterValidator(_a_device)] = Field(
+        default="auto", description="auto, cpu, cuda or cuda:1; only auto falls back"
     )
     cuda_graphs: bool = Field(
         default=False, description="replay a TensorRT engine's runs, without launches"

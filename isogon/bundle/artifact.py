@@ -20,7 +20,6 @@ from isogon.parity import ParityReport, figures
 from isogon.runtimes import (
     How,
     Outputs,
-    Provider,
     Runner,
     Runtime,
     other_runtimes,
@@ -210,54 +209,37 @@ def require_golden(bundle: Bundle, artifact: Artifact, runner: Runner) -> None:
         )
 
 
-def proven_runner(
-    bundle: Bundle,
-    artifact: Artifact,
-    *,
-    threads: int | None = None,
-    graphs: bool = False,
-) -> Runner:
+def proven_runner(bundle: Bundle, artifact: Artifact, how: How | None = None) -> Runner:
     """Return the runner for an artifact once it has reproduced the golden images here.
 
     Args:
         bundle: where the artifact is kept.
         artifact: what to run.
-        threads: of one run on the CPU; None: the runtime's own choice.
-        graphs: replay CUDA graphs; see `TensorRTRunner`.
+        how: it is run; None: as the runtime chooses.
 
     Raises:
         CheckFailedError: it does not; see `require_golden`.
         BundleError, UsageError: see `open_runner`.
     """
-    runner = open_runner(bundle, artifact, threads=threads, graphs=graphs)
+    runner = open_runner(bundle, artifact, how)
     require_golden(bundle, artifact, runner)
     return runner
 
 
-def open_runner(
-    bundle: Bundle,
-    artifact: Artifact,
-    *,
-    threads: int | None = None,
-    provider: Provider = "auto",
-    graphs: bool = False,
-) -> Runner:
+def open_runner(bundle: Bundle, artifact: Artifact, how: How | None = None) -> Runner:
     """Return the runner for an artifact.
 
     Args:
         bundle: where the artifact is kept.
         artifact: what to run.
-        threads: of one run on the CPU; None: the runtime's own choice.
-        provider: of ONNX Runtime; see `OnnxRunner`.
-        graphs: replay CUDA graphs; see `TensorRTRunner`.
+        how: it is run; None: as the runtime chooses.
 
     Raises:
         EngineMismatchError: an engine that does not run on this machine.
         UnvouchedArtifactError: the artifact was made for other pixels than the bundle's.
-        UsageError: a package is missing, or the provider is not available here.
+        UsageError: a package is missing, or the device is not to be had here.
     """
-    how = How(threads=threads, provider=provider, graphs=graphs)
-    runner = runtime_of(artifact.name).open(artifact.path, how)
+    runner = runtime_of(artifact.name).open(artifact.path, how or How())
     expected = bundle.manifest.preprocessing.model_dump_json()
     if runner.preprocessing != expected:
         raise UnvouchedArtifactError(

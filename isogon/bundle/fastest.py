@@ -17,7 +17,7 @@ from isogon.bundle.artifact import (
 )
 from isogon.bundle.store import Bundle
 from isogon.errors import IsogonError, UnvouchedArtifactError
-from isogon.runtimes import Pixels, Runner
+from isogon.runtimes import How, Pixels, Runner
 
 FASTEST = "fastest"  # in the place of an artifact's name
 _BATCHES = (1, 8)
@@ -47,7 +47,7 @@ class Race:
         )
 
 
-def race(bundle: Bundle, *, threads: int | None = None, graphs: bool = False) -> Race:
+def race(bundle: Bundle, how: How | None = None) -> Race:
     """Time every vouched artifact that runs here, in turn, on the golden images.
 
     Rounds go through all of them, so that a machine busy for a while is busy for each;
@@ -55,8 +55,7 @@ def race(bundle: Bundle, *, threads: int | None = None, graphs: bool = False) ->
 
     Args:
         bundle: an exported bundle.
-        threads: of one run on the CPU; see `open_runner`.
-        graphs: replay CUDA graphs; see `open_runner`.
+        how: they are run; see `open_runner`.
 
     Raises:
         UnvouchedArtifactError: none runs here.
@@ -69,7 +68,7 @@ def race(bundle: Bundle, *, threads: int | None = None, graphs: bool = False) ->
             continue
         try:
             artifact = vouched_artifact(bundle, name)
-            runner = proven_runner(bundle, artifact, threads=threads, graphs=graphs)
+            runner = proven_runner(bundle, artifact, how)
         except IsogonError as error:
             passed_over[name] = str(error)
             continue

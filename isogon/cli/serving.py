@@ -76,6 +76,8 @@ def serve(
     - ISOGON_ALPHA: the false-alarm rate of `is_ood`, instead of the bundle's
     - ISOGON_CORES and ISOGON_THREADS: CPU cores that each model keeps
       busy, and of them for one run
+    - ISOGON_DEVICE: `cpu`, `cuda` or `cuda:1`, which fail where they are not to be had;
+      `auto` is a GPU where there is one
     - ISOGON_CUDA_GRAPHS: `true` replays the runs of a TensorRT engine
     - ISOGON_WATCH: `true` is `--watch`
     - ISOGON_PROCESSES: `--processes`

@@ -4,6 +4,11 @@ from isogon.runtimes.cuda import (
     CudaDevice as CudaDevice,
     cuda_device as cuda_device,
 )
+from isogon.runtimes.device import (
+    ANY_DEVICE as ANY_DEVICE,
+    Device as Device,
+    Provider as Provider,
+)
 from isogon.runtimes.flavours import (
     Flavour as Flavour,
 )
@@ -16,7 +21,6 @@ from isogon.runtimes.onnx import (
     FUNCTION_KEY as FUNCTION_KEY,
     PREPROCESSING_KEY as PREPROCESSING_KEY,
     OnnxRunner as OnnxRunner,
-    Provider as Provider,
 )
 from isogon.runtimes.openvino import (
     OpenVinoRunner as OpenVinoRunner,

@@ -14,8 +14,9 @@ import onnxruntime
 
 from isogon.errors import BundleError, UsageError
 from isogon.runtimes.cuda import CudaDevice, cuda_device
+from isogon.runtimes.device import Provider as Provider
 from isogon.runtimes.runner import Outputs, Pixels, Runner
-from isogon.runtimes.runtime import Provider as Provider, Runtime
+from isogon.runtimes.runtime import How, Runtime
 
 # What makes an ONNX file stand alone; `isogon.bundle.metadata` says what it is.
 PREPROCESSING_KEY = "isogon.preprocessing"
@@ -41,6 +42,7 @@ class OnnxRunner(Runner):
         provider: "auto" is CUDA where there is a device and ONNX Runtime can use it,
             else the CPU. "tensorrt" builds engines inside ONNX Runtime, within minutes
             and for this process only; TF32 is not off there, so parity decides.
+        number: of the CUDA device, among those that CUDA_VISIBLE_DEVICES leaves.
 
     Raises:
         BundleError: the file does not load, or is no graph of Isogon.
@@ -48,14 +50,19 @@ class OnnxRunner(Runner):
     """
 
     def __init__(
-        self, path: Path, *, threads: int | None = None, provider: Provider = "auto"
+        self,
+        path: Path,
+        *,
+        threads: int | None = None,
+        provider: Provider = "auto",
+        number: int = 0,
     ) -> None:
         options = onnxruntime.SessionOptions()
         if threads is not None:
             options.intra_op_num_threads = threads
-        device = None if provider == "cpu" else cuda_device()
-        wanted = _wanted(provider, device)
-        self._session, printed = _opened(path, options, wanted)
+        device = None if provider == "cpu" else cuda_device(number)
+        wanted = _wanted(provider, device, number)
+        self._session, printed = _opened(path, options, wanted, number)
         used = self._session.get_providers()[0]
         if provider != "auto" and used != wanted[0]:
             raise UsageError(
@@ -88,7 +95,7 @@ class OnnxRunner(Runner):
 
 
 def _opened(
-    path: Path, options: onnxruntime.SessionOptions, wanted: list[str]
+    path: Path, options: onnxruntime.SessionOptions, wanted: list[str], number: int
 ) -> tuple[onnxruntime.InferenceSession, str]:
     """Return the session, and what ONNX Runtime printed: stdout is for results.
 
@@ -101,7 +108,9 @@ def _opened(
             if _CUDA in wanted:  # from the `nvidia-*` packages, where those are
                 onnxruntime.preload_dlls()
             session = onnxruntime.InferenceSession(
-                path, options, providers=[(name, _OPTIONS.get(name, {})) for name in wanted]
+                path,
+                options,
+                providers=[(name, _options_of(name, number)) for name in wanted],
             )
     except Exception as error:  # ONNX Runtime's own classes have no public base
         raise BundleError(
@@ -111,7 +120,13 @@ def _opened(
     return session, " ".join(printed.getvalue().split())
 
 
-def _wanted(provider: Provider, device: CudaDevice | None) -> list[str]:
+def _options_of(name: str, number: int) -> dict[str, Any]:
+    """Return a provider's options; all but the CPU's take a device's number."""
+    chosen = {} if name == _CPU else {"device_id": str(number)}
+    return chosen | _OPTIONS.get(name, {})
+
+
+def _wanted(provider: Provider, device: CudaDevice | None, number: int) -> list[str]:
     """Return the providers to ask for, the first one first.
 
     Raises:
@@ -125,8 +140,8 @@ def _wanted(provider: Provider, device: CudaDevice | None) -> list[str]:
     if device is None:
         raise UsageError(
             f"Provider `{provider}` needs an NVIDIA GPU, but this process sees no CUDA "
-            f"device. Take provider `cpu`, or look at the driver (`nvidia-smi`) and at "
-            f"CUDA_VISIBLE_DEVICES."
+            f"device{f' {number}' if number else ''}. Take provider `cpu`, or look at the "
+            f"driver (`nvidia-smi`) and at CUDA_VISIBLE_DEVICES."
         )
     candidates = _TENSORRT if provider == "tensorrt" else (_CUDA,)
     found = [name for name in candidates if name in listed]
@@ -140,10 +155,17 @@ def _wanted(provider: Provider, device: CudaDevice | None) -> list[str]:
     return [found[0], *behind]
 
 
+def _open(path: Path, how: How) -> OnnxRunner:
+    device = how.device
+    return OnnxRunner(
+        path, threads=how.threads, provider=device.provider, number=device.number
+    )
+
+
 ONNX_RUNTIME = Runtime(
     name="onnxruntime",
     suffix=".onnx",
     usual=True,
-    open=lambda path, how: OnnxRunner(path, threads=how.threads, provider=how.provider),
+    open=_open,
     absent=lambda: None,  # Isogon itself needs it
 )

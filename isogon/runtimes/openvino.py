@@ -13,7 +13,7 @@ from isogon.errors import BundleError, UsageError
 from isogon.runtimes.cores import usable_cores
 from isogon.runtimes.onnx import PREPROCESSING_KEY
 from isogon.runtimes.runner import Outputs, Pixels, Runner
-from isogon.runtimes.runtime import Runtime
+from isogon.runtimes.runtime import How, Runtime
 
 _PACKAGE = "openvino"
 _DEVICE = "CPU"
@@ -118,6 +118,20 @@ def _metadata(model: Any) -> dict[str, str]:
     }
 
 
+def _open(path: Path, how: How) -> OpenVinoRunner:
+    """Open an ONNX file, on the CPU.
+
+    Raises:
+        UsageError: another device is asked for.
+    """
+    if how.device.provider not in ("auto", "cpu"):
+        raise UsageError(
+            f"OpenVINO runs {path.name} on the CPU, not on device {how.device}. Leave "
+            f"ISOGON_DEVICE at auto, or serve an artifact of another runtime."
+        )
+    return OpenVinoRunner(path, threads=how.threads)
+
+
 def _absent() -> str | None:
     if importlib.util.find_spec(_PACKAGE) is not None:
         return None
@@ -130,6 +144,6 @@ OPENVINO = Runtime(
     name="openvino",
     suffix=".onnx",
     usual=False,
-    open=lambda path, how: OpenVinoRunner(path, threads=how.threads),
+    open=_open,
     absent=_absent,
 )

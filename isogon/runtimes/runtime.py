@@ -3,11 +3,9 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
+from isogon.runtimes.device import ANY_DEVICE, Device
 from isogon.runtimes.runner import Runner
-
-Provider = Literal["auto", "cpu", "cuda", "tensorrt"]  # of ONNX Runtime
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -15,7 +13,7 @@ class How:
     """How a file is run; a runtime passes over what does not concern it."""
 
     threads: int | None = None  # of one run on the CPU; None: the runtime's own choice
-    provider: Provider = "auto"  # of ONNX Runtime
+    device: Device = ANY_DEVICE
     graphs: bool = False  # replay CUDA graphs
 
 

@@ -37,7 +37,7 @@ from isogon.errors import (
     UsageError,
 )
 from isogon.parity import ParityReport
-from isogon.runtimes import EngineStamp, Machine, OnnxRunner
+from isogon.runtimes import Device, EngineStamp, How, Machine, OnnxRunner
 
 
 def reseal(path: Path, **changes: object) -> None:
@@ -331,6 +331,15 @@ def test_an_engine_of_another_machine_is_refused_in_both_directions() -> None:
 def test_an_engine_without_a_stamp_is_refused() -> None:
     with pytest.raises(EngineMismatchError, match="has no stamp"):
         EngineStamp.from_name("engines/model.engine")
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda:1"])
+def test_an_engine_is_refused_on_another_device_than_the_first_gpu(
+    bundle: Bundle, device: str
+) -> None:
+    engine = replace(vouched_artifact(bundle), name="engines/sm90-trt10.13-fp16.engine")
+    with pytest.raises(UsageError, match=f"runs on the first GPU, not on device {device}"):
+        open_runner(bundle, engine, How(device=Device.parse(device)))
 
 
 def test_an_engine_in_the_manifest_is_judged_before_it_is_loaded(bundle: Bundle) -> None:

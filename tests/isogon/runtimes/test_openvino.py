@@ -23,7 +23,7 @@ from isogon.bundle import (
     vouched_artifact,
 )
 from isogon.errors import BundleError, UnvouchedArtifactError, UsageError
-from isogon.runtimes import OnnxRunner, OpenVinoRunner, runtime_for
+from isogon.runtimes import How, OnnxRunner, OpenVinoRunner, runtime_for
 from serving.served import ServedModel
 from serving.settings import Settings
 
@@ -88,7 +88,7 @@ def test_it_serves_and_embeds(vouched: Path, monkeypatch: pytest.MonkeyPatch) ->
 def test_the_fastest_artifact_is_found_and_said(
     vouched: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    found = race(Bundle.open(vouched), threads=1)
+    found = race(Bundle.open(vouched), How(threads=1))
     names = [one.artifact.name for one in found.timed]
     assert sorted(names) == [ONNX, ELSEWHERE] and not found.passed_over
     assert found.timed[0].milliseconds <= found.timed[1].milliseconds
@@ -104,7 +104,7 @@ def test_without_the_package_the_others_go_on(
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     monkeypatch.setitem(sys.modules, "openvino", None)
     bundle = Bundle.open(vouched)
-    found = race(bundle, threads=1)
+    found = race(bundle, How(threads=1))
     assert [one.artifact.name for one in found.timed] == [ONNX]
     assert "pip install openvino" in found.passed_over[ELSEWHERE]
     with pytest.raises(UsageError, match="needs the package `openvino`"):
