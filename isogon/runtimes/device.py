@@ -2,7 +2,7 @@
 
 import re
 from dataclasses import dataclass
-from typing import Literal, Self, cast
+from typing import Literal, cast
 
 from isogon.errors import UsageError
 
@@ -19,7 +19,7 @@ class Device:
     number: int = 0  # among the GPUs that CUDA_VISIBLE_DEVICES leaves
 
     @classmethod
-    def parse(cls, text: str) -> Self:
+    def parse(cls, text: str) -> "Device":
         """Return the device of `auto`, `cpu`, `cuda` or `cuda:N`.
 
         Raises:
