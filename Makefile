@@ -5,7 +5,13 @@ export GOMP_SPINCOUNT ?= 3000
 BIN := .venv/bin
 INSTALLED := .venv/installed
 
-.PHONY: quickstart test check slow gpu-check keys constraints clean
+# What the tests need. Not `benchmarks`; not `tensorrt`, whose packages only a GPU runs.
+EXTRAS := distill,export,serving,bulk,ray,tensorrt-rtx,quickstart,dev
+comma := ,
+# Of `make deployed` and `make cluster`: what is deployed.
+BUNDLE ?= quickstart.isogon
+
+.PHONY: quickstart test check slow reliability gpu-check deployed cluster keys constraints clean
 
 quickstart: $(INSTALLED)
 	$(BIN)/isogon quickstart
@@ -16,9 +22,21 @@ test: check
 slow: $(INSTALLED)
 	$(BIN)/python -m pytest -m slow
 
+# Every promise of docs/reliability.md attacked in full; half an hour on two cores.
+reliability: export ISOGON_HOSTILE ?= 10000
+reliability: export ISOGON_OVERLOAD ?= 60
+reliability: export ISOGON_DAMAGED ?= 10000
+reliability: $(INSTALLED)
+	$(BIN)/python -m pytest tests/reliability -s
+
 # Wants a CUDA device; writes benchmarks/results/gpu-check-<gpu>.md.
 gpu-check: $(INSTALLED)
 	$(BIN)/python benchmarks/gpu_check.py
+
+# Docker, Prometheus, and two hosts that are namespaces: as root; docs/deployed.md has the
+# result.
+deployed cluster: $(INSTALLED)
+	$(BIN)/python -m deploy.trial.$@ $(BUNDLE)
 
 check: $(INSTALLED)
 	$(BIN)/ruff format --check .
@@ -30,7 +48,7 @@ $(INSTALLED): pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and f"Isogon needs Python 3.11 or newer, {sys.executable} is {sys.version.split()[0]}; run make with PYTHON=python3.12, say.")'
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt uv
-	$(BIN)/uv pip install --python $(BIN)/python --constraint constraints.txt --editable ".[distill,export,serving,bulk,ray,tensorrt-rtx,quickstart,dev]"
+	$(BIN)/uv pip install --python $(BIN)/python --constraint constraints.txt --editable ".[$(EXTRAS)]"
 	touch $@
 
 # Every key of a recipe, with its defaults.
@@ -39,7 +57,7 @@ keys: $(INSTALLED)
 
 # Pin what the ranges of pyproject.toml resolve to today, as plain name==version lines.
 constraints:
-	$(BIN)/uv pip compile --quiet --python-version 3.11 --no-annotate --no-header --no-emit-index-url --all-extras pyproject.toml --output-file constraints.txt
+	$(BIN)/uv pip compile --quiet --python-version 3.11 --no-annotate --no-header --no-emit-index-url $(foreach extra,$(subst $(comma), ,$(EXTRAS)) benchmarks,--extra $(extra)) pyproject.toml --output-file constraints.txt
 	$(BIN)/uv --version | sed -E 's/^uv ([0-9.]+).*/uv==\1/' >> constraints.txt
 
 clean:

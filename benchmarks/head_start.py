@@ -33,10 +33,10 @@ from torch import Tensor
 from distill.embedding import Embedded
 from distill.evaluation.fidelity import fidelity
 from distill.images.sources import open_images
-from distill.objectives import CosPress, Isogon
+from distill.objectives.cospress import CosPress
+from distill.objectives.isogon import Isogon, IsogonSection
 from distill.objectives.objective import SAMPLE
 from distill.recipe import TrainSection
-from distill.recipe.objectives import IsogonSection
 from distill.training.optimisation import optimizer_for
 from distill.weights import pretrained
 from isogon.images.collection import Indices

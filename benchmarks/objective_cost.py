@@ -22,7 +22,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from distill.objectives import CosPress
+from distill.objectives.cospress import CosPress
 from distill.objectives.sne import cosines
 from isogon.networks import Features
 

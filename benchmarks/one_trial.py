@@ -8,6 +8,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from hashlib import sha256
 from pathlib import Path
 
 import numpy as np
@@ -98,13 +99,27 @@ def embedded(
     return found
 
 
+def _digest_of(data: Data) -> str:
+    """Return a digest of which images have which role."""
+    digest = sha256()
+    roles = (
+        [data.familiar.names[index] for index in data.bank],
+        [data.held_out.names[index] for index in data.split.calibration],
+        [data.held_out.names[index] for index in data.split.test],
+        *([one.images.names[i] for i in one.flaggable] for one in data.unfamiliar.values()),
+    )
+    for names in roles:
+        digest.update("\n".join([*names, ""]).encode())
+    return digest.hexdigest()[:10]
+
+
 def teachers(trial: Trial, data: Data, ground: Ground, progress: Progress) -> Embedded:
     """Return the teacher's embeddings, computed once for all trials of a set."""
     name = trial.place.partition("-")[0]
     path = ground.runs / f"teacher-{name}-{trial.phase}-{ground.teacher_size}.pt"
     if ground.quick:
         path = path.with_stem(f"{path.stem}-quick")
-    path = path.with_stem(f"{path.stem}-{ground.bank}")
+    path = path.with_stem(f"{path.stem}-{_digest_of(data)}")
     with FileLock(f"{path}.lock"):
         if not path.exists():
             size = ground.teacher_size

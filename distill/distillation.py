@@ -10,7 +10,7 @@ import torch
 from lightning_fabric import Fabric
 from rich.progress import Progress
 
-from distill.embedding import embed_all
+from distill.embedding import Embedded, embed_all, teacher_embeddings
 from distill.evaluation import Training
 from distill.evaluation.accuracy import say_if_left_out
 from distill.evaluation.cost import cost_of
@@ -58,6 +58,7 @@ class Learnt:
     card: StudentCard
     device: torch.device
     before: Before  # the student's network as it was
+    seen: Embedded | None  # the teacher's embeddings, where they were asked for
 
 
 def distill(
@@ -83,7 +84,7 @@ def distill(
 
     Raises:
         UsageError: something is at `output`, another run makes it, or the images or
-            models do not do.
+            models are unsuitable.
     """
     recipe.ood.require_read()
     require_absent(output)
@@ -110,7 +111,9 @@ def _distilled(
     data: Data | None,
 ) -> Bundle:
     """Train and evaluate the recipe's student, and write its bundle."""
-    learnt = learn(recipe, work, progress, accept_changes=accept_changes, data=data)
+    learnt = learn(
+        recipe, work, progress, accept_changes=accept_changes, data=data, judged=True
+    )
     before, preprocessing = learnt.before, preprocessing_for(recipe, recipe.student.name)
     embedded = embed_all(
         learnt.teacher,
@@ -121,6 +124,7 @@ def _distilled(
         progress,
         device=learnt.device,
         workers=recipe.train.workers,
+        seen=learnt.seen,
     )
     say_if_left_out(learnt.data, progress)
     log = learnt.log
@@ -165,14 +169,16 @@ def learn(
     *,
     accept_changes: bool = False,
     data: Data | None = None,
+    judged: bool = False,
 ) -> Learnt:
     """Train the recipe's student, continuing from the checkpoint in `work`.
 
     The checkpoint stays: remove it when what the student was trained for is done. The
-    images are listed and read unless they are given, as `data`.
+    images are listed and read unless they are given, as `data`. With `judged` the teacher
+    embeds the images of every role first, unless the run is continued.
 
     Raises:
-        UsageError: the images or models do not do, or the loss diverged.
+        UsageError: the images or models are unsuitable, or the loss diverged.
         ProcessError: see `accompanied`.
     """
     if data is None:
@@ -182,7 +188,13 @@ def learn(
     progress.remove_task(waiting)
     with accompanied(fabric):
         learnt = _learnt(
-            fabric, recipe, work, progress, accept_changes=accept_changes, data=data
+            fabric,
+            recipe,
+            work,
+            progress,
+            accept_changes=accept_changes,
+            data=data,
+            judged=judged,
         )
     if not fabric.is_global_zero:
         raise SystemExit(0)
@@ -198,6 +210,7 @@ def _learnt(
     *,
     accept_changes: bool,
     data: Data | None,
+    judged: bool,
 ) -> Learnt:
     """Train the student in each of the run's processes."""
     torch.manual_seed(recipe.train.seed)
@@ -215,6 +228,16 @@ def _learnt(
         models.teacher.card.width if in_teachers else models.student.width,
     )
     continued = checkpoint.path.exists()
+    seen = None
+    if judged and not continued and fabric.is_global_zero:
+        seen = teacher_embeddings(
+            models.teacher,
+            data,
+            preprocessing_for(recipe, recipe.student.name),
+            progress,
+            device=device,
+            workers=recipe.train.workers,
+        )
     if models.objective.start_on != "nothing" and not continued:
         models.objective.start(_start(models, data, device, progress))
     before = started(recipe, data, models, work, device, progress, continued=continued)
@@ -230,6 +253,7 @@ def _learnt(
         card=card_of(student, recipe, models.student_licence),
         device=device,
         before=before,
+        seen=seen,
     )
 
 

@@ -27,6 +27,8 @@ from isogon.ood.knn import directions
 # Uint8 pixels [b, h, w, 3] in, on the device of the model; an `Embedder` is one, too.
 Embed = Callable[..., Float[Tensor, "b d"]]
 
+_SHOWN = 3  # names in a message
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Embedded:
@@ -67,10 +69,11 @@ def embed_all(
     *,
     device: torch.device,
     workers: int,
+    seen: Embedded | None = None,
 ) -> Embeddings:
     """Return every model's embeddings of the images of every role, each read once.
 
-    Of a teacher that is only known by its embeddings there are those of the familiar
+    Of a teacher that is only known by its embeddings there are only those of the familiar
     images; where the images to test on come from elsewhere there are none at all, which
     is said.
 
@@ -83,9 +86,14 @@ def embed_all(
         progress: where to show progress.
         device: where the models are; `before` is brought there.
         workers: processes that read images.
+        seen: the teacher's embeddings, where it has seen the images already; see
+            `teacher_embeddings`.
+
+    Raises:
+        UsageError: the teacher gives no numbers for an image.
     """
     models = [student]
-    embed = None if teacher is None else teacher.embed
+    embed = None if teacher is None or seen is not None else teacher.embed
     if embed is not None:
         models.append(embed)
     raw: list[Embed] = []
@@ -95,9 +103,13 @@ def embed_all(
     found = embed_roles(
         models, data, preprocessing, progress, device=device, workers=workers, raw=raw
     )
-    theirs = _known(teacher, data, progress, device) if embed is None else found[1]
+    theirs = seen
     if teacher is not None and embed is not None:
-        _require_numbers(teacher.card.architecture, found[1], data)
+        theirs = found[1]
+        _require_numbers(teacher.card.architecture, theirs, data, progress)
+    elif seen is None:
+        theirs = _known(teacher, data, progress, device)
+    _tell_zeros("student", found[0], data, progress)
     return Embeddings(
         teacher=theirs,
         student=found[0],
@@ -105,12 +117,67 @@ def embed_all(
     )
 
 
-def _require_numbers(teacher: str, found: Embedded, data: Data) -> None:
-    """Refuse a teacher that gives NaN or infinity for an image it did not teach on.
+@readers_watched()
+def teacher_embeddings(
+    teacher: Teacher,
+    data: Data,
+    preprocessing: Preprocessing,
+    progress: Progress,
+    *,
+    device: torch.device,
+    workers: int,
+) -> Embedded | None:
+    """Return what the teacher makes of the images of every role; None without a network.
+
+    Asked before training, it finds a teacher that fails on images it is only tested on
+    before the time is spent. The random numbers of the run are not touched.
 
     Raises:
-        UsageError: names the teacher and the image.
+        UsageError: the teacher gives no numbers for an image.
     """
+    embed = teacher.embed
+    if embed is None:
+        return None
+    with torch.random.fork_rng(devices=[]):  # loaders draw from it
+        (found,) = embed_roles(
+            [embed], data, preprocessing, progress, device=device, workers=workers
+        )
+    _require_numbers(teacher.card.architecture, found, data, progress)
+    return found
+
+
+def _require_numbers(teacher: str, found: Embedded, data: Data, progress: Progress) -> None:
+    """Refuse a teacher that gives NaN or infinity for an image; tell of zeros.
+
+    Raises:
+        UsageError: names the teacher, the first such image and how many there are.
+    """
+    faulty = _named(
+        found, data, lambda vectors: np.logical_not(np.isfinite(vectors).all(axis=1))
+    )
+    if faulty:
+        raise not_finite(teacher, faulty[0], "NaN or infinite values", images=len(faulty))
+    _tell_zeros(f"teacher {teacher}", found, data, progress)
+
+
+def _tell_zeros(model: str, found: Embedded, data: Data, progress: Progress) -> None:
+    """Say for which images a model gives nothing but zeros, which have no direction."""
+    empty = _named(found, data, lambda vectors: np.logical_not(vectors.any(axis=1)))
+    if empty:
+        shown = ", ".join(empty[:_SHOWN]) + (", …" if len(empty) > _SHOWN else "")
+        progress.console.print(
+            f"The {model} gives only zeros for {len(empty):,} of the images, such as "
+            f"{shown}: their cosine with every image is 0. Where they should mean "
+            f"something, look at these images and at how its pixels are normalised.",
+            markup=False,
+            soft_wrap=True,
+        )
+
+
+def _named(
+    found: Embedded, data: Data, which: Callable[[np.ndarray], np.ndarray]
+) -> list[str]:
+    """Return the names of the images of any role whose vectors are `which`."""
     roles = [
         (found.bank, data.familiar, data.bank),
         (found.test, data.held_out, data.split.test),
@@ -120,13 +187,12 @@ def _require_numbers(teacher: str, found: Embedded, data: Data) -> None:
             for name, vectors in found.unfamiliar.items()
         ),
     ]
-    for vectors, images, indices in roles:
-        if vectors is None:
-            continue
-        faulty = np.flatnonzero(~np.isfinite(vectors).all(axis=1))
-        if len(faulty):
-            image = images.names[indices[faulty[0]]]
-            raise not_finite(teacher, image, "NaN or infinite values")
+    return [
+        images.names[indices[place]]
+        for vectors, images, indices in roles
+        if vectors is not None
+        for place in np.flatnonzero(which(vectors))
+    ]
 
 
 def _known(

@@ -1,4 +1,4 @@
-"""Whether timm's hub answers, asked once and with little patience."""
+"""Whether timm's hub answers, asked once with a short timeout."""
 
 import os
 import threading
@@ -7,7 +7,7 @@ import urllib.request
 from functools import cache
 
 _SECONDS = 4.0
-_SILENT: dict[str, str] = {}  # hubs that were asked in vain, and why
+_SILENT: dict[str, str] = {}  # hubs that did not answer, and why
 _FILES = ("model.safetensors", "pytorch_model.bin")
 
 

@@ -1,4 +1,4 @@
-"""Packages that ship pretrained weights: where no hub answers, they are at hand."""
+"""Installed packages that hold pretrained weights, for machines without a model hub."""
 
 import importlib.util
 

@@ -1,7 +1,7 @@
 """The plan of a run: how many steps, how long, how much memory and disk; before it starts.
 
 Nothing is guessed: a few images go through the teacher, and through a step or two of the
-student, and the rest is arithmetic.
+student, and the rest is computed from that.
 """
 
 import json
@@ -67,11 +67,14 @@ class Plan:
             for name, seconds in self.seconds.items()
             if seconds >= 1
         )
-        warm = f", {self.warmup_steps:,} of them warm-up" if self.steps else ""
+        work = (
+            f"{self.steps:,} steps of {self.batch_size:,} images, {self.warmup_steps:,} of "
+            f"them warm-up"
+        )
         where = "GPU memory" if self.on_gpu else "memory"
         there = "" if self.free_memory is None else f" (of {decimal(self.free_memory)})"
         return (
-            f"{self.steps:,} steps of {self.batch_size:,} images{warm}; about "
+            f"{work if self.steps else 'the closed-form start alone, no steps'}; about "
             f"{_spoken(self.minutes * 60)} ({parts or 'nothing to wait for'}); "
             f"{decimal(self.memory)} of {where}{there}; {decimal(self.disk)} of disk "
             f"({decimal(self.free_disk)} free)"

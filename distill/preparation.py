@@ -51,8 +51,7 @@ def prepare_models(
         work: the folder of the run, which keeps what the teacher learns beforehand.
 
     Raises:
-        UsageError: a model or its weights are not to be had, or do not go together
-            with the objective.
+        UsageError: a model or its weights cannot be loaded, or do not suit the objective.
     """
     teacher = teacher_from_recipe(recipe, data.familiar)
     teacher.prepare(data.split.bank, device, progress, work)
@@ -66,7 +65,9 @@ def prepare_models(
     )
     _require_cells(objective, student)
     _require_tokens(objective, teacher, data, device)
-    _require_taught_embedding(recipe, student)
+    untaught = objective.untaught(student, recipe.student.name)
+    if untaught is not None:
+        raise UsageError(untaught)
     if recipe.student.space == "teacher" and objective.to_teacher() is None:
         raise UsageError(
             'With `space = "teacher"` an objective must train a linear map to the '
@@ -123,24 +124,3 @@ def _require_cells(objective: Objective, student: Student) -> None:
             "vector per image. Let its network return tokens [b, n, d], class token "
             "first, or take another objective."
         )
-
-
-def _require_taught_embedding(recipe: Recipe, student: Student) -> None:
-    """Refuse VkD alone for an embedding that its loss does not reach."""
-    if {objective.name for objective in recipe.objective} != {"vkd"}:
-        return
-    if recipe.student.imported and student.backbone.grid != (0, 0):
-        raise UsageError(
-            f"VkD teaches the mean of the cells, and the embedding of "
-            f"{recipe.student.name} is its first token. Add an [[objective]] "
-            f'`name = "cosine"`.'
-        )
-    embeddings = {"cls_token": "its class token", "attn_pool": "pooled by attention"}
-    for part, embedding in embeddings.items():
-        if getattr(student.backbone.plain, part, None) is not None:
-            raise UsageError(
-                f"VkD teaches the mean of the cells, and the embedding of "
-                f"{recipe.student.name} is {embedding}, which nothing would teach. Add "
-                f'an [[objective]] that does: `name = "cosine"`, or "kd" where there are '
-                f"classes."
-            )

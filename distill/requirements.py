@@ -1,4 +1,4 @@
-"""What a run asks of its models, tried before any image is read."""
+"""The run's requirements on its models, tried before any image is read."""
 
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from isogon.networks import Backbone, ImportedNetwork, module_from_path, preproc
 
 
 def require_models(recipe: Recipe) -> None:
-    """Refuse models that are not to be had, or do not do, in seconds.
+    """Refuse models that cannot be loaded or are unsuitable, within seconds.
 
     Each is made as the run will make it, tried on an image or two and thrown away: names,
     weights, factories, sizes and shapes. The run's random numbers are not touched.

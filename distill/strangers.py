@@ -1,9 +1,10 @@
-"""Which of the built-in unfamiliar pictures are unfamiliar to somebody's own images.
+"""Which of the built-in pictures are out of distribution for a user's own images.
 
-A dahlia tells nothing about a detector that has learnt flowers. The teacher judges, before
-there is a student: a picture that is nearer to its nearest training image than a quarter
-of the training images are to theirs is no stranger, and is left out. (Measured with
-EfficientNet-Lite2: among CIFAR-10's cats and dogs these are the five pictures of a cat.)
+A picture of a flower cannot test a detector that was trained on flowers. The teacher
+decides, before there is a student: a picture that is nearer to its nearest training image
+than a quarter of the training images are to theirs is in-distribution, and is left out.
+(Measured with EfficientNet-Lite2: among CIFAR-10's cats and dogs these are the five
+pictures of a cat.)
 """
 
 import hashlib

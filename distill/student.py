@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.export import Dim
 
 from distill.recipe import Recipe
+from distill.unloadable import why_unloadable
 from distill.weights import pretrained
 from isogon.bundle import StudentCard
 from isogon.errors import UsageError
@@ -32,7 +33,7 @@ def student_from_recipe(recipe: Recipe) -> tuple[Student, str]:
     the same network again.
 
     Raises:
-        UsageError: the network or its weights are not to be had, or do not do.
+        UsageError: the network or its weights cannot be loaded, or are unsuitable.
     """
     section = recipe.student
     size = recipe.data.size, recipe.data.size
@@ -110,7 +111,7 @@ def _fill(network: nn.Module, name: str, path: Path) -> None:
         network.load_state_dict(state)
     except Exception as error:  # of torch, of pickle and of safetensors
         raise UsageError(
-            f"{path} does not fit {name}: {said(error)} Expected its state dict "
+            f"{path} does not fit {name}: {why_unloadable(error)}. Expected its state dict "
             f"(.safetensors or .pth), as `torch.save(network.state_dict(), path)` "
             f"writes it."
         ) from error

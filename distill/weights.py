@@ -9,9 +9,10 @@ import torch
 from timm.models import _hub
 from torch import nn
 
-from distill.filling import State, require_filled
+from distill.checkpoint_filling import State, require_filled
 from distill.hub import hub_silence
 from distill.packaged import PACKAGE as PACKAGE, PACKAGED as PACKAGED
+from distill.unloadable import why_unloadable
 from isogon.bundle import has_timm_source
 from isogon.errors import UsageError
 from isogon.networks import TimmModel, architecture_of, timm_model
@@ -21,7 +22,7 @@ _PACKAGED_LICENCE = "Apache-2.0"
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Pretrained:
-    """A timm model with its weights, and what is known of them."""
+    """A timm model with its weights, their name and their licence."""
 
     model: TimmModel
     weights: str
@@ -58,7 +59,7 @@ def _from_hub(name: str, size: tuple[int, int]) -> Pretrained:
     except Exception as error:  # the hub client, its transport and timm each have theirs
         if name.lower().startswith("local-dir:"):
             raise _misfit(name.partition(":")[2], name, error) from error
-        got = silence or f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
+        got = silence or why_unloadable(error)
         raise UsageError(
             f"Expected pretrained weights for {name} from timm's hub: {got}. Give a local "
             f"file instead: `--teacher {name}:weights.safetensors` (of a student: "
@@ -105,7 +106,7 @@ def _require_source_fills(model: TimmModel, name: str, size: tuple[int, int]) ->
 
 def _misfit(where: str, name: str, error: Exception) -> UsageError:
     return UsageError(
-        f"{where} does not fit timm's {name}: {str(error)[:400]} Expected a state "
+        f"{where} does not fit timm's {name}: {why_unloadable(error)}. Expected a state "
         f"dict (.safetensors or .pth) with this architecture's names and shapes."
     )
 

@@ -1,4 +1,4 @@
-"""What a run leaves: a bundle with the student, its detector and its evaluation."""
+"""Write a run's bundle: the student, its detector and its evaluation."""
 
 import importlib.metadata
 import json

@@ -115,6 +115,10 @@ def pixels(path, height, width, crop, limits=None):
     """Return the image upright, in sRGB, on white: its centred box, at the model's size."""
     data = Path(path).read_bytes()
     image = Image.open(io.BytesIO(data))
+    for n, part in enumerate(image.tile if image.format == "TIFF" else ()):
+        if part.args[0] in ("R", "G", "B") and image.tag_v2[258][0] == 16:  # planes
+            rawmode = part.args[0] + (";16B" if data[:2] == b"MM" else ";16L")
+            image.tile[n] = part._replace(args=(rawmode, *part.args[1:]))
     image.load()
     turn = image.getexif().get(0x0112)
     clear = image.info.get("transparency")

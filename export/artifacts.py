@@ -28,15 +28,17 @@ from isogon.bundle import (
     Bundle,
     Reduction,
     StageWriter,
+    in_other_runtimes,
     onnx_name,
     parity_name,
     parity_run_name,
+    runtime_of,
     tensors_name,
 )
-from isogon.errors import UsageError
+from isogon.errors import BundleError, UsageError
 from isogon.ood import Calibration
 from isogon.parity import ParityReport, ParityRun
-from isogon.runtimes import Precision
+from isogon.runtimes import How, Precision
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -139,11 +141,13 @@ def add_artifacts(
         for precision in plan.engine_precisions:
             with making.attempt(f"{precision} engine"):
                 making.engine(precision, stage)
+        making.elsewhere()
         making.publish(stage)
     write_golden(stage, gate.expected, deployed.images, calibration)
     here = {*(report.artifact for report in exported.reports), *exported.unvouched}
-    exported.withdrawn = tuple(name for name in withdrawn if name not in here)
-    show_parity(bundle, stage, exported.reports, {*withdrawn, *exported.unvouched})
+    gone = dict.fromkeys(exported.withdrawn)  # each once, in order
+    exported.withdrawn = tuple(name for name in gone if name not in here)
+    show_parity(bundle, stage, exported.reports, {*gone, *exported.unvouched})
     return exported
 
 
@@ -161,12 +165,15 @@ class _Making:
     coarse: Coarse | None = None  # in which ONNX files search the bank
     models: dict[Precision, onnx.ModelProto] = field(default_factory=dict)  # that passed
     passed: list[tuple[Path, ParityRun, ParityReport]] = field(default_factory=list)
+    # What vouches for the same files in other runtimes.
+    also: list[tuple[ParityRun, ParityReport]] = field(default_factory=list)
 
     def float32(self) -> Calibration:
         """Make the ONNX file that the others come from; return its calibration."""
         file = self.folder / "model.onnx"
         graph, preprocessing = self.deployed.graph, self.deployed.preprocessing
-        model = float32_model(graph, preprocessing, self.progress)
+        opset = self.plan.opset
+        model = float32_model(graph, preprocessing, self.progress, opset=opset)
         self.coarse = coarse_bank(model)
         run = self.gate.try_model(reranked(model, self.coarse), file, ONNX, "fp32")
         report = self.gate.judge(run)
@@ -229,10 +236,31 @@ class _Making:
         else:
             self._put(engine.file, engine.run, engine.report)
 
+    def elsewhere(self) -> None:
+        """Judge the ONNX files that passed in the other runtimes asked for, too."""
+        for file, _, passed in self.passed:
+            for artifact in in_other_runtimes(passed.artifact):
+                runtime = runtime_of(artifact)
+                if runtime.name not in self.plan.runtimes:
+                    continue
+                with self.attempt(artifact):
+                    runner = runtime.open(file, How())
+                    sizes = self.gate.onnx_sizes
+                    run = self.gate.run(runner, file, artifact, passed.precision, sizes)
+                    report = self.gate.judge(run)
+                    if not report:
+                        raise ParityFailedError(
+                            report,
+                            f"{passed.artifact} is vouched for in its usual runtime alone.",
+                        )
+                    self.also.append((run, report))
+                    self.exported.reports.append(report)
+
     def publish(self, stage: StageWriter) -> None:
         """Hand every artifact that passed to the stage, with what vouches for it."""
         for file, run, report in self.passed:
             name = report.artifact
+            self._withdraw_elsewhere(stage, report)
             tensors = file.with_name(tensors_name(file.name))
             if tensors.exists():
                 tensors.replace(stage.path(tensors_name(name)))
@@ -242,6 +270,23 @@ class _Making:
             stage.write(parity_name(name), report)
             run.save(stage.path(parity_run_name(name)))
             forget_rejected(self.bundle, name)
+        for run, report in self.also:
+            stage.write(parity_name(report.artifact), report)
+            run.save(stage.path(parity_run_name(report.artifact)))
+
+    def _withdraw_elsewhere(self, stage: StageWriter, fresh: ParityReport) -> None:
+        """Withdraw what vouched in other runtimes for other bytes than the fresh file's."""
+        for artifact in in_other_runtimes(fresh.artifact):
+            if parity_name(artifact) not in self.bundle:
+                continue
+            try:
+                older = self.bundle.record(parity_name(artifact), ParityReport).sha256
+            except BundleError:  # of an earlier version
+                older = None
+            if older != fresh.sha256:
+                for name in files_of(self.bundle, artifact):
+                    stage.withdraw(name)
+                self.exported.withdrawn = (*self.exported.withdrawn, artifact)
 
     def _lowered(self, precision: Precision, target: Target) -> Lowered:
         return lowered(

@@ -5,11 +5,19 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import get_args
 
-from export.onnx import Method
+from export.onnx import OPSET, Method
 from export.tensorrt import EngineOptions
 from isogon.errors import UsageError
 from isogon.parity import TOLERANCES, Tolerance
-from isogon.runtimes import BatchProfile, Flavour, Machine, Pixels, Precision, cuda_device
+from isogon.runtimes import (
+    BatchProfile,
+    Flavour,
+    Machine,
+    Pixels,
+    Precision,
+    cuda_device,
+    other_runtimes,
+)
 
 PRECISIONS: tuple[Precision, ...] = get_args(Precision)
 
@@ -24,6 +32,8 @@ class ExportPlan:
     version_compatible: bool = False  # engines for later versions of TensorRT too
     hardware_compatible: bool = False  # engines for every GPU from sm80 on
     profile: BatchProfile = field(default_factory=BatchProfile)
+    opset: int = OPSET  # of ONNX's operators; fewer for an older ONNX Runtime
+    runtimes: tuple[str, ...] = ()  # other ones that shall run the ONNX files too
     bank: int | None = None  # vectors of the detector's bank to keep; None: as it is
     repair: bool = True  # keep nodes in float32 until a lower precision passes
     ranges: Method = "percentile"  # of the activations, for int8
@@ -46,14 +56,16 @@ class ExportPlan:
         )
 
     def require_possible(self) -> None:
-        """Raise if engines are wanted that cannot be built, or not be proven, here.
+        """Raise if something is wanted that cannot be made, or not be proven, here.
 
         Raises:
-            UsageError: there is no GPU, the flavour is not installed, or something is
+            UsageError: another runtime is unknown or not installed, there is no GPU, the
+                flavour is not installed, or something is
                 asked of engines without an engine, or of this flavour's that only the
                 other's have.
             EngineMismatchError: the engine could be built, but not for this GPU.
         """
+        self._require_runtimes()
         if self.engine is None:
             self._require_nothing_of_engines()
             return
@@ -68,6 +80,17 @@ class ExportPlan:
             stamp = self.engine_options(precision).stamp()
             if not self.build_only:
                 stamp.require_match(Machine.here())
+
+    def _require_runtimes(self) -> None:
+        others = {runtime.name: runtime for runtime in other_runtimes()}
+        for name in self.runtimes:
+            if name not in others:
+                raise UsageError(
+                    f"Expected --runtime to be one of {', '.join(others)}, got {name}. "
+                    f"What an ONNX file or an engine usually runs by needs no asking for."
+                )
+            if reason := others[name].absent():
+                raise UsageError(f"--runtime {name} cannot be proven here. {reason}")
 
     def _require_nothing_of_engines(self) -> None:
         asked = {

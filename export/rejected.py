@@ -24,7 +24,10 @@ class Rejected:
         """What to do about it, as commands."""
         bundle, file = quote(str(self.bundle)), quote(str(self.file))
         run = quote(f"{self.file}.safetensors")
-        diverge = f"`isogon diverge {bundle} {file}` names the first layer that diverges; "
+        diverge = (
+            f"`isogon verify {bundle} --diverge {file}` names the first layer that "
+            f"differs; "
+        )
         if self.file.suffix == ".engine":  # which shows no tensors
             diverge = ""
         older = ""
@@ -32,9 +35,9 @@ class Rejected:
             older = f"The {self.report.artifact} exported before stays in the bundle. "
         return (
             f"It did not enter the bundle and is kept as {self.file}. {older}{diverge}"
-            f"`isogon judge {run} --bound NAME=VALUE` judges the same run within other "
-            f"bounds, and `isogon export {bundle}{self._asked} --bound NAME=VALUE` lets it "
-            f"in under them."
+            f"`isogon verify --judge {run} --bound NAME=VALUE` judges the same run within "
+            f"other bounds, and `isogon export {bundle}{self._asked} --bound NAME=VALUE` "
+            f"lets it in under them."
         )
 
     @property

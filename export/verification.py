@@ -11,7 +11,14 @@ from export.engines import vouch_for_engines
 from export.gate import Gate
 from export.parity import ParityFailedError
 from export.plan import ExportPlan
-from isogon.bundle import Artifact, Bundle, artifact_names, proven_runner, vouched_artifact
+from isogon.bundle import (
+    Artifact,
+    Bundle,
+    artifact_names,
+    proven_runner,
+    runtime_of,
+    vouched_artifact,
+)
 from isogon.errors import (
     CheckFailedError,
     EngineMismatchError,
@@ -68,7 +75,7 @@ def verify(
     """Repeat the golden check and the parity claim of every artifact, here and now.
 
     Opening the bundle has verified every hash already. Engines that were built for
-    another machine are skipped, and named.
+    another machine, and runtimes that are not installed, are skipped, and named.
 
     Args:
         bundle: an exported bundle.
@@ -94,6 +101,9 @@ def verify(
     faults: list[IsogonError] = []
     skipped: dict[str, str] = {}
     for name in names:
+        if reason := runtime_of(name).absent():
+            skipped[name] = reason
+            continue
         try:
             reports.append(_repeated(bundle, vouched_artifact(bundle, name), gate))
         except EngineMismatchError as error:

@@ -5,6 +5,7 @@ from isogon.bundle import (
     Bundle,
     StageWriter,
     artifact_names,
+    file_of,
     parity_name,
     parity_run_name,
     tensors_name,
@@ -37,21 +38,20 @@ def withdraw_others(bundle: Bundle, stage: StageWriter, function: str) -> tuple[
 
 
 def files_of(bundle: Bundle, artifact: str) -> tuple[str, ...]:
-    """Return the names of an artifact and of what belongs to it in the bundle."""
-    files = (
-        artifact,
-        tensors_name(artifact),
-        parity_name(artifact),
-        parity_run_name(artifact),
-    )
+    """Return the names of an artifact and of what belongs to it in the bundle.
+
+    In another runtime than the file's usual one, those are only what vouches for it.
+    """
+    reports = (parity_name(artifact), parity_run_name(artifact))
+    own = (artifact, tensors_name(artifact)) if artifact == file_of(artifact) else ()
+    files = (*own, *reports)
     return tuple(file for file in files if file in bundle)
 
 
 def is_whole(bundle: Bundle, artifact: str) -> bool:
     """Whether an artifact is there undamaged: before an export nobody has looked."""
-    return artifact in bundle and not any(
-        bundle.fault(file) for file in files_of(bundle, artifact)
-    )
+    files = {*files_of(bundle, artifact), *files_of(bundle, file_of(artifact))}
+    return file_of(artifact) in bundle and not any(map(bundle.fault, files))
 
 
 def _computes(bundle: Bundle, artifact: str, function: str) -> bool:

@@ -1,4 +1,4 @@
-"""Isogon: make a vision model small, prove that it is the same, know when not to trust it.
+"""Isogon: distil a vision model, prove what is exported, know when not to trust it.
 
     import isogon
 
@@ -13,10 +13,16 @@
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from isogon.stages import install as _install
+
+_install()
+
 if TYPE_CHECKING:
     from distill.recipe import Recipe as Recipe
     from isogon.api import (
+        Comparison as Comparison,
         calibrate as calibrate,
+        compare as compare,
         distill as distill,
         embed as embed,
         evaluate as evaluate,
@@ -38,7 +44,9 @@ if TYPE_CHECKING:
 
 _WHERE = {
     "isogon.api": (
+        "Comparison",
         "calibrate",
+        "compare",
         "distill",
         "embed",
         "evaluate",
@@ -66,6 +74,8 @@ __all__ = sorted(_MODULE_OF)
 def __getattr__(name: str) -> Any:
     """Import on first use: `import isogon` is instant."""
     if name in _MODULE_OF:
+        if _MODULE_OF[name].startswith("distill"):
+            import_module("isogon.stages").require_own("distill")
         return getattr(import_module(_MODULE_OF[name]), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 

@@ -1,4 +1,4 @@
-"""What can go wrong, told so that the reader can act on it.
+"""What can go wrong, with messages that say what to do.
 
 Each message says what was expected, what came, and what to do. The command line
 prints the message alone and leaves with the class's `exit_code`.
@@ -32,7 +32,7 @@ class UsageError(IsogonError):
 
 
 class ProcessError(UsageError):
-    """What one process of several has to say for itself: it failed, or lost another."""
+    """One process of several failed, or lost contact with another."""
 
 
 class ImageProblem(StrEnum):

@@ -2,36 +2,32 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from io import BytesIO
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float, Float32, UInt8
-from PIL import ImageOps
 from PIL.Image import Image as PillowImage, fromarray
-from PIL.ImageFile import ImageFile
 from rich.progress import Progress
 
 from isogon.bundle import (
+    FASTEST,
     ONNX,
     Bundle,
+    Manifest,
     Metadata,
     proven_runner,
+    race,
     sha256_of,
     vouched_artifact,
 )
 from isogon.errors import ImageError, UsageError
 from isogon.images import ImageLimits, Preprocessing, decode
 from isogon.images.collection import LOCAL_LIMITS
+from isogon.images.in_memory import saved, storable, without_loss
 from isogon.ood import Calibration
-from isogon.runtimes import OnnxRunner, Runner
+from isogon.runtimes import How, Runner, runtime_for
 
 BATCH = 8
-
-# Modes of Pillow's that no PNG holds: what they become, or those that a TIFF holds.
-_IN_RGB = {"RGBX": "RGB", "YCbCr": "RGB", "HSV": "RGB", "RGBa": "RGBA", "La": "LA"}
-_IN_TIFF = frozenset({"CMYK", "LAB", "F", "I", "I;16B"})
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -100,8 +96,11 @@ class Model:
         calibration: Calibration,
         limits: ImageLimits,
         fingerprint: str,
+        manifest: Manifest | None = None,
     ) -> None:
         self.name = runner.name
+        self.manifest = manifest  # of the bundle; None: a file alone
+        self.on_device = runner.on_device  # whether an accelerator computes
         self.preprocessing = preprocessing
         self.calibration = calibration
         # SHA-256 of the file; embeddings compare with those of the same fingerprint.
@@ -115,18 +114,23 @@ class Model:
         path: str | Path,
         *,
         artifact: str = ONNX,
+        runtime: str | None = None,
         threads: int | None = None,
         limits: ImageLimits = LOCAL_LIMITS,
     ) -> "Model":
         """Open a bundle's artifact, proven on this machine, or an ONNX file alone.
 
-        Parity reports are the bundle's: nothing vouches for a file alone, and what it
-        says of itself is believed.
+        Parity reports are in the bundle: a file alone is taken at its word, with the
+        preprocessing and the calibration of its metadata.
 
         Args:
             path: a bundle's directory, or an ONNX file that `isogon export` made.
-            artifact: which of a bundle's, such as "onnx/model.int8.onnx".
-            threads: of ONNX Runtime; None for its own choice.
+            artifact: which of a bundle's, such as "onnx/model.int8.onnx", or, where it
+                was let in for OpenVINO, "onnx/model.int8.onnx@openvino"; "fastest":
+                whichever is on this machine, measured now.
+            runtime: of a file alone: "onnxruntime", which is what its calibration was
+                measured in, or "openvino".
+            threads: of one run; None for the runtime's own choice.
             limits: the largest image that is decoded.
 
         Raises:
@@ -137,21 +141,32 @@ class Model:
         """
         path = Path(path)
         if path.is_dir():
+            if runtime is not None:
+                raise UsageError(
+                    f"A runtime is chosen for a file alone; {path} is a bundle. Name it "
+                    f"with the artifact: {artifact}@{runtime}."
+                )
             bundle = Bundle.open(path)
-            vouched = vouched_artifact(bundle, artifact)
+            if artifact == FASTEST:
+                first = race(bundle, How(threads=threads)).timed[0]
+                vouched, runner = first.artifact, first.runner
+            else:
+                vouched = vouched_artifact(bundle, artifact)
+                runner = proven_runner(bundle, vouched, How(threads=threads))
             return cls(
-                proven_runner(bundle, vouched, threads=threads),
+                runner,
                 bundle.manifest.preprocessing,
                 vouched.calibration,
                 limits,
                 vouched.fingerprint,
+                bundle.manifest,
             )
         if not path.is_file():
             raise UsageError(
                 f"Expected a bundle's directory or an ONNX file at {path}, found nothing. "
                 f"In a bundle the file is {ONNX}."
             )
-        runner = OnnxRunner(path, threads=threads)
+        runner = runtime_for(Path(ONNX), runtime).open(path, How(threads=threads))
         metadata = Metadata.from_properties(runner.metadata, str(path))
         return cls(
             runner,
@@ -192,7 +207,7 @@ class Model:
                 f"list: `embed([image])`."
             )
         parts = [
-            self._decided(
+            self.of_pixels(
                 np.stack(
                     [
                         self._pixels_of(images[index], index)
@@ -235,7 +250,7 @@ class Model:
     ) -> Iterator[Answer | Unread]:
         """Yield what the file says of each image, in order, a batch at a time.
 
-        An image that cannot be read is told as such and stops no other.
+        An image that cannot be read is yielded as `Unread`; the others are answered.
         """
         task = progress.add_task("Running the model", total=len(images))
         for start in range(0, len(images), batch_size):
@@ -259,7 +274,7 @@ class Model:
     def _answered(self, seen: Sequence[_Seen]) -> list[Answer]:
         if not seen:
             return []
-        found = self._decided(np.stack([each.pixels for each in seen]))
+        found = self.of_pixels(np.stack([each.pixels for each in seen]))
         return [
             Answer(
                 name=each.name,
@@ -271,7 +286,8 @@ class Model:
             for row, each in enumerate(seen)
         ]
 
-    def _decided(self, pixels: UInt8[np.ndarray, "b h w 3"]) -> Answers:
+    def of_pixels(self, pixels: UInt8[np.ndarray, "b h w 3"]) -> Answers:
+        """Return what the model says of images in the size it takes, as one batch."""
         outputs = self._runner.run(pixels)
         return Answers(
             embeddings=outputs.embeddings,
@@ -349,23 +365,11 @@ def save_answers(path: Path, answers: Sequence[Answer], fingerprint: str) -> Non
 
 
 def _as_file(image: PillowImage) -> bytes:
-    """Return the pixels as a file without loss, for the one decoder.
-
-    What Pillow has only opened is its file, which EXIF may turn; what was made of it in
-    memory means its pixels.
-    """
-    profile = image.info.get("icc_profile")
-    if isinstance(image, ImageFile):
-        image = ImageOps.exif_transpose(image)
-    if image.mode in _IN_RGB:
-        image = image.convert(_IN_RGB[image.mode])
-    in_tiff = image.mode in _IN_TIFF
-    options: dict[str, Any] = {} if in_tiff else {"compress_level": 0}
-    buffer = BytesIO()
-    image.save(
-        buffer, "TIFF" if in_tiff else "PNG", icc_profile=profile, exif=b"", **options
-    )
-    return buffer.getvalue()
+    """Return the pixels as a file without loss, for the one decoder."""
+    image = storable(image)
+    if without_loss(image) == "TIFF":
+        return saved(image, "TIFF")
+    return saved(image, "PNG", compress_level=0)
 
 
 def _of_array(array: np.ndarray, name: str) -> PillowImage:

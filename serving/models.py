@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Self
 
-from serving.batching import Observer, Pipeline
+from serving.batching import Observer, Pipeline, Room
 from serving.bundles import Bundles, Loaded
 from serving.served import ServedModel
 from serving.settings import Settings
@@ -50,6 +50,8 @@ class Models:
             forgetting: hears the name of a model that is served no more.
         """
         self._bundles = bundles
+        # That large images of all models share, of the memory that the models have left.
+        self.room = Room.of(bundles.settings)
         self._observing = observing
         self._forgetting = forgetting
         self._held_models = [_Held(self._pipeline(loaded)) for loaded in bundles.loaded]
@@ -126,7 +128,8 @@ class Models:
         await asyncio.gather(*self._retiring)
 
     def _pipeline(self, loaded: Loaded) -> Pipeline:
-        return Pipeline(loaded.model, self._observing(loaded.model), loaded.plan)
+        observer = self._observing(loaded.model)
+        return Pipeline(loaded.model, observer, loaded.plan, self.room)
 
     def _held(self, name: str) -> "_Held":
         for held in self._held_models:

@@ -1,6 +1,7 @@
 """A served model: one vouched artifact, proven on this machine before it answers."""
 
 import logging
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
@@ -9,6 +10,7 @@ import numpy as np
 from jaxtyping import UInt8
 
 from isogon.bundle import (
+    FASTEST,
     TRAINING_DETECTOR,
     Artifact,
     Bundle,
@@ -20,14 +22,15 @@ from isogon.bundle import (
     expected_rate,
     measured_false_alarms,
     proven_runner,
+    race,
     served_detector,
     vouched_artifact,
 )
 from isogon.bundle.evaluation import EVALUATION, Evaluation
 from isogon.errors import BundleError
-from isogon.images import decode
+from isogon.images import Cost, decode
 from isogon.ood import Calibration
-from isogon.runtimes import Runner
+from isogon.runtimes import Device, How, Runner
 from serving.settings import Settings
 
 _log = logging.getLogger("isogon.serving")
@@ -88,10 +91,7 @@ class ServedModel:
             UsageError: `settings.alpha` cannot be promised with this calibration.
         """
         bundle = Bundle.open(path.resolve())  # a link that moves on mixes no two bundles
-        artifact = vouched_artifact(bundle, settings.artifact)
-        runner = proven_runner(
-            bundle, artifact, threads=settings.threads, graphs=settings.cuda_graphs
-        )
+        artifact, runner = _chosen(bundle, settings)
         calibration = artifact.calibration
         if settings.alpha is not None:
             scores = np.array(calibration.scores)
@@ -114,12 +114,37 @@ class ServedModel:
         """The bundle's table of contents."""
         return self.bundle.manifest
 
-    def pixels(self, data: bytes) -> UInt8[np.ndarray, "h w 3"]:
+    def pixels(
+        self, data: bytes, admit: Callable[[Cost], None] | None = None
+    ) -> UInt8[np.ndarray, "h w 3"]:
         """Return an encoded image as the runner sees it.
+
+        Args:
+            data: the file.
+            admit: as of `isogon.images.decode`.
 
         Raises:
             ImageError: it does not decode, or is past a limit.
         """
         preprocessing = self.manifest.preprocessing
-        image = decode(data, self.settings.image_limits, samples=preprocessing.range)
+        image = decode(
+            data, self.settings.image_limits, samples=preprocessing.range, admit=admit
+        )
         return preprocessing.pixels(image)
+
+
+def _chosen(bundle: Bundle, settings: Settings) -> tuple[Artifact, Runner]:
+    """Return the artifact the settings name, or the fastest here, proven."""
+    how = How(
+        threads=settings.threads,
+        device=Device.parse(settings.device),
+        graphs=settings.cuda_graphs,
+    )
+    if settings.artifact != FASTEST:
+        artifact = vouched_artifact(bundle, settings.artifact)
+        return artifact, proven_runner(bundle, artifact, how)
+    found = race(bundle, how)
+    _log.info("Fastest of %s: %s", bundle.manifest.name, found)
+    for name, reason in found.passed_over.items():
+        _log.info("Not measured: %s. %s", name, reason)
+    return found.timed[0].artifact, found.timed[0].runner

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
+    AfterValidator,
     BeforeValidator,
     Field,
     SecretStr,
@@ -19,18 +20,30 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 from isogon.bundle import ONNX
 from isogon.errors import UsageError
 from isogon.images import ImageLimits
+from isogon.runtimes import Device
 from isogon.runtimes.cores import usable_cores
 from serving.lists import Origin, Source, keys_from, origins_from, sources_from
+from serving.memory import machine_memory
 
 LogFormat = Literal["json", "text"]
 LogLevel = Literal["debug", "info", "warning", "error"]
 LONGEST_DEADLINE = 540.0  # seconds
+_HELD = 512 * 2**20  # bytes of bodies, and the share of the memory, if not set
+_HELD_SHARE = 8
 _NEARLY = 0.85  # of the letters, by difflib's ratio
 # What has room for all requests has room for the largest one: the limit on that.
 _ONE_OF = {
     "queue": ("max_images", "images of a request"),
     "max_held_bytes": ("max_body_bytes", "bytes of a body"),
 }
+
+
+def _a_device(text: str) -> str:
+    try:
+        Device.parse(text)
+    except UsageError as error:  # is told with the variable's name
+        raise ValueError("a device is auto, cpu, cuda or cuda:1") from error
+    return text
 
 
 class Settings(BaseSettings):
@@ -50,7 +63,7 @@ class Settings(BaseSettings):
     artifact: str = Field(
         default=ONNX,
         min_length=1,
-        description="what answers: an artifact's name in the bundle",
+        description="what answers: an artifact's name in the bundle, or `fastest`",
     )
     alpha: float | None = Field(
         default=None, gt=0, lt=1, description="false-alarm rate; None: the bundle's"
@@ -66,6 +79,9 @@ class Settings(BaseSettings):
     threads: int = Field(
         default=1, ge=1, description="of one run on the CPU; more: one image is faster"
     )
+    device: Annotated[str, AfterValidator(_a_device)] = Field(
+        default="auto", description="auto, cpu, cuda or cuda:1; only auto falls back"
+    )
     cuda_graphs: bool = Field(
         default=False, description="replay a TensorRT engine's runs, without launches"
     )
@@ -76,8 +92,17 @@ class Settings(BaseSettings):
     max_body_bytes: int = Field(
         default=96 * 2**20, ge=1, description="bytes of a request's body"
     )
-    max_held_bytes: int = Field(
-        default=512 * 2**20, ge=1, description="bytes of all requests' bodies at a time"
+    max_held_bytes: int | None = Field(
+        default=None,
+        ge=1,
+        description="bytes of all requests' bodies at a time; None: 512 MiB, or an eighth "
+        "of the memory if that is less",
+    )
+    max_decoding_bytes: int | None = Field(
+        default=None,
+        ge=1,
+        description="bytes that large images may take together while they are decoded; "
+        "None: what the memory has left",
     )
     max_image_bytes: int = Field(
         default=ImageLimits().bytes, ge=1, description="bytes of one encoded image"
@@ -124,9 +149,9 @@ class Settings(BaseSettings):
 
     @field_validator("queue", "max_held_bytes")
     @classmethod
-    def _holds_one(cls, room: int, info: ValidationInfo) -> int:
+    def _holds_one(cls, room: int | None, info: ValidationInfo) -> int | None:
         limit, needed = _ONE_OF[info.field_name or ""]
-        if room < (one := info.data.get(limit, 0)):
+        if room is not None and room < (one := info.data.get(limit, 0)):
             raise ValueError(
                 f"it should hold the {one} {needed}, which is ISOGON_{limit.upper()}"
             )
@@ -137,14 +162,21 @@ class Settings(BaseSettings):
 
         What has to hold one request still does.
         """
+        decoding = self.max_decoding_bytes
         share: dict[str, object] = {
             "cores": max(1, (self.cores or usable_cores()) // self.processes),
             "queue": max(self.max_images, self.queue // self.processes),
-            "max_held_bytes": max(
-                self.max_body_bytes, self.max_held_bytes // self.processes
-            ),
+            "max_held_bytes": max(self.max_body_bytes, self.held_bytes // self.processes),
+            "max_decoding_bytes": None if decoding is None else decoding // self.processes,
         }
         return self.model_copy(update=share)
+
+    @property
+    def held_bytes(self) -> int:
+        """The bytes of all bodies at a time: what is set, or what this machine has."""
+        if self.max_held_bytes is not None:
+            return self.max_held_bytes
+        return max(self.max_body_bytes, min(_HELD, machine_memory() // _HELD_SHARE))
 
     @property
     def image_limits(self) -> ImageLimits:

@@ -27,7 +27,9 @@ WITHOUT_TIMM = (
     "import sys; sys.modules['timm'] = None; from isogon.cli.main import main; "
     "sys.argv[0] = 'isogon'; main()"
 )
-COMMANDS = [command.callback.__name__ for command in app.registered_commands]
+COMMANDS = [
+    command.callback.__name__ for command in app.registered_commands if not command.hidden
+]
 
 
 def isogon(
@@ -80,6 +82,11 @@ def test_every_command_explains_itself(command: str, tmp_path: Path) -> None:
         (["evaluate", "nowhere.isogon"], "found nothing"),
         (["compare", "nowhere.isogon"], "found nothing"),
         (["export", "nowhere.isogon", "--colour"], "No such option"),
+        (["verify"], "Expected BUNDLE, or --judge RUN"),
+        (["verify", "a", "--plot", "x.svg"], "Leave out --plot"),
+        (["verify", "a", "--diverge", "b", "--bound", "x=1"], "one number"),
+        (["judge", "a", "--json"], "isogon verify --judge a --json"),
+        (["diverge", "a", "b", "--bound", "1"], "isogon verify a --diverge b --bound 1"),
     ],
 )
 def test_wrong_usage_is_2_and_told_on_stderr(
@@ -97,7 +104,7 @@ def test_wrong_usage_is_2_and_told_on_stderr(
     [
         (["distill", "recipe.toml"], "distill"),
         (["export", "copy.isogon"], "export"),
-        (["judge", "copy.isogon/parity/model.onnx.safetensors"], "export"),
+        (["verify", "--judge", "copy.isogon/parity/model.onnx.safetensors"], "export"),
     ],
 )
 def test_a_missing_extra_is_named(
@@ -386,8 +393,8 @@ def test_lower_precisions_are_exported_judged_again_and_run_alone(
     reports = json.loads(verified.stdout)["reports"]
     assert [report["precision"] for report in reports] == ["fp32", "fp16", "int8"]
     run = bundle_path / "parity" / "model.fp16.onnx.safetensors"
-    assert isogon("judge", run, cwd=folder).returncode == 0
-    strict = isogon("judge", run, "--bound", "min_cosine=1.5", cwd=folder)
+    assert isogon("verify", "--judge", run, cwd=folder).returncode == 0
+    strict = isogon(*("verify", "--judge", run, "--bound", "min_cosine=1.5"), cwd=folder)
     assert strict.returncode == 1
     assert "min_cosine" in strict.stderr
     alone = folder / "alone.onnx"
@@ -467,7 +474,7 @@ def test_a_hangup_ends_a_command_unless_it_was_ignored_from_the_start(
 
 def test_a_plot_of_another_kind_is_refused_before_any_work(bundle_path: Path) -> None:
     found = isogon(
-        *("diverge", bundle_path, "onnx/model.onnx", "--plot", "x.txt"),
+        *("verify", bundle_path, "--diverge", "onnx/model.onnx", "--plot", "x.txt"),
         cwd=bundle_path.parent,
     )
     assert found.returncode == 2
@@ -494,14 +501,15 @@ def test_what_is_rejected_is_kept_and_its_first_diverging_layer_named(
     impossible = ("--bound", "fp16.min_cosine=1.5")
     found = isogon("export", bundle_path, "--fp16", "--no-repair", *impossible, cwd=folder)
     assert found.returncode == 1
-    assert "isogon diverge" in " ".join(found.stderr.split())
+    assert "isogon verify" in " ".join(found.stderr.split())
     rejected = folder / "copy.isogon.rejected" / "model.fp16.onnx"
     assert isogon("verify", bundle_path, cwd=folder).returncode == 0
-    fine = isogon("diverge", bundle_path, rejected, cwd=folder)
+    fine = isogon("verify", bundle_path, "--diverge", rejected, cwd=folder)
     assert fine.returncode == 0, fine.stderr
     assert (folder / "diverge-model.fp16.svg").stat().st_size > 1000
     named = isogon(
-        *("diverge", bundle_path, rejected, "--bound", 1e-6, "--json"), cwd=folder
+        *("verify", bundle_path, "--diverge", rejected, "--bound", 1e-6, "--json"),
+        cwd=folder,
     )
     assert named.returncode == 1
     document = json.loads(named.stdout)

@@ -13,8 +13,10 @@ import torch
 from numpy.testing import assert_allclose, assert_array_less
 from sklearn.metrics import roc_auc_score
 
-from distill.objectives import CosPress, Coss, Nd
+from distill.objectives.cospress import CosPress
+from distill.objectives.coss import Coss
 from distill.objectives.kd import kd_loss
+from distill.objectives.nd import Nd
 from distill.objectives.vkd import vkd_loss
 from isogon.networks import Features
 from isogon.ood import DetectorSpec, LinearProbe, Msp

@@ -20,7 +20,7 @@ def any_known(bank_labels: Indices, test_labels: Indices) -> bool:
 def why_no_accuracy(data: Data) -> str | None:
     """Return why accuracy would be 0 whatever the model, or None.
 
-    Images without classes are another matter: of them nobody expects an accuracy.
+    For images without classes no accuracy is expected, and nothing is said.
     """
     bank = data.familiar.labels(data.bank)
     test = data.held_out.labels(data.split.test)

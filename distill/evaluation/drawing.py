@@ -94,6 +94,7 @@ def _scores(student: Embedded, spec: DetectorSpec, detector: Detector) -> Scores
     return Scores(
         detector=detector_key(spec),
         alpha=spec.alpha,
+        calibrated_on=len(scores),
         threshold=Calibration.from_scores(scores, spec.alpha).threshold,
         familiar=detector.score(student.test),
         unfamiliar={

@@ -9,6 +9,7 @@ from distill.evaluation.measured import Measured
 from isogon.bundle.evaluation import (
     DISTORTION,
     KNN_ACCURACY,
+    LINEAR_ACCURACY,
     OVERLAP,
     ClassAccuracy,
     Estimate,
@@ -33,6 +34,8 @@ def gains(
         pairs[OVERLAP] = student.kept.overlap, before.kept.overlap
     if student.right is not None and before.right is not None:
         pairs[KNN_ACCURACY] = student.right, before.right
+    if student.right_by_probe is not None and before.right_by_probe is not None:
+        pairs[LINEAR_ACCURACY] = student.right_by_probe, before.right_by_probe
     found = {}
     if pairs:
         paired = PairedBootstrap(len(next(iter(pairs.values()))[0]))

@@ -42,6 +42,7 @@ class Measured:
     fidelity: Fidelity | None  # None without the teacher, and of the teacher itself
     kept: Kept | None
     right: Bool[np.ndarray, " test"] | None  # by its nearest neighbours
+    right_by_probe: Bool[np.ndarray, " test"] | None
     scores: OodScores | None  # by the recipe's detector
 
     @property
@@ -69,7 +70,7 @@ def measured(
     if labels is not None and len(np.unique(labels)) < 2:
         labels = None  # a bank of one class cannot tell classes apart
     probe = None if labels is None else LinearProbe.fit(embedded.bank, labels)
-    knn = linear = right = None
+    knn = linear = right = right_by_probe = None
     corruptions: Corruptions | None = None
     if (
         labels is not None
@@ -81,7 +82,8 @@ def measured(
         right = knn_right(*known, embedded.test, test_labels)
         knn = accuracy_estimate(right)
         predicted = probe.classes[probe.predictions(embedded.test)]
-        linear = accuracy_estimate(predicted == test_labels)
+        right_by_probe = predicted == test_labels
+        linear = accuracy_estimate(right_by_probe)
         if corrupted is not None:
             corruptions = corruption_figures(*known, embedded.test, test_labels, corrupted)
     specs = detectors_for(embedded, labels is not None, judge.detector)
@@ -101,5 +103,6 @@ def measured(
         fidelity=fidelity,
         kept=kept,
         right=right,
+        right_by_probe=right_by_probe,
         scores=scores.get(detector_key(judge.detector)),
     )

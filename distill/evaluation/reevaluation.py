@@ -101,7 +101,7 @@ def reevaluate(
         corruptions: how much to measure under corruptions; None for nothing.
 
     Raises:
-        UsageError: the images or the teacher are not to be had.
+        UsageError: the images or the teacher cannot be loaded.
     """
     text = bundle.file("recipe.toml").read_text(encoding="utf-8")
     moved = moved or Moved()

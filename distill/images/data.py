@@ -161,7 +161,7 @@ def prepare_data(recipe: Recipe, progress: Progress, cache: Path | None = None) 
 
     Raises:
         UsageError: a source without images, sources with different classes or with the
-            same images, or images that do not do for `[ood]`.
+            same images, or images that do not suit `[ood]`.
     """
     section, alpha = recipe.data, recipe.ood.alpha
     sources = listed(recipe)

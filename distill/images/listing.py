@@ -78,7 +78,7 @@ def listed(recipe: Recipe) -> Sources:
     """List every source of a recipe.
 
     Raises:
-        UsageError: a source is not to be had, or holds no images.
+        UsageError: a source does not exist, or holds no images.
     """
     section = recipe.data
 

@@ -1,4 +1,4 @@
-"""What becomes of the processes that read images, told in a sentence."""
+"""Errors of the processes that read images, as one clear sentence."""
 
 import re
 import shutil
@@ -19,8 +19,8 @@ _REMEDY = "then run the same command again: what is finished is kept"
 def readers_watched() -> Iterator[None]:
     """Work with a `DataLoader` of several processes; say what ended one of them.
 
-    torch raises the end of such a process wherever the main thread is just then, so this
-    belongs around all that happens while they live.
+    torch raises the error of such a process wherever the main thread happens to be: put
+    this around everything that is done while they run.
 
     Raises:
         UsageError: one was killed, or found no shared memory.

@@ -61,7 +61,9 @@ class Views(Dataset[tuple[Any, ...]]):
         self._images = images
         self._seed = seed
         self.sizes = tuple(dict.fromkeys(sizes or (data.size,)))
-        self._transforms = {size: _transform(data, size) for size in self.sizes}
+        self._plain = data.plain
+        self._cropped = {size: _transform(data, size) for size in self.sizes}
+        self._whole = {size: _transform(data, size, whole=True) for size in self.sizes}
         self._erase = _Erasing(data.erase, data.size) if data.erase > 0 else None
 
     def __getitem__(self, view: View) -> tuple[Any, ...]:
@@ -74,14 +76,25 @@ class Views(Dataset[tuple[Any, ...]]):
         source = np.random.SeedSequence((self._seed, number, index))
         seed = int(source.generate_state(1)[0])
         image = self._images.image(index)
-        first, *others = (self._pixels(image, seed, size) for size in self.sizes)
+        transforms = self._whole if self._is_plain(number) else self._cropped
+        first, *others = (
+            self._pixels(image, seed, transforms[size], size) for size in self.sizes
+        )
         return first, index, number, *others
 
+    def _is_plain(self, number: int) -> bool:
+        """Return whether the view is a plain one; these lie evenly among the others."""
+        return int((number + 1) * self._plain) > int(number * self._plain)
+
     def _pixels(
-        self, image: Image.Image, seed: int, size: int
+        self,
+        image: Image.Image,
+        seed: int,
+        transform: Callable[[Image.Image], Tensor],
+        size: int,
     ) -> UInt8[Tensor, "{size} {size} 3"]:
         with _seeded(seed):
-            pixels = self._transforms[size](image)
+            pixels = transform(image)
             if self._erase is not None:
                 pixels = self._erase(pixels)
         return pixels.permute(1, 2, 0)
@@ -130,18 +143,26 @@ def _with_noise(
     return noisy.round().clamp(0, 255).to(torch.uint8)
 
 
-def _transform(data: DataSection, size: int) -> Callable[[Image.Image], Tensor]:
+def _transform(
+    data: DataSection, size: int, *, whole: bool = False
+) -> Callable[[Image.Image], Tensor]:
+    """Return what makes a view: of a random crop, or of the `whole` centred square.
+
+    A crop of all the area and of ratio 1 is the largest square, in the middle, which is
+    what evaluation and the service see, up to rounding to whole pixels.
+    """
     try:
         made = create_transform(
             (3, size, size),
             is_training=True,
             use_prefetcher=True,  # uint8 out: normalisation belongs to the models
-            scale=data.scale,
+            scale=(1.0, 1.0) if whole else data.scale,
+            ratio=(1.0, 1.0) if whole else None,
             hflip=data.flip,
             auto_augment=data.augment,
-            color_jitter=data.colour_jitter,
-            color_jitter_prob=data.colour_jitter_share,
-            grayscale_prob=data.grey,
+            color_jitter=data.color_jitter,
+            color_jitter_prob=data.color_jitter_share,
+            grayscale_prob=data.gray,
             gaussian_blur_prob=data.blur,
             interpolation="bicubic",
         )

@@ -1,15 +1,20 @@
-"""What a student is trained towards; one objective per file, behind one interface."""
+"""What a student is trained towards: one file per objective, behind one interface.
 
-from distill.objectives.choice import objective_from_recipe as objective_from_recipe
-from distill.objectives.cosine import Cosine as Cosine
-from distill.objectives.cospress import CosPress as CosPress
-from distill.objectives.coss import Coss as Coss
-from distill.objectives.isogon import Isogon as Isogon
-from distill.objectives.kd import Kd as Kd
-from distill.objectives.nd import Nd as Nd
-from distill.objectives.objective import Objective as Objective
-from distill.objectives.proteus import Proteus as Proteus
-from distill.objectives.queue import Queue as Queue
-from distill.objectives.rkd import Rkd as Rkd
-from distill.objectives.vkd import Vkd as Vkd
+A file `NAME.py` with a subclass of `Objective` that has a `section` of its own is the
+objective `NAME` of a recipe; nothing else needs to know of it.
+"""
+
+from distill.objectives.objective import (
+    Labels as Labels,
+    Objective as Objective,
+    Sizes as Sizes,
+    StartOn as StartOn,
+    Terms as Terms,
+)
+from distill.objectives.registry import (
+    objective_class as objective_class,
+    objective_from_recipe as objective_from_recipe,
+    objective_names as objective_names,
+)
 from distill.objectives.weighted import Weighted as Weighted
+from distill.recipe.objective import ObjectiveSection as ObjectiveSection

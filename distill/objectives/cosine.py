@@ -1,12 +1,17 @@
-"""The plain baseline: point where the teacher points."""
+"""The baseline: the cosine between a linear map of the student and the teacher."""
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from distill.objectives.float32 import cosine
 from distill.objectives.objective import Labels, Objective, Terms
-from distill.objectives.precision import cosine
+from distill.recipe.objective import ObjectiveSection
 from isogon.networks import Features
+
+
+class CosineSection(ObjectiveSection):
+    """The baseline: match directions through one linear layer."""
 
 
 class Cosine(Objective):
@@ -16,6 +21,8 @@ class Cosine(Objective):
     student's own angles follow the teacher's only as far as W lets them; this is the
     baseline that CosPress improves on (arXiv:2411.15239). It has no paper of its own.
     """
+
+    section = CosineSection
 
     def __init__(self, teacher_width: int, student_width: int) -> None:
         super().__init__()
@@ -27,7 +34,7 @@ class Cosine(Objective):
 
     @torch.no_grad()
     def begin(self, compression: Float[Tensor, "s t"], length: float) -> None:
-        """Lead back by the transpose: of all linear maps the nearest to the teacher."""
+        """Start from the transpose of the compression, its best linear inverse."""
         self.expand.weight.copy_(compression.T)
         self.expand.bias.zero_()
 

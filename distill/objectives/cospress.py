@@ -1,17 +1,36 @@
 """CosPress: compress the teacher so that angles survive, and imitate the result."""
 
 from collections.abc import Iterable
+from typing import Annotated, Literal
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
+from pydantic import Field
 from torch import Tensor, nn
 
+from distill.objectives.float32 import cosine, precise
 from distill.objectives.gather import whole_batch
-from distill.objectives.objective import Labels, Objective, StartOn, Terms
-from distill.objectives.precision import cosine, precise
+from distill.objectives.objective import Labels, Objective, Sizes, StartOn, Terms
 from distill.objectives.sne import sne_divergence
+from distill.recipe.objective import ObjectiveSection
 from isogon.networks import Features
+
+_Positive = Annotated[float, Field(gt=0)]
+_TEMPERATURES = tuple(step / 100 for step in range(1, 11))
+
+
+class CosPressSection(ObjectiveSection):
+    """CosPress, arXiv:2411.15239."""
+
+    temperatures: tuple[_Positive, ...] = Field(
+        default=_TEMPERATURES,
+        min_length=1,
+        description="of the similarities, one term each",
+    )
+    init: Literal["random", "pca"] = Field(
+        default="pca", description="how the compression head starts"
+    )
 
 
 class CosPress(Objective):
@@ -35,6 +54,8 @@ class CosPress(Objective):
     embeddings alone, `global` and `token` remain.
     """
 
+    section = CosPressSection
+
     def __init__(
         self,
         teacher_width: int,
@@ -48,6 +69,16 @@ class CosPress(Objective):
         self.compress = nn.Linear(teacher_width, student_width)
         self.temperatures = temperatures
         self.pca_start = pca_start
+
+    @classmethod
+    def from_section(cls, section: CosPressSection, sizes: Sizes) -> "CosPress":
+        """Return the objective that a recipe's table asks for."""
+        return cls(
+            sizes.teacher_width,
+            sizes.student_width,
+            section.temperatures,
+            pca_start=section.init == "pca",
+        )
 
     def forward(self, student: Features, teacher: Features, labels: Labels = None) -> Terms:
         """Return the terms global, token, local and feature."""

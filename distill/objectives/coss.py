@@ -1,14 +1,52 @@
 """CoSS: images alike as vectors over channels, channels alike as vectors over images."""
 
+from typing import Literal
+
 from jaxtyping import Float
+from pydantic import Field
 from torch import Tensor, nn
 
+from distill.images.neighbours import GROUP
+from distill.objectives.float32 import cosine
 from distill.objectives.gather import whole_batch
-from distill.objectives.objective import Labels, Objective, Terms
-from distill.objectives.precision import cosine
+from distill.objectives.objective import Labels, Objective, Sizes, Terms
+from distill.recipe.objective import ObjectiveSection
 from isogon.networks import Features
 
 _HIDDEN = 2048
+
+
+class CossSection(ObjectiveSection):
+    """CoSS, arXiv:2409.13939."""
+
+    weight_space: float = Field(
+        default=1.0, ge=0, description="on the similarities among the images"
+    )
+    teacher_temperature: float = Field(
+        default=0.07, gt=0, description="of the teacher's similarities"
+    )
+    student_temperature: float = Field(
+        default=0.1, gt=0, description="of the student's similarities"
+    )
+    batches: Literal["random", "neighbours"] = Field(
+        default="random",
+        description="neighbours: images among their nearest; batch_size a multiple of 16",
+    )
+
+    @property
+    def of_neighbours(self) -> bool:
+        """Whether `batches` says so."""
+        return self.batches == "neighbours"
+
+    def require_batch(self, batch_size: int, parts: int) -> None:
+        """Raise `ValueError` if groups of neighbours would be cut apart."""
+        size = GROUP * parts
+        if self.of_neighbours and batch_size % size:
+            raise ValueError(
+                f"expected batch_size to be a multiple of {GROUP} x devices x nodes x "
+                f"accumulate = {size}, because batches of neighbours hold groups of "
+                f"{GROUP} images, got {batch_size}"
+            )
 
 
 class Coss(Objective):
@@ -27,6 +65,8 @@ class Coss(Objective):
     Similarity", arXiv:2409.13939; equal to the authors' code to 1e-9 in float64. Their
     batches of neighbours are in `distill.images.neighbours`.
     """
+
+    section = CossSection
 
     def __init__(
         self,
@@ -48,6 +88,17 @@ class Coss(Objective):
         self.weight_space = weight_space
         self.width = student_width
         self.gain = 1 / (teacher_temperature * student_temperature)
+
+    @classmethod
+    def from_section(cls, section: CossSection, sizes: Sizes) -> "Coss":
+        """Return the objective that a recipe's table asks for."""
+        return cls(
+            sizes.teacher_width,
+            sizes.student_width,
+            weight_space=section.weight_space,
+            teacher_temperature=section.teacher_temperature,
+            student_temperature=section.student_temperature,
+        )
 
     def forward(self, student: Features, teacher: Features, labels: Labels = None) -> Terms:
         """Return the terms cosine and space."""

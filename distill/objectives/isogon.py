@@ -1,17 +1,36 @@
 """Isogon's own objective: point where the compressed teacher does, and keep its angles."""
 
 from collections.abc import Iterable
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 
+from distill.objectives.float32 import cosine, precise
 from distill.objectives.gather import whole_batch
-from distill.objectives.objective import Labels, Objective, StartOn, Terms
-from distill.objectives.precision import cosine, precise
+from distill.objectives.objective import Labels, Objective, Sizes, StartOn, Terms
 from distill.objectives.sne import cosines
+from distill.recipe.objective import ObjectiveSection
 from isogon.networks import Features
+
+_OF_A_HEAD = ("temperatures", "init", "angle_weight")
+
+
+class IsogonSection(ObjectiveSection):
+    """CosPress's terms on the student, and absolute angles; ours."""
+
+    pairs_weight: float = Field(default=3.0, ge=0, description="on the student's cosines")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_a_trained_head(cls, section: Any) -> Any:
+        """Leave out the keys of a head that this objective trained in earlier versions."""
+        if not isinstance(section, dict):
+            return section
+        return {key: value for key, value in section.items() if key not in _OF_A_HEAD}
 
 
 class Isogon(Objective):
@@ -37,6 +56,8 @@ class Isogon(Objective):
 
     compression: Tensor
 
+    section = IsogonSection
+
     def __init__(
         self, teacher_width: int, student_width: int, *, pairs_weight: float
     ) -> None:
@@ -45,6 +66,13 @@ class Isogon(Objective):
         start = torch.empty(student_width, teacher_width)
         self.register_buffer("compression", nn.init.orthogonal_(start))
         self.pairs_weight = pairs_weight
+
+    @classmethod
+    def from_section(cls, section: IsogonSection, sizes: Sizes) -> "Isogon":
+        """Return the objective that a recipe's table asks for."""
+        return cls(
+            sizes.teacher_width, sizes.student_width, pairs_weight=section.pairs_weight
+        )
 
     @property
     def start_on(self) -> StartOn:

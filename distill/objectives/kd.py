@@ -1,4 +1,4 @@
-"""KD: predict the classes, and how sure the teacher is of each."""
+"""KD: predict the classes, and the teacher's probabilities of them."""
 
 from collections.abc import Iterable
 
@@ -6,17 +6,31 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
+from pydantic import Field
 from torch import Tensor, nn
 
-from distill.objectives.labels import required, required_below
-from distill.objectives.objective import Labels, Objective, StartOn, Terms
-from distill.objectives.precision import precise
+from distill.objectives.float32 import precise
+from distill.objectives.labels import require_classes, required, required_below
+from distill.objectives.objective import Labels, Objective, Sizes, StartOn, Terms
+from distill.recipe.objective import ObjectiveSection
 from isogon.networks import Features
 from isogon.ood import LinearProbe
 
 # The logit of a class without images: its probability underflows to 0.
 _ABSENT = -1e4
 _PROBED = 50_000  # most images that the teacher's classifier is fitted on
+
+
+class KdSection(ObjectiveSection):
+    """KD with cross-entropy, arXiv:1503.02531, as in KD++; needs classes."""
+
+    temperature: float = Field(default=4.0, gt=0, description="of both models' classes")
+    kd_weight: float = Field(
+        default=1.0, ge=0, description="of the divergence, beside the cross-entropy's 1"
+    )
+    warmup_epochs: float = Field(
+        default=0.0, ge=0, description="over which kd_weight grows from 0"
+    )
 
 
 class Kd(Objective):
@@ -37,6 +51,8 @@ class Kd(Objective):
     augmentation (at most 50,000 of them) and kept as buffers; and the student's
     classifier is no part of the student. Classes may be pseudo-classes (ours).
     """
+
+    section = KdSection
 
     probe_weight: Tensor
     probe_bias: Tensor
@@ -60,6 +76,19 @@ class Kd(Objective):
         self.kd_weight = kd_weight
         self.warmup_epochs = warmup_epochs
         self.ramp = 1.0
+
+    @classmethod
+    def from_section(cls, section: KdSection, sizes: Sizes) -> "Kd":
+        """Return the objective that a recipe's table asks for."""
+        require_classes(section.name, sizes.classes)
+        return cls(
+            sizes.teacher_width,
+            sizes.student_width,
+            sizes.classes,
+            temperature=section.temperature,
+            kd_weight=section.kd_weight,
+            warmup_epochs=section.warmup_epochs,
+        )
 
     def forward(self, student: Features, teacher: Features, labels: Labels = None) -> Terms:
         """Return the terms cross_entropy and kd."""

@@ -1,10 +1,20 @@
-"""Class numbers, for the objectives that cannot do without."""
+"""Class numbers, for the objectives that need them."""
 
 from jaxtyping import Int
 from torch import Tensor
 
 from distill.objectives.objective import Labels
 from isogon.errors import UsageError
+
+
+def require_classes(name: str, classes: int) -> None:
+    """Raise `UsageError` if the training images have too few classes to learn from."""
+    if classes < 2:
+        raise UsageError(
+            f'The objective "{name}" learns from classes and needs at least 2, but '
+            f"the training images have {classes}. Put the images into one folder per "
+            f"class, or set `[data] pseudo_classes = 100`."
+        )
 
 
 def required(labels: Labels, name: str, classes: int) -> Int[Tensor, " b"]:

@@ -7,12 +7,17 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from distill.objectives.labels import required, required_below
-from distill.objectives.objective import Labels, Objective, StartOn, Terms
-from distill.objectives.precision import precise
+from distill.objectives.float32 import precise
+from distill.objectives.labels import require_classes, required, required_below
+from distill.objectives.objective import Labels, Objective, Sizes, StartOn, Terms
+from distill.recipe.objective import ObjectiveSection
 from isogon.networks import Features
 
 _DROPOUT = 0.5
+
+
+class NdSection(ObjectiveSection):
+    """ND of KD++, arXiv:2305.17007; needs classes."""
 
 
 class Nd(Objective):
@@ -32,6 +37,8 @@ class Nd(Objective):
     the teacher's features; see `distill.images.pseudo_classes`.
     """
 
+    section = NdSection
+
     class_means: Tensor
 
     def __init__(self, teacher_width: int, student_width: int, classes: int) -> None:
@@ -45,6 +52,12 @@ class Nd(Objective):
             )
         unknown = torch.full((classes, teacher_width), torch.nan)  # until the start
         self.register_buffer("class_means", unknown)
+
+    @classmethod
+    def from_section(cls, section: NdSection, sizes: Sizes) -> "Nd":
+        """Return the objective that a recipe's table asks for."""
+        require_classes(section.name, sizes.classes)
+        return cls(sizes.teacher_width, sizes.student_width, sizes.classes)
 
     def forward(self, student: Features, teacher: Features, labels: Labels = None) -> Terms:
         """Return the term nd."""

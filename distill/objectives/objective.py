@@ -2,12 +2,14 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
-from typing import Literal
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
 
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from isogon.networks import Features
+from distill.recipe.objective import ObjectiveSection
+from isogon.networks import Features, Student
 
 Terms = dict[str, Float[Tensor, ""]]
 # The class numbers of a batch, or None where the images have no classes.
@@ -19,8 +21,42 @@ StartOn = Literal["nothing", "sample", "everything"]
 SAMPLE = 2048
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Sizes:
+    """The sizes that an objective is made for."""
+
+    teacher_width: int  # of the teacher's tokens
+    student_width: int  # of the student's
+    classes: int = 0  # of the training images, pseudo-classes included; 0: none
+
+
 class Objective(nn.Module, ABC):
-    """A loss with its own trainable heads, which are not part of the student."""
+    """A loss with its own trainable heads, which are not part of the student.
+
+    A subclass implements `forward`. It is made from a recipe's table by `from_section`,
+    which by default calls `cls(teacher_width, student_width)`. Further keys of the table
+    are the fields of its `section`.
+    """
+
+    section: ClassVar[type[ObjectiveSection]] = ObjectiveSection
+
+    # Whether the teacher's cells (patch tokens) are required, not only its pooled vector.
+    # False for an objective that uses cells but works without them; its docstring says
+    # which terms then remain.
+    needs_tokens: bool = False
+
+    @classmethod
+    def from_section(cls, section: Any, sizes: Sizes) -> "Objective":
+        """Return the objective that a recipe's table asks for.
+
+        Args:
+            section: the table, of the type `cls.section`.
+            sizes: of the models and of the images' classes.
+
+        Raises:
+            UsageError: the sizes do not suit, such as too few classes.
+        """
+        return cls(sizes.teacher_width, sizes.student_width)
 
     @abstractmethod
     def forward(self, student: Features, teacher: Features, labels: Labels = None) -> Terms:
@@ -29,15 +65,6 @@ class Objective(nn.Module, ABC):
         The teacher's features carry no gradient. Where only the teacher's embeddings
         are known they hold one token and the grid is (0, 0): see `needs_tokens`.
         """
-
-    @property
-    def needs_tokens(self) -> bool:
-        """Whether the teacher's cells are required, not only its pooled vector.
-
-        An objective that makes use of cells but works without them says no, and tells
-        in its docstring what then remains.
-        """
-        return False
 
     @property
     def start_on(self) -> StartOn:
@@ -83,10 +110,10 @@ class Objective(nn.Module, ABC):
         return None
 
     def at_epoch(self, epoch: float) -> None:
-        """Be told how many epochs are done, before each epoch or more often.
+        """Note how many epochs are done; called before each epoch or more often.
 
-        For weights that ramp up. Without a call they have their final value. Nothing of
-        it is in the state dict: a continued run calls again.
+        For weights that grow during training. Without a call they have their final value.
+        They are not in the state dict: a continued run calls this again.
         """
 
     def to_teacher(self) -> nn.Linear | None:
@@ -95,6 +122,17 @@ class Objective(nn.Module, ABC):
         Applied to the student's pooled vector it points where the teacher's pooled
         vector points, so that an index built by the teacher can be queried. None where
         the objective trains no such map.
+        """
+        return None
+
+    def untaught(self, student: Student, name: str) -> str | None:
+        """Return why no term reaches the student's embedding; None where one does.
+
+        A recipe all of whose objectives have a reason is refused.
+
+        Args:
+            student: what is to be trained.
+            name: of its network, for the message.
         """
         return None
 

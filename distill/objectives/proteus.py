@@ -6,7 +6,12 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from distill.objectives.objective import Labels, Objective, Terms
+from distill.recipe.objective import ObjectiveSection
 from isogon.networks import Features
+
+
+class ProteusSection(ObjectiveSection):
+    """Proteus, arXiv:2407.10366."""
 
 
 class Proteus(Objective):
@@ -23,15 +28,13 @@ class Proteus(Objective):
     the teacher's cells are resampled to the student's.
     """
 
+    section = ProteusSection
+    needs_tokens = True  # the term feature compares cells
+
     def __init__(self, teacher_width: int, student_width: int) -> None:
         super().__init__()
         self.token = _head(student_width, teacher_width)
         self.feature = _head(student_width, teacher_width)
-
-    @property
-    def needs_tokens(self) -> bool:
-        """The term feature compares cells."""
-        return True
 
     def forward(self, student: Features, teacher: Features, labels: Labels = None) -> Terms:
         """Return the terms token and feature."""
@@ -49,7 +52,7 @@ class Proteus(Objective):
 
     @torch.no_grad()
     def begin(self, compression: Float[Tensor, "s t"], length: float) -> None:
-        """Lead back by the transpose, from the norm that a LayerNorm gives."""
+        """Start from the transpose of the compression, scaled for LayerNorm's output."""
         for head in (self.token, self.feature):
             linear = head[1]
             assert isinstance(linear, nn.Linear)

@@ -5,12 +5,29 @@ from collections.abc import Iterable
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float
+from pydantic import Field
 from torch import Tensor, nn
 
+from distill.objectives.float32 import precise
 from distill.objectives.gather import whole_batch
-from distill.objectives.objective import Labels, Objective, StartOn, Terms
-from distill.objectives.precision import precise
+from distill.objectives.objective import Labels, Objective, Sizes, StartOn, Terms
+from distill.recipe.objective import ObjectiveSection
 from isogon.networks import Features
+
+
+class QueueSection(ObjectiveSection):
+    """The teacher's latest vectors as pseudo-classes, and patch similarity."""
+
+    size: int = Field(default=2048, ge=2, description="teacher vectors in the queue")
+    temperature: float = Field(
+        default=0.07, gt=0, description="of the similarities to the queue"
+    )
+    cells_weight: float = Field(
+        default=1.0, ge=0, description="of the similarities between patches"
+    )
+    cells_temperature: float = Field(
+        default=0.07, gt=0, description="of the similarities between patches"
+    )
 
 
 class Queue(Objective):
@@ -34,6 +51,8 @@ class Queue(Objective):
     code. The form of the second loss is our reading; so is one head for both.
     """
 
+    section = QueueSection
+
     queue: Tensor  # [size, teacher_width], unit vectors, newest first
     known: Tensor  # [size], whether a row has been filled
 
@@ -54,6 +73,18 @@ class Queue(Objective):
         self.temperature = temperature
         self.cells_weight = cells_weight
         self.cells_temperature = cells_temperature
+
+    @classmethod
+    def from_section(cls, section: QueueSection, sizes: Sizes) -> "Queue":
+        """Return the objective that a recipe's table asks for."""
+        return cls(
+            sizes.teacher_width,
+            sizes.student_width,
+            size=section.size,
+            temperature=section.temperature,
+            cells_weight=section.cells_weight,
+            cells_temperature=section.cells_temperature,
+        )
 
     def forward(self, student: Features, teacher: Features, labels: Labels = None) -> Terms:
         """Return the terms queue and cells."""
@@ -84,7 +115,7 @@ class Queue(Objective):
 
     @torch.no_grad()
     def begin(self, compression: Float[Tensor, "s t"], length: float) -> None:
-        """Lead back by the transpose: of all linear maps the nearest to the teacher."""
+        """Start from the transpose of the compression, its best linear inverse."""
         self.head.weight.copy_(compression.T)
         self.head.bias.zero_()
 

@@ -3,12 +3,21 @@
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
+from pydantic import Field
 from torch import Tensor
 
+from distill.objectives.float32 import precise
 from distill.objectives.gather import whole_batch
-from distill.objectives.objective import Labels, Objective, Terms
-from distill.objectives.precision import precise
+from distill.objectives.objective import Labels, Objective, Sizes, Terms
+from distill.recipe.objective import ObjectiveSection
 from isogon.networks import Features
+
+
+class RkdSection(ObjectiveSection):
+    """RKD, arXiv:1904.05068."""
+
+    distance_weight: float = Field(default=1.0, ge=0, description="on distances of pairs")
+    angle_weight: float = Field(default=2.0, ge=0, description="on angles of triples")
 
 
 class Rkd(Objective):
@@ -27,10 +36,19 @@ class Rkd(Objective):
     the paper's ratio of 1 : 2.
     """
 
+    section = RkdSection
+
     def __init__(self, *, distance_weight: float, angle_weight: float) -> None:
         super().__init__()
         self.distance_weight = distance_weight
         self.angle_weight = angle_weight
+
+    @classmethod
+    def from_section(cls, section: RkdSection, sizes: Sizes) -> "Rkd":
+        """Return the objective that a recipe's table asks for; it needs no sizes."""
+        return cls(
+            distance_weight=section.distance_weight, angle_weight=section.angle_weight
+        )
 
     def forward(self, student: Features, teacher: Features, labels: Labels = None) -> Terms:
         """Return the terms distance and angle."""

@@ -5,16 +5,33 @@ from typing import Any, Literal
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
+from pydantic import Field
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import orthogonal
 
 from distill.objectives.gather import whole_batch
-from distill.objectives.objective import Labels, Objective, Terms
-from isogon.networks import Features
+from distill.objectives.objective import Labels, Objective, Sizes, Terms
+from distill.recipe.objective import ObjectiveSection
+from distill.recipe.renamed import formerly
+from isogon.networks import Features, ImportedNetwork, Student
 
 Normalisation = Literal["layer_norm", "standardise", "whiten"]
 
 _EPSILON = 1e-5
+
+
+# Parts of a network that give an embedding which is not the mean of the cells.
+_OTHER_EMBEDDINGS = {"cls_token": "its class token", "attn_pool": "pooled by attention"}
+
+
+class VkdSection(ObjectiveSection):
+    """VkD, arXiv:2403.06213."""
+
+    normalization: Normalisation = Field(
+        default="layer_norm",
+        validation_alias=formerly("normalization", "normalisation"),
+        description="of the teacher's features",
+    )
 
 
 class Vkd(Objective):
@@ -40,6 +57,8 @@ class Vkd(Objective):
     decay Q is zero. Ours has no such state, and the trainer never decays it.
     """
 
+    section = VkdSection
+
     def __init__(
         self, teacher_width: int, student_width: int, normalisation: Normalisation
     ) -> None:
@@ -47,6 +66,11 @@ class Vkd(Objective):
         projection = nn.Linear(student_width, teacher_width, bias=False)
         self.projection: Any = orthogonal(projection, orthogonal_map="cayley")
         self.normalisation = normalisation
+
+    @classmethod
+    def from_section(cls, section: VkdSection, sizes: Sizes) -> "Vkd":
+        """Return the objective that a recipe's table asks for."""
+        return cls(sizes.teacher_width, sizes.student_width, section.normalization)
 
     def forward(self, student: Features, teacher: Features, labels: Labels = None) -> Terms:
         """Return the term vkd."""
@@ -83,6 +107,25 @@ class Vkd(Objective):
         mean over channels, and a class token is not the mean of cells. An index of the
         teacher's embeddings would be queried with the wrong vectors.
         """
+
+    def untaught(self, student: Student, name: str) -> str | None:
+        """Say so where the embedding is not the mean of the cells, which VkD teaches."""
+        network = student.backbone.plain
+        if isinstance(student.backbone, ImportedNetwork):
+            if student.backbone.grid == (0, 0):
+                return None
+            return (
+                f"VkD teaches the mean of the cells, and the embedding of {name} is its "
+                f'first token. Add an [[objective]] `name = "cosine"`.'
+            )
+        for part, embedding in _OTHER_EMBEDDINGS.items():
+            if getattr(network, part, None) is not None:
+                return (
+                    f"VkD teaches the mean of the cells, and the embedding of {name} is "
+                    f"{embedding}, which nothing would teach. Add an [[objective]] that "
+                    f'does: `name = "cosine"`, or "kd" where there are classes.'
+                )
+        return None
 
     def undecayed(self) -> set[str]:
         """The projection: decay would move it and teach nothing."""

@@ -6,7 +6,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from distill.objectives.objective import SAMPLE, Labels, Objective, StartOn, Terms
-from isogon.networks import Features
+from isogon.networks import Features, Student
 
 
 class Weighted(Objective):
@@ -16,6 +16,7 @@ class Weighted(Objective):
         super().__init__()
         self.objectives = nn.ModuleDict({name: part for name, (_, part) in parts.items()})
         self.weights = {name: weight for name, (weight, _) in parts.items()}
+        self.needs_tokens = any(part.needs_tokens for part in self._parts())
 
     def forward(self, student: Features, teacher: Features, labels: Labels = None) -> Terms:
         """Return every objective's terms, weighted."""
@@ -25,11 +26,6 @@ class Weighted(Objective):
             for name, objective in self.objectives.items()
             for term, value in objective(student, teacher, labels).items()
         }
-
-    @property
-    def needs_tokens(self) -> bool:
-        """Whether any of them does."""
-        return any(part.needs_tokens for part in self._parts())
 
     @property
     def start_on(self) -> StartOn:
@@ -84,6 +80,11 @@ class Weighted(Objective):
         """The map of the first objective, in the recipe's order, that trains one."""
         maps = (part.to_teacher() for part in self._parts())
         return next((found for found in maps if found is not None), None)
+
+    def untaught(self, student: Student, name: str) -> str | None:
+        """Return the first's reason where all of them have one."""
+        reasons = [part.untaught(student, name) for part in self._parts()]
+        return None if None in reasons else reasons[0]
 
     def undecayed(self) -> set[str]:
         """Return the names of each objective's undecayed parameters, from here."""

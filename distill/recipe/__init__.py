@@ -1,13 +1,14 @@
-"""The recipe: every choice of a distillation, in one TOML file. Free of torch."""
+"""The recipe: every choice of a distillation, in one TOML file.
 
-from distill.recipe.objectives import (
-    CossSection as CossSection,
-    ObjectiveSection as ObjectiveSection,
-)
+Importing it loads no torch; checking a recipe does, by its objectives.
+"""
+
+from distill.recipe.objective import ObjectiveSection as ObjectiveSection
 from distill.recipe.reading import (
     document_from_toml as document_from_toml,
     recipe_from_document as recipe_from_document,
     recipe_from_toml as recipe_from_toml,
+    renamed_in as renamed_in,
 )
 from distill.recipe.recipe import (
     DataSection as DataSection,

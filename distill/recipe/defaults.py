@@ -1,17 +1,18 @@
 """What a recipe leaves out, and why: defaults that depend on what the student starts from.
 
-A pretrained student already knows most of what the teacher will tell it. It is fitted to
-the teacher in closed form and then tuned gently; one from scratch needs the long way.
+A pretrained student already has most of the features that it needs. It is fitted to the
+teacher in closed form and then tuned with small steps; one from scratch trains longer.
 Every value here was chosen on validation images (`benchmarks/settings.py`), and every one
 is overridden by writing the key.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-# Objectives that learn nothing without the teacher's cells.
-_OF_TOKENS = {"proteus"}
-# What says how a teacher's features are had.
+from isogon.errors import UsageError
+
+# The keys that say how a teacher's features are computed.
 _OF_STORES = ("features", "views")
 
 
@@ -34,6 +35,12 @@ PRETRAINED = (
         reason="crops near the whole image, as the service sees it",
     ),
     Default(
+        section="data",
+        key="plain",
+        value=0.5,
+        reason="half of the views exactly as the service sees the image",
+    ),
+    Default(
         section="train",
         key="steps",
         value=1200,
@@ -54,8 +61,8 @@ PRETRAINED = (
     Default(
         section="train",
         key="learning_rate",
-        value=7e-4,
-        reason="1e-3 keeps a little more of the teacher and detects a little less",
+        value=1e-3,
+        reason="less keeps fewer of the teacher's neighbours",
     ),
     Default(
         section="train",
@@ -102,9 +109,11 @@ def completed(document: dict[str, Any]) -> tuple[dict[str, Any], tuple[Default, 
         return found, ()
     if not (student.get("pretrained") or student.get("checkpoint")):
         return found, ()
-    taken = []
     train = found.get("train")
-    # Whoever says how long a run is has said it all.
+    if isinstance(train, dict) and train.get("epochs") == 0 and not train.get("steps"):
+        return found, ()  # the closed form alone: no step, no view, nothing to fill in
+    taken = []
+    # `steps` or `epochs` alone decides the length: the default of the other is left out.
     given_length = (
         {"steps", "epochs"}
         if isinstance(train, dict) and {"steps", "epochs"} & train.keys()
@@ -128,14 +137,27 @@ def completed(document: dict[str, Any]) -> tuple[dict[str, Any], tuple[Default, 
 
 
 def _features(document: dict[str, Any]) -> tuple[Default, ...]:
-    """Return how the features of teachers are had that are networks, if none says so."""
+    """Return the default for `features`, if there is a network as teacher and no key."""
     networks, objectives = _networks(document), document.get("objective") or ()
-    names = {one.get("name") for one in objectives if isinstance(one, dict)}
     stated = any(one.get(key) is not None for one in networks for key in _OF_STORES)
-    if not networks or stated or names & _OF_TOKENS:
+    if not networks or stated or _needs_tokens(objectives):
         return ()
     once = "the teacher sees each view once, not once per epoch"
     return (Default(section="teacher", key="features", value="embedding", reason=once),)
+
+
+def _needs_tokens(objectives: Iterable[Any]) -> bool:
+    """Return whether one of these tables learns nothing without the teacher's cells."""
+    from distill.objectives import objective_class  # loads torch
+
+    for table in objectives:
+        name = table.get("name") if isinstance(table, dict) else None
+        try:
+            if isinstance(name, str) and objective_class(name).needs_tokens:
+                return True
+        except UsageError:
+            continue  # told when the table is checked
+    return False
 
 
 def _networks(document: dict[str, Any]) -> list[dict[str, Any]]:

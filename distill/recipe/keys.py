@@ -12,8 +12,8 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
+from distill.objectives import objective_class, objective_names
 from distill.recipe.defaults import Default, completed
-from distill.recipe.objectives import SECTIONS
 from distill.recipe.recipe import Recipe
 from distill.recipe.written import value_text
 
@@ -37,7 +37,8 @@ def keys_page() -> str:
         lines += ["", f"## `{heading}`", "", _said(model), ""]
         lines += _table(section, model)
     lines += ["", "## `[[objective]]`", "", "One table for each loss; by default `isogon`."]
-    for name, model in SECTIONS.items():
+    for name in objective_names():
+        model = objective_class(name).section
         lines += ["", f'### `name = "{name}"`', "", _said(model), ""]
         lines += _table("objective", model, leaving={"name"})
     return "\n".join(lines) + "\n"
@@ -107,7 +108,8 @@ def _values(field: FieldInfo) -> str:
         for name, sign in _BOUNDS.items()
         if getattr(one, name, None) is not None
     ]
-    return ", ".join([_type(field.annotation), *bounds])
+    known = [f"`{value_text(one)}`" for one in field.examples or ()]
+    return ", ".join([*(known or [_type(field.annotation)]), *bounds])
 
 
 def _type(annotation: Any) -> str:

@@ -7,8 +7,8 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from distill.recipe.objectives import SECTIONS
-from distill.recipe.recipe import Recipe, UnfamiliarSection
+from distill.recipe.recipe import DataSection, Recipe, UnfamiliarSection
+from distill.recipe.renamed import renamed_keys
 from distill.recipe.teacher import TeacherSection
 from isogon.errors import UsageError
 
@@ -44,6 +44,28 @@ def document_from_toml(path: Path) -> dict[str, Any]:
         ) from error
 
 
+def renamed_in(document: dict[str, Any], *, where: str) -> tuple[str, ...]:
+    """Return a note for each key of a recipe that goes by another name now."""
+    from distill.objectives import objective_class  # loads torch
+
+    found: list[tuple[str, dict[str, str]]] = []
+    for table in _tables(document.get("teacher")):
+        found.append(("teacher", renamed_keys(TeacherSection, table)))
+    found.append(("data", renamed_keys(DataSection, document.get("data"))))
+    for table in _tables(document.get("objective")):
+        section = objective_class(table["name"]).section
+        found.append(("objective", renamed_keys(section, table)))
+    return tuple(
+        f"{where} [{section}]: `{before}` is called `{now}` now; the old name is read too."
+        for section, keys in found
+        for before, now in keys.items()
+    )
+
+
+def _tables(value: Any) -> list[Any]:
+    return list(value) if isinstance(value, list | tuple) else [value] if value else []
+
+
 def recipe_from_document(document: dict[str, Any], *, where: str) -> Recipe:
     """Check a parsed recipe; see `recipe_from_toml`."""
     try:
@@ -55,11 +77,20 @@ def recipe_from_document(document: dict[str, Any], *, where: str) -> Recipe:
             fault["loc"][:depth] for fault in faults for depth in range(len(fault["loc"]))
         }
         lines = [
-            _explain(dict(fault), where)
+            _explain(_with_objective(dict(fault), document), where)
             for fault in faults
             if fault["type"] != "too_short" or fault["loc"] not in above
         ]
         raise UsageError("\n".join(lines)) from error
+
+
+def _with_objective(fault: dict[str, Any], document: dict[str, Any]) -> dict[str, Any]:
+    """Return the fault with the objective's name in its place, after its number."""
+    place = fault["loc"]
+    if len(place) < 3 or place[0] != "objective":
+        return fault
+    name = document["objective"][place[1]]["name"]
+    return fault | {"loc": (*place[:2], name, *place[2:])}
 
 
 def _explain(fault: dict[str, Any], where: str) -> str:
@@ -84,13 +115,8 @@ def _explain(fault: dict[str, Any], where: str) -> str:
         near = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
         hint = f"did you mean `{near[0]}`?" if near else f"known are {', '.join(known)}."
         return f"{at}: unknown key `{key}`; {hint}"
-    if fault["type"] == "union_tag_invalid":
-        tag, named = fault["ctx"]["tag"], fault["ctx"]["discriminator"].strip("'")
-        near = difflib.get_close_matches(tag, list(SECTIONS), n=1, cutoff=0.5)
-        hint = f"did you mean `{near[0]}`?" if near else f"known are {', '.join(SECTIONS)}."
-        return f"{where} [[objective]]: unknown {named} `{tag}`; {hint}"
-    if fault["type"] == "union_tag_not_found":
-        return f"{where} [[objective]]: `name` is missing; add it."
+    if fault["type"] == "objective":
+        return f"{where} [[objective]]: {fault['msg']}"
     if fault["type"] == "missing":
         return f"{at}: `{key}` is missing; add it."
     return f"{at}: `{key}`: {fault['msg']}, got {fault['input']!r}."
@@ -100,7 +126,9 @@ def _keys(section: list[str]) -> list[str]:
     if not section:
         return list(Recipe.model_fields)
     if section[0] == "objective":
-        return list(SECTIONS[section[-1]].model_fields)
+        from distill.objectives import objective_class  # loads torch
+
+        return list(objective_class(section[-1]).section.model_fields)
     if section[0] == "unfamiliar":
         return list(UnfamiliarSection.model_fields)
     if section[0] == "teacher":

@@ -11,17 +11,13 @@ from pydantic import (
 )
 
 from distill.recipe.defaults import completed
-from distill.recipe.objectives import (
-    GROUP,
-    CossSection,
-    IsogonSection,
-    ObjectiveSection,
-)
+from distill.recipe.objective import AnyObjectiveSection, ObjectiveSection
+from distill.recipe.renamed import formerly
 from distill.recipe.student import StudentSection
 from distill.recipe.teacher import Teachers, TeacherSection
 from isogon.images import ClassChoice, SampleRange, Shares
 from isogon.images.copies import COPY_DISTANCE
-from isogon.ood import DetectorSpec
+from isogon.ood import DETECTORS, DetectorSpec
 
 # What timm.data.create_transform takes as auto_augment.
 _POLICIES = ("rand", "augmix", "3a", "original", "v0")
@@ -120,15 +116,38 @@ class DataSection(_Section):
     scale: tuple[float, float] = Field(
         default=(0.08, 1.0), description="area of the random crop"
     )
+    plain: float = Field(
+        default=0,
+        ge=0,
+        le=1,
+        description="share of views that are cut as the service cuts them, from the "
+        "centred square, in place of a random crop",
+    )
     flip: float = Field(default=0.5, ge=0, le=1, description="share of mirrored views")
     augment: str | None = Field(
         default=None, description="a timm policy such as rand-m9-mstd0.5-inc1"
     )
-    colour_jitter: float = Field(
-        default=0, ge=0, le=1, description="strength; not together with augment"
+    color_jitter: float = Field(
+        default=0,
+        ge=0,
+        le=1,
+        validation_alias=formerly("color_jitter", "colour_jitter"),
+        description="strength; not together with augment",
     )
-    colour_jitter_share: float = Field(default=1, ge=0, le=1, description="of the views")
-    grey: float = Field(default=0, ge=0, le=1, description="share of grey views")
+    color_jitter_share: float = Field(
+        default=1,
+        ge=0,
+        le=1,
+        validation_alias=formerly("color_jitter_share", "colour_jitter_share"),
+        description="of the views",
+    )
+    gray: float = Field(
+        default=0,
+        ge=0,
+        le=1,
+        validation_alias=formerly("gray", "grey"),
+        description="share of gray views",
+    )
     blur: float = Field(default=0, ge=0, le=1, description="share of blurred views")
     erase: float = Field(
         default=0, ge=0, le=1, description="share of views with a rectangle of noise"
@@ -159,8 +178,8 @@ class DataSection(_Section):
 
     @model_validator(mode="after")
     def _one_kind_of_colour(self) -> "DataSection":
-        if self.augment is not None and self.colour_jitter:
-            raise ValueError("expected either augment or colour_jitter, got both")
+        if self.augment is not None and self.color_jitter:
+            raise ValueError("expected either augment or color_jitter, got both")
         return self
 
     @model_validator(mode="after")
@@ -338,6 +357,17 @@ class TrainSection(_Section):
         return self.devices * self.nodes * self.accumulate
 
 
+class DetectorSection(DetectorSpec):
+    """A detector's name, its settings and the false-alarm rate it is to keep."""
+
+    @field_validator("name")
+    @classmethod
+    def _known(cls, name: str) -> str:
+        if name not in DETECTORS:
+            raise ValueError(f"expected one of {', '.join(DETECTORS)}")
+        return name
+
+
 class Recipe(_Section):
     """Everything that determines a student."""
 
@@ -349,10 +379,10 @@ class Recipe(_Section):
     data: DataSection
     unfamiliar: tuple[UnfamiliarSection, ...] = ()
     train: TrainSection = TrainSection()
-    objective: tuple[ObjectiveSection, ...] = Field(
-        default=(IsogonSection(name="isogon"),), min_length=1
+    objective: tuple[AnyObjectiveSection, ...] = Field(
+        default=({"name": "isogon"},), min_length=1, validate_default=True
     )
-    ood: DetectorSpec = DetectorSpec()
+    ood: DetectorSection = DetectorSection()
 
     @model_validator(mode="before")
     @classmethod
@@ -381,20 +411,15 @@ class Recipe(_Section):
     def _named_once(
         cls, objectives: tuple[ObjectiveSection, ...]
     ) -> tuple[ObjectiveSection, ...]:
-        names = [section.name for section in objectives]
+        names = [section.label for section in objectives]
         if len(set(names)) < len(names):
             raise ValueError("expected each objective once; change its weight instead")
         return objectives
 
     @model_validator(mode="after")
-    def _keeps_neighbours_together(self) -> "Recipe":
-        size = GROUP * self.train.parts
-        if self.of_neighbours and self.train.batch_size % size:
-            raise ValueError(
-                f"expected batch_size to be a multiple of {GROUP} x devices x nodes x "
-                f"accumulate = {size}, because batches of neighbours hold groups of "
-                f"{GROUP} images, got {self.train.batch_size}"
-            )
+    def _suits_its_objectives(self) -> "Recipe":
+        for section in self.objective:
+            section.require_batch(self.train.batch_size, self.train.parts)
         return self
 
     @property
@@ -406,7 +431,4 @@ class Recipe(_Section):
     @property
     def of_neighbours(self) -> bool:
         """Whether an objective asks for batches of neighbours."""
-        return any(
-            isinstance(one, CossSection) and one.batches == "neighbours"
-            for one in self.objective
-        )
+        return any(section.of_neighbours for section in self.objective)

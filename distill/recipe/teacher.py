@@ -1,4 +1,4 @@
-"""The `[teacher]` table of a recipe: which model, and how its features are had."""
+"""The `[teacher]` table of a recipe: which model, and how its features are computed."""
 
 from typing import Annotated, Any, Literal
 
@@ -12,6 +12,7 @@ from pydantic import (
     model_validator,
 )
 
+from distill.recipe.renamed import formerly
 from isogon.bundle import is_import_path
 
 Std = Annotated[float, Field(gt=0)]
@@ -53,8 +54,10 @@ class TeacherSection(BaseModel):
         "folder: sorted by path below it; of a list or an archive: as it lists them), or a "
         ".parquet file with columns `name` (or `path`) and `embedding`, instead of a model",
     )
-    licence: str | None = Field(
-        default=None, description="of the teacher, for the bundle's manifest"
+    license: str | None = Field(
+        default=None,
+        validation_alias=formerly("license", "licence"),
+        description="of the teacher, for the bundle's manifest",
     )
     size: int | None = Field(
         default=None,

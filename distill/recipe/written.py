@@ -1,4 +1,4 @@
-"""A recipe's document as a file, with a reason where nobody asked for a value."""
+"""A recipe's document as a TOML file, with the reason of each default as a comment."""
 
 import json
 from collections.abc import Iterable

@@ -25,6 +25,7 @@ class Scores:
 
     detector: str
     alpha: float  # the false-alarm rate that was asked for
+    calibrated_on: int  # familiar images
     threshold: float  # a score above it is flagged; see `Calibration.threshold`
     familiar: Float[np.ndarray, " t"]  # of test images
     unfamiliar: Mapping[str, Float[np.ndarray, " _"]]  # by set

@@ -1,4 +1,4 @@
-"""The report as one HTML page that asks nothing of any host and runs no script."""
+"""The report as one HTML page, without scripts or requests to any host."""
 
 from collections import Counter
 

@@ -15,6 +15,7 @@ from distill.evaluation import (
     Quality,
 )
 from distill.report.drawn import CosinePairs, Drawn, Query, Scores
+from isogon.bundle import expected_rate
 
 _HEADLINES = 6
 _CLASSES_SHOWN = 100
@@ -32,7 +33,7 @@ class Headline:
 
     @property
     def beside(self) -> str:
-        """What stands beside the number; empty where there is nothing."""
+        """The text beside the number; empty if there is none."""
         named = {"teacher": self.teacher, "undistilled": self.undistilled}
         return ", ".join(f"{name} {value}" for name, value in named.items() if value)
 
@@ -173,12 +174,16 @@ def scatter_words(pairs: CosinePairs) -> str:
 
 def score_words(scores: Scores, unfamiliar: str) -> str:
     """Return what the threshold does to the test images and to one unfamiliar set."""
+    low, high = expected_rate(scores.calibrated_on, scores.alpha)
     return (
         f"The threshold {scores.threshold:.4g}, set for a false-alarm rate of "
         f"{percent(scores.alpha)}, flags {percent(_flagged(scores, scores.familiar))} of "
         f"{len(scores.familiar):,} familiar test images and "
         f"{percent(_flagged(scores, scores.unfamiliar[unfamiliar]))} of these "
-        f"{len(scores.unfamiliar[unfamiliar]):,} unfamiliar ones."
+        f"{len(scores.unfamiliar[unfamiliar]):,} unfamiliar ones. Set by "
+        f"{scores.calibrated_on:,} images, it flags between {percent(low)} and "
+        f"{percent(high)} of all familiar ones, with a chance of 95 %: more images to "
+        f"calibrate on bring that nearer to {percent(scores.alpha)}."
     )
 
 

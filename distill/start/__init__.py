@@ -1,1 +1,1 @@
-"""Where training starts: what the student's network knows, fitted to the teacher."""
+"""Where training starts: the student's features, fitted to the teacher in closed form."""

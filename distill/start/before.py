@@ -1,4 +1,4 @@
-"""The student before training, kept to be measured beside what training makes of it."""
+"""The student before training, kept to be evaluated beside the trained one."""
 
 from dataclasses import dataclass
 

@@ -1,7 +1,7 @@
-"""Teachers, and what students learn from them: features computed now, before, or given."""
+"""Teachers and their features: computed during training, computed before it, or given."""
 
 from distill.targets.choice import teacher_from_recipe as teacher_from_recipe
-from distill.targets.filling import RowSource as RowSource, filled_store as filled_store
+from distill.targets.feature_store import FeatureStore as FeatureStore
 from distill.targets.given import (
     GivenTargets as GivenTargets,
     given_embeddings as given_embeddings,
@@ -12,9 +12,12 @@ from distill.targets.joint import (
 )
 from distill.targets.network import NetworkTeacher as NetworkTeacher
 from distill.targets.online import OnlineTargets as OnlineTargets
-from distill.targets.record import StoreRecord as StoreRecord
-from distill.targets.store import FeatureStore as FeatureStore
-from distill.targets.stored import StoredTargets as StoredTargets
+from distill.targets.store_filling import (
+    RowSource as RowSource,
+    filled_store as filled_store,
+)
+from distill.targets.store_record import StoreRecord as StoreRecord
+from distill.targets.stored_targets import StoredTargets as StoredTargets
 from distill.targets.targets import Targets as Targets
 from distill.targets.teacher import (
     Embedder as Embedder,

@@ -27,7 +27,7 @@ def teacher_from_recipe(recipe: Recipe, images: Images) -> Teacher:
     """Return the recipe's teacher for these images; of several tables, a joint one.
 
     Raises:
-        UsageError: a model, its weights or embeddings are not to be had.
+        UsageError: a model, its weights or embeddings cannot be loaded.
     """
     teachers = [_one(section, recipe, images) for section in recipe.teachers]
     if len(teachers) == 1:
@@ -37,7 +37,7 @@ def teacher_from_recipe(recipe: Recipe, images: Images) -> Teacher:
 
 def _one(section: TeacherSection, recipe: Recipe, images: Images) -> Teacher:
     if section.path is not None:
-        return _given(Path(section.path), section.name, section.licence, images)
+        return _given(Path(section.path), section.name, section.license, images)
     assert section.name is not None  # the section sees to it
     if section.imported:
         return _imported(section.name, section, recipe, images)
@@ -51,7 +51,7 @@ def _from_timm(
     source = pretrained(name, section.checkpoint, size=(size, size))
     preprocessing = preprocessing_of(name, size, recipe.data.crop)
     network = Backbone(source.model, preprocessing)
-    licence = section.licence or source.licence
+    licence = section.license or source.licence
     card = _card(name, source.weights, licence, section, network)
     return NetworkTeacher(network, card, images, preprocessing, section, recipe)
 
@@ -69,7 +69,7 @@ def _imported(
     }
     preprocessing = Preprocessing.model_validate(document)
     network = ImportedNetwork(module, preprocessing)
-    card = _card(name, "of its own", section.licence or "unknown", section, network)
+    card = _card(name, "of its own", section.license or "unknown", section, network)
     return NetworkTeacher(
         network, card, images, preprocessing, section, recipe, source=source
     )

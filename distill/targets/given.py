@@ -33,10 +33,10 @@ class GivenTargets(Targets):
         self.width = embeddings.shape[1]
 
     def place(self, device: torch.device) -> None:
-        """Nothing computes."""
+        """Do nothing: there is no network to move."""
 
     def features(self, batch: Batch) -> Features:
-        """Look the images up."""
+        """Return the stored embeddings of the images."""
         rows = self._embeddings[batch.indices.numpy()].astype(np.float32)
         tokens = torch.from_numpy(rows)[:, None].to(batch.pixels.device)
         return Features(tokens=tokens, grid=(0, 0))

@@ -8,15 +8,15 @@ import numpy as np
 import torch
 
 from distill.recipe import DataSection
-from distill.targets.record import Parts
+from distill.targets.store_record import Parts
 from isogon.images import Images, Preprocessing
 from isogon.images.collection import Indices
 from isogon.networks import FeatureExtractor
 
 # The keys of [data] that the pixels of a view depend on; a test holds `Views` to it.
 VIEW_SETTINGS = {
-    *("size", "scale", "flip", "augment", "colour_jitter", "colour_jitter_share"),
-    *("grey", "blur", "erase"),
+    *("size", "scale", "plain", "flip", "augment", "color_jitter"),
+    *("color_jitter_share", "gray", "blur", "erase"),
 }
 # Other versions of these may draw, resample or compute otherwise.
 _LIBRARIES = ("pillow", "timm", "torch", "torchvision")

@@ -37,8 +37,8 @@ from rich.progress import Progress
 from torch import Tensor
 
 from distill.images.loading import Batch
-from distill.targets.filling import written
 from distill.targets.phi_s import PhiS
+from distill.targets.store_filling import written
 from distill.targets.targets import Targets
 from distill.targets.teacher import Embedder, Teacher, Uncomputed
 from isogon.bundle import TeacherCard

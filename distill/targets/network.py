@@ -14,13 +14,13 @@ from torch import Tensor
 from distill.images.loading import plain_crops, views_in_order
 from distill.images.views import Views
 from distill.recipe import Recipe, TeacherSection
-from distill.targets.filling import RowSource, filled_store
+from distill.targets.feature_store import FeatureStore
 from distill.targets.finite import require_finite_features
 from distill.targets.identity import crop_parts, network_parts, view_parts
 from distill.targets.online import OnlineTargets
-from distill.targets.record import Parts, StoreRecord, rows_done
-from distill.targets.store import FeatureStore
-from distill.targets.stored import StoredTargets
+from distill.targets.store_filling import RowSource, filled_store
+from distill.targets.store_record import Parts, StoreRecord, rows_done
+from distill.targets.stored_targets import StoredTargets
 from distill.targets.targets import Targets
 from distill.targets.teacher import Embedder, Teacher, Uncomputed
 from isogon.bundle import TeacherCard
@@ -34,7 +34,7 @@ _Kind = Literal["embedding", "tokens", "plain"]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Pixels:
-    """What the network is to look at: `views` views of each of the images."""
+    """The input of the network: `views` views of each of the images."""
 
     indices: Indices
     views: int

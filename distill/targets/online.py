@@ -14,7 +14,7 @@ from isogon.networks import FeatureExtractor, Features
 
 
 class OnlineTargets(Targets):
-    """A teacher that looks at every view itself."""
+    """A teacher that computes the features of every view when it is needed."""
 
     def __init__(
         self,
@@ -24,7 +24,7 @@ class OnlineTargets(Targets):
         name: str = "of this run",
         images: Sequence[str] | None = None,
     ) -> None:
-        """Let `teacher` look.
+        """Compute with `teacher`.
 
         Args:
             teacher: the network.

@@ -24,7 +24,7 @@ def require_room(
         name: of its file, which may exist in part.
         shape: images, views, tokens, width; float16.
         done: rows that need not be computed.
-        progress: whose console is told.
+        progress: on whose console it is printed.
 
     Raises:
         UsageError: it needs more than is free.

@@ -42,7 +42,7 @@ class Embedder:
 
 
 class Teacher(ABC):
-    """What a run asks of its teacher; images are meant by their index."""
+    """The interface of a run's teacher; images are given by their index."""
 
     card: TeacherCard
 
@@ -129,7 +129,7 @@ class GivenTeacher(Teacher):
 
     @property
     def embed(self) -> None:
-        """Nothing embeds other images than these."""
+        """None: other images than these cannot be embedded."""
         return None
 
     def targets(
@@ -152,7 +152,7 @@ class GivenTeacher(Teacher):
     def uncomputed(
         self, indices: Indices, device: torch.device, *, plain: bool = False
     ) -> Uncomputed:
-        """Nothing is: the embeddings are given."""
+        """Nothing has to be computed: the embeddings are given."""
         return Uncomputed(views=0, size=0)
 
 

@@ -88,7 +88,7 @@ def _digest(images: Images) -> str:
     for name in images.names:
         digest.update(name.encode("utf-8", "surrogateescape") + b"\0")
     for file in images.files():
-        with suppress(OSError):  # what is not there is told by the reading of images
+        with suppress(OSError):  # a missing file is reported where images are read
             digest.update(b"%d\0" % file.stat().st_size)
     return digest.hexdigest()
 

@@ -5,13 +5,13 @@ from collections.abc import Iterable
 from contextlib import suppress
 from hashlib import file_digest, sha256
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any
 
 import torch
 
 from distill.recipe import Recipe, TrainSection
 from distill.targets.identity import VIEW_SETTINGS
+from distill.unloadable import why_unloadable
 from isogon.errors import UsageError
 from isogon.networks import source_of
 
@@ -119,11 +119,12 @@ class Checkpoint:
             state: dict[str, Any] = torch.load(
                 self.path, map_location="cpu", weights_only=True, mmap=True
             )
-        except (RuntimeError, EOFError, IndexError, UnpicklingError) as error:
+            theirs = state.pop("shaping")
+        except Exception as error:  # damaged bytes reach torch's and pickle's parsers
             raise UsageError(
-                f"{self.path} is damaged ({error}). Remove {self._folder} to start anew."
+                f"{self.path} is damaged: {why_unloadable(error)}. Remove {self._folder} "
+                f"to start anew."
             ) from error
-        theirs = state.pop("shaping")
         changed = sorted(
             key
             for key in self.shaping.keys() | theirs.keys()
@@ -177,7 +178,7 @@ def _shaping(recipe: Recipe) -> dict[str, Any]:
     }
     for number, teacher in enumerate(recipe.teachers):
         section = "teacher" if len(recipe.teachers) == 1 else f"teacher {number}"
-        fields = teacher.model_dump(mode="json", exclude={"cache", "licence"})
+        fields = teacher.model_dump(mode="json", exclude={"cache", "license"})
         flat |= {f"{section}.{key}": value for key, value in fields.items()}
         code = source_of(teacher.name) if teacher.name and teacher.imported else None
         files |= {

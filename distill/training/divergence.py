@@ -1,4 +1,4 @@
-"""A loss that will not come back: found before a checkpoint is spoilt by it."""
+"""Detect a diverged loss before it is written into a checkpoint."""
 
 import math
 from collections import deque
@@ -35,7 +35,7 @@ class DivergenceWatch:
         self._recent: deque[float] = deque(maxlen=_WINDOW)
 
     def see(self, step: int, terms: Values) -> None:
-        """Take note of one step.
+        """Record the loss of one step.
 
         Raises:
             UsageError: the run has diverged; the message says what to change.

@@ -27,7 +27,7 @@ class Interruption:
 
 @contextmanager
 def interruption() -> Iterator[Interruption]:
-    """Take note of the first signal to stop; a second one acts at once.
+    """Remember the first signal to stop; a second one acts at once.
 
     Outside the main thread, where Python delivers no signals, nothing is noted.
     """

@@ -1,4 +1,4 @@
-"""What a run writes down of itself: `metrics.jsonl` and TensorBoard's files."""
+"""The log of a run: `metrics.jsonl` and TensorBoard's files."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""How a student is held in memory and run while it learns."""
+"""The memory layout and the BatchNorm mode of a student during training."""
 
 from typing import Literal
 

@@ -17,13 +17,17 @@ from lightning_fabric.plugins.environments.lightning import LightningEnvironment
 from lightning_fabric.plugins.environments.torchelastic import TorchElasticEnvironment
 from lightning_fabric.strategies.ddp import DDPStrategy
 from torch import Tensor
+from torch.distributed.distributed_c10d import _set_pg_timeout
 
 from distill.recipe import TrainSection
 from distill.targets import Targets
 from isogon.errors import IsogonError, ProcessError, UsageError
 
-# What the others wait for may be a pass over all images. A process that ends is noticed at
-# once.
+# How long processes wait until all have joined, where the environment does not say.
+JOIN_MINUTES, _JOINING = "ISOGON_JOIN_MINUTES", 10.0
+
+# Afterwards: what the others wait for may be a pass over all images. A process that ends is
+# noticed at once.
 _PATIENCE = timedelta(hours=2)
 _INTERFACE = "GLOO_SOCKET_IFNAME"
 
@@ -63,6 +67,7 @@ def launched(section: TrainSection) -> Fabric:
 def _fabric(
     section: TrainSection, accelerator: str, environment: ClusterEnvironment | None
 ) -> Fabric:
+    joining = _joining()
     with warnings.catch_warnings():
         # It recommends `srun` and the like where they exist; the launcher is ours.
         warnings.filterwarnings("ignore", module="lightning_fabric")
@@ -70,29 +75,51 @@ def _fabric(
             accelerator=accelerator,
             devices=section.devices,
             num_nodes=section.nodes,
-            strategy="auto" if environment is None else DDPStrategy(timeout=_PATIENCE),
+            strategy="auto" if environment is None else DDPStrategy(timeout=joining),
             plugins=environment,
             precision=section.precision,
         )
         try:
             fabric.launch()
+            fabric.barrier()  # what joined may have died since
         except (torch.distributed.DistError, RuntimeError) as error:
             if environment is None:
                 raise
+            minutes = joining.total_seconds() / 60
             raise UsageError(
                 f"The processes of this run do not find one another at "
-                f"{environment.main_address}:{environment.main_port}: "
-                f"{_first_sentence(error)}. Start `torchrun` on every node with the same "
-                f"--nnodes and --rdzv-endpoint; where a node has several networks, name "
-                f"the one they share in {_INTERFACE}."
+                f"{environment.main_address}:{environment.main_port} within {minutes:g} "
+                f"minutes: {_first_sentence(error)}. One of them may have ended before; "
+                f"what it said, on its own host, tells why. Start `torchrun` on every "
+                f"node with the same --nnodes and --rdzv-endpoint; where a node has "
+                f"several networks, name the one they share in {_INTERFACE}. "
+                f"{JOIN_MINUTES} lets slow ones take longer."
             ) from error
+    if environment is not None:
+        _set_pg_timeout(_PATIENCE)
     return fabric
 
 
-def _environment(section: TrainSection) -> ClusterEnvironment:
-    """Return how the processes find one another; start this machine's where nobody did.
+def _joining() -> timedelta:
+    """Return how long the processes wait for one another at the start.
 
-    Lightning would end the first process without a word when another one ends: so they
+    Raises:
+        UsageError: the environment says something else than a time.
+    """
+    said = os.environ.get(JOIN_MINUTES, str(_JOINING))
+    try:
+        minutes = float(said)
+    except ValueError:
+        minutes = 0.0
+    if not 0 < minutes < float("inf"):
+        raise UsageError(f"Expected {JOIN_MINUTES} as minutes, such as 30, got {said!r}.")
+    return timedelta(minutes=minutes)
+
+
+def _environment(section: TrainSection) -> ClusterEnvironment:
+    """Return how the processes find one another; start this machine's if needed.
+
+    Lightning would end the first process silently when another one ends: so they
     are started here.
 
     Raises:
@@ -183,7 +210,7 @@ def accompanied(fabric: Fabric) -> Iterator[None]:
 
 @contextmanager
 def in_common(fabric: Fabric) -> Iterator[None]:
-    """Let the first process of each node speak for an error that all processes meet."""
+    """Print an error that all processes raise once per node."""
     try:
         yield
     except UsageError:

@@ -43,7 +43,7 @@ _LOOK = 10  # steps between looks at the loss: each makes the host wait for the 
 
 @dataclass(kw_only=True, slots=True)
 class _Course:
-    """How far a run has come, and what it has met."""
+    """The progress of a run, and what happened during it."""
 
     epoch: int = 0
     step: int = 0  # within the epoch
@@ -55,7 +55,7 @@ class _Course:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TrainingLog:
-    """What a finished run has met."""
+    """What happened during a finished run."""
 
     epochs: tuple[EpochMeans, ...] = ()
     seconds_per_epoch: float | None = None

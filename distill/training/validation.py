@@ -1,4 +1,4 @@
-"""Which weights are kept: judged on images that no step learns from."""
+"""Chooses which weights are kept, on images that no step learns from."""
 
 from dataclasses import dataclass
 

@@ -76,7 +76,8 @@ def _load(bundle: Bundle, artifact: Path | str) -> onnx.ModelProto:
         raise UsageError(
             f"{name} is an engine: TensorRT fuses its nodes and shows no tensor between "
             "them. Compare the ONNX file of the same precision, from which it was built: "
-            "`isogon diverge BUNDLE onnx/model.onnx`, or model.fp16.onnx, model.int8.onnx."
+            "`isogon verify BUNDLE --diverge onnx/model.onnx`, or model.fp16.onnx, "
+            "model.int8.onnx."
         )
     path = bundle.file(name) if name in bundle else Path(artifact)
     if not path.exists():

@@ -4,7 +4,7 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
-from export.graph.detectors import module_from_detector
+from export.graph.scores import score_of
 from isogon.bundle import (
     Bundle,
     detector_in_force,
@@ -23,7 +23,7 @@ class Graph(nn.Module):
     def __init__(self, student: Student, detector: Detector) -> None:
         super().__init__()
         self.student = student
-        self.score = module_from_detector(detector)
+        self.score = score_of(detector)
 
     def forward(
         self, images: UInt8[Tensor, "b h w 3"]

@@ -9,7 +9,7 @@ def ending(model: onnx.ModelProto) -> frozenset[str]:
     """Return the names of the nodes from the embedding's normalisation on.
 
     That is whatever depends on the vector that is divided by its norm to become
-    `embedding`; the division is what `torch.nn.functional.normalize` exports to.
+    `embedding`; the division is what `isogon.networks.student.unit` exports to.
 
     Raises:
         UsageError: no division makes `embedding`; the graph is not one of ours.

@@ -18,10 +18,12 @@ from export.onnx.reading import SCOPES
 from isogon.images import Preprocessing
 from isogon.runtimes import PREPROCESSING_KEY
 
-OPSET = 20
+OPSET = 20  # of ONNX's operators
 
 
-def save_onnx(graph: Graph, preprocessing: Preprocessing, path: Path) -> None:
+def save_onnx(
+    graph: Graph, preprocessing: Preprocessing, path: Path, *, opset: int = OPSET
+) -> None:
     """Write `graph` to `path`: `images` uint8 [b, h, w, 3] -> `embedding`, `ood_score`.
 
     The batch is dynamic, normalisation and detector are inside. The metadata holds the
@@ -37,7 +39,7 @@ def save_onnx(graph: Graph, preprocessing: Preprocessing, path: Path) -> None:
             input_names=["images"],
             output_names=["embedding", "ood_score"],
             dynamic_shapes={"images": {0: Dim("batch")}},
-            opset_version=OPSET,
+            opset_version=opset,
             verbose=False,
         )
     assert program is not None  # only without dynamo
@@ -69,12 +71,14 @@ def float32_model(
     preprocessing: Preprocessing,
     progress: Progress,
     description: str = "Exporting to ONNX",
+    *,
+    opset: int = OPSET,
 ) -> onnx.ModelProto:
     """Return `graph` as a model in memory; see `save_onnx`."""
     task = progress.add_task(description, total=None)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "model.onnx"
-        save_onnx(graph, preprocessing, path)
+        save_onnx(graph, preprocessing, path, opset=opset)
         model = onnx.load(path)
     progress.update(task, total=1, completed=1)
     return model

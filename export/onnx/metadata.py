@@ -4,9 +4,11 @@ from pathlib import Path
 
 import onnx
 
+from export.onnx.oldest import least_ir, oldest_onnxruntime
 from isogon.bundle import Metadata, tensors_name
 from isogon.bundle.stage import fsync
 
+OLDEST_KEY = "isogon.onnxruntime"  # the oldest ONNX Runtime that opens the file
 # What one protobuf file may hold, less room for nodes and names.
 LARGEST = onnx.checker.MAXIMUM_PROTOBUF - 2**26
 
@@ -14,11 +16,17 @@ LARGEST = onnx.checker.MAXIMUM_PROTOBUF - 2**26
 def stamp(path: Path, metadata: Metadata) -> None:
     """Write `metadata` into the ONNX file at `path`; what it held of it is replaced.
 
-    The file is replaced in one moment, and nothing in it changes but the metadata. The
-    same file and metadata give the same bytes. Tensors in a file beside it stay there.
+    The oldest ONNX Runtime that opens the file is said beside it. The file is replaced in
+    one moment, and nothing in it changes but the metadata. The same file and metadata
+    give the same bytes. Tensors in a file beside it stay there.
     """
     model = onnx.load_model(path, load_external_data=False)
     set_metadata(model, metadata)
+    held = {e.key: e.value for e in model.metadata_props if e.key != OLDEST_KEY}
+    oldest = oldest_onnxruntime(model)
+    onnx.helper.set_model_props(
+        model, held if oldest is None else held | {OLDEST_KEY: oldest}
+    )
     _replace(path, model)
 
 
@@ -36,8 +44,10 @@ def save_model(model: onnx.ModelProto, path: Path, *, largest: int | None = None
     """Write `model` to `path`: one file, unless its tensors have more than 2 GB.
 
     Then they go to a file beside it, named as it is with `.data` behind. What was there
-    is replaced; the model in memory stays as it is.
+    is replaced. The file format is the oldest that holds the model's operators; otherwise
+    the model in memory stays as it is.
     """
+    model.ir_version = least_ir(model)
     tensors = path.with_name(tensors_name(path.name))
     tensors.unlink(missing_ok=True)
     held = sum(len(tensor.raw_data) for tensor in model.graph.initializer)

@@ -1,4 +1,4 @@
-"""A run from the images to the file."""
+"""A whole bulk run: from a source of images to one Parquet file."""
 
 import os
 import time
@@ -10,12 +10,13 @@ from rich.progress import Progress
 from isogon.bulk.engines import Engine
 from isogon.bulk.job import Job, isogon_version, part_size
 from isogon.bulk.merging import merge
-from isogon.bulk.model import Model
+from isogon.bulk.model import manifest_of, opened_model
 from isogon.bulk.parts import opened
-from isogon.bulk.record import RunRecord
+from isogon.bulk.run_record import RunRecord
 from isogon.bulk.summary import Summary
 from isogon.bundle import ONNX
 from isogon.images import open_images
+from isogon.model import Model
 
 # Per run of the model. On the CPU more gains little; a GPU wants to be filled.
 _CPU_BATCH, _GPU_BATCH = 8, 64
@@ -59,23 +60,23 @@ def embed(
     """
     listing = progress.add_task("Listing images", total=None)
     images = open_images(os.path.abspath(Path(source).expanduser()))  # noqa: PTH100
-    model = Model.open(bundle, artifact)
-    images = images.ranging(model.bundle.manifest.preprocessing.range)
+    model = opened_model(bundle, artifact)
+    images = images.ranging(model.preprocessing.range)
     if batch is None:
-        batch = _GPU_BATCH if model.runner.on_device else _CPU_BATCH
+        batch = _GPU_BATCH if model.on_device else _CPU_BATCH
     job = Job(
         bundle=bundle.absolute(),
         artifact=artifact,
-        fingerprint=model.artifact.fingerprint,
+        fingerprint=model.fingerprint,
         version=isogon_version(),
         images=images,
         batch=batch,
         part=part_size(len(images), batch),
-        decoders=engine.decoders(on_gpu=model.runner.on_device),
+        decoders=engine.decoders(on_gpu=model.on_device),
     )
     record = RunRecord.of(job, model)
     metadata = _metadata(model, job)
-    manifest, alpha = model.bundle.manifest, model.artifact.calibration.alpha
+    manifest, alpha = manifest_of(model), model.calibration.alpha
     del model  # its place on the device is for the workers
     progress.remove_task(listing)
     images.say(progress)
@@ -112,14 +113,14 @@ def embed(
 
 def _metadata(model: Model, job: Job) -> dict[str, str]:
     """Return what the file says of itself, under keys that begin with `isogon.`."""
-    manifest = model.bundle.manifest
+    manifest = manifest_of(model)
     found = {
         "bundle": manifest.name,
         "artifact": job.artifact,
         "fingerprint": job.fingerprint,
         "width": str(manifest.width),
         "preprocessing": manifest.preprocessing.model_dump_json(),
-        "alpha": str(model.artifact.calibration.alpha),
+        "alpha": str(model.calibration.alpha),
         "version": job.version,
     }
     return {f"isogon.{key}": value for key, value in found.items()}

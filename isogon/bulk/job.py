@@ -1,4 +1,4 @@
-"""What is to be done, as every worker is told it."""
+"""The job that every worker gets: which images, by which artifact, in which parts."""
 
 from dataclasses import dataclass
 from functools import cached_property

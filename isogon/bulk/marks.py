@@ -1,4 +1,4 @@
-"""By what a worker on another machine knows that it reads the same files.
+"""Digests by which a worker on another machine checks that it reads the same files.
 
 A mark is a digest of a file's size and content: of all of it up to 64 KiB, else of 16
 blocks spread evenly over it. Times of change do not count: copies differ in them.

@@ -1,4 +1,4 @@
-"""From finished parts to the one Parquet file and the list of what could not be read."""
+"""Merge finished parts into one Parquet file and the list of unreadable images."""
 
 import csv
 from collections.abc import Iterator, Mapping

@@ -8,10 +8,10 @@ import numpy as np
 from jaxtyping import UInt8
 
 from isogon.bulk.job import Job
-from isogon.bulk.model import Model
+from isogon.bulk.model import manifest_of
 from isogon.bulk.table import PartTable
 from isogon.errors import UsageError
-from isogon.runtimes import Outputs
+from isogon.model import Answers, Model
 
 _AHEAD = 2  # batches that are decoded while one is run
 
@@ -19,11 +19,11 @@ _Read = UInt8[np.ndarray, "h w 3"] | str  # pixels, or why there are none
 
 
 def embed_part(model: Model, job: Job, number: int) -> PartTable:
-    """Embed the images of one part; what cannot be read is named, and stops nothing.
+    """Embed the images of one part; unreadable images are listed, and stop nothing.
 
     The next batches are decoded while one is run.
     """
-    preprocessing = model.bundle.manifest.preprocessing
+    preprocessing = model.preprocessing
 
     def read(index: int) -> _Read:
         try:
@@ -33,7 +33,7 @@ def embed_part(model: Model, job: Job, number: int) -> PartTable:
 
     indices = job.indices(number)
     seen: list[int] = []
-    outputs: list[Outputs] = []
+    answers: list[Answers] = []
     unreadable: dict[int, str] = {}
     with ThreadPoolExecutor(job.decoders) as pool:
         found = _ahead(pool, read, indices, _AHEAD * job.batch)
@@ -47,14 +47,13 @@ def embed_part(model: Model, job: Job, number: int) -> PartTable:
                     batch.append(one)
                     seen.append(index)
             if batch:
-                outputs.append(model.runner.run(np.stack(batch)))
+                answers.append(model.of_pixels(np.stack(batch)))
     return PartTable.of(
         job.images,
         seen,
-        outputs,
+        answers,
         unreadable,
-        calibration=model.artifact.calibration,
-        width=model.bundle.manifest.width,
+        width=manifest_of(model).width,
     )
 
 

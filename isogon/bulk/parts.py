@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from isogon.bulk.job import Job
-from isogon.bulk.record import RunRecord
+from isogon.bulk.run_record import RunRecord
 from isogon.bundle.stage import LOCK, exclusive, fsync
 from isogon.errors import UsageError
 
@@ -17,7 +17,7 @@ _PENDING = ".pending"
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Parts:
-    """One file per finished part; a file is whole, or is not there."""
+    """One file per finished part; a file is complete or absent."""
 
     folder: Path
     job: Job
@@ -44,7 +44,7 @@ class Parts:
         publish(pending, self.path(number))
 
     def clear(self) -> None:
-        """Forget the run. Its record goes first: without it parts count for nothing.
+        """Remove the run. Its record goes first: parts without a record are ignored.
 
         Files of other names are somebody else's, and stay.
         """
@@ -119,7 +119,8 @@ def _require_place(output: Path) -> None:
     if output.is_dir():
         raise UsageError(f"{output} is a directory; expected --output as a file's name.")
     if not output.parent.is_dir():
+        found = "a file" if output.parent.exists() else "nothing"
         raise UsageError(
-            f"Expected a directory at {output.parent}, found nothing. Make it, or choose "
+            f"Expected a directory at {output.parent}, found {found}. Make it, or choose "
             f"another --output."
         )

@@ -1,4 +1,4 @@
-"""What a run did."""
+"""The figures of a finished bulk run."""
 
 from dataclasses import dataclass
 from pathlib import Path

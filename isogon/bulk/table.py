@@ -14,8 +14,7 @@ import pyarrow.parquet as pq
 from isogon.errors import UsageError
 from isogon.images import Images
 from isogon.images.classes import as_unicode
-from isogon.ood import Calibration
-from isogon.runtimes import Outputs
+from isogon.model import Answers
 
 COMPRESSION = "zstd"
 _UNREADABLE = b"isogon.unreadable"  # in a part's metadata: [[name, reason], ...]
@@ -43,7 +42,7 @@ def schema(width: int, *, labelled: bool) -> pa.Schema:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PartTable:
-    """What came of one part: rows for the images that were read, reasons for others."""
+    """The result of one part: rows for readable images, reasons for the others."""
 
     rows: pa.Table
     unreadable: Sequence[tuple[str, str]]  # name and reason
@@ -53,36 +52,37 @@ class PartTable:
         cls,
         images: Images,
         seen: Sequence[int],
-        outputs: Sequence[Outputs],
+        answers: Sequence[Answers],
         unreadable: Mapping[int, str],
         *,
-        calibration: Calibration,
         width: int,
     ) -> Self:
-        """Gather the answers.
+        """Put the answers into columns.
 
         Args:
             images: the source.
             seen: the images that were run, in order.
-            outputs: of the batches that hold them.
+            answers: of the batches that hold them.
             unreadable: the other images of the part, each with a reason.
-            calibration: of the artifact.
             width: of the embedding.
         """
-        embeddings = np.concatenate(
-            [np.empty((0, width), np.float32)] + [batch.embeddings for batch in outputs]
+        nothing = Answers(
+            embeddings=np.empty((0, width), np.float32),
+            scores=np.empty(0, np.float32),
+            p_values=np.empty(0),
+            is_ood=np.empty(0, bool),
         )
-        scores = np.concatenate(
-            [np.empty(0, np.float32)] + [batch.ood_scores for batch in outputs]
-        )
+        batches = [nothing, *answers]
+        embeddings = np.concatenate([batch.embeddings for batch in batches])
+        p_values = np.concatenate([batch.p_values for batch in batches])
         columns = {
             "name": pa.array([as_unicode(images.names[i]) for i in seen], pa.string()),
             "embedding": pa.FixedSizeListArray.from_arrays(
                 pa.array(embeddings.ravel()), width
             ),
-            "ood_score": pa.array(scores),
-            "p_value": pa.array(calibration.p_values(scores)),
-            "is_ood": pa.array(calibration.is_ood(scores)),
+            "ood_score": pa.array(np.concatenate([batch.scores for batch in batches])),
+            "p_value": pa.array(p_values),
+            "is_ood": pa.array(np.concatenate([batch.is_ood for batch in batches])),
         }
         if images.classes:
             labels = [images.classes[images.class_numbers[i]] for i in seen]

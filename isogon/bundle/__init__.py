@@ -8,7 +8,9 @@ from isogon.bundle.artifact import (
     ONNX as ONNX,
     Artifact as Artifact,
     artifact_names as artifact_names,
+    file_of as file_of,
     golden_arrays as golden_arrays,
+    in_other_runtimes as in_other_runtimes,
     onnx_name as onnx_name,
     open_runner as open_runner,
     parity_name as parity_name,
@@ -16,6 +18,7 @@ from isogon.bundle.artifact import (
     parity_run_name as parity_run_name,
     proven_runner as proven_runner,
     require_golden as require_golden,
+    runtime_of as runtime_of,
     tensors_name as tensors_name,
     vouched_artifact as vouched_artifact,
 )
@@ -41,6 +44,11 @@ from isogon.bundle.false_alarms import (
     expected_rate as expected_rate,
     measured_false_alarms as measured_false_alarms,
     served_detector as served_detector,
+)
+from isogon.bundle.fastest import (
+    FASTEST as FASTEST,
+    Race as Race,
+    race as race,
 )
 from isogon.bundle.fitted import (
     FITTED as FITTED,

@@ -1,6 +1,8 @@
 """Artifacts: what may be run, and what vouches for it.
 
-An artifact is run only if its hash is in the manifest, a parity report names that
+An artifact is named by its file, and by a runtime where another than the usual one runs
+it: `onnx/model.int8.onnx@openvino`. Each such pair has a report and a calibration of its
+own. An artifact is run only if its hash is in the manifest, a parity report names that
 very hash, and the report carries the artifact's own calibration. Before it answers
 anyone it must also reproduce the golden images.
 """
@@ -15,7 +17,14 @@ from isogon.bundle.store import Bundle
 from isogon.errors import CheckFailedError, UnvouchedArtifactError
 from isogon.ood.calibration import Calibration
 from isogon.parity import ParityReport, figures
-from isogon.runtimes import OnnxRunner, Outputs, Provider, Runner, TensorRTRunner
+from isogon.runtimes import (
+    How,
+    Outputs,
+    Runner,
+    Runtime,
+    other_runtimes,
+    runtime_for,
+)
 from isogon.runtimes.precision import Precision
 from isogon.runtimes.stamps import EngineStamp, Machine
 
@@ -28,9 +37,12 @@ _OF_MANY = frozenset(
 )
 
 
+_AT = "@"  # between a file's name and a runtime's
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Artifact:
-    """A runnable file of a bundle, vouched for."""
+    """A runnable file of a bundle, vouched for in a runtime."""
 
     name: str
     path: Path
@@ -44,15 +56,49 @@ def onnx_name(precision: Precision) -> str:
     return ONNX if precision == "fp32" else f"onnx/model.{precision}.onnx"
 
 
+def file_of(artifact: str) -> str:
+    """Return the name of an artifact's file: it without the runtime."""
+    return artifact.partition(_AT)[0]
+
+
+def runtime_of(artifact: str) -> Runtime:
+    """Return the runtime an artifact is run by.
+
+    Raises:
+        UsageError: it names one that there is not.
+    """
+    file, _, name = artifact.partition(_AT)
+    return runtime_for(Path(file), name or None)
+
+
+def in_other_runtimes(file: str) -> tuple[str, ...]:
+    """Return the names a file has as an artifact of each runtime but its usual one."""
+    return tuple(
+        f"{file}{_AT}{runtime.name}"
+        for runtime in other_runtimes()
+        if file.endswith(runtime.suffix)
+    )
+
+
 def tensors_name(artifact: str) -> str:
     """Return where the weights of an ONNX artifact of more than 2 GB are kept."""
     return f"{artifact}.data"
 
 
 def artifact_names(bundle: Bundle) -> tuple[str, ...]:
-    """Return every ONNX file and engine of a bundle, vouched for or not, float32 first."""
-    found = (name for name in bundle.manifest.files if name.endswith((".onnx", ".engine")))
-    return tuple(sorted(found, key=lambda name: (name != ONNX, name)))
+    """Return every artifact of a bundle, float32 first.
+
+    Those are the ONNX files and engines, vouched for or not, and the ONNX files once more
+    for each other runtime in which a report vouches for them.
+    """
+    files = [name for name in bundle.manifest.files if name.endswith((".onnx", ".engine"))]
+    elsewhere = [
+        name
+        for file in files
+        for name in in_other_runtimes(file)
+        if parity_name(name) in bundle
+    ]
+    return tuple(sorted([*files, *elsewhere], key=lambda name: (name != ONNX, name)))
 
 
 def parity_name(artifact: str) -> str:
@@ -96,23 +142,25 @@ def vouched_artifact(bundle: Bundle, name: str = ONNX) -> Artifact:
             f"{bundle.path}: nothing vouches for {name} yet, it was only built. Run "
             f"`isogon verify --vouch {bundle.path}` on this machine."
         )
-    if name not in bundle or parity_name(name) not in bundle:
+    file, _, runtime = name.partition(_AT)
+    if file not in bundle or parity_name(name) not in bundle:
+        asked = f" --runtime {runtime}" if runtime else ""
         raise UnvouchedArtifactError(
             f"{bundle.path} has no {name} with a parity report. "
-            f"Run `isogon export {bundle.path}` first."
+            f"Run `isogon export{asked} {bundle.path}` first."
         )
     report = bundle.record(parity_name(name), ParityReport)
-    digest = bundle.manifest.files[name].sha256
-    tensors = bundle.manifest.files.get(tensors_name(name))
+    digest = bundle.manifest.files[file].sha256
+    tensors = bundle.manifest.files.get(tensors_name(file))
     if report.tensors != (None if tensors is None else tensors.sha256):
         raise UnvouchedArtifactError(
             f"{bundle.path}: {parity_name(name)} vouches for other weights than those in "
-            f"{tensors_name(name)}. Run `isogon export {bundle.path}` again."
+            f"{tensors_name(file)}. Run `isogon export {bundle.path}` again."
         )
     if report.sha256 != digest:
         raise UnvouchedArtifactError(
             f"{bundle.path}: {parity_name(name)} vouches for {report.sha256[:12]}…, but "
-            f"{name} is {digest[:12]}…. Run `isogon export {bundle.path}` again."
+            f"{file} is {digest[:12]}…. Run `isogon export {bundle.path}` again."
         )
     if not report or report.calibration is None:
         raise UnvouchedArtifactError(
@@ -121,7 +169,7 @@ def vouched_artifact(bundle: Bundle, name: str = ONNX) -> Artifact:
         )
     return Artifact(
         name=name,
-        path=bundle.file(name),
+        path=bundle.file(file),
         fingerprint=digest,
         report=report,
         calibration=report.calibration,
@@ -161,57 +209,37 @@ def require_golden(bundle: Bundle, artifact: Artifact, runner: Runner) -> None:
         )
 
 
-def proven_runner(
-    bundle: Bundle,
-    artifact: Artifact,
-    *,
-    threads: int | None = None,
-    graphs: bool = False,
-) -> Runner:
+def proven_runner(bundle: Bundle, artifact: Artifact, how: How | None = None) -> Runner:
     """Return the runner for an artifact once it has reproduced the golden images here.
 
     Args:
         bundle: where the artifact is kept.
         artifact: what to run.
-        threads: of ONNX Runtime on the CPU; see `OnnxRunner`.
-        graphs: replay CUDA graphs; see `TensorRTRunner`.
+        how: it is run; None: as the runtime chooses.
 
     Raises:
         CheckFailedError: it does not; see `require_golden`.
         BundleError, UsageError: see `open_runner`.
     """
-    runner = open_runner(bundle, artifact, threads=threads, graphs=graphs)
+    runner = open_runner(bundle, artifact, how)
     require_golden(bundle, artifact, runner)
     return runner
 
 
-def open_runner(
-    bundle: Bundle,
-    artifact: Artifact,
-    *,
-    threads: int | None = None,
-    provider: Provider = "auto",
-    graphs: bool = False,
-) -> Runner:
+def open_runner(bundle: Bundle, artifact: Artifact, how: How | None = None) -> Runner:
     """Return the runner for an artifact.
 
     Args:
         bundle: where the artifact is kept.
         artifact: what to run.
-        threads: of ONNX Runtime on the CPU; see `OnnxRunner`.
-        provider: of ONNX Runtime; see `OnnxRunner`.
-        graphs: replay CUDA graphs; see `TensorRTRunner`.
+        how: it is run; None: as the runtime chooses.
 
     Raises:
         EngineMismatchError: an engine that does not run on this machine.
         UnvouchedArtifactError: the artifact was made for other pixels than the bundle's.
-        UsageError: a package is missing, or the provider is not to be had here.
+        UsageError: a package is missing, or the device is not to be had here.
     """
-    runner: OnnxRunner | TensorRTRunner
-    if artifact.name.endswith(".engine"):
-        runner = TensorRTRunner(artifact.path, graphs=graphs)
-    else:
-        runner = OnnxRunner(artifact.path, threads=threads, provider=provider)
+    runner = runtime_of(artifact.name).open(artifact.path, how or How())
     expected = bundle.manifest.preprocessing.model_dump_json()
     if runner.preprocessing != expected:
         raise UnvouchedArtifactError(

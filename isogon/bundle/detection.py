@@ -1,4 +1,4 @@
-"""How well a model detects what it does not know, in one sentence."""
+"""How many out-of-distribution images a model flags, in one sentence."""
 
 from isogon.bundle.evaluation import Evaluation
 

@@ -19,6 +19,7 @@ Role = Literal["teacher", "student"]
 DISTORTION = "angle distortion"
 OVERLAP = "overlap@10"
 KNN_ACCURACY = "kNN accuracy"
+LINEAR_ACCURACY = "linear probe accuracy"
 
 
 def auroc_of(unfamiliar: str) -> str:

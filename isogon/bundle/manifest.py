@@ -52,7 +52,7 @@ class _Record(BaseModel):
 
 
 class FileEntry(_Record):
-    """One file's promise: its SHA-256 (hex), its length and the stage that owns it."""
+    """One file of a bundle: its SHA-256 (hex), its length and the stage that owns it."""
 
     sha256: str = Field(pattern="^[0-9a-f]{64}$")
     bytes: int = Field(ge=0)

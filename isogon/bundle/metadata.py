@@ -14,7 +14,7 @@ from isogon.images.preprocessing import Preprocessing
 from isogon.ood.calibration import Calibration
 from isogon.runtimes import CALIBRATION_KEY, FUNCTION_KEY, PREPROCESSING_KEY
 
-# A fingerprint is the SHA-256 of a whole file, wherever there is talk of one.
+# A fingerprint is always the SHA-256 of a whole file.
 _FUNCTION_KEY_ONCE = "isogon.fingerprint"
 _KEYS = (PREPROCESSING_KEY, CALIBRATION_KEY, FUNCTION_KEY)
 

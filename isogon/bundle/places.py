@@ -1,4 +1,4 @@
-"""Where images and weights are, as a bundle may tell: without anybody's own folders.
+"""Paths of images and weights as a bundle keeps them: relative, without a user's name.
 
 An absolute path holds the names of a person and of a machine, and a bundle is shipped.
 """

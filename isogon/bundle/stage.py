@@ -134,7 +134,7 @@ class StageWriter:
         return manifest
 
     def discard(self) -> None:
-        """Forget what was written: the stage did not finish."""
+        """Remove what was written: the stage did not finish."""
         for name in self._pending:
             _pending(self._root / name).unlink(missing_ok=True)
 
@@ -169,7 +169,7 @@ def exclusive(folder: Path, busy: IsogonError | None = None) -> Iterator[None]:
 
 @contextmanager
 def settled(folder: Path) -> Iterator[None]:
-    """Wait for a stage that is publishing; go on where that cannot be awaited."""
+    """Wait for a stage that is publishing; continue where waiting is impossible."""
     lock = FileLock(folder / LOCK, timeout=_PATIENCE)
     with suppress(Timeout, OSError):  # a stage at work, or a medium that is read-only
         lock.acquire()
@@ -180,7 +180,7 @@ def settled(folder: Path) -> Iterator[None]:
 
 
 def finish_renames(root: Path, manifest: Manifest) -> None:
-    """Give their names to pending files that the manifest promises already."""
+    """Rename the pending files that the manifest lists already."""
     for name, entry in manifest.files.items():
         pending = _pending(root / name)
         if pending.exists() and fault_of(pending, entry) is None:

@@ -4,6 +4,7 @@ A stage writes beside the files in force and publishes with one atomic replaceme
 of the manifest, so a stage killed at any moment leaves the previous valid bundle.
 """
 
+import os
 import shutil
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
@@ -190,9 +191,23 @@ class Bundle:
 
 
 def require_absent(path: Path) -> None:
-    """Raise `UsageError` if something is at `path`: bundles are never overwritten."""
+    """Raise `UsageError` if something is at `path`, or no folder can be made there.
+
+    Bundles are never overwritten.
+    """
     if path.exists():
         raise UsageError(
             f"{path} exists already, and a bundle is never overwritten. "
             f"Choose another --output, or remove it first."
+        )
+    nearest = next(each for each in path.absolute().parents if each.exists())
+    if not nearest.is_dir():
+        raise UsageError(
+            f"{path} cannot be made: {nearest} is a file, not a folder. Choose another "
+            f"--output."
+        )
+    if not os.access(nearest, os.W_OK):
+        raise UsageError(
+            f"{path} cannot be made: {nearest} may not be written to. Choose another "
+            f"--output."
         )

@@ -7,6 +7,7 @@ from typing import Literal
 from isogon.bundle.evaluation import (
     DISTORTION,
     KNN_ACCURACY,
+    LINEAR_ACCURACY,
     OVERLAP,
     Baseline,
     Estimate,
@@ -156,7 +157,10 @@ def _of_fidelity(
 
 
 def _of_quality(evaluation: Evaluation, ours: Quality, theirs: Quality) -> Iterator[Gain]:
-    pairs = {KNN_ACCURACY: (ours.knn_accuracy, theirs.knn_accuracy)} | {
+    pairs = {
+        KNN_ACCURACY: (ours.knn_accuracy, theirs.knn_accuracy),
+        LINEAR_ACCURACY: (ours.linear_accuracy, theirs.linear_accuracy),
+    } | {
         auroc_of(name): (
             evaluation.auroc_in_force(ours, name),
             evaluation.auroc_in_force(theirs, name),

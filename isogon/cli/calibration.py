@@ -1,7 +1,7 @@
 """`isogon calibrate`: the detector of the place where the model runs."""
 
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated
 
 import typer
 
@@ -16,23 +16,11 @@ def calibrate(
         Path, typer.Option(help="A folder of images that are familiar at the site.")
     ],
     detector: Annotated[
-        Literal[
-            "knn",
-            "mahalanobis",
-            "relative_mahalanobis",
-            "residual",
-            "vim",
-            "msp",
-            "max_logit",
-            "energy",
-            "gen",
-            "she",
-            "nnguide",
-        ]
-        | None,
+        str | None,
         typer.Option(
-            help="Without it: the recipe's. All but knn, mahalanobis and residual need "
-            "the images in folders by class.",
+            metavar="NAME",
+            help="`name` of [ood] in a recipe (recipes/keys.md lists them). Without it: "
+            "the recipe's. Most need the images in folders by class.",
             show_default=False,
         ),
     ] = None,
@@ -79,26 +67,29 @@ def calibrate(
     p-values. Every ONNX file of the bundle is exported again with the new detector, and
     gated, which takes as long as it took; engines are withdrawn: build them again.
     """
-    from isogon.bundle import TRAINING_DETECTOR, Bundle, DetectorInForce, detector_spec
+    from isogon import api
+    from isogon.bundle import Bundle, DetectorInForce
     from isogon.images import open_images
+    from isogon.ood import detector_class
 
+    if detector is not None:
+        detector_class(detector)  # an unknown one is said before torch is loaded
     if unfamiliar is not None:
         open_images(unfamiliar)  # what is wrong with it is said before any work
     opened = Bundle.open(bundle, rewriting=["calibrate", "export"])
-    asked = {"name": detector, "k": k, "dim": dim, "alpha": alpha}
-    given: dict[str, Any] = {
-        key: value for key, value in asked.items() if value is not None
-    }
-    spec = detector_spec(opened, TRAINING_DETECTOR)
-    if detector not in (None, spec.name):  # k and dim are another's
-        given = {"k": None, "dim": None} | given
-    spec = spec.model_copy(update=given)
-    if k is not None or dim is not None:
-        spec.require_read()
     with console.progress() as progress:
         with console.loading(progress, extra="export"):
-            from export import calibrate as run, detection
-        exported = run(opened, images, progress, spec=spec)
+            from export import detection
+        exported = api.calibrate(
+            opened,
+            images=images,
+            detector=detector,
+            k=k,
+            dim=dim,
+            alpha=alpha,
+            check=False,  # what failed is shown first
+            progress=progress,
+        )
         detects = detection(opened, progress, unfamiliar=unfamiliar)
     found = DetectorInForce.of(opened)
     if as_json:

@@ -1,6 +1,5 @@
 """Several students side by side."""
 
-from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from rich.text import Text
@@ -9,20 +8,18 @@ from isogon.cli.tables import add_row, titled
 from isogon.cli.terminal import out
 
 if TYPE_CHECKING:
-    from distill.evaluation import Evaluation
     from distill.evaluation.comparison import Figure
-    from isogon.bundle import Manifest
+    from isogon.api import Comparison
 
 
-def comparison(subjects: "Mapping[str, tuple[Manifest, Evaluation]]") -> None:
+def comparison(found: "Comparison") -> None:
     """Print the figures of several bundles, the best of each in bold."""
-    from distill.evaluation.comparison import baselines, compared
-    from isogon.bundle.worth import worth_of
+    from distill.evaluation.comparison import baselines
 
-    figures = compared(subjects)
+    figures = found.figures
     names = [
         name
-        for bundle, (_, evaluation) in subjects.items()
+        for bundle, (_, evaluation) in found.subjects.items()
         for name in (bundle, *baselines(bundle, evaluation))
     ]
     wide = titled("Students", "bundle", *(figure.name for figure in figures))
@@ -38,9 +35,8 @@ def comparison(subjects: "Mapping[str, tuple[Manifest, Evaluation]]") -> None:
         for column in tall.columns:
             column.overflow = "fold"  # long names stay whole
         out.print(tall)
-    for bundle, (_, evaluation) in subjects.items():
-        sentence = worth_of(evaluation).sentence
-        out.print(f"\n{bundle}: {sentence}", markup=False, soft_wrap=True)
+    for bundle, worth in found.worth.items():
+        out.print(f"\n{bundle}: {worth.sentence}", markup=False, soft_wrap=True)
 
 
 def _compared_cell(figure: "Figure", name: str) -> Text:

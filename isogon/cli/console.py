@@ -19,6 +19,7 @@ from isogon.cli.quickstart_table import quickstart as quickstart
 from isogon.cli.recipe import recipe as recipe, written_recipe as written_recipe
 from isogon.cli.terminal import (
     as_json as as_json,
+    load as load,
     loading as loading,
     needing as needing,
     note as note,

@@ -9,7 +9,6 @@ from rich.progress import Progress
 
 from isogon.cli import console
 from isogon.cli.options import AsJson
-from isogon.cli.stored import stored_evaluation
 
 if TYPE_CHECKING:
     from distill import Chosen, Recipe
@@ -255,11 +254,14 @@ def distill(
         bundle = distilled(
             chosen.recipe, path, progress, accept_changes=accept_changes, minutes=minutes
         )
+    from isogon.api import evaluation
+
+    found = evaluation(bundle)
     if as_json:
-        console.as_json(stored_evaluation(bundle).model_dump(mode="json"))
+        console.as_json(found.model_dump(mode="json"))
     else:
         following = f"isogon evaluate {bundle.path}, or isogon export {bundle.path}"
-        console.evaluation(bundle.path, stored_evaluation(bundle), following=following)
+        console.evaluation(bundle.path, found, following=following)
 
 
 def distilled(
@@ -272,14 +274,20 @@ def distilled(
 ) -> "Bundle":
     """Return the bundle that this recipe makes, or take the run up again."""
     from distill.images.listing import require_sources
+    from isogon import api
     from isogon.bundle import require_absent
 
     require_absent(output)
     require_sources(recipe)  # before torch is loaded
-    with console.loading(progress, extra="distill"):
-        from distill.distillation import distill as run
+    console.load("distill.distillation", progress, extra="distill")
     try:
-        return run(recipe, output, progress, accept_changes=accept_changes, minutes=minutes)
+        return api.distill(
+            recipe,
+            minutes=minutes,
+            output=output,
+            accept_changes=accept_changes,
+            progress=progress,
+        )
     except (KeyboardInterrupt, SystemExit) as stopped:
         if getattr(stopped, "code", None) != 0:  # 0: a further process of a finished run
             console.note("Stopped. Run the same command again to continue.")

@@ -103,20 +103,19 @@ def embed(
     others do its parts; where none is left the command fails.
     """
     _require_parquet(output)
-    with console.needing("bulk"):
-        from isogon.bulk import embed as run
+    from isogon import api
 
     try:
-        with console.progress(rate=True) as progress:
-            summary = run(
+        with console.needing("bulk"), console.progress(rate=True) as progress:
+            summary = api.embed(
                 bundle,
                 images,
                 output,
-                progress,
                 engine=_engine(engine, workers, address),
                 artifact=artifact,
                 batch=batch,
                 overwrite=overwrite,
+                progress=progress,
             )
     except (KeyboardInterrupt, SystemExit):
         console.note("Stopped. Run the same command again: it goes on where it was.")

@@ -8,7 +8,6 @@ import typer
 
 from isogon.cli import console
 from isogon.cli.options import AsJson, BundlePath
-from isogon.cli.stored import stored_evaluation
 
 if TYPE_CHECKING:
     from distill.evaluation import Kind
@@ -75,22 +74,23 @@ def evaluate(
     perfect), overlap@10 the share of the teacher's ten nearest neighbours that are kept.
     Near and far say how unlike the familiar images an unfamiliar set is.
     """
+    from isogon import api
     from isogon.bundle import Bundle
 
     opened = Bundle.open(bundle, rewriting=["evaluate"])
     sets = dict(map(_named_set, unfamiliar or []))
     with console.progress() as progress:
-        with console.loading(progress, extra="distill"):
-            from distill.evaluation.corruptions import CorruptionChoice
-            from distill.evaluation.reevaluation import Moved, reevaluate
-        severities = tuple(range(1, 6)) if severity == "all" else (int(severity),)
-        choice = CorruptionChoice(images=corrupted_images, severities=severities)
-        found = reevaluate(
+        console.load("distill.evaluation.reevaluation", progress, extra="distill")
+        found = api.evaluate(
             opened,
-            progress,
-            moved=Moved(images=images, test=test, unfamiliar=sets),
-            with_teacher=teacher,
-            corruptions=choice if corruptions else None,
+            images=images,
+            test=test,
+            unfamiliar=sets,
+            teacher=teacher,
+            corruptions=corruptions,
+            corrupted_images=corrupted_images,
+            severities=range(1, 6) if severity == "all" else (int(severity),),
+            progress=progress,
         )
     if as_json:
         console.as_json(found.model_dump(mode="json"))
@@ -112,21 +112,15 @@ def compare(
     sets. A warning says when bundles were not evaluated on the same images: then run
     `isogon evaluate` on each with the same --images, --test and --unfamiliar.
     """
-    from distill.evaluation.comparison import compared, unfair
-    from isogon.bundle import Bundle
-    from isogon.bundle.worth import worth_of
+    from isogon import api
 
-    subjects = {}
-    for path in bundles:
-        opened = Bundle.open(path)
-        subjects[str(path)] = (opened.manifest, stored_evaluation(opened))
-    reasons = unfair(subjects)
-    for reason in reasons:
+    found = api.compare(*bundles)
+    for reason in found.warnings:
         console.note(f"Careful: {reason}")
     if as_json:
         console.as_json(
             {
-                "bundles": list(subjects),
+                "bundles": list(found.subjects),
                 "figures": {
                     figure.name: {
                         "better": figure.better,
@@ -137,17 +131,14 @@ def compare(
                             for name, one in figure.intervals.items()
                         },
                     }
-                    for figure in compared(subjects)
+                    for figure in found.figures
                 },
-                "worth": {
-                    name: asdict(worth_of(evaluation))
-                    for name, (_, evaluation) in subjects.items()
-                },
-                "warnings": reasons,
+                "worth": {name: asdict(worth) for name, worth in found.worth.items()},
+                "warnings": list(found.warnings),
             }
         )
     else:
-        console.comparison(subjects)
+        console.comparison(found)
 
 
 def _named_set(text: str) -> "tuple[str, tuple[str, Kind | None]]":

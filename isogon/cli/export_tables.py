@@ -96,7 +96,7 @@ def _verdict(found: "Verified") -> str:
             f"their reports claim{passed_over}."
         )
     return (
-        f"NOT verified: {len(found.faults)} of {tried} artifacts do not do what their "
+        f"NOT verified: {len(found.faults)} of {tried} artifacts do not keep what their "
         f"reports claim{passed_over}."
     )
 

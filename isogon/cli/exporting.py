@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from isogon.cli import console
-from isogon.cli.more_images import more_pixels
 from isogon.cli.options import AsJson, Bounds, BundlePath, MoreImages
 
 if TYPE_CHECKING:
@@ -57,6 +56,24 @@ def export(
             "speed.",
         ),
     ] = False,
+    runtime: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME",
+            help="Let the ONNX files in for this runtime too, if they pass in it: "
+            "openvino, which is faster than ONNX Runtime on many CPUs. May be repeated.",
+            show_default=False,
+        ),
+    ] = None,
+    opset: Annotated[
+        int,
+        typer.Option(
+            help="Version of ONNX's operators. 20 opens in ONNX Runtime from 1.17 on, 18 "
+            "from 1.14 on; with a bank so large that few bits search it: from 1.18 on.",
+            min=18,
+            max=20,
+        ),
+    ] = 20,
     bank: Annotated[
         int | None,
         typer.Option(
@@ -106,36 +123,41 @@ def export(
 
     Each is compared with eager float32 torch on real images, at several batch sizes:
     cosine, neighbours, OOD scores and decisions, batch invariance, determinism. What
-    breaks a bound is kept beside the bundle, and the exit status is 1: `isogon diverge`
+    breaks a bound is kept beside the bundle, and the exit status is 1: `isogon verify
+    --diverge`
     then names the first layer that differs.
     """
+    from isogon import api
     from isogon.bundle import Bundle
     from isogon.runtimes import BatchProfile
 
-    profile = BatchProfile.parse(batch)
+    BatchProfile.parse(batch)  # what is wrong with it is said before torch is loaded
     if weights is not None:
         _require_alone(locals())
         _weights(Bundle.open(bundle), weights, as_json=as_json)
         return
     opened = Bundle.open(bundle, rewriting=["export"])
     with console.progress() as progress:
-        with console.loading(progress, extra="export"):
-            from export import ExportPlan, export_bundle, lower_precisions, tolerances
-        lower = lower_precisions(fp16=fp16, int8=int8)
-        plan = ExportPlan(
-            lower=lower,
+        console.load("export", progress, extra="export")
+        exported = api.export(
+            opened,
+            fp16=fp16,
+            int8=int8,
             engine=engine,
-            build_only=build_only,
+            batch=batch,
             version_compatible=version_compatible,
             hardware_compatible=hardware_compatible,
-            profile=profile,
+            build_only=build_only,
+            opset=opset,
+            runtimes=runtime or (),
             bank=bank,
-            repair=repair,
             ranges=ranges,
-            tolerances=tolerances(bound or (), made=("fp32", *lower)),
-            extra=more_pixels(images, opened, progress),
+            repair=repair,
+            bounds=bound or (),
+            images=images,
+            check=False,  # what failed is shown first
+            progress=progress,
         )
-        exported = export_bundle(opened, progress, plan)
     if as_json:
         console.as_json(exported_document(exported))
     else:
@@ -147,7 +169,16 @@ def _require_alone(given: dict[str, Any]) -> None:
     """Refuse options about artifacts, of which `--weights` makes none."""
     from isogon.errors import UsageError
 
-    for name in ("fp16", "int8", "engine", "bank", "bound", "images", "build_only"):
+    for name in (
+        "fp16",
+        "int8",
+        "engine",
+        "runtime",
+        "bank",
+        "bound",
+        "images",
+        "build_only",
+    ):
         if given[name]:
             raise UsageError(
                 f"--weights writes weights alone. Leave out --{name.replace('_', '-')}, or "

@@ -11,7 +11,7 @@ def failure(error: Exception) -> None:
     report = getattr(error, "report", None)
     if report is not None:
         err.print(parity_table(report))
-    # What all processes of a run meet the first of them says, the rest each for itself.
+    # An error of all processes is printed by the first; other errors by each process.
     console = err if isinstance(error, ProcessError) else aside
     console.print("[bold red]Error[/]", end=" ")
     console.print(str(error), markup=False, soft_wrap=True)

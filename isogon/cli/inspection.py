@@ -4,17 +4,17 @@ from dataclasses import asdict
 
 from isogon.cli import console
 from isogon.cli.options import AsJson, BundlePath
-from isogon.cli.stored import stored_evaluation
 
 
 def inspect(bundle: BundlePath, as_json: AsJson = False) -> None:
     """Show what a bundle holds and where it came from; every hash is checked."""
+    from isogon.api import evaluation
     from isogon.bundle import Bundle, DetectorInForce, parity_reports
     from isogon.bundle.worth import worth_of
 
     opened = Bundle.open(bundle)
     detector = DetectorInForce.of(opened)
-    found = stored_evaluation(opened)
+    found = evaluation(opened)
     reports = list(parity_reports(opened))
     if as_json:
         document = {

@@ -49,7 +49,7 @@ class LoggedProgress(Progress):
     def _write(self) -> None:
         while not self._ended.wait(self._every):
             at_work = [_told(task) for task in self.tasks if not task.finished]
-            # Between two tasks there is work that nobody counts.
+            # Between two tasks there is work without a progress bar.
             line = "; ".join(at_work) or f"At work for {_spoken(self._elapsed())}"
             self._say(line)
 

@@ -15,7 +15,6 @@ import typer
 from isogon.cli import console
 from isogon.cli.calibration import calibrate
 from isogon.cli.distillation import distill
-from isogon.cli.divergence import diverge
 from isogon.cli.embedding import embed
 from isogon.cli.evaluation import compare, evaluate
 from isogon.cli.exporting import export
@@ -24,7 +23,7 @@ from isogon.cli.publishing import publish
 from isogon.cli.quickstart import quickstart
 from isogon.cli.running import run
 from isogon.cli.serving import serve
-from isogon.cli.verification import judge, verify
+from isogon.cli.verification import diverge, judge, verify
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -46,8 +45,6 @@ for command in (
     compare,
     export,
     verify,
-    judge,
-    diverge,
     calibrate,
     inspect,
     run,
@@ -56,6 +53,13 @@ for command in (
     embed,
 ):
     app.command()(command)
+# Names of earlier versions, which say what they are called now.
+for former in (judge, diverge):
+    app.command(
+        hidden=True,
+        add_help_option=False,
+        context_settings={"ignore_unknown_options": True, "allow_extra_args": True},
+    )(former)
 
 
 def main() -> None:

@@ -29,7 +29,7 @@ def publish(
     ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Put a bundle in BentoML's model store, whence `bentoml` serves and ships it.
+    """Put a bundle in BentoML's model store, from which `bentoml` serves and ships it.
 
     Only a bundle that reproduces its golden images here is taken. Publishing it again
     changes nothing. Serve it with `isogon serve bentoml:NAME[:VERSION]`, or with

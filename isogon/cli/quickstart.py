@@ -10,7 +10,6 @@ from rich.progress import Progress
 
 from isogon.cli import console
 from isogon.cli.distillation import distilled
-from isogon.cli.stored import stored_evaluation
 
 if TYPE_CHECKING:
     from distill import Chosen, Recipe
@@ -91,6 +90,7 @@ def quickstart(
     interrupted run, and only measures and serves a finished one.
     """
     from distill import name_of
+    from isogon.api import evaluation
     from isogon.bundle import Bundle
     from isogon.images import ImageFolder
 
@@ -118,7 +118,7 @@ def quickstart(
     console.quickstart(
         bundle,
         report,
-        stored_evaluation(bundle),
+        evaluation(bundle),
         latencies=latencies,
         examples=examples,
         answers=answers,

@@ -12,6 +12,8 @@ def recipe(chosen: "Chosen", *, whole: bool) -> None:
     """Say what will be run: the whole recipe, or only what a file left to be chosen."""
     from distill import written
 
+    for text in chosen.renamed:
+        note(text)
     if whole:
         note(written(chosen.document, chosen.taken))
         return

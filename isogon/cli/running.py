@@ -26,10 +26,19 @@ def run(
             show_default=False,
         ),
     ] = None,
+    runtime: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="What runs it: onnxruntime, in which its calibration was measured, or "
+            "openvino. Without it: onnxruntime.",
+            show_default=False,
+        ),
+    ] = None,
     threads: Annotated[
         int | None,
         typer.Option(
-            help="ONNX Runtime's threads. Without it: its own choice.",
+            help="Threads of one run. Without it: its own choice.",
             min=1,
             show_default=False,
         ),
@@ -42,11 +51,12 @@ def run(
     needed. `examples/edge.py` does the same without Isogon. Exit status 1 if an image
     could not be read.
     """
-    from isogon.model import Answer, Model, require_savable, save_answers
+    from isogon import api
+    from isogon.model import Answer, require_savable, save_answers
 
     if output is not None:
         require_savable(output)
-    opened = Model.open(model, threads=threads)
+    opened = api.load(model, runtime=runtime, threads=threads)
     with console.progress() as progress:
         found = list(opened.answers(_files(images), progress))
     answered = [one for one in found if isinstance(one, Answer)]
@@ -61,7 +71,7 @@ def run(
         )
     else:
         console.answers(opened, found)
-    if output is not None and answered:  # last: what was answered is said in any case
+    if output is not None and answered:  # last: the answers are shown even if this fails
         save_answers(output, answered, opened.fingerprint)
     if len(answered) < len(found):
         raise typer.Exit(1)

@@ -70,10 +70,14 @@ def serve(
 
     What answers:
 
-    - ISOGON_ARTIFACT: which of the bundles' files, such as onnx/model.int8.onnx
+    - ISOGON_ARTIFACT: which of the bundles' files, such as onnx/model.int8.onnx; in
+      OpenVINO, where it was let in for that: onnx/model.int8.onnx@openvino; or `fastest`:
+      whichever is on this machine, measured at the start
     - ISOGON_ALPHA: the false-alarm rate of `is_ood`, instead of the bundle's
     - ISOGON_CORES and ISOGON_THREADS: CPU cores that each model keeps
       busy, and of them for one run
+    - ISOGON_DEVICE: `cpu`, `cuda` or `cuda:1`, which fail where they are not to be had;
+      `auto` is a GPU where there is one
     - ISOGON_CUDA_GRAPHS: `true` replays the runs of a TensorRT engine
     - ISOGON_WATCH: `true` is `--watch`
     - ISOGON_PROCESSES: `--processes`
@@ -105,13 +109,14 @@ def serve(
     - ISOGON_DRIFT_WINDOW: images that the drift test looks back upon
     - ISOGON_DRIFT_RUN_LENGTH: familiar images until it alarms, on average
     """
-    from serving import serve as run
+    from isogon import api
 
-    given = {"processes": processes, "keys_file": keys, "watch": watch or None}
-    run(
-        bundles or (),
+    api.serve(
+        *(bundles or ()),
         host=host,
         port=port,
         uds=uds,
-        given={name: value for name, value in given.items() if value is not None},
+        processes=processes,
+        keys=keys,
+        watch=watch,
     )

@@ -5,6 +5,7 @@ import math
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib import import_module
 from typing import Any
 
 from rich.console import Console
@@ -24,7 +25,7 @@ from isogon.cli.logged import LoggedProgress
 
 out = Console(highlight=False, emoji=False)
 err = Console(stderr=True, highlight=False, emoji=False)
-# The further processes of a run on several devices leave the talking to the first.
+# Of several processes on several devices, only the first prints.
 _follower = os.environ.get("LOCAL_RANK", "0") != "0"
 aside = Console(stderr=True, highlight=False, emoji=False, quiet=_follower)
 
@@ -72,6 +73,12 @@ def loading(bars: Progress, *, extra: str) -> Iterator[None]:
     with needing(extra):
         yield
     bars.remove_task(task)
+
+
+def load(module: str, bars: Progress, *, extra: str) -> None:
+    """Import a stage before it is called, showing that; see `loading`."""
+    with loading(bars, extra=extra):
+        import_module(module)
 
 
 @contextmanager

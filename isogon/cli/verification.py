@@ -1,17 +1,54 @@
-"""`isogon verify` and `isogon judge`: claims measured again, and judged again."""
+"""`isogon verify`: claims measured again, judged again, or followed layer by layer."""
 
+import shlex
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from isogon.cli import console
-from isogon.cli.more_images import more_pixels
-from isogon.cli.options import AsJson, Bounds, BundlePath, MoreImages
+from isogon.cli.options import AsJson, Bounds, MoreImages
+
+if TYPE_CHECKING:
+    from isogon.errors import UsageError
 
 
 def verify(
-    bundle: BundlePath,
+    bundle: Annotated[
+        Path | None,
+        typer.Argument(
+            metavar="BUNDLE",
+            help="A bundle's directory; not with --judge.",
+            show_default=False,
+        ),
+    ] = None,
+    judge: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="RUN",
+            help="Judge a saved parity run within other bounds; nothing is run or changed. "
+            "RUN: parity/ARTIFACT.safetensors in a bundle, or beside a rejected artifact.",
+            show_default=False,
+        ),
+    ] = None,
+    diverge: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="ARTIFACT",
+            help="Name the first layer at which an ONNX file leaves the float32 reference: "
+            "a name inside the bundle, or the path of a rejected one. --bound is then the "
+            "relative error from which a node counts.",
+            show_default=False,
+        ),
+    ] = None,
+    plot: Annotated[
+        Path | None,
+        typer.Option(
+            help="With --diverge: where to draw the error by depth (.svg or .png). "
+            "Without it: diverge-ARTIFACT.svg.",
+            show_default=False,
+        ),
+    ] = None,
     vouch: Annotated[
         bool,
         typer.Option(
@@ -30,25 +67,49 @@ def verify(
     TensorRT: it tells whether the artifacts still hold. Engines for another GPU are
     passed over, and named. Each artifact has to keep the bounds under which it was let
     in; --bound is for the engines that --vouch lets in.
-    """
-    from isogon.bundle import Bundle
-    from isogon.errors import UsageError
 
-    if bound and not vouch:
-        raise UsageError(
+    `isogon verify --judge RUN --bound int8.min_cosine=0.98` judges a saved run again.
+    `isogon verify BUNDLE --diverge onnx/model.fp16.onnx` compares every node of a graph
+    with the same student exported afresh in float32, on real images.
+
+    Exit status 1 if a claim does not hold, a bound is broken or a node leaves its bound.
+    """
+    if judge is not None:
+        given = {"BUNDLE": bundle, "--diverge": diverge, "--plot": plot}
+        _require_none(given | {"--vouch": vouch, "--images": images}, beside="--judge")
+        _judge(judge, bound or [], as_json=as_json)
+        return
+    if bundle is None:
+        raise _wrong("Expected BUNDLE, or --judge RUN. See `isogon verify --help`.")
+    if diverge is not None:
+        _require_none({"--vouch": vouch, "--images": images}, beside="--diverge")
+        _diverge(bundle, diverge, bound or [], plot, as_json=as_json)
+        return
+    _require_none({"--plot": plot}, beside="a bundle alone; it is for --diverge")
+    _verify(bundle, vouch, bound or [], images, as_json=as_json)
+
+
+def _verify(
+    bundle: Path, vouch: bool, bounds: list[str], images: Path | None, *, as_json: bool
+) -> None:
+    from isogon import api
+    from isogon.bundle import Bundle
+
+    if bounds and not vouch:
+        raise _wrong(
             "--bound is for engines that --vouch lets in; every other artifact has to keep "
             "the bounds it was let in under. Add --vouch, or leave it out."
         )
     opened = Bundle.open(bundle)
     with console.progress() as progress:
-        with console.loading(progress, extra="export"):
-            from export import tolerances, verify as run
-        verified = run(
+        console.load("export", progress, extra="export")
+        verified = api.verify(
             opened,
-            progress,
             vouch=vouch,
-            tolerances=tolerances(bound or ()),
-            extra=more_pixels(images, opened, progress),
+            bounds=bounds,
+            images=images,
+            check=False,  # what failed is shown first
+            progress=progress,
         )
     if as_json:
         console.as_json(
@@ -63,36 +124,89 @@ def verify(
     verified.require()
 
 
-def judge(
-    run: Annotated[
-        Path,
-        typer.Argument(
-            metavar="RUN",
-            help="A saved parity run: parity/ARTIFACT.safetensors in a bundle, or beside "
-            "a rejected artifact.",
-        ),
-    ],
-    bound: Bounds = None,
-    as_json: AsJson = False,
-) -> None:
-    """Judge a saved parity run again, within other bounds; nothing is run.
+def _judge(run: Path, bounds: list[str], *, as_json: bool) -> None:
+    from isogon import api
 
-    Exit status 1 if a bound is broken. The bundle is not touched: to let an artifact
-    in, give the same --bound to `isogon export`.
-    """
-    from isogon.parity import ParityRun
-
-    loaded = ParityRun.load(run)
     with console.needing("export"):
-        from export import ParityFailedError, tolerances
-
-    precision = loaded.claim.precision
-    report = loaded.judge(tolerances(bound or (), made=(precision,))[precision])
-    if not report:
-        if as_json:
-            console.as_json(report.model_dump(mode="json"))
-        raise ParityFailedError(report, "Nothing was changed.")
+        from export import ParityFailedError
+    report = api.judge(run, bounds=bounds)
     if as_json:
         console.as_json(report.model_dump(mode="json"))
-    else:
+    if not report:
+        raise ParityFailedError(report, "Nothing was changed.")
+    if not as_json:
         console.parity(report)
+
+
+def _diverge(
+    bundle: Path, artifact: Path, bounds: list[str], plot: Path | None, *, as_json: bool
+) -> None:
+    from isogon import api
+    from isogon.bundle import Bundle
+
+    drawn = plot or Path(f"diverge-{artifact.stem}.svg")
+    if drawn.suffix not in (".svg", ".png") or not drawn.absolute().parent.is_dir():
+        raise _wrong(
+            f"Expected --plot as a .svg or .png file in a folder that exists, got {drawn}."
+        )
+    bound = _number(bounds)
+    opened = Bundle.open(bundle)
+    with console.progress() as progress:
+        with console.loading(progress, extra="export"):
+            from export.divergence.plot import draw
+        found = api.diverge(opened, artifact, bound=bound, progress=progress)
+        draw(found, drawn)
+    if as_json:
+        told = {
+            "first": found.first and found.first.name,
+            "only_when_fused": found.only_when_fused,
+            "told": str(found),
+        }
+        console.as_json(told | found.model_dump(mode="json"))
+    else:
+        console.divergence(found, drawn)
+    if found.first is not None or found.only_when_fused:
+        raise typer.Exit(1)
+
+
+def _number(bounds: list[str]) -> float | None:
+    """Return the one bound of --diverge, a relative error above 0."""
+    if not bounds:
+        return None
+    try:
+        (bound,) = map(float, bounds)
+    except ValueError:
+        bound = 0.0
+    if not 1e-12 <= bound < float("inf"):
+        raise _wrong(
+            f"With --diverge, --bound is one number of at least 1e-12, such as 0.01; got "
+            f"{' '.join(bounds)}."
+        )
+    return bound
+
+
+def _require_none(given: dict[str, object], *, beside: str) -> None:
+    for name, value in given.items():
+        if value:
+            raise _wrong(f"Leave out {name} beside {beside}.")
+
+
+def _wrong(message: str) -> "UsageError":
+    from isogon.errors import UsageError
+
+    return UsageError(message)
+
+
+def judge(context: typer.Context) -> None:
+    """Say what this command is called now."""
+    given = shlex.join(context.args) or "RUN"
+    raise _wrong(
+        f"`isogon judge` is a way of `isogon verify` now: isogon verify --judge {given}"
+    )
+
+
+def diverge(context: typer.Context) -> None:
+    """Say what this command is called now."""
+    bundle, *rest = context.args or ["BUNDLE", "ARTIFACT"]
+    given = shlex.join([bundle, "--diverge", *(rest or ["ARTIFACT"])])
+    raise _wrong(f"`isogon diverge` is a way of `isogon verify` now: isogon verify {given}")

@@ -6,6 +6,9 @@ from isogon.images.classes import (
 from isogon.images.collection import (
     Images as Images,
 )
+from isogon.images.cost import (
+    Cost as Cost,
+)
 from isogon.images.decoding import (
     ImageLimits as ImageLimits,
     decode as decode,

@@ -271,7 +271,7 @@ def _begins_like_image(opened: tarfile.TarFile, member: tarfile.TarInfo) -> bool
 
 
 def _require_end(opened: tarfile.TarFile) -> None:
-    """Refuse an archive whose listing broke off: tarfile stops there without a word."""
+    """Refuse an archive whose listing broke off: tarfile stops there without an error."""
     assert opened.fileobj is not None
     opened.fileobj.seek(opened.offset)
     if opened.fileobj.read(tarfile.BLOCKSIZE).strip(b"\0"):

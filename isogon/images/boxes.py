@@ -1,4 +1,14 @@
-"""The boxes of HEIC and AVIF (ISO base media files): where the file should end."""
+"""The boxes of HEIC and AVIF (ISO base media files): their end, and their metadata."""
+
+import re
+from collections.abc import Iterator
+
+_WITH_ITEMS = (b"meta", b"moov")  # the boxes that list what the file holds
+# Such an entry: version, flags, number (longer from version 3 on), protection, kind.
+_ENTRY = rb"infe(?:\x02.{7}|\x03.{9})(?=%s)"
+_EXIF = re.compile(_ENTRY % rb"Exif", re.DOTALL)
+_EXIF_OR_XMP = re.compile(_ENTRY % rb"(?:Exif|mime)", re.DOTALL)
+_KIND = 4  # bytes
 
 
 def is_complete(data: bytes) -> bool:
@@ -6,12 +16,39 @@ def is_complete(data: bytes) -> bool:
 
     libheif decodes a photograph of tiles whose last ones are missing without an error.
     """
+    return all(end <= len(data) for _, _, end in _boxes(data))
+
+
+def without_exif(data: bytes, *, xmp: bool = False) -> bytes:
+    """Return the file with its EXIF made an item of a kind that nobody reads.
+
+    Pillow copies every value out of an AVIF's EXIF, and thousands may overlap: gigabytes.
+    How such an image is turned its own boxes say, and they count.
+
+    Args:
+        data: the file.
+        xmp: whether to leave out XMP as well, which libheif unpacks to any size.
+    """
+    pattern = _EXIF_OR_XMP if xmp else _EXIF
+    kept, done = [], 0
+    for kind, start, end in _boxes(data):
+        if kind in _WITH_ITEMS:
+            for found in pattern.finditer(data, start, min(end, len(data))):
+                kept += [data[done : found.end()], b"none"]
+                done = found.end() + _KIND
+    return b"".join([*kept, data[done:]]) if kept else data
+
+
+def _boxes(data: bytes) -> Iterator[tuple[bytes, int, int]]:
+    """Yield the outer boxes: kind, start, and end, which may lie beyond the data."""
     place = 0
     while place + 8 <= len(data):
         size = int.from_bytes(data[place : place + 4])
         if size == 1:  # the size follows, in 64 bits
             size = int.from_bytes(data[place + 8 : place + 16])
-        if size < 8:
-            return True  # 0: to the end, wherever that is; others are for the decoder
+        kind = data[place + 4 : place + 8]
+        if size < 8:  # 0: to the end, wherever that is; others are for the decoder
+            yield kind, place, len(data)
+            return
+        yield kind, place, place + size
         place += size
-    return place <= len(data)

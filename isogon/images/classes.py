@@ -8,6 +8,15 @@ from pathlib import PurePosixPath
 from isogon.errors import UsageError
 
 _CAPITALS = re.compile(r"(?<=[a-z0-9])(?=[A-Z])")  # where a word begins in `classId`
+_NO_WORD = re.compile(r"[\W_]+")  # between the words of ` # Image-Path`
+
+# Folders that number parts of what stands above them: `seq1`, `Video_003`, `fold-2`.
+_NUMBERED = re.compile(
+    r"(seq|sequence|vid|video|clip|movie|session|scene|shot|take|track|tracklet|part|"
+    r"batch|chunk|set|subset|split|fold|shard|run|trial|day|cam|camera|view|frame|frames|"
+    r"sample|group|dir|folder|burst|patch|slide|page)[ _.-]*\d+",
+    re.IGNORECASE,
+)
 
 _SHOWN = 3  # classes or columns in a sentence
 _SEVERAL = 5  # images of a class, on average, where a level of folders may be chosen
@@ -21,7 +30,7 @@ _DIVISIONS = {
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ClassChoice:
-    """What is said about where classes come from; by default it is found out."""
+    """Where classes come from, as a recipe says; by default it is detected."""
 
     column: str | None = None  # of a list, of Parquet or a dataset; a key of shards' JSON
     level: int | None = None  # of folders: 1 the outermost, -1 the innermost; 0 for none
@@ -105,6 +114,7 @@ def classes_by_folder(names: Sequence[str], level: int | None, where: str) -> Cl
             break
     depth = min(map(len, telling), default=0)
     candidates: list[Classes] = []
+    numbering: list[Classes] = []  # those of them that number parts
     for place in range(depth):
         labels = [
             path[places[place]] for path, places in zip(folders, telling, strict=True)
@@ -112,9 +122,15 @@ def classes_by_folder(names: Sequence[str], level: int | None, where: str) -> Cl
         if 1 < len(set(labels)) < len(labels):
             levels = sorted({places[place] + 1 for places in telling})
             candidates.append(Classes.of(labels, _level_words(levels)))
+            above = [
+                p[places[place] - 1] for p, places in zip(folders, telling, strict=True)
+            ]
+            if all(map(_numbers_part, labels, above)):
+                numbering.append(candidates[-1])
     if candidates:
-        large = [one for one in candidates if len(names) >= _SEVERAL * len(one.names)]
-        chosen = (large or candidates)[-1]
+        naming = [one for one in candidates if one not in numbering] or candidates
+        large = [one for one in naming if len(names) >= _SEVERAL * len(one.names)]
+        chosen = (large or naming)[-1]
         also = "".join(
             f"; {len(one.names):,} would be {one.origin}"
             for one in candidates
@@ -122,6 +138,12 @@ def classes_by_folder(names: Sequence[str], level: int | None, where: str) -> Cl
         )
         return replace(chosen, origin=chosen.origin + also)
     return Classes.none(len(names), _why_none(names, folders, telling))
+
+
+def _numbers_part(folder: str, above: str) -> bool:
+    """Whether a folder numbers a part of the one above: `cat/seq1`, `cat/cat_01`."""
+    rest = folder.removeprefix(above).lstrip(" _.-")
+    return bool(_NUMBERED.fullmatch(folder)) or (rest != folder and rest.isdecimal())
 
 
 def _at_level(
@@ -172,7 +194,7 @@ def _why_none(
 def column_named(columns: Sequence[str], known: Sequence[str]) -> str | None:
     """Return the first of the known names that is among the columns, as it is written.
 
-    Capitals, blanks and hyphens do not count.
+    Capitals, blanks, hyphens and other marks do not count.
     """
     tidied = {_tidy(column): column for column in reversed(columns)}
     return next((tidied[name] for name in known if name in tidied), None)
@@ -203,14 +225,13 @@ def column_words(
         columns: all there are.
         used: other columns in use.
     """
-    unused = [each for each in columns if each != column and each not in used]
+    unused = [each for each in columns if each and each != column and each not in used]
     said = "no column of labels" if column is None else f"from the column `{column}`"
     return said + (f"; unused: {_some(unused)}" if unused else "")
 
 
 def _tidy(column: str) -> str:
-    words = _CAPITALS.sub("_", column.strip())
-    return words.casefold().replace(" ", "_").replace("-", "_")
+    return _NO_WORD.sub("_", _CAPITALS.sub("_", column)).strip("_").casefold()
 
 
 def _some(names: Sequence[str]) -> str:

@@ -13,6 +13,7 @@ that, and few photographs are that large for their model.
 
 import io
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import pi_heif
@@ -23,8 +24,9 @@ from PIL.TiffImagePlugin import TiffImageFile
 
 from isogon.errors import ImageError, ImageProblem
 from isogon.images import gif, tiff
-from isogon.images.boxes import is_complete
+from isogon.images.boxes import is_complete, without_exif
 from isogon.images.colours import Correction, correction
+from isogon.images.cost import Cost, cost
 from isogon.images.formats import ACCEPTED, Format, format_of, other_format
 from isogon.images.jpeg import structure
 from isogon.images.netpbm import is_unusual, unusual
@@ -38,8 +40,10 @@ _SUBFILE_TYPE, _REDUCED = 254, 1
 
 _RLE4 = 2  # a BMP's compression, of which Pillow makes noise (12.3)
 
-# The largest image may be stored in so many passes, a smaller one in more.
+# So many passes store an image of any size; one in more may have fewer pixels: cameras
+# and editors write up to 12, and 200 over a large image would take half a minute.
 _PASSES = 16
+_REPEATED = 4  # passes over the largest image are the work that more of them may be
 
 _STRIP = 64  # rows of an image with transparency that are laid on white at a time
 
@@ -66,7 +70,11 @@ class ImageLimits:
 
 
 def decode(
-    data: bytes, limits: ImageLimits | None = None, *, samples: Range | None = None
+    data: bytes,
+    limits: ImageLimits | None = None,
+    *,
+    samples: Range | None = None,
+    admit: Callable[[Cost], None] | None = None,
 ) -> Image.Image:
     """Return the RGB image that `data` encodes, upright, in sRGB, on white.
 
@@ -75,6 +83,8 @@ def decode(
         limits: the largest image that is decoded.
         samples: black and white of grey images of more than 8 bits; None: as each file
             says.
+        admit: hears what decoding will take, before any pixel is decoded. What it raises
+            goes through, and nothing is decoded.
 
     Returns:
         The image. Its `info` has the largest sample under `ASSUMED` where neither the file
@@ -103,12 +113,14 @@ def decode(
         tiff.require_modest(data)
     elif found.name == "GIF":
         gif.require_modest(data)
-    elif found.name in ("HEIC", "AVIF") and not is_complete(data):
-        raise ImageError(
-            ImageProblem.UNDECODABLE, "is truncated: it ends early. Send the complete file."
-        )
+    elif found.name in ("HEIC", "AVIF"):
+        _require_complete(data)
+        data = without_exif(data, xmp=found.name == "HEIC")
     image: Image.Image = _opened(found, data)
     _require_bounded(image, passes, limits)
+    takes = cost(found.name, image, passes)
+    if admit is not None:
+        admit(takes)
     try:
         if is_unusual(image):
             return unusual(image, data, samples).convert("RGB")
@@ -132,6 +144,13 @@ def decode(
             ImageProblem.UNDECODABLE,
             f"is truncated or damaged: {error}. Send the complete file.",
         ) from error
+
+
+def _require_complete(data: bytes) -> None:
+    if not is_complete(data):
+        raise ImageError(
+            ImageProblem.UNDECODABLE, "is truncated: it ends early. Send the complete file."
+        )
 
 
 def _known(data: bytes) -> Format:
@@ -169,6 +188,8 @@ def _opened(kind: Format, data: bytes) -> ImageFile.ImageFile:
             "is a raw photograph or begins with a preview, and the photograph itself is "
             "not read. Export it as JPEG or TIFF.",
         )
+    if isinstance(image, TiffImageFile):
+        tiff.mend_planes(image)
     if isinstance(image, BmpImageFile) and image.info.get("compression") == _RLE4:
         raise ImageError(
             ImageProblem.UNSUPPORTED,
@@ -190,11 +211,11 @@ def _require_bounded(image: Image.Image, passes: int, limits: ImageLimits) -> No
             f"has {image.width} x {image.height} pixels, more than the limit of "
             f"{limits.pixels:,}. Scale it down.",
         )
-    if pixels * passes > limits.pixels * _PASSES:
+    if passes > _PASSES and pixels * passes > limits.pixels * _REPEATED:
         raise ImageError(
             ImageProblem.TOO_LARGE,
             f"stores its {image.width} x {image.height} pixels in {passes} passes "
-            f"(progressive scans), more work than {_PASSES} passes over "
+            f"(progressive scans), more work than {_REPEATED} passes over "
             f"{limits.pixels:,} pixels. Save it again as JPEG, or scale it down.",
         )
 

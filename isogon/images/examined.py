@@ -16,8 +16,9 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from isogon.images.copies import SIDE
 
-# To be raised where `isogon/images/` accepts or refuses other files than before.
-_DECODER = 2
+# To be raised where `isogon/images/` accepts or refuses other files than before, or makes
+# other thumbnails.
+_DECODER = 3
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

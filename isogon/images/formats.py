@@ -10,11 +10,11 @@ decodes a whole image to learn its size, the other is 100 MB of codecs.
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import BinaryIO
+from io import BytesIO
 
 import pi_heif
 from PIL.AvifImagePlugin import AvifImageFile
-from PIL.BmpImagePlugin import BmpImageFile
+from PIL.BmpImagePlugin import BmpImageFile, DibImageFile
 from PIL.GifImagePlugin import GifImageFile
 from PIL.ImageFile import ImageFile
 from PIL.Jpeg2KImagePlugin import Jpeg2KImageFile
@@ -32,7 +32,7 @@ class Format:
     """A format of image files."""
 
     name: str  # for people
-    open: Callable[[BinaryIO], ImageFile]  # reads the header; pixels come with `load`
+    open: Callable[[BytesIO], ImageFile]  # reads the header; pixels come with `load`
     types: tuple[str, ...]  # media types, the registered one first
     suffixes: tuple[str, ...]  # of file names, the usual one first
     start: re.Pattern[bytes]  # how its files begin
@@ -41,6 +41,19 @@ class Format:
 def _start(pattern: bytes) -> re.Pattern[bytes]:
     return re.compile(pattern, re.DOTALL)
 
+
+def _bitmap(file: BytesIO) -> ImageFile:
+    """Open a BMP, or what a `.dib` may hold: the same without the file's own header."""
+    headed = file.read(2) == b"BM"
+    file.seek(0)
+    return BmpImageFile(file) if headed else DibImageFile(file)
+
+
+# Headers of bitmaps: their size, width and height, 1 plane, and the bits of a pixel.
+_DIB = (
+    rb"\x0c\0\0\0....\x01\0[\x01\x04\x08\x18]\0|"
+    rb"[\x28\x34\x38\x40\x6c\x7c]\0\0\0.{8}\x01\0[\x01\x04\x08\x10\x18\x20]\0"
+)
 
 # ISO base media files say in their first box which formats they keep to: "major brand",
 # version, "compatible brands". `mif1` alone names no codec.
@@ -109,10 +122,10 @@ FORMATS = (
     ),
     Format(
         name="BMP",
-        open=BmpImageFile,
+        open=_bitmap,
         types=("image/bmp", "image/x-ms-bmp"),
         suffixes=(".bmp", ".dib"),
-        start=_start(rb"BM.{12}[\x0c\x10\x28\x34\x38\x40\x6c\x7c]\0\0\0"),
+        start=_start(rb"BM.{12}[\x0c\x10\x28\x34\x38\x40\x6c\x7c]\0\0\0|" + _DIB),
     ),
     Format(
         name="JPEG 2000",
@@ -135,7 +148,7 @@ SUFFIXES = frozenset(suffix for each in FORMATS for suffix in each.suffixes)
 # For messages: "JPEG, PNG, ... or PPM".
 ACCEPTED = ", ".join(each.name for each in FORMATS[:-1]) + f" or {FORMATS[-1].name}"
 
-# What people do send, told apart from noise.
+# Formats that users send but we do not read: the message names them.
 _OTHERS = {
     "a JPEG XL": _start(rb"\xff\x0a|\0\0\0\x0cJXL "),
     "a Canon raw": _start(rb"(II\*\0|MM\0\*)....CR|....ftypcrx"),

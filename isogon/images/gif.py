@@ -1,4 +1,4 @@
-"""What stands before the first image of a GIF, which Pillow reads piece by piece."""
+"""The header of a GIF before its first image, which Pillow reads in pieces."""
 
 from isogon.errors import ImageError, ImageProblem
 

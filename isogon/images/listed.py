@@ -1,9 +1,14 @@
-"""Images named by a list: CSV, TSV or JSONL with a column of paths, or plain text."""
+"""Images named by a list: CSV, TSV or JSONL with a column of paths, or plain text.
+
+Plain text has a path on every line, or a path and a label (`a/0.jpg 3`), as the lists of
+ImageNet and of Caffe do. With a heading it is a table.
+"""
 
 import csv
 import io
 import json
 import os
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePath
@@ -19,6 +24,7 @@ from isogon.images.classes import (
 )
 from isogon.images.collection import require_unique
 from isogon.images.folder import ImageFolder
+from isogon.images.formats import SUFFIXES
 
 LISTS = {".csv", ".tsv", ".jsonl", ".ndjson", ".txt"}
 
@@ -26,17 +32,27 @@ LISTS = {".csv", ".tsv", ".jsonl", ".ndjson", ".txt"}
 PATHS = (
     *("path", "image_path", "img_path", "file_path", "filepath", "filename", "file_name"),
     *("relative_path", "image_file", "file", "image", "img", "image_name", "name"),
-    *("images", "photo", "picture", "image_id", "id"),
+    *("image_filename", "img_name", "img_file", "fname", "paths", "filenames", "uri"),
+    *("images", "photo", "picture", "image_id", "img_id", "id"),
 )
 LABELS = (
     *("label", "class", "target", "category", "class_name", "label_name", "classname"),
     *("fine_label", "labels", "classes", "species", "class_id", "category_id", "label_id"),
     *("coarse_label", "category_name", "species_name", "breed", "variety", "type", "tag"),
-    *("y", "ground_truth"),
+    *("class_label", "image_label", "target_class", "cls", "class_idx", "label_idx"),
+    *("y", "gt", "ground_truth", "annotation", "diagnosis", "dx"),
 )
 
 _HINT = "Expected a heading with a column `path` and, where there are classes, `label`."
 _DELIMITERS = (",", "\t", ";", "|")
+
+# The suffix of an image, and behind it something more: the label.
+_ENDS = tuple(SUFFIXES)
+_LABELLED = re.compile(
+    rf'"?(.+(?:{"|".join(map(re.escape, sorted(SUFFIXES, reverse=True)))}))"?'
+    r"(?:\s*[,;|]\s*|\s+)(\S.*)",
+    re.IGNORECASE,
+)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -45,6 +61,7 @@ class _Table:
 
     columns: tuple[str, ...]
     rows: Sequence[Mapping[str, str]]
+    origin: str | None = None  # in words, of the labels of lines without a heading
 
 
 def listed_images(
@@ -85,7 +102,7 @@ def listed_images(
     return images_at(
         [(file, row[path]) for file, row in rows],
         None if column is None else [row[column] for _, row in rows],
-        column_words(column, columns, used=(path,)),
+        tables[0].origin or column_words(column, columns, used=(path,)),
         where=where,
         level=choice.level,
     )
@@ -149,6 +166,8 @@ def images_at(
 
 
 def _name(folder: Path, path: str, root: Path) -> str:
+    if "\\" in path and os.sep == "/" and not (folder / path).exists():
+        path = path.replace("\\", "/")  # written by Windows
     if not Path(path).is_absolute():
         path = os.path.relpath(folder / path, root)
     return PurePath(os.path.normpath(path)).as_posix()
@@ -179,8 +198,7 @@ def _table(file: Path) -> _Table:
     try:
         text = file.read_bytes().decode(_encoding(file))
         if suffix == ".txt":
-            paths = [line for line in text.replace("\r\n", "\n").split("\n") if line]
-            return _Table(columns=("path",), rows=[{"path": path} for path in paths])
+            return _plain(text, file)
         if suffix in (".jsonl", ".ndjson"):
             return _json_lines(text, file)
         return _delimited(text, "\t" if suffix == ".tsv" else ",", file)
@@ -197,8 +215,38 @@ def _encoding(file: Path) -> str:
     return "utf-16" if utf_16 else "utf-8-sig"
 
 
+def _plain(text: str, file: Path) -> _Table:
+    """Read a path, or a path and a label, per line; with a heading, a table."""
+    lines = [line for line in text.replace("\r\n", "\n").split("\n") if line.strip()]
+    heading = re.split(r"[,\t;| ]+", lines[0].strip("# ")) if lines else []
+    if len(heading) > 1 and column_named(heading, PATHS) and column_named(heading, LABELS):
+        usual = next((each for each in _DELIMITERS if each in lines[0]), " ")
+        return _delimited(text, usual, file)
+    rows = []
+    for line in lines:
+        if (file.parent / line).exists():
+            rows.append({"path": line, "label": ""})
+        elif not line.startswith("#"):
+            rows.append(_path_and_label(line.strip(), file.parent))
+    if not any(row["label"] for row in rows):
+        return _Table(columns=("path",), rows=[{"path": row["path"]} for row in rows])
+    origin = "from what stands beside the path on each line"
+    return _Table(columns=("path", "label"), rows=rows, origin=origin)
+
+
+def _path_and_label(line: str, folder: Path) -> dict[str, str]:
+    """Divide a line that names no file as it stands; the label is mostly behind."""
+    first, _, rest = line.partition(" ")
+    if line.lower().endswith(_ENDS):
+        before = rest and (folder / rest.strip()).exists()
+        return {"path": rest.strip() if before else line, "label": first if before else ""}
+    found = _LABELLED.fullmatch(line)
+    return {"path": found[1], "label": found[2]} if found else {"path": line, "label": ""}
+
+
 def _delimited(text: str, usual: str, file: Path) -> _Table:
     """Read a table with a heading, whose most frequent delimiter is the table's."""
+    text = text.lstrip("\r\n# ")
     delimiter = max((usual, *_DELIMITERS), key=text.partition("\n")[0].count)
     reader = csv.reader(
         io.StringIO(text, newline=""),

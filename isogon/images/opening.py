@@ -36,7 +36,7 @@ def open_images(
         choice: where the classes come from; without it that is found out.
 
     Raises:
-        UsageError: there is no such source, or none of its images is to be had.
+        UsageError: there is no such source, or none of its images can be read.
     """
     folder = Path(source).expanduser()
     if folder.is_dir():

@@ -255,7 +255,7 @@ def _require_small(opened: pq.ParquetFile, group: int, column: str, file: Path) 
         raise UsageError(
             f"Row group {group} of {file} holds {size / 2**20:,.0f} MiB of images, and "
             f"reading one image means reading its group; at most "
-            f"{_LARGEST_GROUP // 2**20} MiB do. Write the file again with "
+            f"{_LARGEST_GROUP // 2**20} MiB are read. Write the file again with "
             f"`pyarrow.parquet.write_table(table, path, row_group_size=100)`."
         )
 

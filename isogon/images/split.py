@@ -1,4 +1,4 @@
-"""Which image plays which role, decided by the rank of its name's hash."""
+"""The split into training, calibration and test images, by the hash of their names."""
 
 import hashlib
 from dataclasses import dataclass

@@ -1,11 +1,16 @@
-"""What a TIFF's directory would take to read, before it is read."""
+"""What a TIFF's directory would take to read, and what Pillow misreads of one."""
 
 import struct
+
+from PIL.TiffImagePlugin import TiffImageFile
 
 from isogon.errors import ImageError, ImageProblem
 
 _SIZES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8,
           13: 4, 16: 8, 17: 8, 18: 8}  # fmt: skip # bytes, by the type of a value
+
+_BITS_PER_SAMPLE, _PLANAR, _APART = 258, 284, 2
+_BANDS = ("R", "G", "B", "A")  # as Pillow calls planes of 8 bits
 
 
 def require_modest(data: bytes) -> None:
@@ -36,3 +41,19 @@ def require_modest(data: bytes) -> None:
             "begins as TIFF, but is damaged or truncated: its tags hold more bytes than "
             "the file. Send the complete file.",
         )
+
+
+def mend_planes(image: TiffImageFile) -> None:
+    """Let Pillow read 16 bits for each sample where colours lie in planes of their own.
+
+    Of what is not compressed it reads 8 bits then (12.3), and makes noise of it.
+    """
+    bits = image.tag_v2.get(_BITS_PER_SAMPLE, (8,))
+    if bits[0] != 16 or image.tag_v2.get(_PLANAR) != _APART:
+        return
+    order = ";16B" if image.tag_v2.prefix == b"MM" else ";16L"
+    for place, tile in enumerate(image.tile):
+        if tile.codec_name == "raw" and isinstance(tile.args, tuple):
+            rawmode, *others = tile.args
+            if rawmode in _BANDS:
+                image.tile[place] = tile._replace(args=(rawmode + order, *others))

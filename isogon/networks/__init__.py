@@ -1,4 +1,4 @@
-"""The networks in torch: what distil trains and export traces. Serving never sees them."""
+"""The networks in torch: distil trains them, export traces them, serving uses none."""
 
 from isogon.networks.architecture import (
     Architecture as Architecture,
@@ -17,6 +17,7 @@ from isogon.networks.imported import ImportedNetwork as ImportedNetwork
 from isogon.networks.importing import (
     code_of as code_of,
     module_from_path as module_from_path,
+    module_of_path as module_of_path,
     said as said,
     source_of as source_of,
 )

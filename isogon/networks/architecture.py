@@ -39,7 +39,7 @@ def architecture_of(name: str) -> Architecture:
     """Return what is known of a timm model; of one on a hub, its config is fetched.
 
     Raises:
-        UsageError: timm has no such model or tag, or its source is not to be had.
+        UsageError: timm has no such model or tag, or its source cannot be reached.
     """
     if has_timm_source(name):
         return _from_source(name)

@@ -1,4 +1,4 @@
-"""timm's models as one thing: uint8 pixels in, tokens out, class token first."""
+"""timm's models behind one interface: uint8 pixels in, tokens out, class token first."""
 
 from collections.abc import Mapping
 from pathlib import Path

@@ -79,6 +79,10 @@ class FeatureExtractor(nn.Module, ABC):
     def normalised(self, pixels: UInt8[Tensor, "b h w 3"]) -> Float[Tensor, "b 3 h w"]:
         """Return the pixels as the network was trained on them."""
         images = pixels.to(self.mean.dtype).permute(0, 3, 1, 2)  # TensorRT casts uint8 only
+        if torch.compiler.is_exporting():
+            # Of channels-last maps torch exports a mean as a Gather by Range(batch), at
+            # which OpenVINO loses a bias: benchmarks/openvino_bias.py.
+            images = images.contiguous()
         return (images / 255 - self.mean) / self.std
 
     @abstractmethod

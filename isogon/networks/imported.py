@@ -1,4 +1,4 @@
-"""A user's own network as one of ours: normalisation included, its shapes checked."""
+"""A user's own network behind the same interface, its shapes checked."""
 
 import math
 

@@ -11,8 +11,9 @@ from typing import Literal
 from torch import nn
 
 from isogon.errors import UsageError
+from isogon.stages import OWN, namesake
 
-Role = Literal["teacher", "student"]
+Role = Literal["teacher", "student", "objective"]
 
 
 def module_from_path(name: str, role: Role = "teacher") -> tuple[nn.Module, Path | None]:
@@ -24,7 +25,7 @@ def module_from_path(name: str, role: Role = "teacher") -> tuple[nn.Module, Path
         UsageError: there is no such module or factory, or it makes something else.
     """
     module_name, _, attribute = name.partition(":")
-    module = _imported(module_name, name, role)
+    module = module_of_path(name, role)
     where = f"{module_name} ({module.__file__})"
     factory = getattr(module, attribute, None)
     if not callable(factory):
@@ -48,7 +49,7 @@ def source_of(name: str, role: Role = "teacher") -> Path | None:
     Raises:
         UsageError: there is no such module, or it cannot be imported.
     """
-    return _source(_imported(name.partition(":")[0], name, role))
+    return _source(module_of_path(name, role))
 
 
 def code_of(name: str, network: nn.Module) -> dict[str, str]:
@@ -128,8 +129,17 @@ def _look_here() -> None:
     importlib.invalidate_caches()
 
 
-def _imported(module_name: str, name: str, role: Role) -> ModuleType:
+def module_of_path(name: str, role: Role) -> ModuleType:
+    """Return the module of `package.module:attribute`, imported.
+
+    Modules of the current folder are found, after all others.
+
+    Raises:
+        UsageError: there is no such module, or it cannot be imported.
+    """
+    module_name = name.partition(":")[0]
     _look_here()
+    _require_unambiguous(module_name, name, role)
     try:
         return importlib.import_module(module_name)
     except ModuleNotFoundError as error:
@@ -144,6 +154,17 @@ def _imported(module_name: str, name: str, role: Role) -> ModuleType:
         raise UsageError(f"Importing {module_name} failed: {said(error)}.") from error
 
 
+def _require_unambiguous(module_name: str, name: str, role: Role) -> None:
+    """Refuse a module of the user's own in a package named as one of Isogon's."""
+    package = module_name.partition(".")[0]
+    other = namesake(package, sys.path) if package in OWN else None
+    if other is not None:
+        raise UsageError(
+            f"The {role} {name} is in a package that is named as one of Isogon's own, "
+            f"`{package}`, so that {other} is not found. Rename yours, and `name` with it."
+        )
+
+
 def _missing(module: str, name: str, role: Role) -> UsageError:
     return UsageError(
         f"There is no module {module!r} for the {role} {name}. {_advice(role)}"
@@ -151,8 +172,11 @@ def _missing(module: str, name: str, role: Role) -> UsageError:
 
 
 def _advice(role: Role) -> str:
+    place, what = f"[{role}]", "factory"
+    if role == "objective":
+        place, what = "[[objective]]", "Class"
     return (
-        f"Write `name` in [{role}] as `package.module:factory`; modules in the current "
+        f"Write `name` in {place} as `package.module:{what}`; modules in the current "
         f"folder, on PYTHONPATH and installed ones are found."
     )
 

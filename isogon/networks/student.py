@@ -4,7 +4,6 @@ import copy
 
 import safetensors.torch
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
@@ -24,6 +23,8 @@ from isogon.networks.importing import (
 )
 
 WEIGHTS = "model.safetensors"
+
+_SMALLEST_NORM = 1e-12  # as `F.normalize` has it
 
 
 class Student(nn.Module):
@@ -88,7 +89,7 @@ class Student(nn.Module):
         features = self.backbone(pixels).pooled
         if self.embedding is not None:
             features = self.embedding(features)
-        return F.normalize(features, dim=1)
+        return unit(features)
 
     def followed_by(self, layer: nn.Linear) -> "Student":
         """Return a student whose embeddings are this one's, mapped by `layer`.
@@ -107,11 +108,22 @@ class Student(nn.Module):
         return Student(self.backbone, folded)
 
 
+def unit(vectors: Float[Tensor, "b d"]) -> Float[Tensor, "b d"]:
+    """Return the vectors divided by their norms, as `F.normalize` does.
+
+    In ONNX that is a sum and a division by broadcasting. What `F.normalize` and
+    `vector_norm` become there (Expand, ReduceL2) ONNX Runtime's `quant_pre_process` and
+    other tools that infer shapes do not take.
+    """
+    norms = (vectors * vectors).sum(dim=1, keepdim=True).sqrt()
+    return vectors / norms.clamp_min(_SMALLEST_NORM)
+
+
 def own_network(name: str, preprocessing: Preprocessing) -> ImportedNetwork:
     """Return the student's network of the user's own, in float32.
 
     Raises:
-        UsageError: it is not to be had, or does not do; see `module_from_path`.
+        UsageError: it cannot be loaded, or is unsuitable; see `module_from_path`.
     """
     network, _ = module_from_path(name, "student")
     return ImportedNetwork(network.float(), preprocessing)
@@ -138,7 +150,7 @@ def student_from_bundle(bundle: Bundle) -> Student:
     A network of the user's own is imported and made again.
 
     Raises:
-        UsageError: its module is not to be had, or its code has changed.
+        UsageError: its module is missing, or its code has changed.
     """
     card: StudentCard = bundle.manifest.student
     backbone = _backbone_of(card, bundle.manifest.preprocessing)

@@ -5,7 +5,9 @@ from isogon.ood.calibration import (
     scores_needed as scores_needed,
 )
 from isogon.ood.detector import (
+    Bank as Bank,
     Detector as Detector,
+    Settings as Settings,
 )
 from isogon.ood.knn import (
     Knn as Knn,
@@ -35,12 +37,12 @@ from isogon.ood.she import (
 )
 from isogon.ood.spec import (
     DETECTORS as DETECTORS,
-    DetectorName as DetectorName,
     DetectorSpec as DetectorSpec,
     applicable_detectors as applicable_detectors,
+    detector_class as detector_class,
 )
-from isogon.ood.stored import (
-    Stored as Stored,
+from isogon.ood.statistics import (
+    StoredStatistics as StoredStatistics,
 )
 from isogon.ood.vim import (
     Residual as Residual,

@@ -7,11 +7,11 @@ from jaxtyping import Float, Shaped
 
 BLOCK = 1024  # queries whose products with the bank are held at once
 
-Answer = Callable[[Float[np.ndarray, "_ d"]], Shaped[np.ndarray, "_ ..."]]
+Scored = Callable[[Float[np.ndarray, "_ d"]], Shaped[np.ndarray, "_ ..."]]
 
 
 def in_blocks(
-    answer: Answer, queries: Float[np.ndarray, "n d"]
+    answer: Scored, queries: Float[np.ndarray, "n d"]
 ) -> Shaped[np.ndarray, "n ..."]:
     """Return `answer` of the queries, row by row, computed a thousand at a time."""
     starts = range(0, max(len(queries), 1), BLOCK)

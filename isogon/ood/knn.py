@@ -1,13 +1,15 @@
 """Distance to the k-th nearest familiar embedding."""
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 from jaxtyping import Float
 
+from isogon.errors import UsageError
 from isogon.ood.blocks import in_blocks
-from isogon.ood.detector import Detector
-from isogon.ood.stored import Stored
+from isogon.ood.detector import Bank, Detector, Settings
+from isogon.ood.statistics import StoredStatistics
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -19,6 +21,10 @@ class Knn(Detector):
     negative of OpenOOD's `conf`.
     """
 
+    name: ClassVar[str] = "knn"
+    needs_labels: ClassVar[bool] = False
+    reads: ClassVar[tuple[str, ...]] = ("k",)
+
     bank: Float[np.ndarray, "n d"]  # unit norm
     k: int
 
@@ -26,6 +32,18 @@ class Knn(Detector):
     def fit(cls, embeddings: Float[np.ndarray, "n d"], *, k: int) -> "Knn":
         """Keep the directions of at least k familiar embeddings as the bank."""
         return cls(bank=directions(embeddings), k=k)
+
+    @classmethod
+    def from_bank(cls, bank: Bank, settings: Settings) -> "Knn":
+        """Fit with k = 1 where it is not set."""
+        return cls.fit(bank.embeddings, k=settings.k or 1)
+
+    @classmethod
+    def require_possible(
+        cls, settings: Settings, bank: int, width: int | None, classes: int | None
+    ) -> None:
+        """Raise `UsageError` if the bank has fewer than k images."""
+        require_neighbours(cls.name, settings.k or 1, bank)
 
     def score(self, embeddings: Float[np.ndarray, "b d"]) -> Float[np.ndarray, " b"]:
         """Return 2 - 2 cos to the k-th nearest of the bank, in [0, 4]."""
@@ -43,11 +61,21 @@ class Knn(Detector):
         return {"bank": self.bank}
 
     @classmethod
-    def from_stored(cls, stored: Stored, *, k: int) -> "Knn":
+    def from_stored(cls, stored: StoredStatistics, settings: Settings) -> "Knn":
         """Return the detector that `arrays` stored."""
+        k = settings.k or 1
         bank = stored.take("bank", "n d")
         stored.require_bank(k)
         return cls(bank=bank, k=k)
+
+
+def require_neighbours(name: str, k: int, bank: int) -> None:
+    """Raise `UsageError` if a bank has fewer images than a detector's k."""
+    if bank < k:
+        raise UsageError(
+            f"The {name} detector with k = {k} needs a bank of at least {k} images, got "
+            f"{bank}; lower k or add images."
+        )
 
 
 def directions(embeddings: Float[np.ndarray, "n d"]) -> Float[np.ndarray, "n d"]:

@@ -2,12 +2,14 @@
 
 from abc import abstractmethod
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 from jaxtyping import Float
 
-from isogon.ood.detector import Detector
+from isogon.ood.detector import Bank, Detector, Settings
 from isogon.ood.probe import LinearProbe, log_sum_exp
+from isogon.ood.statistics import StoredStatistics
 
 GEN_GAMMA = 0.1
 GEN_CLASSES = 100
@@ -18,6 +20,16 @@ class LogitDetector(Detector):
     """A score of the logits of a linear probe, which is all it is fitted with."""
 
     probe: LinearProbe
+
+    @classmethod
+    def from_bank(cls, bank: Bank, settings: Settings) -> "LogitDetector":
+        """Fit the probe; there is nothing to set."""
+        return cls(probe=bank.probe)
+
+    @classmethod
+    def from_stored(cls, stored: StoredStatistics, settings: Settings) -> "LogitDetector":
+        """Return the detector that `arrays` stored."""
+        return cls(probe=LinearProbe.from_stored(stored))
 
     @staticmethod
     @abstractmethod
@@ -40,6 +52,8 @@ class Msp(LogitDetector):
     negative of its `conf`. In float32 probabilities above 1 - 6e-8 are all 1.
     """
 
+    name: ClassVar[str] = "msp"
+
     @staticmethod
     def of_logits(logits: Float[np.ndarray, "b c"]) -> Float[np.ndarray, " b"]:
         """Return -max_c softmax(l)_c = -exp(max l - logsumexp l)."""
@@ -53,6 +67,8 @@ class MaxLogit(LogitDetector):
     Hendrycks et al., arXiv:1911.11132, as in OpenOOD v1.5; the score is the negative
     of its `conf`.
     """
+
+    name: ClassVar[str] = "max_logit"
 
     @staticmethod
     def of_logits(logits: Float[np.ndarray, "b c"]) -> Float[np.ndarray, " b"]:
@@ -68,6 +84,8 @@ class Energy(LogitDetector):
     `conf`.
     """
 
+    name: ClassVar[str] = "energy"
+
     @staticmethod
     def of_logits(logits: Float[np.ndarray, "b c"]) -> Float[np.ndarray, " b"]:
         """Return -log sum_c exp l_c."""
@@ -82,6 +100,8 @@ class Gen(LogitDetector):
     most confident predictions; we sum the other classes instead, which moves the score
     by up to (6e-8)^0.1 = 0.19 there and nowhere else.
     """
+
+    name: ClassVar[str] = "gen"
 
     @staticmethod
     def of_logits(logits: Float[np.ndarray, "b c"]) -> Float[np.ndarray, " b"]:

@@ -1,13 +1,14 @@
 """Mahalanobis distance to the nearest class, alone and relative to all data."""
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 from jaxtyping import Float, Int
 
 from isogon.errors import UsageError
-from isogon.ood.detector import Detector
-from isogon.ood.stored import Stored
+from isogon.ood.detector import Bank, Detector, Settings
+from isogon.ood.statistics import StoredStatistics
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -30,7 +31,7 @@ class Gaussians:
         """Fit the empirical covariance of class-centred embeddings, in float64.
 
         Directions whose variance is below d * eps(float32) of the largest hold
-        nothing but the rounding of the embeddings and are left out.
+        only rounding errors of the embeddings and are left out.
         """
         data = embeddings.astype(np.float64)
         center = data.mean(axis=0)
@@ -70,7 +71,7 @@ class Gaussians:
         }
 
     @classmethod
-    def from_stored(cls, stored: Stored, prefix: str) -> "Gaussians":
+    def from_stored(cls, stored: StoredStatistics, prefix: str) -> "Gaussians":
         """Return the Gaussians that `arrays` stored under the prefix."""
         return cls(
             center=stored.take(f"{prefix}.center", "d"),
@@ -87,7 +88,22 @@ class Mahalanobis(Detector):
     the negative of its `conf`. Without labels there is one Gaussian.
     """
 
+    name: ClassVar[str] = "mahalanobis"
+    needs_labels: ClassVar[bool] = False
+
     classes: Gaussians
+
+    @classmethod
+    def from_bank(cls, bank: Bank, settings: Settings) -> "Mahalanobis":
+        """Fit; there is nothing to set."""
+        return cls.fit(bank.embeddings, bank.labels)
+
+    @classmethod
+    def require_possible(
+        cls, settings: Settings, bank: int, width: int | None, classes: int | None
+    ) -> None:
+        """Raise `UsageError` if each image is a class of its own."""
+        _require_variance(cls.name, bank, classes)
 
     @classmethod
     def fit(
@@ -107,7 +123,7 @@ class Mahalanobis(Detector):
         return self.classes.arrays("classes")
 
     @classmethod
-    def from_stored(cls, stored: Stored) -> "Mahalanobis":
+    def from_stored(cls, stored: StoredStatistics, settings: Settings) -> "Mahalanobis":
         """Return the detector that `arrays` stored."""
         return cls(classes=Gaussians.from_stored(stored, "classes"))
 
@@ -120,8 +136,22 @@ class RelativeMahalanobis(Detector):
     its `conf`.
     """
 
+    name: ClassVar[str] = "relative_mahalanobis"
+
     classes: Gaussians
     everything: Gaussians
+
+    @classmethod
+    def from_bank(cls, bank: Bank, settings: Settings) -> "RelativeMahalanobis":
+        """Fit; there is nothing to set."""
+        return cls.fit(bank.embeddings, bank.classes)
+
+    @classmethod
+    def require_possible(
+        cls, settings: Settings, bank: int, width: int | None, classes: int | None
+    ) -> None:
+        """Raise `UsageError` if each image is a class of its own."""
+        _require_variance(cls.name, bank, classes)
 
     @classmethod
     def fit(
@@ -145,9 +175,20 @@ class RelativeMahalanobis(Detector):
         return self.classes.arrays("classes") | self.everything.arrays("everything")
 
     @classmethod
-    def from_stored(cls, stored: Stored) -> "RelativeMahalanobis":
+    def from_stored(
+        cls, stored: StoredStatistics, settings: Settings
+    ) -> "RelativeMahalanobis":
         """Return the detector that `arrays` stored."""
         return cls(
             classes=Gaussians.from_stored(stored, "classes"),
             everything=Gaussians.from_stored(stored, "everything"),
+        )
+
+
+def _require_variance(name: str, bank: int, classes: int | None) -> None:
+    if classes == bank:
+        raise UsageError(
+            f"The {name} detector needs images that vary within a class, got a bank of "
+            f"{bank} images, each a class of its own; give images of one kind one label, "
+            f"leave the labels out, or use the knn detector."
         )

@@ -1,15 +1,18 @@
 """The energy, guided by the confidence of the nearest familiar embeddings."""
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 from jaxtyping import Float
 
 from isogon.ood.blocks import in_blocks
-from isogon.ood.detector import Detector
-from isogon.ood.knn import directions
+from isogon.ood.detector import Bank, Detector, Settings
+from isogon.ood.knn import directions, require_neighbours
 from isogon.ood.probe import LinearProbe, log_sum_exp
-from isogon.ood.stored import Stored
+from isogon.ood.statistics import StoredStatistics
+
+_NEIGHBOURS = 10  # where k is not set
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -20,6 +23,9 @@ class NnGuide(Detector):
     2023, arXiv:2309.14888, as in OpenOOD v1.5; the score is the negative of its
     `conf`. OpenOOD may draw a share of the training set as bank; ours is the whole.
     """
+
+    name: ClassVar[str] = "nnguide"
+    reads: ClassVar[tuple[str, ...]] = ("k",)
 
     probe: LinearProbe
     guides: Float[np.ndarray, "n d"]  # direction times energy of each familiar embedding
@@ -33,6 +39,18 @@ class NnGuide(Detector):
         energies = log_sum_exp(probe.logits(embeddings))
         guides = (directions(embeddings) * energies[:, None]).astype(embeddings.dtype)
         return cls(probe=probe, guides=guides, k=k)
+
+    @classmethod
+    def from_bank(cls, bank: Bank, settings: Settings) -> "NnGuide":
+        """Fit with k = 10 where it is not set."""
+        return cls.fit(bank.embeddings, bank.probe, k=settings.k or _NEIGHBOURS)
+
+    @classmethod
+    def require_possible(
+        cls, settings: Settings, bank: int, width: int | None, classes: int | None
+    ) -> None:
+        """Raise `UsageError` if the bank has fewer than k images."""
+        require_neighbours(cls.name, settings.k or _NEIGHBOURS, bank)
 
     def score(self, embeddings: Float[np.ndarray, "b d"]) -> Float[np.ndarray, " b"]:
         """Return the negative of energy times guidance."""
@@ -51,8 +69,9 @@ class NnGuide(Detector):
         return self.probe.arrays() | {"nnguide.guides": self.guides}
 
     @classmethod
-    def from_stored(cls, stored: Stored, *, k: int) -> "NnGuide":
+    def from_stored(cls, stored: StoredStatistics, settings: Settings) -> "NnGuide":
         """Return the detector that `arrays` stored."""
+        k = settings.k or _NEIGHBOURS
         probe = LinearProbe.from_stored(stored)
         guides = stored.take("nnguide.guides", "n d")
         stored.require_bank(k)

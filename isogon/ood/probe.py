@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from isogon.errors import UsageError
-from isogon.ood.stored import Stored
+from isogon.ood.statistics import StoredStatistics
 
 _TOTAL_VARIANCE = 10.0
 _NO_VARIANCE = 1e-14  # of float32 embeddings that are all the same
@@ -95,7 +95,7 @@ class LinearProbe:
         }
 
     @classmethod
-    def from_stored(cls, stored: Stored) -> "LinearProbe":
+    def from_stored(cls, stored: StoredStatistics) -> "LinearProbe":
         """Return the probe that `arrays` stored."""
         return cls(
             weight=stored.take("probe.weight", "c d"),

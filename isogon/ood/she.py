@@ -1,13 +1,14 @@
 """Agreement with the stored pattern of the predicted class."""
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 from jaxtyping import Float, Int
 
-from isogon.ood.detector import Detector
+from isogon.ood.detector import Bank, Detector, Settings
 from isogon.ood.probe import LinearProbe
-from isogon.ood.stored import Stored
+from isogon.ood.statistics import StoredStatistics
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -20,6 +21,8 @@ class She(Detector):
     product); the score is the negative of its `conf`. Where a class has no correctly
     classified embedding, OpenOOD's pattern is NaN; ours is the mean of them all.
     """
+
+    name: ClassVar[str] = "she"
 
     probe: LinearProbe
     patterns: Float[np.ndarray, "c d"]
@@ -41,6 +44,11 @@ class She(Detector):
             patterns.append(data[correct if correct.any() else members].mean(axis=0))
         return cls(probe=probe, patterns=np.stack(patterns))
 
+    @classmethod
+    def from_bank(cls, bank: Bank, settings: Settings) -> "She":
+        """Fit; there is nothing to set."""
+        return cls.fit(bank.embeddings, bank.classes, bank.probe)
+
     def score(self, embeddings: Float[np.ndarray, "b d"]) -> Float[np.ndarray, " b"]:
         """Return the negative inner product with the predicted class's pattern."""
         patterns = self.patterns[self.probe.predictions(embeddings)]
@@ -52,7 +60,7 @@ class She(Detector):
         return self.probe.arrays() | {"she.patterns": self.patterns}
 
     @classmethod
-    def from_stored(cls, stored: Stored) -> "She":
+    def from_stored(cls, stored: StoredStatistics, settings: Settings) -> "She":
         """Return the detector that `arrays` stored."""
         return cls(
             probe=LinearProbe.from_stored(stored),

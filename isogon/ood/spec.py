@@ -1,48 +1,50 @@
 """Which detector, with which setting: what a recipe asks for and a bundle records."""
 
-from typing import Literal, get_args
+import pkgutil
+from collections.abc import Iterator
+from importlib import import_module
+from pathlib import Path
 
 import numpy as np
 from jaxtyping import Float, Int
 from pydantic import BaseModel, ConfigDict, Field
 
 from isogon.errors import UsageError
-from isogon.ood.detector import Detector
-from isogon.ood.knn import Knn
-from isogon.ood.logit import Energy, Gen, LogitDetector, MaxLogit, Msp
-from isogon.ood.mahalanobis import Mahalanobis, RelativeMahalanobis
-from isogon.ood.nnguide import NnGuide
+from isogon.ood.detector import Bank, Detector, Settings
 from isogon.ood.probe import LinearProbe
-from isogon.ood.she import She
-from isogon.ood.stored import Stored
-from isogon.ood.vim import Residual, Vim
+from isogon.ood.statistics import StoredStatistics
 
-DetectorName = Literal[
-    "knn",
-    "mahalanobis",
-    "relative_mahalanobis",
-    "residual",
-    "vim",
-    "msp",
-    "max_logit",
-    "energy",
-    "gen",
-    "she",
-    "nnguide",
-]
-DETECTORS: tuple[DetectorName, ...] = get_args(DetectorName)
 
-_WITHOUT_LABELS = ("knn", "mahalanobis", "residual")
-_IN_SUBSPACE = ("residual", "vim")
-_WITHIN_CLASSES = ("mahalanobis", "relative_mahalanobis")
-_NEIGHBOURS = {"knn": 1, "nnguide": 10}
-_READERS = {"k": tuple(_NEIGHBOURS), "dim": _IN_SUBSPACE}
-_OF_LOGITS: dict[str, type[LogitDetector]] = {
-    "msp": Msp,
-    "max_logit": MaxLogit,
-    "energy": Energy,
-    "gen": Gen,
-}
+def _named_detectors() -> Iterator[type[Detector]]:
+    """Yield each class with a name of its own, of the modules beside this one."""
+    for found in pkgutil.iter_modules([str(Path(__file__).parent)]):
+        if f"{__package__}.{found.name}" == __name__:
+            continue
+        module = import_module(f"{__package__}.{found.name}")
+        for one in vars(module).values():
+            if isinstance(one, type) and issubclass(one, Detector):
+                if one.__module__ == module.__name__ and "name" in vars(one):
+                    yield one
+
+
+_BY_NAME = {found.name: found for found in _named_detectors()}
+DETECTORS = tuple(_BY_NAME)
+
+
+def detector_class(name: str) -> type[Detector]:
+    """Return the class of the detector of this name.
+
+    Raises:
+        UsageError: this version of Isogon has none.
+    """
+    if name not in _BY_NAME:
+        raise UsageError(
+            f"This version of Isogon has no detector `{name}`; it has "
+            f"{', '.join(DETECTORS)}. A bundle with another can be inspected, and what is "
+            f"exported in it can be run; to fit or export it, install the version that "
+            f"made it, or choose a detector with `isogon calibrate`."
+        )
+    return _BY_NAME[name]
 
 
 class DetectorSpec(BaseModel):
@@ -50,7 +52,10 @@ class DetectorSpec(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    name: DetectorName = Field(default="mahalanobis", description="which detector")
+    # Any name: a bundle of another version, with a detector of its own, can be read.
+    name: str = Field(
+        default="mahalanobis", description="which detector", examples=list(DETECTORS)
+    )
     k: int | None = Field(
         default=None,
         ge=1,
@@ -89,24 +94,16 @@ class DetectorSpec(BaseModel):
                 not below the width.
         """
         self.require_bank(len(embeddings), labels, embeddings.shape[1])
-        match self.name:
-            case "knn":
-                return Knn.fit(embeddings, k=self._neighbours)
-            case "mahalanobis":
-                return Mahalanobis.fit(embeddings, labels)
-            case "residual" if labels is None:
-                return Residual.fit(embeddings, None, dim=self._dim(embeddings.shape[1]))
-        assert labels is not None  # else refused above
-        if self.name == "relative_mahalanobis":
-            return RelativeMahalanobis.fit(embeddings, labels)
-        return self._with_probe(
-            embeddings, labels, probe or LinearProbe.fit(embeddings, labels)
-        )
+        bank = Bank(embeddings=embeddings, labels=labels, shared_probe=probe)
+        return detector_class(self.name).from_bank(bank, self._settings)
 
     def require_read(self) -> None:
         """Raise `UsageError` if `k` or `dim` is set and this detector does not read it."""
-        for setting, readers in _READERS.items():
-            if getattr(self, setting) is not None and self.name not in readers:
+        for setting in ("k", "dim"):
+            if getattr(self, setting) is None:
+                continue
+            if setting not in detector_class(self.name).reads:
+                readers = [name for name, one in _BY_NAME.items() if setting in one.reads]
                 raise UsageError(
                     f"The {self.name} detector does not read {setting}, got {setting} = "
                     f"{getattr(self, setting)}; leave it out, or take a detector that "
@@ -136,86 +133,29 @@ class DetectorSpec(BaseModel):
             width: of the embeddings, where it is known already.
             classes: how many of them the bank has, where it is known already.
         """
-        if self.name in _NEIGHBOURS and bank < self._neighbours:
-            raise UsageError(
-                f"The {self.name} detector with k = {self._neighbours} needs a bank of at "
-                f"least {self._neighbours} images, got {bank}; lower k or add images."
-            )
-        if not labelled and self.name not in _WITHOUT_LABELS:
+        found = detector_class(self.name)
+        if not labelled and found.needs_labels:
+            others = [name for name, one in _BY_NAME.items() if not one.needs_labels]
             raise UsageError(
                 f"The {self.name} detector compares classes and needs labels, got images "
                 f"without; sort them into class folders, or use a detector that needs "
-                f"none: {', '.join(_WITHOUT_LABELS)}."
+                f"none: {', '.join(others)}."
             )
-        if classes == bank and self.name in _WITHIN_CLASSES:
-            raise UsageError(
-                f"The {self.name} detector needs images that vary within a class, got a "
-                f"bank of {bank} images, each a class of its own; give images of one "
-                f"kind one label, leave the labels out, or use the knn detector."
-            )
-        if width is not None and self.name in _IN_SUBSPACE:
-            dim = self._dim(width)
-            if dim >= width:
-                raise UsageError(
-                    f"The {self.name} detector measures what lies outside a subspace and "
-                    f"needs dim below the embedding's width, got dim = {dim} and width "
-                    f"{width}; lower dim, or leave it out for half the width."
-                )
-            if bank <= dim:
-                raise UsageError(
-                    f"The {self.name} detector with dim = {dim} needs a bank of more than "
-                    f"{dim} images, got {bank}; lower dim or add images."
-                )
+        found.require_possible(self._settings, bank, width, classes)
 
     def load(self, arrays: dict[str, np.ndarray]) -> Detector:
         """Return the detector whose statistics were stored as `arrays`.
 
         Raises:
             BundleError: an array is missing, or is not of the shape it must have.
+            UsageError: this version of Isogon has no such detector.
         """
-        stored = Stored(detector=self.name, arrays=arrays)
-        match self.name:
-            case "knn":
-                return Knn.from_stored(stored, k=self._neighbours)
-            case "mahalanobis":
-                return Mahalanobis.from_stored(stored)
-            case "relative_mahalanobis":
-                return RelativeMahalanobis.from_stored(stored)
-            case "residual":
-                return Residual.from_stored(stored)
-            case "vim":
-                return Vim.from_stored(stored)
-            case "she":
-                return She.from_stored(stored)
-            case "nnguide":
-                return NnGuide.from_stored(stored, k=self._neighbours)
-            case _:
-                return _OF_LOGITS[self.name](probe=LinearProbe.from_stored(stored))
-
-    def _with_probe(
-        self,
-        embeddings: Float[np.ndarray, "n d"],
-        labels: Int[np.ndarray, " n"],
-        probe: LinearProbe,
-    ) -> Detector:
-        match self.name:
-            case "residual":
-                return Residual.fit(embeddings, probe, dim=self._dim(embeddings.shape[1]))
-            case "vim":
-                return Vim.fit(embeddings, probe, dim=self._dim(embeddings.shape[1]))
-            case "she":
-                return She.fit(embeddings, labels, probe)
-            case "nnguide":
-                return NnGuide.fit(embeddings, probe, k=self._neighbours)
-            case _:
-                return _OF_LOGITS[self.name](probe=probe)
+        stored = StoredStatistics(detector=self.name, arrays=arrays)
+        return detector_class(self.name).from_stored(stored, self._settings)
 
     @property
-    def _neighbours(self) -> int:
-        return self.k or _NEIGHBOURS[self.name]
-
-    def _dim(self, width: int) -> int:
-        return self.dim or width // 2
+    def _settings(self) -> Settings:
+        return Settings(k=self.k, dim=self.dim)
 
 
 def applicable_detectors(bank: int, width: int, labelled: bool) -> dict[str, DetectorSpec]:

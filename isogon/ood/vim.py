@@ -1,14 +1,15 @@
 """How far an embedding leaves the principal subspace, alone and against its energy."""
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 from jaxtyping import Float
 
 from isogon.errors import UsageError
-from isogon.ood.detector import Detector
+from isogon.ood.detector import Bank, Detector, Settings
 from isogon.ood.probe import LinearProbe, log_sum_exp
-from isogon.ood.stored import Stored
+from isogon.ood.statistics import StoredStatistics
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -21,6 +22,10 @@ class Residual(Detector):
     Our extension: without labels, hence without probe, u is the mean, which makes
     this the reconstruction error of a principal component analysis.
     """
+
+    name: ClassVar[str] = "residual"
+    needs_labels: ClassVar[bool] = False
+    reads: ClassVar[tuple[str, ...]] = ("dim",)
 
     origin: Float[np.ndarray, " d"]
     complement: Float[np.ndarray, "d r"]  # N, orthonormal columns
@@ -36,6 +41,20 @@ class Residual(Detector):
         _, directions = np.linalg.eigh(shifted.T @ shifted / len(data))
         return cls(origin=origin, complement=directions[:, : data.shape[1] - dim])
 
+    @classmethod
+    def from_bank(cls, bank: Bank, settings: Settings) -> "Residual":
+        """Fit; where `dim` is not set, it is half the width."""
+        probe = None if bank.labels is None else bank.probe
+        dim = _dim(settings, bank.embeddings.shape[1])
+        return cls.fit(bank.embeddings, probe, dim=dim)
+
+    @classmethod
+    def require_possible(
+        cls, settings: Settings, bank: int, width: int | None, classes: int | None
+    ) -> None:
+        """Raise `UsageError` if `dim` is not below the width and the bank's size."""
+        _require_subspace(cls.name, settings, bank, width)
+
     def score(self, embeddings: Float[np.ndarray, "b d"]) -> Float[np.ndarray, " b"]:
         """Return the length of the part outside the subspace."""
         shifted = embeddings.astype(np.float64) - self.origin
@@ -50,7 +69,7 @@ class Residual(Detector):
         }
 
     @classmethod
-    def from_stored(cls, stored: Stored) -> "Residual":
+    def from_stored(cls, stored: StoredStatistics, settings: Settings) -> "Residual":
         """Return the detector that `arrays` stored."""
         return cls(
             origin=stored.take("residual.origin", "d"),
@@ -66,6 +85,9 @@ class Vim(Detector):
     et al., "ViM", CVPR 2022, arXiv:2203.10807, as in OpenOOD v1.5; the score is the
     negative of its `conf`.
     """
+
+    name: ClassVar[str] = "vim"
+    reads: ClassVar[tuple[str, ...]] = ("dim",)
 
     probe: LinearProbe
     residual: Residual
@@ -93,6 +115,19 @@ class Vim(Detector):
         alpha = float(largest.mean() / lengths.mean())
         return cls(probe=probe, residual=residual, alpha=alpha)
 
+    @classmethod
+    def from_bank(cls, bank: Bank, settings: Settings) -> "Vim":
+        """Fit; where `dim` is not set, it is half the width."""
+        dim = _dim(settings, bank.embeddings.shape[1])
+        return cls.fit(bank.embeddings, bank.probe, dim=dim)
+
+    @classmethod
+    def require_possible(
+        cls, settings: Settings, bank: int, width: int | None, classes: int | None
+    ) -> None:
+        """Raise `UsageError` if `dim` is not below the width and the bank's size."""
+        _require_subspace(cls.name, settings, bank, width)
+
     def score(self, embeddings: Float[np.ndarray, "b d"]) -> Float[np.ndarray, " b"]:
         """Return the virtual logit minus the energy of the others."""
         energy = log_sum_exp(self.probe.logits(embeddings))
@@ -105,10 +140,31 @@ class Vim(Detector):
         return self.probe.arrays() | self.residual.arrays() | alpha
 
     @classmethod
-    def from_stored(cls, stored: Stored) -> "Vim":
+    def from_stored(cls, stored: StoredStatistics, settings: Settings) -> "Vim":
         """Return the detector that `arrays` stored."""
         return cls(
             probe=LinearProbe.from_stored(stored),
-            residual=Residual.from_stored(stored),
+            residual=Residual.from_stored(stored, settings),
             alpha=float(stored.take("vim.alpha", "one")[0]),
+        )
+
+
+def _dim(settings: Settings, width: int) -> int:
+    return settings.dim or width // 2
+
+
+def _require_subspace(name: str, settings: Settings, bank: int, width: int | None) -> None:
+    if width is None:
+        return
+    dim = _dim(settings, width)
+    if dim >= width:
+        raise UsageError(
+            f"The {name} detector measures what lies outside a subspace and needs dim "
+            f"below the embedding's width, got dim = {dim} and width {width}; lower dim, "
+            f"or leave it out for half the width."
+        )
+    if bank <= dim:
+        raise UsageError(
+            f"The {name} detector with dim = {dim} needs a bank of more than {dim} images, "
+            f"got {bank}; lower dim or add images."
         )

@@ -50,7 +50,7 @@ class Check(NamedTuple):
 
     @property
     def shown(self) -> str:
-        """What was seen, with as many digits as tell a broken bound from a kept one."""
+        """The figure, with enough digits to tell a broken bound from a kept one."""
         bound = f"{self.bound:.8g}"
         texts = (f"{self.seen:.{digits}g}" for digits in range(8, 18))
         return next((text for text in texts if self or text != bound), f"{self.seen!r}")

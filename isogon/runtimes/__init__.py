@@ -1,18 +1,29 @@
-"""What runs an exported model: ONNX Runtime and TensorRT, and its machine. No torch."""
+"""What runs an exported model: ONNX Runtime, OpenVINO, TensorRT; its machine. No torch."""
 
 from isogon.runtimes.cuda import (
     CudaDevice as CudaDevice,
     cuda_device as cuda_device,
 )
+from isogon.runtimes.device import (
+    ANY_DEVICE as ANY_DEVICE,
+    Device as Device,
+    Provider as Provider,
+)
 from isogon.runtimes.flavours import (
     Flavour as Flavour,
+)
+from isogon.runtimes.known import (
+    other_runtimes as other_runtimes,
+    runtime_for as runtime_for,
 )
 from isogon.runtimes.onnx import (
     CALIBRATION_KEY as CALIBRATION_KEY,
     FUNCTION_KEY as FUNCTION_KEY,
     PREPROCESSING_KEY as PREPROCESSING_KEY,
     OnnxRunner as OnnxRunner,
-    Provider as Provider,
+)
+from isogon.runtimes.openvino import (
+    OpenVinoRunner as OpenVinoRunner,
 )
 from isogon.runtimes.precision import (
     Precision as Precision,
@@ -24,6 +35,10 @@ from isogon.runtimes.runner import (
     Outputs as Outputs,
     Pixels as Pixels,
     Runner as Runner,
+)
+from isogon.runtimes.runtime import (
+    How as How,
+    Runtime as Runtime,
 )
 from isogon.runtimes.stamps import (
     EngineStamp as EngineStamp,

@@ -1,4 +1,4 @@
-"""How many CPU cores there are for us: a container's share, not the machine's."""
+"""How many CPU cores this process may use: a container's share, not the machine's."""
 
 import math
 import os

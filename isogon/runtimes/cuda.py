@@ -1,4 +1,4 @@
-"""Is there a CUDA device, and which? Asked of the driver alone, without any package."""
+"""The CUDA device, if there is one, found through the driver alone, without a package."""
 
 import ctypes
 import sys
@@ -10,14 +10,14 @@ _MAJOR, _MINOR = 75, 76  # CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR and _MIN
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class CudaDevice:
-    """The first CUDA device this process may use (CUDA_VISIBLE_DEVICES counts)."""
+    """A CUDA device that this process may use (CUDA_VISIBLE_DEVICES counts)."""
 
     name: str  # "NVIDIA H200"
     architecture: str  # "sm90"
 
 
-def cuda_device() -> CudaDevice | None:
-    """Return the first CUDA device, or None where there is no driver or no device.
+def cuda_device(number: int = 0) -> CudaDevice | None:
+    """Return a CUDA device, or None where there is no driver or no such device.
 
     It prints nothing and makes no context, so it may be asked anywhere.
     """
@@ -29,7 +29,7 @@ def cuda_device() -> CudaDevice | None:
     handle, major, minor = ctypes.c_int(), ctypes.c_int(), ctypes.c_int()
     calls = (
         (driver.cuInit, 0),
-        (driver.cuDeviceGet, ctypes.byref(handle), 0),  # fails where there is none
+        (driver.cuDeviceGet, ctypes.byref(handle), number),  # fails where there is none
         (driver.cuDeviceGetName, name, len(name), handle),
         (driver.cuDeviceGetAttribute, ctypes.byref(major), _MAJOR, handle),
         (driver.cuDeviceGetAttribute, ctypes.byref(minor), _MINOR, handle),

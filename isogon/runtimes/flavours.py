@@ -52,7 +52,7 @@ def tensorrt_log(flavour: Flavour) -> Any:
     """Return the flavour's logger: `drain()` gives and forgets what went wrong.
 
     Warnings are dropped: TensorRT warns of what is as intended, such as strongly typed
-    networks. Nothing is printed; whoever asked for the work shows the errors.
+    networks. Nothing is printed; the caller shows the errors.
     """
     tensorrt = tensorrt_module(flavour)
 

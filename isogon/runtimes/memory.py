@@ -1,4 +1,4 @@
-"""How much memory there is for us: a container's share; and how much of it we have."""
+"""This process's memory: its limit (a container's, if there is one) and its use."""
 
 import ctypes
 import resource

@@ -1,12 +1,12 @@
-"""ONNX Runtime as a runner, on what is really there."""
+"""ONNX Runtime as a runner, with a check of which provider really runs."""
 
 import contextlib
 import io
 import os
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-# From 1.29 on, ONNX Runtime tells Microsoft of every session unless this is set before it
+# From 1.29 on, ONNX Runtime reports every session to Microsoft unless this is set before it
 # is loaded, and keeps an identifier of the device in the user's cache.
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
@@ -14,14 +14,14 @@ import onnxruntime
 
 from isogon.errors import BundleError, UsageError
 from isogon.runtimes.cuda import CudaDevice, cuda_device
+from isogon.runtimes.device import Provider as Provider
 from isogon.runtimes.runner import Outputs, Pixels, Runner
+from isogon.runtimes.runtime import How, Runtime
 
 # What makes an ONNX file stand alone; `isogon.bundle.metadata` says what it is.
 PREPROCESSING_KEY = "isogon.preprocessing"
 CALIBRATION_KEY = "isogon.calibration"
 FUNCTION_KEY = "isogon.function"
-
-Provider = Literal["auto", "cpu", "cuda", "tensorrt"]
 
 _CPU = "CPUExecutionProvider"
 _CUDA = "CUDAExecutionProvider"
@@ -33,7 +33,7 @@ _OPTIONS: dict[str, dict[str, Any]] = {_CUDA: {"use_tf32": "0"}}
 class OnnxRunner(Runner):
     """ONNX Runtime on CPU, CUDA or TensorRT. Safe to call from several threads.
 
-    ONNX Runtime falls back to the CPU without a word and logs errors where no device
+    ONNX Runtime silently falls back to the CPU, and logs errors where no device
     is; so a device is looked for first, and afterwards what came of it. `name` says it.
 
     Args:
@@ -42,21 +42,27 @@ class OnnxRunner(Runner):
         provider: "auto" is CUDA where there is a device and ONNX Runtime can use it,
             else the CPU. "tensorrt" builds engines inside ONNX Runtime, within minutes
             and for this process only; TF32 is not off there, so parity decides.
+        number: of the CUDA device, among those that CUDA_VISIBLE_DEVICES leaves.
 
     Raises:
         BundleError: the file does not load, or is no graph of Isogon.
-        UsageError: the provider asked for is not to be had here.
+        UsageError: the provider asked for is not available here.
     """
 
     def __init__(
-        self, path: Path, *, threads: int | None = None, provider: Provider = "auto"
+        self,
+        path: Path,
+        *,
+        threads: int | None = None,
+        provider: Provider = "auto",
+        number: int = 0,
     ) -> None:
         options = onnxruntime.SessionOptions()
         if threads is not None:
             options.intra_op_num_threads = threads
-        device = None if provider == "cpu" else cuda_device()
-        wanted = _wanted(provider, device)
-        self._session, printed = _opened(path, options, wanted)
+        device = None if provider == "cpu" else cuda_device(number)
+        wanted = _wanted(provider, device, number)
+        self._session, printed = _opened(path, options, wanted, number)
         used = self._session.get_providers()[0]
         if provider != "auto" and used != wanted[0]:
             raise UsageError(
@@ -74,8 +80,8 @@ class OnnxRunner(Runner):
                 f"it maps {inputs} to {outputs}. Export it with `isogon export`."
             )
         metadata = self._session.get_modelmeta().custom_metadata_map
-        self.metadata: dict[str, str] = metadata
-        self.preprocessing: str | None = metadata.get(PREPROCESSING_KEY)
+        self.metadata = metadata
+        self.preprocessing = metadata.get(PREPROCESSING_KEY)
         self.name = f"onnxruntime {onnxruntime.__version__} {used}"
         if device is not None and used != _CPU:
             self.name += f" on {device.name}"
@@ -89,7 +95,7 @@ class OnnxRunner(Runner):
 
 
 def _opened(
-    path: Path, options: onnxruntime.SessionOptions, wanted: list[str]
+    path: Path, options: onnxruntime.SessionOptions, wanted: list[str], number: int
 ) -> tuple[onnxruntime.InferenceSession, str]:
     """Return the session, and what ONNX Runtime printed: stdout is for results.
 
@@ -102,7 +108,9 @@ def _opened(
             if _CUDA in wanted:  # from the `nvidia-*` packages, where those are
                 onnxruntime.preload_dlls()
             session = onnxruntime.InferenceSession(
-                path, options, providers=[(name, _OPTIONS.get(name, {})) for name in wanted]
+                path,
+                options,
+                providers=[(name, _options_of(name, number)) for name in wanted],
             )
     except Exception as error:  # ONNX Runtime's own classes have no public base
         raise BundleError(
@@ -112,7 +120,13 @@ def _opened(
     return session, " ".join(printed.getvalue().split())
 
 
-def _wanted(provider: Provider, device: CudaDevice | None) -> list[str]:
+def _options_of(name: str, number: int) -> dict[str, Any]:
+    """Return a provider's options; all but the CPU's take a device's number."""
+    chosen = {} if name == _CPU else {"device_id": str(number)}
+    return chosen | _OPTIONS.get(name, {})
+
+
+def _wanted(provider: Provider, device: CudaDevice | None, number: int) -> list[str]:
     """Return the providers to ask for, the first one first.
 
     Raises:
@@ -126,8 +140,8 @@ def _wanted(provider: Provider, device: CudaDevice | None) -> list[str]:
     if device is None:
         raise UsageError(
             f"Provider `{provider}` needs an NVIDIA GPU, but this process sees no CUDA "
-            f"device. Take provider `cpu`, or look at the driver (`nvidia-smi`) and at "
-            f"CUDA_VISIBLE_DEVICES."
+            f"device{f' {number}' if number else ''}. Take provider `cpu`, or look at the "
+            f"driver (`nvidia-smi`) and at CUDA_VISIBLE_DEVICES."
         )
     candidates = _TENSORRT if provider == "tensorrt" else (_CUDA,)
     found = [name for name in candidates if name in listed]
@@ -139,3 +153,19 @@ def _wanted(provider: Provider, device: CudaDevice | None) -> list[str]:
         )
     behind = [name for name in (_CUDA, _CPU) if name in listed and name not in found]
     return [found[0], *behind]
+
+
+def _open(path: Path, how: How) -> OnnxRunner:
+    device = how.device
+    return OnnxRunner(
+        path, threads=how.threads, provider=device.provider, number=device.number
+    )
+
+
+ONNX_RUNTIME = Runtime(
+    name="onnxruntime",
+    suffix=".onnx",
+    usual=True,
+    open=_open,
+    absent=lambda: None,  # Isogon itself needs it
+)

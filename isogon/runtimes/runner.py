@@ -1,7 +1,7 @@
 """Runners turn uint8 pixels into embeddings and OOD scores, whatever runs the graph."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -29,6 +29,8 @@ class Runner(ABC):
     name: str  # says what runs where, for reports
     on_device: bool = False  # whether an accelerator computes, and not the CPU's cores
     profile: BatchProfile | None = None  # the batches it is made for; None: any
+    preprocessing: str | None = None  # of its pixels, JSON, as the file says
+    metadata: Mapping[str, str] = {}  # the other properties of the file
 
     @abstractmethod
     def run(self, pixels: Pixels) -> Outputs:

@@ -14,6 +14,7 @@ from isogon.runtimes.cuda_memory import Buffer, Graph, Stream
 from isogon.runtimes.flavours import installed_version, tensorrt_log, tensorrt_module
 from isogon.runtimes.profile import BatchProfile
 from isogon.runtimes.runner import Outputs, Pixels, Runner
+from isogon.runtimes.runtime import How, Runtime
 from isogon.runtimes.stamps import EngineStamp, Machine
 
 _TENSORS = {"images": "UINT8", "embedding": "FLOAT", "ood_score": "FLOAT"}
@@ -75,7 +76,7 @@ class TensorRTRunner(Runner):
         self._context = self._new_context()
         self._lock = threading.Lock()
         # The builder names the network after the preprocessing of its pixels.
-        self.preprocessing: str | None = self._engine.name
+        self.preprocessing = self._engine.name
         version = installed_version(stamp.package)
         self.name = f"{stamp.package} {version} {stamp.precision} on {device.name}"
 
@@ -201,3 +202,27 @@ def _lean_library() -> str:
             "Install `tensorrt-lean` from NVIDIA's package index."
         )
     return str(found[0])
+
+
+def _open(path: Path, how: How) -> TensorRTRunner:
+    """Open an engine, on the first GPU.
+
+    Raises:
+        UsageError: another device is asked for.
+    """
+    if how.device.provider == "cpu" or how.device.number:
+        raise UsageError(
+            f"{path.name} is a TensorRT engine and runs on the first GPU, not on device "
+            f"{how.device}. Choose a GPU with CUDA_VISIBLE_DEVICES, or serve "
+            f"onnx/model.onnx."
+        )
+    return TensorRTRunner(path, graphs=how.graphs)
+
+
+TENSORRT = Runtime(
+    name="tensorrt",  # in either flavour, as the engine's stamp says
+    suffix=".engine",
+    usual=True,
+    open=_open,
+    absent=lambda: None,  # the stamp is judged, and says more
+)

@@ -17,13 +17,13 @@ def content_type(request: Request) -> str:
     return request.headers.get("content-type", "").split(";")[0].strip().lower()
 
 
-async def body_of(request: Request, settings: Settings) -> bytes:
-    """Return the whole body.
+async def body_of(request: Request, settings: Settings, most: int | None = None) -> bytes:
+    """Return the whole body, of `most` bytes if that is less than any body may have.
 
     Raises:
         ProblemError: as `chunks_of`.
     """
-    return b"".join([chunk async for chunk in chunks_of(request, settings)])
+    return b"".join([chunk async for chunk in chunks_of(request, settings, most)])
 
 
 async def pieces_of(request: Request, settings: Settings) -> AsyncGenerator[bytes, None]:
@@ -44,7 +44,9 @@ async def pieces_of(request: Request, settings: Settings) -> AsyncGenerator[byte
     yield bytes(piece)
 
 
-async def chunks_of(request: Request, settings: Settings) -> AsyncGenerator[bytes, None]:
+async def chunks_of(
+    request: Request, settings: Settings, most: int | None = None
+) -> AsyncGenerator[bytes, None]:
     """Pass the body on; stop at the limit, without reading what was only announced.
 
     Raises:
@@ -57,13 +59,14 @@ async def chunks_of(request: Request, settings: Settings) -> AsyncGenerator[byte
             f"The body's Content-Encoding is {coding[:80]!r}, and bodies are taken as they "
             f"are: images are compressed already. Send it without a Content-Encoding."
         )
+    limit = min(settings.max_body_bytes, most or settings.max_body_bytes)
     announced = request.headers.get("content-length", "0")
     received = int(announced) if announced.isdecimal() else 0
-    if received <= settings.max_body_bytes:
+    if received <= limit:
         received = 0
         async for chunk in request.stream():
             received += len(chunk)
-            if received > settings.max_body_bytes:
+            if received > limit:
                 break
             yield chunk
         else:
@@ -71,5 +74,5 @@ async def chunks_of(request: Request, settings: Settings) -> AsyncGenerator[byte
     raise ProblemError(
         HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
         f"The body has {received:,} bytes or more, the limit is "
-        f"{settings.max_body_bytes:,}. Send fewer or smaller images.",
+        f"{limit:,}. Send fewer or smaller images.",
     )

@@ -93,7 +93,7 @@ def parsed(
     whole = end == len(text)
     document = _document(text[:end], whole, expected)
     try:
-        found = model.model_validate(document)
+        found = model.model_validate(_without_nulls(document, model))
     except ValidationError as error:
         faults = error.errors(include_url=False)
         if known := [one for one in faults if whole or one["type"] not in _OF_THE_REST]:
@@ -106,6 +106,14 @@ def parsed(
         f"The body has more than {most:,} JSON values, and a request may hold "
         f"{settings.max_images} images. Send the rest in another.",
     )
+
+
+def _without_nulls(document: Any, model: type[BaseModel]) -> Any:
+    """Leave out unknown fields that are null: clients write so what they do not ask for."""
+    if not isinstance(document, dict):
+        return document
+    known = model.model_fields
+    return {k: v for k, v in document.items() if v is not None or k in known}
 
 
 def _end(text: bytes, most: int) -> int:

@@ -8,9 +8,10 @@ from serving.settings import Settings
 
 _DATA_URL = re.compile(r"\s*data:", re.IGNORECASE)
 _OTHER_URL = re.compile(r"\s*([a-z][a-z0-9+.-]*)://", re.IGNORECASE)
-_NOT_BASE64 = re.compile(r"[^A-Za-z0-9+/_\- \t\r\n\v\f]")
+_NOT_BASE64 = re.compile(r"[^A-Za-z0-9+/_\-= \t\r\n\v\f]")
 _URL_SAFE = bytes.maketrans(b"-_", b"+/")  # RFC 4648, section 5
 _SPACE = b" \t\r\n\v\f"
+_END = "= \t\r\n\v\f"  # padding, and what may stand around it
 _ESCAPES = {"%2b": "+", "%2f": "/", "%3d": "=", "%0a": "\n", "%0d": "\r", "%20": " "}
 
 
@@ -82,13 +83,14 @@ def _decoded(text: str, name: str, index: int, settings: Settings) -> bytes:
 
 def _as_tools_write_it(text: str, name: str, index: int) -> bytes:
     """Decode base64 that has line breaks, the alphabet of URLs, or no padding."""
-    digits = text.rstrip("= \t\r\n\v\f")
-    if odd := _NOT_BASE64.search(digits):
+    wrong = _wrong(text)
+    if wrong is not None:
         raise bad_field(
-            f"{name} is not base64: its character {odd.start() + 1:,} of {len(text):,} is "
-            f"{odd[0]!r}. Encode the file's bytes in base64.",
+            f"{name} is not base64: its character {wrong + 1:,} of {len(text):,} is "
+            f"{text[wrong]!r}. Encode the file's bytes in base64.",
             index,
         )
+    digits = text.rstrip(_END)
     plain = digits.encode().translate(_URL_SAFE, delete=_SPACE)
     if len(plain) % 4 == 1:
         raise bad_field(
@@ -97,3 +99,13 @@ def _as_tools_write_it(text: str, name: str, index: int) -> bytes:
             index,
         )
     return base64.b64decode(plain + b"=" * (-len(plain) % 4), validate=True)
+
+
+def _wrong(text: str) -> int | None:
+    """Return the place of the first character that no base64 has there, if one is."""
+    odd = _NOT_BASE64.search(text)
+    good = text if odd is None else text[: odd.start()]
+    padding = good.rstrip(_END).find("=")  # before other digits
+    if padding >= 0:
+        return padding
+    return None if odd is None else odd.start()

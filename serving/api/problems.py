@@ -18,6 +18,7 @@ from serving.api.schemas import Problem
 from serving.batching import (
     ClosedError,
     DeadlineError,
+    NoMemoryError,
     QueueFullError,
     RefusedImageError,
 )
@@ -80,11 +81,16 @@ def install_handlers(app: FastAPI) -> None:
         return problem_response(HTTPStatus.NOT_FOUND, str(error))
 
     @app.exception_handler(QueueFullError)
-    async def refuse_for_now(_: Request, error: QueueFullError) -> Response:
+    async def refuse_for_now(request: Request, error: QueueFullError) -> Response:
+        request.app.state.metrics.refused.labels("queue").inc()
         return _later(HTTPStatus.TOO_MANY_REQUESTS, str(error), error.retry_after)
 
     @app.exception_handler(ClosedError)
     async def closed(_: Request, error: ClosedError) -> Response:
+        return _later(HTTPStatus.SERVICE_UNAVAILABLE, str(error))
+
+    @app.exception_handler(NoMemoryError)
+    async def no_memory(_: Request, error: NoMemoryError) -> Response:
         return _later(HTTPStatus.SERVICE_UNAVAILABLE, str(error))
 
     @app.exception_handler(DeadlineError)

@@ -36,7 +36,7 @@ OF_IMAGES: Refusals = OF_ANY | {
     400: _refusal(
         "An image does not decode, or a body is malformed: no multipart, or no JSON."
     ),
-    408: _refusal("The body did not arrive in time."),
+    408: _refusal("The body did not arrive in time, or too slowly while others waited."),
     413: _refusal(
         "Past a limit on bytes, pixels or images. The connection may be closed before "
         "the body is read to its end."
@@ -45,12 +45,12 @@ OF_IMAGES: Refusals = OF_ANY | {
         "A content type, a content encoding or a kind of image that is not accepted."
     ),
     429: _refusal(
-        "The queue is full, or memory for bodies is. Wait, then send the same request "
-        "again.",
+        "The queue is full, memory for bodies is, or this client has its share of it. "
+        "Wait, then send the same request again.",
         Retry_After="After how many seconds to try again.",
     ),
     503: _refusal(
-        "The service is shutting down.",
+        "The service is shutting down, or the machine has no memory left.",
         Retry_After="After how many seconds to try again.",
     ),
     504: _refusal("No answer within the deadline; the work was dropped."),

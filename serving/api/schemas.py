@@ -25,6 +25,12 @@ _DataUrl = Annotated[
         }
     ),
 ]
+# A field that there is not may be null, as if absent; see `documents.py`.
+_REQUEST = ConfigDict(
+    extra="forbid",
+    strict=True,
+    json_schema_extra={"additionalProperties": {"type": "null"}},
+)
 _Model = Annotated[
     str | None,
     Field(description="which model answers, by its name; absent or empty: the default"),
@@ -40,7 +46,7 @@ EXAMPLE_IMAGE = (
 class Base64Images(BaseModel):
     """A JSON request: the images' bytes in base64, or as data URLs."""
 
-    model_config = ConfigDict(extra="forbid", strict=True)
+    model_config = _REQUEST
 
     images: list[_Base64] = Field(min_length=1)
     model: _Model = None
@@ -60,7 +66,7 @@ def _listed(value: object) -> object:
 class EmbeddingsRequest(BaseModel):
     """OpenAI's request for embeddings, of images as data URLs."""
 
-    model_config = ConfigDict(extra="forbid", strict=True)
+    model_config = _REQUEST
 
     input: Annotated[
         list[str],

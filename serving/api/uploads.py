@@ -1,10 +1,11 @@
 """From a request's body to the bytes of its images, under limits, before any decoding."""
 
+from collections.abc import AsyncGenerator
 from dataclasses import dataclass
 from http import HTTPStatus
 
 from fastapi import Request
-from starlette.datastructures import FormData, UploadFile
+from starlette.datastructures import FormData, Headers, UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 
 from serving.api.bodies import body_of, content_type, pieces_of
@@ -51,8 +52,7 @@ async def read_upload(request: Request, settings: Settings) -> Upload:
         body = await body_of(request, settings)
         return await beside(len(body), lambda: _from_json(body, settings))
     if kind.startswith("image/"):
-        image = await body_of(request, settings)
-        require_size(len(image), 0, settings)
+        image = await body_of(request, settings, settings.max_image_bytes)
         return Upload(images=[image])
     raise bad_content_type(kind, _ACCEPTED)
 
@@ -68,11 +68,30 @@ def _from_json(body: bytes, settings: Settings) -> Upload:
 class _Parser(MultiPartParser):
     """Starlette's parser, but it refuses a body cut off before its last boundary.
 
-    It also says at once which part is no image. To Starlette one without a filename is
-    text, of which it takes a mebibyte.
+    It also says at once which part is no image, or too large for one. To Starlette a
+    part without a filename is text, of which it takes a mebibyte. Nothing is written to
+    a temporary folder: what is held is counted, and a folder may be full.
     """
 
+    spool_max_size = 0  # no limit: files stay in memory
     complete = False
+
+    def __init__(
+        self, headers: Headers, stream: AsyncGenerator[bytes, None], settings: Settings
+    ) -> None:
+        most = settings.max_images
+        super().__init__(headers, stream, max_files=most, max_fields=most)
+        self._settings = settings
+        self._size = 0  # bytes of the current part
+
+    def on_part_begin(self) -> None:
+        super().on_part_begin()
+        self._size = 0
+
+    def on_part_data(self, data: bytes, start: int, end: int) -> None:
+        super().on_part_data(data, start, end)
+        self._size += end - start
+        require_size(self._size, self._current_files - 1, self._settings)
 
     def on_headers_finished(self) -> None:
         part = self._current_part
@@ -107,12 +126,7 @@ class _Parser(MultiPartParser):
 
 
 async def _from_multipart(request: Request, settings: Settings) -> Upload:
-    parser = _Parser(
-        request.headers,
-        pieces_of(request, settings),
-        max_files=settings.max_images,
-        max_fields=settings.max_images,
-    )
+    parser = _Parser(request.headers, pieces_of(request, settings), settings)
     try:
         form = await parser.parse()
     except UnicodeError as error:
@@ -132,7 +146,7 @@ async def _from_multipart(request: Request, settings: Settings) -> Upload:
             raise bad_field("The form has no parts named `images`. Send at least one.")
         model = _model_in(form)
         images = [
-            await _from_part(part, i, settings)
+            await _from_part(part, i)
             for i, part in enumerate(parts)
             if isinstance(part, UploadFile)  # as `_Parser` sees to
         ]
@@ -153,7 +167,7 @@ def _model_in(form: FormData) -> str | None:
             raise bad_field(f"The form has {len(several)} parts `model`. Send one.")
 
 
-async def _from_part(part: UploadFile, index: int, settings: Settings) -> bytes:
+async def _from_part(part: UploadFile, index: int) -> bytes:
     coding = part.headers.get("content-transfer-encoding", "binary").strip().lower()
     if coding not in ("binary", "8bit", "7bit"):  # RFC 7578, 4.7
         raise bad_type(
@@ -162,5 +176,6 @@ async def _from_part(part: UploadFile, index: int, settings: Settings) -> bytes:
             index,
         )
     require_image_type(part.content_type or "", f"images[{index}]", index)
-    require_size(part.size or 0, index, settings)
-    return await part.read()
+    image = await part.read()
+    await part.close()  # or it would be there twice
+    return image

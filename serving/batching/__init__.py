@@ -3,6 +3,7 @@
 from serving.batching.errors import (
     ClosedError as ClosedError,
     DeadlineError as DeadlineError,
+    NoMemoryError as NoMemoryError,
     QueueFullError as QueueFullError,
     RefusedImageError as RefusedImageError,
     RunError as RunError,
@@ -16,3 +17,4 @@ from serving.batching.pipeline import (
     Pipeline as Pipeline,
     plan_for as plan_for,
 )
+from serving.batching.room import Room as Room

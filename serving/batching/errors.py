@@ -4,6 +4,7 @@ RefusedImageError   one of its images does not decode, or is past a limit
 QueueFullError      too many images are waiting; nothing of it was decoded
 DeadlineError       it took too long; what was left of it was dropped
 ClosedError         the service is shutting down
+NoMemoryError       the machine has no memory left for one of its images
 RunError            the runtime failed on a batch that held an image of it
 """
 
@@ -37,6 +38,10 @@ class DeadlineError(Exception):
 
 class ClosedError(Exception):
     """The pipeline takes no more requests."""
+
+
+class NoMemoryError(Exception):
+    """The system refused memory for an image: others have it, or the limit is too near."""
 
 
 class RunError(Exception):

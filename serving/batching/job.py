@@ -8,6 +8,7 @@ from jaxtyping import UInt8
 
 from isogon.runtimes import Outputs
 from serving.batching.observer import Trail
+from serving.batching.room import Ticket
 
 
 class Job:
@@ -59,6 +60,10 @@ class Job:
         if self._error is None or index < self._error[0]:
             self._error = (index, error)
 
+    def needs(self, index: int) -> bool:
+        """Return whether it still matters what becomes of an image."""
+        return not self.over and (self._error is None or index < self._error[0])
+
     def settle(self) -> None:
         """Deliver the outputs in the order of the images, or the error."""
         if self._error is not None:
@@ -75,10 +80,17 @@ class Job:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Decoding:
-    """One image to decode."""
+    """One image to decode.
+
+    Args:
+        job: whose image it is.
+        index: which one.
+        ticket: of a large image for which there is room now; None: its size is not known.
+    """
 
     job: Job
     index: int
+    ticket: Ticket | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -12,9 +12,13 @@ from serving.batching.errors import DeadlineError
 from serving.batching.job import Job
 from serving.batching.measurement import BatchPlan, measured_plan
 from serving.batching.observer import Observer
+from serving.batching.room import Room
 from serving.batching.schedule import Schedule
 from serving.batching.workers import Workers
 from serving.served import ServedModel
+
+# Of the deadline: as much work may wait. A request is done within twice that.
+_PATIENCE = 0.45
 
 
 class Pipeline:
@@ -27,6 +31,7 @@ class Pipeline:
         model: what answers.
         observer: hears of every step; from nobody else's pipeline, if it shall tell.
         plan: of this model; None: it is measured now, within half a second.
+        room: what large images share with other models'; None: room of its own.
     """
 
     def __init__(
@@ -34,6 +39,7 @@ class Pipeline:
         model: ServedModel,
         observer: Observer | None = None,
         plan: BatchPlan | None = None,
+        room: Room | None = None,
     ) -> None:
         self.model = model
         self.observer = observer or Observer()
@@ -42,10 +48,11 @@ class Pipeline:
         self._deadline = settings.deadline
         self._workers = Workers(
             self.plan.workers,
-            Schedule(self.plan, settings.queue),
+            Schedule(self.plan, settings.queue, _PATIENCE * settings.deadline),
             model.pixels,
             model.runner,
             self.observer,
+            room or Room.of(settings),
         )
 
     async def answer(self, images: list[bytes]) -> Outputs:
@@ -58,6 +65,7 @@ class Pipeline:
             QueueFullError: too many images are waiting; none of these was decoded.
             DeadlineError: it took longer than `ISOGON_DEADLINE`.
             ClosedError: the pipeline was closed.
+            NoMemoryError: the system has no memory for an image.
             RunError: the runtime failed.
         """
         loop = asyncio.get_running_loop()

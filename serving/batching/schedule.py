@@ -2,6 +2,7 @@
 
 import math
 from collections import deque
+from dataclasses import replace
 
 import numpy as np
 from jaxtyping import UInt8
@@ -11,27 +12,35 @@ from serving.batching.errors import QueueFullError
 from serving.batching.job import Batch, Decoded, Decoding, Job
 from serving.batching.measurement import BatchPlan
 from serving.batching.pace import Pace
+from serving.batching.room import Ticket
 
 
 class Schedule:
     """Every admitted image: to be decoded, being decoded, ready, or running.
 
     Runs go before decodings, so that what was begun is finished. Decodings go round
-    between requests, so that a large one keeps no small one waiting. It knows neither
-    threads nor clocks: callers hold a lock and tell the time in seconds.
+    between requests, so that one of many images keeps no small one waiting; a request
+    that has waited for `patience` goes first. It knows neither threads nor clocks:
+    callers hold a lock and tell the time in seconds.
 
     Args:
         plan: batch limit and runs at a time.
         capacity: the most images that are admitted and do not yet run.
+        patience: seconds of work that may wait. A request that waited as long is then
+            done within twice this time, for all before it are no more work than that.
     """
 
-    def __init__(self, plan: BatchPlan, capacity: int) -> None:
+    def __init__(self, plan: BatchPlan, capacity: int, patience: float = math.inf) -> None:
         self._plan = plan
         self._capacity = capacity
+        self._most_seconds = patience
         self._pace = Pace.fitted(plan.run_seconds)
         self._rotation: deque[Job] = deque()  # those with images to be decoded
+        self._oldest: dict[Job, None] = {}  # the same ones, in the order they came
         self._to_decode = 0
-        self._decoding = 0
+        self._decoding = 0  # with those that are parked or called
+        self._parked: dict[Ticket, Decoding] = {}  # large ones that stand in line
+        self._called: deque[Decoding] = deque()  # large ones whose turn it is
         self._ready: deque[Decoded] = deque()
         self._running = 0
 
@@ -58,8 +67,17 @@ class Schedule:
                 f"holds {self._capacity}. Send the request again later.",
                 retry_after=excess * self._seconds_per_image(),
             )
+        work = (self.waiting + len(job)) * self._seconds_per_image()
+        if self.waiting and work > self._most_seconds:
+            raise QueueFullError(
+                f"{self.waiting} images are waiting and {len(job)} more came, which is "
+                f"{work:.1f} s of work; the queue holds {self._most_seconds:.1f} s of it. "
+                f"Send the request again later.",
+                retry_after=work - self._most_seconds,
+            )
         job.admitted = now
         self._rotation.append(job)
+        self._oldest[job] = None
         self._to_decode += len(job)
 
     def drop(self, job: Job) -> None:
@@ -79,9 +97,29 @@ class Schedule:
             wait = self._patience(now)
             if wait <= 0:
                 return self._cut()
+        if self._called:
+            return self._called.popleft()
         if self._rotation:
-            return self._begin()
+            return self._begin(now)
         return wait
+
+    def park(self, work: Decoding, ticket: Ticket) -> list[Job]:
+        """Put a decoding off until its ticket is called; return requests to be settled."""
+        job = work.job
+        if job.needs(work.index):
+            self._parked[ticket] = work
+            return []
+        self._decoding -= 1
+        job.decoding -= 1
+        return [job] if not job.over and _ends(job) else []
+
+    def call(self, ticket: Ticket) -> bool:
+        """Hear that there is room for a large image; return whether it is still wanted."""
+        work = self._parked.pop(ticket, None)
+        if work is None:
+            return False
+        self._called.append(replace(work, ticket=ticket))
+        return True
 
     def decoded(
         self,
@@ -133,13 +171,14 @@ class Schedule:
         acknowledgment delay problem", J. ACM 48(2), 2001, which has one in place of our
         number on their way. And nothing waits where the next image is expected later.
         """
-        coming = self._to_decode + self._decoding
+        coming = self._to_decode + self._decoding - len(self._parked)
         ready = len(self._ready)
         if ready >= self._plan.batch_limit or not coming:
             return 0.0
         waited = sum(now - image.since for image in self._ready)
         left = (self._pace.fixed * coming - waited) / ready
-        hands = self._decoding + bool(self._to_decode)  # the caller may decode too
+        # The caller may decode too.
+        hands = self._decoding - len(self._parked) + bool(self._to_decode)
         return left if self._pace.decoding / hands <= left else 0.0
 
     def _cut(self) -> Batch:
@@ -147,8 +186,12 @@ class Schedule:
         self._running += 1
         return Batch(images=tuple(self._ready.popleft() for _ in range(size)))
 
-    def _begin(self) -> Decoding:
-        job = self._rotation.popleft()
+    def _begin(self, now: float) -> Decoding:
+        job = next(iter(self._oldest))
+        if now - job.admitted > self._most_seconds:
+            self._rotation.remove(job)
+        else:
+            job = self._rotation.popleft()
         work = Decoding(job=job, index=job.begun)
         job.begun += 1
         job.decoding += 1
@@ -156,13 +199,24 @@ class Schedule:
         self._decoding += 1
         if job.begun < len(job):
             self._rotation.append(job)
+        else:
+            del self._oldest[job]
         return work
 
     def _let_go(self, job: Job) -> None:
         if job.begun < len(job):
             self._rotation.remove(job)
+            del self._oldest[job]
             self._to_decode -= len(job) - job.begun
             job.begun = len(job)
+        for ticket in [
+            ticket
+            for ticket, work in self._parked.items()
+            if work.job is job and not job.needs(work.index)
+        ]:
+            del self._parked[ticket]
+            self._decoding -= 1
+            job.decoding -= 1
         self._ready = deque(image for image in self._ready if image.job is not job)
 
     def _seconds_per_image(self) -> float:

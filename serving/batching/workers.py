@@ -9,12 +9,21 @@ from collections.abc import Callable, Iterable
 import numpy as np
 from jaxtyping import UInt8
 
-from isogon.errors import ImageError
+from isogon.errors import ImageError, ImageProblem
+from isogon.images import Cost
 from isogon.runtimes import Outputs, Runner
-from serving.batching.errors import ClosedError, RefusedImageError, RunError
+from serving.batching.errors import (
+    ClosedError,
+    NoMemoryError,
+    RefusedImageError,
+    RunError,
+)
 from serving.batching.job import Batch, Decoding, Job
 from serving.batching.observer import Observer, Trail
+from serving.batching.room import LargeImageError, Room, Ticket
 from serving.batching.schedule import Schedule
+
+Admit = Callable[[Cost], None]
 
 _log = logging.getLogger("isogon.serving")
 
@@ -31,23 +40,27 @@ class Workers:
     Args:
         count: of threads.
         schedule: what they ask.
-        decode: from an encoded image to the runner's pixels; raises ImageError.
+        decode: from an encoded image to the runner's pixels; raises ImageError. It tells
+            what that will take before it begins.
         runner: what runs batches, several at a time.
         observer: hears of every step.
+        room: what large images share.
     """
 
     def __init__(
         self,
         count: int,
         schedule: Schedule,
-        decode: Callable[[bytes], UInt8[np.ndarray, "h w 3"]],
+        decode: Callable[[bytes, Admit | None], UInt8[np.ndarray, "h w 3"]],
         runner: Runner,
         observer: Observer,
+        room: Room,
     ) -> None:
         self._schedule = schedule
         self._decode_image = decode
         self._runner = runner
         self._observer = observer
+        self._room = room
         self._lock = threading.Lock()
         self._resting: list[threading.Condition] = []  # the alarms of threads that wait
         self._closed = False
@@ -125,13 +138,21 @@ class Workers:
     def _decode(self, work: Decoding) -> None:
         start = time.perf_counter()
         found: UInt8[np.ndarray, "h w 3"] | Exception
-        try:
-            found = self._decode_image(work.job.images[work.index])
         # An error's traceback holds the images, and the request holds its error. Only the
         # garbage collector would free them.
+        try:
+            found = self._pixels(work)
+        except LargeImageError as large:
+            return self._park(work, large.cost)
         except ImageError as error:
             found = RefusedImageError(error, work.index)
-        except Exception as error:  # of this image, such as no memory for it
+        except MemoryError:
+            _log.error("There was no memory for an image")
+            found = NoMemoryError(
+                f"There is no memory for images[{work.index}] right now. Send the request "
+                f"again later."
+            )
+        except Exception as error:  # of this image
             _log.exception("An image was not decoded for a reason that is our fault")
             found = error.with_traceback(None)
         end = time.perf_counter()
@@ -142,6 +163,49 @@ class Workers:
             self._tell_of_decoding(work.job, start, end)
         finally:
             _settle(settled)
+
+    def _pixels(self, work: Decoding) -> UInt8[np.ndarray, "h w 3"]:
+        """Return the pixels of an image.
+
+        Raises:
+            ImageError: it does not decode.
+            LargeImageError: it is large, and has no ticket.
+        """
+        image = work.job.images[work.index]
+        if work.ticket is None:
+            return self._decode_image(image, self._room.admit)
+        try:
+            return self._decode_image(image, None)
+        finally:
+            self._room.leave(work.ticket)
+
+    def _park(self, work: Decoding, cost: Cost) -> None:
+        """Let a large image stand in line; refuse one for which there is never room."""
+        ticket = Ticket(cost.bytes, self._call)
+        with self._lock:
+            if cost.bytes > self._room.size:
+                refused = RefusedImageError(
+                    ImageError(
+                        ImageProblem.TOO_LARGE,
+                        f"takes {cost.bytes:,} bytes to decode, and this service has "
+                        f"{self._room.size:,} for that. Scale it down.",
+                    ),
+                    work.index,
+                )
+                now = time.perf_counter()
+                settled = self._schedule.decoded(work, refused, 0.0, now)
+            else:
+                settled = self._schedule.park(work, ticket)
+        if cost.bytes <= self._room.size:
+            self._room.enter(ticket)
+        _settle(settled)
+
+    def _call(self, ticket: Ticket) -> bool:
+        with self._lock:
+            wanted = self._schedule.call(ticket)
+            if wanted:
+                self._wake(1)
+            return wanted
 
     def _run(self, batch: Batch) -> None:
         start = time.perf_counter()

@@ -16,6 +16,7 @@ from serving.bundles import Bundles
 from serving.limits import KeyRing
 from serving.models import Models
 from serving.observability import (
+    Metrics,
     Observations,
     start_observability,
     stop_observability,
@@ -56,11 +57,20 @@ def load(settings: Settings) -> Models:
     start_observability(app, settings, bentoml.server_context.worker_index)
     KeyRing.of(settings)  # raises now what the first request would
     freeze()
-    observations: Observations = app.state.observations
-    bundles = Bundles.load(settings)
-    models = Models(bundles, observations.observer, observations.forget)
-    app.state.models = models
+    models = answer_from(Bundles.load(settings))
     app.state.beside = kept_current(models)
+    return models
+
+
+def answer_from(bundles: Bundles) -> Models:
+    """Let the application answer from loaded bundles, and tell what memory it has."""
+    observations: Observations = app.state.observations
+    models = Models(bundles, observations.observer, observations.forget)
+    metrics: Metrics = app.state.metrics
+    metrics.decoding.set_function(lambda: models.room.used)
+    metrics.decoding_limit.set(models.room.size)
+    metrics.held_limit.set(models.settings.held_bytes)
+    app.state.models = models
     return models
 
 

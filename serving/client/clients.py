@@ -70,8 +70,9 @@ class IsogonClient:
         Args:
             images: encoded bytes, files, or Pillow's images; any number, since they
                 are sent in as many requests as the service's limits ask for. Bytes and
-                files are sent as they are. An image of Pillow's means its pixels, not
-                turned by its EXIF; one beyond the service's limits is sent as JPEG, or
+                files are sent as they are, and so is what Pillow has just opened, upright;
+                what was made of it in memory means its pixels, not turned by its EXIF.
+                An image of Pillow's beyond the service's limits is sent as JPEG, or
                 smaller.
 
         Raises:
@@ -80,7 +81,6 @@ class IsogonClient:
             FingerprintError: another model answered than was expected.
             OSError: a file cannot be read.
             TypeError: this is no sequence, or something in it no image.
-            ValueError: a Pillow image holds numbers that are no colours.
         """
         return self._run(self._service.embed(images))
 

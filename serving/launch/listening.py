@@ -10,6 +10,7 @@ from socket import socket
 import uvicorn
 
 from serving.bento.service import Isogon
+from serving.launch.protocol import BoundedHttp
 
 # Once the service is told to end, accepted requests have their deadline and this to be
 # answered. Whoever kills it after a time of their own has to leave it so long.
@@ -64,6 +65,7 @@ def listen(sockets: Sequence[socket], *, deadline: float) -> None:
     server = _Server(
         uvicorn.Config(
             Isogon.to_asgi(),  # type: ignore[attr-defined]
+            http=BoundedHttp,
             lifespan="on",
             log_config=None,
             access_log=False,

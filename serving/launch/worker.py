@@ -11,11 +11,10 @@ from typing import Never
 
 from fastapi import FastAPI
 
-from serving.bento.service import app
+from serving.bento.service import answer_from, app
 from serving.bundles import Bundles
 from serving.launch.listening import listen
 from serving.launch.messages import Answer, Complete, Exposed, Ready, Report
-from serving.models import Models
 from serving.observability import Observations, start_tracing
 
 _EVERY = 1.0  # seconds between reports
@@ -47,7 +46,7 @@ def work(
     start_tracing(app)
     observations: Observations = app.state.observations
     observations.pass_on()
-    app.state.models = Models(bundles, observations.observer, observations.forget)
+    answer_from(bundles)
     link = Link(channel, app)
     app.state.beside = link.open()
     app.state.expose = link.exposed

@@ -14,5 +14,6 @@ from serving.observability.installation import (
     start_tracing as start_tracing,
     stop_observability as stop_observability,
 )
+from serving.observability.metrics import Metrics as Metrics
 from serving.observability.observations import Observations as Observations
 from serving.observability.traces import traces_are_asked_for as traces_are_asked_for

@@ -84,6 +84,26 @@ class Metrics:
         self.limit = self._gauge(
             "isogon_queue_limit_images", "Images that may be admitted and not run."
         )
+        self.refused = self._counter(
+            "isogon_refused_requests",
+            "Requests answered with 429: the queue is full, memory for bodies is, or this "
+            "client has its share of it.",
+            ("reason",),
+        )
+        for reason in ("queue", "memory", "client"):
+            self.refused.labels(reason)
+        self.held = self._gauge("isogon_held_bytes", "Bytes of all requests' bodies.", ())
+        self.held_limit = self._gauge(
+            "isogon_held_limit_bytes", "Bytes of bodies that may be held.", ()
+        )
+        self.decoding = self._gauge(
+            "isogon_decoding_bytes", "Bytes set aside for large images in decoding.", ()
+        )
+        self.decoding_limit = self._gauge(
+            "isogon_decoding_limit_bytes",
+            "Bytes that large images may take together while they are decoded.",
+            (),
+        )
         self.info = self._gauge(
             "isogon_model_info",
             "Always 1; its labels say what answers.",

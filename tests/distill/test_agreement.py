@@ -76,6 +76,23 @@ def test_a_process_that_ends_is_told_in_a_sentence(two_processes: Run) -> None:
     assert "\n" not in first
 
 
+def test_a_process_that_never_joins_is_not_waited_for_hours(
+    two_processes: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ISOGON_JOIN_MINUTES", "0.02")
+
+    def work(rank: int) -> None:
+        if rank == 0:
+            launched(TrainSection(devices=2))
+
+    first, _ = two_processes(work)
+    assert "do not find one another at 127.0.0.1" in first
+    assert "within 0.02 minutes" in first
+    assert "ISOGON_JOIN_MINUTES lets slow ones take longer." in first
+    monkeypatch.setenv("ISOGON_JOIN_MINUTES", "soon")
+    assert "as minutes, such as 30, got 'soon'" in two_processes(work)[0]
+
+
 def test_an_error_of_a_further_process_is_its_own(two_processes: Run) -> None:
     def work(rank: int) -> None:
         with accompanied(launched(TrainSection(devices=2))):

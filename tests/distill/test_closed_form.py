@@ -272,6 +272,8 @@ def test_defaults_depend_on_what_the_student_starts_from() -> None:
     assert none == ()
     assert "train" not in scratch
     given = {**bare, "student": {"name": "s", "pretrained": True}}
+    alone = {**given, "train": {"epochs": 0}}
+    assert completed(alone) == (alone, ())
     found, taken = completed({**given, "train": {"epochs": 3}})
     assert found["train"]["epochs"] == 3
     assert "steps" not in found["train"]

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageOps
 from rich.progress import Progress
 
 from distill import Recipe
@@ -51,15 +51,26 @@ def prepared(recipe: Recipe, *, unfamiliar: str | None = None, **data: object) -
 def test_pictures_are_told_apart_and_copies_are_not(distance: float) -> None:
     image = picture(0)
     same = [image, saved_again(image), image.resize((48, 36)), image.resize((201, 144)),
-            Image.fromarray((np.asarray(image) * 0.9).astype(np.uint8))]  # fmt: skip
+            Image.fromarray((np.asarray(image) * 0.9).astype(np.uint8)),
+            saved_again(ImageOps.mirror(image))]  # fmt: skip
     flat = [Image.new("RGB", SIZE, grey) for grey in ("white", "white", "grey")]
     others = [picture(seed) for seed in range(1, 200)]
     found = pictures(
         np.stack([thumbnail(one) for one in (*same, *flat, *others)]), distance
     )
-    assert len(set(found[:5])) == (1 if distance else 5)
-    assert found[5] == found[6] != found[7]
-    assert len(set(found[5:])) == 2 + 199
+    assert len(set(found[:6])) == (1 if distance else 6)
+    assert found[6] == found[7] != found[8]
+    assert len(set(found[6:])) == 2 + 199
+
+
+def test_half_the_size_is_a_copy_also_of_a_small_image_in_detail() -> None:
+    rng = np.random.default_rng(0)
+    fine = rng.integers(0, 256, (64, 24, 24, 3), np.uint8)
+    images = [Image.fromarray(one).resize((64, 64)) for one in fine]
+    halves = [one.resize((32, 32)) for one in images]
+    found = pictures(np.stack([thumbnail(one) for one in (*images, *halves)]))
+    assert np.array_equal(found[:64], found[64:])
+    assert len(set(found)) == 64
 
 
 def test_copies_of_copies_are_joined_as_a_plain_loop_joins_them() -> None:
@@ -68,11 +79,16 @@ def test_copies_of_copies_are_joined_as_a_plain_loop_joins_them() -> None:
     steps = rng.integers(-3, 4, (20, 6, 16, 16)) * rng.integers(0, 4, (20, 6, 1, 1))
     walks = start + np.cumsum(steps, axis=0)  # some steps are too far for a copy
     thumbnails = walks.clip(0, 255).astype(np.uint8).reshape(-1, 16, 16)
+    thumbnails[::4] = thumbnails[::4, :, ::-1]
     found = pictures(thumbnails, 0.1)
     units = thumbnails.reshape(len(thumbnails), -1).astype(np.float64)
     units -= units.mean(axis=1, keepdims=True)
     units /= np.linalg.norm(units, axis=1, keepdims=True)
+    turned = units.reshape(-1, 16, 16)[:, :, ::-1].reshape(units.shape)
     near = np.linalg.norm(units[:, None] - units[None], axis=2) <= 0.1
+    mirrored = np.linalg.norm(units[:, None] - turned[None], axis=2) <= 0.05
+    assert (mirrored & ~near).any()
+    near |= mirrored
     expected = np.arange(len(units))
     for _ in units:
         expected = np.array([expected[row].min() for row in near])

@@ -48,7 +48,7 @@ def test_rows_of_an_array_are_the_images_in_order_of_their_names(
 ) -> None:
     path = tmp_path / "clip.npy"
     np.save(path, vectors.astype(dtype))
-    given = teacher(recipe, images, path, name="CLIP by API", licence="theirs")
+    given = teacher(recipe, images, path, name="CLIP by API", license="theirs")
     assert isinstance(given, GivenTeacher)
     assert (given.card.architecture, given.card.licence) == ("CLIP by API", "theirs")
     assert (given.card.width, given.card.weights, given.embed) == (6, "clip.npy", None)

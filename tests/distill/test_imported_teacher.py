@@ -1,3 +1,4 @@
+import io
 import shutil
 import sys
 from pathlib import Path
@@ -5,16 +6,17 @@ from pathlib import Path
 import pytest
 import torch
 from PIL import Image
+from rich.console import Console
 from rich.progress import Progress
 
 from distill import Recipe, recipe_from_document
 from distill.distillation import distill
-from distill.embedding import embed_all
+from distill.embedding import teacher_embeddings
 from distill.images.data import prepare_data
 from distill.targets import NetworkTeacher, teacher_from_recipe
 from distill.training.checkpoint import Checkpoint
 from isogon.errors import UsageError
-from isogon.images import ImageFolder
+from isogon.images import ImageFolder, Preprocessing
 
 MODULE = """
 import torch
@@ -66,6 +68,8 @@ def float16(): return Half(torch.float16)
 def casts_itself(): return CastsItself()
 def not_finite():
     return Network(lambda images: images.mean((2, 3)) / (images.std((1, 2, 3)) > 0.5)[:, None])
+def blind():
+    return Network(lambda images: images.mean((2, 3)) * (images.std((1, 2, 3)) > 0.5)[:, None])
 def unaligned(): return Network(lambda images: images[:, :, 0, :7].mT)
 def maps(): return Network(lambda images: images)
 def pairs(): return Network(lambda images: (images, images))
@@ -104,7 +108,7 @@ def test_a_teacher_in_the_current_folder_is_found_and_normalised(
     recipe: Recipe, module: str
 ) -> None:
     pixels = torch.full((3, 32, 32, 3), 255, dtype=torch.uint8)
-    teacher = imported(recipe, f"{module}:embeddings", licence="MIT")
+    teacher = imported(recipe, f"{module}:embeddings", license="MIT")
     features = teacher.network(pixels)
     expected = (1 - torch.tensor([0.485, 0.456, 0.406])) / torch.tensor(
         [0.229, 0.224, 0.225]
@@ -263,27 +267,46 @@ def test_keys_that_contradict_one_another_are_refused(
         recipe_from_document({**document, "teacher": section}, where="tests")
 
 
-def test_a_teacher_that_gives_no_numbers_for_an_unfamiliar_image_is_named_too(
+def test_a_teacher_that_fails_on_unfamiliar_images_is_named_before_training(
     recipe: Recipe, module: str, tmp_path: Path, progress: Progress
 ) -> None:
-    """Such images are looked at after training: the evaluation does not crash."""
+    grey = tmp_path / "grey"
+    grey.mkdir()
     for number in range(3):
-        Image.new("L", (8, 8), 60 * number).save(tmp_path / f"grey{number}.png")
+        Image.new("L", (8, 8), 60 * number).save(grey / f"grey{number}.png")
     document = recipe.model_dump(mode="json", exclude_unset=True)
     document["teacher"] = {"name": f"{module}:not_finite"}
+    document["unfamiliar"] = [{"name": "grey", "images": str(grey)}]
+    document["objective"] = [{"name": "rkd"}]
+    small = recipe_from_document(document, where="tests")
+    with pytest.raises(
+        UsageError,
+        match=r"not_finite gives .* the image grey0\.png and 2 more.*Leave these",
+    ):
+        distill(small, tmp_path / "s.isogon", progress)
+    assert not (tmp_path / "s.isogon.work" / "checkpoint.pt").exists()
+
+
+def test_images_for_which_a_teacher_gives_only_zeros_are_counted(
+    recipe: Recipe, module: str, tmp_path: Path
+) -> None:
+    Image.new("L", (8, 8), 60).save(tmp_path / "grey.png")
+    document = recipe.model_dump(mode="json", exclude_unset=True)
+    document["teacher"] = {"name": f"{module}:blind"}
     document["unfamiliar"] = [{"name": "grey", "images": str(tmp_path)}]
     small = recipe_from_document(document, where="tests")
-    data = prepare_data(small, progress)
-    teacher = teacher_from_recipe(small, data.familiar)
-    assert isinstance(teacher, NetworkTeacher)
-    with pytest.raises(UsageError, match=r"not_finite gives .* the image grey0\.png"):
-        embed_all(
-            teacher,
-            lambda pixels: pixels.float().mean((1, 2)),
-            None,
-            data,
-            teacher.preprocessing,
-            progress,
-            device=torch.device("cpu"),
-            workers=0,
+    said = io.StringIO()
+    with Progress(console=Console(file=said, width=500), disable=True) as progress:
+        data = prepare_data(small, progress)
+        teacher = teacher_from_recipe(small, data.familiar)
+        crop = Preprocessing(
+            height=16, width=16, mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25)
         )
+        random = torch.random.get_rng_state()
+        found = teacher_embeddings(
+            teacher, data, crop, progress, device=torch.device("cpu"), workers=0
+        )
+    assert found is not None
+    assert not found.unfamiliar["grey"].any()
+    assert "blind gives only zeros for 1 of the images, such as grey.png" in said.getvalue()
+    assert torch.equal(torch.random.get_rng_state(), random)

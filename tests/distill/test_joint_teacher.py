@@ -17,7 +17,7 @@ from distill.images.loading import Batch
 from distill.recipe.places import portable
 from distill.targets import BALANCE, JointTeacher, teacher_from_recipe
 from distill.targets.joint import Balance, joint_card
-from distill.targets.record import RECORD
+from distill.targets.store_record import RECORD
 from isogon.bundle import Bundle, TeacherCard
 from isogon.bundle.evaluation import Evaluation
 from isogon.errors import UsageError

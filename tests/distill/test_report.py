@@ -165,6 +165,7 @@ def drawn() -> Drawn:
         scores=Scores(
             detector="knn_k1",
             alpha=0.05,
+            calibrated_on=100,
             threshold=0.7,
             familiar=np.append(generator.normal(0.5, 0.1, 24), np.nan),
             unfamiliar={

@@ -20,7 +20,7 @@ from distill.images.views import Views
 from distill.recipe import DataSection
 from distill.targets import NetworkTeacher, Targets, teacher_from_recipe
 from distill.targets.identity import VIEW_SETTINGS
-from distill.targets.record import FEATURES, RECORD
+from distill.targets.store_record import FEATURES, RECORD
 from isogon.images import ImageFolder
 
 CPU = torch.device("cpu")
@@ -240,7 +240,7 @@ def changed(recipe: Recipe, what: str) -> Recipe:
             return with_teacher(recipe, views=5)
         case "weights":  # the normalisation is among the buffers
             return with_teacher(recipe, mean=[0.5, 0.5, 0.5])
-        case "erase" | "grey" | "flip":
+        case "erase" | "blur" | "flip":
             return with_data(recipe, **{what: 0.25})
         case "scale":
             return with_data(recipe, scale=(0.9, 1.0))
@@ -256,7 +256,7 @@ def changed(recipe: Recipe, what: str) -> Recipe:
 @pytest.mark.parametrize(
     "what",
     [
-        *("seed", "precision", "views", "weights", "erase", "grey", "flip", "scale"),
+        *("seed", "precision", "views", "weights", "erase", "blur", "flip", "scale"),
         *("content", "code", "names"),
     ],
 )

@@ -154,16 +154,21 @@ def test_gains_are_the_differences_of_the_figures_that_both_have() -> None:
         "angle distortion",
         "overlap@10",
         "kNN accuracy",
+        "linear probe accuracy",
         "AUROC elsewhere",
     }
     assert one.fidelity is not None
     assert other.fidelity is not None
     assert one.quality.knn_accuracy is not None
     assert other.quality.knn_accuracy is not None
+    assert one.quality.linear_accuracy is not None
+    assert other.quality.linear_accuracy is not None
     expected = {
         "angle distortion": one.fidelity.angle_distortion - other.fidelity.angle_distortion,
         "overlap@10": one.fidelity.neighbour_overlap - other.fidelity.neighbour_overlap,
         "kNN accuracy": one.quality.knn_accuracy.value - other.quality.knn_accuracy.value,
+        "linear probe accuracy": one.quality.linear_accuracy.value
+        - other.quality.linear_accuracy.value,
     }
     for name, value in expected.items():
         assert found[name].value == pytest.approx(value, abs=1e-9)
@@ -241,6 +246,7 @@ def test_distilling_measures_the_network_it_began_with(
         "angle distortion",
         "overlap@10",
         "kNN accuracy",
+        "linear probe accuracy",
         "AUROC photographs",
     }
     assert sum(one.images for one in found.classes.values()) == found.test_images
@@ -265,7 +271,11 @@ def test_evaluate_builds_the_network_again_random_ones_too(
     assert again.classes == before.classes
     assert again.unfamiliar == before.unfamiliar
     alone = reevaluate(bundle, progress, with_teacher=False)
-    assert set(alone.gains) == {"kNN accuracy", "AUROC photographs"}
+    assert set(alone.gains) == {
+        "kNN accuracy",
+        "linear probe accuracy",
+        "AUROC photographs",
+    }
 
 
 @pytest.mark.slow

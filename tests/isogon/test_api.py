@@ -137,6 +137,8 @@ def test_the_whole_chain_from_python(
     assert isogon.export(bundle)
     assert isogon.verify(bundle)
     assert isogon.evaluation("mine.isogon").test_images == 36
+    (figure, *_) = isogon.compare(bundle, "mine.isogon").figures
+    assert set(figure.values) == {str(bundle.path), "mine.isogon"}
     summary = isogon.embed(bundle, photographs, "out.parquet", workers=1)
     assert summary.images == len(
         isogon.load(bundle.path).embed(sorted(photographs.iterdir()))

@@ -114,7 +114,7 @@ def container(
             [
                 *("bash", bento / "env/docker/entrypoint.sh"),
                 *(
-                    *POD["containers"][0]["args"],
+                    "serve",
                     "--host",
                     "127.0.0.1",
                     "--port",

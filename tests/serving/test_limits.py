@@ -138,3 +138,23 @@ def test_our_own_failure_is_a_problem_too(serve: Serve, photo: bytes) -> None:
     assert answer.status_code == 500
     assert answer.headers["content-type"] == "application/problem+json"
     assert "its log says why" in answer.json()["detail"]
+
+
+def test_uploads_need_no_temporary_folder(
+    serve: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("tempfile.TemporaryFile", full)
+    answer = serve().post("/v1/score", files={"images": b"x" * 3_000_000})
+    assert answer.status_code == 400
+
+
+def test_a_raw_image_is_refused_at_its_own_limit(serve: Serve) -> None:
+    headers = {"content-type": "image/jpeg"}
+    answer = serve(max_image_bytes=1000).post(
+        "/v1/score", content=b"x" * 1001, headers=headers
+    )
+    assert answer.status_code == 413
+    assert "the limit is 1,000" in answer.json()["detail"]

@@ -53,7 +53,7 @@ def hugging_face_images(dataset: str, choice: ClassChoice) -> HuggingFaceImages:
     """Return the images of `NAME` or `NAME:SPLIT`; without a split, `train`.
 
     Raises:
-        UsageError: `datasets` is not installed, the dataset is not to be had, or it has
+        UsageError: `datasets` is not installed, the dataset cannot be loaded, or it has
             no column of images or of classes as it is asked for.
     """
     name, _, split = dataset.partition(":")

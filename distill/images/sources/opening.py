@@ -24,7 +24,7 @@ def open_images(source: str, choice: ClassChoice | None = None) -> Images:
         choice: where the classes come from; without it that is found out.
 
     Raises:
-        UsageError: there is no such source, or none of its images is to be had.
+        UsageError: there is no such source, or none of its images can be read.
     """
     reader, _, name = source.partition("/")
     if Path(source).expanduser().is_dir():

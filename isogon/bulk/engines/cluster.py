@@ -19,9 +19,10 @@ from typing import Any
 from isogon.bulk.engines.engine import Engine, Finished
 from isogon.bulk.job import Job
 from isogon.bulk.marks import Marks, marks_of, require_marked
-from isogon.bulk.model import Model
+from isogon.bulk.model import model_for_job
 from isogon.bulk.part import embed_part
 from isogon.errors import IsogonError, UsageError
+from isogon.model import Model
 
 _STORE = 512 * 2**20  # bytes; of a cluster of our own, which holds job and parts only
 _PATIENCE = 10  # seconds
@@ -122,7 +123,7 @@ class _Actor:
         job = self._job
         try:
             require_marked(job.images, job.indices(part), marks)
-            self._model = self._model or Model.for_job(job)
+            self._model = self._model or model_for_job(job)
             return embed_part(self._model, job, part).to_bytes()
         except (IsogonError, OSError) as error:
             return _Fault(node=_this_node(), why=str(error))
@@ -136,7 +137,7 @@ def _this_node() -> str:
 
 
 def _say(fault: _Fault, faulty: dict[str, str]) -> None:
-    """Take note of a node's first fault, and say it."""
+    """Record a node's first fault, and print it."""
     if fault.node not in faulty:
         logging.getLogger(__name__).warning(
             "Node %s cannot do its part: %s. Another worker does it.",
@@ -189,7 +190,7 @@ def _cluster(address: str | None, workers: int | None) -> Iterator[Any]:
             f"--head`, give its --address and, in RAY_AUTH_TOKEN, its token; or leave "
             f"--address out."
         ) from error
-    signal.signal(signal.SIGTERM, before)  # Ray's handler would end without a word
+    signal.signal(signal.SIGTERM, before)  # Ray's handler would end silently
     try:
         yield ray
     finally:
@@ -197,10 +198,10 @@ def _cluster(address: str | None, workers: int | None) -> Iterator[Any]:
 
 
 def _require_reachable(address: str) -> None:
-    """Ask once whether anybody listens: Ray itself would try for minutes.
+    """Try once to connect: Ray itself would try for minutes.
 
     Raises:
-        OSError: nobody does.
+        OSError: nothing listens there.
     """
     host, _, port = address.removeprefix("ray://").rpartition(":")
     if port.isdigit():

@@ -1,4 +1,4 @@
-"""What an engine promises."""
+"""The interface of an engine, which does the parts of a job."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Generator, Sequence
@@ -10,7 +10,7 @@ Finished = Generator[tuple[int, bytes], None, None]
 
 
 class Engine(ABC):
-    """Whoever does the parts of a job, by `embed_part`."""
+    """Does the parts of a job, by `embed_part`, on some processes or machines."""
 
     @abstractmethod
     def decoders(self, *, on_gpu: bool) -> int:

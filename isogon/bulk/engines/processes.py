@@ -22,7 +22,7 @@ from typing import Self
 
 from isogon.bulk.engines.engine import Engine, Finished
 from isogon.bulk.job import Job
-from isogon.bulk.model import Model
+from isogon.bulk.model import model_for_job
 from isogon.bulk.part import embed_part
 from isogon.errors import IsogonError, UsageError
 
@@ -75,7 +75,7 @@ class ProcessEngine(Engine):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Worker:
-    """A process, as seen from outside."""
+    """A worker process, as its parent sees it."""
 
     process: BaseProcess
     end: Connection
@@ -105,7 +105,7 @@ class _Worker:
         return answer
 
     def stop(self) -> None:
-        """End it at once: it keeps nothing that would have to be put away."""
+        """End it at once: it holds nothing that has to be saved."""
         self.end.close()
         self.process.kill()
         self.process.join()
@@ -129,7 +129,7 @@ class _Worker:
 
 @contextmanager
 def _uninterrupted() -> Iterator[None]:
-    """Start processes that Ctrl-C does not reach: it is answered once, outside them."""
+    """Start processes that Ctrl-C does not reach: only the parent handles it."""
     resource_tracker.ensure_running()  # else it is started meanwhile, and lifts the mask
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
@@ -139,11 +139,11 @@ def _uninterrupted() -> Iterator[None]:
 
 
 def _work(end: Connection) -> None:
-    """Do the parts that are asked for, until nobody asks."""
+    """Do the parts that arrive through the pipe, until it is closed."""
     threading.Thread(target=_end_with_parent, daemon=True).start()
     try:
         job: Job = pickle.loads(end.recv_bytes())
-        model = Model.for_job(job)
+        model = model_for_job(job)
         while True:
             part = end.recv()
             end.send((part, embed_part(model, job, part).to_bytes()))

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from distill.objectives import Cosine
+from distill.objectives.cosine import Cosine
 from isogon.networks import Features
 
 

@@ -2,7 +2,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from distill.objectives import CosPress
+from distill.objectives.cospress import CosPress
 from distill.objectives.sne import cosines
 from isogon.networks import Features
 

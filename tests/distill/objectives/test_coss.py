@@ -2,7 +2,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from distill.objectives import Coss
+from distill.objectives.coss import Coss
 from isogon.networks import Features
 
 

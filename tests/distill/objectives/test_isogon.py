@@ -2,7 +2,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from distill.objectives import Isogon
+from distill.objectives.isogon import Isogon
 from isogon.networks import Features
 
 

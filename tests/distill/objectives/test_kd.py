@@ -2,8 +2,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from distill.objectives import Kd
-from distill.objectives.kd import kd_loss
+from distill.objectives.kd import Kd, kd_loss
 from isogon.errors import UsageError
 from isogon.networks import Features
 

@@ -1,8 +1,7 @@
 import pytest
 import torch
 
-from distill.objectives import Nd
-from distill.objectives.nd import nd_loss
+from distill.objectives.nd import Nd, nd_loss
 from isogon.errors import UsageError
 from isogon.networks import Features
 

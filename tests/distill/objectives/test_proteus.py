@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from distill.objectives import Proteus
+from distill.objectives.proteus import Proteus
 from isogon.networks import Features
 
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from distill.objectives import Queue
+from distill.objectives.queue import Queue
 from isogon.networks import Features
 
 

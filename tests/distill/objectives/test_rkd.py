@@ -2,7 +2,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from distill.objectives import Rkd
+from distill.objectives.rkd import Rkd
 from isogon.networks import Features
 
 

@@ -2,8 +2,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from distill.objectives import Vkd
-from distill.objectives.vkd import vkd_loss
+from distill.objectives.vkd import Vkd, vkd_loss
 from isogon.networks import Features
 
 

@@ -5,16 +5,11 @@ import torch
 import torch.nn.functional as F
 
 from distill import recipe_from_document
-from distill.objectives import (
-    CosPress,
-    Coss,
-    Objective,
-    Rkd,
-    Weighted,
-    objective_from_recipe,
-)
+from distill.objectives import Objective, Weighted, objective_from_recipe
+from distill.objectives.cospress import CosPress
+from distill.objectives.coss import Coss, CossSection
 from distill.objectives.objective import Labels
-from distill.recipe.objectives import CossSection
+from distill.objectives.rkd import Rkd
 from isogon.errors import UsageError
 from isogon.networks import Features
 

@@ -17,20 +17,17 @@ import torch.distributed as dist
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from distill.objectives import (
-    Cosine,
-    CosPress,
-    Coss,
-    Isogon,
-    Kd,
-    Nd,
-    Objective,
-    Proteus,
-    Queue,
-    Rkd,
-    Vkd,
-    Weighted,
-)
+from distill.objectives import Objective, Weighted
+from distill.objectives.cosine import Cosine
+from distill.objectives.cospress import CosPress
+from distill.objectives.coss import Coss
+from distill.objectives.isogon import Isogon
+from distill.objectives.kd import Kd
+from distill.objectives.nd import Nd
+from distill.objectives.proteus import Proteus
+from distill.objectives.queue import Queue
+from distill.objectives.rkd import Rkd
+from distill.objectives.vkd import Vkd
 from isogon.networks import Features
 
 RANKS, BATCH, TEACHER, STUDENT = 2, 12, 8, 6

@@ -20,6 +20,7 @@ from isogon.bundle import (
     Bundle,
     open_runner,
     parity_name,
+    require_absent,
     require_golden,
     vouched_artifact,
 )
@@ -36,7 +37,7 @@ from isogon.errors import (
     UsageError,
 )
 from isogon.parity import ParityReport
-from isogon.runtimes import EngineStamp, Machine, OnnxRunner
+from isogon.runtimes import Device, EngineStamp, How, Machine, OnnxRunner
 
 
 def reseal(path: Path, **changes: object) -> None:
@@ -332,6 +333,15 @@ def test_an_engine_without_a_stamp_is_refused() -> None:
         EngineStamp.from_name("engines/model.engine")
 
 
+@pytest.mark.parametrize("device", ["cpu", "cuda:1"])
+def test_an_engine_is_refused_on_another_device_than_the_first_gpu(
+    bundle: Bundle, device: str
+) -> None:
+    engine = replace(vouched_artifact(bundle), name="engines/sm90-trt10.13-fp16.engine")
+    with pytest.raises(UsageError, match=f"runs on the first GPU, not on device {device}"):
+        open_runner(bundle, engine, How(device=Device.parse(device)))
+
+
 def test_an_engine_in_the_manifest_is_judged_before_it_is_loaded(bundle: Bundle) -> None:
     engine = "engines/sm12-trt1.0-fp16.engine"  # no machine has this GPU
     with bundle.stage("export") as stage:
@@ -477,3 +487,10 @@ def test_a_nan_fails_the_golden_check(bundle: Bundle) -> None:
         stage.write_arrays(GOLDEN, arrays)
     with pytest.raises(CheckFailedError, match="nan"):
         require_golden(bundle, artifact, OnnxRunner(artifact.path))
+
+
+def test_a_bundle_below_a_file_is_refused_in_a_sentence(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    require_absent(tmp_path / "new" / "folder" / "a.isogon")
+    with pytest.raises(UsageError, match=r"file is a file, not a folder\. Choose another"):
+        require_absent(tmp_path / "file" / "new" / "a.isogon")

@@ -1,4 +1,5 @@
 import io
+import struct
 
 import numpy as np
 import pillow_heif
@@ -55,12 +56,39 @@ def test_a_photograph_of_tiles_is_not_decoded_in_part() -> None:
         decode(data + b"\0\0\1\0mdat")
 
 
+@pytest.mark.parametrize("order", ["<", ">"])
+def test_planes_of_sixteen_bits_are_read_as_such(order: str) -> None:
+    planes = np.moveaxis(np.asarray(SMOOTH), 2, 0).astype(f"{order}u2") * np.uint16(257)
+    size, width, height = planes[0].nbytes, SMOOTH.width, SMOOTH.height
+    start = 8 + 2 + 10 * 12 + 4
+    tags = [(256, 3, 1, width), (257, 3, 1, height), (258, 3, 3, start), (259, 3, 1, 1),
+            (262, 3, 1, 2), (273, 4, 3, start + 6), (277, 3, 1, 3), (278, 3, 1, height),
+            (279, 4, 3, start + 18), (284, 3, 1, 2)]  # fmt: skip
+    data = {"<": b"II*\0", ">": b"MM\0*"}[order] + struct.pack(f"{order}IH", 8, len(tags))
+    for tag, kind, count, value in tags:
+        one = f"{order}HHIHxx" if (kind, count) == (3, 1) else f"{order}HHII"
+        data += struct.pack(one, tag, kind, count, value)
+    places = [start + 30 + size * number for number in range(3)]
+    data += bytes(4) + struct.pack(f"{order}3H3I3I", *[16] * 3, *places, *[size] * 3)
+    assert np.array_equal(decode(data + planes.tobytes()), SMOOTH)
+
+
 def test_a_raw_photograph_is_not_taken_for_its_preview() -> None:
     info = TiffImagePlugin.ImageFileDirectory_v2()
     info[254] = 1
     with pytest.raises(ImageError, match="raw photograph") as caught:
         decode(written("TIFF", tiffinfo=info))
     assert caught.value.problem == ImageProblem.UNSUPPORTED
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "P", "RGB", "RGBA"])
+def test_a_bitmap_without_the_files_own_header_is_one(mode: str) -> None:
+    image = SMOOTH.quantize(16) if mode == "P" else SMOOTH.convert(mode)
+    data = written("BMP", image)
+    assert image_format(data[14 : 14 + HEAD]) == "BMP"
+    assert np.array_equal(decode(data[14:]), decode(data))
+    with pytest.raises(ImageError, match=r"truncated|damaged"):
+        decode(data[14:300])
 
 
 def test_a_bitmap_that_would_become_noise_is_refused() -> None:

@@ -6,6 +6,7 @@ import time
 import zlib
 
 import numpy as np
+import pillow_heif
 import pytest
 from PIL import Image, PngImagePlugin
 
@@ -198,7 +199,7 @@ def overlapping(tags: int, size: int) -> bytes:
 
 
 @pytest.mark.filterwarnings("ignore:Truncated File Read")
-@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP"])
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "AVIF", "HEIF"])
 def test_exif_that_would_fill_the_memory_is_not_unpacked(kind: str) -> None:
     exif = overlapping(4000, 1_000_000)  # 4 GB, if each were read
     stored = SMOOTH.transpose(Image.Transpose.ROTATE_90)
@@ -207,11 +208,17 @@ def test_exif_that_would_fill_the_memory_is_not_unpacked(kind: str) -> None:
         segments = b"".join(segment(0xE1, b"Exif\0\0" + piece) for piece in pieces)
         plain = encoded("JPEG", stored)
         data = plain[:2] + segments + plain[2:]
-    else:
+    elif kind in ("PNG", "WEBP"):
         data = encoded(kind, stored, exif=exif)
-    start = time.perf_counter()
+    else:  # how these are turned a box of their own says
+        if kind == "HEIF":
+            pillow_heif.register_heif_opener()
+        harmless = exif[:8] + bytes(len(exif) - 8)
+        data = encoded(kind, SMOOTH, exif=harmless).replace(harmless, exif)
+        assert exif in data
+    start = time.process_time()
     assert decode(data).size == SMOOTH.size
-    assert time.perf_counter() - start < 1
+    assert time.process_time() - start < 1
 
 
 def test_tags_of_a_tiff_that_would_fill_the_memory_are_refused() -> None:

@@ -99,6 +99,12 @@ NUMBERS = range(6)
          "ab", "at level 1; 12 would be from the folders at level 2"),
         ([f"data/{s}/{c}/{n}.png" for s in ("train", "val") for c in "ab" for n in NUMBERS],
          "ab", "at level 3"),
+        ([f"{c}/seq{m}/{n}.png" for c in "ab" for m in "12" for n in NUMBERS],
+         "ab", "at level 1; 2 would be from the folders at level 2"),
+        ([f"{c}/{c}_{m}/{n}.png" for c in "ab" for m in "12" for n in NUMBERS],
+         "ab", "at level 1; 4 would be from the folders at level 2"),
+        ([f"Video_{m}/{c}/{n}.png" for c in "ab" for m in "12" for n in NUMBERS],
+         "ab", "at level 2; 2 would be from the folders at level 1"),
         ([f"{n}.png" for n in NUMBERS], "", "no classes: no folder divides the images"),
         ([f"a/{n}.png" for n in NUMBERS], "", "no classes: all images lie in the same folder"),
         ([f"{n}/photo.png" for n in NUMBERS], "", "one, or one for each image"),
@@ -145,6 +151,9 @@ def test_a_level_may_be_chosen(tmp_path: Path) -> None:
         ("e.csv", "image\tcategory\n{0}.png\t{1}\n"),
         ("g.csv", "ImagePath,classId\n{0}.png,{1}\n"),
         ("h.csv", "relative_path,breed\n{0}.png,{1}\n"),
+        ("i.csv", "# Image-Filename,Class (Name)\n{0}.png,{1}\n"),
+        ("j.txt", "# path label\n{0}.png {1}\n"),
+        ("k.txt", "file, class\n{0}.png, {1}\n"),
         ("f.jsonl", '{{"file_name": "{0}.png", "label": "{1}"}}\n'),
     ],
 )
@@ -162,6 +171,44 @@ def test_a_list_is_read_whatever_its_columns_are_called(
         lines.lstrip("\ufeff").encode("utf-16")
     )  # Excel's Unicode text
     assert open_images(str(tmp_path / name)).names == tuple(LISTED)
+
+
+@pytest.mark.parametrize("between", [" ", "\t", ", ", "   ", ";"])
+def test_a_list_of_text_may_have_a_label_behind_each_path(
+    tmp_path: Path, between: str
+) -> None:
+    rows = [f"./{name}{between}class {name[0]}" for name in LISTED]
+    path = tmp_path / "train.txt"
+    path.write_text("\n".join([*rows, ""]))
+    images = open_images(str(path))
+    assert images.names == tuple(LISTED)
+    assert images.class_words == (
+        "2 classes (class a, class b), from what stands beside the path on each line"
+    )
+    path.write_text("\n".join([*rows[:-1], LISTED[-1]]))
+    with pytest.raises(UsageError, match=r"but not to image 6\. Label all"):
+        open_images(str(path))
+
+
+def test_a_list_of_text_is_read_as_others_write_it(tmp_path: Path) -> None:
+    write(tmp_path, LISTED)
+    path = tmp_path / "train.txt"
+    rows = ["# made by hand", *(f'"{name}" {name[0]}' for name in LISTED[:2])]
+    rows += [f"{name[0]} {name}" for name in LISTED[2:4]]
+    rows += [f"{name[0]}\\{name[2:]} {name[0]}" for name in LISTED[4:]]
+    path.write_text("\r\n".join(rows))
+    images = open_images(str(path))
+    assert images.names == tuple(LISTED)
+    assert labels(images) == [name[0] for name in LISTED]
+
+
+def test_a_path_with_blanks_is_a_path(tmp_path: Path) -> None:
+    names = ["my.jpg copy 2", "my photo 1.png", "a.png b/2.png", "plain"]
+    write(tmp_path, names)
+    (tmp_path / "list.txt").write_text("\n".join(names))
+    images = open_images(str(tmp_path / "list.txt"))
+    assert images.names == tuple(names)
+    assert images.classes == ()
 
 
 def test_a_list_says_its_column_of_classes_and_those_that_nothing_uses(

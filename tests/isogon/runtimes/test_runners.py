@@ -12,7 +12,7 @@ import pytest
 
 from isogon.bundle import ONNX, Bundle
 from isogon.errors import UsageError
-from isogon.runtimes import OnnxRunner, Provider, cuda_device, onnx as onnx_runner
+from isogon.runtimes import Device, OnnxRunner, Provider, cuda_device, onnx as onnx_runner
 
 SCRIPT = """
 import json, sys
@@ -23,6 +23,7 @@ asked = {
     "engine": lambda: TensorRTRunner(Path("sm86-rtx1.7-fp32.engine")),
     "stamp": lambda: TensorRTRunner(Path("model.engine")),
     "cuda": lambda: OnnxRunner(Path(sys.argv[1]), provider="cuda"),
+    "second": lambda: OnnxRunner(Path(sys.argv[1]), provider="cuda", number=1),
     "tensorrt": lambda: OnnxRunner(Path(sys.argv[1]), provider="tensorrt"),
     "auto": lambda: OnnxRunner(Path(sys.argv[1])),
     "cpu": lambda: OnnxRunner(Path(sys.argv[1]), provider="cpu", threads=1),
@@ -69,6 +70,17 @@ def test_a_provider_asked_for_in_vain_is_refused(without_device: dict[str, Any])
         kind, message = without_device[provider]
         assert kind == "UsageError"
         assert f"Provider `{provider}` needs an NVIDIA GPU" in message
+    assert "this process sees no CUDA device 1." in without_device["second"][1]
+
+
+def test_a_device_is_read_as_operators_write_it() -> None:
+    written = {"auto": ("auto", 0), "cpu": ("cpu", 0), "cuda": ("cuda", 0)}
+    for text, (provider, number) in (written | {"cuda:1": ("cuda", 1)}).items():
+        found = Device.parse(text)
+        assert (found.provider, found.number) == (provider, number)
+    for text in ("gpu", "cuda:", "cuda:-1", "CPU", "cpu:1", ""):
+        with pytest.raises(UsageError, match="A device is auto, cpu, cuda or cuda:1, got"):
+            Device.parse(text)
 
 
 def test_without_a_device_onnx_runtime_takes_the_cpu_and_says_so(
@@ -82,7 +94,7 @@ def test_a_provider_that_onnx_runtime_was_built_without_is_named(
     bundle: Bundle, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     device = onnx_runner.CudaDevice(name="NVIDIA H200", architecture="sm90")
-    monkeypatch.setattr(onnx_runner, "cuda_device", lambda: device)
+    monkeypatch.setattr(onnx_runner, "cuda_device", lambda number: device)
     listed = ["CPUExecutionProvider"]
     monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: listed)
     path = bundle.file(ONNX)
@@ -98,7 +110,7 @@ def test_a_fall_back_of_onnx_runtime_is_an_error_or_is_in_the_name(
     bundle: Bundle, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     device = onnx_runner.CudaDevice(name="NVIDIA H200", architecture="sm90")
-    monkeypatch.setattr(onnx_runner, "cuda_device", lambda: device)
+    monkeypatch.setattr(onnx_runner, "cuda_device", lambda number: device)
     path = bundle.file(ONNX)
     providers: tuple[Provider, ...] = ("cuda", "tensorrt")
     for provider in providers:

@@ -1,5 +1,6 @@
 """JSON bodies that are none, or no list of images, are told so."""
 
+import base64
 import gzip
 import json
 from typing import Any
@@ -105,3 +106,13 @@ def test_compressed_bodies_are_refused_by_the_name_of_their_coding(
 def test_a_byte_order_mark_is_no_fault(url: str, photo: bytes) -> None:
     problem = refused(url, "/v1/embed", MARKED + b'{"images": []}', 422)
     assert "images: it should not be empty" in problem["detail"]
+
+
+def test_an_unknown_field_that_is_null_is_as_if_absent(url: str, photo: bytes) -> None:
+    image = base64.b64encode(photo).decode()
+    document = {"images": [image], "model": None, "encoding_format": None, "extra": None}
+    assert httpx.post(f"{url}/v1/score", json=document).status_code == 200
+    document = {"input": f"data:;base64,{image}", "extra_body": None, "dimensions": None}
+    assert httpx.post(f"{url}/v1/embeddings", json=document).status_code == 200
+    problem = refused(url, "/v1/score", b'{"image": null}', 422)
+    assert "images: the field is missing" in problem["detail"]

@@ -1,5 +1,6 @@
 """The schedule without threads and clocks: the test tells it the time."""
 
+import math
 import random
 
 import numpy as np
@@ -9,6 +10,7 @@ from isogon.errors import ImageError, ImageProblem
 from isogon.runtimes import Outputs
 from serving.batching import BatchPlan, QueueFullError, RefusedImageError
 from serving.batching.job import Batch, Decoding, Job
+from serving.batching.room import Ticket
 from serving.batching.schedule import Schedule
 
 PIXELS = np.zeros((2, 2, 3), np.uint8)
@@ -20,11 +22,12 @@ def schedule(
     capacity: int = 1000,
     fixed: float = 0.0,
     each: float = 1.0,
+    patience: float = math.inf,
 ) -> Schedule:
     """A schedule whose runs take `fixed + each * images` seconds."""
     run_ms = {size: 1000 * (fixed + each * size) for size in (1, 2)}
     plan = BatchPlan(batch_limit=limit, in_flight=in_flight, workers=2, run_ms=run_ms)
-    return Schedule(plan, capacity)
+    return Schedule(plan, capacity, patience)
 
 
 class Request:
@@ -290,3 +293,62 @@ def test_whatever_happens_each_request_is_settled_once_with_its_own(seed: int) -
                 (id(request.job) % 2**20, index) for index in range(len(request.job))
             ]
             assert found.embeddings.tolist() == np.array(expected, np.float32).tolist()
+
+
+def test_no_more_work_is_admitted_than_may_wait() -> None:
+    busy = schedule(patience=10.0)  # runs of one second for an image
+    admitted(busy, 20)  # alone it may be more: nothing else would be done meanwhile
+    with pytest.raises(
+        QueueFullError, match=r"21\.\d s of work; the queue holds 10\.0"
+    ) as no:
+        admitted(busy, 1)
+    assert no.value.retry_after == pytest.approx(11.0, rel=0.05)
+
+
+def test_who_has_waited_long_goes_first() -> None:
+    busy = schedule(patience=10.0)
+    large = admitted(busy, 4, now=0.0)
+    small = [admitted(busy, 1, now=1.0) for _ in range(3)]
+    assert begin(busy, 2.0).job is large.job
+    assert begin(busy, 2.0).job is small[0].job
+    assert [begin(busy, 10.5).job for _ in range(3)] == [large.job] * 3
+    assert begin(busy, 10.5).job is small[1].job
+
+
+def test_a_large_image_is_put_off_while_others_pass() -> None:
+    waiting = schedule()
+    large, small = admitted(waiting, 1), admitted(waiting, 1)
+    ticket = Ticket(1, lambda _: True)
+    assert waiting.park(begin(waiting), ticket) == []
+    assert decode(waiting).job is small.job
+    assert cut(waiting).images[0].job is small.job
+    assert waiting.next(0.0) == math.inf
+    assert waiting.waiting == 1
+    assert waiting.call(ticket)
+    work = begin(waiting)
+    assert (work.job, work.ticket) == (large.job, ticket)
+
+
+def test_a_large_image_that_nobody_waits_for_is_forgotten() -> None:
+    waiting = schedule()
+    request = admitted(waiting, 1)
+    ticket = Ticket(1, lambda _: True)
+    waiting.park(begin(waiting), ticket)
+    waiting.drop(request.job)
+    assert waiting.idle
+    assert not waiting.call(ticket)
+
+
+def test_of_large_images_too_the_first_that_fails_is_named() -> None:
+    waiting = schedule()
+    request = admitted(waiting, 3)
+    tickets = [Ticket(1, lambda _: True) for _ in range(2)]
+    first, second, third = (begin(waiting) for _ in range(3))
+    waiting.park(first, tickets[0])
+    assert not waiting.decoded(second, refused(1), 1.0, 0.0)
+    assert waiting.park(third, tickets[1]) == []  # no longer needed
+    assert not waiting.call(tickets[1])
+    assert waiting.call(tickets[0])
+    assert waiting.decoded(begin(waiting), refused(0), 1.0, 0.0) == [request.job]
+    request.job.settle()
+    assert "images[0]" in str(request.delivered[0])

@@ -1,0 +1,26 @@
+"""Reductions over the last axis, of operators whose shapes every tool infers.
+
+`amin`, `logsumexp` and `vector_norm` become ReduceMin, ReduceLogSumExp and ReduceL2. Their
+axes are an input since opset 18, which ONNX Runtime's `quant_pre_process` does not read:
+it fails where their results are subtracted or multiplied. TopK and ReduceSum it knows.
+"""
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+
+def smallest(values: Float[Tensor, "b n"]) -> Float[Tensor, " b"]:
+    """Return the minimum of each row."""
+    return torch.topk(values, 1, dim=1, largest=False).values[:, 0]
+
+
+def log_sum_exp(values: Float[Tensor, "b n"]) -> Float[Tensor, " b"]:
+    """Return log(sum(exp(values))) of each row, of values of any size."""
+    largest = torch.topk(values, 1, dim=1).values
+    return torch.exp(values - largest).sum(dim=1).log() + largest[:, 0]
+
+
+def length(vectors: Float[Tensor, "b d"]) -> Float[Tensor, " b"]:
+    """Return the norm of each row."""
+    return (vectors * vectors).sum(dim=1).sqrt()

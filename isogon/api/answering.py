@@ -1,0 +1,119 @@
+"""`load`, `embed` and `serve`: a model that answers, here, in bulk or over HTTP."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rich.progress import Progress
+
+from isogon.api.opening import Place, shown
+from isogon.bundle import ONNX, Bundle
+from isogon.images.collection import LOCAL_LIMITS
+from isogon.images.decoding import ImageLimits
+from isogon.model import Model
+from isogon.runtimes.cores import usable_cores
+from isogon.stages import require_own
+
+if TYPE_CHECKING:
+    from isogon.bulk import Engine, Summary
+
+
+def load(
+    path: Place,
+    *,
+    artifact: str = ONNX,
+    runtime: str | None = None,
+    threads: int | None = None,
+    limits: ImageLimits = LOCAL_LIMITS,
+) -> Model:
+    """Open a bundle, or an exported ONNX file alone, to embed images. No torch.
+
+    Args, Raises: see `isogon.Model.open`.
+
+    Example:
+        >>> model = isogon.load("photos.isogon")
+        >>> answers = model.embed(["a.jpg", Image.open("b.jpg"), array])
+        >>> answers.embeddings.shape, answers.is_ood
+    """
+    return Model.open(
+        path, artifact=artifact, runtime=runtime, threads=threads, limits=limits
+    )
+
+
+def embed(
+    bundle: Place | Bundle,
+    images: Place,
+    output: Place,
+    *,
+    artifact: str = ONNX,
+    batch: int | None = None,
+    workers: int | None = None,
+    engine: "Engine | None" = None,
+    overwrite: bool = False,
+    progress: Progress | None = None,
+) -> "Summary":
+    """Embed a folder, tar or list of images into one Parquet file; see `isogon embed`.
+
+    Args:
+        bundle: an exported bundle.
+        images: what to embed.
+        output: the Parquet file to make.
+        artifact: what to run.
+        batch: images per run of the model; None: what suits the device.
+        workers: processes, each with a model on one core; None: one per core.
+        engine: who does the work; None: `workers` processes of this machine.
+        overwrite: replace what is at `output`.
+        progress: where to show progress.
+
+    Raises:
+        UsageError: no such images, or something is at `output`.
+        BundleError: the bundle is damaged, or nothing vouches for its artifact.
+    """
+    from isogon.bulk import ProcessEngine, embed as run
+
+    return run(
+        bundle.path if isinstance(bundle, Bundle) else Path(bundle),
+        str(images),
+        Path(output),
+        shown(progress),
+        engine=engine or ProcessEngine(workers=workers or usable_cores()),
+        artifact=artifact,
+        batch=batch,
+        overwrite=overwrite,
+    )
+
+
+def serve(
+    *bundles: Place,
+    host: str = "127.0.0.1",
+    port: int = 3000,
+    uds: Place | None = None,
+    processes: int | None = None,
+    keys: Place | None = None,
+    watch: bool = False,
+) -> None:
+    """Serve embeddings and scores over HTTP, until it is interrupted.
+
+    Args:
+        bundles: directories, or `NAME=DIRECTORY`; the first is the default; without any,
+            those of ISOGON_BUNDLE.
+        host: the address to listen on.
+        port: the TCP port.
+        uds: the path of a unix socket, instead of host and port.
+        processes: that answer; one where neither this nor ISOGON_PROCESSES says more.
+        keys: a file of API keys, read again when it changes.
+        watch: load a bundle again when it changes, without dropping a request.
+
+    Raises:
+        IsogonError: a setting, a bundle or its golden check is not in order.
+    """
+    require_own("serving")
+    from serving import serve as run
+
+    given = {"processes": processes, "keys_file": keys, "watch": watch or None}
+    run(
+        [str(bundle) for bundle in bundles],
+        host=host,
+        port=port,
+        uds=None if uds is None else Path(uds),
+        given={name: value for name, value in given.items() if value is not None},
+    )

@@ -1,0 +1,33 @@
+"""The runtimes there are. A new one is a module of its own, and one word here."""
+
+from pathlib import Path
+
+from isogon.errors import UsageError
+from isogon.runtimes.onnx import ONNX_RUNTIME
+from isogon.runtimes.openvino import OPENVINO
+from isogon.runtimes.runtime import Runtime
+from isogon.runtimes.tensorrt import TENSORRT
+
+RUNTIMES = (ONNX_RUNTIME, OPENVINO, TENSORRT)
+
+
+def other_runtimes() -> tuple[Runtime, ...]:
+    """Return the runtimes that run a file only where they are named."""
+    return tuple(runtime for runtime in RUNTIMES if not runtime.usual)
+
+
+def runtime_for(file: Path, name: str | None = None) -> Runtime:
+    """Return the runtime of that name, or the usual one, for a file.
+
+    Raises:
+        UsageError: no runtime of that name opens such a file.
+    """
+    fitting = [runtime for runtime in RUNTIMES if runtime.suffix == file.suffix]
+    for runtime in fitting:
+        if runtime.name == name or (name is None and runtime.usual):
+            return runtime
+    known = ", ".join(runtime.name for runtime in fitting) or "none"
+    raise UsageError(
+        f"Expected a runtime that opens {file.name}, got {name or file.suffix}. "
+        f"There is: {known}."
+    )

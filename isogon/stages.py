@@ -1,0 +1,80 @@
+"""The stages are packages of Isogon's own, whatever lies in the current folder.
+
+`distill`, `export` and `serving` are installed beside `isogon`, under names that a user's
+own folders may have too. Once `isogon` is imported, these names mean Isogon's.
+"""
+
+import sys
+import warnings
+from collections.abc import Sequence
+from importlib.abc import MetaPathFinder
+from importlib.machinery import ModuleSpec, PathFinder
+from importlib.util import spec_from_file_location
+from pathlib import Path
+from types import ModuleType
+
+STAGES = ("distill", "export", "serving")
+OWN = ("isogon", *STAGES)
+_ROOT = Path(__file__).resolve().parents[1]
+
+
+class _StageFinder(MetaPathFinder):
+    """Finds the stages beside `isogon`, before any folder of `sys.path`."""
+
+    def find_spec(
+        self, name: str, path: Sequence[str] | None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
+        """Return where Isogon's stage of this name is; None for any other module."""
+        init = _ROOT / name / "__init__.py"
+        if name not in STAGES or not init.is_file():
+            return None
+        other = namesake(name, sys.path)
+        if other is not None and other.is_file():  # a folder without code hides nothing
+            warnings.warn(
+                f"`import {name}` means Isogon's own stage, not {other}. Rename yours if "
+                f"you import it beside Isogon.",
+                stacklevel=2,
+            )
+        return spec_from_file_location(
+            name, init, submodule_search_locations=[str(init.parent)]
+        )
+
+
+def install() -> None:
+    """Let the names of the stages mean Isogon's from now on."""
+    if not any(isinstance(found, _StageFinder) for found in sys.meta_path):
+        place = next(
+            (i for i, found in enumerate(sys.meta_path) if found is PathFinder),
+            len(sys.meta_path),
+        )
+        sys.meta_path.insert(place, _StageFinder())
+
+
+def namesake(name: str, folders: Sequence[str]) -> Path | None:
+    """Return a module or folder in `folders` with the name of one of Isogon's, if any.
+
+    An empty string is the current folder, as in `sys.path`. Copies of Isogon do not count.
+    """
+    others = [
+        folder for folder in folders if not Path(folder, "isogon/__init__.py").is_file()
+    ]
+    found = PathFinder.find_spec(name, others)
+    if found is None:
+        return None
+    if found.origin is not None:
+        return Path(found.origin)
+    return Path(next(iter(found.submodule_search_locations or [name])))
+
+
+def require_own(name: str) -> None:
+    """Raise `UsageError` if a stage's name has been imported from elsewhere before."""
+    module = sys.modules.get(name)
+    file = getattr(module, "__file__", None)
+    if module is None or (file and Path(file).resolve().is_relative_to(_ROOT / name)):
+        return
+    from isogon.errors import UsageError
+
+    raise UsageError(
+        f"Isogon's stage `{name}` cannot be loaded: {file or 'another module'} was "
+        f"imported under this name before. Rename that, or import isogon first."
+    )
