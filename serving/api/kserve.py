@@ -8,11 +8,11 @@ outputs `embedding` and `ood_score` are named as in the ONNX graph.
 
 import struct
 from collections.abc import Iterable, Sequence
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import orjson
-from fastapi import APIRouter, Request, Response
+from fastapi import APIRouter, Path, Request, Response
 from pydantic import BaseModel, ConfigDict, Field
 
 from serving.api.answers import Answer, answered
@@ -37,6 +37,8 @@ _MOST_NUMBERS = 4_000_000  # in JSON: pixels of some 25 images of 224 x 224
 _LENGTH = struct.Struct("<I")
 _DATATYPES = {"embedding": "FP32", "ood_score": "FP32", "p_value": "FP64", "is_ood": "BOOL"}
 _Parameters = dict[str, bool | int | float | str]
+
+Name = Annotated[str, Path(description="of a model, as `/v1/models` lists it")]
 
 router = APIRouter(tags=["KServe"], route_class=KnownQueryRoute)
 
@@ -134,7 +136,7 @@ async def server() -> ServerMetadata:
 
 
 @router.get(FOLDER + "{name}", responses=OF_ANY, summary="Describe a model's tensors")
-async def metadata(name: str, request: Request) -> ModelMetadata:
+async def metadata(name: Name, request: Request) -> ModelMetadata:
     """Name a model's inputs and outputs.
 
     The input may be UINT8 [b, h, w, 3], RGB pixels of images of one size, as well.
@@ -154,7 +156,7 @@ async def metadata(name: str, request: Request) -> ModelMetadata:
 @router.get(
     FOLDER + "{name}/ready", responses=OF_ANY, summary="Ask whether a model answers"
 )
-async def model_ready(name: str, request: Request) -> ModelReady:
+async def model_ready(name: Name, request: Request) -> ModelReady:
     """Say that a model is loaded and proven; 404 where there is none of this name."""
     models: Models = request.app.state.models
     async with models.use(name) as pipeline:
@@ -175,7 +177,7 @@ async def model_ready(name: str, request: Request) -> ModelReady:
         }
     },
 )
-async def infer(name: str, request: Request) -> Response:
+async def infer(name: Name, request: Request) -> Response:
     """Embed each image and say how unfamiliar it is.
 
     `p_value` and `is_ood` are decisions beside what the model itself returns. Outputs
