@@ -261,7 +261,7 @@ def test_names_follow_prometheuss_conventions(observed: Observation) -> None:
     ours = [family for family in families if family.name.startswith("isogon_")]
     assert len(ours) > 15
     assert all(family.name.startswith(("isogon_", "process_")) for family in families)
-    measures = "seconds|images|info|score|alarm|distance|threshold|p_value"
+    measures = "seconds|images|bytes|info|score|alarm|distance|threshold|p_value"
     for family in ours:
         assert re.fullmatch("isogon_[a-z_]+", family.name)
         assert family.documentation.endswith("."), family.name
