@@ -30,6 +30,8 @@ from isogon.images import Images
 
 _MEAN, _DEVIATION = 0.45, 0.225  # of natural images, about those of ImageNet
 
+_MANY = 10_000  # images, each of which is seen a few times only
+
 # An image's index, and which of its views is meant.
 View = tuple[int, int]
 
@@ -61,7 +63,7 @@ class Views(Dataset[tuple[Any, ...]]):
         self._images = images
         self._seed = seed
         self.sizes = tuple(dict.fromkeys(sizes or (data.size,)))
-        self._plain = data.plain
+        self._plain = _plain_share(data, len(images))
         self._cropped = {size: _transform(data, size) for size in self.sizes}
         self._whole = {size: _transform(data, size, whole=True) for size in self.sizes}
         self._erase = _Erasing(data.erase, data.size) if data.erase > 0 else None
@@ -98,6 +100,13 @@ class Views(Dataset[tuple[Any, ...]]):
             if self._erase is not None:
                 pixels = self._erase(pixels)
         return pixels.permute(1, 2, 0)
+
+
+def _plain_share(data: DataSection, images: int) -> float:
+    """Return which share of views is plain: crops are for images that are seen often."""
+    if data.plain == "by-size":
+        return 1.0 if images >= _MANY else 0.5
+    return data.plain
 
 
 class _Erasing:

@@ -37,8 +37,8 @@ PRETRAINED = (
     Default(
         section="data",
         key="plain",
-        value=0.5,
-        reason="half of the views exactly as the service sees the image",
+        value="by-size",
+        reason="views as the service sees the image keep most of the teacher's neighbours",
     ),
     Default(
         section="train",

@@ -1,6 +1,6 @@
 """Every choice of a distillation, checked before work."""
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import (
     BaseModel,
@@ -116,12 +116,11 @@ class DataSection(_Section):
     scale: tuple[float, float] = Field(
         default=(0.08, 1.0), description="area of the random crop"
     )
-    plain: float = Field(
+    plain: Annotated[float, Field(ge=0, le=1)] | Literal["by-size"] = Field(
         default=0,
-        ge=0,
-        le=1,
         description="share of views that are cut as the service cuts them, from the "
-        "centred square, in place of a random crop",
+        "centred square, in place of a random crop; by-size: all views of 10,000 images or "
+        "more, half of fewer",
     )
     flip: float = Field(default=0.5, ge=0, le=1, description="share of mirrored views")
     augment: str | None = Field(

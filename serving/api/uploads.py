@@ -52,9 +52,18 @@ async def read_upload(request: Request, settings: Settings) -> Upload:
         body = await body_of(request, settings)
         return await beside(len(body), lambda: _from_json(body, settings))
     if kind.startswith("image/"):
-        image = await body_of(request, settings, settings.max_image_bytes)
-        return Upload(images=[image])
+        return Upload(images=[await _alone(request, settings)])
     raise bad_content_type(kind, _ACCEPTED)
+
+
+async def _alone(request: Request, settings: Settings) -> bytes:
+    """Return a body that is one image; it is refused before it is read to its end."""
+    try:
+        return await body_of(request, settings, settings.max_image_bytes)
+    except ProblemError as error:
+        if error.status == HTTPStatus.REQUEST_ENTITY_TOO_LARGE:
+            error.index = 0
+        raise
 
 
 def _from_json(body: bytes, settings: Settings) -> Upload:

@@ -2,7 +2,9 @@
 
 import asyncio
 import itertools
+import os
 import signal
+import threading
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, suppress
 from multiprocessing.connection import Connection
@@ -73,8 +75,10 @@ class Link:
     @asynccontextmanager
     async def open(self) -> AsyncIterator[None]:
         """Report and listen to the supervisor, to the end of the block."""
+        # A thread, for the loop would make the pipe non-blocking, and messages that come
+        # in pieces look like its end.
         loop = asyncio.get_running_loop()
-        loop.add_reader(self._channel.fileno(), self._hear)
+        threading.Thread(target=self._listen, args=(loop,), daemon=True).start()
         task = asyncio.create_task(self._report_again_and_again())
         try:
             yield
@@ -82,7 +86,6 @@ class Link:
             task.cancel()
             with suppress(asyncio.CancelledError):
                 await task
-            loop.remove_reader(self._channel.fileno())
             await self._report()
 
     async def exposed(self, accept: str) -> tuple[bytes, str]:
@@ -118,13 +121,18 @@ class Link:
             async with self._sending:
                 await asyncio.to_thread(self._channel.send, report)
 
-    def _hear(self) -> None:
-        try:
-            message = self._channel.recv()
-        except (EOFError, OSError):
-            asyncio.get_running_loop().remove_reader(self._channel.fileno())
-            signal.raise_signal(signal.SIGTERM)  # without a supervisor: finish and end
-            return
+    def _listen(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Hand what the supervisor says to the loop, to the end of either."""
+        with suppress(RuntimeError):  # the loop is closed
+            while True:
+                try:
+                    message = self._channel.recv()
+                except (EOFError, OSError):
+                    os.kill(os.getpid(), signal.SIGTERM)  # no supervisor: finish and end
+                    return
+                loop.call_soon_threadsafe(self._hear, message)
+
+    def _hear(self, message: Answer | Complete | Exposed) -> None:
         match message:
             case Complete(complete=complete):
                 self._app.state.complete = complete

@@ -24,6 +24,7 @@ from serving.batching import (
     QueueFullError,
     RunError,
 )
+from serving.observability import Metrics
 from serving.served import ServedModel
 from serving.settings import Settings
 
@@ -143,6 +144,7 @@ def test_each_refusal_of_the_pipeline_has_its_status(
 ) -> None:
     app = FastAPI()
     install_handlers(app)
+    app.state.metrics = Metrics()
 
     @app.get("/")
     async def fail() -> None:

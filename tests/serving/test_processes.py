@@ -21,7 +21,9 @@ from serving.settings import Settings, settings_from_environment
 
 
 def sample(client: httpx.Client, name: str) -> float:
-    found = re.search(rf"^{name}(?:{{.*}})? (\S+)$", client.get("/metrics").text, re.M)
+    # A connection of its own: one that is kept ends with the process that it leads to.
+    text = httpx.get(client.base_url.join("/metrics"), timeout=60).text
+    found = re.search(rf"^{name}(?:{{.*}})? (\S+)$", text, re.M)
     return float(found[1]) if found else 0.0
 
 

@@ -392,7 +392,7 @@ def test_no_torch_is_in_the_process(service: httpx.Client) -> None:
     for maps in Path("/proc").glob("[0-9]*/maps"):
         try:
             command = (maps.parent / "cmdline").read_bytes()
-            if f"{port}".encode() in command and b"serving" in command:
+            if f"{port}".encode() in command and b"isogon" in command:
                 mapped.append(maps.read_text())
         except OSError:  # it ended, or is not ours
             continue
