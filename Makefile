@@ -16,9 +16,9 @@ test: check
 slow: $(INSTALLED)
 	$(BIN)/python -m pytest -m slow
 
-# Wants a CUDA device; writes benchmarks/results/gpu-check-<gpu>.md.
+# Wants a CUDA device, unless GPU_CHECK=--dry-run; writes benchmarks/results/gpu-check-<gpu>.md.
 gpu-check: $(INSTALLED)
-	$(BIN)/python benchmarks/gpu_check.py
+	$(BIN)/python benchmarks/gpu_check.py $(GPU_CHECK)
 
 check: $(INSTALLED)
 	$(BIN)/ruff format --check .
@@ -30,7 +30,7 @@ $(INSTALLED): pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and f"Isogon needs Python 3.11 or newer, {sys.executable} is {sys.version.split()[0]}; run make with PYTHON=python3.12, say.")'
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt uv
-	$(BIN)/uv pip install --python $(BIN)/python --constraint constraints.txt --editable ".[distill,export,serving,bulk,ray,tensorrt-rtx,quickstart,dev]"
+	$(BIN)/uv pip install --python $(BIN)/python --constraint constraints.txt --editable ".[distill,export,serving,bulk,ray,openvino,tensorrt-rtx,quickstart,dev]"
 	touch $@
 
 # Every key of a recipe, with its defaults.
