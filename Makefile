@@ -6,7 +6,7 @@ BIN := .venv/bin
 INSTALLED := .venv/installed
 
 # What the tests need. Not `benchmarks`; not `tensorrt`, whose packages only a GPU runs.
-EXTRAS := distill,export,serving,bulk,ray,tensorrt-rtx,quickstart,dev
+EXTRAS := distill,export,serving,bulk,ray,openvino,tensorrt-rtx,quickstart,dev
 comma := ,
 # Of `make deployed` and `make cluster`: what is deployed.
 BUNDLE ?= quickstart.isogon
@@ -29,9 +29,10 @@ reliability: export ISOGON_DAMAGED ?= 10000
 reliability: $(INSTALLED)
 	$(BIN)/python -m pytest tests/reliability -s
 
-# Wants a CUDA device; writes benchmarks/results/gpu-check-<gpu>.md.
+# Wants a CUDA device, unless GPU_CHECK=--dry-run; writes
+# benchmarks/results/gpu-check-<gpu>.md.
 gpu-check: $(INSTALLED)
-	$(BIN)/python benchmarks/gpu_check.py
+	$(BIN)/python benchmarks/gpu_check.py $(GPU_CHECK)
 
 # Docker, Prometheus, and two hosts that are namespaces: as root; docs/deployed.md has the
 # result.

@@ -2,6 +2,7 @@ r"""What this machine's GPU makes of a bundle's artifacts: right answers first, 
 
     make gpu-check
     python benchmarks/gpu_check.py --bundle my-student.isogon
+    python benchmarks/gpu_check.py --dry-run
 
 It prints its figures and writes them to `benchmarks/results/gpu-check-<gpu>.md`. From one
 bundle come the float32, float16 and int8 ONNX files, and each is run by ONNX Runtime's
@@ -10,6 +11,11 @@ for RTX where it is installed and the GPU is one of its targets. Each is compare
 eager float32 torch on the CPU, at every batch size of the profile, and judged by the
 tolerance of its precision; then its throughput is measured beside eager float32 torch on
 the GPU (TF32 off), in rounds of one run.
+
+The steps come by worth, and the page is written after each: a machine that is taken away
+has left what it found until then. `--dry-run` takes every step up to the device, on a
+machine without one: it writes the files, builds the engines that can be built anywhere,
+and says which steps only lacked a GPU.
 
 Every step is guarded: one that fails is reported with its reason, and the others go on.
 Exit status: 0 everything passed; 1 a step failed, or no engine could be built; 2 there is
@@ -45,9 +51,10 @@ def main() -> int:
     parser.add_argument("--output", type=Path, help="where the figures go")
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--seconds", type=float, default=0.3, help="of a round, at least")
+    parser.add_argument("--dry-run", action="store_true", help="up to the device")
     options = parser.parse_args()
-    device = cuda_device()
-    if device is None:
+    device = None if options.dry_run else cuda_device()
+    if device is None and not options.dry_run:
         print(
             "gpu-check needs a CUDA device, and this process sees none (the driver's "
             "library is missing, or CUDA_VISIBLE_DEVICES hides it). Nothing was checked.",

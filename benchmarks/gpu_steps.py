@@ -1,4 +1,9 @@
-"""The steps of `gpu_check.py`, each guarded, and the page they make."""
+"""The steps of `gpu_check.py`, each guarded, and the page they make.
+
+A GPU may be lent for minutes, so the steps come by worth: all of float32, then float16,
+then int8; in each the reference on the GPU, the engines, ONNX Runtime, throughput, and
+what compiles for long last. The page is written anew after every step.
+"""
 
 import argparse
 import platform
@@ -6,7 +11,7 @@ import statistics
 import sys
 import tempfile
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -25,41 +30,74 @@ from isogon.parity import ParityReport
 from isogon.runtimes import Precision, Runner
 from isogon.runtimes.cuda import CudaDevice
 
+Rounds = tuple[float, ...]
+
 PLAN = ExportPlan(profile=PROFILE)
 BATCHES = (1, 8, 32)
+# What a bare machine lacks, by the names under which `pip download --no-deps` fetches it.
+WHEELS = (
+    "onnxruntime-gpu",
+    "tensorrt",
+    "tensorrt-rtx",
+    "cuda-bindings",
+    "onnx",
+    "onnxscript",
+    "timm",
+    "safetensors",
+    "pydantic",
+    "jaxtyping",
+    "filelock",
+    "rich",
+)
+_DEVICE_WORDS = ("CUDA", "NVIDIA")  # in the messages where there is no device
 _QUIET = Progress(disable=True)
 
 
 class GpuCheck:
-    """A bundle's student on one GPU: what ran, how it was judged, what failed."""
+    """A bundle's student on one GPU: what ran, how it was judged, what failed.
 
-    def __init__(self, device: CudaDevice, bundle: Bundle, folder: Path) -> None:
+    Args:
+        device: the GPU; None in a dry run, which takes every step up to the device.
+        bundle: whose student it is.
+        folder: where files and engines are made.
+        written: called after every step, with this object.
+    """
+
+    def __init__(
+        self,
+        device: CudaDevice | None,
+        bundle: Bundle,
+        folder: Path,
+        written: Callable[["GpuCheck"], None] = lambda check: None,
+    ) -> None:
         self.device = device
         self.reports: dict[str, ParityReport] = {}
-        self.times: dict[int, dict[str, tuple[float, ...]]] = {}
+        # By batch and runner: its milliseconds per image, and eager torch's beside them.
+        self.times: dict[int, dict[str, tuple[Rounds, Rounds | None]]] = {}
         self.failures: dict[str, str] = {}
+        self.reached: list[str] = []  # steps of a dry run that only the device stopped
         self.deployed = Deployed.of(bundle)
         self._runners: dict[str, Runner] = {}
         self._folder = folder
+        self._written = written
         self._gate = Gate.of(self.deployed, PLAN, _QUIET)
 
     def run(self, makers: Makers, *, rounds: int, seconds: float) -> None:
-        """Take every step: files, parity of each runner, throughput of those that ran."""
+        """Take every step, by worth: files, parity of each runner, throughput."""
         for precision in PRECISIONS:
             with self.step(f"ONNX file, {precision}"):
                 self._write(precision)
-        for name, (precision, make) in makers.items():
-            with self.step(f"{name}, parity"):
-                self._judge(name, precision, make)
-        for batch in BATCHES:
-            with self.step(f"throughput at batch {batch}"):
-                pixels = self.deployed.images.pixels
-                self.times[batch] = interleaved(
-                    self._runners,
-                    np.resize(pixels, (batch, *pixels.shape[1:])),
-                    rounds=rounds,
-                    seconds=seconds,
-                )
+            own = {
+                name: make
+                for name, (judged_as, make) in makers.items()
+                if judged_as == precision
+            }
+            for name, make in own.items():
+                with self.step(f"{name}, parity"):
+                    self._judge(name, precision, make)
+            for batch in BATCHES:
+                with self.step(f"throughput of {precision} at batch {batch}"):
+                    self._time(own.keys(), batch, rounds=rounds, seconds=seconds)
 
     @contextmanager
     def step(self, name: str) -> Iterator[None]:
@@ -68,8 +106,29 @@ class GpuCheck:
         try:
             yield
         except Exception as error:  # of any of four runtimes
-            traceback.print_exc(file=sys.stderr)
-            self.failures[name] = one_line(error)
+            if self.device is None and any(word in str(error) for word in _DEVICE_WORDS):
+                self.reached.append(name)
+            else:
+                traceback.print_exc(file=sys.stderr)
+                self.failures[name] = one_line(error)
+        self._written(self)
+
+    def _time(
+        self, names: Collection[str], batch: int, *, rounds: int, seconds: float
+    ) -> None:
+        """Time what ran of these beside eager torch on the GPU."""
+        timed = {
+            name: runner
+            for name, runner in self._runners.items()
+            if name in names or name == EAGER
+        }
+        pixels = self.deployed.images.pixels
+        shown = np.resize(pixels, (batch, *pixels.shape[1:]))
+        found = interleaved(timed, shown, rounds=rounds, seconds=seconds)
+        times = self.times.setdefault(batch, {})
+        for name in names:
+            if name in found:
+                times[name] = (found[name], found.get(EAGER))
 
     def _write(self, precision: Precision) -> None:
         """Write the files of a precision; ONNX Runtime's answers on the CPU are judged."""
@@ -96,27 +155,30 @@ class GpuCheck:
             raise RuntimeError("; ".join(report.failures))
 
 
-def checked(device: CudaDevice, options: argparse.Namespace) -> dict[str, str]:
-    """Check this GPU, write the page, and return what failed, by step."""
+def checked(device: CudaDevice | None, options: argparse.Namespace) -> dict[str, str]:
+    """Check this GPU, or walk up to it; write the page, and return what failed, by step."""
     exact_float32()
-    heading = conditions("onnxruntime-gpu", "tensorrt", "tensorrt-rtx")
+    heading = conditions(*WHEELS)
     with tempfile.TemporaryDirectory() as folder:
         work = Path(folder)
+        kept = work if device is None else Path(__file__).parent / "results"
+        path = options.output or kept / f"gpu-check-{machine_name()}.md"
         bundle = Bundle.open(options.bundle) if options.bundle else small_bundle(work)
-        check = GpuCheck(device, bundle, work)
-        makers = cuda_runners(check.deployed.graph, work)
+        student = bundle.manifest.student.architecture
+
+        def written(check: GpuCheck) -> None:
+            path.write_text(f"{report(check, heading, student)}\n", encoding="utf-8")
+
+        check = GpuCheck(device, bundle, work, written)
+        makers = cuda_runners(check.deployed.graph, work, dry=device is None)
         check.run(makers, rounds=options.rounds, seconds=options.seconds)
         with check.step("an engine"):
-            if not engine_flavours():
+            if not engine_flavours(dry=device is None):
                 raise RuntimeError(
-                    f"none could be built: TensorRT is not installed, and TensorRT for "
-                    f"RTX is not either, or does not build for {device.architecture}"
+                    "none could be built: TensorRT is not installed, and TensorRT for "
+                    "RTX is not either, or does not build for this GPU"
                 )
-    page = report(check, heading, bundle.manifest.student.architecture)
-    print(page)
-    results = Path(__file__).parent / "results"
-    path = options.output or results / f"gpu-check-{machine_name()}.md"
-    path.write_text(page + "\n", encoding="utf-8")
+        print(path.read_text(encoding="utf-8"))
     return check.failures
 
 
@@ -134,9 +196,10 @@ def small_bundle(folder: Path) -> Bundle:
 def report(check: GpuCheck, heading: str, student: str) -> str:
     """Return the page: parity, throughput, what failed."""
     size = next(iter(check.reports.values())).figures.images if check.reports else 0
+    device = check.device or CudaDevice(name="a dry run without one", architecture="none")
     lines = [
-        f"# GPU check: {check.device.name}",
-        f"\n{heading} Machine {platform.node()}, {check.device.architecture}. Student "
+        f"# GPU check: {device.name}",
+        f"\n{heading} Machine {platform.node()}, {device.architecture}. Student "
         f"{student}, batch profile {PROFILE}, {size} comparisons each.",
         "\n## Parity with eager float32 torch on the CPU\n",
         "| | verdict | least cosine | neighbours | OOD decisions | candidate |",
@@ -158,21 +221,26 @@ def report(check: GpuCheck, heading: str, student: str) -> str:
     for name in check.reports:
         entries = (speed(times, name) for times in check.times.values())
         lines.append(f"| {name} | " + " | ".join(entries) + " |")
-    verdict = "Everything passed." if not check.failures else "These steps failed:\n"
+    if check.reached:
+        lines.append("\nOnly the device was missing for these steps:\n")
+        lines += [f"* {name}" for name in check.reached]
+    passed = "Everything passed." if check.device else "Nothing failed before the device."
+    verdict = passed if not check.failures else "These steps failed:\n"
     lines.append(f"\n{verdict}")
     lines += [f"* {name}: {reason}" for name, reason in check.failures.items()]
     return "\n".join(lines)
 
 
-def speed(times: dict[str, tuple[float, ...]], name: str) -> str:
+def speed(times: dict[str, tuple[Rounds, Rounds | None]], name: str) -> str:
     """Return the images per second of the median round, and the median ratio."""
     if name not in times:
         return "-"
-    found = f"{1000 / statistics.median(times[name]):.0f}"
-    if EAGER not in times:
+    own, eager = times[name]
+    found = f"{1000 / statistics.median(own):.0f}"
+    if eager is None:
         return found
-    pairs = zip(times[EAGER], times[name], strict=True)
-    return f"{found} ({statistics.median(base / own for base, own in pairs):.2f})"
+    pairs = zip(eager, own, strict=True)
+    return f"{found} ({statistics.median(base / taken for base, taken in pairs):.2f})"
 
 
 def one_line(error: Exception) -> str:

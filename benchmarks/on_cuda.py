@@ -37,15 +37,19 @@ def exact_float32() -> None:
     torch.backends.cuda.matmul.allow_tf32 = False
 
 
-def engine_flavours() -> tuple[Flavour, ...]:
-    """Return by which packages an engine for this GPU can be built here: at best two."""
+def engine_flavours(*, dry: bool = False) -> tuple[Flavour, ...]:
+    """Return by which packages an engine for this GPU can be built here: at best two.
+
+    In a dry run, for any GPU.
+    """
     device = cuda_device()
     found: list[Flavour] = []
     with contextlib.suppress(UsageError):  # it is not installed, or does not load
         tensorrt_module("tensorrt")
         found.append("tensorrt")
     with contextlib.suppress(UsageError):
-        if device is not None and device.architecture in known_architectures():
+        known = known_architectures()
+        if dry or (device is not None and device.architecture in known):
             found.append("tensorrt-rtx")
     return tuple(found)
 
@@ -77,12 +81,15 @@ def engine(
     return TensorRTRunner(path, graphs=graphs)
 
 
-def cuda_runners(graph: Graph, folder: Path) -> Makers:
+def cuda_runners(graph: Graph, folder: Path, *, dry: bool = False) -> Makers:
     """Return how to make the runners of this machine's CUDA device, and their precision.
+
+    They come by worth: what is compared with first, and what compiles for long last.
 
     Args:
         graph: the student; copies of it go to the device.
         folder: where its ONNX files are, or will be; engines go below it.
+        dry: there is no device, and each stops where it wants one.
     """
 
     def provider(precision: Precision) -> Callable[[], Runner]:
@@ -92,16 +99,12 @@ def cuda_runners(graph: Graph, folder: Path) -> Makers:
         source = folder / onnx_name(precision, "tensorrt")
         return lambda: engine(source, precision, flavour, folder / "engines", graphs=True)
 
-    found: Makers = {
-        EAGER: ("fp32", lambda: TorchDeviceRunner(graph, "cuda")),
-        "torch CUDA compiled": (
-            "fp32",
-            lambda: TorchDeviceRunner(graph, "cuda", compiled=True),
-        ),
-    }
-    for precision in PRECISIONS:
-        found[f"ONNX CUDA {precision}"] = (precision, provider(precision))
-    for flavour in engine_flavours():
+    found: Makers = {EAGER: ("fp32", lambda: TorchDeviceRunner(graph, "cuda"))}
+    for flavour in engine_flavours(dry=dry):
         for precision in PRECISIONS:
             found[f"{flavour} {precision}"] = (precision, built(precision, flavour))
+    for precision in PRECISIONS:
+        found[f"ONNX CUDA {precision}"] = (precision, provider(precision))
+    compiled = "torch CUDA compiled"
+    found[compiled] = ("fp32", lambda: TorchDeviceRunner(graph, "cuda", compiled=True))
     return found

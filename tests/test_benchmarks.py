@@ -1,5 +1,7 @@
 """The benchmarks run, at their smallest, and say what they promise to say."""
 
+import argparse
+import copy
 import os
 import subprocess
 import sys
@@ -183,22 +185,42 @@ def test_the_gpu_check_reports_what_ran_and_what_did_not(
     def float16() -> OnnxRunner:
         return OnnxRunner(tmp_path / "model.fp16.onnx", provider="cpu")
 
+    def spoilt() -> TorchRunner:
+        graph = copy.deepcopy(check.deployed.graph)
+        with torch.no_grad():
+            next(graph.parameters()).neg_()
+        return TorchRunner(graph)
+
     makers = {
         steps.EAGER: ("fp32", lambda: TorchRunner(check.deployed.graph)),
         "in float16": ("fp16", float16),
-        "float16 said to be float32": ("fp32", float16),
+        "spoilt": ("fp32", spoilt),
         "missing": ("fp32", broken),
     }
     check.run(makers, rounds=2, seconds=0.001)
     assert check.reports["in float16"]
-    assert set(check.failures) == {
-        "float16 said to be float32, parity",
-        "missing, parity",
-    }
+    assert set(check.failures) == {"spoilt, parity", "missing, parity"}
     page = steps.report(check, "Conditions.", "test_resnet")
     assert "| in float16 | ok | 0.99999" in page
-    assert "| float16 said to be float32 | **fails** |" in page
+    assert "| spoilt | **fails** |" in page
     assert "* missing, parity: BundleError" in page
+
+
+@pytest.mark.slow  # two int8 files, and an engine of each precision
+def test_a_dry_run_of_the_gpu_check_takes_every_step_up_to_the_device(
+    exported: Path, tmp_path: Path, benchmark: Load
+) -> None:
+    page = tmp_path / "page.md"
+    options = argparse.Namespace(bundle=exported, output=page, rounds=1, seconds=0.001)
+    if cuda_device() is not None:
+        pytest.skip("there is a CUDA device")
+    failures = benchmark("gpu_steps").checked(None, options)
+    assert failures == {}
+    shown = page.read_text()
+    assert "# GPU check: a dry run without one" in shown
+    for step in ("torch CUDA eager", "ONNX CUDA int8", "tensorrt-rtx fp16"):
+        assert f"* {step}, parity" in shown.partition("Only the device was missing")[2]
+    assert "Nothing failed before the device." in shown
 
 
 def test_drift_promises_before_it_shows(

@@ -176,3 +176,18 @@ def test_the_fingerprint_is_the_hash_it_is_said_to_be(bundle: Bundle) -> None:
         f'"weights":"{manifest.files["model.safetensors"].sha256}"}}'
     )
     assert fingerprint(manifest) == hashlib.sha256(text.encode()).hexdigest()
+
+
+@pytest.mark.parametrize(
+    ("opset", "ir", "release"), [(18, 8, "1.14"), (20, 9, "1.17"), (21, 10, "1.18")]
+)
+def test_a_file_says_the_oldest_onnx_runtime_that_opens_it(
+    opset: int, ir: int, release: str, path: Path, metadata: Metadata
+) -> None:
+    model = onnx.load(path)
+    model.opset_import[0].version = opset
+    save_model(model, path)
+    stamp(path, metadata)
+    held = onnx.load(path)
+    assert held.ir_version == ir
+    assert {e.key: e.value for e in held.metadata_props}["isogon.onnxruntime"] == release
