@@ -5,7 +5,7 @@ export GOMP_SPINCOUNT ?= 3000
 BIN := .venv/bin
 INSTALLED := .venv/installed
 
-.PHONY: quickstart test check slow gpu-check keys constraints clean
+.PHONY: quickstart test check slow docs gpu-check keys constraints clean
 
 quickstart: $(INSTALLED)
 	$(BIN)/isogon quickstart
@@ -15,6 +15,11 @@ test: check
 
 slow: $(INSTALLED)
 	$(BIN)/python -m pytest -m slow
+
+# The pages in site/: a broken link, a page out of place or a misspelt word fails.
+docs: $(INSTALLED)
+	$(BIN)/codespell
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build
 
 # Wants a CUDA device; writes benchmarks/results/gpu-check-<gpu>.md.
 gpu-check: $(INSTALLED)
@@ -30,7 +35,7 @@ $(INSTALLED): pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and f"Isogon needs Python 3.11 or newer, {sys.executable} is {sys.version.split()[0]}; run make with PYTHON=python3.12, say.")'
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt uv
-	$(BIN)/uv pip install --python $(BIN)/python --constraint constraints.txt --editable ".[distill,export,serving,bulk,ray,tensorrt-rtx,quickstart,dev]"
+	$(BIN)/uv pip install --python $(BIN)/python --constraint constraints.txt --editable ".[distill,export,serving,bulk,ray,tensorrt-rtx,quickstart,docs,dev]"
 	touch $@
 
 # Every key of a recipe, with its defaults.
