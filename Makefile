@@ -35,7 +35,7 @@ $(INSTALLED): pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and f"Isogon needs Python 3.11 or newer, {sys.executable} is {sys.version.split()[0]}; run make with PYTHON=python3.12, say.")'
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt uv
-	$(BIN)/uv pip install --python $(BIN)/python --constraint constraints.txt --editable ".[distill,export,serving,bulk,ray,tensorrt-rtx,quickstart,docs,dev]"
+	$(BIN)/uv pip install --python $(BIN)/python --constraint constraints.txt --editable ".[distill,export,serving,bulk,ray,hub,tensorrt-rtx,quickstart,docs,dev]"
 	touch $@
 
 # Every key of a recipe, with its defaults.
