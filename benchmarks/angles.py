@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from jaxtyping import Float
+from rich.console import Console
 from rich.progress import Progress
 
 from distill.embedding import Embedded, embed_all
@@ -132,7 +133,7 @@ def main() -> None:
     bundle = Bundle.open(Path(sys.argv[1]))
     recipe = here(recipe_from_toml(bundle.file("recipe.toml")), bundle.path.parent)
     recipe = recipe.model_copy(update={"unfamiliar": ()})  # not looked at here
-    with Progress(disable=True) as progress:
+    with Progress(console=Console(stderr=True), disable=True) as progress:
         found = measured(bundle, recipe, progress)
     told = (
         f"{bundle.manifest.name}: teacher {bundle.manifest.teacher.architecture}, student "
