@@ -99,7 +99,7 @@ def panel(
         f'<text x="{left}" y="{SIDE + 58}">{low:.1f}</text>'
         f'<text x="{left + SIDE}" y="{SIDE + 58}" text-anchor="end">1</text>'
         f'<text x="{left + SIDE / 2}" y="{SIDE + 58}" text-anchor="middle">'
-        "cosine of two images, by the teacher</text>"
+        "cosine by the teacher</text>"
     )
 
 
@@ -114,8 +114,8 @@ def picture(found: dict[str, Embedded], told: str) -> str:
         left = 40 + number * (SIDE + 60)
         parts.append(
             panel(kind, title, left, cosines["teacher"], cosines[kind], float(low))
-            + f'<text x="{left}" y="{SIDE + 80}">off by {kept.angle_distortion:.3f} on '
-            f"average; {100 * kept.neighbour_overlap:.0f} % of neighbours kept</text>"
+            + f'<text x="{left}" y="{SIDE + 80}">off by {kept.angle_distortion:.3f}; '
+            f"{100 * kept.neighbour_overlap:.0f} % of neighbours kept</text>"
         )
     width, height = 2 * SIDE + 140, SIDE + 96
     return (
@@ -124,7 +124,7 @@ def picture(found: dict[str, Embedded], told: str) -> str:
         f"<title>Cosines of image pairs, small network against teacher</title>"
         f"<desc>{told}</desc><style>{_STYLE}</style>{''.join(parts)}"
         f'<text transform="rotate(-90 20 {40 + SIDE / 2})" x="20" y="{40 + SIDE / 2}" '
-        'text-anchor="middle">by the small network</text></svg>\n'
+        'text-anchor="middle">cosine by the small network</text></svg>\n'
     )
 
 

@@ -1,6 +1,7 @@
 """The reference, made from the code at every build."""
 
 import json
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -31,9 +32,9 @@ def command_line_page() -> str:
     """Return every command with its arguments and options, as `--help` has them."""
     group = typer.main.get_command(app)
     context = typer.Context(group, info_name="isogon")
-    # `[default: 3]` would be the label of a link.
     text = get_docs_for_click(obj=group, ctx=context, name="isogon", title="Command line")
-    return text.replace("[", r"\[") if "](" not in text else text
+    # `[default: 3]` and the like would be the label of a link.
+    return re.sub(r"\[(default|required|env)", r"\\[\1", text)
 
 
 def settings_page() -> str:
