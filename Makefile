@@ -6,12 +6,13 @@ BIN := .venv/bin
 INSTALLED := .venv/installed
 
 # What the tests need. Not `benchmarks`; not `tensorrt`, whose packages only a GPU runs.
-EXTRAS := distill,export,serving,bulk,ray,openvino,tensorrt-rtx,quickstart,dev
+EXTRAS := distill,export,serving,bulk,ray,hub,openvino,tensorrt-rtx,quickstart,docs,dev
 comma := ,
 # Of `make deployed` and `make cluster`: what is deployed.
 BUNDLE ?= quickstart.isogon
 
-.PHONY: quickstart test check slow reliability gpu-check deployed cluster keys constraints clean
+.PHONY: quickstart test check slow docs reliability gpu-check deployed cluster keys \
+  constraints clean
 
 quickstart: $(INSTALLED)
 	$(BIN)/isogon quickstart
@@ -28,6 +29,11 @@ reliability: export ISOGON_OVERLOAD ?= 60
 reliability: export ISOGON_DAMAGED ?= 10000
 reliability: $(INSTALLED)
 	$(BIN)/python -m pytest tests/reliability -s
+
+# The pages in site/: a broken link, a page out of place or a misspelt word fails.
+docs: $(INSTALLED)
+	$(BIN)/codespell
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build
 
 # Wants a CUDA device, unless GPU_CHECK=--dry-run; writes
 # benchmarks/results/gpu-check-<gpu>.md.

@@ -15,6 +15,7 @@ from sklearn.datasets import load_digits
 from distill import Recipe, recipe_from_document
 from distill.distillation import distill
 from export import export_bundle
+from isogon.bulk import ProcessEngine, embed
 from isogon.bundle import (
     HELD_OUT,
     ONNX,
@@ -173,3 +174,16 @@ def standalone_file(exported: Path, tmp_path_factory: pytest.TempPathFactory) ->
     path = tmp_path_factory.mktemp("standalone") / "digits.onnx"
     shutil.copy(Bundle.open(exported).file(ONNX), path)
     return path
+
+
+@pytest.fixture(scope="session")
+def embedded(
+    exported: Path,
+    digits: Path,
+    progress: Progress,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Path:
+    """What `isogon embed` writes of the digits."""
+    output = tmp_path_factory.mktemp("embedded") / "digits.parquet"
+    embed(exported, str(digits), output, progress, engine=ProcessEngine(workers=2))
+    return output

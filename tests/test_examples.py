@@ -18,9 +18,7 @@ import numpy as np
 import pillow_heif
 import pytest
 from PIL import Image, TiffImagePlugin
-from rich.progress import Progress
 
-from isogon.bulk import ProcessEngine, embed
 from isogon.images import Preprocessing, decode
 from isogon.model import Model
 from serving import running_service
@@ -28,7 +26,6 @@ from serving import running_service
 EXAMPLES = Path(__file__).parents[1] / "examples"
 EDGE = EXAMPLES / "edge.py"
 SEARCH = EXAMPLES / "search.py"
-README = EXAMPLES.parent / "README.md"
 
 
 def module_at(path: Path) -> ModuleType:
@@ -207,19 +204,6 @@ def test_the_curl_example_asks_in_every_way(
     assert np.allclose(np.load(tmp_path / "embeddings.npy"), embedding, atol=1e-6)
 
 
-@pytest.fixture(scope="module")
-def embedded(
-    exported: Path,
-    digits: Path,
-    progress: Progress,
-    tmp_path_factory: pytest.TempPathFactory,
-) -> Path:
-    """What `isogon embed` writes of the digits."""
-    output = tmp_path_factory.mktemp("embedded") / "digits.parquet"
-    embed(exported, str(digits), output, progress, engine=ProcessEngine(workers=2))
-    return output
-
-
 def test_the_search_example_finds_an_image_and_those_most_like_it(embedded: Path) -> None:
     def search(name: str) -> subprocess.CompletedProcess[str]:
         command = [sys.executable, str(SEARCH), str(embedded), name]
@@ -233,14 +217,3 @@ def test_the_search_example_finds_an_image_and_those_most_like_it(embedded: Path
     nothing = search("3/nowhere.png")
     assert nothing.returncode == 1
     assert "has no image of the name '3/nowhere.png'" in nothing.stderr
-
-
-def test_the_readmes_sql_answers_on_the_readers_own_file(
-    embedded: Path, tmp_path: Path
-) -> None:
-    shutil.copy(embedded, tmp_path / "embeddings.parquet")
-    blocks = re.findall(r"```python\n(.*?)```", README.read_text(), re.DOTALL)
-    (code,) = (block for block in blocks if "duckdb" in block)
-    shown = "".join(lines_of(sys.executable, "-c", code, cwd=tmp_path))
-    assert "0/000.png" in shown
-    assert shown.count(".png") == 5

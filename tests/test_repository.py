@@ -61,30 +61,6 @@ def test_every_dependency_is_pinned() -> None:
             assert name in pinned, requirement
 
 
-@pytest.mark.parametrize(
-    "page",
-    [
-        "README.md",
-        "isogon/bundle/README.md",
-        "deploy/README.md",
-        "docs/serving.md",
-        "serving/bento/README.md",
-        "recipes/README.md",
-        "CHANGELOG.md",
-        "CONTRIBUTING.md",
-    ],
-)
-def test_links_lead_somewhere_and_commands_exist(page: str) -> None:
-    text = (ROOT / page).read_text()
-    for target in re.findall(r"\]\(([^)]+)\)", text):
-        if not target.startswith("https://"):
-            assert ((ROOT / page).parent / target).exists(), target
-    commands = {
-        command.name or command.callback.__name__ for command in app.registered_commands
-    }
-    assert set(re.findall(r"\bisogon (?!import)([a-z]+)\b", text)) <= commands
-
-
 def test_serves_help_names_every_setting() -> None:
     (command,) = (c for c in app.registered_commands if c.callback.__name__ == "serve")
     named = set(re.findall(r"ISOGON_([A-Z_]+)", command.callback.__doc__))

@@ -54,6 +54,16 @@ def pretrained_defaults() -> tuple[Default, ...]:
     return completed(document)[1]
 
 
+def meanings() -> dict[tuple[str, str], str]:
+    """Return what each key means, by its section ("" at the top) and its name."""
+    models = {"": Recipe} | {name: model for name, (model, _) in _sections().items()}
+    return {
+        (section, key): " ".join((field.description or "").split())
+        for section, model in models.items()
+        for key, field in model.model_fields.items()
+    }
+
+
 def _sections() -> dict[str, tuple[type[BaseModel], str]]:
     """Return the model and the heading of every table but the objectives."""
     found = {}

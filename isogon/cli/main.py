@@ -14,20 +14,22 @@ import typer
 
 from isogon.cli import console
 from isogon.cli.calibration import calibrate
+from isogon.cli.card import card
 from isogon.cli.distillation import distill
 from isogon.cli.embedding import embed
 from isogon.cli.evaluation import compare, evaluate
 from isogon.cli.exporting import export
+from isogon.cli.hub import pull, push
 from isogon.cli.inspection import inspect
 from isogon.cli.publishing import publish
 from isogon.cli.quickstart import quickstart
 from isogon.cli.running import run
 from isogon.cli.serving import serve
+from isogon.cli.starting import recipe
 from isogon.cli.verification import diverge, judge, verify
 
 app = typer.Typer(
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode="markdown",
     help="""Distil a vision model into a small student that keeps its angles, export it
@@ -40,6 +42,7 @@ it.""",
 
 for command in (
     quickstart,
+    recipe,
     distill,
     evaluate,
     compare,
@@ -47,9 +50,12 @@ for command in (
     verify,
     calibrate,
     inspect,
+    card,
     run,
     serve,
     publish,
+    push,
+    pull,
     embed,
 ):
     app.command()(command)

@@ -1,0 +1,127 @@
+"""Bundles on Hugging Face's hub: push one, pull one. Nothing else here asks a hub.
+
+A repository holds the bundle's files and, as README.md, its model card. What is pulled is
+what the manifest names, and it becomes a bundle only if every hash is right.
+"""
+
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from isogon.bundle import MANIFEST, Bundle, require_absent
+from isogon.bundle.card import model_card
+from isogon.bundle.manifest import manifest_from_bytes
+from isogon.errors import UsageError
+
+_CARD = "README.md"
+
+
+def push(
+    bundle: str | Path, repository: str, *, private: bool = True, message: str | None = None
+) -> str:
+    """Upload a bundle and its card in one commit; return the commit's address.
+
+    The repository is made where there is none. The token is huggingface_hub's:
+    `hf auth login`, or HF_TOKEN.
+
+    Args:
+        bundle: a directory; every hash is checked first.
+        repository: `user/name` or `organisation/name`.
+        private: whether a repository that is made is private.
+        message: of the commit.
+
+    Raises:
+        BundleError: the bundle is damaged.
+        UsageError: the hub does not answer, or refuses.
+    """
+    from huggingface_hub import CommitOperationAdd, HfApi
+
+    opened = Bundle.open(Path(bundle))
+    files = [MANIFEST, *opened.manifest.files]
+    operations = [
+        CommitOperationAdd(path_in_repo=name, path_or_fileobj=opened.path / name)
+        for name in files
+    ]
+    card = model_card(opened).encode()
+    operations.append(CommitOperationAdd(path_in_repo=_CARD, path_or_fileobj=card))
+    api = HfApi(library_name="isogon")
+    with _told(repository, "push to"):
+        api.create_repo(repository, private=private, exist_ok=True)
+        done = api.create_commit(
+            repository,
+            operations=operations,
+            commit_message=message or f"Bundle {opened.manifest.name}",
+        )
+    return str(done.commit_url)
+
+
+def pull(repository: str, output: str | Path, *, revision: str = "main") -> Bundle:
+    """Download a bundle; it appears at `output` whole and intact, or not at all.
+
+    Args:
+        repository: `user/name` or `organisation/name`.
+        output: the directory to make.
+        revision: a branch, a tag or a commit.
+
+    Raises:
+        UsageError: something is at `output`; the hub does not answer, or has no such
+            bundle.
+        BundleError: what was downloaded is no intact bundle.
+    """
+    from huggingface_hub import HfApi
+
+    output = Path(output)
+    require_absent(output)
+    output.parent.mkdir(parents=True, exist_ok=True)
+    api = HfApi(library_name="isogon")
+    with tempfile.TemporaryDirectory(dir=output.parent, prefix=f".{output.name}.") as place:
+        folder = Path(place) / output.name
+        with _told(repository, "pull from"):
+            commit = str(api.model_info(repository, revision=revision).sha)
+            first = api.hf_hub_download(
+                repository, MANIFEST, revision=commit, local_dir=folder
+            )
+            content = Path(first).read_bytes()
+            for name in manifest_from_bytes(content, where=repository).files:
+                api.hf_hub_download(repository, name, revision=commit, local_dir=folder)
+        shutil.rmtree(folder / ".cache", ignore_errors=True)  # the client's notes
+        Bundle.open(folder)  # every hash
+        folder.rename(output)
+    return Bundle.open(output)
+
+
+@contextmanager
+def _told(repository: str, doing: str) -> Iterator[None]:
+    """Turn what the hub's client raises into one sentence.
+
+    Raises:
+        UsageError: the hub does not answer, or refuses.
+    """
+    from huggingface_hub import constants
+
+    # HTTPError is that of the HTTP client it is built on.
+    from huggingface_hub.errors import (  # type: ignore[attr-defined]
+        HfHubHTTPError,
+        HFValidationError,
+        HTTPError,
+    )
+
+    try:
+        yield
+    except HFValidationError as error:
+        raise UsageError(
+            f"Expected a repository as user/name, got {repository!r}."
+        ) from error
+    except HfHubHTTPError as error:
+        reason = str(error).splitlines()[0]
+        raise UsageError(
+            f"The hub at {constants.ENDPOINT} would not let us {doing} {repository}: "
+            f"{reason}. Check the name, and your token with `hf auth whoami`."
+        ) from error
+    except (HTTPError, OSError) as error:
+        raise UsageError(
+            f"The hub at {constants.ENDPOINT} does not answer: {error}. HF_ENDPOINT says "
+            f"which hub is asked."
+        ) from error
