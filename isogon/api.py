@@ -165,6 +165,7 @@ def export(
     *,
     fp16: bool = False,
     int8: bool = False,
+    finetune: bool = False,
     progress: Progress | None = None,
 ) -> "Exported":
     """Write ONNX files; each enters the bundle only if it passes parity.
@@ -173,17 +174,20 @@ def export(
         bundle: a distilled bundle.
         fp16: add float16, for GPUs.
         int8: add int8, for CPUs too.
+        finetune: train int8's weights for some minutes to answer as float32 does.
         progress: where to show progress.
 
     Raises:
         BundleError: the bundle is damaged.
+        UsageError: `finetune` without `int8`.
         CheckFailedError: an artifact does not pass; those that passed are in.
     """
-    from export import ExportPlan, export_bundle, lower_precisions
+    from export import FINETUNING_STEPS, ExportPlan, export_bundle, lower_precisions
 
     lower = lower_precisions(fp16=fp16, int8=int8)
+    plan = ExportPlan(lower=lower, finetune=FINETUNING_STEPS if finetune else 0)
     opened = _opened(bundle, "export")
-    exported = export_bundle(opened, _silent(progress), ExportPlan(lower=lower))
+    exported = export_bundle(opened, _silent(progress), plan)
     exported.require()
     return exported
 

@@ -13,10 +13,12 @@ from isogon.cli.stored import stored_evaluation
 
 if TYPE_CHECKING:
     from distill import Chosen, Recipe
+    from export import Exported
     from isogon.bundle import Bundle
 
 _RECIPE = "The recipe"
 _RUN = "The run"
+_FINETUNED_ON = 2048  # images of the training, held in memory
 
 
 def distill(
@@ -190,6 +192,16 @@ def distill(
             help="Processes that read images.", show_default=False, rich_help_panel=_RUN
         ),
     ] = None,
+    int8: Annotated[
+        bool,
+        typer.Option(
+            "--int8",
+            help="Then export ONNX in float32 and int8, its weights fine-tuned on images "
+            "of the training with the rounding in force, as `isogon export --int8 "
+            "--finetune` does.",
+            rich_help_panel=_RUN,
+        ),
+    ] = False,
     dry_run: Annotated[
         bool,
         typer.Option(
@@ -223,6 +235,7 @@ def distill(
     """
     from distill import Wanted, chosen_from
     from distill.images.listing import require_sources
+    from isogon.bundle import Bundle
 
     with console.needing("distill"):
         wanted = Wanted(
@@ -255,11 +268,32 @@ def distill(
         bundle = distilled(
             chosen.recipe, path, progress, accept_changes=accept_changes, minutes=minutes
         )
+        exported = _in_int8(chosen.recipe, bundle.path, progress) if int8 else None
     if as_json:
         console.as_json(stored_evaluation(bundle).model_dump(mode="json"))
     else:
         following = f"isogon evaluate {bundle.path}, or isogon export {bundle.path}"
         console.evaluation(bundle.path, stored_evaluation(bundle), following=following)
+    if exported is not None:
+        if not as_json:
+            console.exported(Bundle.open(path), exported)
+        exported.require()
+
+
+def _in_int8(recipe: "Recipe", path: Path, progress: Progress) -> "Exported":
+    """Export the bundle just made, int8 fine-tuned on images that it learnt from."""
+    from distill.images.data import prepare_data
+    from isogon.bundle import Bundle
+    from isogon.images.subset import spread
+
+    with console.loading(progress, extra="export"):
+        from export import FINETUNING_STEPS, ExportPlan, export_bundle
+    bundle = Bundle.open(path, rewriting=["export"])
+    data = prepare_data(recipe, Progress(disable=True))  # the run has said it all
+    chosen = data.learnt[spread(len(data.learnt), _FINETUNED_ON)]
+    pixels = data.familiar.pixels(chosen, bundle.manifest.preprocessing, progress)
+    plan = ExportPlan(lower=("int8",), finetune=FINETUNING_STEPS, finetune_on=pixels)
+    return export_bundle(bundle, progress, plan)
 
 
 def distilled(
