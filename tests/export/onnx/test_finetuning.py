@@ -94,14 +94,13 @@ def test_it_brings_int8_closer_to_float32(
     model: onnx.ModelProto,
     observed: Observed,
     samples: Pixels,
-    pixels: Pixels,
     outputs: Run,
 ) -> None:
-    expected = outputs(model, pixels).embeddings
+    expected = outputs(model, samples).embeddings
     tuned = finetuned(model, observed, samples, steps=40)
 
     def distance(made: onnx.ModelProto) -> float:
-        return float(1 - (outputs(made, pixels).embeddings * expected).sum(axis=1).mean())
+        return float(1 - (outputs(made, samples).embeddings * expected).sum(axis=1).mean())
 
     before = distance(quantised(model, observed))
     assert distance(quantised(tuned, observed, correct=False)) < before
