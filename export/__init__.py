@@ -3,6 +3,7 @@
 from export.artifacts import Exported as Exported, export_bundle as export_bundle
 from export.detection import Detection as Detection, detection as detection
 from export.divergence import Divergence as Divergence, divergence_of as divergence_of
+from export.finetuning import FINETUNING_STEPS as FINETUNING_STEPS
 from export.graph import (
     TorchRunner as TorchRunner,
     graph_from_bundle as graph_from_bundle,

@@ -1,14 +1,18 @@
 """Float16 and int8: converted from float32, gated, and repaired where they fail."""
 
-from dataclasses import dataclass
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 import onnx
 from rich.progress import Progress
 
 from export.deployed import Deployed
 from export.divergence import StoredRunner
+from export.finetuning import finetuned
 from export.gate import Gate
 from export.latency import latency
 from export.onnx import (
@@ -24,9 +28,27 @@ from export.plan import ExportPlan
 from export.repair import Repair, repaired
 from isogon.bundle import onnx_name
 from isogon.parity import ParityReport, ParityRun
-from isogon.runtimes import OnnxRunner, Precision
+from isogon.runtimes import OnnxRunner, Pixels, Precision
 
 _RANKED_ON = 4  # images, in one batch
+
+Convert = Callable[..., onnx.ModelProto]  # with `keep`: names of nodes left in float32
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Finetuning:
+    """What fine-tuning int8 changed at the gate, before any repair."""
+
+    steps: int
+    seconds: float
+    before: ParityReport
+    after: ParityReport
+
+    def __bool__(self) -> bool:
+        """Whether the fine-tuned weights are the better ones, and so the file's."""
+        if bool(self.before) != bool(self.after):
+            return bool(self.after)
+        return self.after.figures.min_cosine > self.before.figures.min_cosine
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -39,6 +61,7 @@ class Lowered:
     report: ParityReport
     repair: Repair | None  # None where none was needed, or none was to be tried
     time_cost: float | None  # of one image after the repair, over before it
+    finetuning: Finetuning | None = None  # None where none was asked for
 
 
 def lowered(
@@ -77,15 +100,52 @@ def lowered(
         precision=precision,
         coarse=coarse,
     )
-    convert = partial(float16_model, float32)
+    convert: Convert = partial(float16_model, float32)
+    finetuning = None
     if precision == "int8":
-        observed = observe(
-            float32, deployed.samples(), method=plan.ranges, progress=progress
-        )
+        samples = deployed.samples()
+        observed = observe(float32, samples, method=plan.ranges, progress=progress)
         convert = partial(quantised, float32, observed, target=target)
+        if plan.finetune:
+            if plan.finetune_on is not None:
+                samples = np.concatenate([samples, plan.finetune_on])
+            before = trial.accepts(convert())
+            start = time.monotonic()
+            tuned = finetuned(
+                float32,
+                observed,
+                samples,
+                target=target,
+                steps=plan.finetune,
+                progress=progress,
+            )
+            seconds = time.monotonic() - start
+            better = partial(quantised, tuned, observed, target=target, correct=False)
+            finetuning = Finetuning(
+                steps=plan.finetune,
+                seconds=seconds,
+                before=before,
+                after=trial.accepts(better()),
+            )
+            if finetuning:
+                convert, float32 = better, tuned
+    made = _made(trial, convert, float32, deployed.images.pixels, plan, folder, progress)
+    return replace(made, finetuning=finetuning)
+
+
+def _made(
+    trial: "_Trial",
+    convert: Convert,
+    float32: onnx.ModelProto,
+    pixels: Pixels,
+    plan: ExportPlan,
+    folder: Path,
+    progress: Progress,
+) -> Lowered:
+    """Convert and judge, and repair what does not pass."""
     if not plan.repair:
         return trial.lowered(convert())
-    ranked_on = deployed.images.pixels[:: max(1, len(deployed.images.pixels) // _RANKED_ON)]
+    ranked_on = pixels[:: max(1, len(pixels) // _RANKED_ON)]
     repair = repaired(
         lambda keep: convert(keep=keep),
         trial.accepts,
@@ -97,19 +157,13 @@ def lowered(
         return trial.lowered(repair.unrepaired, repair)
     if not repair.keep:
         return trial.lowered(repair.model)
-    unrepaired = folder / f"unrepaired.{precision}.onnx"
+    unrepaired = folder / f"unrepaired.{trial.precision}.onnx"
     save_model(trial.shipped(repair.unrepaired), unrepaired)
     found = trial.lowered(repair.model)
-    one = deployed.images.pixels[:1]
-    before, after = (latency(OnnxRunner(file), one) for file in (unrepaired, found.file))
-    return Lowered(
-        file=found.file,
-        model=found.model,
-        run=found.run,
-        report=found.report,
-        repair=repair,
-        time_cost=after / before,
+    before, after = (
+        latency(OnnxRunner(file), pixels[:1]) for file in (unrepaired, found.file)
     )
+    return replace(found, repair=repair, time_cost=after / before)
 
 
 class _Trial:
@@ -127,7 +181,7 @@ class _Trial:
         self._gate = gate
         self._file = file
         self._artifact = artifact
-        self._precision = precision
+        self.precision: Precision = precision
         self._coarse = coarse
         self._last: tuple[onnx.ModelProto, ParityRun] | None = None
 
@@ -154,9 +208,9 @@ class _Trial:
     def _run(self, model: onnx.ModelProto) -> ParityRun:
         if self._last is None or self._last[0] is not model:
             run = self._gate.try_model(
-                self.shipped(model), self._file, self._artifact, self._precision
+                self.shipped(model), self._file, self._artifact, self.precision
             )
-            if self._precision == "fp16" and self._gate.judge(run):
+            if self.precision == "fp16" and self._gate.judge(run):
                 run = self._stored(model) or run
             self._last = model, run
         return self._last[1]
@@ -171,7 +225,7 @@ class _Trial:
             StoredRunner(model),
             self._file,
             self._artifact,
-            self._precision,
+            self.precision,
             self._gate.sizes[-1:],
         )
         return None if self._gate.judge(run) else run

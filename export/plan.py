@@ -37,6 +37,8 @@ class ExportPlan:
     bank: int | None = None  # vectors of the detector's bank to keep; None: as it is
     repair: bool = True  # keep nodes in float32 until a lower precision passes
     ranges: Method = "percentile"  # of the activations, for int8
+    finetune: int = 0  # steps in which int8's weights learn to answer as float32 does
+    finetune_on: Pixels | None = None  # real pixels for that, beside the bundle's samples
     tolerances: Mapping[Precision, Tolerance] = field(default_factory=lambda: TOLERANCES)
     extra: Pixels | None = None  # real pixels to compare on, beside the held-out ones
 
@@ -62,10 +64,15 @@ class ExportPlan:
             UsageError: another runtime is unknown or not installed, there is no GPU, the
                 flavour is not installed, or something is
                 asked of engines without an engine, or of this flavour's that only the
-                other's have.
+                other's have, or fine-tuning without int8.
             EngineMismatchError: the engine could be built, but not for this GPU.
         """
         self._require_runtimes()
+        if self.finetune and "int8" not in self.lower:
+            raise UsageError(
+                "--finetune is about int8, and none is asked for. Add `--int8`, or leave "
+                "it out."
+            )
         if self.engine is None:
             self._require_nothing_of_engines()
             return

@@ -30,6 +30,7 @@ WITHOUT_TIMM = (
 COMMANDS = [
     command.callback.__name__ for command in app.registered_commands if not command.hidden
 ]
+SMALLEST = Path(__file__).parents[1] / "recipes" / "smallest.toml"
 
 
 def isogon(
@@ -649,15 +650,29 @@ def test_the_quickstart_takes_a_folder_and_a_teacher_of_ones_own(
     assert shown.splitlines()[0].strip() == "my-own"
 
 
-def test_the_smallest_recipe_runs_as_it_stands(
+@pytest.mark.slow
+def test_a_student_is_distilled_and_leaves_in_int8_too(
     tmp_path: Path, digits: Path, photographs: Path
 ) -> None:
-    images = tmp_path / "quickstart-images"
+    _put_smallest_images(tmp_path, digits, photographs)
+    found = isogon("distill", SMALLEST, "--int8", cwd=tmp_path)
+    assert found.returncode == 0, found.stderr
+    assert "model.int8.onnx: 300 steps of fine-tuning" in " ".join(found.stdout.split())
+    assert (tmp_path / "smallest.isogon" / "onnx" / "model.int8.onnx").exists()
+
+
+def _put_smallest_images(folder: Path, digits: Path, photographs: Path) -> None:
+    images = folder / "quickstart-images"
     images.mkdir()
     (images / "familiar").symlink_to(digits)
     (images / "unfamiliar").symlink_to(photographs)
-    recipe = Path(__file__).parents[1] / "recipes" / "smallest.toml"
-    found = isogon("distill", recipe, "--json", cwd=tmp_path)
+
+
+def test_the_smallest_recipe_runs_as_it_stands(
+    tmp_path: Path, digits: Path, photographs: Path
+) -> None:
+    _put_smallest_images(tmp_path, digits, photographs)
+    found = isogon("distill", SMALLEST, "--json", cwd=tmp_path)
     assert found.returncode == 0, found.stderr
     evaluation = json.loads(found.stdout)
     assert evaluation["test_images"] == 36
@@ -680,7 +695,7 @@ def test_the_smallest_recipe_runs_as_it_stands(
     assert ood["knn_k1"]["auroc"]["value"] > 0.9
     bundle = tmp_path / "smallest.isogon"
     assert json.loads((bundle / "evaluation.json").read_bytes()) == evaluation
-    assert recipe_from_toml(bundle / "recipe.toml") == recipe_from_toml(recipe)
+    assert recipe_from_toml(bundle / "recipe.toml") == recipe_from_toml(SMALLEST)
 
 
 @pytest.mark.slow

@@ -53,12 +53,14 @@ def quantised(
     *,
     target: Target = "onnxruntime",
     keep: frozenset[str] = frozenset(),
+    correct: bool = True,
 ) -> onnx.ModelProto:
     """Return `model` with int8 Conv, Gemm and MatMul nodes (those with weights).
 
-    Weights are symmetric int8 with a scale per output channel, and biases are corrected
-    (`corrected_biases`). In float32 stay the inputs and outputs, the end of the graph
-    (unit norm and detector), the nodes in `keep`, and products of two activations, as in
+    Weights are symmetric int8 with a scale per output channel. Biases are corrected
+    (`corrected_biases`), unless `correct` is false: those of a fine-tuned model are as
+    int8 needs them. In float32 stay the inputs and outputs, the end of the graph (unit
+    norm and detector), the nodes in `keep`, and products of two activations, as in
     attention. No encoding of activations suits everyone, hence `target`:
 
     * "onnxruntime": asymmetric uint8, int32 biases, and outputs quantised behind their
@@ -77,15 +79,10 @@ def quantised(
         UsageError: `keep` names no node of the model.
     """
     require_nodes(model, keep)
-    weights = {tensor.name for tensor in model.graph.initializer}
-    products = {
-        node.name
-        for node in model.graph.node
-        if node.op_type == "MatMul" and not weights.intersection(node.input)
-    }
-    excluded = keep | ending(model) | products
+    excluded = unquantised(model, keep)
+    corrected = corrected_biases(model, observed, excluded) if correct else model
     quantizer = QDQQuantizer(
-        onnx.shape_inference.infer_shapes(corrected_biases(model, observed, excluded)),
+        onnx.shape_inference.infer_shapes(corrected),
         per_channel=True,
         reduce_range=False,
         weight_qType=QuantType.QInt8,
@@ -101,3 +98,14 @@ def quantised(
     quantizer.model.clean_initializers()
     result: onnx.ModelProto = quantizer.model.model
     return result
+
+
+def unquantised(model: onnx.ModelProto, keep: frozenset[str]) -> frozenset[str]:
+    """Return the names of all nodes that stay in float32; see `quantised`."""
+    weights = {tensor.name for tensor in model.graph.initializer}
+    products = {
+        node.name
+        for node in model.graph.node
+        if node.op_type == "MatMul" and not weights.intersection(node.input)
+    }
+    return keep | ending(model) | products

@@ -8,6 +8,7 @@ from isogon.api.proving import (
     calibrate as calibrate,
     diverge as diverge,
     export as export,
+    export_trained as export_trained,
     judge as judge,
     verify as verify,
 )

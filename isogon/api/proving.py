@@ -10,14 +10,18 @@ from isogon.api.opening import Place, opened_bundle, shown
 from isogon.bundle import TRAINING_DETECTOR, Bundle, detector_spec
 from isogon.errors import UsageError
 from isogon.images import ImageFolder
+from isogon.images.subset import spread
 from isogon.ood import detector_class
 from isogon.runtimes import BatchProfile
 from isogon.stages import require_own
 
 if TYPE_CHECKING:
+    from distill import Recipe
     from export import Divergence, Exported, Verified
     from isogon.parity import ParityReport
     from isogon.runtimes import Pixels
+
+_FINETUNED_ON = 2048  # images of the training, held in memory
 
 
 def export(
@@ -35,6 +39,8 @@ def export(
     bank: int | None = None,
     ranges: Literal["percentile", "entropy"] = "percentile",
     repair: bool = True,
+    finetune: bool = False,
+    finetune_on: Place | None = None,
     bounds: Sequence[str] = (),
     images: Place | None = None,
     check: bool = True,
@@ -56,6 +62,8 @@ def export(
         bank: reduce the detector's bank to so many vectors.
         ranges: how the ranges of int8's activations are chosen.
         repair: keep in float32 the few nodes that make a lower precision fail.
+        finetune: train int8's weights for some minutes to answer as float32 does.
+        finetune_on: a folder of more real images for that, which asks for it too.
         bounds: other bounds of the gate, such as "int8.min_cosine=0.98".
         images: a folder of more real images to compare on.
         check: raise if an artifact does not pass; else the result says so.
@@ -67,7 +75,13 @@ def export(
         CheckFailedError: an artifact does not pass; those that passed are in.
     """
     require_own("export")
-    from export import ExportPlan, export_bundle, lower_precisions, tolerances
+    from export import (
+        FINETUNING_STEPS,
+        ExportPlan,
+        export_bundle,
+        lower_precisions,
+        tolerances,
+    )
 
     profile = BatchProfile.parse(batch)
     opened, bars = opened_bundle(bundle, "export"), shown(progress)
@@ -84,6 +98,8 @@ def export(
         bank=bank,
         repair=repair,
         ranges=ranges,
+        finetune=FINETUNING_STEPS if finetune or finetune_on is not None else 0,
+        finetune_on=_more_pixels(finetune_on, opened, bars),
         tolerances=tolerances(bounds, made=("fp32", *lower)),
         extra=_more_pixels(images, opened, bars),
     )
@@ -91,6 +107,32 @@ def export(
     if check:
         exported.require()
     return exported
+
+
+def export_trained(
+    bundle: Bundle, recipe: "Recipe", progress: Progress | None = None
+) -> "Exported":
+    """Write ONNX in float32 and int8, int8 fine-tuned on images of the training.
+
+    Args:
+        bundle: just distilled.
+        recipe: by which it was; its images are where they were.
+        progress: where to show progress.
+
+    Raises:
+        UsageError: the images are gone.
+    """
+    require_own("distill")
+    require_own("export")
+    from distill.images.data import prepare_data
+    from export import FINETUNING_STEPS, ExportPlan, export_bundle
+
+    opened, bars = opened_bundle(bundle, "export"), shown(progress)
+    data = prepare_data(recipe, shown(None))  # the run has said it all
+    chosen = data.learnt[spread(len(data.learnt), _FINETUNED_ON)]
+    pixels = data.familiar.pixels(chosen, opened.manifest.preprocessing, bars)
+    plan = ExportPlan(lower=("int8",), finetune=FINETUNING_STEPS, finetune_on=pixels)
+    return export_bundle(opened, bars, plan)
 
 
 def verify(

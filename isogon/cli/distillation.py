@@ -189,6 +189,16 @@ def distill(
             help="Processes that read images.", show_default=False, rich_help_panel=_RUN
         ),
     ] = None,
+    int8: Annotated[
+        bool,
+        typer.Option(
+            "--int8",
+            help="Then export ONNX in float32 and int8, its weights fine-tuned on images "
+            "of the training with the rounding in force, as `isogon export --int8 "
+            "--finetune` does.",
+            rich_help_panel=_RUN,
+        ),
+    ] = False,
     dry_run: Annotated[
         bool,
         typer.Option(
@@ -222,6 +232,8 @@ def distill(
     """
     from distill import Wanted, chosen_from
     from distill.images.listing import require_sources
+    from isogon import api
+    from isogon.bundle import Bundle
 
     with console.needing("distill"):
         wanted = Wanted(
@@ -254,14 +266,20 @@ def distill(
         bundle = distilled(
             chosen.recipe, path, progress, accept_changes=accept_changes, minutes=minutes
         )
-    from isogon.api import evaluation
-
-    found = evaluation(bundle)
+        exported = None
+        if int8:
+            console.load("export", progress, extra="export")
+            exported = api.export_trained(bundle, chosen.recipe, progress)
+    found = api.evaluation(bundle)
     if as_json:
         console.as_json(found.model_dump(mode="json"))
     else:
         following = f"isogon evaluate {bundle.path}, or isogon export {bundle.path}"
         console.evaluation(bundle.path, found, following=following)
+    if exported is not None:
+        if not as_json:
+            console.exported(Bundle.open(path), exported)
+        exported.require()
 
 
 def distilled(

@@ -12,6 +12,7 @@ from isogon.cli.terminal import note, out
 
 if TYPE_CHECKING:
     from export import Exported, PlainWeights, Verified
+    from export.lowering import Finetuning
     from isogon.bundle import Bundle, Reduction
     from isogon.parity import ParityReport
 
@@ -41,6 +42,8 @@ def exported(bundle: "Bundle", made: "Exported") -> None:
     if made.reduction is not None:
         out.print(_reduction(made.reduction), soft_wrap=True)
     for one in made.lowered:
+        if one.finetuning is not None:
+            out.print(_finetuning(one.report.artifact, one.finetuning), soft_wrap=True)
         repair = one.repair
         if repair is None:
             continue
@@ -117,6 +120,17 @@ def _add_artifact(table: Table, report: "ParityReport", size: int) -> None:
         f"{figures.decision_agreement:.4f}",
         f"{figures.score_rank_correlation:.4f}",
     )
+
+
+def _finetuning(artifact: str, done: "Finetuning") -> Text:
+    before, after = done.before.figures, done.after.figures
+    told = (
+        f"{artifact}: {done.steps} steps of fine-tuning in {done.seconds / 60:.1f} min "
+        f"took the least cosine from {before.min_cosine:.4f} to {after.min_cosine:.4f} and "
+        f"the neighbours in common from {before.neighbour_agreement:.4f} to "
+        f"{after.neighbour_agreement:.4f}."
+    )
+    return Text(told if done else f"{told} The weights from before are kept.")
 
 
 def _reduction(reduction: "Reduction") -> Text:

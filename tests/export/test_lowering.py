@@ -58,6 +58,27 @@ def test_every_precision_enters_with_its_own_calibration(
     assert all(f"<h3>{artifact.name}</h3>" in page for artifact in artifacts)
 
 
+def test_a_fine_tuned_int8_enters_beside_the_float32_it_answers_as(
+    bundle: Bundle, progress: Progress
+) -> None:
+    weights = bundle.file("model.safetensors").read_bytes()
+    exported = export_bundle(bundle, progress, ExportPlan(lower=("int8",), finetune=20))
+    assert exported
+    (made,) = exported.lowered
+    done = made.finetuning
+    assert done is not None
+    assert done.steps == 20
+    assert made.report.figures.min_cosine >= done.before.figures.min_cosine
+    again = Bundle.open(bundle.path)
+    assert again.file("model.safetensors").read_bytes() == weights
+    assert onnx_name("int8") in {each.artifact for each in verify(again, progress).reports}
+
+
+def test_fine_tuning_without_int8_is_refused() -> None:
+    with pytest.raises(UsageError, match="Add `--int8`"):
+        ExportPlan(lower=("fp16",), finetune=20).require_possible()
+
+
 def test_an_overflow_in_float16_is_repaired_with_few_nodes(
     overflowing: Bundle, progress: Progress
 ) -> None:

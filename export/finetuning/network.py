@@ -1,0 +1,195 @@
+"""An int8 ONNX graph as a torch module: what ONNX Runtime computes, with gradients.
+
+QuantizeLinear rounds and clamps in the forward pass and passes gradients through where
+nothing is clamped (straight-through: arXiv:1308.3432), so the graph is simulated at the
+very places, scales and zero points that the exporter wrote, whatever network it came from.
+"""
+
+from collections.abc import Collection, Mapping
+from types import MappingProxyType
+
+import numpy as np
+import onnx
+import torch
+from jaxtyping import Float, UInt8
+from onnx import helper, numpy_helper
+from torch import Tensor, nn
+
+from export.finetuning.operators import OPERATORS, Attributes
+from isogon.errors import UsageError
+
+_TRAINED = {"Conv": (1, 2), "Gemm": (1, 2), "MatMul": (1,), "LayerNormalization": (1, 2)}
+_STORED = "_quantized"  # what ONNX Runtime's quantiser appends to a weight's name
+
+
+class QuantisedNetwork(nn.Module):
+    """The part of an int8 graph that makes the embedding, with float32 weights to train.
+
+    The weights of Conv, Gemm, MatMul and LayerNormalization nodes and their biases are
+    parameters; everything else stays. An int8 weight's scale is the one that the exporter
+    would choose for the parameter as it is now: its channel's largest magnitude over 127.
+
+    Parameters are in units of such a step as it was at the start, channel by channel (of
+    a vector, 1/127 of its largest value), over the square root of the fan-in. So one
+    learning rate does for all: channels behind a folded batch norm differ by factors of
+    thousands, and where all of 1152 weights move alike, the sum moves most.
+    """
+
+    def __init__(self, quantised: onnx.ModelProto, float32: onnx.ModelProto) -> None:
+        """Take the graph of `quantised` and the weights of `float32`, which it came from.
+
+        Raises:
+            UsageError: the graph has an operator that is not known here.
+        """
+        super().__init__()
+        graph = quantised.graph
+        self._nodes = _needed(graph, "embedding")
+        unknown = {node.op_type for node in self._nodes} - OPERATORS.keys() - _QUANTISERS
+        if unknown:
+            raise UsageError(
+                f"Int8 cannot be fine-tuned here: the student's graph has the operators "
+                f"{', '.join(sorted(unknown))}, which fine-tuning does not know. Leave "
+                f"--finetune out."
+            )
+        originals = {w.name: w for w in float32.graph.initializer}
+        self._attributes = [_attributes(node) for node in self._nodes]
+        self._constants = {w.name: _tensor(w) for w in graph.initializer}
+        self._stored: dict[str, str] = {}  # of a DequantizeLinear's output: its parameter
+        makers = {name: node for node in self._nodes for name in node.output}
+        self._units: dict[str, Tensor] = {}
+        self.weights = nn.ParameterDict()
+        for node in self._nodes:
+            for place in _TRAINED.get(node.op_type, ()):
+                name = node.input[place] if place < len(node.input) else ""
+                source, back = name, makers.get(name)
+                if back is not None and back.op_type == "DequantizeLinear":
+                    source = back.input[0].removesuffix(_STORED)
+                    self._stored[name] = _key(source)
+                if source not in originals:
+                    continue  # a product of two activations, or a bias left out
+                self._constants.pop(name, None)
+                value = _tensor(originals[source])
+                unit = _scales(value, 1 if node.op_type == "MatMul" else 0)
+                unit = (
+                    unit.amax() if value.ndim == 1 else unit / _fan_in(value, unit) ** 0.5
+                )
+                self._units[_key(source)] = unit
+                self.weights[_key(source)] = nn.Parameter(value / unit)
+        self._originals = {_key(name): name for name in originals}
+
+    def forward(self, images: UInt8[Tensor, "b h w 3"]) -> Float[Tensor, "b d"]:
+        """Return unit-norm embeddings, as the int8 file gives them."""
+        return self.tensors(images, ["embedding"])["embedding"]
+
+    def tensors(
+        self,
+        images: UInt8[Tensor, "b h w 3"],
+        names: Collection[str],
+        given: Mapping[str, Tensor] = MappingProxyType({}),
+    ) -> dict[str, Tensor]:
+        """Return tensors of the graph by name; quantised ones hold whole numbers.
+
+        Args:
+            images: pixels.
+            names: of what is wanted.
+            given: what the nodes behind such a tensor read in place of it, to see what
+                each node makes of another runtime's numbers.
+        """
+        found: dict[str, Tensor] = {}
+        values: dict[str, Tensor] = {"images": images, **self._constants}
+        values |= {self._originals[key]: self._weight(key) for key in self.weights}
+        for node, attributes in zip(self._nodes, self._attributes, strict=True):
+            if node.op_type in _QUANTISERS:
+                made = self._requantised(node, attributes, values)
+            else:
+                inputs = [values[name] if name else None for name in node.input]
+                made = OPERATORS[node.op_type](inputs, attributes)
+            outputs = made if isinstance(made, tuple) else (made,)
+            for name, value in zip(node.output, outputs, strict=False):
+                values[name] = given.get(name, value)
+                if name in names:
+                    found[name] = value
+        return found
+
+    def trained(self, float32: onnx.ModelProto) -> onnx.ModelProto:
+        """Return a copy of `float32` with the weights as they are now."""
+        result = onnx.ModelProto()
+        result.CopyFrom(float32)
+        for tensor in result.graph.initializer:
+            key = _key(tensor.name)
+            if key in self.weights:
+                values = self._weight(key).detach().numpy()
+                tensor.CopyFrom(numpy_helper.from_array(values, tensor.name))
+        return result
+
+    def _weight(self, key: str) -> Tensor:
+        """Return a weight as the graph has it, from its parameter."""
+        weight: Tensor = self.weights[key] * self._units[key]
+        return weight
+
+    def _requantised(
+        self,
+        node: onnx.NodeProto,
+        attributes: Attributes,
+        values: Mapping[str, Tensor],
+    ) -> Tensor:
+        """Return what QuantizeLinear or DequantizeLinear makes."""
+        scale, zero = (values[name] for name in node.input[1:3])
+        key = self._stored.get(node.output[0], "")
+        if node.op_type == "QuantizeLinear":
+            return _rounded(values[node.input[0]], scale, zero)
+        if key not in self.weights:
+            return (values[node.input[0]] - zero) * scale
+        weight, axis = values[self._originals[key]], attributes.get("axis", 1)
+        if zero.dtype != torch.int8:  # a bias, on a grid so fine that its scale may stay
+            return _rounded(weight, scale, zero) * scale
+        scale = _scales(weight.detach(), axis)
+        return _rounded(weight, scale, zero[:1]) * scale
+
+
+_QUANTISERS = {"QuantizeLinear", "DequantizeLinear"}
+
+
+def _rounded(x: Tensor, scale: Tensor, zero: Tensor) -> Tensor:
+    """Return the whole numbers that stand for `x`, held in float32."""
+    steps = x / scale
+    steps = steps + (steps.round() - steps).detach()
+    if zero.dtype == torch.int32:
+        return steps
+    bounds = torch.iinfo(zero.dtype)
+    return (steps + zero).clamp(bounds.min, bounds.max)
+
+
+def _scales(weight: Tensor, axis: int) -> Tensor:
+    """Return the exporter's scale of each channel, shaped to divide the weight."""
+    others = [place for place in range(weight.ndim) if place != axis % weight.ndim]
+    scales = (weight.abs().amax(others, keepdim=True).double() * 2 / 254).float()
+    return scales.where(scales > 0, torch.ones(()))
+
+
+def _fan_in(weight: Tensor, scales: Tensor) -> float:
+    """Return how many weights make one output."""
+    return weight.numel() / scales.numel()
+
+
+def _needed(graph: onnx.GraphProto, output: str) -> list[onnx.NodeProto]:
+    """Return the nodes that `output` is made by, in order."""
+    wanted, found = {output}, []
+    for node in reversed(graph.node):
+        if wanted.intersection(node.output):
+            wanted |= set(node.input)
+            found.append(node)
+    return found[::-1]
+
+
+def _attributes(node: onnx.NodeProto) -> Attributes:
+    return {a.name: helper.get_attribute_value(a) for a in node.attribute}
+
+
+def _tensor(weight: onnx.TensorProto) -> Tensor:
+    return torch.from_numpy(np.array(numpy_helper.to_array(weight)))
+
+
+def _key(name: str) -> str:
+    """Return a name that a torch module takes."""
+    return name.replace(".", "/")
