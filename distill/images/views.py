@@ -106,7 +106,7 @@ def _plain_share(data: DataSection, images: int) -> float:
     """Return which share of views is plain: crops are for images that are seen often."""
     if data.plain == "by-size":
         return 1.0 if images >= _MANY else 0.5
-    return float(data.plain)
+    return data.plain
 
 
 class _Erasing:

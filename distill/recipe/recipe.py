@@ -117,7 +117,7 @@ class DataSection(_Section):
         default=(0.08, 1.0), description="area of the random crop"
     )
     plain: Annotated[float, Field(ge=0, le=1)] | Literal["by-size"] = Field(
-        default=0,
+        default=0.0,
         description="share of views that are cut as the service cuts them, from the "
         "centred square, in place of a random crop; by-size: all views of 10,000 images or "
         "more, half of fewer",

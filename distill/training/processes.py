@@ -16,8 +16,7 @@ from lightning_fabric.plugins.environments.cluster_environment import ClusterEnv
 from lightning_fabric.plugins.environments.lightning import LightningEnvironment
 from lightning_fabric.plugins.environments.torchelastic import TorchElasticEnvironment
 from lightning_fabric.strategies.ddp import DDPStrategy
-from torch import Tensor
-from torch.distributed.distributed_c10d import _set_pg_timeout
+from torch import Tensor, distributed
 
 from distill.recipe import TrainSection
 from distill.targets import Targets
@@ -96,7 +95,7 @@ def _fabric(
                 f"{JOIN_MINUTES} lets slow ones take longer."
             ) from error
     if environment is not None:
-        _set_pg_timeout(_PATIENCE)
+        _set_timeout(_PATIENCE)
     return fabric
 
 
@@ -284,3 +283,11 @@ def require_sound(fabric: Fabric, targets: Targets) -> None:
             "The teacher gives features that are not finite; the process of this run "
             "that met them names the image."
         )
+
+
+def _set_timeout(timeout: timedelta) -> None:
+    """Let collectives wait for so long; older torch calls it otherwise."""
+    if hasattr(distributed, "set_timeout"):
+        distributed.set_timeout(timeout)
+    else:
+        distributed.distributed_c10d._set_pg_timeout(timeout)

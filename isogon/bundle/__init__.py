@@ -48,6 +48,7 @@ from isogon.bundle.false_alarms import (
 from isogon.bundle.fastest import (
     FASTEST as FASTEST,
     Race as Race,
+    Timed as Timed,
     race as race,
 )
 from isogon.bundle.fitted import (

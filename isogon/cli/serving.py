@@ -101,6 +101,7 @@ def serve(
 
     - ISOGON_QUEUE: images of all requests together that may wait for a model
     - ISOGON_MAX_HELD_BYTES: bytes of all requests' bodies together
+    - ISOGON_MAX_DECODING_BYTES: bytes of memory for large images in decoding
     - ISOGON_DEADLINE: seconds from a request's body to its answer
 
     What is observed, besides what OpenTelemetry's own variables say of traces:
