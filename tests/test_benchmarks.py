@@ -171,6 +171,7 @@ def test_rounds_alternate_and_measure_every_runner(exported: Path, benchmark: Lo
     assert all(value > 0 for values in times.values() for value in values)
 
 
+@pytest.mark.slow
 def test_the_gpu_check_reports_what_ran_and_what_did_not(
     exported: Path, tmp_path: Path, benchmark: Load
 ) -> None:

@@ -276,6 +276,7 @@ def test_an_interrupted_distillation_says_how_to_continue_and_does(
     assert not checkpoint.exists()
 
 
+@pytest.mark.slow
 def test_evaluate_measures_again_and_compare_sets_side_by_side(
     bundle_path: Path, digits: Path, photographs: Path
 ) -> None:
@@ -735,6 +736,7 @@ SMALL_RUN = (
 )
 
 
+@pytest.mark.slow
 def test_one_line_makes_a_recipe_and_the_bundles_recipe_makes_the_same_run(
     tmp_path: Path, digits: Path, photographs: Path
 ) -> None:
@@ -760,6 +762,7 @@ def test_one_line_makes_a_recipe_and_the_bundles_recipe_makes_the_same_run(
         ).read_bytes(), name
 
 
+@pytest.mark.slow
 def test_a_dry_run_prints_a_recipe_to_go_on_with_and_leaves_nothing(
     tmp_path: Path, digits: Path
 ) -> None:

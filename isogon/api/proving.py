@@ -11,7 +11,7 @@ from isogon.bundle import TRAINING_DETECTOR, Bundle, detector_spec
 from isogon.errors import UsageError
 from isogon.images import ImageFolder
 from isogon.images.subset import spread
-from isogon.ood import detector_class
+from isogon.ood import DetectorSpec, detector_class
 from isogon.runtimes import BatchProfile
 from isogon.stages import require_own
 
@@ -251,10 +251,30 @@ def calibrate(
         CheckFailedError: the new artifact does not pass; the old one stays.
     """
     require_own("export")
+    opened = opened_bundle(bundle, "calibrate", "export")
+    spec = site_detector(opened, detector=detector, k=k, dim=dim, alpha=alpha)
     from export import calibrate as run
 
-    opened = opened_bundle(bundle, "calibrate", "export")
-    spec = detector_spec(opened, TRAINING_DETECTOR)
+    exported = run(opened, Path(images), shown(progress), spec=spec)
+    if check:
+        exported.require()
+    return exported
+
+
+def site_detector(
+    bundle: Bundle,
+    *,
+    detector: str | None = None,
+    k: int | None = None,
+    dim: int | None = None,
+    alpha: float | None = None,
+) -> DetectorSpec:
+    """Return the recipe's detector with what is to be another; see `calibrate`.
+
+    Raises:
+        UsageError: no such detector, or it does not read a setting.
+    """
+    spec = detector_spec(bundle, TRAINING_DETECTOR)
     given: dict[str, Any] = {"name": detector, "k": k, "dim": dim, "alpha": alpha}
     given = {key: value for key, value in given.items() if value is not None}
     if detector not in (None, spec.name):  # k and dim are another's
@@ -263,10 +283,7 @@ def calibrate(
     detector_class(spec.name)  # an unknown one is said before any work
     if k is not None or dim is not None:
         spec.require_read()
-    exported = run(opened, Path(images), shown(progress), spec=spec)
-    if check:
-        exported.require()
-    return exported
+    return spec
 
 
 def _more_pixels(

@@ -68,15 +68,15 @@ def calibrate(
     gated, which takes as long as it took; engines are withdrawn: build them again.
     """
     from isogon import api
+    from isogon.api.proving import site_detector
     from isogon.bundle import Bundle, DetectorInForce
     from isogon.images import open_images
-    from isogon.ood import detector_class
 
-    if detector is not None:
-        detector_class(detector)  # an unknown one is said before torch is loaded
     if unfamiliar is not None:
         open_images(unfamiliar)  # what is wrong with it is said before any work
     opened = Bundle.open(bundle, rewriting=["calibrate", "export"])
+    # What is wrong is said before torch is loaded.
+    site_detector(opened, detector=detector, k=k, dim=dim, alpha=alpha)
     with console.progress() as progress:
         with console.loading(progress, extra="export"):
             from export import detection
@@ -90,6 +90,7 @@ def calibrate(
             check=False,  # what failed is shown first
             progress=progress,
         )
+        opened = Bundle.open(bundle)  # as it is now
         detects = detection(opened, progress, unfamiliar=unfamiliar)
     found = DetectorInForce.of(opened)
     if as_json:

@@ -180,7 +180,7 @@ def export(
     if as_json:
         console.as_json(exported_document(exported))
     else:
-        console.exported(opened, exported)
+        console.exported(Bundle.open(bundle), exported)
     exported.require()
 
 

@@ -10,6 +10,7 @@ from distill.evaluation import Evaluation
 from distill.evaluation.comparison import compared, unfair
 from distill.evaluation.corruptions import CorruptionChoice
 from distill.evaluation.reevaluation import Moved, reevaluate
+from isogon.api import Comparison
 from isogon.bundle import Bundle, Manifest
 from isogon.bundle.worth import worth_of
 from isogon.cli.console import comparison
@@ -59,7 +60,10 @@ def test_the_network_before_training_stands_below_its_bundle(
     assert list(overlap) == ["a", "a, undistilled", "b", "b, closed form"]
     assert overlap["a, undistilled"] == first.undistilled.fidelity.neighbour_overlap
     assert "a, undistilled" not in figures["parameters"].values
-    comparison(subjects)
+    worth = {name: worth_of(evaluation) for name, (_, evaluation) in subjects.items()}
+    comparison(
+        Comparison(subjects=subjects, figures=compared(subjects), worth=worth, warnings=())
+    )
     shown = capsys.readouterr().out
     assert f"\na: {worth_of(first).sentence}\n" in shown
     assert "\nb: Whether distilling has paid is not known" in shown

@@ -130,6 +130,7 @@ class Counted(ImageFolder):
         return super().image(index)
 
 
+@pytest.mark.slow
 def test_plain_crops_are_read_once_and_shown_to_each_model_at_its_size(
     recipe: Recipe, tmp_path: Path, progress: Progress
 ) -> None:

@@ -145,6 +145,7 @@ def test_onnx_is_compared_at_batches_that_no_engine_takes(
     assert report.batch_sizes == (1, 2, 7, 8, 16)
 
 
+@pytest.mark.slow
 def test_an_engine_that_waits_stays_with_the_function_it_was_built_for(
     bundle: Bundle, progress: Progress
 ) -> None:

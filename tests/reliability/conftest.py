@@ -47,7 +47,7 @@ def attacked(exported: Path, tmp_path: Path) -> Attack:
     @contextmanager
     def start(group: Path | None = None, **settings: object) -> Iterator[Attacked]:
         port, log = free_port(), tmp_path / "service.log"
-        serve = [sys.executable, "-m", "serving", "127.0.0.1", str(port)]
+        serve = [sys.executable, "-m", "isogon", "serve", "--port", str(port)]
         join = f"echo $$ > {group}/cgroup.procs && " if group else ""
         variables = {f"ISOGON_{name.upper()}": str(settings[name]) for name in settings}
         with (

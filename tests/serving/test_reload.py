@@ -95,6 +95,7 @@ def test_bundles_are_replaced_without_dropping_a_request(
         assert sum(found == asked for _, found in seen) > 8
 
 
+@pytest.mark.slow
 def test_watching_goes_on_when_a_look_fails_and_forgets_a_name_that_is_gone(
     isogon_serve: Any, exported: Path, another: Path, tmp_path: Path
 ) -> None:
