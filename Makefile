@@ -18,10 +18,11 @@ quickstart: $(INSTALLED)
 	$(BIN)/isogon quickstart
 
 test: check
-	$(BIN)/python -m pytest -m "not slow" --numprocesses 2
+	$(BIN)/python -m pytest -m "not slow and not alone" --numprocesses 2
 
 slow: $(INSTALLED)
-	$(BIN)/python -m pytest -m slow
+	$(BIN)/python -m pytest -m "slow and not alone"
+	$(BIN)/python -m pytest -m alone
 
 # Every promise of docs/reliability.md attacked in full; half an hour on two cores.
 reliability: export ISOGON_HOSTILE ?= 10000

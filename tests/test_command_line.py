@@ -495,6 +495,20 @@ def test_run_names_what_it_cannot_read_and_answers_the_rest(
     assert "broken.png" in found.stderr
 
 
+def test_openvino_runs_the_file_that_onnx_runtime_runs(
+    standalone_file: Path, photographs: Path
+) -> None:
+    arguments = ("run", standalone_file, photographs / "coffee.jpg", "--json")
+    ours, theirs = (
+        json.loads(isogon(*arguments, *more, cwd=photographs).stdout)
+        for more in ((), ("--runtime", "openvino"))
+    )
+    assert "openvino" in theirs["runner"] and "onnxruntime" in ours["runner"]
+    one, other = ours["results"][0]["ood"], theirs["results"][0]["ood"]
+    assert other["score"] == pytest.approx(one["score"], rel=1e-3)
+    assert other["is_ood"] == one["is_ood"]
+
+
 @pytest.mark.slow
 def test_what_is_rejected_is_kept_and_its_first_diverging_layer_named(
     bundle_path: Path,

@@ -27,6 +27,7 @@ from isogon.runtimes import How, OnnxRunner, OpenVinoRunner, runtime_for
 from serving.served import ServedModel
 from serving.settings import Settings
 
+pytestmark = pytest.mark.alone
 pytest.importorskip("openvino", reason="the extra `openvino` is not installed")
 ELSEWHERE = f"{ONNX}@openvino"
 SILENT = Progress(disable=True)
