@@ -377,7 +377,8 @@ def test_calibrate_and_export_take_images_of_ones_own(
         detector = json.loads(found.stdout)["detector"]
         assert detector["spec"]["name"] == "mahalanobis"
         assert detector["spec"]["alpha"] == 0.2
-        assert (detector["fitted"], detector["images"]) == ("site", str(digits))
+        assert detector["fitted"] == "site"
+        assert Path(detector["images"]).name == digits.name
         assert (detector["bank"], detector["calibration"]) == (204, 36)
     assert isogon("verify", bundle_path, cwd=folder).returncode == 0
 
