@@ -6,10 +6,10 @@ page share a folder with images and a bundle, and are run in their order.
 """
 
 import ast
-import importlib.util
 import json
 import os
 import re
+import runpy
 import shlex
 import shutil
 import subprocess
@@ -17,7 +17,6 @@ import sys
 import tomllib
 from dataclasses import dataclass
 from pathlib import Path
-from types import ModuleType
 
 import pytest
 import typer
@@ -93,15 +92,6 @@ def blocks_of(page: Path) -> list[Block]:
 
 
 BLOCKS = [block for page in PAGES for block in blocks_of(page)]
-
-
-def module_at(path: Path) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 @pytest.fixture
@@ -256,11 +246,11 @@ def test_commands_that_the_pages_name_exist() -> None:
 
 
 def test_tables_are_those_of_the_results() -> None:
-    tables = module_at(ROOT / "benchmarks/tables.py")
-    for page in tables.PAGES:
+    tables = runpy.run_path(str(ROOT / "benchmarks/tables.py"))
+    for page in tables["PAGES"]:
         text = page.read_text(encoding="utf-8")
         assert "<!-- table: " in text
-        assert tables.with_tables(text) == text, "run: python benchmarks/tables.py"
+        assert tables["with_tables"](text) == text, "run: python benchmarks/tables.py"
 
 
 @pytest.mark.slow

@@ -141,8 +141,7 @@ def export(
     Each is compared with eager float32 torch on real images, at several batch sizes:
     cosine, neighbours, OOD scores and decisions, batch invariance, determinism. What
     breaks a bound is kept beside the bundle, and the exit status is 1: `isogon verify
-    --diverge`
-    then names the first layer that differs.
+    --diverge` then names the first layer that differs.
     """
     from isogon import api
     from isogon.bundle import Bundle
