@@ -16,12 +16,12 @@ from rich.console import Console
 from rich.progress import Progress
 
 from distill.embedding import Embedded, embed_all
-from distill.evaluation.fidelity import fidelity
+from distill.evaluation.measured import fidelity
 from distill.evaluation.undistilled import undistilled
 from distill.images.data import prepare_data
 from distill.preparation import student_from_recipe
 from distill.recipe import Recipe, recipe_from_toml
-from distill.recipe.places import here
+from distill.recipe.written import here
 from distill.targets import teacher_from_recipe
 from isogon.bundle import Bundle
 from isogon.networks import student_from_bundle

@@ -34,7 +34,7 @@ import numpy as np
 
 from isogon.bulk import ProcessEngine
 from isogon.bulk.job import Job, isogon_version
-from isogon.bulk.model import Model
+from isogon.bulk.part import Model
 from isogon.bulk.parts import Parts
 from isogon.bundle import ONNX
 from isogon.images import ImageFolder, Images, open_images

@@ -31,8 +31,8 @@ from rich.progress import Progress
 from torch import Tensor
 
 from distill.embedding import Embedded
-from distill.evaluation.fidelity import fidelity
-from distill.images.sources import open_images
+from distill.evaluation.measured import fidelity
+from distill.images.listing import open_images
 from distill.objectives.cospress import CosPress
 from distill.objectives.isogon import Isogon, IsogonSection
 from distill.objectives.objective import SAMPLE

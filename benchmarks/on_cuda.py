@@ -11,7 +11,7 @@ from rich.progress import Progress
 
 from export.graph import Graph
 from export.tensorrt import EngineOptions, build_engine
-from export.tensorrt.flavours import known_architectures
+from export.tensorrt.options import known_architectures
 from isogon.errors import UsageError
 from isogon.runtimes import (
     BatchProfile,
@@ -22,7 +22,7 @@ from isogon.runtimes import (
     TensorRTRunner,
 )
 from isogon.runtimes.cuda import cuda_device
-from isogon.runtimes.flavours import tensorrt_module
+from isogon.runtimes.stamps import tensorrt_module
 
 PROFILE = BatchProfile(minimum=1, optimum=8, maximum=32)
 EAGER = "torch CUDA eager"

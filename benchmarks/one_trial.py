@@ -32,7 +32,7 @@ from trials import (
 from distill.distillation import learn
 from distill.embedding import Embed, Embedded, embed_roles
 from distill.evaluation.accuracy import knn_right
-from distill.evaluation.fidelity import fidelity
+from distill.evaluation.measured import fidelity
 from distill.evaluation.undistilled import undistilled
 from distill.images.data import Data, prepare_data
 from distill.training.journal import METRICS

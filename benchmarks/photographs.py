@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 from rich.progress import Progress
 
+from distill.images.listing import open_images
 from distill.images.samples import sample_images
-from distill.images.sources import open_images
 from export.parity import ParityImages
 from isogon.images import Preprocessing
 from isogon.runtimes import Pixels

@@ -37,9 +37,9 @@ from rich.progress import Progress
 from torch import Tensor
 from trials import Ground, Trial
 
+from distill.images.listing import open_images
 from distill.images.loading import TrainingViews
 from distill.images.samples import sample_images
-from distill.images.sources import open_images
 from distill.images.views import Views
 from distill.objectives import Objective, objective_from_recipe
 from distill.recipe import Recipe, recipe_from_document

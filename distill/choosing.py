@@ -11,8 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from distill.hub import hub_silence, weights_at_hand
-from distill.packaged import PACKAGE, package_of
+from distill.hub import PACKAGE, hub_silence, package_of, weights_at_hand
 from distill.recipe import (
     Recipe,
     document_from_toml,

@@ -17,8 +17,7 @@ from distill.images.loading import Batch, TrainingViews
 from distill.images.views import Views
 from distill.preparation import Models
 from distill.recipe import Recipe
-from distill.training.modes import channels_last, freeze_statistics
-from distill.training.optimisation import optimizer_for
+from distill.training.optimisation import channels_last, freeze_statistics, optimizer_for
 from isogon.errors import UsageError
 from isogon.networks import Features
 from isogon.runtimes.memory import (

@@ -13,8 +13,7 @@ from rich.progress import Progress
 from distill.embedding import Embedded, embed_all, teacher_embeddings
 from distill.evaluation import Training
 from distill.evaluation.accuracy import say_if_left_out
-from distill.evaluation.cost import cost_of
-from distill.evaluation.evaluate import evaluate
+from distill.evaluation.evaluate import cost_of, evaluate
 from distill.evaluation.undistilled import untrained
 from distill.images.data import Data, prepare_data
 from distill.images.listing import require_sources
@@ -23,22 +22,20 @@ from distill.images.loading import (
     TrainingViews,
     neighbourly,
     plain_crops,
+    readers_watched,
     shuffled,
 )
 from distill.images.neighbours import kept_neighbours
-from distill.images.readers import readers_watched
 from distill.images.views import Views
 from distill.objectives.objective import SAMPLE, Labels
 from distill.planning import planned
 from distill.preparation import Models, card_of, prepare_models, preprocessing_for
 from distill.recipe import Recipe
 from distill.requirements import require_enough, require_models
-from distill.start.before import Before
-from distill.start.fitting import started
+from distill.start.fitting import Before, started
 from distill.targets import Teacher, in_batches
 from distill.training.agreement import require_agreement
-from distill.training.checkpoint import Checkpoint, remove_checkpoint
-from distill.training.lock import sole_run
+from distill.training.checkpoint import Checkpoint, remove_checkpoint, sole_run
 from distill.training.processes import accompanied, launched, parts_of
 from distill.training.trainer import Trainer, TrainingLog
 from distill.training.validation import Validation

@@ -15,8 +15,7 @@ from rich.progress import Progress
 from torch import Tensor
 
 from distill.images.data import Data
-from distill.images.loading import crops_of_each
-from distill.images.readers import readers_watched
+from distill.images.loading import crops_of_each, readers_watched
 from distill.targets import Embedder, Teacher
 from distill.targets.finite import not_finite
 from isogon.images import Images, Preprocessing

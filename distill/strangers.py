@@ -20,7 +20,7 @@ from distill.images.data import prepare_data
 from distill.recipe import Recipe
 from distill.targets import teacher_from_recipe
 from isogon.images import ImageFolder
-from isogon.images.subset import spread
+from isogon.images.collection import spread
 
 _QUANTILE = 0.25  # of the training images' cosines to their nearest
 _QUERIES = 1000  # training images that are asked for theirs

@@ -10,8 +10,7 @@ from torch import Tensor, nn
 from torch.export import Dim
 
 from distill.recipe import Recipe
-from distill.unloadable import why_unloadable
-from distill.weights import pretrained
+from distill.weights import pretrained, why_unloadable
 from isogon.bundle import StudentCard
 from isogon.errors import UsageError
 from isogon.images import Preprocessing

@@ -1,21 +1,170 @@
 """Pretrained weights: from timm's hub, from a file, or from an installed package."""
 
+import errno
 import importlib.util
+import re
+from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
+from pickle import UnpicklingError
+from typing import Any
+from zipfile import BadZipFile
 
 import timm
 import torch
+from safetensors import SafetensorError
 from timm.models import _hub
 from torch import nn
 
-from distill.checkpoint_filling import State, require_filled
-from distill.hub import hub_silence
-from distill.packaged import PACKAGE as PACKAGE, PACKAGED as PACKAGED
-from distill.unloadable import why_unloadable
+from distill.hub import PACKAGE as PACKAGE, PACKAGED as PACKAGED, hub_silence
 from isogon.bundle import has_timm_source
 from isogon.errors import UsageError
 from isogon.networks import TimmModel, architecture_of, timm_model
+
+# What damaged bytes lead the parsers into.
+_OF_PARSERS = (AttributeError, BadZipFile, EOFError, IndexError, SafetensorError, TypeError)
+_NAMED = 3  # weights that a sentence names
+_LISTS = {
+    "Missing key(s) in state_dict:": "it lacks",
+    "Unexpected key(s) in state_dict:": "it has, beyond the model,",
+}
+_SHAPES = re.compile(
+    r"size mismatch for (\S+): .*?torch\.Size\((\[.*?\])\).*?torch\.Size\((\[.*?\])\)"
+)
+_BEGINNING = re.compile(r"^(\w+\.)*\w*(Error|Exception): ")
+
+
+def why_unloadable(error: Exception) -> str:
+    """Return what is wrong with the file, as a clause without an end mark.
+
+    Args:
+        error: of torch, of safetensors, or of timm's own renaming.
+    """
+    text = str(error)
+    if isinstance(error, KeyError):
+        return f"it has no entry {error.args[0] if error.args else ''}".rstrip()
+    if isinstance(error, UnpicklingError):
+        return "it is no file of tensors alone"
+    if isinstance(error, _OF_PARSERS) or "zip archive" in text or _is_cut_off(error):
+        return "it breaks off, or is no file of weights"
+    if "state_dict" in text:
+        return _misfit_words(text)
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    first = _BEGINNING.sub("", text.strip().partition("\n")[0])
+    return first.rstrip(".")[:300] or "it is not what was expected"
+
+
+def _is_cut_off(error: Exception) -> bool:
+    """Whether torch looked for the end of an archive before its beginning."""
+    return isinstance(error, OSError) and error.errno == errno.EINVAL
+
+
+def _misfit_words(text: str) -> str:
+    """Return the names and shapes that differ, out of what torch says of them."""
+    found = []
+    for line in map(str.strip, text.splitlines()):
+        for begin, words in _LISTS.items():
+            if line.startswith(begin):
+                names = re.findall(r'"([^"]+)"', line)
+                found.append(f"{words} {_some(names)}")
+    shapes = [
+        f"{name} is {theirs} and should be {ours}"
+        for name, theirs, ours in _SHAPES.findall(text)
+    ]
+    if shapes:
+        found.append(_some(shapes))
+    return "; ".join(found) or "its names or shapes are others"
+
+
+def _some(words: list[str]) -> str:
+    return ", ".join(words[:_NAMED]) + (", …" if len(words) > _NAMED else "")
+
+
+State = dict[str, Any]
+
+_LISTED = 5  # weights that a message names
+# Buffers that are learnt; others are constants, which checkpoints may leave out.
+_STATISTICS = ("running_mean", "running_var")
+# The last norm, which some checkpoints (ConvNeXt's `fcmae`) lack: as made, it scales by 1.
+_LAST_NORMS = ("head.norm.", "fc_norm.", "norm.")
+
+
+def require_filled(
+    model: TimmModel,
+    name: str,
+    state: State,
+    *,
+    size: tuple[int, int],
+    classes: int,
+    where: str,
+) -> None:
+    """Refuse a checkpoint that leaves a part of the model as it was made: random.
+
+    timm loads strictly, but not for every model (`dla46_c`, ConvNeXt's `fcmae`, SigLIP),
+    and it may rename or resize what it reads. So a copy of the checkpoint that holds
+    nothing but NaN is loaded the same way: what is not NaN then was not filled.
+
+    Args:
+        model: as timm has filled it, its classifier included.
+        name: of the model.
+        state: what the checkpoint holds.
+        size: (height, width) of the images.
+        classes: outputs of the classifier.
+        where: the checkpoint, for messages.
+
+    Raises:
+        UsageError: no weight was filled, or some were not; the classifier's and the last
+            norm's need not be.
+    """
+    wanted = {key: value for key, value in _learnt(model, name)}
+    if all(_shape(state.get(key)) == value.shape for key, value in wanted.items()):
+        return  # under timm's own names; by far the most
+    poisoned = timm_model(
+        name, size=size, classes=classes, pretrained=True, state=_nothing_but_nan(state)
+    )
+    empty = [key for key, value in _learnt(poisoned, name) if not value.isnan().all()]
+    if all(key.startswith(_LAST_NORMS) for key in empty):
+        return
+    filled = len(wanted) - len(empty)
+    named = ", ".join(empty[:_LISTED]) + (", …" if len(empty) > _LISTED else "")
+    theirs = ", ".join(islice((key for key in state if "num_batches" not in key), _LISTED))
+    raise UsageError(
+        f"{where} fills {filled or 'none'} of the {len(wanted)} weights of timm's {name}, "
+        f"and the rest would stay random: {named}. It holds {len(state)} entries, such as "
+        f"{theirs or 'none'}. Expected a state dict (.safetensors or .pth) of this "
+        f"architecture; is it of another model, or inside another dictionary?"
+    )
+
+
+def _learnt(model: TimmModel, name: str) -> Iterator[tuple[str, torch.Tensor]]:
+    """Yield the weights that training changes, without the classifier's."""
+    config = architecture_of(name).config
+    classifiers = (config.classifier if config else None) or ()
+    if isinstance(classifiers, str):
+        classifiers = (classifiers,)
+    beginnings = tuple(f"{classifier}." for classifier in classifiers)
+    parameters = {key for key, _ in model.named_parameters()}
+    for key, value in model.state_dict().items():
+        if key.startswith(beginnings) or not value.is_floating_point():
+            continue
+        if key in parameters or key.endswith(_STATISTICS):
+            yield key, value
+
+
+def _nothing_but_nan(state: State) -> State:
+    return {
+        key: torch.full_like(value, torch.nan)
+        if isinstance(value, torch.Tensor) and value.is_floating_point()
+        else value
+        for key, value in state.items()
+    }
+
+
+def _shape(value: Any) -> torch.Size | None:
+    return value.shape if isinstance(value, torch.Tensor) else None
+
 
 _PACKAGED_LICENCE = "Apache-2.0"
 

@@ -18,8 +18,8 @@ from distill.evaluation.drawing import drawn_from, write_evaluation
 from distill.images.data import Data
 from distill.preparation import preprocessing_for
 from distill.recipe import Recipe
-from distill.recipe.places import portable
-from distill.start.before import START, start_arrays
+from distill.recipe.written import portable
+from distill.start.fitting import START, start_arrays
 from distill.targets import BALANCE, Teacher
 from isogon.bundle import (
     FALSE_ALARMS,
@@ -34,8 +34,8 @@ from isogon.bundle import (
     Provenance,
     StudentCard,
 )
-from isogon.bundle.places import portable_place
-from isogon.images.subset import SAMPLES
+from isogon.bundle.names import portable_place
+from isogon.images.collection import SAMPLES
 from isogon.networks import WEIGHTS, Student
 from isogon.ood import Calibration, Detector, DetectorSpec
 

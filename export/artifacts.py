@@ -11,18 +11,21 @@ from rich.progress import Progress
 
 from export.deployed import Deployed
 from export.engines import built_engine
-from export.gate import Gate
-from export.golden import write_golden
+from export.gate import Gate, write_golden
 from export.lowering import Lowered, lowered
 from export.onnx import Coarse, Target, coarse_bank, float32_model, reranked, save_model
-from export.parity import ParityFailedError
-from export.parity_page import show_parity
+from export.parity import ParityFailedError, quantisation_pixels, show_parity
 from export.plan import ExportPlan
 from export.reduction import reduce_bank
-from export.rejected import Rejected, forget_rejected, reject
-from export.samples import quantisation_pixels
 from export.tensorrt import usual_timing_cache
-from export.withdrawal import files_of, is_whole, withdraw_others
+from export.withdrawal import (
+    Rejected,
+    files_of,
+    forget_rejected,
+    is_whole,
+    reject,
+    withdraw_others,
+)
 from isogon.bundle import (
     ONNX,
     Bundle,

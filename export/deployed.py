@@ -5,9 +5,8 @@ from dataclasses import dataclass
 from functools import partial
 
 from export.graph import Graph, graph_from_bundle
-from export.parity import ParityImages
+from export.parity import ParityImages, quantisation_pixels
 from export.reduction import ReducedBank
-from export.samples import quantisation_pixels
 from isogon.bundle import (
     Bundle,
     Reduction,

@@ -7,8 +7,7 @@ from rich.progress import Progress
 
 from export.deployed import Deployed
 from export.gate import Gate
-from export.parity import ParityFailedError, batch_sizes
-from export.parity_page import show_parity
+from export.parity import ParityFailedError, batch_sizes, show_parity
 from export.plan import ExportPlan
 from export.tensorrt import build_engine
 from isogon.bundle import Bundle, artifact_names, parity_name, parity_run_name

@@ -1,11 +1,15 @@
 """The gate: a file is calibrated, stamped, measured and judged before it may enter."""
 
+import statistics
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 import onnx
+from jaxtyping import Int
 from rich.progress import Progress
 
 from export.deployed import Deployed
@@ -13,10 +17,60 @@ from export.graph import TorchRunner
 from export.onnx import save_model, stamp
 from export.parity import ParityImages, batch_sizes, measure
 from export.plan import ExportPlan
-from isogon.bundle import Metadata, sha256_of, tensors_name
+from isogon.bundle import (
+    GOLDEN,
+    Metadata,
+    StageWriter,
+    golden_arrays,
+    sha256_of,
+    tensors_name,
+)
 from isogon.images import Preprocessing
+from isogon.ood import Calibration
 from isogon.parity import Claim, ParityReport, ParityRun, Tolerance
-from isogon.runtimes import OnnxRunner, Outputs, Precision, Runner
+from isogon.runtimes import OnnxRunner, Outputs, Pixels, Precision, Runner
+
+_WARM_UP = 10
+_RUNS = 100
+
+
+def latency(runner: Runner, pixels: Pixels) -> float:
+    """Return the median time, in milliseconds, that `runner` takes for `pixels`."""
+    for _ in range(_WARM_UP):
+        runner.run(pixels)
+    times = []
+    for _ in range(_RUNS):
+        start = time.perf_counter()
+        runner.run(pixels)
+        times.append(time.perf_counter() - start)
+    return 1000 * statistics.median(times)
+
+
+_IMAGES = 8
+_MARGIN = 1e-3  # of the range of scores; rounding moves them by 1e-6 of it
+
+
+def write_golden(
+    stage: StageWriter, expected: Outputs, images: ParityImages, calibration: Calibration
+) -> None:
+    """Add `golden.safetensors`: the most and the least familiar images."""
+    chosen = _chosen(expected, calibration)
+    outputs = Outputs(
+        embeddings=expected.embeddings[chosen], ood_scores=expected.ood_scores[chosen]
+    )
+    stage.write_arrays(GOLDEN, golden_arrays(images.pixels[chosen], outputs))
+
+
+def _chosen(expected: Outputs, calibration: Calibration) -> Int[np.ndarray, " n"]:
+    """Choose images whose decision no rounding flips."""
+    scores = expected.ood_scores
+    margin = _MARGIN * (scores.max() - scores.min())
+    flagged, spared = (calibration.is_ood(scores + d) for d in (margin, -margin))
+    order = np.argsort(scores)
+    settled = order[(flagged == spared)[order]]
+    half = _IMAGES // 2
+    return np.unique(np.concatenate([settled[:half], settled[-half:]]))
+
 
 _REFERENCE_BATCH = 32
 

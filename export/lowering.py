@@ -13,8 +13,7 @@ from rich.progress import Progress
 from export.deployed import Deployed
 from export.divergence import StoredRunner
 from export.finetuning import finetuned
-from export.gate import Gate
-from export.latency import latency
+from export.gate import Gate, latency
 from export.onnx import (
     Coarse,
     Target,

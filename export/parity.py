@@ -1,17 +1,50 @@
 """Run a candidate beside the reference, on real images and at several batch sizes."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
 from rich.progress import Progress
 
-from isogon.bundle import HELD_OUT, Bundle, detector_in_force, detector_spec, held_out_for
+from isogon.bundle import (
+    HELD_OUT,
+    SITE_DETECTOR,
+    Bundle,
+    StageWriter,
+    detector_in_force,
+    detector_spec,
+    held_out_for,
+    parity_reports,
+)
 from isogon.errors import CheckFailedError, UsageError
+from isogon.images.collection import SAMPLES
 from isogon.ood import Calibration
-from isogon.parity import Claim, ParityReport, ParityRun
+from isogon.parity import REPORT, Claim, ParityReport, ParityRun, with_parity
 from isogon.runtimes import BatchProfile, Outputs, Pixels, Runner
+
+
+def quantisation_pixels(bundle: Bundle, extra: Pixels | None = None) -> Pixels:
+    """Return images that the student learnt from, or the site's where it has its own.
+
+    Behind them come unfamiliar ones, where training had more than parity needs.
+    A bundle that is older than its samples gives `extra`, the images named beside it.
+
+    Raises:
+        UsageError: it has none, and none were named.
+    """
+    for name in (f"{SITE_DETECTOR}/{SAMPLES}", SAMPLES):
+        if name in bundle:
+            familiar: Pixels = bundle.arrays(name)["familiar"]
+            others = bundle.arrays(SAMPLES) if SAMPLES in bundle else {}
+            return np.concatenate([familiar, others.get("unfamiliar", familiar[:0])])
+    if extra is not None:
+        return extra
+    raise UsageError(
+        f"{bundle.path} holds no {SAMPLES}, on which the ranges of int8 are chosen: an "
+        f"older Isogon made it. Name images of its kind with `--images FOLDER`, or distil "
+        f"again."
+    )
 
 
 class ParityFailedError(CheckFailedError):
@@ -154,3 +187,29 @@ def _in_whole_batches(
         embeddings=np.concatenate([batch.embeddings for batch in batches])[: len(pixels)],
         ood_scores=np.concatenate([batch.ood_scores for batch in batches])[: len(pixels)],
     )
+
+
+def show_parity(
+    bundle: Bundle,
+    stage: StageWriter,
+    fresh: Sequence[ParityReport],
+    withdrawn: Collection[str] = (),
+) -> None:
+    """Rewrite the section on parity of `report.html`, where the bundle has that page.
+
+    Args:
+        bundle: as it was before this stage.
+        stage: where the fresh reports are written.
+        fresh: they take the place of older reports on the same artifacts.
+        withdrawn: artifacts that leave the bundle, and the page.
+
+    Raises:
+        BundleError: the report of another artifact is of an earlier version.
+    """
+    if REPORT not in bundle:
+        return
+    page = bundle.file(REPORT).read_text(encoding="utf-8")
+    gone = {*withdrawn, *(report.artifact for report in fresh)}
+    others = parity_reports(bundle, leaving_out=gone)
+    reports = sorted([*others, *fresh], key=lambda report: report.artifact)
+    stage.also("evaluate").write(REPORT, with_parity(page, reports))

@@ -1,7 +1,9 @@
-"""Calibrate: refit the detector on the images of the place where it will run."""
+"""Calibrate: refit the detector where it will run, and count what it then flags."""
 
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float32
@@ -28,15 +30,84 @@ from isogon.bundle import (
     function_digest,
     onnx_name,
     parity_name,
+    vouched_artifact,
 )
-from isogon.bundle.places import found_place, portable_place
-from isogon.images import ImageFolder, Images, Shares, split
+from isogon.bundle.names import found_place, portable_place
+from isogon.images import ImageFolder, Images, Shares, open_images, split
+from isogon.images.collection import SAMPLES, spread
 from isogon.images.copies import pictures
-from isogon.images.subset import SAMPLES, spread
 from isogon.networks import student_from_bundle
 from isogon.ood import DetectorSpec
 from isogon.parity import TOLERANCES, ParityReport
-from isogon.runtimes import Precision
+from isogon.runtimes import OnnxRunner, Precision
+
+_DETECTED_AT_ONCE = 8
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Detection:
+    """What the float32 file decides about images that it should not know."""
+
+    where: str  # the images
+    images: int
+    flagged: int
+    alpha: float  # the false-alarm rate at which it decides
+
+    @property
+    def sentence(self) -> str:
+        """The figures in a sentence."""
+        share = f"{self.flagged / self.images:.0%}"
+        return (
+            f"Flags {self.flagged:,} of {self.images:,} ({share}) unfamiliar images, those "
+            f"of {self.where}, at alpha = {self.alpha:g}."
+        )
+
+    def as_document(self) -> dict[str, Any]:
+        """Return the figures for JSON."""
+        return asdict(self)
+
+
+def detection(
+    bundle: Bundle, progress: Progress, *, unfamiliar: str | None = None
+) -> Detection | None:
+    """Ask the bundle's float32 ONNX file about unfamiliar images.
+
+    Args:
+        bundle: an exported bundle.
+        progress: where to show progress, and which images cannot be read.
+        unfamiliar: where they are; None: those that the bundle keeps from training.
+
+    Returns:
+        The figures; None where the bundle keeps no such images and none are named.
+
+    Raises:
+        UsageError: no images are there.
+        UnvouchedArtifactError: the bundle has no such file.
+    """
+    artifact = vouched_artifact(bundle)
+    if unfamiliar is None:
+        pixels, where = unfamiliar_pixels(bundle), "the bundle"
+    else:
+        images = open_images(unfamiliar)
+        readable = images.readable(progress)
+        pixels = images.pixels(readable, bundle.manifest.preprocessing, progress)
+        where = images.where
+    if pixels is None:
+        return None
+    scores = (
+        OnnxRunner(artifact.path)
+        .run_all(
+            pixels, _DETECTED_AT_ONCE, partial(progress.track, description="Detecting")
+        )
+        .ood_scores
+    )
+    return Detection(
+        where=where,
+        images=len(scores),
+        flagged=int(artifact.calibration.is_ood(scores).sum()),
+        alpha=artifact.calibration.alpha,
+    )
+
 
 _BATCH = 32
 _SAME = 1 - 1e-5  # cosine of an image with itself, to rounding

@@ -1,4 +1,9 @@
-"""What leaves a bundle when an export adds to it: artifacts that no longer belong."""
+"""What leaves a bundle when an export adds to it, and what never enters."""
+
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from shlex import quote
 
 from isogon.bundle import (
     ONNX,
@@ -11,7 +16,8 @@ from isogon.bundle import (
     tensors_name,
 )
 from isogon.errors import BundleError
-from isogon.parity import ParityReport
+from isogon.parity import ParityReport, ParityRun
+from isogon.runtimes import EngineStamp
 
 
 def withdraw_others(bundle: Bundle, stage: StageWriter, function: str) -> tuple[str, ...]:
@@ -61,3 +67,77 @@ def _computes(bundle: Bundle, artifact: str, function: str) -> bool:
     except BundleError:  # no report, or one of an earlier version
         return False
     return report.function == function
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Rejected:
+    """An artifact that failed, and where its file and its parity run are."""
+
+    bundle: Path
+    report: ParityReport
+    file: Path
+    older: bool  # whether one of the same name passed before, and is still in force
+
+    @property
+    def advice(self) -> str:
+        """What to do about it, as commands."""
+        bundle, file = quote(str(self.bundle)), quote(str(self.file))
+        run = quote(f"{self.file}.safetensors")
+        diverge = (
+            f"`isogon verify {bundle} --diverge {file}` names the first layer that "
+            f"differs; "
+        )
+        if self.file.suffix == ".engine":  # which shows no tensors
+            diverge = ""
+        older = ""
+        if self.older:
+            older = f"The {self.report.artifact} exported before stays in the bundle. "
+        return (
+            f"It did not enter the bundle and is kept as {self.file}. {older}{diverge}"
+            f"`isogon verify --judge {run} --bound NAME=VALUE` judges the same run within "
+            f"other bounds, and `isogon export {bundle}{self._asked} --bound NAME=VALUE` "
+            f"lets it in under them."
+        )
+
+    @property
+    def _asked(self) -> str:
+        """The options that ask for this artifact."""
+        precision = self.report.precision
+        asked = "" if precision == "fp32" else f" --{precision}"
+        if self.file.suffix == ".engine":
+            asked += f" --engine {EngineStamp.from_name(self.file.name).package}"
+        return asked
+
+
+def rejected_folder(bundle: Bundle) -> Path:
+    """Return the folder beside the bundle where rejected artifacts are kept."""
+    path = bundle.path
+    if path.name in ("", ".."):  # `.` has no name, and what is beside `..` is inside it
+        path = path.resolve()
+    return path.with_name(f"{path.name}.rejected")
+
+
+def reject(
+    bundle: Bundle, file: Path, run: ParityRun, report: ParityReport, *, older: bool
+) -> Rejected:
+    """Move a file out of the way, with its run and its report beside it."""
+    folder = rejected_folder(bundle)
+    folder.mkdir(exist_ok=True)
+    name = Path(report.artifact).name
+    tensors = file.with_name(tensors_name(file.name))
+    if tensors.exists():
+        shutil.move(tensors, folder / tensors.name)
+    kept = folder / name
+    shutil.move(file, kept)  # the bundle may be a disk of its own
+    run.save(folder / f"{name}.safetensors")
+    (folder / f"{name}.json").write_text(report.model_dump_json(indent=2) + "\n")
+    return Rejected(bundle=bundle.path, report=report, file=kept, older=older)
+
+
+def forget_rejected(bundle: Bundle, artifact: str) -> None:
+    """Remove what was kept of an artifact that has passed since."""
+    folder, name = rejected_folder(bundle), Path(artifact).name
+    for suffix in ("", ".data", ".safetensors", ".json"):
+        (folder / f"{name}{suffix}").unlink(missing_ok=True)
+    if folder.is_dir() and not any(folder.iterdir()):
+        folder.rmdir()

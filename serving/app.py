@@ -7,16 +7,14 @@ from fastapi import FastAPI
 from serving.api import (
     cards,
     embedding,
-    health,
     kserve,
     listing,
-    metrics,
+    machines,
     openai,
     openapi,
     reference,
 )
-from serving.api.foreign import ForeignErrors
-from serving.api.problems import install_handlers
+from serving.api.problems import ForeignErrors, install_handlers
 from serving.limits import CrossOrigin, Rates, RequireKey, UploadLimits
 from serving.observability import install_observability
 from serving.page import page
@@ -48,8 +46,7 @@ def create_app() -> FastAPI:
     app.include_router(cards.router)
     app.include_router(listing.router)
     app.include_router(reference.router)
-    app.include_router(health.router)
-    app.include_router(metrics.router)
+    app.include_router(machines.router)
     app.include_router(page.router)
     install_observability(app)  # last: it watches all of the above
     return app

@@ -6,10 +6,9 @@ from typing import Self
 
 from isogon.errors import IsogonError, UsageError
 from serving.batching import BatchPlan, plan_for
-from serving.lists import Source
 from serving.served import ServedModel
-from serving.settings import Settings
-from serving.stamp import Stamp, stamp
+from serving.settings import Settings, Source
+from serving.stored import Stamp, stamp
 
 _log = logging.getLogger("isogon.serving")
 

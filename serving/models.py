@@ -1,16 +1,17 @@
-"""The models behind one service: which of them answers, and how one is replaced."""
+"""The models behind one service: which answers, and how one is replaced."""
 
 import asyncio
 import logging
+import signal
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
-from typing import Self
+from contextlib import asynccontextmanager, suppress
+from typing import Never, Self
 
 from serving.batching import Observer, Pipeline, Room
 from serving.bundles import Bundles, Loaded
 from serving.served import ServedModel
 from serving.settings import Settings
-from serving.stamp import Stamp
+from serving.stored import Stamp
 
 Observing = Callable[[ServedModel], Observer]
 Forgetting = Callable[[str], None]
@@ -169,3 +170,45 @@ class _Held:
         """Close the pipeline after the last request has let go of it."""
         await self._free.wait()
         await self.pipeline.close()
+
+
+_EVERY = 1.0  # seconds
+
+
+@asynccontextmanager
+async def kept_current(models: Models) -> AsyncIterator[None]:
+    """Take up new bundles at SIGHUP and, where the settings say so, unasked.
+
+    Watching waits until a changed bundle has been the same for a second: it may still
+    be being copied. SIGHUP waits for nothing, and tries refused bundles again.
+    """
+    hangup = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    loop.add_signal_handler(signal.SIGHUP, hangup.set)
+    task = asyncio.create_task(_keep_current(models, hangup))
+    try:
+        yield
+    finally:
+        loop.remove_signal_handler(signal.SIGHUP)
+        task.cancel()
+        with suppress(asyncio.CancelledError):
+            await task
+
+
+async def _keep_current(models: Models, hangup: asyncio.Event) -> Never:
+    before = None
+    while True:
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_EVERY if models.settings.watch else None):
+                await hangup.wait()
+        try:
+            if hangup.is_set():
+                hangup.clear()
+                await models.reload(again=True)
+                continue
+            now = await asyncio.to_thread(models.stamps)
+            if now == before:
+                await models.reload()
+            before = now
+        except Exception:  # such as of a disk that does not answer; the next look may
+            _log.exception("Could not look for new bundles")

@@ -13,8 +13,7 @@ from socket import socket
 
 from isogon.errors import CheckFailedError, UsageError
 from serving.launch.sockets import bound, shown
-from serving.lists import Source, sources_from
-from serving.settings import settings_from_environment
+from serving.settings import Source, settings_from_environment, sources_from
 
 _READY_WITHIN = 60.0  # seconds
 _STOPPED_WITHIN = 30.0

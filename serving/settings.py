@@ -1,7 +1,9 @@
 """What an operator may set, each by an environment variable `ISOGON_<NAME>`."""
 
 import os
+import re
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -21,9 +23,102 @@ from isogon.bundle import ONNX
 from isogon.errors import UsageError
 from isogon.images import ImageLimits
 from isogon.runtimes import Device
-from isogon.runtimes.cores import usable_cores
-from serving.lists import Origin, Source, keys_from, origins_from, sources_from
+from isogon.runtimes.device import usable_cores
 from serving.memory import machine_memory
+from serving.stored import bundle_path, split_places
+
+# `/healthz` and `/health` are what most proxies ask, `/v2/health/…` is KServe's.
+LIVE = ("/livez", "/healthz", "/health", "/v2/health/live")
+READY = ("/readyz", "/v2/health/ready")
+METRICS = "/metrics"
+FOR_MACHINES = frozenset((*LIVE, *READY, METRICS))
+
+
+Origin = str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Source:
+    """Where a model's bundle is, and what to call it if not what the bundle says."""
+
+    path: Path
+    name: str | None = None
+
+    def __str__(self) -> str:
+        return f"{self.path}" if self.name is None else f"{self.name}={self.path}"
+
+
+def sources_from(value: object) -> tuple[Source, ...]:
+    """Return the sources of `[NAME=]PATH` texts: one, several, or joined by `os.pathsep`.
+
+    A path may be `bentoml:NAME[:VERSION]` too, see `bundle_path`.
+
+    Raises:
+        ValueError: there is none.
+        UsageError: BentoML's store has no such model, or a name is not of that form.
+    """
+    if isinstance(value, str):
+        value = split_places(value)
+    parts = value if isinstance(value, list | tuple) else [value]
+    found = tuple(_source(part) for part in parts if part)
+    if not found:
+        raise ValueError("expected a bundle's directory")
+    return found
+
+
+def keys_from(value: object) -> tuple[object, ...]:
+    """Return the keys of a comma-separated text.
+
+    Raises:
+        ValueError: a key is missing, or could not travel in a header. Its message does
+            not repeat what was given.
+    """
+    keys = _separated(value)
+    none = isinstance(value, str) and not keys  # set, but empty: open by mistake
+    if none or not all(re.fullmatch(r"[!-~]+", str(key)) for key in keys):
+        raise ValueError(
+            "expected keys of ASCII letters, digits and signs, without spaces in them, "
+            "separated by commas; unset the variable to ask for no key"
+        )
+    return keys
+
+
+def origins_from(value: object) -> tuple[object, ...]:
+    """Return the origins of a comma-separated text.
+
+    Raises:
+        ValueError: one is no origin: scheme, host and port, or `*` for any.
+    """
+    origins = _separated(value)
+    for origin in origins:
+        if origin != "*" and not re.fullmatch(r"https?://[^/\s?#]+", str(origin)):
+            raise ValueError(
+                f"expected origins such as https://app.example:8443 without a path, "
+                f"separated by commas, found {origin!r} among them"
+            )
+    return origins
+
+
+def _separated(value: object) -> tuple[object, ...]:
+    if isinstance(value, list | tuple):
+        return tuple(value)
+    return tuple(part.strip() for part in str(value).split(",") if part.strip())
+
+
+def _source(value: object) -> Source:
+    if isinstance(value, Source):
+        return value
+    text = str(value)
+    name, mark, path = text.partition("=")
+    if mark and path and re.fullmatch(r"[\w.-]+", name):
+        return Source(name=name, path=bundle_path(path))
+    if mark and "/" not in name and not Path(text).exists():
+        raise UsageError(
+            f"Expected a directory or NAME=DIRECTORY, the name of letters, digits, "
+            f"`.`, `_` and `-`, got {text!r}."
+        )
+    return Source(path=bundle_path(text))
+
 
 LogFormat = Literal["json", "text"]
 LogLevel = Literal["debug", "info", "warning", "error"]

@@ -6,8 +6,8 @@ import time
 
 from rich.console import Console
 
-from isogon.cli import terminal
-from isogon.cli.logged import LoggedProgress
+from isogon.cli import console
+from isogon.cli.console import LoggedProgress
 
 
 def written(*, every: float, seconds: float, total: int | None) -> str:
@@ -48,6 +48,6 @@ def test_work_without_a_known_length_and_between_tasks_is_told() -> None:
 
 
 def test_without_a_terminal_every_command_has_the_lines() -> None:
-    assert not terminal.aside.is_terminal  # pytest's capture is none
-    assert isinstance(terminal.progress(), LoggedProgress)
-    assert isinstance(terminal.progress(rate=True), LoggedProgress)
+    assert not console.aside.is_terminal  # pytest's capture is none
+    assert isinstance(console.progress(), LoggedProgress)
+    assert isinstance(console.progress(rate=True), LoggedProgress)

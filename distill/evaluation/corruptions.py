@@ -22,8 +22,7 @@ from torch.utils.data import DataLoader, Dataset
 from distill.embedding import Embed, distinct_crops, embed_batches
 from distill.evaluation.accuracy import knn_right, why_no_accuracy
 from distill.images.data import Data
-from distill.images.loading import crops_of_each
-from distill.images.readers import readers_watched
+from distill.images.loading import crops_of_each, readers_watched
 from isogon.bundle.evaluation import Corruptions
 from isogon.errors import UsageError
 from isogon.images import Preprocessing

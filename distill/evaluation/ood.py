@@ -7,7 +7,7 @@ import numpy as np
 from jaxtyping import Float
 
 from distill.embedding import Embedded
-from distill.evaluation.bootstrap import AurocBootstrap
+from distill.evaluation.accuracy import AurocBootstrap
 from isogon.bundle.evaluation import OodFigures
 from isogon.errors import UsageError
 from isogon.images.collection import Indices

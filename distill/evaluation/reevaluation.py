@@ -14,17 +14,15 @@ from distill.evaluation.corruptions import (
     embed_corrupted,
     why_not,
 )
-from distill.evaluation.cost import cost_of
 from distill.evaluation.drawing import drawn_from, write_evaluation
-from distill.evaluation.evaluate import evaluate
+from distill.evaluation.evaluate import cost_of, evaluate
 from distill.evaluation.undistilled import untrained
 from distill.images.data import Data, prepare_data
-from distill.images.sources import open_images
+from distill.images.listing import open_images
 from distill.preparation import student_from_recipe
 from distill.recipe import Recipe, recipe_from_document, recipe_from_toml
-from distill.recipe.places import here
-from distill.start.before import Before, start_from_bundle
-from distill.start.fitting import re_estimate
+from distill.recipe.written import here
+from distill.start.fitting import Before, re_estimate, start_from_bundle
 from distill.targets import BALANCE, Teacher, teacher_from_recipe
 from isogon.bundle import Bundle, parity_reports
 from isogon.bundle.evaluation import EVALUATION, Evaluation, Kind, Role, Training

@@ -14,8 +14,7 @@ from distill.recipe import Recipe
 from isogon.bundle import Thumbnails
 from isogon.bundle.evaluation import Copies
 from isogon.images import Images, Preprocessing, Split, split, split_apart
-from isogon.images.collection import Indices
-from isogon.images.subset import spread
+from isogon.images.collection import Indices, spread
 
 _UNFAMILIAR_KEPT = 64  # unfamiliar images kept in the bundle for parity
 _FEWEST_VALIDATED = 24  # images; fewer have no neighbours to speak of

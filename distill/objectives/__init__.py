@@ -17,4 +17,4 @@ from distill.objectives.registry import (
     objective_names as objective_names,
 )
 from distill.objectives.weighted import Weighted as Weighted
-from distill.recipe.objective import ObjectiveSection as ObjectiveSection
+from distill.recipe.sections import ObjectiveSection as ObjectiveSection

@@ -4,9 +4,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from distill.objectives.float32 import cosine
 from distill.objectives.objective import Labels, Objective, Terms
-from distill.recipe.objective import ObjectiveSection
+from distill.objectives.terms import cosine
+from distill.recipe.sections import ObjectiveSection
 from isogon.networks import Features
 
 

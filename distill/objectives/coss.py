@@ -7,10 +7,9 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from distill.images.neighbours import GROUP
-from distill.objectives.float32 import cosine
-from distill.objectives.gather import whole_batch
 from distill.objectives.objective import Labels, Objective, Sizes, Terms
-from distill.recipe.objective import ObjectiveSection
+from distill.objectives.terms import cosine, whole_batch
+from distill.recipe.sections import ObjectiveSection
 from isogon.networks import Features
 
 _HIDDEN = 2048

@@ -9,11 +9,10 @@ from jaxtyping import Float
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from distill.objectives.float32 import cosine, precise
-from distill.objectives.gather import whole_batch
 from distill.objectives.objective import Labels, Objective, Sizes, StartOn, Terms
 from distill.objectives.sne import cosines
-from distill.recipe.objective import ObjectiveSection
+from distill.objectives.terms import cosine, precise, whole_batch
+from distill.recipe.sections import ObjectiveSection
 from isogon.networks import Features
 
 _OF_A_HEAD = ("temperatures", "init", "angle_weight")

@@ -7,10 +7,9 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from distill.objectives.float32 import precise
-from distill.objectives.labels import require_classes, required, required_below
 from distill.objectives.objective import Labels, Objective, Sizes, StartOn, Terms
-from distill.recipe.objective import ObjectiveSection
+from distill.objectives.terms import precise, require_classes, required, required_below
+from distill.recipe.sections import ObjectiveSection
 from isogon.networks import Features
 
 _DROPOUT = 0.5

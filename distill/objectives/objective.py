@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Literal
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from distill.recipe.objective import ObjectiveSection
+from distill.recipe.sections import ObjectiveSection
 from isogon.networks import Features, Student
 
 Terms = dict[str, Float[Tensor, ""]]

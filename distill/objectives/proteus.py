@@ -6,7 +6,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from distill.objectives.objective import Labels, Objective, Terms
-from distill.recipe.objective import ObjectiveSection
+from distill.recipe.sections import ObjectiveSection
 from isogon.networks import Features
 
 

@@ -8,10 +8,9 @@ from jaxtyping import Bool, Float
 from pydantic import Field
 from torch import Tensor, nn
 
-from distill.objectives.float32 import precise
-from distill.objectives.gather import whole_batch
 from distill.objectives.objective import Labels, Objective, Sizes, StartOn, Terms
-from distill.recipe.objective import ObjectiveSection
+from distill.objectives.terms import precise, whole_batch
+from distill.recipe.sections import ObjectiveSection
 from isogon.networks import Features
 
 

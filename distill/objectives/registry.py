@@ -16,7 +16,7 @@ from pydantic_core import PydanticCustomError
 
 from distill.objectives.objective import Objective, Sizes
 from distill.objectives.weighted import Weighted
-from distill.recipe.objective import ObjectiveSection
+from distill.recipe.sections import ObjectiveSection
 from isogon.bundle import is_import_path
 from isogon.errors import UsageError
 from isogon.networks import module_of_path

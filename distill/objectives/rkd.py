@@ -6,10 +6,9 @@ from jaxtyping import Float
 from pydantic import Field
 from torch import Tensor
 
-from distill.objectives.float32 import precise
-from distill.objectives.gather import whole_batch
 from distill.objectives.objective import Labels, Objective, Sizes, Terms
-from distill.recipe.objective import ObjectiveSection
+from distill.objectives.terms import precise, whole_batch
+from distill.recipe.sections import ObjectiveSection
 from isogon.networks import Features
 
 

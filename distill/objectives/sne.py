@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from distill.objectives.float32 import precise
+from distill.objectives.terms import precise
 
 # On a CPU a few images at a time stay in the cache: numbers per matrix and pass.
 _CACHED = 2**18

@@ -9,10 +9,9 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import orthogonal
 
-from distill.objectives.gather import whole_batch
 from distill.objectives.objective import Labels, Objective, Sizes, Terms
-from distill.recipe.objective import ObjectiveSection
-from distill.recipe.renamed import formerly
+from distill.objectives.terms import whole_batch
+from distill.recipe.sections import ObjectiveSection, formerly
 from isogon.networks import Features, ImportedNetwork, Student
 
 Normalisation = Literal["layer_norm", "standardise", "whiten"]

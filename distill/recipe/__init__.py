@@ -3,7 +3,6 @@
 Importing it loads no torch; checking a recipe does, by its objectives.
 """
 
-from distill.recipe.objective import ObjectiveSection as ObjectiveSection
 from distill.recipe.reading import (
     document_from_toml as document_from_toml,
     recipe_from_document as recipe_from_document,
@@ -16,5 +15,6 @@ from distill.recipe.recipe import (
     TrainSection as TrainSection,
     UnfamiliarSection as UnfamiliarSection,
 )
+from distill.recipe.sections import ObjectiveSection as ObjectiveSection
 from distill.recipe.teacher import TeacherSection as TeacherSection
 from distill.recipe.written import written as written

@@ -1,11 +1,12 @@
-"""Every key of a recipe, as a page: `python -m distill.recipe.keys > recipes/keys.md`.
+"""Every key of a recipe: as a page, and as a recipe to be read and changed.
 
 The page is made from the models that check a recipe; a test holds it to them.
 """
 
 import sys
 import types
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from textwrap import wrap
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from pydantic import BaseModel
@@ -15,7 +16,35 @@ from pydantic_core import PydanticUndefined
 from distill.objectives import objective_class, objective_names
 from distill.recipe.defaults import Default, completed
 from distill.recipe.recipe import Recipe
-from distill.recipe.written import value_text
+from distill.recipe.written import value_text, written
+
+_WIDTH = 92
+_FILE_OPENING = """\
+# Run it: isogon distill THIS_FILE
+# A key that is left out has its default; recipes/keys.md has them all.
+
+"""
+
+
+def annotated(document: dict[str, Any], taken: Iterable[Default] = ()) -> str:
+    """Return TOML that reads back as `document`, with the meaning of each key above it.
+
+    Args:
+        document: as parsed from TOML.
+        taken: what was filled in; each reason stands behind its value.
+    """
+    known = meanings()
+    lines: list[str] = []
+    section = ""
+    for line in written(document, taken).splitlines():
+        if line.startswith("["):
+            section = line.strip("[]")
+        elif line:
+            meaning = known.get((section, line.split(" = ")[0]), "")
+            lines += [f"# {part}" for part in wrap(meaning, _WIDTH - 2)]
+        lines.append(line)
+    return _FILE_OPENING + "\n".join(lines) + "\n"
+
 
 _OPENING = """# Every key of a recipe
 

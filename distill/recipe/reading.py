@@ -8,7 +8,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from distill.recipe.recipe import DataSection, Recipe, UnfamiliarSection
-from distill.recipe.renamed import renamed_keys
+from distill.recipe.sections import renamed_keys
 from distill.recipe.teacher import TeacherSection
 from isogon.errors import UsageError
 

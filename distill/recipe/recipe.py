@@ -11,8 +11,7 @@ from pydantic import (
 )
 
 from distill.recipe.defaults import completed
-from distill.recipe.objective import AnyObjectiveSection, ObjectiveSection
-from distill.recipe.renamed import formerly
+from distill.recipe.sections import AnyObjectiveSection, ObjectiveSection, formerly
 from distill.recipe.student import StudentSection
 from distill.recipe.teacher import Teachers, TeacherSection
 from isogon.images import ClassChoice, SampleRange, Shares

@@ -12,7 +12,7 @@ from pydantic import (
     model_validator,
 )
 
-from distill.recipe.renamed import formerly
+from distill.recipe.sections import formerly
 from isogon.bundle import is_import_path
 
 Std = Annotated[float, Field(gt=0)]

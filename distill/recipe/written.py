@@ -1,10 +1,15 @@
-"""A recipe's document as a TOML file, with the reason of each default as a comment."""
+"""A recipe as a file: with reasons, with what every key means, or as a bundle ships it."""
 
 import json
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 from distill.recipe.defaults import Default
+from distill.recipe.reading import recipe_from_document
+from distill.recipe.recipe import Recipe
+from isogon.bundle.names import found_place, portable_place
 
 _ORDER = ("teacher", "student", "data", "unfamiliar", "train", "objective", "ood")
 
@@ -53,3 +58,24 @@ def value_text(value: Any) -> str:
         return f"[{', '.join(map(value_text, value))}]"
     # JSON's words for strings, numbers and truth are TOML's too, but for one character.
     return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
+
+
+def portable(recipe: Recipe, folder: Path) -> Recipe:
+    """Return the recipe with its absolute paths as seen from the bundle's `folder`."""
+    return _with_places(recipe, partial(portable_place, folder=folder))
+
+
+def here(recipe: Recipe, folder: Path) -> Recipe:
+    """Return the recipe of a bundle in `folder`, its paths for use from the current one."""
+    return _with_places(recipe, partial(found_place, folder=folder))
+
+
+def _with_places(recipe: Recipe, place: Callable[[str], str]) -> Recipe:
+    def changed(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {key: changed(one) for key, one in value.items()}
+        if isinstance(value, list | tuple):
+            return [changed(one) for one in value]
+        return place(value) if isinstance(value, str) else value
+
+    return recipe_from_document(changed(recipe.model_dump()), where="the recipe")

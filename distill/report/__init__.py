@@ -15,9 +15,7 @@ from distill.report.drawn import (
     Picture as Picture,
     Query as Query,
     Scores as Scores,
-)
-from distill.report.placing import embedding_map as embedding_map
-from distill.report.sampling import (
+    embedding_map as embedding_map,
     sample_cosines as sample_cosines,
     sample_queries as sample_queries,
     thumbnail as thumbnail,

@@ -7,10 +7,11 @@ from markupsafe import Markup
 
 from distill.evaluation import Evaluation
 from distill.report.drawn import UNFAMILIAR, Drawn, EmbeddingMap
-from distill.report.inline import CLASSES, data_uri
 from distill.report.plots import (
+    CLASSES,
     corruption_bars,
     cosine_scatter,
+    data_uri,
     map_plot,
     score_histogram,
     training_curves,

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float, Float32, Float64
 
-from isogon.ood.blocks import in_blocks
 from isogon.ood.knn import directions
+from isogon.ood.neighbours import in_blocks
 
 # Strengths that are tried, in units of the mean eigenvalue of the second moments.
 _STRENGTHS = np.logspace(-4, 1, 31)

@@ -3,6 +3,7 @@
 import copy
 import os
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -17,12 +18,43 @@ from distill.images.loading import plain_crops
 from distill.objectives import Objective
 from distill.preparation import Models, preprocessing_for
 from distill.recipe import Recipe
-from distill.start.before import START, Before
 from distill.start.closed_form import closed_form, uncentred_pca
 from distill.targets import NetworkTeacher
-from isogon.bundle import TeacherCard
+from isogon.bundle import Bundle, TeacherCard
 from isogon.networks import FeatureExtractor, source_of
 from isogon.ood.knn import directions
+
+START = "start.safetensors"  # in the folder of a run, and in its bundle
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Before:
+    """The student's network as it was, on the run's device, in evaluation mode."""
+
+    backbone: FeatureExtractor
+    layer: nn.Linear | None  # of the closed-form start; None where it started otherwise
+    pretrained: bool  # whether the network had pretrained weights
+
+
+def start_arrays(layer: nn.Linear) -> dict[str, np.ndarray]:
+    """Return `weight` [d, native width] and `bias` [d], as a bundle stores them."""
+    weight = layer.weight.detach().cpu().numpy()
+    bias = np.zeros(len(weight), np.float32)
+    if layer.bias is not None:
+        bias = layer.bias.detach().cpu().numpy()
+    return {"weight": weight, "bias": bias}
+
+
+def start_from_bundle(bundle: Bundle) -> nn.Linear | None:
+    """Return the closed-form layer that a bundle holds, if it holds one."""
+    if START not in bundle.manifest.files:
+        return None
+    arrays = bundle.arrays(START)
+    weight, bias = (torch.from_numpy(arrays[name]) for name in ("weight", "bias"))
+    layer = nn.Linear(weight.shape[1], weight.shape[0])
+    layer.load_state_dict({"weight": weight, "bias": bias})
+    return layer.requires_grad_(False)
+
 
 _FITTED = 50_000  # most images the layer is fitted on: far more than it has columns
 _RE_ESTIMATED = 4096  # images by which batch statistics are estimated anew

@@ -1,7 +1,6 @@
 """Teachers and their features: computed during training, computed before it, or given."""
 
 from distill.targets.choice import teacher_from_recipe as teacher_from_recipe
-from distill.targets.feature_store import FeatureStore as FeatureStore
 from distill.targets.given import (
     GivenTargets as GivenTargets,
     given_embeddings as given_embeddings,
@@ -11,14 +10,17 @@ from distill.targets.joint import (
     JointTeacher as JointTeacher,
 )
 from distill.targets.network import NetworkTeacher as NetworkTeacher
-from distill.targets.online import OnlineTargets as OnlineTargets
-from distill.targets.store_filling import (
+from distill.targets.store import (
+    FeatureStore as FeatureStore,
     RowSource as RowSource,
+    StoreRecord as StoreRecord,
     filled_store as filled_store,
 )
-from distill.targets.store_record import StoreRecord as StoreRecord
-from distill.targets.stored_targets import StoredTargets as StoredTargets
-from distill.targets.targets import Targets as Targets
+from distill.targets.targets import (
+    OnlineTargets as OnlineTargets,
+    StoredTargets as StoredTargets,
+    Targets as Targets,
+)
 from distill.targets.teacher import (
     Embedder as Embedder,
     GivenTeacher as GivenTeacher,

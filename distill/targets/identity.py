@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from distill.recipe import DataSection
-from distill.targets.store_record import Parts
+from distill.targets.store import Parts
 from isogon.images import Images, Preprocessing
 from isogon.images.collection import Indices
 from isogon.networks import FeatureExtractor

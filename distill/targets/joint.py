@@ -38,13 +38,12 @@ from torch import Tensor
 
 from distill.images.loading import Batch
 from distill.targets.phi_s import PhiS
-from distill.targets.store_filling import written
+from distill.targets.store import written
 from distill.targets.targets import Targets
 from distill.targets.teacher import Embedder, Teacher, Uncomputed
 from isogon.bundle import TeacherCard
 from isogon.errors import UsageError
-from isogon.images.collection import Indices
-from isogon.images.subset import spread
+from isogon.images.collection import Indices, spread
 from isogon.networks import Features
 
 _ESTIMATED_ON = 50_000  # most images that the balance is estimated on

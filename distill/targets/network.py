@@ -14,14 +14,17 @@ from torch import Tensor
 from distill.images.loading import plain_crops, views_in_order
 from distill.images.views import Views
 from distill.recipe import Recipe, TeacherSection
-from distill.targets.feature_store import FeatureStore
 from distill.targets.finite import require_finite_features
 from distill.targets.identity import crop_parts, network_parts, view_parts
-from distill.targets.online import OnlineTargets
-from distill.targets.store_filling import RowSource, filled_store
-from distill.targets.store_record import Parts, StoreRecord, rows_done
-from distill.targets.stored_targets import StoredTargets
-from distill.targets.targets import Targets
+from distill.targets.store import (
+    FeatureStore,
+    Parts,
+    RowSource,
+    StoreRecord,
+    filled_store,
+    rows_done,
+)
+from distill.targets.targets import OnlineTargets, StoredTargets, Targets
 from distill.targets.teacher import Embedder, Teacher, Uncomputed
 from isogon.bundle import TeacherCard
 from isogon.images import Images, Preprocessing

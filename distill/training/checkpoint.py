@@ -1,19 +1,39 @@
-"""Checkpoints: what an interrupted run continues from, replaced atomically."""
+"""Checkpoints: what an interrupted run continues from; and one run at a time."""
 
 import os
-from collections.abc import Iterable
-from contextlib import suppress
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from hashlib import file_digest, sha256
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from distill.recipe import Recipe, TrainSection
 from distill.targets.identity import VIEW_SETTINGS
-from distill.unloadable import why_unloadable
+from distill.weights import why_unloadable
+from isogon.bundle.stage import exclusive
 from isogon.errors import UsageError
 from isogon.networks import source_of
+
+
+def generator_state(device: torch.device) -> Tensor:
+    """Return the state of the generators that dropout draws from, as bytes."""
+    states = [torch.get_rng_state()]
+    if torch.cuda.is_available():
+        states.append(torch.cuda.get_rng_state())
+    return torch.cat(states).to(device)
+
+
+def restore_generators(state: Tensor) -> None:
+    """Go on drawing where `generator_state` was taken."""
+    # A slice is copied: torch 2.15 reads a state from the start of its storage.
+    own = len(torch.get_rng_state())
+    torch.set_rng_state(state[:own].clone())
+    if torch.cuda.is_available() and len(state) > own:
+        torch.cuda.set_rng_state(state[own:].clone())
+
 
 NAME = "checkpoint.pt"
 
@@ -196,3 +216,30 @@ def _shaping(recipe: Recipe) -> dict[str, Any]:
 def _objectives(shaping: dict[str, Any]) -> list[str]:
     """Return the objectives in their order, by which the optimiser knows their heads."""
     return [key for key in shaping if key.startswith("objective.")]
+
+
+@contextmanager
+def sole_run(folder: Path, section: TrainSection) -> Iterator[None]:
+    """Let one run at a time work in `folder`; the lock ends with its first process.
+
+    Raises:
+        UsageError: another run works there.
+    """
+    if not is_first_process(section):
+        yield
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    busy = UsageError(
+        f"Another run is at work in {folder}. Wait for it or stop it, then run this "
+        f"again; or choose another --output."
+    )
+    with exclusive(folder, busy):
+        yield
+
+
+def is_first_process(section: TrainSection) -> bool:
+    """Return whether this process is the run's first, also before it is `launched`."""
+    if section.devices * section.nodes == 1:
+        return True
+    # `torchrun` sets the first; Fabric, which starts processes on one machine, the second.
+    return os.environ.get("RANK", os.environ.get("LOCAL_RANK", "0")) == "0"

@@ -18,13 +18,16 @@ from distill.objectives.objective import Terms
 from distill.recipe import TrainSection
 from distill.targets import Targets
 from distill.training.agreement import require_agreement
-from distill.training.checkpoint import Checkpoint
+from distill.training.checkpoint import Checkpoint, generator_state, restore_generators
 from distill.training.divergence import DivergenceWatch, Values, require_finite
-from distill.training.generators import generator_state, restore_generators
 from distill.training.interruption import interruption
 from distill.training.journal import Journal
-from distill.training.modes import channels_last, freeze_statistics
-from distill.training.optimisation import optimizer_for, schedule_for
+from distill.training.optimisation import (
+    channels_last,
+    freeze_statistics,
+    optimizer_for,
+    schedule_for,
+)
 from distill.training.processes import (
     any_of_all,
     in_common,

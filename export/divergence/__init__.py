@@ -12,4 +12,4 @@ from export.divergence.record import (
     Divergence as Divergence,
     NodeError as NodeError,
 )
-from export.divergence.stored import StoredRunner as StoredRunner, as_stored as as_stored
+from export.divergence.tensors import StoredRunner as StoredRunner, as_stored as as_stored

@@ -9,8 +9,7 @@ from jaxtyping import Num
 from rich.progress import Progress
 
 from export.divergence.record import Divergence, NodeError
-from export.divergence.stored import as_stored
-from export.divergence.tensors import exposing, groups, open_session, run
+from export.divergence.tensors import as_stored, exposing, groups, open_session, run
 from export.onnx.reading import module_of, precision_of
 from isogon.errors import CheckFailedError, UsageError
 from isogon.runtimes import Pixels, Precision

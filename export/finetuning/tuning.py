@@ -10,8 +10,7 @@ from rich.progress import Progress
 from torch import Tensor
 
 from export.finetuning.network import QuantisedNetwork
-from export.onnx.bias_correction import corrected_biases
-from export.onnx.int8 import Target, quantised, unquantised
+from export.onnx.int8 import Target, corrected_biases, quantised, unquantised
 from export.onnx.observation import Observed
 from isogon.runtimes import Pixels
 

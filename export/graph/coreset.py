@@ -15,8 +15,8 @@ from rich.progress import Progress
 
 from isogon.errors import UsageError
 from isogon.ood import Detector, Knn, NnGuide
-from isogon.ood.blocks import BLOCK
 from isogon.ood.knn import directions
+from isogon.ood.neighbours import BLOCK
 
 _ROUNDS = 10  # of k-means; 25 change no AUROC below by more than 0.0004
 _SEED = 0

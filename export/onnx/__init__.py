@@ -21,8 +21,8 @@ from export.onnx.observation import (
     Observed as Observed,
     observe as observe,
 )
-from export.onnx.reranking import reranked as reranked
 from export.onnx.search import (
     Coarse as Coarse,
     coarse_bank as coarse_bank,
+    reranked as reranked,
 )

@@ -1,12 +1,40 @@
-"""What makes an ONNX file stand alone, and how a model becomes a file."""
+"""What makes an ONNX file stand alone, how it is saved, how old a runtime may be."""
 
 from pathlib import Path
 
 import onnx
 
-from export.onnx.oldest import least_ir, oldest_onnxruntime
+from export.onnx.reading import opset_of
 from isogon.bundle import Metadata, tensors_name
 from isogon.bundle.stage import fsync
+
+# Release, its newest operators, its newest IR; from the table "ONNX Runtime compatibility"
+# of its documentation.
+_RELEASES = (
+    ("1.14", 18, 8),
+    ("1.15", 19, 9),
+    ("1.17", 20, 9),
+    ("1.18", 21, 10),
+    ("1.21", 22, 10),
+    ("1.23", 23, 11),
+)
+
+
+def least_ir(model: onnx.ModelProto) -> int:
+    """Return the oldest version of the file format that holds the model's operators."""
+    version: int = onnx.helper.find_min_ir_version_for(
+        list(model.opset_import), ignore_unknown=True
+    )
+    return version
+
+
+def oldest_onnxruntime(model: onnx.ModelProto) -> str | None:
+    """Return the first release that opens the model, "1.17"; None: newer than we know."""
+    for release, opset, ir in _RELEASES:
+        if opset_of(model) <= opset and model.ir_version <= ir:
+            return release
+    return None
+
 
 OLDEST_KEY = "isogon.onnxruntime"  # the oldest ONNX Runtime that opens the file
 # What one protobuf file may hold, less room for nodes and names.

@@ -10,8 +10,7 @@ from jaxtyping import Bool
 from rich.progress import Progress
 
 from export.divergence.compare import BATCH, Difference
-from export.divergence.stored import as_stored
-from export.divergence.tensors import Tensors, exposing, groups, open_session
+from export.divergence.tensors import Tensors, as_stored, exposing, groups, open_session
 from export.onnx.reading import module_of, precision_of
 from export.repair.switches import SWITCHES, candidates_own, switchable, switched_model
 from isogon.errors import CheckFailedError

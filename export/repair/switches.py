@@ -7,7 +7,7 @@ import onnx
 from onnx import TensorProto, helper
 
 from export.divergence.compare import matched
-from export.divergence.stored import identities
+from export.divergence.tensors import identities
 
 SWITCHES = "switches"
 _THEIRS, _OURS, _GIVEN = "candidate/", "reference/", "given/"

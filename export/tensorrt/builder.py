@@ -1,23 +1,109 @@
-"""One builder for TensorRT 10, 11 and TensorRT for RTX."""
+"""One builder for TensorRT 10, 11 and TensorRT for RTX; timings kept, work shown."""
 
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from rich.progress import Progress
+from rich.progress import Progress, TaskID
 
-from export.tensorrt.flavours import has_timing_cache, network_flags, set_architectures
 from export.tensorrt.graph import (
     parser_errors,
     preprocessing_of,
     read_graph,
     require_precision,
 )
-from export.tensorrt.options import EngineOptions
-from export.tensorrt.progress import progress_monitor
-from export.tensorrt.timing_cache import load_timing_cache, save_timing_cache
+from export.tensorrt.options import (
+    EngineOptions,
+    has_timing_cache,
+    network_flags,
+    set_architectures,
+)
 from isogon.errors import UsageError
-from isogon.runtimes import BatchProfile
-from isogon.runtimes.flavours import tensorrt_log, tensorrt_module
+from isogon.runtimes import BatchProfile, Flavour
+from isogon.runtimes.stamps import tensorrt_log, tensorrt_module
+
+
+def usual_timing_cache() -> Path | None:
+    """Return where timings are kept for this user; None for one without a home."""
+    try:
+        return Path.home() / ".cache" / "isogon" / "tensorrt-timing.cache"
+    except RuntimeError:
+        return None
+
+
+def load_timing_cache(config: Any, path: Path) -> None:
+    """Give the build the timings in `path`, or an empty cache if they do not fit.
+
+    They fit if they are of the same GPU and version; TensorRT judges that itself.
+    """
+    known = path.read_bytes() if path.is_file() else b""
+    for content in (known, b""):
+        cache = config.create_timing_cache(content)
+        if cache is not None and config.set_timing_cache(cache, False):
+            return
+
+
+def save_timing_cache(config: Any, path: Path) -> None:
+    """Leave the build's timings in `path`, in one step: another build may be reading.
+
+    Where nothing can be written they are lost; the engine is not.
+    """
+    cache = config.get_timing_cache()
+    if cache is None:
+        return
+    pending = path.with_name(f".{path.name}.{os.getpid()}.pending")
+    with suppress(OSError):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        pending.write_bytes(bytes(cache.serialize()))
+        pending.replace(path)
+
+
+def progress_monitor(flavour: Flavour, progress: Progress) -> Any:
+    """Return an `IProgressMonitor` of the flavour that draws on `progress`.
+
+    Each phase is a bar below its parent's, and goes when it is done; the outermost stay.
+    Ctrl-C during a build stops it at the next step: `interrupted` is then true, because
+    no exception passes through TensorRT. Phases may come from several threads.
+    """
+    tensorrt = tensorrt_module(flavour)
+
+    class PhaseBars(tensorrt.IProgressMonitor):  # type: ignore[misc, name-defined]
+        def __init__(self) -> None:
+            tensorrt.IProgressMonitor.__init__(self)
+            self.interrupted = False
+            self._open: dict[str, tuple[TaskID, int]] = {}  # phase -> bar, depth
+
+        def phase_start(self, phase: str, parent: str | None, steps: int) -> None:
+            with self._noting_interrupts():
+                depth = self._open[parent][1] + 1 if parent in self._open else 0
+                bar = progress.add_task("  " * depth + phase, total=steps)
+                self._open[phase] = (bar, depth)
+
+        def step_complete(self, phase: str, step: int) -> bool:
+            with self._noting_interrupts():
+                if phase in self._open:
+                    progress.update(self._open[phase][0], completed=step + 1)
+            return not self.interrupted
+
+        def phase_finish(self, phase: str) -> None:
+            with self._noting_interrupts():
+                bar, depth = self._open.pop(phase)
+                if depth:
+                    progress.remove_task(bar)
+                else:
+                    (task,) = (task for task in progress.tasks if task.id == bar)
+                    progress.update(bar, completed=task.total)
+
+        @contextmanager
+        def _noting_interrupts(self) -> Iterator[None]:
+            try:
+                yield
+            except KeyboardInterrupt:
+                self.interrupted = True
+
+    return PhaseBars()
 
 
 def build_engine(

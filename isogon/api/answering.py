@@ -10,7 +10,7 @@ from isogon.bundle import ONNX, Bundle
 from isogon.images.collection import LOCAL_LIMITS
 from isogon.images.decoding import ImageLimits
 from isogon.model import Model
-from isogon.runtimes.cores import usable_cores
+from isogon.runtimes.device import usable_cores
 from isogon.stages import require_own
 
 if TYPE_CHECKING:

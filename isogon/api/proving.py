@@ -10,7 +10,7 @@ from isogon.api.opening import Place, opened_bundle, shown
 from isogon.bundle import TRAINING_DETECTOR, Bundle, detector_spec
 from isogon.errors import UsageError
 from isogon.images import ImageFolder
-from isogon.images.subset import spread
+from isogon.images.collection import spread
 from isogon.ood import DetectorSpec, detector_class
 from isogon.runtimes import BatchProfile
 from isogon.stages import require_own

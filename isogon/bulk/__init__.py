@@ -5,6 +5,5 @@ processes of this machine or on Ray, and written before the next is given out; s
 that ends early is continued where it was.
 """
 
-from isogon.bulk.embedding import embed as embed
+from isogon.bulk.embedding import Summary as Summary, embed as embed
 from isogon.bulk.engines import Engine as Engine, ProcessEngine as ProcessEngine
-from isogon.bulk.summary import Summary as Summary

@@ -1,11 +1,82 @@
-"""The job that every worker gets: which images, by which artifact, in which parts."""
+"""The job that every worker gets, how it knows its files again, and what a run keeps of it.
 
+A mark is a digest of a file's size and content: of all of it up to 64 KiB, else of 16
+blocks spread evenly over it. Times of change do not count: copies differ in them.
+"""
+
+import hashlib
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
+from typing import Literal
 
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from isogon.errors import UsageError
 from isogon.images import Images
+from isogon.images.examined import revision
+from isogon.model import Model
+
+Marks = tuple[int, ...]  # one for each image; 0 where there is nothing to compare
+
+_BLOCK, _BLOCKS = 4096, 16
+_READERS = 16  # threads: a file server answers late rather than slowly
+
+
+def marks_of(images: Images, indices: Sequence[int]) -> Marks:
+    """Return the marks of the files that hold these images, as they are here."""
+
+    def mark(path: Path) -> int:
+        try:
+            return _mark(path)
+        except OSError:  # unreadable here, so whatever a worker finds is as good
+            return 0
+
+    paths = [images.file(index) for index in indices]
+    files = list({path for path in paths if path is not None})  # an archive holds many
+    with ThreadPoolExecutor(_READERS) as pool:
+        marks = dict(zip(files, pool.map(mark, files), strict=True))
+    return tuple(0 if path is None else marks[path] for path in paths)
+
+
+def require_marked(images: Images, indices: Sequence[int], marks: Marks) -> None:
+    """Refuse files that are not here what they were where the job was begun.
+
+    Raises:
+        UsageError: one cannot be read, or has another size or content.
+    """
+    paths = map(images.file, indices)
+    for path, expected in dict(zip(paths, marks, strict=True)).items():
+        if path is None or not expected:
+            continue
+        try:
+            found = _mark(path)
+        except OSError as error:
+            raise UsageError(f"{path} cannot be read there: {error}") from error
+        if found != expected:
+            raise UsageError(f"{path} has another size or content there")
+
+
+def _mark(path: Path) -> int:
+    """Return the mark of a file, never 0.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    size = path.stat().st_size
+    digest = hashlib.blake2b(size.to_bytes(8), digest_size=8)
+    with path.open("rb", buffering=0) as file:
+        if size <= _BLOCK * _BLOCKS:
+            digest.update(file.read())
+        else:
+            for number in range(_BLOCKS):
+                file.seek((size - _BLOCK) * number // (_BLOCKS - 1))
+                digest.update(file.read(_BLOCK))
+    return int.from_bytes(digest.digest()) | 1
+
 
 _SMALLEST, _LARGEST = 64, 2048  # images in a part
 _PARTS = 256  # as many as that, where the bounds allow it
@@ -47,3 +118,68 @@ class Job:
     def indices(self, part: int) -> range:
         """Return the images of a part."""
         return range(part * self.part, min((part + 1) * self.part, len(self.images)))
+
+
+_FREE = {"part"}  # a continued run takes what it finds
+
+
+class RunRecord(BaseModel):
+    """Everything that the rows of the output depend on."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    format: Literal[1] = 1
+    artifact: str
+    fingerprint: str
+    alpha: float
+    runner: str  # runtime, version and device
+    version: str  # of Isogon
+    source: str  # digest of names, classes, sizes and times of change
+    images: int
+    batch: int
+    part: int
+
+    @classmethod
+    def of(cls, job: Job, model: Model) -> "RunRecord":
+        """Return the record of a job about to be begun, or continued."""
+        return cls(
+            artifact=job.artifact,
+            fingerprint=job.fingerprint,
+            alpha=model.calibration.alpha,
+            runner=model.name,
+            version=job.version,
+            source=_digest(job.images),
+            images=len(job.images),
+            batch=job.batch,
+            part=job.part,
+        )
+
+    @classmethod
+    def load(cls, path: Path) -> "RunRecord | None":
+        """Read a record; None if the file is not a record of this version."""
+        try:
+            return cls.model_validate_json(path.read_bytes())
+        except ValidationError:
+            return None
+
+    def differences(self, other: "RunRecord") -> list[str]:
+        """Return what another run does otherwise, in words."""
+        found = []
+        for field in type(self).model_fields:
+            ours, theirs = getattr(self, field), getattr(other, field)
+            if field in _FREE or ours == theirs:
+                continue
+            if field == "source":
+                found.append("the images have other names, classes, sizes or dates")
+            else:
+                found.append(f"{field} was {ours}, now it is {theirs}")
+        return found
+
+
+def _digest(images: Images) -> str:
+    digest = hashlib.blake2b(digest_size=16)
+    digest.update((revision(images.names, images.files()) or "").encode())
+    if images.classes:
+        for number in images.class_numbers:
+            digest.update(f"{images.classes[number]}\0".encode())
+    return digest.hexdigest()

@@ -54,13 +54,18 @@ from isogon.bundle.fastest import (
 from isogon.bundle.fitted import (
     FITTED as FITTED,
     HELD_OUT as HELD_OUT,
+    REDUCED as REDUCED,
+    REDUCTION as REDUCTION,
     SITE_DETECTOR as SITE_DETECTOR,
     TRAINING_DETECTOR as TRAINING_DETECTOR,
     DetectorInForce as DetectorInForce,
     FittedOn as FittedOn,
+    Reduction as Reduction,
     detector_in_force as detector_in_force,
     detector_spec as detector_spec,
     held_out_for as held_out_for,
+    reduced_detector as reduced_detector,
+    reduction_in_force as reduction_in_force,
 )
 from isogon.bundle.manifest import (
     MANIFEST as MANIFEST,
@@ -78,13 +83,6 @@ from isogon.bundle.metadata import (
 from isogon.bundle.names import (
     has_timm_source as has_timm_source,
     is_import_path as is_import_path,
-)
-from isogon.bundle.reduction import (
-    REDUCED as REDUCED,
-    REDUCTION as REDUCTION,
-    Reduction as Reduction,
-    reduced_detector as reduced_detector,
-    reduction_in_force as reduction_in_force,
 )
 from isogon.bundle.stage import (
     StageWriter as StageWriter,

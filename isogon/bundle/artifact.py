@@ -25,7 +25,7 @@ from isogon.runtimes import (
     other_runtimes,
     runtime_for,
 )
-from isogon.runtimes.precision import Precision
+from isogon.runtimes.runner import Precision
 from isogon.runtimes.stamps import EngineStamp, Machine
 
 ONNX = "onnx/model.onnx"

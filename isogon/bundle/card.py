@@ -7,7 +7,6 @@ metadata that Hugging Face's hub reads.
 from collections.abc import Iterator
 
 from isogon.bundle.artifact import parity_reports
-from isogon.bundle.detection import detection_sentence
 from isogon.bundle.evaluation import (
     EVALUATION,
     Estimate,
@@ -15,7 +14,11 @@ from isogon.bundle.evaluation import (
     Fidelity,
     Quality,
 )
-from isogon.bundle.false_alarms import expected_rate, measured_false_alarms
+from isogon.bundle.false_alarms import (
+    detection_sentence,
+    expected_rate,
+    measured_false_alarms,
+)
 from isogon.bundle.fitted import DetectorInForce
 from isogon.bundle.manifest import Manifest
 from isogon.bundle.store import Bundle

@@ -1,4 +1,4 @@
-"""How often familiar images are flagged: what was measured, and what can be expected."""
+"""How often a model flags images: familiar ones falsely, and unfamiliar ones rightly."""
 
 from typing import Literal
 
@@ -6,8 +6,8 @@ import numpy as np
 from jaxtyping import Bool
 from pydantic import BaseModel, ConfigDict, Field
 
-from isogon.bundle.fitted import SITE_DETECTOR, detector_in_force
-from isogon.bundle.reduction import REDUCTION
+from isogon.bundle.evaluation import Evaluation
+from isogon.bundle.fitted import REDUCTION, SITE_DETECTOR, detector_in_force
 from isogon.bundle.store import Bundle
 
 FALSE_ALARMS = "ood/false_alarms.json"
@@ -98,3 +98,36 @@ def beta_quantile(share: float, a: int, b: int) -> float:
         else:
             high = x
     return (low + high) / 2
+
+
+def detection_sentence(found: Evaluation) -> str | None:
+    """Return how many of its unfamiliar images the student's detector flags.
+
+    Near and far sets are counted apart: one is much harder than the other. None where
+    it was not counted.
+    """
+    counted: dict[str, tuple[int, int]] = {}
+    for one in found.unfamiliar.values():
+        if one.flagged is not None:
+            flagged, images = counted.get(one.kind, (0, 0))
+            counted[one.kind] = flagged + one.flagged, images + one.images
+    if not counted:
+        return None
+    if len(counted) == 1:
+        ((flagged, images),) = counted.values()
+        return f"Flags {_share(flagged, images)} of {images:,} unfamiliar images."
+    (far, of_far), (near, of_near) = counted["far"], counted["near"]
+    return (
+        f"Flags {_share(far, of_far)} of {of_far:,} far and {_share(near, of_near)} of "
+        f"{of_near:,} near unfamiliar images."
+    )
+
+
+def _share(flagged: int, images: int) -> str:
+    """Return whole percents: 100 % is all of them, and 0 % is none."""
+    percents = round(100 * flagged / images)
+    if percents == 0 and flagged:
+        return "less than 1 %"
+    if percents == 100 and flagged < images:
+        return "more than 99 %"
+    return f"{percents} %"

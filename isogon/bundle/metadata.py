@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 from pydantic import ValidationError
 
+from isogon.bundle.fitted import Reduction
 from isogon.bundle.manifest import Manifest
-from isogon.bundle.reduction import Reduction
 from isogon.errors import BundleError
 from isogon.images.preprocessing import Preprocessing
 from isogon.ood.calibration import Calibration

@@ -6,8 +6,9 @@ from typing import Annotated
 import typer
 
 from isogon.cli import console
-from isogon.cli.exporting import exported_document
+from isogon.cli.exporting import exported_document, show_exported
 from isogon.cli.options import AsJson, BundlePath
+from isogon.cli.tables import show_detector
 
 
 def calibrate(
@@ -100,6 +101,6 @@ def calibrate(
         }
         console.as_json(exported_document(exported) | document)
     else:
-        console.exported(opened, exported)
-        console.detector(found, detects)
+        show_exported(opened, exported)
+        show_detector(found, detects)
     exported.require()

@@ -1,27 +1,193 @@
-"""What the command line shows: results on stdout, progress and errors on stderr."""
+"""What every command says: progress, notes and errors on stderr, JSON on stdout."""
 
-from isogon.cli.answers_table import answers as answers
-from isogon.cli.comparison_table import comparison as comparison
-from isogon.cli.detector_table import detector as detector
-from isogon.cli.divergence_table import divergence as divergence
-from isogon.cli.embedding_table import embedded as embedded
-from isogon.cli.evaluation_tables import evaluation as evaluation
-from isogon.cli.export_tables import (
-    exported as exported,
-    verified as verified,
-    weights as weights,
+import json
+import math
+import os
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib import import_module
+from typing import Any
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    Task,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
 )
-from isogon.cli.failures import failure as failure
-from isogon.cli.inspection_tables import inspection as inspection
-from isogon.cli.parity_table import parity as parity
-from isogon.cli.published import published as published
-from isogon.cli.quickstart_table import quickstart as quickstart
-from isogon.cli.recipe import recipe as recipe, written_recipe as written_recipe
-from isogon.cli.terminal import (
-    as_json as as_json,
-    load as load,
-    loading as loading,
-    needing as needing,
-    note as note,
-    progress as progress,
-)
+from rich.text import Text
+
+_SILENCE = 30.0  # seconds
+
+
+class LoggedProgress(Progress):
+    """Bars told in words, so that a log shows what a run does and how far it is."""
+
+    def __init__(
+        self, *columns: ProgressColumn, console: Console, every: float = _SILENCE
+    ) -> None:
+        """Set up the lines.
+
+        Args:
+            columns: those of the bars; a line has no use for them.
+            console: where to write.
+            every: seconds between two lines.
+        """
+        # `track` counts each item only where nothing refreshes by itself.
+        super().__init__(*columns, console=console, disable=True, auto_refresh=False)
+        self._every = every
+        self._ended = threading.Event()
+        self._began = time.monotonic()
+        self._thread: threading.Thread | None = None
+
+    def start(self) -> None:
+        """Begin to write lines."""
+        self._began = time.monotonic()
+        self._ended.clear()
+        self._thread = threading.Thread(target=self._write, daemon=True)
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Write what each part took, and no more."""
+        if self._thread is None:
+            return
+        self._ended.set()
+        self._thread.join()
+        self._thread = None
+        for task in self.tasks:
+            self._say(_told(task))
+
+    def _write(self) -> None:
+        while not self._ended.wait(self._every):
+            at_work = [_told(task) for task in self.tasks if not task.finished]
+            # Between two tasks there is work without a progress bar.
+            line = "; ".join(at_work) or f"At work for {_spoken(self._elapsed())}"
+            self._say(line)
+
+    def _say(self, line: str) -> None:
+        self.console.print(line, markup=False, soft_wrap=True)
+
+    def _elapsed(self) -> float:
+        return time.monotonic() - self._began
+
+
+def _told(task: Task) -> str:
+    spent = _spoken(task.elapsed or 0.0)
+    if task.total is None:
+        return f"{task.description}: {spent}"
+    left = None if task.finished else task.time_remaining
+    ends = "" if left is None else f", about {_spoken(left)} left"
+    return f"{task.description}: {task.completed:,.0f}/{task.total:,.0f}, {spent}{ends}"
+
+
+def _spoken(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    if hours:
+        return f"{hours} h {minutes} min"
+    return f"{minutes} min {rest} s" if minutes else f"{rest} s"
+
+
+out = Console(highlight=False, emoji=False)
+err = Console(stderr=True, highlight=False, emoji=False)
+# Of several processes on several devices, only the first prints.
+_follower = os.environ.get("LOCAL_RANK", "0") != "0"
+aside = Console(stderr=True, highlight=False, emoji=False, quiet=_follower)
+
+
+class _Rate(ProgressColumn):
+    """The speed of late."""
+
+    def render(self, task: Task) -> Text:
+        """Return steps per second; nothing before it is known."""
+        speed = task.finished_speed or task.speed
+        return Text("" if speed is None else f"{speed:,.0f}/s", no_wrap=True)
+
+
+def progress(*, rate: bool = False) -> Progress:
+    """Return progress bars with the work done, the time spent and the time left.
+
+    Where stderr is no terminal they are plain lines, every half minute.
+
+    Args:
+        rate: also show the speed.
+    """
+    if not aside.is_terminal or aside.is_dumb_terminal:
+        return LoggedProgress(console=aside)
+    return Progress(
+        TextColumn("{task.description:32}"),
+        BarColumn(bar_width=28),
+        MofNCompleteColumn(),
+        *([_Rate()] if rate else []),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+        console=aside,
+        refresh_per_second=2,  # a refresh takes a millisecond, from the training too
+    )
+
+
+@contextmanager
+def loading(bars: Progress, *, extra: str) -> Iterator[None]:
+    """Show that imports are under way: torch and its kin take seconds.
+
+    Raises:
+        UsageError: see `needing`.
+    """
+    task = bars.add_task("Loading PyTorch", total=None)
+    with needing(extra):
+        yield
+    bars.remove_task(task)
+
+
+def load(module: str, bars: Progress, *, extra: str) -> None:
+    """Import a stage before it is called, showing that; see `loading`."""
+    with loading(bars, extra=extra):
+        import_module(module)
+
+
+@contextmanager
+def needing(extra: str) -> Iterator[None]:
+    """Import packages that an extra of Isogon brings.
+
+    Raises:
+        UsageError: one of them is not installed.
+    """
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        from isogon.errors import UsageError
+
+        package = str(error.name).partition(".")[0]
+        raise UsageError(
+            f"This command needs the package {package!r}, which is not installed. "
+            f"Install the extra `{extra}`: `pip install '.[{extra}]'` where Isogon's "
+            f"source lies."
+        ) from error
+
+
+def note(text: str) -> None:
+    """Say something that is not a result."""
+    aside.print(text, markup=False, soft_wrap=True)
+
+
+def as_json(document: Any) -> None:
+    """Print a result for machines; what is not finite is null: JSON has no word for it."""
+    print(json.dumps(_finite(document), indent=2, allow_nan=False))
+
+
+def _finite(document: Any) -> Any:
+    match document:
+        case float() if not math.isfinite(document):
+            return None
+        case dict():
+            return {key: _finite(value) for key, value in document.items()}
+        case list() | tuple():
+            return [_finite(value) for value in document]
+    return document

@@ -8,7 +8,10 @@ import typer
 from rich.progress import Progress
 
 from isogon.cli import console
+from isogon.cli.evaluation import show_evaluation
+from isogon.cli.exporting import show_exported
 from isogon.cli.options import AsJson
+from isogon.cli.recipe import print_recipe, show_recipe
 
 if TYPE_CHECKING:
     from distill import Chosen, Recipe
@@ -262,7 +265,7 @@ def distill(
         if dry_run:
             _dry_run(chosen, progress, minutes, as_json=as_json)
             return
-        console.recipe(chosen, whole=recipe is None)
+        show_recipe(chosen, whole=recipe is None)
         bundle = distilled(
             chosen.recipe, path, progress, accept_changes=accept_changes, minutes=minutes
         )
@@ -275,10 +278,10 @@ def distill(
         console.as_json(found.model_dump(mode="json"))
     else:
         following = f"isogon evaluate {bundle.path}, or isogon export {bundle.path}"
-        console.evaluation(bundle.path, found, following=following)
+        show_evaluation(bundle.path, found, following=following)
     if exported is not None:
         if not as_json:
-            console.exported(Bundle.open(path), exported)
+            show_exported(Bundle.open(path), exported)
         exported.require()
 
 
@@ -329,4 +332,4 @@ def _dry_run(
     if as_json:
         console.as_json({"recipe": chosen.document, "plan": plan.as_document()})
     else:
-        console.written_recipe(chosen)
+        print_recipe(chosen)

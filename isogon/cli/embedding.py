@@ -6,10 +6,12 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from isogon.cli import console
+from isogon.cli.console import note, out
 from isogon.cli.options import AsJson, BundlePath
+from isogon.cli.tables import add_row, titled
 
 if TYPE_CHECKING:
-    from isogon.bulk import Engine
+    from isogon.bulk import Engine, Summary
 
 
 def embed(
@@ -123,7 +125,7 @@ def embed(
     if as_json:
         console.as_json(summary.document())
     else:
-        console.embedded(summary)
+        show_embedded(summary)
     if summary.unreadable_share > unreadable_limit:
         console.note(
             f"{summary.unreadable_share:.1%} of the images cannot be read, more than "
@@ -151,6 +153,30 @@ def _engine(name: str, workers: int | None, address: str | None) -> "Engine":
 
         return RayEngine(workers=workers, address=address)
     from isogon.bulk import ProcessEngine
-    from isogon.runtimes.cores import usable_cores
+    from isogon.runtimes.device import usable_cores
 
     return ProcessEngine(workers=workers or usable_cores())
+
+
+def show_embedded(summary: "Summary") -> None:
+    """Print the figures of a run, and where the unreadable images are listed."""
+    table = titled(str(summary.output), "", "")
+    table.show_header = False
+    add_row(table, "images", f"{summary.images:,}")
+    if summary.continued:
+        add_row(table, "done by an earlier start", f"{summary.continued:,}")
+    add_row(table, f"embedded, width {summary.width}", f"{summary.embedded:,}")
+    flagged = f"{summary.flagged:,}"
+    if summary.embedded:
+        flagged += f" ({summary.flagged / summary.embedded:.1%})"
+    add_row(table, f"unfamiliar, p at most {summary.alpha:g}", flagged)
+    add_row(table, "unreadable", f"{summary.unreadable:,}")
+    if summary.passed_over:
+        add_row(table, "passed over: hidden, or no images", f"{summary.passed_over:,}")
+    if summary.images_per_second is not None:
+        add_row(table, "images per second", f"{summary.images_per_second:,.0f}")
+    add_row(table, "runner", summary.runner)
+    add_row(table, "artifact", f"{summary.fingerprint[:12]}…")
+    out.print(table)
+    if summary.unreadable_list is not None:
+        note(f"What could not be read, and why: {summary.unreadable_list}")

@@ -14,18 +14,18 @@ import typer
 
 from isogon.cli import console
 from isogon.cli.calibration import calibrate
-from isogon.cli.card import card
+from isogon.cli.console import aside, err
 from isogon.cli.distillation import distill
 from isogon.cli.embedding import embed
 from isogon.cli.evaluation import compare, evaluate
 from isogon.cli.exporting import export
-from isogon.cli.hub import pull, push
-from isogon.cli.inspection import inspect
-from isogon.cli.publishing import publish
+from isogon.cli.inspection import card, inspect
+from isogon.cli.publishing import publish, pull, push
 from isogon.cli.quickstart import quickstart
+from isogon.cli.recipe import recipe
 from isogon.cli.running import run
 from isogon.cli.serving import serve
-from isogon.cli.starting import recipe
+from isogon.cli.tables import parity_table
 from isogon.cli.verification import diverge, judge, verify
 
 app = typer.Typer(
@@ -99,3 +99,16 @@ def main() -> None:
 
 if __name__ == "__main__":
     main()
+
+
+def failure(error: Exception) -> None:
+    """Say what went wrong, the table of a failed gate first."""
+    from isogon.errors import ProcessError
+
+    report = getattr(error, "report", None)
+    if report is not None:
+        err.print(parity_table(report))
+    # An error of all processes is printed by the first; other errors by each process.
+    console = err if isinstance(error, ProcessError) else aside
+    console.print("[bold red]Error[/]", end=" ")
+    console.print(str(error), markup=False, soft_wrap=True)

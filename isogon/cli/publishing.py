@@ -1,11 +1,16 @@
-"""`isogon publish`: a bundle in BentoML's model store."""
+"""`isogon publish`, `push` and `pull`: a bundle in BentoML's store, or on a hub."""
 
-from typing import Annotated
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from isogon.cli import console
+from isogon.cli.console import out
 from isogon.cli.options import AsJson, BundlePath
+
+if TYPE_CHECKING:
+    from serving.publishing import Published
 
 
 def publish(
@@ -57,4 +62,70 @@ def publish(
             }
         )
     else:
-        console.published(published, bento=built)
+        show_published(published, bento=built)
+
+
+_REPOSITORY = typer.Argument(metavar="USER/NAME", help="A model repository on the hub.")
+
+
+def push(
+    bundle: BundlePath,
+    repository: Annotated[str, _REPOSITORY],
+    public: Annotated[
+        bool,
+        typer.Option("--public", help="Where the repository is made: for everybody."),
+    ] = False,
+    message: Annotated[
+        str | None, typer.Option(help="Of the commit.", show_default=False)
+    ] = None,
+) -> None:
+    """Upload a bundle and its model card to Hugging Face's hub, in one commit.
+
+    The repository is made where there is none, private without --public. Log in before
+    with `hf auth login`, or set HF_TOKEN; HF_ENDPOINT names another hub. The card is what
+    `isogon card` prints.
+    """
+    with console.needing("hub"):
+        from isogon.hub import push as run
+
+        print(run(bundle, repository, private=not public, message=message))
+
+
+def pull(
+    repository: Annotated[str, _REPOSITORY],
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "--output",
+            "-o",
+            help="The bundle to make. [default: NAME.isogon]",
+            show_default=False,
+        ),
+    ] = None,
+    revision: Annotated[str, typer.Option(help="A branch, a tag or a commit.")] = "main",
+) -> None:
+    """Download a bundle from Hugging Face's hub; every hash is checked.
+
+    Only what the manifest names is downloaded. A bundle appears whole, or not at all.
+    """
+    with console.needing("hub"):
+        from isogon.hub import pull as run
+
+        name = repository.rpartition("/")[2].removesuffix(".isogon")
+        print(run(repository, output or f"{name}.isogon", revision=revision).path)
+
+
+def show_published(found: "Published", *, bento: str | None) -> None:
+    """Print the tags and the commands that take them."""
+    verb = "is already" if found.already else "is now"
+    lines = [
+        f"{found.tag} {verb} in BentoML's model store: {found.path}, "
+        f"{found.bytes / 1e6:,.1f} MB",
+        f"  isogon serve bentoml:{found.tag}",
+    ]
+    if bento is not None:
+        lines += [
+            f"{bento} is a Bento that holds it",
+            f"  bentoml containerize {bento}",
+        ]
+    out.print("\n".join(lines), markup=False, soft_wrap=True)

@@ -3,18 +3,26 @@
 import shutil
 import tempfile
 from pathlib import Path
+from shlex import quote
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 from rich.progress import Progress
+from rich.table import Table
 
 from isogon.cli import console
+from isogon.cli.console import out
 from isogon.cli.distillation import distilled
+from isogon.cli.evaluation import evaluation_table, print_fitting, print_worth
+from isogon.cli.recipe import show_recipe
+from isogon.cli.tables import add_row
 
 if TYPE_CHECKING:
     from distill import Chosen, Recipe
+    from distill.evaluation import Evaluation
     from isogon.bundle import Bundle
     from isogon.parity import ParityReport
+
 
 # A lock, the plan, and which images can be read: quickly made again.
 _OF_NO_WORTH = (".lock", "plan.json", "readable-*")
@@ -115,7 +123,7 @@ def quickstart(
         latencies = _latencies(bundle, progress)
         examples = _examples(recipe, bundle, progress)
         answers = _asked_over_http(bundle, examples, progress)
-    console.quickstart(
+    show_quickstart(
         bundle,
         report,
         evaluation(bundle),
@@ -189,7 +197,7 @@ def _of_images(
             from distill.strangers import strangers
         unfamiliar = strangers(recipe, pictures, progress)
     found = chosen(unfamiliar)
-    console.recipe(found, whole=True)
+    show_recipe(found, whole=True)
     return found.recipe
 
 
@@ -232,7 +240,7 @@ def _distilled(
 def _made_by(recipe: "Recipe", bundle: "Bundle", *, any_length: bool) -> "Bundle":
     """Return the bundle, if it is what this recipe makes, maybe in another length."""
     from distill import recipe_from_toml
-    from distill.recipe.places import portable
+    from distill.recipe.written import portable
     from isogon.errors import UsageError
 
     theirs, ours = (
@@ -308,3 +316,76 @@ def _asked_over_http(
             progress.update(task, advance=1)
     shutil.rmtree(folder)
     return answers
+
+
+def show_quickstart(
+    bundle: "Bundle",
+    report: "ParityReport",
+    found: "Evaluation",
+    *,
+    latencies: dict[str, float],
+    examples: tuple[Path, ...],
+    answers: list[dict[str, Any]],
+) -> None:
+    """Print the whole chain's figures and the commands to go on with."""
+    print_worth(found)
+    print_fitting(
+        lambda intervals: _table(
+            bundle,
+            report,
+            found,
+            intervals=intervals,
+            latencies=latencies,
+            examples=examples,
+            answers=answers,
+        )
+    )
+    counted = [one for one in found.unfamiliar.values() if one.flagged is not None]
+    if counted:
+        flagged = sum(one.flagged or 0 for one in counted)
+        images = sum(one.images for one in counted)
+        out.print(f"\nIt flags {flagged:,} of {images:,} unfamiliar images.")
+    path, part = quote(str(bundle.path)), quote(f"images=@{examples[1]}")
+    out.print(
+        f"\nNext:\n"
+        f"  isogon serve {path}\n"
+        f"  curl -F {part} localhost:3000/v1/embed\n"
+        f"  isogon inspect {path}\n"
+        f"  isogon quickstart --images YOUR_FOLDER --unfamiliar OTHER_FOLDER --output "
+        f"yours.isogon",
+        markup=False,
+        soft_wrap=True,
+    )
+
+
+def _table(
+    bundle: "Bundle",
+    report: "ParityReport",
+    found: "Evaluation",
+    *,
+    intervals: bool,
+    latencies: dict[str, float],
+    examples: tuple[Path, ...],
+    answers: list[dict[str, Any]],
+) -> Table:
+    """Return the table of every figure."""
+    title = f"{bundle.path}"
+    table = evaluation_table(found, title, intervals=intervals, bundle=bundle)
+    blank = [""] * (len(table.columns) - 2)  # all but the names and the student
+
+    def of_student(name: str, value: str) -> None:
+        add_row(table, name, *blank, value)
+
+    figures = report.figures
+    table.add_section()
+    of_student("parity: minimum cosine", f"{figures.min_cosine:.7f}")
+    of_student("parity: largest error", f"{figures.max_abs_error:.1e}")
+    of_student("parity: neighbours kept", f"{figures.neighbour_agreement:.4f}")
+    of_student("parity: same decisions", f"{figures.decision_agreement:.4f}")
+    for name, milliseconds in latencies.items():
+        of_student(f"latency, {name}", f"{milliseconds:.2f} ms")
+    table.add_section()
+    for kind, image, ood in zip(("familiar", "unfamiliar"), examples, answers, strict=True):
+        verdict = "unfamiliar" if ood["is_ood"] else "familiar"
+        of_student(f"{kind}: {image.name}", f"p = {ood['p_value']:.4f}, {verdict}")
+    return table

@@ -1,14 +1,85 @@
-"""A recipe as it is going to be run, with what was chosen for the user and why."""
+"""`isogon recipe`: an annotated recipe for a folder of images; and how one is shown."""
 
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
-from isogon.cli.terminal import note
+import typer
+
+from isogon.cli import console
+from isogon.cli.console import note
 
 if TYPE_CHECKING:
     from distill import Chosen
 
 
-def recipe(chosen: "Chosen", *, whole: bool) -> None:
+def recipe(
+    images: Annotated[
+        str, typer.Argument(metavar="IMAGES", help="What to learn from, as in `distill`.")
+    ],
+    unfamiliar: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="[NAME[:near|far]=]SOURCE",
+            help="Images the OOD score should flag. May be given several times.",
+            show_default=False,
+        ),
+    ] = None,
+    teacher: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME[:CHECKPOINT]", help="As in `distill`.", show_default=False
+        ),
+    ] = None,
+    student: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME[:CHECKPOINT]", help="As in `distill`.", show_default=False
+        ),
+    ] = None,
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "--output",
+            "-o",
+            help="The file to write; it must not exist. Without it: stdout.",
+            show_default=False,
+        ),
+    ] = None,
+) -> None:
+    """Write a recipe for a folder of images, every key with what it means.
+
+    Nothing is measured or run. Change what you like, then `isogon distill RECIPE`. Beside
+    a value that was chosen for you stands the reason.
+    """
+    from distill import Wanted, chosen_from
+    from distill.images.listing import require_sources
+    from distill.recipe.keys import annotated
+    from isogon.errors import UsageError
+
+    with console.needing("distill"):
+        wanted = Wanted(
+            images=images,
+            unfamiliar=tuple(unfamiliar or ()),
+            teacher=tuple(teacher or ()),
+            student=student,
+        )
+        chosen = chosen_from(None, wanted, minutes=None)
+        require_sources(chosen.recipe)
+    text = annotated(chosen.document, chosen.taken)
+    if output is None:
+        print(text, end="")
+        return
+    try:
+        with output.open("x", encoding="utf-8") as file:
+            file.write(text)
+    except FileExistsError as error:
+        raise UsageError(
+            f"{output} exists already, and a recipe is never overwritten. Choose another "
+            f"--output, or remove it."
+        ) from error
+
+
+def show_recipe(chosen: "Chosen", *, whole: bool) -> None:
     """Say what will be run: the whole recipe, or only what a file left to be chosen."""
     from distill import written
 
@@ -21,7 +92,7 @@ def recipe(chosen: "Chosen", *, whole: bool) -> None:
         note(f"[{one.section}] {one.key} = {one.value!r}: {one.reason}")
 
 
-def written_recipe(chosen: "Chosen") -> None:
+def print_recipe(chosen: "Chosen") -> None:
     """Print the recipe as a file."""
     from distill import written
 

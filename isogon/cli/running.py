@@ -1,12 +1,19 @@
 """`isogon run`: an ONNX file alone, without its bundle."""
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+from rich.text import Text
 
 from isogon.cli import console
+from isogon.cli.console import note, out
 from isogon.cli.options import AsJson
+from isogon.cli.tables import add_row, titled
+
+if TYPE_CHECKING:
+    from isogon.model import Answer, Model, Unread
 
 
 def run(
@@ -70,7 +77,7 @@ def run(
             }
         )
     else:
-        console.answers(opened, found)
+        show_answers(opened, found)
     if output is not None and answered:  # last: the answers are shown even if this fails
         save_answers(output, answered, opened.fingerprint)
     if len(answered) < len(found):
@@ -86,3 +93,36 @@ def _files(images: list[Path]) -> list[Path]:
         for image in images
         for file in (ImageFolder.list(image).files() if image.is_dir() else [image])
     ]
+
+
+def show_answers(model: "Model", found: "Sequence[Answer | Unread]") -> None:
+    """Print score, p-value and verdict of each image; name those that were not read."""
+    from isogon.model import Answer
+
+    table = titled(model.name, "image", "OOD score", "p", "", "embedding")
+    table.columns[0].overflow = "fold"  # a name is read to its end
+    for one in found:
+        if not isinstance(one, Answer):
+            continue
+        verdict = (
+            Text("unfamiliar", "bold red") if one.is_ood else Text("familiar", "green")
+        )
+        begins = " ".join(f"{value:+.3f}" for value in one.embedding[:3])
+        add_row(
+            table,
+            one.name,
+            f"{one.ood_score:.4f}",
+            f"{one.p_value:.4f}",
+            verdict,
+            f"{begins} … [{len(one.embedding)}]",
+        )
+    table.caption = (
+        f"A p-value of at most {model.calibration.alpha:g} is unfamiliar; "
+        f"fingerprint {model.fingerprint[:12]}…"
+    )
+    table.caption_justify = "left"
+    if table.rows:
+        out.print(table)
+    for one in found:
+        if not isinstance(one, Answer):
+            note(f"{one.name} {one.reason}")

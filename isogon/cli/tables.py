@@ -1,10 +1,18 @@
-"""Tables whose cells are shown as they are."""
+"""Tables whose cells are shown as they are, and those that several commands show."""
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
+
+from isogon.cli.console import note, out
+
+if TYPE_CHECKING:
+    from export import Detection
+    from isogon.bundle import DetectorInForce
+    from isogon.parity import ParityReport
+
 
 STYLE: dict[str, Any] = {"title_justify": "left", "title_style": "bold", "min_width": 60}
 
@@ -25,3 +33,47 @@ def add_row(table: Table, *cells: str | Text) -> None:
 def figure_cell(value: float | None, *, best: bool = False) -> Text:
     """Return a figure of three decimals, bold where it is the best; None is empty."""
     return Text("" if value is None else f"{value:.3f}", "bold" if best else "")
+
+
+def show_detector(found: "DetectorInForce", detects: "Detection | None") -> None:
+    """Print which detector is in force, what is behind it, and how well it detects."""
+    table = Table(title="Detector in force", show_header=False, **STYLE)
+    add_detector(table, found)
+    out.print(table)
+    if detects is None:
+        note("The bundle keeps no unfamiliar images; --unfamiliar names some to detect.")
+    else:
+        out.print(detects.sentence, markup=False, soft_wrap=True)
+
+
+def add_detector(table: Table, found: "DetectorInForce") -> None:
+    """Add the rows that say so to a table of facts."""
+    spec = found.spec
+    settings = {"k": spec.k, "dim": spec.dim}
+    given = [f"{name} = {value}" for name, value in settings.items() if value is not None]
+    add_row(table, "detector", ", ".join([spec.name, *given]))
+    where = "at the site" if found.fitted == "site" else "in training"
+    add_row(table, "fitted", where + (f", on {found.images}" if found.images else ""))
+    if found.bank is not None:
+        reduced = found.reduced_bank
+        rest = "" if reduced is None else f", reduced to {reduced:,} vectors"
+        add_row(table, "images in its bank", f"{found.bank:,}{rest}")
+    add_row(table, "images that calibrate", f"{found.calibration:,}")
+    add_row(table, "false-alarm rate, alpha", f"{spec.alpha:g}")
+
+
+def parity_table(report: "ParityReport") -> Table:
+    """Return every figure of a report beside its bound."""
+    table = titled(f"{report.artifact} on {report.candidate}", "", "seen", "bound", "")
+    for check in report.checks:
+        mark = Text("ok", "green") if check else Text("broken", "bold red")
+        name = check.name.replace("_", " ")
+        add_row(table, name, check.shown, f"{check.sign} {check.bound:.8g}", mark)
+    sizes = ", ".join(map(str, report.batch_sizes))
+    add_row(table, "comparisons", f"{report.figures.images:,}", "> 0", f"batches {sizes}")
+    return table
+
+
+def show_parity(report: "ParityReport") -> None:
+    """Print a parity report that passed."""
+    out.print(parity_table(report))

@@ -5,11 +5,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from rich.text import Text
 
 from isogon.cli import console
+from isogon.cli.console import out
+from isogon.cli.exporting import show_verified
 from isogon.cli.options import AsJson, Bounds, MoreImages
+from isogon.cli.tables import add_row, show_parity, titled
 
 if TYPE_CHECKING:
+    from export import Divergence
     from isogon.errors import UsageError
 
 
@@ -120,7 +125,7 @@ def _verify(
             }
         )
     else:
-        console.verified(verified)
+        show_verified(verified)
     verified.require()
 
 
@@ -135,7 +140,7 @@ def _judge(run: Path, bounds: list[str], *, as_json: bool) -> None:
     if not report:
         raise ParityFailedError(report, "Nothing was changed.")
     if not as_json:
-        console.parity(report)
+        show_parity(report)
 
 
 def _diverge(
@@ -153,7 +158,7 @@ def _diverge(
     opened = Bundle.open(bundle)
     with console.progress() as progress:
         with console.loading(progress, extra="export"):
-            from export.divergence.plot import draw
+            from export.divergence.record import draw
         found = api.diverge(opened, artifact, bound=bound, progress=progress)
         draw(found, drawn)
     if as_json:
@@ -164,7 +169,7 @@ def _diverge(
         }
         console.as_json(told | found.model_dump(mode="json"))
     else:
-        console.divergence(found, drawn)
+        show_divergence(found, drawn)
     if found.first is not None or found.only_when_fused:
         raise typer.Exit(1)
 
@@ -210,3 +215,22 @@ def diverge(context: typer.Context) -> None:
     bundle, *rest = context.args or ["BUNDLE", "ARTIFACT"]
     given = shlex.join([bundle, "--diverge", *(rest or ["ARTIFACT"])])
     raise _wrong(f"`isogon diverge` is a way of `isogon verify` now: isogon verify {given}")
+
+
+def show_divergence(found: "Divergence", plot: Path) -> None:
+    """Print the nodes around the first that diverges, and what that means."""
+    table = titled("Error by depth", "node", "module", "error", "of its inputs")
+    table.columns[1].justify, table.columns[1].overflow = "left", "fold"
+    for node in found.around_first():
+        style = "bold red" if node == found.first else ""
+        add_row(
+            table,
+            Text(f"{node.name} ({node.op_type})", style),
+            Text(node.module, style),
+            Text(f"{node.error:.2e}", style),
+            Text(f"{node.input_error:.2e}", style),
+        )
+    out.print(table)
+    out.print(
+        f"{found}\nThe error by depth is drawn in {plot}.", markup=False, soft_wrap=True
+    )

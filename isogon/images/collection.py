@@ -20,7 +20,6 @@ from isogon.images.decoding import ImageLimits, decode
 from isogon.images.examined import ExaminationRecord, Examined
 from isogon.images.preprocessing import Preprocessing
 from isogon.images.samples import ASSUMED, Range
-from isogon.images.subset import spread
 
 # Beyond this share of unreadable images something is wrong with the source itself.
 UNREADABLE_LIMIT = 0.1
@@ -251,3 +250,12 @@ def require_unique(names: Sequence[str], where: str) -> None:
         f"{where} names {len(twice)} images more than once: {', '.join(twice[:10])}. "
         f"List every image once."
     )
+
+
+SAMPLES = "samples.safetensors"  # `familiar`, `unfamiliar` uint8 [n, h, w, 3]
+SAMPLE_LIMIT = 128
+
+
+def spread(count: int, limit: int = SAMPLE_LIMIT) -> Int[np.ndarray, " _"]:
+    """Return at most `limit` of the places 0 … count - 1, evenly apart."""
+    return np.unique(np.linspace(0, count - 1, min(count, limit)).astype(int))

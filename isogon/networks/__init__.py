@@ -7,21 +7,21 @@ from isogon.networks.architecture import (
 from isogon.networks.backbone import (
     Backbone as Backbone,
     TimmModel as TimmModel,
+    require_size as require_size,
     timm_model as timm_model,
 )
 from isogon.networks.features import (
     FeatureExtractor as FeatureExtractor,
     Features as Features,
 )
-from isogon.networks.imported import ImportedNetwork as ImportedNetwork
-from isogon.networks.importing import (
+from isogon.networks.imported import (
+    ImportedNetwork as ImportedNetwork,
     code_of as code_of,
     module_from_path as module_from_path,
     module_of_path as module_of_path,
     said as said,
     source_of as source_of,
 )
-from isogon.networks.sizes import require_size as require_size
 from isogon.networks.student import (
     WEIGHTS as WEIGHTS,
     Student as Student,

@@ -1,6 +1,13 @@
-"""A user's own network behind the same interface, its shapes checked."""
+"""A user's own network: found by its import path, its shapes checked."""
 
+import importlib
+import importlib.util
 import math
+import sys
+from hashlib import sha256
+from pathlib import Path
+from types import ModuleType
+from typing import Literal
 
 import torch
 from jaxtyping import Float, UInt8
@@ -9,7 +16,180 @@ from torch import Tensor, nn
 from isogon.errors import UsageError
 from isogon.images import Preprocessing
 from isogon.networks.features import FeatureExtractor, Features
-from isogon.networks.importing import said
+from isogon.stages import OWN, namesake
+
+Role = Literal["teacher", "student", "objective"]
+
+
+def module_from_path(name: str, role: Role = "teacher") -> tuple[nn.Module, Path | None]:
+    """Return the network that `package.module:factory` makes, and its source file.
+
+    The factory is called without arguments.
+
+    Raises:
+        UsageError: there is no such module or factory, or it makes something else.
+    """
+    module_name, _, attribute = name.partition(":")
+    module = module_of_path(name, role)
+    where = f"{module_name} ({module.__file__})"
+    factory = getattr(module, attribute, None)
+    if not callable(factory):
+        found = "nothing of this name" if factory is None else f"a {type(factory).__name__}"
+        raise UsageError(f"Expected a function {attribute!r} in {where}, found {found}.")
+    try:
+        network = factory()
+    except Exception as error:  # of the user's own code
+        raise UsageError(f"{name}() failed: {said(error)}.") from error
+    if not isinstance(network, nn.Module):
+        raise UsageError(
+            f"Expected {name}() to return a torch.nn.Module, got a "
+            f"{type(network).__name__}."
+        )
+    return network, _source(module)
+
+
+def source_of(name: str, role: Role = "teacher") -> Path | None:
+    """Return the source file of the module in `package.module:factory`.
+
+    Raises:
+        UsageError: there is no such module, or it cannot be imported.
+    """
+    return _source(module_of_path(name, role))
+
+
+def code_of(name: str, network: nn.Module) -> dict[str, str]:
+    """Return the SHA-256 (hex) of the source that makes a network, by module.
+
+    It counts the module of the import path, and those that define the network's layers
+    in the same package or beside it; not what these import besides.
+    """
+    module_name = name.partition(":")[0]
+    main = _source(sys.modules[module_name])
+    package = module_name.partition(".")[0]
+    names = {module_name, *(type(layer).__module__ for layer in network.modules())}
+    code = {}
+    for module in sorted(names):
+        file = _source(sys.modules.get(module))
+        if file is None or main is None or not file.is_file():
+            continue
+        if module.partition(".")[0] == package or file.parent == main.parent:
+            code[module] = sha256(file.read_bytes()).hexdigest()
+    return code
+
+
+def require_code_of_path(name: str, code: dict[str, str]) -> None:
+    """Raise if the module of an import path has changed, before it is run.
+
+    Args:
+        name: `package.module:factory`.
+        code: what `code_of` returned when the student was made.
+
+    Raises:
+        UsageError: there is no such module, or its source is another.
+    """
+    module_name = name.partition(":")[0]
+    _look_here()
+    try:
+        spec = importlib.util.find_spec(module_name)
+    except Exception:  # of a package that is imported on the way
+        spec = None
+    # Of a module that is loaded already, the file may be gone.
+    if spec is None or spec.origin is None or not Path(spec.origin).is_file():
+        raise UsageError(
+            f"The student is {name}, a network of its author's own, and there is no module "
+            f"{module_name!r} here to make it again. Run this in the folder that holds it, "
+            f"put that on PYTHONPATH, or install it. What is exported already can be "
+            f"served without it."
+        )
+    if module_name in code:
+        found = sha256(Path(spec.origin).read_bytes()).hexdigest()
+        require_code(name, {module_name: found}, {module_name: code[module_name]})
+
+
+def require_code(name: str, found: dict[str, str], expected: dict[str, str]) -> None:
+    """Raise `UsageError` if the source of a student's network is another than it was."""
+    changed = sorted(
+        module
+        for module in found.keys() | expected.keys()
+        if found.get(module) != expected.get(module)
+    )
+    if changed:
+        raise UsageError(
+            f"The student is {name}, and its code has changed since it was trained: "
+            f"{', '.join(changed)}. Bring the source back as it was (its SHA-256 is in "
+            f"manifest.json, at student.code), or distil again. What is exported already "
+            f"can be served without it."
+        )
+
+
+def _source(module: ModuleType | None) -> Path | None:
+    file = getattr(module, "__file__", None)
+    return None if file is None else Path(file)
+
+
+def _look_here() -> None:
+    here = str(Path.cwd())
+    if here not in sys.path:  # a console script's path begins with its own folder
+        sys.path.append(here)
+    importlib.invalidate_caches()
+
+
+def module_of_path(name: str, role: Role) -> ModuleType:
+    """Return the module of `package.module:attribute`, imported.
+
+    Modules of the current folder are found, after all others.
+
+    Raises:
+        UsageError: there is no such module, or it cannot be imported.
+    """
+    module_name = name.partition(":")[0]
+    _look_here()
+    _require_unambiguous(module_name, name, role)
+    try:
+        return importlib.import_module(module_name)
+    except ModuleNotFoundError as error:
+        if error.name and f"{module_name}.".startswith(f"{error.name}."):
+            raise _missing(error.name, name, role) from error
+        raise UsageError(
+            f"Importing {module_name} failed: {error}. Install what it needs."
+        ) from error
+    except (TypeError, ValueError) as error:  # relative or empty names
+        raise UsageError(f"{name!r} is no import path: {error}. {_advice(role)}") from error
+    except Exception as error:  # of the user's own code
+        raise UsageError(f"Importing {module_name} failed: {said(error)}.") from error
+
+
+def _require_unambiguous(module_name: str, name: str, role: Role) -> None:
+    """Refuse a module of the user's own in a package named as one of Isogon's."""
+    package = module_name.partition(".")[0]
+    other = namesake(package, sys.path) if package in OWN else None
+    if other is not None:
+        raise UsageError(
+            f"The {role} {name} is in a package that is named as one of Isogon's own, "
+            f"`{package}`, so that {other} is not found. Rename yours, and `name` with it."
+        )
+
+
+def _missing(module: str, name: str, role: Role) -> UsageError:
+    return UsageError(
+        f"There is no module {module!r} for the {role} {name}. {_advice(role)}"
+    )
+
+
+def _advice(role: Role) -> str:
+    place, what = f"[{role}]", "factory"
+    if role == "objective":
+        place, what = "[[objective]]", "Class"
+    return (
+        f"Write `name` in {place} as `package.module:{what}`; modules in the current "
+        f"folder, on PYTHONPATH and installed ones are found."
+    )
+
+
+def said(error: Exception) -> str:
+    """Return what an error of the user's own code says, on one line and not too long."""
+    return f"{type(error).__name__}: {' '.join(str(error)[:400].split())}"
+
 
 _EXPECTED = (
     "Expected float images [b, 3, h, w] in, and out either embeddings [b, d] or tokens "

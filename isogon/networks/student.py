@@ -13,8 +13,8 @@ from isogon.images import Preprocessing
 from isogon.networks.architecture import architecture_of
 from isogon.networks.backbone import Backbone, timm_model
 from isogon.networks.features import FeatureExtractor, Features
-from isogon.networks.imported import ImportedNetwork
-from isogon.networks.importing import (
+from isogon.networks.imported import (
+    ImportedNetwork,
     code_of,
     module_from_path,
     require_code,

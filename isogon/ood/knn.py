@@ -7,8 +7,8 @@ import numpy as np
 from jaxtyping import Float
 
 from isogon.errors import UsageError
-from isogon.ood.blocks import in_blocks
 from isogon.ood.detector import Bank, Detector, Settings
+from isogon.ood.neighbours import in_blocks
 from isogon.ood.statistics import StoredStatistics
 
 

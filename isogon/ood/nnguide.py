@@ -6,9 +6,9 @@ from typing import ClassVar
 import numpy as np
 from jaxtyping import Float
 
-from isogon.ood.blocks import in_blocks
 from isogon.ood.detector import Bank, Detector, Settings
 from isogon.ood.knn import directions, require_neighbours
+from isogon.ood.neighbours import in_blocks
 from isogon.ood.probe import LinearProbe, log_sum_exp
 from isogon.ood.statistics import StoredStatistics
 

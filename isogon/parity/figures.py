@@ -3,8 +3,7 @@
 import numpy as np
 from jaxtyping import Bool, Float, Float32
 
-from isogon.ood.blocks import BLOCK
-from isogon.ood.neighbours import NEIGHBOURS, neighbour_overlap
+from isogon.ood.neighbours import BLOCK, NEIGHBOURS, neighbour_overlap
 from isogon.parity.tolerance import SIGNS, Check, ParityRecord, Tolerance
 from isogon.runtimes import Outputs
 

@@ -9,7 +9,7 @@ from pydantic import Field
 from isogon.ood.calibration import Calibration
 from isogon.parity.figures import Figures, Stability
 from isogon.parity.tolerance import Check, ParityRecord, Tolerance
-from isogon.runtimes.precision import Precision
+from isogon.runtimes.runner import Precision
 
 
 class ParityReport(ParityRecord):

@@ -20,7 +20,7 @@ from isogon.parity.figures import Figures, Stability, figures, largest_change, s
 from isogon.parity.report import ParityReport
 from isogon.parity.tolerance import TOLERANCES, ParityRecord, Tolerance
 from isogon.runtimes import Outputs
-from isogon.runtimes.precision import Precision
+from isogon.runtimes.runner import Precision
 
 _KEY = "isogon.parity"  # of the header's metadata
 _EXPECTED, _AGAIN, _REPEATED, _BATCH = "expected", "again", "repeated", "batch."

@@ -6,7 +6,7 @@ from typing import Literal, NamedTuple
 
 from pydantic import BaseModel, ConfigDict
 
-from isogon.runtimes.precision import Precision
+from isogon.runtimes.runner import Precision
 
 Sign = Literal["<=", ">="]
 

@@ -9,9 +9,6 @@ from isogon.runtimes.device import (
     Device as Device,
     Provider as Provider,
 )
-from isogon.runtimes.flavours import (
-    Flavour as Flavour,
-)
 from isogon.runtimes.known import (
     other_runtimes as other_runtimes,
     runtime_for as runtime_for,
@@ -25,23 +22,18 @@ from isogon.runtimes.onnx import (
 from isogon.runtimes.openvino import (
     OpenVinoRunner as OpenVinoRunner,
 )
-from isogon.runtimes.precision import (
-    Precision as Precision,
-)
-from isogon.runtimes.profile import (
-    BatchProfile as BatchProfile,
-)
 from isogon.runtimes.runner import (
+    BatchProfile as BatchProfile,
+    How as How,
     Outputs as Outputs,
     Pixels as Pixels,
+    Precision as Precision,
     Runner as Runner,
-)
-from isogon.runtimes.runtime import (
-    How as How,
     Runtime as Runtime,
 )
 from isogon.runtimes.stamps import (
     EngineStamp as EngineStamp,
+    Flavour as Flavour,
     Machine as Machine,
 )
 from isogon.runtimes.tensorrt import (

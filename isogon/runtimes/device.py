@@ -1,7 +1,10 @@
-"""The device that an operator asks for: `auto`, `cpu`, `cuda`, or one of several GPUs."""
+"""On what artifacts run: a device, and how many CPU cores this process may use."""
 
+import math
+import os
 import re
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal, cast
 
 from isogon.errors import UsageError
@@ -37,3 +40,24 @@ class Device:
 
 
 ANY_DEVICE = Device(provider="auto")
+
+
+# Control groups, version 2; within a container the root is the container's own group.
+_QUOTA = Path("/sys/fs/cgroup/cpu.max")
+
+
+def usable_cores(quota: Path = _QUOTA) -> int:
+    """Return how many cores this process may keep busy, at least 1.
+
+    Args:
+        quota: the file that says "microseconds period", or "max period" for no quota.
+    """
+    if hasattr(os, "sched_getaffinity"):
+        allowed = len(os.sched_getaffinity(0))
+    else:
+        allowed = os.cpu_count() or 1
+    if quota.is_file():
+        granted, period = quota.read_text().split()
+        if granted != "max":
+            allowed = min(allowed, math.ceil(int(granted) / int(period)))
+    return max(1, allowed)

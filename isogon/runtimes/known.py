@@ -5,7 +5,7 @@ from pathlib import Path
 from isogon.errors import UsageError
 from isogon.runtimes.onnx import ONNX_RUNTIME
 from isogon.runtimes.openvino import OPENVINO
-from isogon.runtimes.runtime import Runtime
+from isogon.runtimes.runner import Runtime
 from isogon.runtimes.tensorrt import TENSORRT
 
 RUNTIMES = (ONNX_RUNTIME, OPENVINO, TENSORRT)

@@ -15,8 +15,7 @@ import onnxruntime
 from isogon.errors import BundleError, UsageError
 from isogon.runtimes.cuda import CudaDevice, cuda_device
 from isogon.runtimes.device import Provider as Provider
-from isogon.runtimes.runner import Outputs, Pixels, Runner
-from isogon.runtimes.runtime import How, Runtime
+from isogon.runtimes.runner import How, Outputs, Pixels, Runner, Runtime
 
 # What makes an ONNX file stand alone; `isogon.bundle.metadata` says what it is.
 PREPROCESSING_KEY = "isogon.preprocessing"

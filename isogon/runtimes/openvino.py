@@ -10,10 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from isogon.errors import BundleError, UsageError
-from isogon.runtimes.cores import usable_cores
+from isogon.runtimes.device import usable_cores
 from isogon.runtimes.onnx import PREPROCESSING_KEY
-from isogon.runtimes.runner import Outputs, Pixels, Runner
-from isogon.runtimes.runtime import How, Runtime
+from isogon.runtimes.runner import How, Outputs, Pixels, Runner, Runtime
 
 _PACKAGE = "openvino"
 _DEVICE = "CPU"

@@ -1,4 +1,7 @@
-"""TensorRT engines run on the machines they were built for, and nowhere else.
+"""Where an engine may run: which TensorRT built it, for which GPU and driver.
+
+`tensorrt` (10 and 11) is for every NVIDIA GPU and builds where the engine will run;
+`tensorrt-rtx` (TensorRT for RTX) is for GeForce and RTX GPUs and builds anywhere.
 
 An engine's file name is its stamp, `engines/<gpu>-<flavour><version>-<precision>.engine`:
 `sm90-trt10.13-fp16`, or for several GPUs `sm86+sm89-rtx1.7-fp16`; `up` behind a GPU or a
@@ -7,14 +10,79 @@ engine; the stamp is judged before any TensorRT object is made, because TensorRT
 ends the process on some mismatches.
 """
 
+import functools
+import importlib
+import importlib.metadata
 import re
 from dataclasses import dataclass
 from pathlib import PurePosixPath
+from types import ModuleType
+from typing import Any, Literal
 
-from isogon.errors import EngineMismatchError
+from isogon.errors import EngineMismatchError, UsageError
 from isogon.runtimes.cuda import cuda_device
-from isogon.runtimes.flavours import Flavour, installed_version
-from isogon.runtimes.precision import Precision
+from isogon.runtimes.runner import Precision
+
+Flavour = Literal["tensorrt", "tensorrt-rtx"]  # named as their packages are
+
+MODULES: dict[Flavour, str] = {"tensorrt": "tensorrt", "tensorrt-rtx": "tensorrt_rtx"}
+
+_INSTALL: dict[Flavour, str] = {
+    "tensorrt": "`pip install tensorrt cuda-bindings` and NVIDIA's package index, as its "
+    "installation guide says",
+    "tensorrt-rtx": "`pip install tensorrt-rtx cuda-bindings`",
+}
+
+
+def installed_version(package: str) -> str | None:
+    """Return "major.minor" of an installed package, without importing it."""
+    try:
+        version = importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+    return ".".join(version.split(".")[:2])
+
+
+def tensorrt_module(flavour: Flavour) -> ModuleType:
+    """Import and return the flavour's Python API.
+
+    Raises:
+        UsageError: it is not installed, or its libraries do not load.
+    """
+    try:
+        return importlib.import_module(MODULES[flavour])
+    except (ImportError, OSError) as error:
+        raise UsageError(
+            f"This needs the package `{flavour}`, which cannot be imported here: "
+            f"{error}. Install it with {_INSTALL[flavour]}."
+        ) from error
+
+
+@functools.cache  # TensorRT keeps the first logger of a process and refuses others
+def tensorrt_log(flavour: Flavour) -> Any:
+    """Return the flavour's logger: `drain()` gives and forgets what went wrong.
+
+    Warnings are dropped: TensorRT warns of what is as intended, such as strongly typed
+    networks. Nothing is printed; the caller shows the errors.
+    """
+    tensorrt = tensorrt_module(flavour)
+
+    class ErrorLog(tensorrt.ILogger):  # type: ignore[misc, name-defined]
+        def __init__(self) -> None:
+            tensorrt.ILogger.__init__(self)
+            self._errors: list[str] = []
+
+        def log(self, severity: Any, message: str) -> None:
+            if severity in (tensorrt.ILogger.ERROR, tensorrt.ILogger.INTERNAL_ERROR):
+                self._errors.append(message.strip())
+
+        def drain(self) -> str:
+            """Return the errors since the last call, in one line each."""
+            errors, self._errors = self._errors, []
+            return "\n".join(errors) or "TensorRT gave no reason."
+
+    return ErrorLog()
+
 
 _STAMP = re.compile(
     r"(?P<gpu>sm\d+(?:(?:\+sm\d+)*|up))"

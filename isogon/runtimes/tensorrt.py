@@ -9,13 +9,15 @@ from typing import Any
 import numpy as np
 
 from isogon.errors import BundleError, EngineMismatchError, UsageError
-from isogon.runtimes.cuda import cuda_device
-from isogon.runtimes.cuda_memory import Buffer, Graph, Stream
-from isogon.runtimes.flavours import installed_version, tensorrt_log, tensorrt_module
-from isogon.runtimes.profile import BatchProfile
-from isogon.runtimes.runner import Outputs, Pixels, Runner
-from isogon.runtimes.runtime import How, Runtime
-from isogon.runtimes.stamps import EngineStamp, Machine
+from isogon.runtimes.cuda import Buffer, Graph, Stream, cuda_device
+from isogon.runtimes.runner import BatchProfile, How, Outputs, Pixels, Runner, Runtime
+from isogon.runtimes.stamps import (
+    EngineStamp,
+    Machine,
+    installed_version,
+    tensorrt_log,
+    tensorrt_module,
+)
 
 _TENSORS = {"images": "UINT8", "embedding": "FLOAT", "ood_score": "FLOAT"}
 _GRAPHS = 4  # each holds an execution context, with its memory, for one batch size

@@ -1,9 +1,10 @@
-"""From a model's outputs to the body of an answer: JSON, or a NumPy file."""
+"""From a model's outputs to the body of an answer, in the format that a client takes."""
 
 import base64
 import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from http import HTTPStatus
 from typing import Any
 
 import numpy as np
@@ -13,12 +14,52 @@ from jaxtyping import Bool, Float, Float32
 
 from isogon.bundle import Thumbnails
 from isogon.runtimes import Outputs
-from serving.api.departure import while_connected
+from serving.api.bodies import while_connected
+from serving.api.problems import ProblemError
 from serving.api.schemas import Encoding
 from serving.api.uploads import Upload
 from serving.models import Models
 from serving.observability.observations import Observations
 from serving.served import ServedModel
+
+
+def negotiated(accept: str | None, offers: Sequence[str]) -> str:
+    """Return the media type that the client likes best; the first offer, if all alike.
+
+    Raises:
+        ProblemError: 406, it takes none of them.
+    """
+    if not accept or not accept.strip():
+        return offers[0]
+    ranges = [_range(part) for part in accept.split(",")]
+    best = max(offers, key=lambda offer: _quality(offer, ranges))
+    if _quality(best, ranges) > 0:
+        return best
+    raise ProblemError(
+        HTTPStatus.NOT_ACCEPTABLE,
+        f"The Accept header is {accept[:80]!r}. This answer comes as "
+        f"{' or '.join(offers)}; name one of them.",
+    )
+
+
+def _quality(offer: str, ranges: Sequence[tuple[str, float]]) -> float:
+    """Return the weight of the most specific range that holds the offer; 0 for none."""
+    weights = dict(reversed(ranges))  # of equal ranges, the first
+    family = offer.partition("/")[0] + "/*"
+    return next((weights[kind] for kind in (offer, family, "*/*") if kind in weights), 0.0)
+
+
+def _range(part: str) -> tuple[str, float]:
+    kind, *parameters = (piece.strip().lower() for piece in part.split(";"))
+    for parameter in parameters:
+        name, _, value = parameter.partition("=")
+        if name.strip() == "q":
+            try:
+                return kind, float(value)
+            except ValueError:
+                return kind, 0.0
+    return kind, 1.0
+
 
 JSON, NPY = "application/json", "application/x-npy"
 

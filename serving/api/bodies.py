@@ -1,13 +1,47 @@
-"""A request's body, read under its limit."""
+"""A request's body, read under its limit; a client that leaves takes its work along."""
 
-from collections.abc import AsyncGenerator
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import asynccontextmanager
 from http import HTTPStatus
 
 from fastapi import Request
+from starlette.requests import ClientDisconnect
 
-from serving.api.problems import ProblemError
-from serving.api.refused import bad_type
+from serving.api.problems import ProblemError, bad_type
 from serving.settings import Settings
+
+
+@asynccontextmanager
+async def while_connected(request: Request) -> AsyncIterator[None]:
+    """Cancel the block when the client goes; the request's body must have been read.
+
+    Servers tell of it only to who asks for another message.
+
+    Raises:
+        ClientDisconnect: it went, and nobody is left to answer.
+    """
+    block = asyncio.current_task()
+    assert block is not None  # a coroutine runs in a task
+    gone = False
+
+    async def watch() -> None:
+        nonlocal gone
+        while (await request.receive())["type"] != "http.disconnect":
+            pass
+        gone = True
+        block.cancel()
+
+    watching = asyncio.create_task(watch())
+    try:
+        yield
+    except asyncio.CancelledError:
+        if gone and not block.uncancel():
+            raise ClientDisconnect from None
+        raise
+    finally:
+        watching.cancel()
+
 
 _PIECE = 2**20  # bytes
 

@@ -5,8 +5,7 @@ from typing import Annotated
 from fastapi import APIRouter, Query, Request
 
 from serving.api.evaluation import evaluation_card
-from serving.api.refusals import OF_ANY
-from serving.api.routes import KnownQueryRoute
+from serving.api.routes import OF_ANY, KnownQueryRoute
 from serving.api.schemas import (
     CalibrationCard,
     LimitsCard,

@@ -5,11 +5,9 @@ from typing import Annotated, Any
 import numpy as np
 from fastapi import APIRouter, Query, Request, Response
 
-from serving.api.answers import JSON, NPY, Answer, answered, as_json, as_npy
-from serving.api.negotiation import negotiated
-from serving.api.refusals import FINGERPRINT, NOT_ACCEPTABLE, OF_IMAGES, Refusals
-from serving.api.refused import bad_field
-from serving.api.routes import QueryRoute
+from serving.api.answers import JSON, NPY, Answer, answered, as_json, as_npy, negotiated
+from serving.api.problems import bad_field
+from serving.api.routes import FINGERPRINT, NOT_ACCEPTABLE, OF_IMAGES, QueryRoute, Refusals
 from serving.api.schemas import (
     EXAMPLE_IMAGE,
     Base64Images,

@@ -3,8 +3,8 @@
 from pydantic import BaseModel, Field
 
 from isogon.bundle import ServedDetector
-from isogon.bundle.detection import detection_sentence
 from isogon.bundle.evaluation import Baseline, Estimate, Evaluation, Fidelity, Kind, Quality
+from isogon.bundle.false_alarms import detection_sentence
 from isogon.bundle.worth import Verdict, worth_of
 from serving.served import Evaluated
 

@@ -17,11 +17,9 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from serving.api.answers import Answer, answered
 from serving.api.bodies import body_of
-from serving.api.documents import beside, parsed
-from serving.api.encoded import from_base64
-from serving.api.refusals import FINGERPRINT, OF_ANY, OF_IMAGES
-from serving.api.refused import bad_field, require_size, too_many
-from serving.api.routes import KnownQueryRoute
+from serving.api.documents import beside, from_base64, parsed
+from serving.api.problems import bad_field, require_size, too_many
+from serving.api.routes import FINGERPRINT, OF_ANY, OF_IMAGES, KnownQueryRoute
 from serving.api.uploads import Upload
 from serving.models import Models
 from serving.served import ServedModel

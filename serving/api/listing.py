@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 from fastapi import APIRouter, Path, Request
 from pydantic import BaseModel, Field
 
-from serving.api.refusals import OF_ANY
+from serving.api.routes import OF_ANY
 from serving.models import Models
 from serving.served import ServedModel
 

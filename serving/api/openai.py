@@ -7,11 +7,9 @@ from fastapi import APIRouter, Request, Response
 
 from serving.api.answers import answered, as_json
 from serving.api.bodies import body_of, content_type
-from serving.api.documents import beside, parsed
-from serving.api.encoded import from_data_url
-from serving.api.refusals import FINGERPRINT, OF_IMAGES, Refusals
-from serving.api.refused import bad_content_type, bad_field, too_many
-from serving.api.routes import QueryRoute
+from serving.api.documents import beside, from_data_url, parsed
+from serving.api.problems import bad_content_type, bad_field, too_many
+from serving.api.routes import FINGERPRINT, OF_IMAGES, QueryRoute, Refusals
 from serving.api.schemas import EXAMPLE_IMAGE, EmbeddingsRequest, EmbeddingsResponse
 from serving.api.uploads import Upload
 from serving.models import Models

@@ -1,19 +1,24 @@
-"""Errors as `application/problem+json`, so that a client can tell what to mend."""
+"""Errors as `application/problem+json`: how every route refuses, and says what to mend."""
 
 import asyncio
+import json
 import logging
 import math
+from collections.abc import Callable, Mapping
 from difflib import get_close_matches
 from http import HTTPStatus
+from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
+from starlette.datastructures import MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from isogon.errors import ImageProblem
+from isogon.images import ACCEPTED
 from serving.api.schemas import Problem
 from serving.batching import (
     ClosedError,
@@ -23,6 +28,7 @@ from serving.batching import (
     RefusedImageError,
 )
 from serving.models import UnknownModelError
+from serving.settings import Settings
 
 MEDIA_TYPE = "application/problem+json"
 
@@ -175,3 +181,105 @@ class CatchAll:
                 "The service failed on this request; its log says why.",
             )
             await response(scope, receive, send)
+
+
+def require_size(size: int, index: int, settings: Settings) -> None:
+    """Raise a 413 `ProblemError` if an encoded image has more bytes than it may."""
+    if size > settings.max_image_bytes:
+        raise ProblemError(
+            HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
+            f"images[{index}] has {size:,} bytes, more than the limit of "
+            f"{settings.max_image_bytes:,}. Send a smaller file.",
+            index=index,
+        )
+
+
+def require_image_type(declared: str, name: str, index: int) -> None:
+    """Raise a 415 `ProblemError` if what is sent as an image is declared as another kind.
+
+    Without a kind, or as bytes of any, it is looked at.
+    """
+    kind = declared.split(";")[0].strip().lower()
+    if kind and not kind.startswith("image/") and kind != "application/octet-stream":
+        raise bad_type(f"{name} is declared as {kind[:80]}. Send {ACCEPTED}.", index)
+
+
+def bad_field(detail: str, index: int | None = None) -> ProblemError:
+    """Return the 422 for a field that is missing, unknown or malformed."""
+    return ProblemError(HTTPStatus.UNPROCESSABLE_ENTITY, detail, index=index)
+
+
+def bad_content_type(kind: str, remedy: str) -> ProblemError:
+    """Return the 415 for a body of a type that its route does not take, or of none."""
+    found = f"The content type is {kind[:80]!r}" if kind else "There is no content type"
+    return bad_type(f"{found}. {remedy}")
+
+
+def bad_type(detail: str, index: int | None = None) -> ProblemError:
+    """Return the 415 for a type that is not accepted."""
+    return ProblemError(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, detail, index=index)
+
+
+def too_many(settings: Settings) -> ProblemError:
+    """Return the 413 for more images than a request may hold."""
+    return ProblemError(
+        HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
+        f"A request may hold {settings.max_images} images. Send the rest in another.",
+    )
+
+
+Complete = Callable[[dict[str, Any]], None]  # adds to a problem's document
+
+
+class ForeignErrors:
+    """Complete the problems below some paths, whoever refused the request.
+
+    It goes outside of whatever may refuse one.
+
+    Args:
+        app: what answers.
+        completions: by the beginning of the path.
+    """
+
+    def __init__(self, app: ASGIApp, completions: Mapping[str, Complete]) -> None:
+        self._app = app
+        self._completions = completions
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass the call on, and complete the problem that comes out of it."""
+        complete = None if scope["type"] != "http" else self._completion(scope["path"])
+        if complete is None:
+            await self._app(scope, receive, send)
+            return
+        start: Message | None = None
+        body = b""
+
+        async def completed(message: Message) -> None:
+            nonlocal start, body
+            if message["type"] == "http.response.start" and _is_problem(message):
+                start = message
+            elif start is None:
+                await send(message)
+            else:
+                body += message.get("body", b"")
+                if not message.get("more_body", False):
+                    problem = json.loads(body)
+                    complete(problem)
+                    content = json.dumps(problem).encode()
+                    headers = MutableHeaders(raw=start["headers"])
+                    headers["content-length"] = str(len(content))
+                    await send(start)
+                    await send({"type": "http.response.body", "body": content})
+
+        await self._app(scope, receive, completed)
+
+    def _completion(self, path: str) -> Complete | None:
+        for begin, complete in self._completions.items():
+            if path.startswith(begin):
+                return complete
+        return None
+
+
+def _is_problem(start: Message) -> bool:
+    found = MutableHeaders(raw=start["headers"]).get("content-type", "")
+    return found.startswith(MEDIA_TYPE)

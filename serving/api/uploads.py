@@ -9,10 +9,9 @@ from starlette.datastructures import FormData, Headers, UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 
 from serving.api.bodies import body_of, content_type, pieces_of
-from serving.api.documents import beside, parsed
-from serving.api.encoded import from_base64
-from serving.api.problems import ProblemError
-from serving.api.refused import (
+from serving.api.documents import beside, from_base64, parsed
+from serving.api.problems import (
+    ProblemError,
     bad_content_type,
     bad_field,
     bad_type,

@@ -1,6 +1,6 @@
 """From encoded images to answers: decoding, batches, runs, and their limits."""
 
-from serving.batching.errors import (
+from serving.batching.job import (
     ClosedError as ClosedError,
     DeadlineError as DeadlineError,
     NoMemoryError as NoMemoryError,

@@ -7,9 +7,8 @@ from functools import partial
 import numpy as np
 
 from isogon.runtimes import Outputs
-from isogon.runtimes.cores import usable_cores
-from serving.batching.errors import DeadlineError
-from serving.batching.job import Job
+from isogon.runtimes.device import usable_cores
+from serving.batching.job import DeadlineError, Job
 from serving.batching.measurement import BatchPlan, measured_plan
 from serving.batching.observer import Observer
 from serving.batching.room import Room

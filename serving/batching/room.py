@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Self
 
 from isogon.images import Cost
-from isogon.runtimes.cores import usable_cores
+from isogon.runtimes.device import usable_cores
 from serving.memory import machine_memory, resident_memory
 from serving.settings import Settings
 

@@ -8,10 +8,8 @@ import numpy as np
 from jaxtyping import UInt8
 
 from isogon.runtimes import Outputs
-from serving.batching.errors import QueueFullError
-from serving.batching.job import Batch, Decoded, Decoding, Job
-from serving.batching.measurement import BatchPlan
-from serving.batching.pace import Pace
+from serving.batching.job import Batch, Decoded, Decoding, Job, QueueFullError
+from serving.batching.measurement import BatchPlan, Pace
 from serving.batching.room import Ticket
 
 

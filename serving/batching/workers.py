@@ -12,13 +12,15 @@ from jaxtyping import UInt8
 from isogon.errors import ImageError, ImageProblem
 from isogon.images import Cost
 from isogon.runtimes import Outputs, Runner
-from serving.batching.errors import (
+from serving.batching.job import (
+    Batch,
     ClosedError,
+    Decoding,
+    Job,
     NoMemoryError,
     RefusedImageError,
     RunError,
 )
-from serving.batching.job import Batch, Decoding, Job
 from serving.batching.observer import Observer, Trail
 from serving.batching.room import LargeImageError, Room, Ticket
 from serving.batching.schedule import Schedule

@@ -14,7 +14,7 @@ from serving.app import create_app
 from serving.bento.arbiter import COULD_NOT_START, supervise
 from serving.bundles import Bundles
 from serving.limits import KeyRing
-from serving.models import Models
+from serving.models import Models, kept_current
 from serving.observability import (
     Metrics,
     Observations,
@@ -22,7 +22,6 @@ from serving.observability import (
     stop_observability,
 )
 from serving.settings import Settings, settings_from_environment
-from serving.watching import kept_current
 
 _log = logging.getLogger("isogon.serving")
 

@@ -8,19 +8,17 @@ It needs httpx and numpy, and no server and no runtime:
 """
 
 from serving.client.answers import (
+    ClientError as ClientError,
     Embeddings as Embeddings,
+    FingerprintError as FingerprintError,
     ModelCard as ModelCard,
+    RefusedError as RefusedError,
     Scores as Scores,
+    UnreachableError as UnreachableError,
 )
 from serving.client.clients import (
     AsyncIsogonClient as AsyncIsogonClient,
     IsogonClient as IsogonClient,
 )
-from serving.client.errors import (
-    ClientError as ClientError,
-    FingerprintError as FingerprintError,
-    RefusedError as RefusedError,
-    UnreachableError as UnreachableError,
-)
+from serving.client.conversation import Retries as Retries
 from serving.client.images import Image as Image
-from serving.client.retries import Retries as Retries

@@ -9,9 +9,17 @@ from typing import Any, Self
 import httpx
 
 from serving.client.answers import Embeddings, ModelCard, Scores
-from serving.client.conversation import Ask, Conversation, Pause, Reply, Result, Talk
+from serving.client.conversation import (
+    DEFAULT_RETRIES,
+    Ask,
+    Conversation,
+    Pause,
+    Reply,
+    Result,
+    Retries,
+    Talk,
+)
 from serving.client.images import Image
-from serving.client.retries import DEFAULT_RETRIES, Retries
 
 _TIMEOUT = 60.0
 

@@ -30,11 +30,10 @@ from isogon.errors import CheckFailedError, UsageError
 from serving.bento.service import app, freeze
 from serving.bundles import Bundles
 from serving.launch.listening import BEYOND_DEADLINE
-from serving.launch.messages import Answer, Complete, Exposed, Ready, Report
-from serving.launch.worker import work
+from serving.launch.worker import Answer, Complete, Exposed, Ready, Report, work
 from serving.limits import KeyRing
 from serving.observability import Observations, start_logging, traces_are_asked_for
-from serving.observability.summing import Summed, kept, summed
+from serving.observability.metrics import Summed, kept, summed
 from serving.settings import Settings
 
 _BACKLOG = 2048  # connections that wait to be accepted, as uvicorn has it

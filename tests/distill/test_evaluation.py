@@ -5,10 +5,13 @@ import pytest
 
 from distill.embedding import Embedded
 from distill.evaluation import Evaluation, OodFigures, Quality, Training, UnfamiliarSet
-from distill.evaluation.accuracy import knn_right
-from distill.evaluation.bootstrap import BOOTSTRAP, AurocBootstrap, accuracy_estimate
-from distill.evaluation.fidelity import BLOCK, fidelity, linear_cka
-from distill.evaluation.measured import Judge, measured
+from distill.evaluation.accuracy import (
+    BOOTSTRAP,
+    AurocBootstrap,
+    accuracy_estimate,
+    knn_right,
+)
+from distill.evaluation.measured import BLOCK, Judge, fidelity, linear_cka, measured
 from distill.evaluation.ood import (
     detector_key,
     detectors_for,

@@ -9,7 +9,7 @@ import torch
 from rich.progress import Progress
 
 from distill.targets import FeatureStore, RowSource, StoreRecord, filled_store
-from distill.targets.store_record import FEATURES, RECORD
+from distill.targets.store import FEATURES, RECORD
 from isogon.bundle import TeacherCard
 from isogon.errors import UsageError
 

@@ -2,7 +2,7 @@
 
 import torch
 
-from distill.training.generators import generator_state, restore_generators
+from distill.training.checkpoint import generator_state, restore_generators
 
 
 def test_a_row_of_several_states_restores_its_own_generator() -> None:

@@ -8,8 +8,8 @@ import torch
 from rich.progress import Progress
 
 from distill import Recipe
+from distill.images.listing import open_images
 from distill.images.loading import Batch
-from distill.images.sources import open_images
 from distill.targets import GivenTeacher, Teacher, given_embeddings, teacher_from_recipe
 from isogon.errors import UsageError
 from isogon.images import ImageFolder

@@ -14,10 +14,10 @@ from distill import Recipe, recipe_from_document, recipe_from_toml
 from distill.distillation import distill
 from distill.evaluation.reevaluation import reevaluate
 from distill.images.loading import Batch
-from distill.recipe.places import portable
+from distill.recipe.written import portable
 from distill.targets import BALANCE, JointTeacher, teacher_from_recipe
 from distill.targets.joint import Balance, joint_card
-from distill.targets.store_record import RECORD
+from distill.targets.store import RECORD
 from isogon.bundle import Bundle, TeacherCard
 from isogon.bundle.evaluation import Evaluation
 from isogon.errors import UsageError

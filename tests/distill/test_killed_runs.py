@@ -20,7 +20,7 @@ from rich.progress import Progress
 from distill import Recipe, recipe_from_document
 from distill.distillation import distill, learn, work_folder
 from distill.recipe import TrainSection
-from distill.training.lock import sole_run
+from distill.training.checkpoint import sole_run
 from isogon.bundle import Bundle
 from isogon.errors import UsageError
 
@@ -112,7 +112,7 @@ HOLD = """
 import os, sys, time
 from pathlib import Path
 from distill.recipe import TrainSection
-from distill.training.lock import sole_run
+from distill.training.checkpoint import sole_run
 
 with sole_run(Path(sys.argv[1]), TrainSection()):
     if os.fork():  # the parent; the child outlives it, as a loader's worker does

@@ -8,8 +8,7 @@ import pytest
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from distill.images.loading import Loader
-from distill.images.readers import readers_watched
+from distill.images.loading import Loader, readers_watched
 from isogon.errors import UsageError
 
 

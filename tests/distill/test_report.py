@@ -38,7 +38,7 @@ from distill.report import (
 )
 from distill.report.plots import training_curves
 from isogon.bundle import Manifest, Provenance, StudentCard, TeacherCard
-from isogon.cli.evaluation_tables import evaluation_table, print_evaluation, print_fitting
+from isogon.cli.evaluation import evaluation_table, print_evaluation, print_fitting
 from isogon.images import Preprocessing
 from isogon.ood import Calibration
 
@@ -468,11 +468,11 @@ def test_a_map_shows_every_point_once_and_is_the_same_again() -> None:
 
 
 def test_a_large_map_is_bounded_and_gives_ten_of_many_classes_more_points() -> None:
-    from distill.report import placing
+    from distill.report import drawn
 
     generator = np.random.default_rng(3)
     labels = np.arange(9000) % 100
-    chosen = placing._choose_familiar(generator, labels, 1000)
+    chosen = drawn._choose_familiar(generator, labels, 1000)
     assert len(np.unique(chosen)) == len(chosen) == 1000
     counts = np.sort(np.bincount(labels[chosen], minlength=100))
     assert counts[:90].max() < counts[90:].min()

@@ -14,8 +14,8 @@ import pytest
 from rich.progress import Progress
 from timm.data.readers import create_reader
 
+from distill.images.listing import open_images
 from distill.images.loading import plain_crops
-from distill.images.sources import open_images
 from isogon.errors import UsageError
 from isogon.images import ImageFolder, Images, Preprocessing, decode
 from isogon.images.opening import _without_braces

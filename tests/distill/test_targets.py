@@ -20,7 +20,7 @@ from distill.images.views import Views
 from distill.recipe import DataSection
 from distill.targets import NetworkTeacher, Targets, teacher_from_recipe
 from distill.targets.identity import VIEW_SETTINGS
-from distill.targets.store_record import FEATURES, RECORD
+from distill.targets.store import FEATURES, RECORD
 from isogon.images import ImageFolder
 
 CPU = torch.device("cpu")

@@ -21,7 +21,7 @@ from distill.images.loading import TrainingViews, shuffled
 from distill.images.views import Views
 from distill.preparation import preprocessing_for
 from distill.targets import NetworkTeacher, Targets, teacher_from_recipe
-from distill.targets.store_record import FEATURES, RECORD
+from distill.targets.store import FEATURES, RECORD
 from isogon.bundle import Bundle
 from isogon.bundle.evaluation import Evaluation
 from isogon.errors import UsageError

@@ -13,15 +13,13 @@ from distill import Recipe, recipe_from_document, recipe_from_toml
 from distill.distillation import distill
 from distill.embedding import Embedded, embed_all
 from distill.evaluation import Evaluation
-from distill.evaluation.bootstrap import AurocBootstrap, PairedBootstrap, accuracy_estimate
-from distill.evaluation.fidelity import fidelity
-from distill.evaluation.gains import by_class, gains
-from distill.evaluation.measured import Judge, Measured, measured
+from distill.evaluation.accuracy import AurocBootstrap, PairedBootstrap, accuracy_estimate
+from distill.evaluation.measured import Judge, Measured, fidelity, measured
 from distill.evaluation.reevaluation import reevaluate
-from distill.evaluation.undistilled import started, undistilled
+from distill.evaluation.undistilled import by_class, gains, started, undistilled
 from distill.images.data import prepare_data
 from distill.preparation import preprocessing_for, student_from_recipe
-from distill.start.before import START, start_arrays, start_from_bundle
+from distill.start.fitting import START, start_arrays, start_from_bundle
 from isogon.bundle import Bundle
 from isogon.bundle.worth import worth_of
 from isogon.networks import student_from_bundle

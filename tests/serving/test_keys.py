@@ -12,8 +12,7 @@ from fastapi.testclient import TestClient
 
 from isogon.errors import UsageError
 from serving.app import create_app
-from serving.limits.keyring import Key, Rate, keys_of
-from serving.limits.rates import Rates
+from serving.limits.keys import Key, Rate, Rates, keys_of
 from serving.models import Models
 from serving.settings import Settings, settings_from_environment
 
@@ -163,7 +162,7 @@ def test_keys_of_a_file_are_known_by_name_and_read_again(
     assert counted("app", "accepted")._value.get() == 1
     assert counted("key-1", "accepted")._value.get() == 1
 
-    monkeypatch.setattr("serving.limits.keyring._LOOKED_AT", 0.0)
+    monkeypatch.setattr("serving.limits.keys._LOOKED_AT", 0.0)
     written(file, "app second-of-app\n")
     assert [status(key) for key in ("first-of-app", "second-of-app")] == [401, 200]
     file.write_text("what is this")

@@ -9,9 +9,8 @@ from fastapi.testclient import TestClient
 from isogon.bundle import GOLDEN, Bundle
 from isogon.errors import CheckFailedError, UsageError
 from serving.app import create_app
-from serving.lists import Source
 from serving.models import Models
-from serving.settings import Settings, settings_from_environment
+from serving.settings import Settings, Source, settings_from_environment
 
 Serve = Callable[..., TestClient]
 

@@ -11,9 +11,8 @@ from fastapi.testclient import TestClient
 from isogon.bundle import ONNX, Bundle
 from isogon.errors import UsageError
 from serving.app import create_app
-from serving.lists import Source
 from serving.models import Models
-from serving.settings import Settings, settings_from_environment
+from serving.settings import Settings, Source, settings_from_environment
 
 
 def fingerprint(path: Path) -> str:

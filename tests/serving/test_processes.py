@@ -16,7 +16,7 @@ import pytest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 
 from isogon.errors import UsageError
-from serving.observability.summing import kept, summed
+from serving.observability.metrics import kept, summed
 from serving.settings import Settings, settings_from_environment
 
 

@@ -20,8 +20,8 @@ from isogon.bundle import GOLDEN, ONNX, Bundle
 from isogon.bundle.evaluation import EVALUATION, Evaluation
 from isogon.bundle.worth import worth_of
 from isogon.errors import UsageError
-from serving.copying import require_room, watched, whole
 from serving.process import free_port
+from serving.publishing import require_room, watched, whole
 from serving.stored import bundle_path, split_places
 
 

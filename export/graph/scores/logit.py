@@ -4,8 +4,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from export.graph.constants import float32
-from export.graph.reductions import log_sum_exp
+from export.graph.constants import float32, log_sum_exp
 from export.graph.scores.score import score_of
 from isogon.ood import GEN_CLASSES, GEN_GAMMA, Energy, Gen, LinearProbe, MaxLogit, Msp
 

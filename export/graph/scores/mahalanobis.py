@@ -3,8 +3,7 @@
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from export.graph.constants import float32
-from export.graph.reductions import smallest
+from export.graph.constants import float32, smallest
 from export.graph.scores.score import score_of
 from isogon.ood import Gaussians, Mahalanobis, RelativeMahalanobis
 

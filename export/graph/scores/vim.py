@@ -3,8 +3,7 @@
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from export.graph.constants import float32
-from export.graph.reductions import length, log_sum_exp
+from export.graph.constants import float32, length, log_sum_exp
 from export.graph.scores.logit import Logits
 from export.graph.scores.score import score_of
 from isogon.ood import Residual, Vim

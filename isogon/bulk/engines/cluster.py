@@ -17,10 +17,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from isogon.bulk.engines.engine import Engine, Finished
-from isogon.bulk.job import Job
-from isogon.bulk.marks import Marks, marks_of, require_marked
-from isogon.bulk.model import model_for_job
-from isogon.bulk.part import embed_part
+from isogon.bulk.job import Job, Marks, marks_of, require_marked
+from isogon.bulk.part import embed_part, model_for_job
 from isogon.errors import IsogonError, UsageError
 from isogon.model import Model
 

@@ -22,8 +22,7 @@ from typing import Self
 
 from isogon.bulk.engines.engine import Engine, Finished
 from isogon.bulk.job import Job
-from isogon.bulk.model import model_for_job
-from isogon.bulk.part import embed_part
+from isogon.bulk.part import embed_part, model_for_job
 from isogon.errors import IsogonError, UsageError
 
 _Answer = tuple[int, bytes] | Exception

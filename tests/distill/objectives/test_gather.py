@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from distill.objectives.gather import whole_batch
+from distill.objectives.terms import whole_batch
 
 WORLD = Path(__file__).parent / "world.py"
 ROOT = WORLD.parents[3]

@@ -14,9 +14,8 @@ from export.finetuning import finetuned
 from export.finetuning.network import QuantisedNetwork
 from export.finetuning.operators import OPERATORS
 from export.onnx import Observed, Target, observe, quantised
-from export.onnx.bias_correction import corrected_biases
-from export.onnx.int8 import unquantised
-from export.samples import quantisation_pixels
+from export.onnx.int8 import corrected_biases, unquantised
+from export.parity import quantisation_pixels
 from isogon.bundle import Bundle
 from isogon.errors import UsageError
 from isogon.runtimes import Outputs, Pixels

@@ -10,7 +10,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from export.onnx import float16_model
-from export.onnx.ending import ending
+from export.onnx.reading import ending
 from isogon.errors import UsageError
 from isogon.runtimes import Outputs, Pixels
 

@@ -22,12 +22,12 @@ from export.onnx import (
     observe,
     quantised,
 )
-from export.onnx.bias_correction import corrected_biases
-from export.onnx.ending import ending
-from export.samples import quantisation_pixels
+from export.onnx.int8 import corrected_biases
+from export.onnx.reading import ending
+from export.parity import quantisation_pixels
 from isogon.bundle import SITE_DETECTOR, Bundle
 from isogon.errors import UsageError
-from isogon.images.subset import SAMPLES, spread
+from isogon.images.collection import SAMPLES, spread
 from isogon.ood import DetectorSpec
 from isogon.runtimes import Outputs, Pixels
 

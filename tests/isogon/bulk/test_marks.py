@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from isogon.bulk.marks import marks_of, require_marked
+from isogon.bulk.job import marks_of, require_marked
 from isogon.errors import UsageError
 from isogon.images import open_images
 

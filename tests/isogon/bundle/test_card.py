@@ -8,7 +8,7 @@ import yaml
 from isogon.bundle import Bundle, Evaluation, parity_reports
 from isogon.bundle.card import model_card
 from isogon.bundle.worth import worth_of
-from isogon.cli.card import card
+from isogon.cli.inspection import card
 
 
 def test_the_card_has_the_bundles_own_figures(exported: Path) -> None:

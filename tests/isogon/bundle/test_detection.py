@@ -2,7 +2,6 @@
 
 import pytest
 
-from isogon.bundle.detection import detection_sentence
 from isogon.bundle.evaluation import (
     Bootstrap,
     Evaluation,
@@ -11,6 +10,7 @@ from isogon.bundle.evaluation import (
     Training,
     UnfamiliarSet,
 )
+from isogon.bundle.false_alarms import detection_sentence
 
 
 def evaluation(*sets: tuple[Kind, int, int | None]) -> Evaluation:

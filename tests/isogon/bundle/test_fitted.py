@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from isogon.bundle import FITTED, TRAINING_DETECTOR, Bundle, DetectorInForce
-from isogon.cli import console
+from isogon.cli.tables import show_detector
 
 
 def test_the_detector_of_training_is_told_with_what_it_was_fitted_on(
@@ -31,7 +31,7 @@ def test_settings_and_a_reduced_bank_are_shown(
 ) -> None:
     found = DetectorInForce.of(bundle)
     spec = found.spec.model_copy(update={"k": 7})
-    console.detector(found.model_copy(update={"spec": spec, "reduced_bank": 20}), None)
+    show_detector(found.model_copy(update={"spec": spec, "reduced_bank": 20}), None)
     shown = " ".join(capsys.readouterr().out.split())
     for told in ("knn, k = 7", "in training, on", "168, reduced to 20 vectors", "0.05"):
         assert told in shown

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from isogon.bundle.places import found_place, portable_place
+from isogon.bundle.names import found_place, portable_place
 
 
 @pytest.mark.parametrize(

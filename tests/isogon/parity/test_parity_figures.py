@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from isogon.ood.blocks import BLOCK
+from isogon.ood.neighbours import BLOCK
 from isogon.parity import TOLERANCES, Figures, Tolerance, figures, rank_correlation
 from isogon.runtimes import Outputs
 

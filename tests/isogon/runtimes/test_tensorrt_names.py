@@ -16,9 +16,9 @@ from cuda.bindings import runtime as cuda_runtime
 
 ROOT = Path(__file__).parents[3]
 FILES = [
-    ROOT / "isogon/runtimes/flavours.py",
+    ROOT / "isogon/runtimes/stamps.py",
     ROOT / "isogon/runtimes/tensorrt.py",
-    ROOT / "isogon/runtimes/cuda_memory.py",
+    ROOT / "isogon/runtimes/cuda.py",
     *sorted((ROOT / "export/tensorrt").glob("*.py")),
 ]
 

@@ -8,8 +8,7 @@ import httpx
 import numpy as np
 import pytest
 
-from serving.api.answers import Answer, as_json
-from serving.api.negotiation import negotiated
+from serving.api.answers import Answer, as_json, negotiated
 from serving.api.problems import ProblemError
 
 JSON, NPY = "application/json", "application/x-npy"

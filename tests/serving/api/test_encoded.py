@@ -12,7 +12,7 @@ import pytest
 from starlette.requests import Request
 
 from serving.api import uploads
-from serving.api.encoded import from_base64, from_data_url
+from serving.api.documents import from_base64, from_data_url
 from serving.api.problems import ProblemError
 from serving.api.uploads import read_upload
 from serving.settings import Settings

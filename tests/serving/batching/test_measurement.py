@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from isogon.runtimes import BatchProfile, Outputs, Pixels, Runner
-from isogon.runtimes.cores import usable_cores
+from isogon.runtimes.device import usable_cores
 from serving.batching.measurement import BatchPlan, measured_plan
 
 IMAGE = np.zeros((1, 2, 2, 3), np.uint8)

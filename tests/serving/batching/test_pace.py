@@ -4,7 +4,7 @@ import random
 
 import pytest
 
-from serving.batching.pace import Pace
+from serving.batching.measurement import Pace
 
 
 def test_the_first_fit_is_exact_where_runs_are() -> None:

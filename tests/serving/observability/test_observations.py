@@ -14,8 +14,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from isogon.errors import UsageError
 from serving.observability.installation import install_observability, start_observability
 from serving.observability.metrics import Metrics
-from serving.observability.observations import Observations
-from serving.observability.outcomes import bucket_edges
+from serving.observability.observations import Observations, bucket_edges
 from serving.served import ServedModel
 from serving.settings import Settings
 

@@ -1,12 +1,12 @@
-"""`/livez`, `/readyz` and what others call them: for probes, without a key."""
+"""`/livez`, `/readyz`, `/metrics` and their other names: for machines, without a key."""
 
 from http import HTTPStatus
 
-from fastapi import APIRouter, Request
+from fastapi import APIRouter, Request, Response
 from starlette.responses import PlainTextResponse
 
 from serving.api.problems import ProblemError
-from serving.paths import LIVE, READY
+from serving.settings import LIVE, METRICS, READY
 
 router = APIRouter(include_in_schema=False)
 
@@ -34,3 +34,16 @@ for path in LIVE:
     router.add_api_route(path, live, methods=["GET", "HEAD"])
 for path in READY:
     router.add_api_route(path, ready, methods=["GET", "HEAD"])
+
+
+@router.get(METRICS)
+async def expose(request: Request) -> Response:
+    """Answer with all values, of all processes where there are several."""
+    try:
+        content, kind = await request.app.state.expose(request.headers.get("accept", ""))
+    except TimeoutError as error:
+        raise ProblemError(
+            HTTPStatus.SERVICE_UNAVAILABLE,
+            "The process that adds the metrics up is busy. Ask again.",
+        ) from error
+    return Response(content, headers={"content-type": kind})

@@ -1,11 +1,36 @@
-"""What the `[[objective]]` tables of a recipe have in common.
+"""What the tables of a recipe have in common: earlier names of keys, and `[[objective]]`.
 
 The other keys of a table are in the objective's own file, `distill/objectives/NAME.py`.
 """
 
 from typing import Annotated, Any
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SerializeAsAny
+from pydantic import (
+    AliasChoices,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    SerializeAsAny,
+)
+
+
+def formerly(name: str, *before: str) -> AliasChoices:
+    """Return the names under which a key is read, today's first."""
+    return AliasChoices(name, *before)
+
+
+def renamed_keys(model: type[BaseModel], table: Any) -> dict[str, str]:
+    """Return the keys of a table that are an earlier name, each with today's."""
+    if not isinstance(table, dict):
+        return {}
+    return {
+        str(before): str(field.validation_alias.choices[0])
+        for field in model.model_fields.values()
+        if isinstance(field.validation_alias, AliasChoices)
+        for before in field.validation_alias.choices[1:]
+        if before in table
+    }
 
 
 class ObjectiveSection(BaseModel):
