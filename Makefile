@@ -11,7 +11,7 @@ comma := ,
 # Of `make deployed` and `make cluster`: what is deployed.
 BUNDLE ?= quickstart.isogon
 
-.PHONY: quickstart test check slow docs reliability gpu-check deployed cluster keys \
+.PHONY: quickstart test check slow docs reliability gpu-check deployed cluster keys openapi \
   constraints clean
 
 quickstart: $(INSTALLED)
@@ -62,6 +62,10 @@ $(INSTALLED): pyproject.toml constraints.txt
 # Every key of a recipe, with its defaults.
 keys: $(INSTALLED)
 	$(BIN)/python -m distill.recipe.keys > recipes/keys.md
+
+# The schema of the service's routes.
+openapi: $(INSTALLED)
+	$(BIN)/python -m serving.api.openapi > serving/api/openapi.json
 
 # Pin what the ranges of pyproject.toml resolve to today, as plain name==version lines.
 constraints:

@@ -9,8 +9,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from rich.filesize import decimal
-from rich.progress import Progress
 
 from distill.images.data import Data
 from distill.images.loading import Batch, TrainingViews
@@ -20,9 +18,11 @@ from distill.recipe import Recipe
 from distill.training.optimisation import channels_last, freeze_statistics, optimizer_for
 from isogon.errors import UsageError
 from isogon.networks import Features
+from isogon.progress import Progress
 from isogon.runtimes.memory import (
     available_memory,
     forget_peak,
+    in_bytes,
     peak_memory,
     private_memory,
     resident_memory,
@@ -138,8 +138,8 @@ class _Trial:
             seconds = (self._now() - began) / count
         if self._refused(self.memory):
             raise UsageError(
-                f"The teacher needs {decimal(self.memory)} of memory for "
-                f"{_TEACHERS_BATCH} images, there are {decimal(self.free or 0)}. Nothing "
+                f"The teacher needs {in_bytes(self.memory)} of memory for "
+                f"{_TEACHERS_BATCH} images, there are {in_bytes(self.free or 0)}. Nothing "
                 f"has been started. Take a smaller teacher, or a smaller `size` in "
                 f"[teacher] (--teacher-size)."
             )
@@ -297,10 +297,10 @@ class _Trial:
         share = 0.5
         if needed is not None and self.free is not None:
             share = (self.free - fixed) / max(needed - fixed, 1)
-        much = "more" if needed is None else decimal(needed)
+        much = "more" if needed is None else in_bytes(needed)
         section, size = self._recipe.train, self._recipe.data.size
         where = "GPU memory" if self._on_gpu else "memory"
-        there = "" if self.free is None else f", there are {decimal(self.free)}"
+        there = "" if self.free is None else f", there are {in_bytes(self.free)}"
         remedies = []
         fitting = [
             parts

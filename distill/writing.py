@@ -9,7 +9,6 @@ from pathlib import Path
 
 import safetensors.torch
 import tomli_w
-from rich.progress import Progress
 from torch import nn
 
 from distill.embedding import Embedded
@@ -38,6 +37,7 @@ from isogon.bundle.names import portable_place
 from isogon.images.collection import SAMPLES
 from isogon.networks import WEIGHTS, Student
 from isogon.ood import Calibration, Detector, DetectorSpec
+from isogon.progress import Progress
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

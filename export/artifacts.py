@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import onnx
-from rich.progress import Progress
 
 from export.deployed import Deployed
 from export.engines import built_engine
@@ -41,6 +40,7 @@ from isogon.bundle import (
 from isogon.errors import BundleError, UsageError
 from isogon.ood import Calibration
 from isogon.parity import ParityReport, ParityRun
+from isogon.progress import Progress
 from isogon.runtimes import How, Precision
 
 

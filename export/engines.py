@@ -3,8 +3,6 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from rich.progress import Progress
-
 from export.deployed import Deployed
 from export.gate import Gate
 from export.parity import ParityFailedError, batch_sizes, show_parity
@@ -13,6 +11,7 @@ from export.tensorrt import build_engine
 from isogon.bundle import Bundle, artifact_names, parity_name, parity_run_name
 from isogon.errors import IsogonError
 from isogon.parity import ParityReport, ParityRun
+from isogon.progress import Progress
 from isogon.runtimes import EngineStamp, Machine, Precision, TensorRTRunner, cuda_device
 
 

@@ -10,7 +10,6 @@ from pathlib import Path
 import numpy as np
 import onnx
 from jaxtyping import Int
-from rich.progress import Progress
 
 from export.deployed import Deployed
 from export.graph import TorchRunner
@@ -28,6 +27,7 @@ from isogon.bundle import (
 from isogon.images import Preprocessing
 from isogon.ood import Calibration
 from isogon.parity import Claim, ParityReport, ParityRun, Tolerance
+from isogon.progress import Progress
 from isogon.runtimes import OnnxRunner, Outputs, Pixels, Precision, Runner
 
 _WARM_UP = 10

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import numpy as np
 import onnx
-from rich.progress import Progress
 
 from export.deployed import Deployed
 from export.divergence import StoredRunner
@@ -27,6 +26,7 @@ from export.plan import ExportPlan
 from export.repair import Repair, repaired
 from isogon.bundle import onnx_name
 from isogon.parity import ParityReport, ParityRun
+from isogon.progress import Progress
 from isogon.runtimes import OnnxRunner, Pixels, Precision
 
 _RANKED_ON = 4  # images, in one batch

@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
-from rich.progress import Progress
 
 from isogon.bundle import (
     HELD_OUT,
@@ -21,6 +20,7 @@ from isogon.errors import CheckFailedError, UsageError
 from isogon.images.collection import SAMPLES
 from isogon.ood import Calibration
 from isogon.parity import REPORT, Claim, ParityReport, ParityRun, with_parity
+from isogon.progress import Progress
 from isogon.runtimes import BatchProfile, Outputs, Pixels, Runner
 
 

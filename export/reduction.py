@@ -7,7 +7,6 @@ from functools import partial
 import numpy as np
 import safetensors.numpy
 from jaxtyping import Float
-from rich.progress import Progress
 
 from export.graph import Graph, TorchRunner, bank_of, banked, full_detector, with_bank_of
 from export.parity import ParityImages
@@ -21,6 +20,7 @@ from isogon.bundle import (
 )
 from isogon.networks import student_from_bundle
 from isogon.ood import Detector
+from isogon.progress import Progress
 
 _BATCH = 32
 

@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import Float32
-from rich.progress import Progress
 
 from export.artifacts import Exported, add_artifacts
 from export.deployed import Deployed
@@ -39,6 +38,7 @@ from isogon.images.copies import pictures
 from isogon.networks import student_from_bundle
 from isogon.ood import DetectorSpec
 from isogon.parity import TOLERANCES, ParityReport
+from isogon.progress import Progress, say
 from isogon.runtimes import OnnxRunner, Precision
 
 _DETECTED_AT_ONCE = 8
@@ -246,11 +246,10 @@ def _say_if_learnt(
     if not known and not at_home:
         return
     which = f"{known:,} of the pictures the bundle keeps are" if known else "They are"
-    progress.console.print(
+    say(
+        progress,
         f"Warning: the images in {images.where} are not new to the student. {which} among "
         f"those it learnt from, which look more familiar to it than new ones will: new "
         f"familiar images will be flagged more often than alpha says. Calibrate on images "
         f"of the site that it has not seen.",
-        markup=False,
-        soft_wrap=True,
     )

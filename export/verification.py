@@ -4,7 +4,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
-from rich.progress import Progress
 
 from export.deployed import Deployed
 from export.engines import vouch_for_engines
@@ -27,6 +26,7 @@ from isogon.errors import (
 )
 from isogon.ood import Calibration
 from isogon.parity import TOLERANCES, ParityReport, Tolerance
+from isogon.progress import Progress
 from isogon.runtimes import Pixels, Precision
 
 

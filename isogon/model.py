@@ -7,7 +7,6 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Bool, Float, Float32, UInt8
 from PIL.Image import Image as PillowImage, fromarray
-from rich.progress import Progress
 
 from isogon.bundle import (
     FASTEST,
@@ -25,6 +24,7 @@ from isogon.images import ImageLimits, Preprocessing, decode
 from isogon.images.collection import LOCAL_LIMITS
 from isogon.images.in_memory import saved, storable, without_loss
 from isogon.ood import Calibration
+from isogon.progress import Progress
 from isogon.runtimes import How, Runner, runtime_for
 
 BATCH = 8

@@ -10,7 +10,6 @@ from threading import Event, Thread
 from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock, Timeout
-from rich.progress import Progress
 
 from isogon.bundle import (
     MANIFEST,
@@ -23,6 +22,7 @@ from isogon.bundle import (
 from isogon.bundle.false_alarms import detection_sentence
 from isogon.bundle.worth import worth_of
 from isogon.errors import BundleError, UsageError
+from isogon.progress import Progress
 from serving.served import Evaluated
 
 if TYPE_CHECKING:

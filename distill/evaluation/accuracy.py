@@ -2,12 +2,12 @@
 
 import numpy as np
 from jaxtyping import Bool, Float, Float32, Int, Shaped, UInt16
-from rich.progress import Progress
 
 from distill.images.data import Data
 from isogon.bundle.evaluation import Bootstrap, Estimate
 from isogon.images.collection import Indices
 from isogon.ood.neighbours import NEIGHBOURS, in_blocks, nearest
+from isogon.progress import Progress, say
 
 BOOTSTRAP = Bootstrap(resamples=1000, seed=0)
 
@@ -144,9 +144,7 @@ def say_if_left_out(data: Data, progress: Progress) -> None:
     """Print why there will be no accuracy, if there is a reason."""
     reason = why_no_accuracy(data)
     if reason is not None:
-        progress.console.print(
-            f"Accuracy is left out: {reason}.", markup=False, soft_wrap=True
-        )
+        say(progress, f"Accuracy is left out: {reason}.")
 
 
 def knn_right(

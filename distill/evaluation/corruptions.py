@@ -15,7 +15,6 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from jaxtyping import Float32, UInt8
-from rich.progress import Progress
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
@@ -27,6 +26,7 @@ from isogon.bundle.evaluation import Corruptions
 from isogon.errors import UsageError
 from isogon.images import Preprocessing
 from isogon.images.collection import Indices
+from isogon.progress import Progress
 
 CORRUPTIONS = (
     "gaussian_noise", "shot_noise", "impulse_noise",

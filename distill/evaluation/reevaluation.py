@@ -4,7 +4,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import torch
-from rich.progress import Progress
 
 from distill.embedding import Embed, embed_all
 from distill.evaluation.accuracy import say_if_left_out
@@ -30,6 +29,7 @@ from isogon.bundle.stage import fault_of
 from isogon.errors import BundleError, UsageError
 from isogon.networks import student_from_bundle
 from isogon.parity import ParityReport
+from isogon.progress import Progress, say
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -152,12 +152,11 @@ def reevaluate(
         parts={} if teacher is None else teacher.parts,
     )
     if earlier is not None and evaluation.test_digest != earlier.test_digest:
-        progress.console.print(
+        say(
+            progress,
             "These are not the test images of the evaluation before: the figures are "
             "not comparable with it, and an image the student learnt from may be among "
             "them.",
-            markup=False,
-            soft_wrap=True,
         )
     drawn = drawn_from(
         data,
@@ -206,11 +205,7 @@ def _before(
     try:
         student, _ = student_from_recipe(recipe)
     except UsageError as error:
-        progress.console.print(
-            f"The student before training is left out: {error}",
-            markup=False,
-            soft_wrap=True,
-        )
+        say(progress, f"The student before training is left out: {error}")
         return None
     if recipe.train.batch_statistics == "re-estimated":
         re_estimate(student.backbone, recipe, data, device, progress)
@@ -226,9 +221,7 @@ def _possible(
 ) -> bool:
     reason = why_not(data, bundle.manifest.preprocessing, list(embeds.values()))
     if reason is not None:
-        progress.console.print(
-            f"Corruptions are left out: {reason}.", markup=False, soft_wrap=True
-        )
+        say(progress, f"Corruptions are left out: {reason}.")
     return reason is None
 
 
@@ -241,9 +234,7 @@ def _earlier(bundle: Bundle, progress: Progress) -> Evaluation | None:
         fault = f"{EVALUATION} {fault}"
     except BundleError as error:
         fault = str(error)
-    progress.console.print(
-        f"{fault}\nThe log of the training is lost.", markup=False, soft_wrap=True
-    )
+    say(progress, f"{fault}\nThe log of the training is lost.")
     return None
 
 
@@ -252,7 +243,5 @@ def _parity(bundle: Bundle, progress: Progress) -> tuple[ParityReport, ...]:
     try:
         return parity_reports(bundle)
     except BundleError as error:
-        progress.console.print(
-            f"{error}\nThe report goes without parity.", markup=False, soft_wrap=True
-        )
+        say(progress, f"{error}\nThe report goes without parity.")
         return ()

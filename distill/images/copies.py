@@ -5,7 +5,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import UInt8
-from rich.progress import Progress
 
 from distill.images.listing import IMAGES, TEST
 from isogon.bundle.evaluation import Copies
@@ -13,6 +12,7 @@ from isogon.errors import UsageError
 from isogon.images import Images, Split
 from isogon.images.collection import Indices
 from isogon.images.copies import pictures
+from isogon.progress import Progress, say
 
 # Beyond this share of copies of familiar images a set is not what the recipe takes it for.
 _SHARED_LIMIT = 0.1
@@ -143,4 +143,4 @@ def _tell_copies(source: Read, shown: Indices, progress: Progress) -> None:
 
 
 def _print(text: str, progress: Progress) -> None:
-    progress.console.print(text, markup=False, soft_wrap=True)
+    say(progress, text)

@@ -6,7 +6,6 @@ from typing import Literal
 
 import numpy as np
 from jaxtyping import Float32
-from rich.progress import Progress
 
 from distill.images.copies import Read, find_copies
 from distill.images.listing import IMAGES, TEST, listed
@@ -15,6 +14,7 @@ from isogon.bundle import Thumbnails
 from isogon.bundle.evaluation import Copies
 from isogon.images import Images, Preprocessing, Split, split, split_apart
 from isogon.images.collection import Indices, spread
+from isogon.progress import Progress, say
 
 _UNFAMILIAR_KEPT = 64  # unfamiliar images kept in the bundle for parity
 _FEWEST_VALIDATED = 24  # images; fewer have no neighbours to speak of
@@ -191,12 +191,11 @@ def prepare_data(recipe: Recipe, progress: Progress, cache: Path | None = None) 
             pictures=found.pictures[IMAGES],
             held_out_pictures=found.pictures[TEST],
         )
-        progress.console.print(
+        say(
+            progress,
             f"Of {held_out.where}, {len(roles.calibration):,} images calibrate the OOD "
             f"score and {len(roles.test):,} are tested on; `calibration_of_test` in [data] "
             f"divides them otherwise.",
-            markup=False,
-            soft_wrap=True,
         )
     bank = roles.bank[: section.bank_limit]
     aside = 0
@@ -267,5 +266,5 @@ class _Reading:
             self.unreadable[images.where] = faults
         usable = images.readable(self._progress, limit=self._limit, faults=faults)
         if assumption := images.assumption(usable):
-            self._progress.console.print(assumption, markup=False, soft_wrap=True)
+            say(self._progress, assumption)
         return Read(images=images, usable=usable, thumbnails=examined.thumbnails)

@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 import torch
 from jaxtyping import Int32, Int64, UInt8
-from rich.filesize import decimal
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
@@ -21,6 +20,7 @@ from distill.images.views import View, Views
 from isogon.errors import UsageError
 from isogon.images import Images, Preprocessing
 from isogon.images.collection import Indices
+from isogon.runtimes.memory import in_bytes
 
 _SHARED = Path("/dev/shm")
 _NO_ROOM = "No space left on device", "shared memory", "Bus error"
@@ -68,7 +68,7 @@ def _told(text: str) -> str | None:
 
 def _size() -> str:
     try:
-        return decimal(shutil.disk_usage(_SHARED).total)
+        return in_bytes(shutil.disk_usage(_SHARED).total)
     except OSError:
         return "none"
 

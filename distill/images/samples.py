@@ -7,8 +7,9 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image
-from rich.progress import Progress
 from sklearn.datasets import load_digits
+
+from isogon.progress import Progress
 
 # scikit-image's photographs, micrographs and textures that are part of its wheel.
 _PHOTOGRAPHS = (

@@ -10,7 +10,6 @@ import numpy as np
 import safetensors.torch
 import torch
 from jaxtyping import Float
-from rich.progress import Progress
 from torch import nn
 
 from distill.images.data import Data
@@ -23,6 +22,7 @@ from distill.targets import NetworkTeacher
 from isogon.bundle import Bundle, TeacherCard
 from isogon.networks import FeatureExtractor, source_of
 from isogon.ood.knn import directions
+from isogon.progress import Progress, say
 
 START = "start.safetensors"  # in the folder of a run, and in its bundle
 
@@ -128,12 +128,11 @@ def _fit(
     with torch.no_grad():
         layer.weight.copy_(torch.from_numpy(found.weight))
         layer.bias.zero_()
-    progress.console.print(
+    say(
+        progress,
         f"Closed-form start: the embedding layer is fitted to {len(features):,} images "
         f"by ridge regression (strength {found.strength:.2g} of the mean eigenvalue, by "
         f"cross-validation; {found.share:.0%} of the mean taken off).",
-        markup=False,
-        soft_wrap=True,
     )
 
 

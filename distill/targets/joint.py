@@ -33,7 +33,6 @@ import torch
 import torch.nn.functional as F
 from filelock import FileLock
 from jaxtyping import Float, Float16, Float32
-from rich.progress import Progress
 from torch import Tensor
 
 from distill.images.loading import Batch
@@ -45,6 +44,7 @@ from isogon.bundle import TeacherCard
 from isogon.errors import UsageError
 from isogon.images.collection import Indices, spread
 from isogon.networks import Features
+from isogon.progress import Progress, say
 
 _ESTIMATED_ON = 50_000  # most images that the balance is estimated on
 _BLOCK = 4096  # rows balanced at once
@@ -193,11 +193,7 @@ class JointTeacher(Teacher):
             f"{each.card.architecture} {weight:.2f}"
             for each, weight in zip(self.teachers, self._balance.weights, strict=True)
         )
-        progress.console.print(
-            f"Share of each teacher in the joint cosine: {shares}.",
-            markup=False,
-            soft_wrap=True,
-        )
+        say(progress, f"Share of each teacher in the joint cosine: {shares}.")
 
     def uncomputed(
         self, indices: Indices, device: torch.device, *, plain: bool = False

@@ -8,7 +8,6 @@ from typing import Literal
 import numpy as np
 import torch
 from jaxtyping import Float, UInt8
-from rich.progress import Progress
 from torch import Tensor
 
 from distill.images.loading import plain_crops, views_in_order
@@ -30,6 +29,7 @@ from isogon.bundle import TeacherCard
 from isogon.images import Images, Preprocessing
 from isogon.images.collection import Indices
 from isogon.networks import FeatureExtractor, Features
+from isogon.progress import Progress
 
 Precision = Literal["32-true", "bf16-mixed", "16-mixed"]
 _Kind = Literal["embedding", "tokens", "plain"]

@@ -17,13 +17,13 @@ import torch
 from filelock import FileLock, Timeout
 from jaxtyping import Float, Float16, Int
 from pydantic import BaseModel, ConfigDict, JsonValue, ValidationError
-from rich.filesize import decimal
-from rich.progress import Progress
 from torch import Tensor
 
 from distill.targets.finite import require_finite_features
 from isogon.bundle import TeacherCard
 from isogon.errors import UsageError
+from isogon.progress import Progress, say
+from isogon.runtimes.memory import in_bytes
 
 FEATURES = "features.npy"
 RECORD = "store.json"
@@ -194,21 +194,20 @@ def require_room(
     if size - there > free:
         remedies = [f"name a `cache` on a larger disk (now {folder.parent})"]
         if tokens > 1:
-            only = decimal(images * views * width * 2)
+            only = in_bytes(images * views * width * 2)
             remedies.insert(0, f'keep only `features = "embedding"` ({only})')
         if views > 1:
-            remedies.insert(0, f"lower `views` ({decimal(size // views)} each)")
+            remedies.insert(0, f"lower `views` ({in_bytes(size // views)} each)")
         raise UsageError(
-            f"The teacher's features need {decimal(size - there)} at {folder}, "
-            f"{decimal(free)} are free: {product} in float16. In [teacher], "
+            f"The teacher's features need {in_bytes(size - there)} at {folder}, "
+            f"{in_bytes(free)} are free: {product} in float16. In [teacher], "
             f"{', or '.join(remedies)}."
         )
-    progress.console.print(
-        f"Teacher's features: {product}, {decimal(size)} in float16, at {folder} "
-        f"({decimal(free)} free)"
+    say(
+        progress,
+        f"Teacher's features: {product}, {in_bytes(size)} in float16, at {folder} "
+        f"({in_bytes(free)} free)"
         + (f"; {done:,} of {images * views:,} views are there already." if done else "."),
-        markup=False,
-        soft_wrap=True,
     )
 
 
@@ -364,11 +363,10 @@ def _tell_what_differs(cache: Path, record: StoreRecord, progress: Progress) -> 
         ):
             nearest = differing, path.parent
     if nearest is not None:
-        progress.console.print(
+        say(
+            progress,
             f"The features in {nearest[1]} are not these: they differ in "
             f"{', '.join(nearest[0])}. Both are kept.",
-            markup=False,
-            soft_wrap=True,
         )
 
 
@@ -378,10 +376,9 @@ def _alone(folder: Path, progress: Progress) -> Iterator[None]:
     try:
         lock.acquire(timeout=0)
     except Timeout:
-        progress.console.print(
+        say(
+            progress,
             f"Another process computes the teacher's features in {folder}; waiting.",
-            markup=False,
-            soft_wrap=True,
         )
         lock.acquire(poll_interval=0.5)
     try:

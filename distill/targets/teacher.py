@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 import torch
 from jaxtyping import Float, UInt8
-from rich.progress import Progress
 from torch import Tensor
 
 from distill.targets.given import GivenTargets
@@ -17,6 +16,7 @@ from isogon.bundle import TeacherCard
 from isogon.images import Preprocessing
 from isogon.images.collection import Indices
 from isogon.networks import Features
+from isogon.progress import Progress
 
 _BATCH = 64
 

@@ -8,7 +8,6 @@ from typing import Any
 import torch
 from jaxtyping import Float, Int64, UInt8
 from lightning_fabric import Fabric
-from rich.progress import Progress
 from timm.utils import ModelEmaV3
 from torch import Tensor, nn
 
@@ -37,6 +36,7 @@ from distill.training.processes import (
 )
 from distill.training.validation import Validation
 from isogon.networks import Features, Student
+from isogon.progress import Progress
 
 # The mean of each loss term over one epoch.
 EpochMeans = dict[str, float]

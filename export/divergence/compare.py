@@ -6,12 +6,12 @@ from dataclasses import dataclass
 import numpy as np
 import onnx
 from jaxtyping import Num
-from rich.progress import Progress
 
 from export.divergence.record import Divergence, NodeError
 from export.divergence.tensors import as_stored, exposing, groups, open_session, run
 from export.onnx.reading import module_of, precision_of
 from isogon.errors import CheckFailedError, UsageError
+from isogon.progress import Progress, Silent
 from isogon.runtimes import Pixels, Precision
 
 BATCH = 2  # images at a time: the least that can mix up a batch
@@ -108,7 +108,7 @@ def first_divergence(
     """
     if not len(pixels):
         raise UsageError("Comparing two graphs needs at least one image; none were given.")
-    progress = progress or Progress(disable=True)
+    progress = progress or Silent()
     precision = precision_of(candidate)
     pairs = matched(reference, candidate)
     run_as = as_stored(candidate) if precision == "fp16" else candidate

@@ -6,7 +6,6 @@ from contextlib import ExitStack
 import numpy as np
 import onnx
 import torch
-from rich.progress import Progress
 from torch import Tensor, nn
 
 from export.divergence.compare import BOUNDS, Difference, batches, fused_error, records
@@ -15,6 +14,7 @@ from export.divergence.tensors import exposing, groups, open_session, run
 from export.graph import Graph
 from export.onnx.reading import scopes_of
 from isogon.errors import CheckFailedError
+from isogon.progress import Progress, Silent
 from isogon.runtimes import Pixels
 
 Hook = Callable[[nn.Module, object, object], None]
@@ -37,7 +37,7 @@ def module_divergence(
     Raises:
         CheckFailedError: no node says from which module it comes.
     """
-    progress = progress or Progress(disable=True)
+    progress = progress or Silent()
     modules = _modules_by_tensor(graph, model)
     outputs = [value.name for value in model.graph.output]
     differences: dict[str, Difference] = {}

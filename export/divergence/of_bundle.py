@@ -4,7 +4,6 @@ from pathlib import Path
 
 import numpy as np
 import onnx
-from rich.progress import Progress
 
 from export.divergence.compare import first_divergence
 from export.divergence.modules import module_divergence
@@ -15,6 +14,7 @@ from export.onnx.reading import read_onnx
 from export.parity import ParityImages
 from isogon.bundle import GOLDEN, Bundle
 from isogon.errors import UsageError
+from isogon.progress import Progress
 from isogon.runtimes import Pixels
 
 _IMAGES = 8

@@ -6,12 +6,12 @@ import onnxruntime
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, UInt8
-from rich.progress import Progress
 from torch import Tensor
 
 from export.finetuning.network import QuantisedNetwork
 from export.onnx.int8 import Target, corrected_biases, quantised, unquantised
 from export.onnx.observation import Observed
+from isogon.progress import Progress, Silent
 from isogon.runtimes import Pixels
 
 FINETUNING_STEPS = 300  # that `isogon export --finetune` makes
@@ -54,7 +54,7 @@ def finetuned(
     Raises:
         UsageError: the graph has an operator that fine-tuning does not know.
     """
-    shown = progress or Progress(disable=True)
+    shown = progress or Silent()
     base = corrected_biases(model, observed, unquantised(model, keep))
     graph = quantised(base, observed, target=target, keep=keep, correct=False)
     network = QuantisedNetwork(graph, base)

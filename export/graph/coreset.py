@@ -11,12 +11,12 @@ from dataclasses import replace
 
 import numpy as np
 from jaxtyping import Float, Int
-from rich.progress import Progress
 
 from isogon.errors import UsageError
 from isogon.ood import Detector, Knn, NnGuide
 from isogon.ood.knn import directions
 from isogon.ood.neighbours import BLOCK
+from isogon.progress import Progress
 
 _ROUNDS = 10  # of k-means; 25 change no AUROC below by more than 0.0004
 _SEED = 0

@@ -9,13 +9,13 @@ from pathlib import Path
 
 import onnx
 import torch
-from rich.progress import Progress
 from torch.export import Dim
 
 from export.graph import Graph
 from export.onnx.metadata import save_model
 from export.onnx.reading import SCOPES
 from isogon.images import Preprocessing
+from isogon.progress import Progress
 from isogon.runtimes import PREPROCESSING_KEY
 
 OPSET = 20  # of ONNX's operators

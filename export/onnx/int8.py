@@ -8,10 +8,10 @@ import onnx
 from jaxtyping import Float
 from onnx import numpy_helper
 from onnxruntime.quantization import QDQQuantizer, QuantType
-from rich.progress import Progress
 
 from export.onnx.observation import OPERATORS, Method, Observed, observe
 from export.onnx.reading import ending, require_nodes
+from isogon.progress import Progress
 from isogon.runtimes import Pixels
 
 _LARGEST = 127  # of symmetric int8

@@ -14,8 +14,8 @@ import onnxruntime
 from jaxtyping import Float64
 from onnxruntime.quantization import CalibrationDataReader, CalibrationMethod
 from onnxruntime.quantization.calibrate import TensorsData, create_calibrator
-from rich.progress import Progress
 
+from isogon.progress import Progress, Silent
 from isogon.runtimes import Pixels
 
 Method = Literal["percentile", "entropy"]
@@ -62,7 +62,7 @@ def observe(
     Histograms are kept, not values, so memory holds the activations of 8 images at a
     time, however many there are: 1 GB for tf_efficientnet_lite0 at 224 pixels.
     """
-    shown = progress or Progress(disable=True)
+    shown = progress or Silent()
     batches = [pixels[start : start + _BATCH] for start in range(0, len(pixels), _BATCH)]
     with tempfile.TemporaryDirectory(prefix="isogon.") as name:
         folder = Path(name)

@@ -4,9 +4,9 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import onnx
-from rich.progress import Progress
 
 from export.repair.sensitivity import Sensitivity, sensitivities
+from isogon.progress import Progress
 from isogon.runtimes import Pixels
 
 

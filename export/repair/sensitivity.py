@@ -7,13 +7,13 @@ import numpy as np
 import onnx
 import onnxruntime
 from jaxtyping import Bool
-from rich.progress import Progress
 
 from export.divergence.compare import BATCH, Difference
 from export.divergence.tensors import Tensors, as_stored, exposing, groups, open_session
 from export.onnx.reading import module_of, precision_of
 from export.repair.switches import SWITCHES, candidates_own, switchable, switched_model
 from isogon.errors import CheckFailedError
+from isogon.progress import Progress
 from isogon.runtimes import Pixels
 
 # Nodes whose effect on the outputs is measured, a run of both graphs each.

@@ -6,8 +6,6 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from rich.progress import Progress, TaskID
-
 from export.tensorrt.graph import (
     parser_errors,
     preprocessing_of,
@@ -21,6 +19,7 @@ from export.tensorrt.options import (
     set_architectures,
 )
 from isogon.errors import UsageError
+from isogon.progress import Progress
 from isogon.runtimes import BatchProfile, Flavour
 from isogon.runtimes.stamps import tensorrt_log, tensorrt_module
 
@@ -73,13 +72,13 @@ def progress_monitor(flavour: Flavour, progress: Progress) -> Any:
         def __init__(self) -> None:
             tensorrt.IProgressMonitor.__init__(self)
             self.interrupted = False
-            self._open: dict[str, tuple[TaskID, int]] = {}  # phase -> bar, depth
+            self._open: dict[str, tuple[Any, int, int]] = {}  # phase -> bar, depth, steps
 
         def phase_start(self, phase: str, parent: str | None, steps: int) -> None:
             with self._noting_interrupts():
                 depth = self._open[parent][1] + 1 if parent in self._open else 0
                 bar = progress.add_task("  " * depth + phase, total=steps)
-                self._open[phase] = (bar, depth)
+                self._open[phase] = (bar, depth, steps)
 
         def step_complete(self, phase: str, step: int) -> bool:
             with self._noting_interrupts():
@@ -89,12 +88,11 @@ def progress_monitor(flavour: Flavour, progress: Progress) -> Any:
 
         def phase_finish(self, phase: str) -> None:
             with self._noting_interrupts():
-                bar, depth = self._open.pop(phase)
+                bar, depth, steps = self._open.pop(phase)
                 if depth:
                     progress.remove_task(bar)
                 else:
-                    (task,) = (task for task in progress.tasks if task.id == bar)
-                    progress.update(bar, completed=task.total)
+                    progress.update(bar, completed=steps)
 
         @contextmanager
         def _noting_interrupts(self) -> Iterator[None]:

@@ -3,13 +3,12 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rich.progress import Progress
-
 from isogon.api.opening import Place, shown
 from isogon.bundle import ONNX, Bundle
 from isogon.images.collection import LOCAL_LIMITS
 from isogon.images.decoding import ImageLimits
 from isogon.model import Model
+from isogon.progress import Progress
 from isogon.runtimes.device import usable_cores
 from isogon.stages import require_own
 

@@ -2,11 +2,9 @@
 
 from pathlib import Path
 
-from rich.console import Console
-from rich.progress import Progress
-
 from isogon.bundle import Bundle
 from isogon.bundle.manifest import Stage
+from isogon.progress import Progress, Silent
 
 Place = str | Path
 
@@ -19,4 +17,4 @@ def opened_bundle(bundle: Place | Bundle, *rewriting: Stage) -> Bundle:
 
 def shown(progress: Progress | None) -> Progress:
     """Return where progress is shown; None: nowhere."""
-    return progress or Progress(console=Console(quiet=True), disable=True)
+    return progress or Silent()

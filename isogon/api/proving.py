@@ -4,14 +4,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from rich.progress import Progress
-
 from isogon.api.opening import Place, opened_bundle, shown
 from isogon.bundle import TRAINING_DETECTOR, Bundle, detector_spec
 from isogon.errors import UsageError
 from isogon.images import ImageFolder
 from isogon.images.collection import spread
 from isogon.ood import DetectorSpec, detector_class
+from isogon.progress import Progress
 from isogon.runtimes import BatchProfile
 from isogon.stages import require_own
 

@@ -6,13 +6,12 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rich.progress import Progress
-
 from isogon.api.opening import Place, opened_bundle, shown
 from isogon.bundle import Bundle, Manifest
 from isogon.bundle.evaluation import EVALUATION, Evaluation, Kind
 from isogon.bundle.worth import Worth, worth_of
 from isogon.errors import UsageError
+from isogon.progress import Progress
 from isogon.stages import require_own
 
 if TYPE_CHECKING:

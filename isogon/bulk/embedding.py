@@ -11,7 +11,6 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
-from rich.progress import Progress
 
 from isogon.bulk.engines import Engine
 from isogon.bulk.job import Job, RunRecord, isogon_version, part_size
@@ -20,6 +19,7 @@ from isogon.bulk.parts import COMPRESSION, Parts, PartTable, opened, publish, sc
 from isogon.bundle import ONNX
 from isogon.images import open_images
 from isogon.model import Model
+from isogon.progress import Progress
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

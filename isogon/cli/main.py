@@ -12,7 +12,6 @@ from io import TextIOWrapper
 
 import typer
 
-from isogon.cli import console
 from isogon.cli.calibration import calibrate
 from isogon.cli.console import aside, err
 from isogon.cli.distillation import distill
@@ -89,16 +88,12 @@ def main() -> None:
         from isogon.errors import IsogonError
 
         if isinstance(error, IsogonError):
-            console.failure(error)
+            failure(error)
             sys.exit(error.exit_code)
         if isinstance(error, OSError):
-            console.failure(error)
+            failure(error)
             sys.exit(2)
         raise
-
-
-if __name__ == "__main__":
-    main()
 
 
 def failure(error: Exception) -> None:
@@ -109,6 +104,10 @@ def failure(error: Exception) -> None:
     if report is not None:
         err.print(parity_table(report))
     # An error of all processes is printed by the first; other errors by each process.
-    console = err if isinstance(error, ProcessError) else aside
-    console.print("[bold red]Error[/]", end=" ")
-    console.print(str(error), markup=False, soft_wrap=True)
+    shown = err if isinstance(error, ProcessError) else aside
+    shown.print("[bold red]Error[/]", end=" ")
+    shown.print(str(error), markup=False, soft_wrap=True)
+
+
+if __name__ == "__main__":
+    main()

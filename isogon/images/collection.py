@@ -11,7 +11,6 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Int, UInt8
 from PIL import Image
-from rich.progress import Progress
 
 from isogon.errors import ImageError, UsageError
 from isogon.images.classes import as_unicode
@@ -20,6 +19,7 @@ from isogon.images.decoding import ImageLimits, decode
 from isogon.images.examined import ExaminationRecord, Examined
 from isogon.images.preprocessing import Preprocessing
 from isogon.images.samples import ASSUMED, Range
+from isogon.progress import Progress, say
 
 # Beyond this share of unreadable images something is wrong with the source itself.
 UNREADABLE_LIMIT = 0.1
@@ -124,7 +124,7 @@ class Images(ABC):
 
     def say(self, progress: Progress) -> None:
         """Print what was found."""
-        progress.console.print(self.description, markup=False, soft_wrap=True)
+        say(progress, self.description)
 
     def files(self) -> Iterable[Path]:
         """Yield the files that hold the images; nothing where that is not known."""
@@ -186,9 +186,7 @@ class Images(ABC):
                 f"{summary}\nAt most {limit:.3g} of {self.where} may be left out. Mend or "
                 f"remove them and run again."
             )
-        progress.console.print(
-            f"{summary}\nThey are left out.", markup=False, soft_wrap=True
-        )
+        say(progress, f"{summary}\nThey are left out.")
         return np.array([i for i, name in enumerate(self.names) if name not in faults])
 
     def assumption(self, indices: Indices) -> str | None:

@@ -6,6 +6,8 @@ import sys
 from contextlib import suppress
 from pathlib import Path
 
+from pydantic import ByteSize
+
 _PROC = Path("/proc")
 _GROUPS = Path("/sys/fs/cgroup")
 # Of control groups version 1 and 2: where the limit and the use are, and what of the use
@@ -26,6 +28,11 @@ def available_memory(proc: Path = _PROC, groups: Path = _GROUPS) -> int | None:
     left = [_of_machine(proc), *_of_groups(proc, groups)]
     known = [one for one in left if one is not None]
     return max(0, min(known)) if known else None
+
+
+def in_bytes(number: int) -> str:
+    """Return a number of bytes as it is read: "2.6 GB"."""
+    return ByteSize(number).human_readable(decimal=True, separator=" ")
 
 
 def resident_memory() -> int:
