@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import httpx
@@ -20,7 +21,7 @@ from PIL import Image
 
 from distill import recipe_from_toml
 from isogon.cli import console
-from isogon.cli.main import app
+from isogon.cli.main import app, main
 from serving.process import free_port
 
 WITHOUT_TIMM = (
@@ -31,6 +32,9 @@ COMMANDS = [
     command.callback.__name__ for command in app.registered_commands if not command.hidden
 ]
 SMALLEST = Path(__file__).parents[1] / "recipes" / "smallest.toml"
+
+
+Here = Callable[..., subprocess.CompletedProcess[str]]
 
 
 def isogon(
@@ -47,6 +51,31 @@ def isogon(
     )
 
 
+@pytest.fixture
+def here(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Iterator[Here]:
+    """The command line in this process, where torch is loaded: for what ends at once."""
+    handlers = {each: signal.getsignal(each) for each in (signal.SIGTERM, signal.SIGHUP)}
+
+    def run(
+        *arguments: object, cwd: Path, **environment: str
+    ) -> subprocess.CompletedProcess[str]:
+        monkeypatch.chdir(cwd)
+        for name, value in environment.items():
+            monkeypatch.setenv(name, value)
+        monkeypatch.setattr(sys, "argv", ["isogon", *map(str, arguments)])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        code = ended.value.code
+        assert isinstance(code, int)
+        return subprocess.CompletedProcess(sys.argv, code, *capsys.readouterr())
+
+    yield run
+    for each, handler in handlers.items():
+        signal.signal(each, handler)
+
+
 def test_help_is_instant_and_loads_no_stage(tmp_path: Path) -> None:
     found = isogon("--help", cwd=tmp_path)
     assert found.returncode == 0
@@ -60,8 +89,8 @@ def test_help_is_instant_and_loads_no_stage(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_every_command_explains_itself(command: str, tmp_path: Path) -> None:
-    found = isogon(command, "--help", cwd=tmp_path)
+def test_every_command_explains_itself(here: Here, command: str, tmp_path: Path) -> None:
+    found = here(command, "--help", cwd=tmp_path)
     assert found.returncode == 0
     assert len(found.stdout.splitlines()) > 8
 
@@ -91,9 +120,9 @@ def test_every_command_explains_itself(command: str, tmp_path: Path) -> None:
     ],
 )
 def test_wrong_usage_is_2_and_told_on_stderr(
-    arguments: list[str], says: str, tmp_path: Path
+    here: Here, arguments: list[str], says: str, tmp_path: Path
 ) -> None:
-    found = isogon(*arguments, cwd=tmp_path)
+    found = here(*arguments, cwd=tmp_path)
     assert found.returncode == 2
     assert says in " ".join(found.stderr.split())
     assert "Traceback" not in found.stderr
@@ -123,13 +152,13 @@ def test_a_missing_extra_is_named(
     assert "Traceback" not in found.stderr
 
 
-def test_a_damaged_bundle_is_2_and_the_file_is_named(bundle_path: Path) -> None:
+def test_a_damaged_bundle_is_2_and_the_file_is_named(here: Here, bundle_path: Path) -> None:
     weights = bundle_path / "model.safetensors"
     content = bytearray(weights.read_bytes())
     content[-1] ^= 1
     weights.write_bytes(content)
     for command in ("inspect", "verify", "export", "serve"):
-        found = isogon(command, bundle_path, cwd=bundle_path.parent)
+        found = here(command, bundle_path, cwd=bundle_path.parent)
         assert found.returncode == 2
         assert "model.safetensors is damaged" in " ".join(found.stderr.split())
 
@@ -169,8 +198,8 @@ def test_a_failed_check_is_1(bundle_path: Path) -> None:
     assert "is not equal to" in " ".join(found.stderr.split())
 
 
-def test_inspect_shows_origin_evaluation_and_files(bundle_path: Path) -> None:
-    shown = isogon("inspect", bundle_path, cwd=bundle_path.parent).stdout
+def test_inspect_shows_origin_evaluation_and_files(here: Here, bundle_path: Path) -> None:
+    shown = here("inspect", bundle_path, cwd=bundle_path.parent).stdout
     assert shown.startswith("Distilling has")
     for told in (
         "tf_efficientnet_lite0",
@@ -349,9 +378,9 @@ def test_evaluate_measures_again_and_compare_sets_side_by_side(
 
 @pytest.mark.parametrize("given", ["photographs", "a:middle=photographs", "=photographs"])
 def test_a_set_without_name_or_of_no_known_kind_is_refused(
-    bundle_path: Path, given: str
+    here: Here, bundle_path: Path, given: str
 ) -> None:
-    found = isogon("evaluate", bundle_path, "--unfamiliar", given, cwd=bundle_path.parent)
+    found = here("evaluate", bundle_path, "--unfamiliar", given, cwd=bundle_path.parent)
     assert found.returncode == 2
     assert "NAME=SOURCE or NAME:near=SOURCE" in " ".join(found.stderr.split())
 
@@ -414,22 +443,22 @@ def test_lower_precisions_are_exported_judged_again_and_run_alone(
 
 
 def test_an_output_that_is_a_folder_is_refused(
-    standalone_file: Path, photographs: Path, tmp_path: Path
+    here: Here, standalone_file: Path, photographs: Path, tmp_path: Path
 ) -> None:
     image = photographs / "coffee.jpg"
     for output, told in ((".", "is a directory"), ("no/a.npz", "there is no folder no")):
-        found = isogon("run", standalone_file, image, "--output", output, cwd=tmp_path)
+        found = here("run", standalone_file, image, "--output", output, cwd=tmp_path)
         assert found.returncode == 2
         assert told in found.stderr
         assert not found.stdout  # it is said before anything is done
 
 
 def test_what_cannot_be_read_is_a_failed_check_with_and_without_an_output(
-    standalone_file: Path, tmp_path: Path
+    here: Here, standalone_file: Path, tmp_path: Path
 ) -> None:
     (tmp_path / "bad.jpg").write_bytes(b"no image")
     for output in ([], ["--output", "a.npz"]):
-        found = isogon("run", standalone_file, "bad.jpg", *output, cwd=tmp_path)
+        found = here("run", standalone_file, "bad.jpg", *output, cwd=tmp_path)
         assert found.returncode == 1
         assert "bad.jpg is not an image" in found.stderr
     assert not (tmp_path / "a.npz").exists()
@@ -475,8 +504,10 @@ def test_a_hangup_ends_a_command_unless_it_was_ignored_from_the_start(
     assert found.returncode == status
 
 
-def test_a_plot_of_another_kind_is_refused_before_any_work(bundle_path: Path) -> None:
-    found = isogon(
+def test_a_plot_of_another_kind_is_refused_before_any_work(
+    here: Here, bundle_path: Path
+) -> None:
+    found = here(
         *("verify", bundle_path, "--diverge", "onnx/model.onnx", "--plot", "x.txt"),
         cwd=bundle_path.parent,
     )
@@ -547,9 +578,9 @@ def test_what_is_rejected_is_kept_and_its_first_diverging_layer_named(
     ],
 )
 def test_what_cannot_be_exported_is_refused_at_once(
-    bundle_path: Path, arguments: list[str], told: str
+    here: Here, bundle_path: Path, arguments: list[str], told: str
 ) -> None:
-    found = isogon("export", bundle_path, *arguments, cwd=bundle_path.parent)
+    found = here("export", bundle_path, *arguments, cwd=bundle_path.parent)
     assert found.returncode == 2
     assert told in " ".join(found.stderr.split())
 
@@ -563,9 +594,14 @@ def test_what_cannot_be_exported_is_refused_at_once(
     ],
 )
 def test_calibrate_refuses_a_setting_that_the_detector_does_not_read(
-    bundle_path: Path, flat_digits: Path, detector: str, setting: str, readers: str
+    here: Here,
+    bundle_path: Path,
+    flat_digits: Path,
+    detector: str,
+    setting: str,
+    readers: str,
 ) -> None:
-    refused = isogon(
+    refused = here(
         *("calibrate", bundle_path, "--images", flat_digits),
         *("--detector", detector, f"--{setting}", 3),
         cwd=bundle_path.parent,
@@ -577,10 +613,10 @@ def test_calibrate_refuses_a_setting_that_the_detector_does_not_read(
 
 
 def test_calibrate_says_that_labels_are_missing_before_it_works(
-    bundle_path: Path, flat_digits: Path
+    here: Here, bundle_path: Path, flat_digits: Path
 ) -> None:
     before = (bundle_path / "manifest.json").read_bytes()
-    refused = isogon(
+    refused = here(
         *("calibrate", bundle_path, "--images", flat_digits, "--detector", "vim"),
         cwd=bundle_path.parent,
     )
@@ -737,8 +773,8 @@ def test_json_has_null_where_a_figure_is_not_finite(
     assert json.loads(capsys.readouterr().out) == {"figures": [None, 1.5, [None, "NaN"]]}
 
 
-def test_bounds_of_verify_are_for_vouching(bundle_path: Path) -> None:
-    refused = isogon(
+def test_bounds_of_verify_are_for_vouching(here: Here, bundle_path: Path) -> None:
+    refused = here(
         "verify", bundle_path, "--bound", "min_cosine=0.5", cwd=bundle_path.parent
     )
     assert refused.returncode == 2

@@ -1,7 +1,9 @@
 """Images named by a list: CSV, TSV or JSONL with a column of paths, or plain text.
 
 Plain text has a path on every line, or a path and a label (`a/0.jpg 3`), as the lists of
-ImageNet and of Caffe do. With a heading it is a table.
+ImageNet and of Caffe do. With a heading it is a table, and a table without a heading is
+read like such text. Where no path leads to a file, the files are searched below the list:
+`0a1b` with `train/0a1b.jpg` beside it, as Kaggle's lists have it.
 """
 
 import csv
@@ -11,7 +13,9 @@ import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path, PurePath
+from pathlib import Path, PurePath, PurePosixPath
+from urllib.parse import urlsplit
+from urllib.request import url2pathname
 
 from isogon.errors import UsageError
 from isogon.images.classes import (
@@ -45,6 +49,7 @@ LABELS = (
 
 _HINT = "Expected a heading with a column `path` and, where there are classes, `label`."
 _DELIMITERS = (",", "\t", ";", "|")
+_BITS = {"0": 0, "0.0": 0, "1": 1, "1.0": 1}  # of a column for one class
 
 # The suffix of an image, and behind it something more: the label.
 _ENDS = tuple(SUFFIXES)
@@ -98,14 +103,34 @@ def listed_images(
                 raise UsageError(f"{file}: image {number} has no path in `{path}`. {_HINT}")
             rows.append((file, row))
     choice = choice or ClassChoice()
-    column = label_column([each for each in columns if each != path], choice, where)
+    others = [each for each in columns if each != path]
+    column = label_column(others, choice, where)
+    labels = None if column is None else [row[column] for _, row in rows]
+    origin = tables[0].origin or column_words(column, columns, used=(path,))
+    if labels is None and choice.level is None:
+        hot = _one_hot(others, [row for _, row in rows])
+        if hot is not None:
+            labels, origin = hot
     return images_at(
         [(file, row[path]) for file, row in rows],
-        None if column is None else [row[column] for _, row in rows],
-        tables[0].origin or column_words(column, columns, used=(path,)),
+        labels,
+        origin,
         where=where,
         level=choice.level,
     )
+
+
+def _one_hot(
+    columns: Sequence[str], rows: Sequence[Mapping[str, str]]
+) -> tuple[list[str], str] | None:
+    """Return the labels where a column for each class is 1 or 0, and one is 1 in a row."""
+    binary = [each for each in columns if all(row[each] in _BITS for row in rows)]
+    hot = [[each for each in binary if _BITS[row[each]]] for row in rows]
+    if len(binary) < 2 or not all(len(names) == 1 for names in hot):
+        return None
+    named = ", ".join(f"`{each}`" for each in binary[:3])
+    more = ", …" if len(binary) > 3 else ""
+    return [names[0] for names in hot], f"from the columns {named}{more}: one is 1 in a row"
 
 
 def label_column(columns: Sequence[str], choice: ClassChoice, where: str) -> str | None:
@@ -147,7 +172,13 @@ def images_at(
     if not paths:
         raise UsageError(f"{where} lists no images. {_HINT}")
     root = paths[0][0].parent
-    names = tuple(_name(file.parent, path, root) for file, path in paths)
+    names = tuple(_name(file, path, root) for file, path in paths)
+    if not any((root / name).exists() for name in names):
+        written, names = names, _searched(names, root, where)
+        for old, new in zip(written, names, strict=True):
+            if old != new:
+                origin += f"; files were searched below {root}: {old} is {new}"
+                break
     require_unique(names, where)
     if level is not None:
         classes = classes_by_folder(names, level, where)
@@ -165,12 +196,53 @@ def images_at(
     )
 
 
-def _name(folder: Path, path: str, root: Path) -> str:
+def _name(file: Path, path: str, root: Path) -> str:
+    """Return a path of a list as a name, relative to `root` or absolute."""
+    folder = file.parent
+    if path.startswith("file:"):
+        path = url2pathname(urlsplit(path).path)
+    if "://" in path:
+        raise UsageError(
+            f"{file} lists {path}, but images are read from this machine's disk. Copy them "
+            f"here, and list their files."
+        )
     if "\\" in path and os.sep == "/" and not (folder / path).exists():
         path = path.replace("\\", "/")  # written by Windows
     if not Path(path).is_absolute():
         path = os.path.relpath(folder / path, root)
     return PurePath(os.path.normpath(path)).as_posix()
+
+
+def _searched(names: Sequence[str], root: Path, where: str) -> tuple[str, ...]:
+    """Return each name as the one file below `root` whose path ends so, if there is one.
+
+    A name without an image's suffix is found with one.
+
+    Raises:
+        UsageError: two files end as a name does.
+    """
+    by_stem: dict[str, list[PurePosixPath]] = {}
+    for folder, _, files in os.walk(root):
+        for file in files:
+            if file.lower().endswith(_ENDS):
+                path = PurePosixPath(os.path.relpath(Path(folder, file), root))
+                by_stem.setdefault(path.stem, []).append(path)
+    found = []
+    for name in names:
+        wanted = PurePosixPath(name)
+        whole = name.lower().endswith(_ENDS)
+        ends = [
+            path
+            for path in by_stem.get(wanted.stem if whole else wanted.name, ())
+            if f"/{path if whole else path.with_suffix('')}".endswith(f"/{wanted}")
+        ]
+        if len(ends) > 1:
+            raise UsageError(
+                f"{where} lists {name}, which may be {ends[0]} or {ends[1]}. Write the "
+                f"folder into the list, or put the list into the folder that is meant."
+            )
+        found.append(str(ends[0]) if ends else name)
+    return tuple(found)
 
 
 def classes_by_label(
@@ -255,6 +327,9 @@ def _delimited(text: str, usual: str, file: Path) -> _Table:
         skipinitialspace=True,
     )
     columns = tuple(column.strip() for column in next(reader, []))
+    headless = _headless(columns, text, delimiter, file)
+    if headless is not None:
+        return headless
     rows = []
     for fields in reader:
         if not fields:
@@ -267,6 +342,41 @@ def _delimited(text: str, usual: str, file: Path) -> _Table:
             )
         rows.append(dict(zip(columns, map(str.strip, fields), strict=True)))
     return _Table(columns=columns, rows=rows)
+
+
+def _headless(first: Sequence[str], text: str, delimiter: str, file: Path) -> _Table | None:
+    """Return the table whose first line is an image already; None where it is a heading.
+
+    Raises:
+        UsageError: several fields beside the path could be the label.
+    """
+    paths = [
+        number
+        for number, field in enumerate(first)
+        if field.lower().endswith(_ENDS) or (field and (file.parent / field).is_file())
+    ]
+    if not paths or column_named(first, PATHS):
+        return None
+    if len(first) > 2:
+        raise UsageError(
+            f"{file} has no heading, but {len(first)} columns: which is the label? Write "
+            f"a first line with the names of the columns. {_HINT}"
+        )
+    rows = []
+    for fields in csv.reader(
+        io.StringIO(text, newline=""), delimiter=delimiter, skipinitialspace=True
+    ):
+        if fields and len(fields) != len(first):
+            raise UsageError(
+                f"{file}: expected {len(first)} fields in a line, got {fields}."
+            )
+        if fields:
+            label = fields[1 - paths[0]].strip() if len(first) == 2 else ""
+            rows.append({"path": fields[paths[0]].strip(), "label": label})
+    if len(first) == 1:
+        return _Table(columns=("path",), rows=[{"path": row["path"]} for row in rows])
+    origin = "from what stands beside the path on each line"
+    return _Table(columns=("path", "label"), rows=rows, origin=origin)
 
 
 def _json_lines(text: str, file: Path) -> _Table:

@@ -230,6 +230,61 @@ def test_a_list_says_its_column_of_classes_and_those_that_nothing_uses(
         open_images(str(path), choice=ClassChoice(column="race"))
 
 
+@pytest.mark.parametrize(
+    "text",
+    ["{0}.png,{1}\n", "{1};{0}.png\n", '"{0}.png","{1}"\n', "file://{2}/{0}.png,{1}\n"],
+)
+def test_a_table_without_a_heading_is_read_from_its_first_line(
+    tmp_path: Path, text: str
+) -> None:
+    write(tmp_path, LISTED)
+    rows = [text.format(name[:-4], name[0], tmp_path) for name in LISTED]
+    (tmp_path / "a.csv").write_text("".join(rows))
+    images = open_images(str(tmp_path / "a.csv"))
+    assert [(images.root / name).is_file() for name in images.names] == [True] * 6
+    assert labels(images) == [name[0] for name in LISTED]
+    (tmp_path / "b.csv").write_text("".join(f"{name},a,3\n" for name in LISTED))
+    with pytest.raises(UsageError, match="no heading, but 3 columns: which is the label"):
+        open_images(str(tmp_path / "b.csv"))
+
+
+def test_files_are_searched_below_a_list_of_ids(tmp_path: Path) -> None:
+    """Kaggle's layout: `id,breed` beside a folder `train`."""
+    write(tmp_path / "train", LISTED)
+    rows = [f"{name[2:-4]}{name[0]},{name[0]}" for name in LISTED]
+    for name in LISTED:
+        (tmp_path / "train" / name).rename(
+            tmp_path / "train" / f"{name[2:-4]}{name[0]}.png"
+        )
+    path = tmp_path / "labels.csv"
+    path.write_text("\n".join(["id,breed", *rows]))
+    images = open_images(str(path))
+    assert images.names == tuple(f"train/{row.partition(',')[0]}.png" for row in rows)
+    assert "0a is train/0a.png" in images.class_words
+    path.write_text("\n".join(["id,breed", *rows, "9z,z"]))
+    assert open_images(str(path)).names[-1] == "9z"  # told as unreadable
+    write(tmp_path / "test", ["0a.jpg"])
+    with pytest.raises(UsageError, match=r"0a, which may be .*0a.* or .*0a"):
+        open_images(str(path))
+
+
+def test_a_column_for_each_class_is_a_label(tmp_path: Path) -> None:
+    path = tmp_path / "list.csv"
+    rows = [f"{name},{int(name[0] == 'a')}.0,{int(name[0] == 'b')}" for name in LISTED]
+    path.write_text("\n".join(["image,MEL,NV", *rows]))
+    images = open_images(str(path))
+    assert labels(images) == [{"a": "MEL", "b": "NV"}[name[0]] for name in LISTED]
+    assert images.class_words.endswith("from the columns `MEL`, `NV`: one is 1 in a row")
+    path.write_text("\n".join(["image,MEL,NV", *rows, "c.png,1,1"]))
+    assert open_images(str(path)).classes == ()
+
+
+def test_an_address_in_a_list_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("path\nhttps://example.org/a.jpg\n")
+    with pytest.raises(UsageError, match="this machine's disk"):
+        open_images(str(tmp_path / "a.csv"))
+
+
 def test_parquet_of_hugging_face_gives_its_fine_labels_by_name(tmp_path: Path) -> None:
     features = {"fine_label": {"names": ["cat", "dog"], "_type": "ClassLabel"}}
     table = pa.table(
