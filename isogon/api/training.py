@@ -23,17 +23,23 @@ def distill(
     recipe: "Place | Recipe | None" = None,
     *,
     images: Place | None = None,
+    test: Place | None = None,
     unfamiliar: Place | Mapping[str, Place] | None = None,
     teacher: str | Sequence[str] = (),
     student: str | None = None,
+    from_scratch: bool = False,
     width: int | None = None,
     size: int | None = None,
     teacher_size: int | None = None,
     epochs: int | None = None,
     steps: int | None = None,
     minutes: float | None = None,
+    batch_size: int | None = None,
+    accumulate: int | None = None,
+    workers: int | None = None,
     seed: int | None = None,
     settings: Mapping[str, Any] | None = None,
+    name: str | None = None,
     output: Place | None = None,
     accept_changes: bool = False,
     progress: Progress | None = None,
@@ -47,18 +53,24 @@ def distill(
         recipe: a TOML file or a `Recipe`; None: the other arguments say it all. The
             arguments replace the keys of a file; beside a `Recipe` none may be given.
         images: a folder, tars, a list, or Parquet.
+        test: other images to calibrate and test on; None: a part of `images` is held out.
         unfamiliar: out-of-distribution images that the score should flag, or several
             sets by name.
         teacher: `NAME[:CHECKPOINT]` of timm, or `package.module:factory`; or several.
         student: as `teacher`.
+        from_scratch: start the student from random weights, which takes far longer.
         width: of the embedding.
         size: pixels the student sees, height and width.
         teacher_size: pixels the teacher sees.
         epochs: length in passes over the images; 0 for the closed-form student alone.
         steps: length in steps of one batch.
         minutes: length of the whole run on this machine.
+        batch_size: images per step.
+        accumulate: cut each step into so many parts, to save memory.
+        workers: processes that read images.
         seed: of views, their order, and new layers.
         settings: any other key, such as {"train.learning_rate": 1e-3}.
+        name: of the student; None: that of the folder of images.
         output: the bundle to make; None: `NAME.isogon` in the current folder.
         accept_changes: continue a stopped run although its learning rate, length,
             clipping or precision was another.
@@ -74,6 +86,7 @@ def distill(
     sets = unfamiliar if isinstance(unfamiliar, Mapping) else {"": unfamiliar}
     wanted = Wanted(
         images=_text(images),
+        test=_text(test),
         unfamiliar=tuple(
             f"{name}={place}" if name else str(place)
             for name, place in sets.items()
@@ -81,12 +94,17 @@ def distill(
         ),
         teacher=(teacher,) if isinstance(teacher, str) else tuple(teacher),
         student=student,
+        from_scratch=from_scratch,
         width=width,
         size=size,
         teacher_size=teacher_size,
         epochs=epochs,
         steps=steps,
+        batch_size=batch_size,
+        accumulate=accumulate,
+        workers=workers,
         seed=seed,
+        name=name,
         settings=tuple(
             f"{key}={json.dumps(value)}" for key, value in (settings or {}).items()
         ),
