@@ -98,7 +98,7 @@ def test_too_small_a_disk_is_refused_before_anything_is_computed(
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=719))
     with pytest.raises(UsageError, match=r"720 B at .*, 719 B are free") as caught:
         filled_store(tmp_path, record(), source(until=0), progress)
-    for remedy in ("lower `views` (180 bytes each)", '"embedding"` (240 bytes)', "`cache`"):
+    for remedy in ("lower `views` (180 B each)", '"embedding"` (240 B)', "`cache`"):
         assert remedy in str(caught.value)
     assert not list(tmp_path.rglob(FEATURES))
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=720))

@@ -65,7 +65,7 @@ ELSEWHERE = {("isogon/runtimes/tensorrt.py", "config"): "IRuntimeConfig"}
 OURS = set(
     "buffer cached device entry folder found gpu graph how known lines log message model monitor "
     "name node nodes options owner package path pending pixels profile progress result runtimes "
-    "stamp stream task template tensor value version".split()
+    "stamp stream task template tensor value version _STAMP machine".split()
 )
 # Asked for by getattr, or compared as text.
 MORE = {
