@@ -15,7 +15,7 @@ EVALUATION = "evaluation.json"
 Kind = Literal["near", "far"]
 Role = Literal["teacher", "student"]
 
-# The keys of `Evaluation.gains`, beside those of the unfamiliar sets.
+# The keys of `Evaluation.gains`, besides those of the unfamiliar sets.
 DISTORTION = "angle distortion"
 OVERLAP = "overlap@10"
 KNN_ACCURACY = "kNN accuracy"

@@ -21,7 +21,7 @@ _KEYS = (PREPROCESSING_KEY, CALIBRATION_KEY, FUNCTION_KEY)
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Metadata:
-    """The properties that make an ONNX file stand alone."""
+    """The metadata properties with which an ONNX file can be used alone."""
 
     preprocessing: Preprocessing
     calibration: Calibration
@@ -84,7 +84,7 @@ def function_digest(
     Args:
         manifest: of the bundle: the student's weights, its architecture, preprocessing.
         detector: SHA-256 of the `detector.json` in force.
-        statistics: SHA-256 of the `reference.safetensors` beside it.
+        statistics: SHA-256 of the `reference.safetensors` in the same folder.
         reduction: of the detector's bank, if there is one.
     """
     document = {

@@ -143,7 +143,7 @@ class StageWriter:
         if entry is not None and entry.stage != self._stage:
             raise AppendOnlyError(
                 f"{name} belongs to the stage `{entry.stage}`, and the stage "
-                f"`{self._stage}` may only add files; write to a path of its own."
+                f"`{self._stage}` may only add files; write to another path."
             )
 
 

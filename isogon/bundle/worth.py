@@ -62,17 +62,17 @@ def worth_of(evaluation: Evaluation) -> Worth:
     }[verdict]
     if verdict == "unclear" and any(gain.better for gain in gains):
         opening = "Distilling has gained something"
-        opening += " and lost something" if lost else ", and the rest is open"
+        opening += " and lost something" if lost else ", and the rest is undecided"
     elif verdict == "unclear" and lost:
-        opening = "Distilling has lost something, and the rest is open"
+        opening = "Distilling has lost something, and the rest is undecided"
     worse = "; ".join(map(str, lost))
     kept = "; ".join(str(gain) for gain in gains if not gain.worse)
     if not lost:
         said = kept
     elif verdict == "paid":
-        said = f"{kept}; but it has lost {worse}"
+        said = f"{kept}; but worse in {worse}"
     else:
-        said = f"worse is {worse}" + (f"; not worse: {kept}" if kept else "")
+        said = f"worse in {worse}" + (f"; not worse in {kept}" if kept else "")
     random = _RANDOM if evaluation.pretrained is False else ""
     return Worth(verdict=verdict, sentence=f"{opening}: {said}.{random}")
 

@@ -92,7 +92,8 @@ def verify(
         _require_none({"--vouch": vouch, "--images": images}, beside="--diverge")
         _diverge(bundle, diverge, bound or [], plot, as_json=as_json)
         return
-    _require_none({"--plot": plot}, beside="a bundle alone; it is for --diverge")
+    if plot is not None:
+        raise _wrong("--plot is only for --diverge. Leave it out.")
     _verify(bundle, vouch, bound or [], images, as_json=as_json)
 
 
@@ -255,7 +256,7 @@ def _number(bounds: list[str]) -> float | None:
 def _require_none(given: dict[str, object], *, beside: str) -> None:
     for name, value in given.items():
         if value:
-            raise _wrong(f"Leave out {name} beside {beside}.")
+            raise _wrong(f"{name} cannot be combined with {beside}. Leave it out.")
 
 
 def _wrong(message: str) -> "UsageError":

@@ -24,7 +24,7 @@ def without_exif(data: bytes, *, xmp: bool = False) -> bytes:
     """Return the file with its EXIF changed to an item of unknown kind, which is ignored.
 
     Pillow copies every value of an AVIF's EXIF; thousands may overlap, which takes
-    gigabytes. The orientation is not lost: it is in boxes of its own.
+    gigabytes. The orientation is not lost: it is in other boxes.
 
     Args:
         data: the file.
@@ -41,7 +41,7 @@ def without_exif(data: bytes, *, xmp: bool = False) -> bytes:
 
 
 def _boxes(data: bytes) -> Iterator[tuple[bytes, int, int]]:
-    """Yield the outer boxes: kind, start, and end, which may lie beyond the data."""
+    """Yield the outer boxes: kind, start, and end, which may be beyond the data."""
     place = 0
     while place + 8 <= len(data):
         size = int.from_bytes(data[place : place + 4])

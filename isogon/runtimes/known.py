@@ -1,4 +1,4 @@
-"""The list of all runtimes. A new one is a module of its own, and one name here."""
+"""The list of all runtimes. A new one is a module, and one name here."""
 
 from pathlib import Path
 

@@ -24,7 +24,9 @@ from isogon.runtimes.cuda import cuda_device
 from isogon.runtimes.runner import Precision
 
 Flavour = Literal["tensorrt", "tensorrt-rtx"]  # named after their packages
+
 MODULES: dict[Flavour, str] = {"tensorrt": "tensorrt", "tensorrt-rtx": "tensorrt_rtx"}
+
 _INSTALL: dict[Flavour, str] = {
     "tensorrt": "`pip install tensorrt cuda-bindings` and NVIDIA's package index, as its "
     "installation guide says",
@@ -35,6 +37,7 @@ FLAVOURS: dict[str, Flavour] = {"trt": "tensorrt", "rtx": "tensorrt-rtx"}
 # The one library that runs an engine of another version; see `EngineStamp.needs_lean`.
 LEAN = "lean"
 _LEAN_PACKAGES = ("tensorrt-lean", "tensorrt-lean-cu13-libs", "tensorrt-lean-cu12-libs")
+
 _STAMP = re.compile(
     r"(?P<gpu>sm\d+(?:(?:\+sm\d+)*|up))"
     r"-(?P<flavour>trt|rtx)(?P<version>\d+\.\d+(?:up)?)"
