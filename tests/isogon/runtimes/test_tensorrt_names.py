@@ -63,9 +63,10 @@ OBJECTS = {
 ELSEWHERE = {("isogon/runtimes/tensorrt.py", "config"): "IRuntimeConfig"}
 # Variables that hold nothing of NVIDIA's; beside `self` and what a file imports.
 OURS = set(
-    "buffer cached device entry folder found gpu graph how known lines log message model monitor "
-    "name node nodes options owner package path pending pixels profile progress result runtimes "
-    "stamp stream task template tensor value version".split()
+    "FLAVOURS _STAMP buffer cached device driver entry folder found gpu graph how known lines log "
+    "machine major match message minor model monitor name node nodes options owner package path "
+    "pending pixels profile progress result runtimes stamp stream task template tensor value "
+    "version".split()
 )
 # Asked for by getattr, or compared as text.
 MORE = {
