@@ -33,9 +33,9 @@ from pathlib import Path
 import numpy as np
 
 from isogon.bulk import ProcessEngine
-from isogon.bulk.job import Job, isogon_version
-from isogon.bulk.part import Model
-from isogon.bulk.parts import Parts
+from isogon.bulk.job import BulkJob, isogon_version
+from isogon.bulk.parts import PartFolder
+from isogon.bulk.worker import manifest_of, model_for_job, opened_model
 from isogon.bundle import ONNX
 from isogon.images import ImageFolder, Images, open_images
 
@@ -53,21 +53,21 @@ def copies(images: Images, folder: Path, number: int) -> ImageFolder:
     return ImageFolder.list(folder)
 
 
-def bare(job: Job, indices: range, ready: BarrierType, times: "Queue[float]") -> None:
+def bare(job: BulkJob, indices: range, ready: BarrierType, times: "Queue[float]") -> None:
     """Embed these images and forget the answers; tell when it began and ended."""
-    model = Model.for_job(job)
-    preprocessing = model.bundle.manifest.preprocessing
+    model = model_for_job(job)
+    preprocessing = model.preprocessing
     ready.wait()
     times.put(time.perf_counter())
     for start in range(0, len(indices), job.batch):
         batch = indices[start : start + job.batch]
-        model.runner.run(
+        model.of_pixels(
             np.stack([preprocessing.pixels(job.images.image(i)) for i in batch])
         )
     times.put(time.perf_counter())
 
 
-def bare_speed(job: Job, workers: int) -> float:
+def bare_speed(job: BulkJob, workers: int) -> float:
     """Return the images per second of so many bare loops."""
     ready = Barrier(workers)
     times: Queue[float] = Queue()
@@ -85,10 +85,10 @@ def bare_speed(job: Job, workers: int) -> float:
     return len(job.images) / (max(found) - min(found))
 
 
-def engine_speed(job: Job, workers: int) -> float:
+def engine_speed(job: BulkJob, workers: int) -> float:
     """Return the images per second of the engine, its parts written as in a run."""
     with tempfile.TemporaryDirectory() as folder:
-        parts = Parts(folder=Path(folder), job=job)
+        parts = PartFolder(folder=Path(folder), job=job)
         done, start = 0, 0.0
         with closing(ProcessEngine(workers=workers).run(job, job.parts)) as finished:
             for number, (part, content) in enumerate(finished, 1):
@@ -119,7 +119,7 @@ class Round:
     cost: float  # seconds of CPU, start-up included
 
 
-def measured(name: str, job: Job, workers: int) -> Round:
+def measured(name: str, job: BulkJob, workers: int) -> Round:
     """Run a column once."""
     before = cpu_seconds()
     speed = COLUMNS[name](job, workers)
@@ -145,14 +145,14 @@ def main() -> None:
     from conditions import conditions  # imports torch, which no worker has to
 
     heading = conditions("onnxruntime-gpu", "pyarrow")
-    model = Model.open(options.bundle, ONNX)
-    size = model.bundle.manifest.preprocessing.height
+    model = opened_model(options.bundle, ONNX)
+    size = model.preprocessing.height
     with tempfile.TemporaryDirectory() as work:
         images = copies(open_images(options.images), Path(work) / "images", options.copies)
-        job = Job(
+        job = BulkJob(
             bundle=options.bundle.absolute(),
             artifact=ONNX,
-            fingerprint=model.artifact.fingerprint,
+            fingerprint=model.fingerprint,
             version=isogon_version(),
             images=images,
             batch=BATCH,
@@ -178,7 +178,7 @@ def main() -> None:
         }
     print(
         f"# Bulk embedding\n\n{heading}\n\n{len(images)} JPEG photographs, "
-        f"{model.bundle.manifest.student.architecture} at {size} pixels, batches of "
+        f"{manifest_of(model).student.architecture} at {size} pixels, batches of "
         f"{BATCH}, parts of {PART}. Medians of {options.rounds} interleaved rounds; in "
         f"brackets the lowest and the highest.\n\n"
         f"| workers | bare loop, images/s | isogon embed, images/s | ratio | "

@@ -1,4 +1,4 @@
-"""Isogon: distil a vision model, prove what is exported, know when not to trust it.
+"""Isogon: distil a vision model, check its exports for parity, detect unfamiliar images.
 
     import isogon
 
@@ -7,7 +7,7 @@
     model = isogon.load("photos.isogon")
     answers = model.embed(["a.jpg", "b.jpg"])
 
-`isogon.load` needs no torch; a stage is loaded when its function is called.
+`isogon.load` needs no torch; a stage is imported when its function is called.
 """
 
 from importlib import import_module

@@ -1,19 +1,19 @@
-"""What can go wrong, with messages that say what to do.
+"""The errors of Isogon.
 
 Each message says what was expected, what came, and what to do. The command line
-prints the message alone and leaves with the class's `exit_code`.
+prints the message alone and ends with the class's `exit_code`.
 
     IsogonError                   2
     ├── UsageError                2  an argument, a recipe or a data folder
     │   └── ProcessError             a process of several, or one that it has lost
-    ├── ImageError                2  bytes that are not an image we accept
-    ├── BundleError               2  a directory that is no usable bundle
+    ├── ImageError                2  bytes that are not an accepted image
+    ├── BundleError               2  a directory that is not a usable bundle
     │   ├── AppendOnlyError          rule 1: another stage's file would be rewritten
-    │   ├── DamagedFileError         rule 2: a file is not what the manifest promises
+    │   ├── DamagedFileError         rule 2: a file does not match the manifest
     │   ├── ForbiddenFileError       rule 3: a kind of file that could execute
     │   ├── EngineMismatchError      rule 3: an engine built for another machine
-    │   ├── UnvouchedArtifactError   rules 4 and 5: no parity or calibration for this hash
-    │   └── SchemaVersionError       rule 6: a format this version does not read
+    │   ├── UnvouchedArtifactError   rules 4 and 5: no parity report or calibration
+    │   └── SchemaVersionError       rule 6: a format that this version does not read
     └── CheckFailedError          1  parity or the golden check (rule 7) found a difference
 """
 
@@ -22,7 +22,7 @@ from typing import ClassVar
 
 
 class IsogonError(Exception):
-    """Anything Isogon refuses to do, with a message meant for a person."""
+    """The base of all errors of Isogon, with a message for the user."""
 
     exit_code: ClassVar[int] = 2
 
@@ -32,7 +32,7 @@ class UsageError(IsogonError):
 
 
 class ProcessError(UsageError):
-    """One process of several failed, or lost contact with another."""
+    """One of several processes failed, or lost contact with another."""
 
 
 class ImageProblem(StrEnum):
@@ -44,7 +44,7 @@ class ImageProblem(StrEnum):
 
 
 class ImageError(IsogonError):
-    """Bytes that are not an image we accept; `problem` says in which way."""
+    """Bytes that are not an accepted image; `problem` is the kind of reason."""
 
     def __init__(self, problem: ImageProblem, message: str) -> None:
         super().__init__(message)
@@ -52,7 +52,7 @@ class ImageError(IsogonError):
 
 
 class BundleError(IsogonError):
-    """A directory that is no bundle, or one that cannot be used as it is."""
+    """A directory that is not a bundle, or a bundle that cannot be used."""
 
 
 class AppendOnlyError(BundleError):
@@ -60,26 +60,26 @@ class AppendOnlyError(BundleError):
 
 
 class DamagedFileError(BundleError):
-    """A file is missing, or its bytes are not those the manifest promises."""
+    """A file is missing, or does not match its hash in the manifest."""
 
 
 class ForbiddenFileError(BundleError):
-    """A file of a kind that could execute, or outside the bundle."""
+    """A file that could be executed, or that is outside the bundle."""
 
 
 class EngineMismatchError(BundleError):
-    """An engine built for another GPU, another TensorRT, or for a GPU at all."""
+    """An engine for another GPU or TensorRT, or on a machine without a GPU."""
 
 
 class UnvouchedArtifactError(BundleError):
-    """No parity report, or no calibration, vouches for this artifact's hash."""
+    """No parity report, or no calibration, is for this artifact's hash."""
 
 
 class SchemaVersionError(BundleError):
-    """The manifest's schema is one this version of Isogon does not read."""
+    """This version of Isogon does not read the manifest's schema."""
 
 
 class CheckFailedError(IsogonError):
-    """A check ran and found a difference it may not tolerate."""
+    """A check found a difference beyond its bounds."""
 
     exit_code: ClassVar[int] = 1

@@ -1,7 +1,7 @@
-"""Bundles on Hugging Face's hub: push one, pull one. Nothing else here asks a hub.
+"""Bundles on Hugging Face's hub: push and pull.
 
-A repository holds the bundle's files and, as README.md, its model card. What is pulled is
-what the manifest names, and it becomes a bundle only if every hash is right.
+A repository contains the bundle's files and its model card, README.md. Only the files in
+the manifest are pulled, and they become a bundle only if every hash is right.
 """
 
 import shutil
@@ -23,14 +23,14 @@ def push(
 ) -> str:
     """Upload a bundle and its card in one commit; return the commit's address.
 
-    The repository is made where there is none. The token is huggingface_hub's:
+    The repository is created if it does not exist. The token is huggingface_hub's:
     `hf auth login`, or HF_TOKEN.
 
     Args:
         bundle: a directory; every hash is checked first.
         repository: `user/name` or `organisation/name`.
-        private: whether a repository that is made is private.
-        message: of the commit.
+        private: whether a new repository is private.
+        message: the commit message.
 
     Raises:
         BundleError: the bundle is damaged.
@@ -58,7 +58,7 @@ def push(
 
 
 def pull(repository: str, output: str | Path, *, revision: str = "main") -> Bundle:
-    """Download a bundle; it appears at `output` whole and intact, or not at all.
+    """Download a bundle; it appears at `output` complete and intact, or not at all.
 
     Args:
         repository: `user/name` or `organisation/name`.
@@ -66,9 +66,8 @@ def pull(repository: str, output: str | Path, *, revision: str = "main") -> Bund
         revision: a branch, a tag or a commit.
 
     Raises:
-        UsageError: something is at `output`; the hub does not answer, or has no such
-            bundle.
-        BundleError: what was downloaded is no intact bundle.
+        UsageError: `output` exists; the hub does not answer, or has no such bundle.
+        BundleError: the download is not an intact bundle.
     """
     from huggingface_hub import HfApi
 
@@ -86,22 +85,22 @@ def pull(repository: str, output: str | Path, *, revision: str = "main") -> Bund
             content = Path(first).read_bytes()
             for name in manifest_from_bytes(content, where=repository).files:
                 api.hf_hub_download(repository, name, revision=commit, local_dir=folder)
-        shutil.rmtree(folder / ".cache", ignore_errors=True)  # the client's notes
-        Bundle.open(folder)  # every hash
+        shutil.rmtree(folder / ".cache", ignore_errors=True)  # files of the hub's client
+        Bundle.open(folder)  # checks every hash
         folder.rename(output)
     return Bundle.open(output)
 
 
 @contextmanager
 def _told(repository: str, doing: str) -> Iterator[None]:
-    """Turn what the hub's client raises into one sentence.
+    """Turn errors of the hub's client into one sentence.
 
     Raises:
         UsageError: the hub does not answer, or refuses.
     """
     from huggingface_hub import constants
 
-    # HTTPError is that of the HTTP client it is built on.
+    # HTTPError is that of its HTTP client.
     from huggingface_hub.errors import (  # type: ignore[attr-defined]
         HfHubHTTPError,
         HFValidationError,
@@ -117,11 +116,11 @@ def _told(repository: str, doing: str) -> Iterator[None]:
     except HfHubHTTPError as error:
         reason = str(error).splitlines()[0]
         raise UsageError(
-            f"The hub at {constants.ENDPOINT} would not let us {doing} {repository}: "
+            f"The hub at {constants.ENDPOINT} refused the {doing} {repository}: "
             f"{reason}. Check the name, and your token with `hf auth whoami`."
         ) from error
     except (HTTPError, OSError) as error:
         raise UsageError(
-            f"The hub at {constants.ENDPOINT} does not answer: {error}. HF_ENDPOINT says "
-            f"which hub is asked."
+            f"The hub at {constants.ENDPOINT} does not answer: {error}. HF_ENDPOINT names "
+            f"the hub."
         ) from error

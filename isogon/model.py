@@ -1,4 +1,4 @@
-"""A model that answers: a bundle's artifact, or an exported ONNX file alone. No torch."""
+"""A model to embed images with: a bundle's artifact, or an ONNX file alone. No torch."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -32,7 +32,7 @@ BATCH = 8
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Answer:
-    """What the file says of one image."""
+    """The model's answer for one image."""
 
     name: str
     embedding: Float32[np.ndarray, " d"]  # unit norm
@@ -41,7 +41,7 @@ class Answer:
     is_ood: bool  # p_value <= the calibration's alpha
 
     def document(self) -> dict[str, object]:
-        """Return it for JSON, worded as the service's answers are."""
+        """Return it as a JSON document, with the keys of the service's answers."""
         ood = {
             "score": self.ood_score,
             "p_value": self.p_value,
@@ -55,16 +55,16 @@ class Unread:
     """An image that could not be read, and why."""
 
     name: str
-    reason: str  # to be read after the name: "is empty. Send …"
+    reason: str  # continues the name: "is empty. Send …"
 
     def document(self) -> dict[str, object]:
-        """Return it for JSON."""
+        """Return it as a JSON document."""
         return {"name": self.name, "error": self.reason}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Seen:
-    """An image that was read."""
+    """An image that was read, with its pixels."""
 
     name: str
     pixels: UInt8[np.ndarray, "h w 3"]
@@ -72,7 +72,7 @@ class _Seen:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Answers:
-    """What a model says of n images, in their order."""
+    """The model's answers for n images, in order."""
 
     embeddings: Float32[np.ndarray, "n d"]  # unit norm
     scores: Float32[np.ndarray, " n"]  # larger = less familiar, out of distribution
@@ -84,7 +84,7 @@ class Answers:
 
 
 class Model:
-    """What computes embeddings, and says which images are out of distribution.
+    """Computes embeddings, and flags images that are out of distribution.
 
     `isogon.load` opens one.
     """
@@ -100,10 +100,10 @@ class Model:
     ) -> None:
         self.name = runner.name
         self.manifest = manifest  # of the bundle; None: a file alone
-        self.on_device = runner.on_device  # whether an accelerator computes
+        self.on_device = runner.on_device  # whether it runs on an accelerator
         self.preprocessing = preprocessing
         self.calibration = calibration
-        # SHA-256 of the file; embeddings compare with those of the same fingerprint.
+        # SHA-256 of the file; only embeddings of the same fingerprint are comparable.
         self.fingerprint = fingerprint
         self._runner = runner
         self._limits = limits
@@ -118,19 +118,20 @@ class Model:
         threads: int | None = None,
         limits: ImageLimits = LOCAL_LIMITS,
     ) -> "Model":
-        """Open a bundle's artifact, proven on this machine, or an ONNX file alone.
+        """Open a bundle's artifact, or an ONNX file alone.
 
-        Parity reports are in the bundle: a file alone is taken at its word, with the
-        preprocessing and the calibration of its metadata.
+        A bundle's artifact must have a parity report and reproduce the golden images. A
+        file alone has neither: it is used with the preprocessing and calibration in its
+        metadata, unchecked.
 
         Args:
             path: a bundle's directory, or an ONNX file that `isogon export` made.
-            artifact: which of a bundle's, such as "onnx/model.int8.onnx", or, where it
-                was let in for OpenVINO, "onnx/model.int8.onnx@openvino"; "fastest":
-                whichever is on this machine, measured now.
-            runtime: of a file alone: "onnxruntime", which is what its calibration was
-                measured in, or "openvino".
-            threads: of one run; None for the runtime's own choice.
+            artifact: which artifact of a bundle, such as "onnx/model.int8.onnx", or
+                "onnx/model.int8.onnx@openvino" if it was exported for OpenVINO;
+                "fastest": the fastest on this machine, measured now.
+            runtime: of a file alone: "onnxruntime", in which its calibration was
+                measured, or "openvino".
+            threads: of one run; None: the runtime's default.
             limits: the largest image that is decoded.
 
         Raises:
@@ -184,8 +185,8 @@ class Model:
     ) -> Answers:
         """Return embeddings, scores and decisions for images.
 
-        A file, as a path or its bytes, and an image just opened by Pillow are turned
-        upright as the service does; an image made in memory means its pixels.
+        A file (path or bytes), and an image that Pillow has just opened, is turned upright
+        by its metadata, as in the service. An image made in memory is used as it is.
 
         Args:
             images: paths, encoded bytes, images of Pillow's in any mode, or uint8 arrays
@@ -194,7 +195,7 @@ class Model:
 
         Raises:
             ImageError: one does not decode, or is too large; the message begins with
-                its place, or its name.
+                its path, or `images[index]`.
             UsageError: one is of another type, shape or dtype, or cannot be read.
 
         Example:
@@ -227,7 +228,7 @@ class Model:
         )
 
     def pixels(self, data: bytes) -> UInt8[np.ndarray, "h w 3"]:
-        """Return the pixels the graph takes of an encoded image.
+        """Return the pixels of an encoded image, as the graph takes them.
 
         Raises:
             ImageError: it does not decode, or is too large.
@@ -236,7 +237,7 @@ class Model:
         return crop.pixels(decode(data, self._limits, samples=crop.range))
 
     def answer(self, image: Path | bytes) -> Answer:
-        """Return what the file says of one image, run alone; bytes have no name.
+        """Return the answer for one image, run alone; bytes have an empty name.
 
         Raises:
             ImageError: it does not decode, or is too large.
@@ -248,9 +249,9 @@ class Model:
     def answers(
         self, images: Sequence[Path], progress: Progress, *, batch_size: int = BATCH
     ) -> Iterator[Answer | Unread]:
-        """Yield what the file says of each image, in order, a batch at a time.
+        """Yield the answer for each image, in order, a batch at a time.
 
-        An image that cannot be read is yielded as `Unread`; the others are answered.
+        An unreadable image is yielded as `Unread`.
         """
         task = progress.add_task("Running the model", total=len(images))
         for start in range(0, len(images), batch_size):
@@ -287,7 +288,7 @@ class Model:
         ]
 
     def of_pixels(self, pixels: UInt8[np.ndarray, "b h w 3"]) -> Answers:
-        """Return what the model says of images in the size it takes, as one batch."""
+        """Return the answers for preprocessed images, as one batch."""
         outputs = self._runner.run(pixels)
         return Answers(
             embeddings=outputs.embeddings,
@@ -333,7 +334,7 @@ def require_savable(path: Path) -> None:
 
 
 def save_answers(path: Path, answers: Sequence[Answer], fingerprint: str) -> None:
-    """Write answers as a NumPy archive; it appears whole, or not at all.
+    """Write answers as a NumPy archive, which appears complete or not at all.
 
     It holds `names` [n], `embeddings` float32 [n, d], `ood_scores` [n], `p_values` [n],
     `is_ood` [n] and `fingerprint`, without pickled objects.
@@ -365,7 +366,7 @@ def save_answers(path: Path, answers: Sequence[Answer], fingerprint: str) -> Non
 
 
 def _as_file(image: PillowImage) -> bytes:
-    """Return the pixels as a file without loss, for the one decoder."""
+    """Return the pixels as a file without loss, for the decoder."""
     image = storable(image)
     if without_loss(image) == "TIFF":
         return saved(image, "TIFF")

@@ -1,7 +1,7 @@
-"""How long work tells what it does: counted tasks, and sentences. It never draws itself.
+"""The interface by which long work reports its progress: counted tasks, and sentences.
 
-The command line shows it with Rich; any `rich.progress.Progress` fits, and so does a
-class of one's own with these methods.
+The command line passes a `rich.progress.Progress`. Any other class with these methods
+works too.
 """
 
 from collections.abc import Iterable, Iterator
@@ -12,21 +12,21 @@ T = TypeVar("T")
 
 @runtime_checkable
 class Progress(Protocol):
-    """Tasks with a total that is counted up to, and a console."""
+    """Tasks that count up to a total, and a console."""
 
     @property
     def console(self) -> Any:
-        """A `rich.console.Console`, or what prints like one: see `say`."""
+        """A `rich.console.Console`, or an object with its `print`: see `say`."""
 
     def add_task(
         self, description: str, /, *, total: float | None = None, completed: int = 0
     ) -> Any:
-        """Begin a task, and return what it is called in the other methods.
+        """Begin a task; return its identifier for the other methods.
 
         Args:
-            description: what is done, in a few words.
-            total: of steps; None while nobody knows.
-            completed: how many of them an earlier run has done.
+            description: the work, in a few words.
+            total: number of steps; None while unknown.
+            completed: number of steps that an earlier run has done.
         """
 
     def update(
@@ -39,13 +39,13 @@ class Progress(Protocol):
         advance: float | None = None,
         description: str | None = None,
     ) -> None:
-        """Change what is not None of a task."""
+        """Change the properties of a task that are not None."""
 
     def advance(self, task: Any, /, advance: float = 1) -> None:
-        """Count steps that are done."""
+        """Count finished steps."""
 
     def remove_task(self, task: Any, /) -> None:
-        """Forget a task."""
+        """Remove a task."""
 
     def track(
         self,
@@ -55,27 +55,27 @@ class Progress(Protocol):
         *,
         description: str = "Working",
     ) -> Iterable[T]:
-        """Yield from a sequence, as a task that counts its items."""
+        """Yield the items of a sequence, and count them as a task."""
 
 
 def say(progress: Progress, text: str) -> None:
-    """Write a sentence as it is: nothing in it is markup, and no line of it is broken."""
+    """Print a sentence as plain text, without markup and without line breaks."""
     progress.console.print(text, markup=False, soft_wrap=True)
 
 
 class Silent:
-    """Tells nobody."""
+    """Progress that is not shown."""
 
     @property
     def console(self) -> "Silent":
-        """Where sentences vanish."""
+        """Itself, since it also discards sentences."""
         return self
 
     def print(self, *words: Any, **_: Any) -> None:
-        """Write nothing."""
+        """Print nothing."""
 
     def add_task(self, description: str, /, **_: Any) -> None:
-        """Begin a task that nobody sees."""
+        """Begin nothing."""
 
     def update(self, task: Any, /, **_: Any) -> None:
         """Change nothing."""
@@ -84,7 +84,7 @@ class Silent:
         """Count nothing."""
 
     def remove_task(self, task: Any, /) -> None:
-        """Forget nothing."""
+        """Remove nothing."""
 
     def track(
         self, sequence: Iterable[T], /, total: float | None = None, *, description: str = ""

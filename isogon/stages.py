@@ -1,7 +1,7 @@
-"""The stages are packages of Isogon's own, whatever lies in the current folder.
+"""Make the names `distill`, `export` and `serving` mean Isogon's own packages.
 
-`distill`, `export` and `serving` are installed beside `isogon`, under names that a user's
-own folders may have too. Once `isogon` is imported, these names mean Isogon's.
+They are installed beside `isogon`, under names that a user's folders may have too. After
+`import isogon`, these names mean Isogon's packages, whatever the current folder contains.
 """
 
 import sys
@@ -24,12 +24,12 @@ class _StageFinder(MetaPathFinder):
     def find_spec(
         self, name: str, path: Sequence[str] | None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
-        """Return where Isogon's stage of this name is; None for any other module."""
+        """Return the spec of Isogon's stage of this name; None for any other module."""
         init = _ROOT / name / "__init__.py"
         if name not in STAGES or not init.is_file():
             return None
         other = namesake(name, sys.path)
-        if other is not None and other.is_file():  # a folder without code hides nothing
+        if other is not None and other.is_file():  # a folder without code is no conflict
             warnings.warn(
                 f"`import {name}` means Isogon's own stage, not {other}. Rename yours if "
                 f"you import it beside Isogon.",
@@ -41,7 +41,7 @@ class _StageFinder(MetaPathFinder):
 
 
 def install() -> None:
-    """Let the names of the stages mean Isogon's from now on."""
+    """Make the names of the stages mean Isogon's packages from now on."""
     if not any(isinstance(found, _StageFinder) for found in sys.meta_path):
         place = next(
             (i for i, found in enumerate(sys.meta_path) if found is PathFinder),
@@ -51,9 +51,9 @@ def install() -> None:
 
 
 def namesake(name: str, folders: Sequence[str]) -> Path | None:
-    """Return a module or folder in `folders` with the name of one of Isogon's, if any.
+    """Return a module or folder of this name in `folders`, or None.
 
-    An empty string is the current folder, as in `sys.path`. Copies of Isogon do not count.
+    An empty string is the current folder, as in `sys.path`. Copies of Isogon are ignored.
     """
     others = [
         folder for folder in folders if not Path(folder, "isogon/__init__.py").is_file()
@@ -67,7 +67,7 @@ def namesake(name: str, folders: Sequence[str]) -> Path | None:
 
 
 def require_own(name: str) -> None:
-    """Raise `UsageError` if a stage's name has been imported from elsewhere before."""
+    """Raise `UsageError` if another module of a stage's name is imported already."""
     module = sys.modules.get(name)
     file = getattr(module, "__file__", None)
     if module is None or (file and Path(file).resolve().is_relative_to(_ROOT / name)):

@@ -28,7 +28,7 @@ from isogon.bundle import (
 )
 from isogon.bundle.evaluation import EVALUATION, Evaluation
 from isogon.errors import BundleError
-from isogon.images import Cost, decode
+from isogon.images import DecodingCost, decode
 from isogon.ood import Calibration
 from isogon.runtimes import Device, How, Runner
 from serving.settings import Settings
@@ -115,7 +115,7 @@ class ServedModel:
         return self.bundle.manifest
 
     def pixels(
-        self, data: bytes, admit: Callable[[Cost], None] | None = None
+        self, data: bytes, admit: Callable[[DecodingCost], None] | None = None
     ) -> UInt8[np.ndarray, "h w 3"]:
         """Return an encoded image as the runner sees it.
 

@@ -609,8 +609,8 @@ def test_calibrate_refuses_a_setting_that_the_detector_does_not_read(
     )
     assert refused.returncode == 2
     told = " ".join(refused.stderr.split())
-    assert f"The {detector} detector does not read {setting}, got {setting} = 3" in told
-    assert f"take a detector that does: {readers}." in told
+    assert f"The {detector} detector does not use {setting}, got {setting} = 3" in told
+    assert f"choose a detector that does: {readers}." in told
 
 
 def test_calibrate_says_that_labels_are_missing_before_it_works(

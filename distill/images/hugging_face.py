@@ -9,9 +9,14 @@ from PIL import Image
 
 from isogon.errors import UsageError
 from isogon.images import ClassChoice, Images
-from isogon.images.classes import column_named, column_words
+from isogon.images.classes import (
+    classes_by_label,
+    column_named,
+    column_words,
+    label_column,
+    label_text,
+)
 from isogon.images.collection import decoded
-from isogon.images.listed import classes_by_label, label_column, label_text
 from isogon.images.parquet import IMAGES
 
 

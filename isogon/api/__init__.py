@@ -1,10 +1,9 @@
-"""What `import isogon` offers: a function for each stage. The command line calls them too.
+"""The functions of `import isogon`, one per stage. The command line calls them too.
 
-Each loads its stage when it is called, and is silent unless it is given `progress`.
+Each function imports its stage when it is called, and prints only to `progress`, if given.
 """
 
-from isogon.api.answering import embed as embed, load as load, serve as serve
-from isogon.api.proving import (
+from isogon.api.exporting import (
     calibrate as calibrate,
     diverge as diverge,
     export as export,
@@ -12,6 +11,7 @@ from isogon.api.proving import (
     judge as judge,
     verify as verify,
 )
+from isogon.api.serving import embed as embed, load as load, serve as serve
 from isogon.api.training import (
     Comparison as Comparison,
     compare as compare,

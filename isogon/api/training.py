@@ -1,4 +1,4 @@
-"""`distill`, `evaluate` and `compare`: students, and what they are worth."""
+"""`distill`, `evaluate` and `compare`: train students, measure and compare them."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -6,7 +6,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from isogon.api.opening import Place, opened_bundle, shown
+from isogon.api.arguments import Place, opened_bundle, shown
 from isogon.bundle import Bundle, Manifest
 from isogon.bundle.evaluation import EVALUATION, Evaluation, Kind
 from isogon.bundle.worth import Worth, worth_of
@@ -44,14 +44,14 @@ def distill(
     accept_changes: bool = False,
     progress: Progress | None = None,
 ) -> Bundle:
-    """Teach a student what a teacher knows of a folder of images, and evaluate it.
+    """Distil a teacher into a student on a folder of images, and evaluate the student.
 
-    What is left open is chosen as `isogon distill` does. A run that was stopped continues
+    Arguments that are left out are chosen as by `isogon distill`. A stopped run continues
     when it is called again with the same `output`.
 
     Args:
-        recipe: a TOML file or a `Recipe`; None: the other arguments say it all. The
-            arguments replace the keys of a file; beside a `Recipe` none may be given.
+        recipe: a TOML file, whose keys the other arguments replace; or a `Recipe`, with
+            which none of them may be given; None: only the other arguments.
         images: a folder, tars, a list, or Parquet.
         test: other images to calibrate and test on; None: a part of `images` is held out.
         unfamiliar: out-of-distribution images that the score should flag, or several
@@ -59,26 +59,25 @@ def distill(
         teacher: `NAME[:CHECKPOINT]` of timm, or `package.module:factory`; or several.
         student: as `teacher`.
         from_scratch: start the student from random weights, which takes far longer.
-        width: of the embedding.
-        size: pixels the student sees, height and width.
-        teacher_size: pixels the teacher sees.
-        epochs: length in passes over the images; 0 for the closed-form student alone.
-        steps: length in steps of one batch.
+        width: the embedding dimension.
+        size: image size of the student in pixels.
+        teacher_size: image size of the teacher in pixels.
+        epochs: length in passes over the images; 0: the closed-form student, untrained.
+        steps: length in training steps of one batch.
         minutes: length of the whole run on this machine.
         batch_size: images per step.
         accumulate: cut each step into so many parts, to save memory.
         workers: processes that read images.
-        seed: of views, their order, and new layers.
+        seed: of augmented views, their order, and new layers.
         settings: any other key, such as {"train.learning_rate": 1e-3}.
         name: of the student; None: that of the folder of images.
         output: the bundle to make; None: `NAME.isogon` in the current folder.
         accept_changes: continue a stopped run although its learning rate, length,
-            clipping or precision was another.
+            clipping or precision was different.
         progress: where to show progress.
 
     Raises:
-        UsageError: the recipe, the images or the models are not in order, or something
-            is at `output`.
+        UsageError: unusable recipe, images or models, or `output` exists.
     """
     require_own("distill")
     from distill import Recipe, Wanted, chosen_from
@@ -141,24 +140,24 @@ def evaluate(
     severities: Sequence[int] = (3,),
     progress: Progress | None = None,
 ) -> Evaluation:
-    """Measure again what the student kept of its teacher, on the recipe's images.
+    """Measure the student again, on the recipe's images.
 
     The bundle's `evaluation.json` and `report.html` are replaced.
 
     Args:
         bundle: a distilled bundle.
         images: where the in-distribution images are now; None: where the recipe says.
-        test: where the test images are now, if they are a source of their own.
-        unfamiliar: where sets of out-of-distribution images are now, by name, maybe with
-            their kind, "near" or "far"; a new name adds a set.
-        teacher: evaluate the teacher too; False leaves out fidelity.
+        test: where the test images are now, if the recipe has a separate source for them.
+        unfamiliar: where sets of out-of-distribution images are now, by name, optionally
+            with their kind, "near" or "far"; a new name adds a set.
+        teacher: evaluate the teacher too; False: no fidelity is measured.
         corruptions: measure accuracy under the 15 common corruptions.
-        corrupted_images: how many test images to corrupt, at most.
-        severities: of the corruptions, 1 to 5; the mean over several.
+        corrupted_images: the largest number of test images to corrupt.
+        severities: of the corruptions, 1 to 5; several are averaged.
         progress: where to show progress.
 
     Raises:
-        UsageError: images or weights are no longer where the recipe says.
+        UsageError: images or weights are not where the recipe says.
         BundleError: the bundle is damaged.
     """
     require_own("distill")
@@ -180,13 +179,13 @@ def evaluate(
 
 
 def evaluation(bundle: Place | Bundle) -> Evaluation:
-    """Return the evaluation that a bundle holds, without measuring."""
+    """Return the stored evaluation of a bundle, without measuring."""
     return opened_bundle(bundle).record(EVALUATION, Evaluation)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Comparison:
-    """Several bundles side by side, as they were evaluated."""
+    """The stored evaluations of several bundles, to compare."""
 
     subjects: Mapping[str, tuple[Manifest, Evaluation]]  # by the bundle's path
     figures: "Sequence[Figure]"  # each with its value for each bundle
@@ -195,7 +194,7 @@ class Comparison:
 
 
 def compare(*bundles: Place | Bundle) -> Comparison:
-    """Put the evaluations that bundles hold side by side; nothing is measured.
+    """Compare the stored evaluations of bundles; nothing is measured.
 
     Raises:
         BundleError: a bundle is damaged.

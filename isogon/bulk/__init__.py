@@ -1,8 +1,8 @@
-"""Bulk: a bundle's embeddings of many images as one Parquet file. No torch.
+"""Bulk embedding: many images to one Parquet file. No torch.
 
-The images are divided into parts. A part is embedded by one function, `embed_part`, in
-processes of this machine or on Ray, and written before the next is given out; so a run
-that ends early is continued where it was.
+The images are divided into parts. One function, `embed_part`, embeds a part in a process
+of this machine or on Ray. Each part is written when it is finished, so that a stopped run
+continues from its finished parts.
 """
 
 from isogon.bulk.embedding import Summary as Summary, embed as embed

@@ -1,4 +1,4 @@
-"""A whole bulk run: from a source of images to one Parquet file."""
+"""A bulk run: from a source of images to one Parquet file."""
 
 import csv
 import os
@@ -13,31 +13,44 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from isogon.bulk.engines import Engine
-from isogon.bulk.job import Job, RunRecord, isogon_version, part_size
-from isogon.bulk.part import manifest_of, opened_model
-from isogon.bulk.parts import COMPRESSION, Parts, PartTable, opened, publish, schema
+from isogon.bulk.job import BulkJob, RunRecord, isogon_version, part_size
+from isogon.bulk.parts import (
+    COMPRESSION,
+    PartFolder,
+    PartTable,
+    opened_folder,
+    publish,
+    schema,
+)
+from isogon.bulk.worker import manifest_of, opened_model
 from isogon.bundle import ONNX
 from isogon.images import open_images
 from isogon.model import Model
 from isogon.progress import Progress
 
+_HEADER = ("name", "reason")  # of the list of unreadable images
+_GROUP = 64 * 2**20  # bytes of embeddings in a row group, which is held in memory
+
+# Images per run of the model. A larger batch gains little on a CPU, and more on a GPU.
+_CPU_BATCH, _GPU_BATCH = 8, 64
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Summary:
-    """The figures of a run that is finished."""
+    """The figures of a finished run."""
 
     output: Path
     images: int
     embedded: int
     unreadable: int
-    passed_over: int  # files of the source that are none of its images
-    unreadable_list: Path | None  # CSV of name and reason; None where all were read
-    flagged: int  # of those embedded
+    passed_over: int  # files of the source that are hidden or not images
+    unreadable_list: Path | None  # CSV of name and reason; None if all were readable
+    flagged: int  # embedded images flagged as out of distribution
     alpha: float
     width: int
     fingerprint: str  # of the artifact
     runner: str
-    continued: int  # images that an earlier start had done
+    continued: int  # images that an earlier start has embedded
     seconds: float  # of this start, without checking and merging
 
     @property
@@ -47,12 +60,12 @@ class Summary:
 
     @property
     def images_per_second(self) -> float | None:
-        """The speed of this start; None where nothing was left to do."""
+        """The speed of this start; None if nothing was left to do."""
         done = self.images - self.continued
         return done / self.seconds if done else None
 
     def document(self) -> dict[str, object]:
-        """Return it for JSON."""
+        """Return the summary as a JSON document."""
         listed = self.unreadable_list
         return {
             "output": str(self.output),
@@ -72,13 +85,98 @@ class Summary:
         }
 
 
-_HEADER = ("name", "reason")  # of the list
-_GROUP = 64 * 2**20  # bytes of embeddings in a row group: what is held in memory
+def embed(
+    bundle: Path,
+    source: str,
+    output: Path,
+    progress: Progress,
+    *,
+    engine: Engine,
+    artifact: str = ONNX,
+    batch: int | None = None,
+    overwrite: bool = False,
+) -> Summary:
+    """Embed every image of a source into one Parquet file.
+
+    The columns are `name` (unique), `label` where the images have classes, `embedding`
+    (float32, unit norm), `ood_score`, `p_value` and `is_ood`; the rows are in the
+    source's order; the metadata names the artifact. Unreadable images are listed in
+    `OUTPUT.unreadable.csv` and do not stop the run. Finished parts are kept in
+    `OUTPUT.parts` until the end: a run that was stopped or killed continues from them when
+    it is started again, and its output has the same bytes as an uninterrupted run's.
+
+    Args:
+        bundle: the bundle's directory.
+        source: what `isogon.images.open_images` takes.
+        output: the Parquet file to make.
+        progress: where to show progress.
+        engine: where the work is done.
+        artifact: of the bundle.
+        batch: images per run of the model; None for what suits the device.
+        overwrite: replace what is at `output`.
+
+    Raises:
+        UsageError: no such images, `output` exists, its unfinished run has other
+            settings, or a worker died.
+        BundleError: the bundle is damaged, or nothing vouches for its artifact.
+        CheckFailedError: the golden images do not come out as they should.
+    """
+    listing = progress.add_task("Listing images", total=None)
+    images = open_images(os.path.abspath(Path(source).expanduser()))  # noqa: PTH100
+    model = opened_model(bundle, artifact)
+    images = images.ranging(model.preprocessing.range)
+    if batch is None:
+        batch = _GPU_BATCH if model.on_device else _CPU_BATCH
+    job = BulkJob(
+        bundle=bundle.absolute(),
+        artifact=artifact,
+        fingerprint=model.fingerprint,
+        version=isogon_version(),
+        images=images,
+        batch=batch,
+        part=part_size(len(images), batch),
+        decoders=engine.decoders(on_gpu=model.on_device),
+    )
+    record = RunRecord.of(job, model)
+    metadata = _metadata(model, job)
+    manifest, alpha = manifest_of(model), model.calibration.alpha
+    del model  # frees its memory on the device for the workers
+    progress.remove_task(listing)
+    images.say(progress)
+    with opened_folder(output, job, record, overwrite=overwrite) as parts:
+        job = parts.job
+        done = set(parts.done())
+        missing = [part for part in job.parts if part not in done]
+        continued = sum(len(job.indices(part)) for part in done)
+        task = progress.add_task("Embedding", total=len(images), completed=continued)
+        start = time.perf_counter()
+        if missing:
+            with closing(engine.run(job, missing)) as finished:
+                for part, content in finished:
+                    parts.write(part, content)
+                    progress.advance(task, len(job.indices(part)))
+        seconds = time.perf_counter() - start
+        merged = merge(parts, output, width=manifest.width, metadata=metadata)
+    return Summary(
+        output=output,
+        images=len(images),
+        embedded=merged.rows,
+        unreadable=merged.unreadable,
+        passed_over=sum(each.count for each in images.passed_over),
+        unreadable_list=merged.unreadable_list,
+        flagged=merged.flagged,
+        alpha=alpha,
+        width=manifest.width,
+        fingerprint=job.fingerprint,
+        runner=record.runner,
+        continued=continued,
+        seconds=seconds,
+    )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Merged:
-    """What the output holds."""
+    """The counts of the output."""
 
     rows: int
     flagged: int
@@ -86,14 +184,16 @@ class Merged:
     unreadable_list: Path | None
 
 
-def merge(parts: Parts, output: Path, *, width: int, metadata: Mapping[str, str]) -> Merged:
-    """Write the rows of all parts in order; both files appear whole.
+def merge(
+    parts: PartFolder, output: Path, *, width: int, metadata: Mapping[str, str]
+) -> Merged:
+    """Write the rows of all parts in order; both files appear complete or not at all.
 
     Args:
         parts: all of them finished.
         output: the Parquet file.
         width: of the embedding.
-        metadata: what the file says of itself.
+        metadata: of the Parquet file.
 
     Raises:
         UsageError: a part is damaged.
@@ -136,118 +236,8 @@ def merge(parts: Parts, output: Path, *, width: int, metadata: Mapping[str, str]
     )
 
 
-def _is_ours(listed: Path) -> bool:
-    with listed.open(encoding="utf-8", errors="replace", newline="") as file:
-        return next(csv.reader(file), None) == list(_HEADER)
-
-
-def _groups(tables: Iterator[pa.Table], size: int) -> Iterator[pa.Table]:
-    """Yield the same rows in tables of `size`, the last one shorter, none empty."""
-    held: pa.Table | None = None
-    for table in tables:
-        held = table if held is None else pa.concat_tables([held, table])
-        while len(held) >= size:
-            yield held.slice(0, size).combine_chunks()
-            held = held.slice(size)
-    if held is not None and len(held):
-        yield held.combine_chunks()
-
-
-# Per run of the model. On the CPU more gains little; a GPU wants to be filled.
-_CPU_BATCH, _GPU_BATCH = 8, 64
-
-
-def embed(
-    bundle: Path,
-    source: str,
-    output: Path,
-    progress: Progress,
-    *,
-    engine: Engine,
-    artifact: str = ONNX,
-    batch: int | None = None,
-    overwrite: bool = False,
-) -> Summary:
-    """Embed every image of a source into one Parquet file.
-
-    The columns are `name` (unique), `label` where the images have classes, `embedding`
-    (float32, unit norm), `ood_score`, `p_value` and `is_ood`; the rows are in the
-    source's order; the metadata says which artifact made them. Images that cannot be
-    read are listed in `OUTPUT.unreadable.csv` and stop nothing. Finished parts lie in
-    `OUTPUT.parts` until all are there: a run that was stopped, however hard, goes on
-    from there when it is started again, and ends with the same bytes.
-
-    Args:
-        bundle: the bundle's directory.
-        source: what `isogon.images.open_images` takes.
-        output: the Parquet file to make.
-        progress: where to show progress.
-        engine: who does the work.
-        artifact: of the bundle.
-        batch: images per run of the model; None for what suits the device.
-        overwrite: replace what is at `output`.
-
-    Raises:
-        UsageError: no such images, something is at `output`, a run for it was begun
-            with something else, or a worker died.
-        BundleError: the bundle is damaged, or nothing vouches for its artifact.
-        CheckFailedError: the golden images do not come out as they should.
-    """
-    listing = progress.add_task("Listing images", total=None)
-    images = open_images(os.path.abspath(Path(source).expanduser()))  # noqa: PTH100
-    model = opened_model(bundle, artifact)
-    images = images.ranging(model.preprocessing.range)
-    if batch is None:
-        batch = _GPU_BATCH if model.on_device else _CPU_BATCH
-    job = Job(
-        bundle=bundle.absolute(),
-        artifact=artifact,
-        fingerprint=model.fingerprint,
-        version=isogon_version(),
-        images=images,
-        batch=batch,
-        part=part_size(len(images), batch),
-        decoders=engine.decoders(on_gpu=model.on_device),
-    )
-    record = RunRecord.of(job, model)
-    metadata = _metadata(model, job)
-    manifest, alpha = manifest_of(model), model.calibration.alpha
-    del model  # its place on the device is for the workers
-    progress.remove_task(listing)
-    images.say(progress)
-    with opened(output, job, record, overwrite=overwrite) as parts:
-        job = parts.job
-        done = set(parts.done())
-        missing = [part for part in job.parts if part not in done]
-        continued = sum(len(job.indices(part)) for part in done)
-        task = progress.add_task("Embedding", total=len(images), completed=continued)
-        start = time.perf_counter()
-        if missing:
-            with closing(engine.run(job, missing)) as finished:
-                for part, content in finished:
-                    parts.write(part, content)
-                    progress.advance(task, len(job.indices(part)))
-        seconds = time.perf_counter() - start
-        merged = merge(parts, output, width=manifest.width, metadata=metadata)
-    return Summary(
-        output=output,
-        images=len(images),
-        embedded=merged.rows,
-        unreadable=merged.unreadable,
-        passed_over=sum(each.count for each in images.passed_over),
-        unreadable_list=merged.unreadable_list,
-        flagged=merged.flagged,
-        alpha=alpha,
-        width=manifest.width,
-        fingerprint=job.fingerprint,
-        runner=record.runner,
-        continued=continued,
-        seconds=seconds,
-    )
-
-
-def _metadata(model: Model, job: Job) -> dict[str, str]:
-    """Return what the file says of itself, under keys that begin with `isogon.`."""
+def _metadata(model: Model, job: BulkJob) -> dict[str, str]:
+    """Return the output's metadata; every key begins with `isogon.`."""
     manifest = manifest_of(model)
     found = {
         "bundle": manifest.name,
@@ -259,3 +249,20 @@ def _metadata(model: Model, job: Job) -> dict[str, str]:
         "version": job.version,
     }
     return {f"isogon.{key}": value for key, value in found.items()}
+
+
+def _is_ours(listed: Path) -> bool:
+    with listed.open(encoding="utf-8", errors="replace", newline="") as file:
+        return next(csv.reader(file), None) == list(_HEADER)
+
+
+def _groups(tables: Iterator[pa.Table], size: int) -> Iterator[pa.Table]:
+    """Yield the same rows in tables of `size` rows; the last may be shorter, none empty."""
+    held: pa.Table | None = None
+    for table in tables:
+        held = table if held is None else pa.concat_tables([held, table])
+        while len(held) >= size:
+            yield held.slice(0, size).combine_chunks()
+            held = held.slice(size)
+    if held is not None and len(held):
+        yield held.combine_chunks()

@@ -1,4 +1,4 @@
-"""Finished parts of a run: their columns, and the folder that holds them meanwhile."""
+"""Finished parts of a run: their table, and the folder that keeps them until the end."""
 
 import io
 import json
@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from isogon.bulk.job import Job, RunRecord
+from isogon.bulk.job import BulkJob, RunRecord
 from isogon.bundle.stage import LOCK, exclusive, fsync
 from isogon.errors import UsageError
 from isogon.images import Images
@@ -21,11 +21,13 @@ from isogon.images.classes import as_unicode
 from isogon.model import Answers
 
 COMPRESSION = "zstd"
-_UNREADABLE = b"isogon.unreadable"  # in a part's metadata: [[name, reason], ...]
+_UNREADABLE = b"isogon.unreadable"  # in a part's metadata: JSON, [[name, reason], ...]
+_RUN = "run.json"
+_PENDING = ".pending"
 
 
 def schema(width: int, *, labelled: bool) -> pa.Schema:
-    """Return the columns of parts and of the whole.
+    """Return the columns of a part, and of the output.
 
     Args:
         width: of the embedding.
@@ -61,12 +63,12 @@ class PartTable:
         *,
         width: int,
     ) -> Self:
-        """Put the answers into columns.
+        """Return the table of a part.
 
         Args:
             images: the source.
-            seen: the images that were run, in order.
-            answers: of the batches that hold them.
+            seen: the images that were embedded, in order.
+            answers: the model's answers to them, by batch.
             unreadable: the other images of the part, each with a reason.
             width: of the embedding.
         """
@@ -100,7 +102,7 @@ class PartTable:
         )
 
     def to_bytes(self) -> bytes:
-        """Return it as a Parquet file."""
+        """Return the content of a Parquet file."""
         noted = {_UNREADABLE: json.dumps(self.unreadable).encode()}
         file = io.BytesIO()
         rows = self.rows.replace_schema_metadata(noted)
@@ -109,7 +111,7 @@ class PartTable:
 
     @classmethod
     def read(cls, path: Path) -> Self:
-        """Read it back.
+        """Return the table that `to_bytes` wrote.
 
         Raises:
             UsageError: the file is damaged.
@@ -119,22 +121,18 @@ class PartTable:
             noted = json.loads(rows.schema.metadata[_UNREADABLE])
         except (pa.ArrowException, OSError, KeyError, TypeError, ValueError) as error:
             raise UsageError(
-                f"{path} is damaged: {error}. Remove it and run again; its images are "
-                f"then embedded once more."
+                f"{path} is damaged: {error}. Remove it and run again, which embeds its "
+                f"images again."
             ) from error
         return cls(rows=rows, unreadable=[(name, reason) for name, reason in noted])
 
 
-_RUN = "run.json"
-_PENDING = ".pending"
-
-
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Parts:
-    """One file per finished part; a file is complete or absent."""
+class PartFolder:
+    """A folder with one file per finished part; a file is complete or absent."""
 
     folder: Path
-    job: Job
+    job: BulkJob
 
     def done(self) -> list[int]:
         """Return the numbers of the finished parts."""
@@ -144,11 +142,11 @@ class Parts:
         return sorted(int(match[1]) for match in found if match)
 
     def path(self, number: int) -> Path:
-        """Return where a part is kept."""
+        """Return the path of a part's file."""
         return self.folder / f"part-{number:05}.parquet"
 
     def pending(self, name: str) -> Path:
-        """Return where to write a file that is to appear whole."""
+        """Return the path to write a file to before `publish` gives it its name."""
         return self.folder / f".{name}{_PENDING}"
 
     def write(self, number: int, content: bytes) -> None:
@@ -158,38 +156,31 @@ class Parts:
         publish(pending, self.path(number))
 
     def clear(self) -> None:
-        """Remove the run. Its record goes first: parts without a record are ignored.
+        """Remove the run: its record first, because parts without a record are ignored.
 
-        Files of other names are somebody else's, and stay.
+        Files with other names are not ours, and stay.
         """
         (self.folder / _RUN).unlink(missing_ok=True)
         for path in (*map(self.path, self.done()), *self.folder.glob(f".*{_PENDING}")):
             path.unlink(missing_ok=True)
 
 
-def publish(pending: Path, final: Path) -> None:
-    """Give a written file its name, once its bytes are on the disk."""
-    fsync(pending)
-    pending.replace(final)
-    fsync(final.parent)
-
-
 @contextmanager
-def opened(
-    output: Path, job: Job, record: RunRecord, *, overwrite: bool
-) -> Iterator[Parts]:
-    """Begin a run, or continue the one that was begun for this output.
+def opened_folder(
+    output: Path, job: BulkJob, record: RunRecord, *, overwrite: bool
+) -> Iterator[PartFolder]:
+    """Open the folder of a new run for this output, or of the run to continue.
 
     The folder is removed at the end, unless the run ends with an exception.
 
     Args:
-        output: the file to be made.
+        output: the file to make.
         job: what to do; a continued run keeps the size of its parts.
         record: of that job.
-        overwrite: replace the output, and forget a run begun with something else.
+        overwrite: replace the output, and discard a run with other settings.
 
     Raises:
-        UsageError: there is an output already, or a run begun with something else.
+        UsageError: the output exists, or the folder holds a run with other settings.
         BundleError: another process is making this output.
     """
     folder = output.with_name(f"{output.name}.parts")
@@ -201,17 +192,17 @@ def opened(
         )
     folder.mkdir(exist_ok=True)
     with exclusive(folder):
-        parts = Parts(folder=folder, job=job)
-        known = _record_in(folder)
-        differences = known.differences(record) if known else ["its record is not ours"]
+        parts = PartFolder(folder=folder, job=job)
+        known = RunRecord.load(folder / _RUN) if (folder / _RUN).exists() else None
+        differences = known.differences(record) if known else ["its record cannot be read"]
         if (folder / _RUN).exists() and not differences and known:
             parts = replace(parts, job=replace(job, part=known.part))
         else:
             if (folder / _RUN).exists() and not overwrite:
                 raise UsageError(
-                    f"{folder} holds a run that was begun with something else: "
-                    f"{'; '.join(differences)}. Continue it as it was begun, or forget it "
-                    f"with --overwrite."
+                    f"{folder} holds a run with other settings: {'; '.join(differences)}. "
+                    f"Continue it with the settings it was begun with, or discard it with "
+                    f"--overwrite."
                 )
             parts.clear()
             pending = parts.pending(_RUN)
@@ -219,14 +210,16 @@ def opened(
             publish(pending, folder / _RUN)
         yield parts
         parts.clear()
-    with suppress(OSError):  # another run of the same name has begun
+    with suppress(OSError):  # another run for this output has begun
         (folder / LOCK).unlink(missing_ok=True)
         folder.rmdir()
 
 
-def _record_in(folder: Path) -> RunRecord | None:
-    path = folder / _RUN
-    return RunRecord.load(path) if path.exists() else None
+def publish(pending: Path, final: Path) -> None:
+    """Sync a written file to the disk, then rename it to its final name."""
+    fsync(pending)
+    pending.replace(final)
+    fsync(final.parent)
 
 
 def _require_place(output: Path) -> None:

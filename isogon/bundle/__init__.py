@@ -1,4 +1,4 @@
-"""The bundle: the one directory in which distil, export and serving meet. No torch.
+"""The bundle: the directory that distil, export and serving share. No torch.
 
 `README.md` beside this file specifies the format and its seven rules.
 """
@@ -21,6 +21,26 @@ from isogon.bundle.artifact import (
     runtime_of as runtime_of,
     tensors_name as tensors_name,
     vouched_artifact as vouched_artifact,
+)
+from isogon.bundle.bundle import (
+    Bundle as Bundle,
+    require_absent as require_absent,
+)
+from isogon.bundle.detector_in_force import (
+    FITTED as FITTED,
+    HELD_OUT as HELD_OUT,
+    REDUCED as REDUCED,
+    REDUCTION as REDUCTION,
+    SITE_DETECTOR as SITE_DETECTOR,
+    TRAINING_DETECTOR as TRAINING_DETECTOR,
+    DetectorInForce as DetectorInForce,
+    FittedOn as FittedOn,
+    Reduction as Reduction,
+    detector_in_force as detector_in_force,
+    detector_spec as detector_spec,
+    held_out_for as held_out_for,
+    reduced_detector as reduced_detector,
+    reduction_in_force as reduction_in_force,
 )
 from isogon.bundle.evaluation import (
     Baseline as Baseline,
@@ -51,22 +71,6 @@ from isogon.bundle.fastest import (
     Timed as Timed,
     race as race,
 )
-from isogon.bundle.fitted import (
-    FITTED as FITTED,
-    HELD_OUT as HELD_OUT,
-    REDUCED as REDUCED,
-    REDUCTION as REDUCTION,
-    SITE_DETECTOR as SITE_DETECTOR,
-    TRAINING_DETECTOR as TRAINING_DETECTOR,
-    DetectorInForce as DetectorInForce,
-    FittedOn as FittedOn,
-    Reduction as Reduction,
-    detector_in_force as detector_in_force,
-    detector_spec as detector_spec,
-    held_out_for as held_out_for,
-    reduced_detector as reduced_detector,
-    reduction_in_force as reduction_in_force,
-)
 from isogon.bundle.manifest import (
     MANIFEST as MANIFEST,
     SCHEMA_VERSION as SCHEMA_VERSION,
@@ -87,10 +91,6 @@ from isogon.bundle.names import (
 from isogon.bundle.stage import (
     StageWriter as StageWriter,
     sha256_of as sha256_of,
-)
-from isogon.bundle.store import (
-    Bundle as Bundle,
-    require_absent as require_absent,
 )
 from isogon.bundle.thumbnails import (
     THUMBNAILS as THUMBNAILS,

@@ -1,10 +1,10 @@
-"""Artifacts: what may be run, and what vouches for it.
+"""Artifacts: the files that may run, and the parity report that vouches for each.
 
-An artifact is named by its file, and by a runtime where another than the usual one runs
-it: `onnx/model.int8.onnx@openvino`. Each such pair has a report and a calibration of its
-own. An artifact is run only if its hash is in the manifest, a parity report names that
-very hash, and the report carries the artifact's own calibration. Before it answers
-anyone it must also reproduce the golden images.
+An artifact's name is its file, with `@` and a runtime if that is not the default one:
+`onnx/model.int8.onnx@openvino`. Each such pair has its own parity report and calibration.
+An artifact may run only if its hash is in the manifest, its parity report is for this
+hash, and the report contains the artifact's own calibration. Before it answers requests,
+it must also reproduce the golden images.
 """
 
 from collections.abc import Collection
@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from isogon.bundle.store import Bundle
+from isogon.bundle.bundle import Bundle
 from isogon.errors import CheckFailedError, UnvouchedArtifactError
 from isogon.ood.calibration import Calibration
 from isogon.parity import ParityReport, figures
@@ -30,19 +30,18 @@ from isogon.runtimes.stamps import EngineStamp, Machine
 
 ONNX = "onnx/model.onnx"
 GOLDEN = "golden.safetensors"
-# Figures of many images, of which the few golden ones say nothing. One decision that a
-# lower precision flips among eight would be a share below any bound; scores are bounded.
+_AT = "@"  # between a file's name and a runtime's
+
+# Figures that need many images, so the golden check leaves them out: one flipped decision
+# among eight images would break any bound. The scores themselves are checked.
 _OF_MANY = frozenset(
     {"neighbour_agreement", "score_rank_correlation", "decision_agreement"}
 )
 
 
-_AT = "@"  # between a file's name and a runtime's
-
-
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Artifact:
-    """A runnable file of a bundle, vouched for in a runtime."""
+    """A file of a bundle that may run in a runtime, with the report that vouches for it."""
 
     name: str
     path: Path
@@ -51,45 +50,11 @@ class Artifact:
     calibration: Calibration
 
 
-def onnx_name(precision: Precision) -> str:
-    """Return where the ONNX artifact of a precision is kept."""
-    return ONNX if precision == "fp32" else f"onnx/model.{precision}.onnx"
-
-
-def file_of(artifact: str) -> str:
-    """Return the name of an artifact's file: it without the runtime."""
-    return artifact.partition(_AT)[0]
-
-
-def runtime_of(artifact: str) -> Runtime:
-    """Return the runtime an artifact is run by.
-
-    Raises:
-        UsageError: it names one that there is not.
-    """
-    file, _, name = artifact.partition(_AT)
-    return runtime_for(Path(file), name or None)
-
-
-def in_other_runtimes(file: str) -> tuple[str, ...]:
-    """Return the names a file has as an artifact of each runtime but its usual one."""
-    return tuple(
-        f"{file}{_AT}{runtime.name}"
-        for runtime in other_runtimes()
-        if file.endswith(runtime.suffix)
-    )
-
-
-def tensors_name(artifact: str) -> str:
-    """Return where the weights of an ONNX artifact of more than 2 GB are kept."""
-    return f"{artifact}.data"
-
-
 def artifact_names(bundle: Bundle) -> tuple[str, ...]:
     """Return every artifact of a bundle, float32 first.
 
-    Those are the ONNX files and engines, vouched for or not, and the ONNX files once more
-    for each other runtime in which a report vouches for them.
+    These are all ONNX files and engines, with or without a parity report. An ONNX file has
+    a further name for each other runtime in which it has a parity report.
     """
     files = [name for name in bundle.manifest.files if name.endswith((".onnx", ".engine"))]
     elsewhere = [
@@ -101,45 +66,19 @@ def artifact_names(bundle: Bundle) -> tuple[str, ...]:
     return tuple(sorted([*files, *elsewhere], key=lambda name: (name != ONNX, name)))
 
 
-def parity_name(artifact: str) -> str:
-    """Return where the parity report of an artifact is kept."""
-    return f"parity/{Path(artifact).name}.json"
-
-
-def parity_run_name(artifact: str) -> str:
-    """Return where all answers of an artifact's parity run are kept."""
-    return f"parity/{Path(artifact).name}.safetensors"
-
-
-def parity_reports(
-    bundle: Bundle, *, leaving_out: Collection[str] = ()
-) -> tuple[ParityReport, ...]:
-    """Return the reports of all artifacts, by name, save those of the ones left out.
-
-    Raises:
-        BundleError: one was written by an earlier version.
-    """
-    unread = {parity_name(artifact) for artifact in leaving_out}
-    return tuple(
-        bundle.record(name, ParityReport)
-        for name in bundle.manifest.files
-        if name.startswith("parity/") and name.endswith(".json") and name not in unread
-    )
-
-
 def vouched_artifact(bundle: Bundle, name: str = ONNX) -> Artifact:
-    """Return the artifact, if a report vouches for exactly its bytes (rules 3 to 5).
+    """Return the artifact if it has a parity report for its bytes (rules 3 to 5).
 
     Raises:
-        UnvouchedArtifactError: no report, one for another hash, one that failed, or
-            one without calibration.
+        UnvouchedArtifactError: there is no report, or it is for another hash, failed, or
+            has no calibration.
         EngineMismatchError: an engine built for another machine.
     """
     if name in bundle and name.endswith(".engine"):
         EngineStamp.from_name(name).require_match(Machine.here())
     if name in bundle and name.endswith(".engine") and parity_name(name) not in bundle:
         raise UnvouchedArtifactError(
-            f"{bundle.path}: nothing vouches for {name} yet, it was only built. Run "
+            f"{bundle.path}: {name} was built, but its parity is not checked yet. Run "
             f"`isogon verify --vouch {bundle.path}` on this machine."
         )
     file, _, runtime = name.partition(_AT)
@@ -176,19 +115,51 @@ def vouched_artifact(bundle: Bundle, name: str = ONNX) -> Artifact:
     )
 
 
-def golden_arrays(pixels: np.ndarray, outputs: Outputs) -> dict[str, np.ndarray]:
-    """Return what `golden.safetensors` holds: pixels and the reference's answers."""
-    return {
-        "pixels": pixels,
-        "embeddings": outputs.embeddings,
-        "ood_scores": outputs.ood_scores,
-    }
+def proven_runner(bundle: Bundle, artifact: Artifact, how: How | None = None) -> Runner:
+    """Return the runner for an artifact after it has reproduced the golden images here.
+
+    Args:
+        bundle: where the artifact is kept.
+        artifact: what to run.
+        how: threads and device; None: the runtime's defaults.
+
+    Raises:
+        CheckFailedError: it does not reproduce them; see `require_golden`.
+        BundleError, UsageError: see `open_runner`.
+    """
+    runner = open_runner(bundle, artifact, how)
+    require_golden(bundle, artifact, runner)
+    return runner
+
+
+def open_runner(bundle: Bundle, artifact: Artifact, how: How | None = None) -> Runner:
+    """Return the runner for an artifact.
+
+    Args:
+        bundle: where the artifact is kept.
+        artifact: what to run.
+        how: threads and device; None: the runtime's defaults.
+
+    Raises:
+        EngineMismatchError: an engine that does not run on this machine.
+        UnvouchedArtifactError: the artifact has another preprocessing than the bundle.
+        UsageError: a package is missing, or the device is not available here.
+    """
+    runner = runtime_of(artifact.name).open(artifact.path, how or How())
+    expected = bundle.manifest.preprocessing.model_dump_json()
+    if runner.preprocessing != expected:
+        raise UnvouchedArtifactError(
+            f"{bundle.path}: {artifact.name} was exported for pixels preprocessed as "
+            f"{runner.preprocessing}, but the manifest says {expected}. "
+            f"Run `isogon export {bundle.path}` again."
+        )
+    return runner
 
 
 def require_golden(bundle: Bundle, artifact: Artifact, runner: Runner) -> None:
     """Raise `CheckFailedError` unless `runner` reproduces the golden images (rule 7).
 
-    The bounds are those under which the artifact passed parity.
+    The bounds are those of the artifact's parity report.
     """
     arrays = bundle.arrays(GOLDEN)
     reference = Outputs(embeddings=arrays["embeddings"], ood_scores=arrays["ood_scores"])
@@ -209,42 +180,70 @@ def require_golden(bundle: Bundle, artifact: Artifact, runner: Runner) -> None:
         )
 
 
-def proven_runner(bundle: Bundle, artifact: Artifact, how: How | None = None) -> Runner:
-    """Return the runner for an artifact once it has reproduced the golden images here.
-
-    Args:
-        bundle: where the artifact is kept.
-        artifact: what to run.
-        how: it is run; None: as the runtime chooses.
-
-    Raises:
-        CheckFailedError: it does not; see `require_golden`.
-        BundleError, UsageError: see `open_runner`.
-    """
-    runner = open_runner(bundle, artifact, how)
-    require_golden(bundle, artifact, runner)
-    return runner
+def golden_arrays(pixels: np.ndarray, outputs: Outputs) -> dict[str, np.ndarray]:
+    """Return the content of `golden.safetensors`: pixels and the reference's outputs."""
+    return {
+        "pixels": pixels,
+        "embeddings": outputs.embeddings,
+        "ood_scores": outputs.ood_scores,
+    }
 
 
-def open_runner(bundle: Bundle, artifact: Artifact, how: How | None = None) -> Runner:
-    """Return the runner for an artifact.
-
-    Args:
-        bundle: where the artifact is kept.
-        artifact: what to run.
-        how: it is run; None: as the runtime chooses.
+def runtime_of(artifact: str) -> Runtime:
+    """Return the runtime of an artifact.
 
     Raises:
-        EngineMismatchError: an engine that does not run on this machine.
-        UnvouchedArtifactError: the artifact was made for other pixels than the bundle's.
-        UsageError: a package is missing, or the device is not to be had here.
+        UsageError: it names an unknown runtime.
     """
-    runner = runtime_of(artifact.name).open(artifact.path, how or How())
-    expected = bundle.manifest.preprocessing.model_dump_json()
-    if runner.preprocessing != expected:
-        raise UnvouchedArtifactError(
-            f"{bundle.path}: {artifact.name} was exported for pixels preprocessed as "
-            f"{runner.preprocessing}, but the manifest says {expected}. "
-            f"Run `isogon export {bundle.path}` again."
-        )
-    return runner
+    file, _, name = artifact.partition(_AT)
+    return runtime_for(Path(file), name or None)
+
+
+def file_of(artifact: str) -> str:
+    """Return the name of an artifact's file: the name without the runtime."""
+    return artifact.partition(_AT)[0]
+
+
+def in_other_runtimes(file: str) -> tuple[str, ...]:
+    """Return a file's artifact names in every runtime but its default one."""
+    return tuple(
+        f"{file}{_AT}{runtime.name}"
+        for runtime in other_runtimes()
+        if file.endswith(runtime.suffix)
+    )
+
+
+def onnx_name(precision: Precision) -> str:
+    """Return the name of the ONNX file of a precision."""
+    return ONNX if precision == "fp32" else f"onnx/model.{precision}.onnx"
+
+
+def tensors_name(artifact: str) -> str:
+    """Return the file with the weights of an ONNX artifact of more than 2 GB."""
+    return f"{artifact}.data"
+
+
+def parity_name(artifact: str) -> str:
+    """Return the file of an artifact's parity report."""
+    return f"parity/{Path(artifact).name}.json"
+
+
+def parity_run_name(artifact: str) -> str:
+    """Return the file with all outputs of an artifact's parity run."""
+    return f"parity/{Path(artifact).name}.safetensors"
+
+
+def parity_reports(
+    bundle: Bundle, *, leaving_out: Collection[str] = ()
+) -> tuple[ParityReport, ...]:
+    """Return the parity reports of all artifacts in order of name, without those left out.
+
+    Raises:
+        BundleError: a report is of an earlier version.
+    """
+    unread = {parity_name(artifact) for artifact in leaving_out}
+    return tuple(
+        bundle.record(name, ParityReport)
+        for name in bundle.manifest.files
+        if name.startswith("parity/") and name.endswith(".json") and name not in unread
+    )

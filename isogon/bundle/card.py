@@ -1,12 +1,14 @@
 """A model card: what a bundle is, in Markdown, for a model hub or a wiki.
 
-Every figure is the bundle's own; what was not measured is left out. The head is the
-metadata that Hugging Face's hub reads.
+Every figure is the bundle's own; figures that were not measured are left out. The card
+begins with the metadata that Hugging Face's hub reads.
 """
 
 from collections.abc import Iterator
 
 from isogon.bundle.artifact import parity_reports
+from isogon.bundle.bundle import Bundle
+from isogon.bundle.detector_in_force import DetectorInForce
 from isogon.bundle.evaluation import (
     EVALUATION,
     Estimate,
@@ -19,9 +21,7 @@ from isogon.bundle.false_alarms import (
     expected_rate,
     measured_false_alarms,
 )
-from isogon.bundle.fitted import DetectorInForce
 from isogon.bundle.manifest import Manifest
-from isogon.bundle.store import Bundle
 from isogon.bundle.worth import worth_of
 from isogon.parity import ParityReport
 
@@ -85,7 +85,7 @@ def _classes(manifest: Manifest) -> str:
 
 
 def _worth(found: Evaluation) -> Iterator[str]:
-    yield from ("## What it is worth", "", worth_of(found).sentence, "")
+    yield from ("## How good it is", "", worth_of(found).sentence, "")
     columns: dict[str, Quality | None] = {
         "teacher": found.teacher,
         "undistilled": None if found.undistilled is None else found.undistilled.quality,
@@ -135,7 +135,7 @@ def _text(estimate: Estimate | None) -> str:
 
 
 def _parity(reports: tuple[ParityReport, ...]) -> Iterator[str]:
-    yield from ("## Files, and the proof for each", "")
+    yield from ("## Files, each with its parity check", "")
     if not reports:
         yield from ("None is exported yet: run `isogon export`.", "")
         return
@@ -176,8 +176,8 @@ def _decisions(
             )
     yield from (
         "",
-        "These figures hold for images like those it was trained on. Elsewhere, "
-        "calibrate it on images of that place: `isogon calibrate`.",
+        "These figures hold for images like the training images. For others, "
+        "calibrate it on images of the new place: `isogon calibrate`.",
         "",
     )
 

@@ -1,8 +1,8 @@
 """The schema of `evaluation.json`: every figure, with what it was measured on.
 
-A figure that could not be measured is None or absent, never a guess: accuracy needs
-classes, OOD detection needs unfamiliar images, and a teacher known only by stored
-embeddings has none for images it never saw.
+Familiar images are in-distribution, unfamiliar ones out-of-distribution (OOD). A figure
+that could not be measured is None or absent: accuracy needs classes, OOD detection needs
+unfamiliar images, and a teacher with stored embeddings alone has none for other images.
 """
 
 from typing import Literal
@@ -15,7 +15,7 @@ EVALUATION = "evaluation.json"
 Kind = Literal["near", "far"]
 Role = Literal["teacher", "student"]
 
-# The keys of `Evaluation.gains`, beside those of the unfamiliar sets.
+# The keys of `Evaluation.gains`, besides those of the unfamiliar sets.
 DISTORTION = "angle distortion"
 OVERLAP = "overlap@10"
 KNN_ACCURACY = "kNN accuracy"
@@ -28,12 +28,12 @@ def auroc_of(unfamiliar: str) -> str:
 
 
 class _Record(BaseModel):
-    # JSON has no NaN: what would be written as null is refused when it is made.
+    # JSON has no NaN, so a record with NaN or infinity is refused.
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class Estimate(_Record):
-    """A figure and the 95 % interval that resampling the test images gives it."""
+    """A figure with its 95 % interval, from resampling the test images."""
 
     value: float
     low: float
@@ -41,18 +41,18 @@ class Estimate(_Record):
 
 
 class Bootstrap(_Record):
-    """How the intervals were made: percentiles over resamples, with replacement."""
+    """How the intervals were computed: percentiles over resamples with replacement."""
 
     resamples: int
     seed: int
 
 
 class Fidelity(_Record):
-    """How far the student keeps the teacher's angles, test images against the bank."""
+    """How well the student keeps the teacher's angles, between test images and bank."""
 
     angle_distortion: float  # mean |cos_student - cos_teacher| over test-bank pairs
     neighbour_overlap: float  # mean share of the teacher's 10 nearest that are kept
-    # Of the test embeddings, centred; 1 is equal up to rotation. None without variation.
+    # Of the centred test embeddings; 1: equal up to rotation. None if they do not vary.
     linear_cka: float | None
     # Share of the teacher's 10 nearest that a student query finds in an index of the
     # teacher's vectors; None unless the student lives in the teacher's space.
@@ -62,13 +62,13 @@ class Fidelity(_Record):
 class OodFigures(_Record):
     """How well one detector tells one unfamiliar set from the familiar test images.
 
-    Both conventions of FPR95 are lower when better.
+    FPR95 is lower when better, in both conventions.
     """
 
     auroc: Estimate
-    # Share of familiar images flagged when 95 % of the unfamiliar are (OpenOOD).
+    # Share of familiar images flagged if 95 % of the unfamiliar are flagged (OpenOOD).
     fpr95_ood_positive: float
-    # Share of unfamiliar images passed when 95 % of the familiar are (ViM, CosPress).
+    # Share of unfamiliar images passed if 95 % of the familiar pass (ViM, CosPress).
     fpr95_id_positive: float
 
 
@@ -87,9 +87,9 @@ class Corruptions(_Record):
 
 
 class Quality(_Record):
-    """What one model's embeddings are good for."""
+    """Accuracy, OOD detection and robustness of one model's embeddings."""
 
-    # Accuracies are None without classes, or with none that test and bank share.
+    # None without classes, or if test and bank have no class in common.
     knn_accuracy: Estimate | None  # k = 10, T = 0.07
     linear_accuracy: Estimate | None  # of a linear probe
     ood: dict[str, dict[str, OodFigures]]  # by unfamiliar set, then by detector
@@ -97,7 +97,7 @@ class Quality(_Record):
 
 
 class Baseline(_Record):
-    """What the student's network does without distillation, on the same images."""
+    """The figures of the student's network without distillation, on the same images."""
 
     fidelity: Fidelity | None  # None without the teacher
     quality: Quality
@@ -108,12 +108,12 @@ class ClassAccuracy(_Record):
 
     images: int
     student: float
-    undistilled: float | None = None  # None where that network was not measured
+    undistilled: float | None = None  # None if that network was not measured
     teacher: float | None = None  # None without the teacher
 
 
 class Cost(_Record):
-    """What one image costs, as the student was trained: eager torch, float32."""
+    """The cost of one image in eager float32 torch, before any export."""
 
     weights_bytes: int  # of all weights
     milliseconds: float  # for a batch of one: the median of several
@@ -125,29 +125,29 @@ class UnfamiliarSet(_Record):
 
     images: int
     kind: Kind
-    # How many of them the student's detector flags, calibrated as an artifact is, at the
-    # recipe's alpha; None in older bundles, and without calibration images.
+    # How many the student's detector flags at the recipe's alpha, calibrated as an artifact
+    # is; None in older bundles, and without calibration images.
     flagged: int | None = None
 
 
 class Copies(_Record):
-    """Images that are equal or nearly so, which never play two roles."""
+    """Equal or nearly equal images, never in two roles such as training and test."""
 
-    images: int  # readable familiar images that share their picture with another
-    pictures: int  # how many pictures these show
-    left_out: int  # of them, copies of held-out images, which play no role
+    images: int  # readable familiar images with at least one copy
+    pictures: int  # distinct pictures among these
+    left_out: int  # those left out, because they are copies of held-out images
     # Copies of familiar images that were left out of `test` and of unfamiliar sets.
     shared: dict[str, int]
-    examples: tuple[tuple[str, str], ...]  # names of a few that show one picture
+    examples: tuple[tuple[str, str], ...]  # names of a few pairs of copies
 
 
 class Training(_Record):
-    """How the run went."""
+    """The course of the training."""
 
     terms: tuple[dict[str, float], ...]  # mean of each loss term, weighted, per epoch
-    seconds_per_epoch: float | None = None  # mean; None where it was not measured
+    seconds_per_epoch: float | None = None  # mean; None if not measured
     steps: int | None = None  # optimiser steps; None in older bundles
-    kept_step: int | None = None  # the step whose weights were kept; 0 is the start
+    kept_step: int | None = None  # the step whose weights were kept; 0: before training
     # (step, overlap@10, angle distortion) among the validation images.
     validated: tuple[tuple[int, float, float], ...] = ()
 
@@ -157,47 +157,47 @@ class Evaluation(_Record):
 
     bank_images: int
     test_images: int
-    # SHA-256 of the test images' names: bundles that differ in it are not comparable.
+    # SHA-256 of the test images' names; bundles with different digests are not comparable.
     test_digest: str
     unfamiliar: dict[str, UnfamiliarSet]
-    detector: str  # the recipe's, among those of `ood`
+    detector: str  # the recipe's; a key of `Quality.ood`'s inner dictionaries
     bootstrap: Bootstrap
     fidelity: Fidelity | None  # None without the teacher
     teacher: Quality | None  # None without the teacher
     student: Quality
     training: Training
-    # The same network before training, its unit pooled vectors brought to the student's
-    # width by uncentred PCA. None in older bundles, and where its weights were not at hand.
+    # The same network before training; its unit-norm pooled vectors are reduced to the
+    # student's width by uncentred PCA. None in older bundles, or without its weights.
     undistilled: Baseline | None = None
-    # The student after the closed-form start, before any step. None without such a start.
+    # The student after its closed-form start, before the first step. None without one.
     start: Baseline | None = None
     pretrained: bool | None = None  # whether that network had pretrained weights
-    # Student minus undistilled, by figure ("angle distortion", "overlap@10", "kNN
-    # accuracy", "AUROC <set>"), each with the paired interval: both on the same images.
+    # Student minus undistilled on the same images, with the paired interval, by figure
+    # ("angle distortion", "overlap@10", "kNN accuracy", "AUROC <set>").
     gains: dict[str, Estimate] = {}
-    # By class, those that test images have. Empty in older bundles and without classes.
+    # By class of the test images. Empty in older bundles and without classes.
     classes: dict[str, ClassAccuracy] = {}
     cost: Cost | None = None  # None in older bundles
-    copies: Copies | None = None  # None in older bundles, and where no image is a copy
-    # By the name of each of several teachers; `fidelity` is to all of them joined.
+    copies: Copies | None = None  # None in older bundles, and without copies
+    # With several teachers, by name of each; `fidelity` is to all of them joined.
     fidelity_to_each: dict[str, Fidelity] = {}
 
     def kinds(self) -> dict[Kind, list[str]]:
-        """Return the names of the unfamiliar sets by kind, the kinds that occur."""
+        """Return the names of the unfamiliar sets, by kind."""
         found: dict[Kind, list[str]] = {}
         for name, one in self.unfamiliar.items():
             found.setdefault(one.kind, []).append(name)
         return found
 
     def auroc_in_force(self, quality: Quality, unfamiliar: str) -> Estimate | None:
-        """Return the AUROC of the recipe's detector on this set, where there is one."""
+        """Return the AUROC of the recipe's detector on this set, or None."""
         figures = quality.ood.get(unfamiliar, {}).get(self.detector)
         return None if figures is None else figures.auroc
 
     def mean_auroc(self, quality: Quality, kind: Kind) -> dict[str, float]:
         """Return each detector's mean AUROC over the sets of this kind.
 
-        Only detectors and sets that `quality` has: empty where it has none.
+        Sets and detectors that `quality` does not have are left out.
         """
         sets = [quality.ood[name] for name in self.kinds()[kind] if name in quality.ood]
         shared = (

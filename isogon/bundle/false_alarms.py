@@ -1,4 +1,7 @@
-"""How often a model flags images: familiar ones falsely, and unfamiliar ones rightly."""
+"""How often a model flags images: the false-alarm rate, and the share it detects.
+
+Familiar images are in-distribution, unfamiliar ones out-of-distribution (OOD).
+"""
 
 from typing import Literal
 
@@ -6,23 +9,23 @@ import numpy as np
 from jaxtyping import Bool
 from pydantic import BaseModel, ConfigDict, Field
 
+from isogon.bundle.bundle import Bundle
+from isogon.bundle.detector_in_force import REDUCTION, SITE_DETECTOR, detector_in_force
 from isogon.bundle.evaluation import Evaluation
-from isogon.bundle.fitted import REDUCTION, SITE_DETECTOR, detector_in_force
-from isogon.bundle.store import Bundle
 
 FALSE_ALARMS = "ood/false_alarms.json"
 ServedDetector = Literal["same", "site", "reduced"]
 
 
 class FalseAlarms(BaseModel):
-    """The share of familiar images flagged that neither training nor calibration saw.
+    """The false-alarm rate on familiar images that neither training nor calibration used.
 
-    The interval is Clopper and Pearson's (Biometrika, 1934), of 95 %.
+    The 95 % interval is Clopper and Pearson's (Biometrika, 1934).
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    alpha: float = Field(gt=0, lt=1)  # the false-alarm rate asked for
+    alpha: float = Field(gt=0, lt=1)  # the nominal false-alarm rate
     images: int = Field(ge=1)
     flagged: int = Field(ge=0)
     rate: float = Field(ge=0, le=1)
@@ -31,7 +34,7 @@ class FalseAlarms(BaseModel):
 
     @classmethod
     def measured(cls, is_ood: Bool[np.ndarray, " n"], alpha: float) -> "FalseAlarms":
-        """Return the record of decisions about at least one familiar image."""
+        """Return the record for the decisions about familiar images, at least one."""
         images, flagged = len(is_ood), int(is_ood.sum())
         passed = images - flagged
         return cls(
@@ -45,10 +48,10 @@ class FalseAlarms(BaseModel):
 
 
 def served_detector(bundle: Bundle) -> ServedDetector:
-    """Return what became of the detector that distillation measured.
+    """Return how the detector in force relates to the one that distillation measured.
 
-    `same`: it is in force; `site`: `isogon calibrate` fitted another; `reduced`: `isogon
-    export --bank` left it a smaller bank.
+    `same`: it is that one; `site`: `isogon calibrate` has fitted another; `reduced`:
+    `isogon export --bank` has reduced its bank.
     """
     if detector_in_force(bundle) == SITE_DETECTOR:
         return "site"
@@ -56,7 +59,7 @@ def served_detector(bundle: Bundle) -> ServedDetector:
 
 
 def measured_false_alarms(bundle: Bundle, alpha: float) -> FalseAlarms | None:
-    """Return what distillation measured; None for another detector or rate than its."""
+    """Return what distillation measured; None if detector or alpha is another now."""
     if FALSE_ALARMS not in bundle or served_detector(bundle) != "same":
         return None
     found = bundle.record(FALSE_ALARMS, FalseAlarms)
@@ -64,12 +67,12 @@ def measured_false_alarms(bundle: Bundle, alpha: float) -> FalseAlarms | None:
 
 
 def expected_rate(images: int, alpha: float) -> tuple[float, float]:
-    """Return between which false-alarm rates a calibration lies, with a chance of 95 %.
+    """Return the 95 % interval of the false-alarm rate, given the calibration's size.
 
-    Its rate on familiar traffic follows Beta(k, n + 1 - k), where n images calibrate
-    and p-values of the k largest scores are at most alpha, whatever the detector (Vovk,
-    "Conditional validity of inductive conformal predictors", arXiv:1209.2673). Ties
-    only lower it.
+    For any detector, the rate on familiar traffic follows Beta(k, n + 1 - k): n is the
+    number of calibration images, and the k largest of their scores have p-values of at
+    most alpha (Vovk, "Conditional validity of inductive conformal predictors",
+    arXiv:1209.2673). Ties only lower the rate.
     """
     ranks = np.arange(1, images + 1)
     k = int(np.count_nonzero(ranks / (images + 1) <= alpha))
@@ -79,32 +82,11 @@ def expected_rate(images: int, alpha: float) -> tuple[float, float]:
     return beta_quantile(0.025, k, above), beta_quantile(0.975, k, above)
 
 
-def beta_quantile(share: float, a: int, b: int) -> float:
-    """Return the value below which Beta(a, b) has this share; whole a and b from 1 on.
-
-    By bisection, since P(Beta(a, b) <= x) is the chance of at least `a` successes in
-    a + b - 1 trials of chance x.
-    """
-    trials = a + b - 1
-    logs = np.concatenate([[0.0], np.cumsum(np.log(np.arange(1, trials + 1)))])
-    successes = np.arange(a, trials + 1)
-    choices = logs[trials] - logs[successes] - logs[trials - successes]
-    low, high = 0.0, 1.0
-    for _ in range(60):
-        x = (low + high) / 2
-        terms = choices + successes * np.log(x) + (trials - successes) * np.log1p(-x)
-        if np.exp(terms).sum() < share:
-            low = x
-        else:
-            high = x
-    return (low + high) / 2
-
-
 def detection_sentence(found: Evaluation) -> str | None:
-    """Return how many of its unfamiliar images the student's detector flags.
+    """Return a sentence on how many unfamiliar images the student's detector flags.
 
-    Near and far sets are counted apart: one is much harder than the other. None where
-    it was not counted.
+    Near and far sets are counted separately, because near sets are much harder. None if
+    nothing was counted.
     """
     counted: dict[str, tuple[int, int]] = {}
     for one in found.unfamiliar.values():
@@ -123,8 +105,29 @@ def detection_sentence(found: Evaluation) -> str | None:
     )
 
 
+def beta_quantile(share: float, a: int, b: int) -> float:
+    """Return the quantile `share` of Beta(a, b), for integers a and b of at least 1.
+
+    It is found by bisection: P(Beta(a, b) <= x) is the probability of at least `a`
+    successes in a + b - 1 trials with success probability x.
+    """
+    trials = a + b - 1
+    logs = np.concatenate([[0.0], np.cumsum(np.log(np.arange(1, trials + 1)))])
+    successes = np.arange(a, trials + 1)
+    choices = logs[trials] - logs[successes] - logs[trials - successes]
+    low, high = 0.0, 1.0
+    for _ in range(60):
+        x = (low + high) / 2
+        terms = choices + successes * np.log(x) + (trials - successes) * np.log1p(-x)
+        if np.exp(terms).sum() < share:
+            low = x
+        else:
+            high = x
+    return (low + high) / 2
+
+
 def _share(flagged: int, images: int) -> str:
-    """Return whole percents: 100 % is all of them, and 0 % is none."""
+    """Return the share in whole percent; 100 % only for all, 0 % only for none."""
     percents = round(100 * flagged / images)
     if percents == 0 and flagged:
         return "less than 1 %"

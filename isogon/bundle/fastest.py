@@ -1,4 +1,4 @@
-"""Which of a bundle's artifacts is fastest on this machine: measured briefly, and said."""
+"""Measure which of a bundle's artifacts is the fastest on this machine."""
 
 import statistics
 import time
@@ -15,14 +15,14 @@ from isogon.bundle.artifact import (
     runtime_of,
     vouched_artifact,
 )
-from isogon.bundle.store import Bundle
+from isogon.bundle.bundle import Bundle
 from isogon.errors import IsogonError, UnvouchedArtifactError
 from isogon.runtimes import How, Pixels, Runner
 
 FASTEST = "fastest"  # in the place of an artifact's name
 _BATCHES = (1, 8)
 _ROUNDS = 5
-_SECONDS = 0.05  # that each takes in a round at each batch size, at least
+_SECONDS = 0.05  # the shortest measurement of an artifact, per round and batch size
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -31,12 +31,12 @@ class Timed:
 
     artifact: Artifact
     runner: Runner
-    milliseconds: float  # per image: of one alone and of eight in a batch, their mean
+    milliseconds: float  # per image: the mean of batch sizes 1 and 8
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Race:
-    """What was measured; `str` says it in one line."""
+    """What was measured; `str` gives it in one line."""
 
     timed: tuple[Timed, ...]  # the fastest first; at least one
     passed_over: Mapping[str, str]  # artifact -> why it was not measured
@@ -50,12 +50,12 @@ class Race:
 def race(bundle: Bundle, how: How | None = None) -> Race:
     """Time every vouched artifact that runs here, in turn, on the golden images.
 
-    Rounds go through all of them, so that a machine busy for a while is busy for each;
-    the median round counts. It takes about half a second for each artifact.
+    Each round measures all artifacts, so that other load on the machine affects all of
+    them; the median round counts. It takes about half a second per artifact.
 
     Args:
         bundle: an exported bundle.
-        how: they are run; see `open_runner`.
+        how: threads and device; see `open_runner`.
 
     Raises:
         UnvouchedArtifactError: none runs here.

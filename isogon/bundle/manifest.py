@@ -1,7 +1,7 @@
-"""The manifest: what a bundle holds, where it came from, what each file must hash to.
+"""The manifest: what a bundle holds, where it came from, and the hash of each file.
 
 `manifest.json` is canonical JSON (sorted keys, two-space indent, UTF-8, one final
-newline) and carries a `checksum` over itself, so that one changed byte is found,
+newline) and has a `checksum` over itself, so that one changed byte is found,
 even in white space. `isogon/bundle/README.md` specifies the format.
 """
 
@@ -24,7 +24,6 @@ from isogon.images.preprocessing import Preprocessing
 
 SCHEMA_VERSION = 1
 MANIFEST = "manifest.json"
-
 Stage = Literal["distill", "evaluate", "calibrate", "export"]
 Upgrade = Callable[[dict[str, Any]], dict[str, Any]]
 
@@ -36,10 +35,10 @@ SAFE_SUFFIXES = frozenset(
     {".safetensors", ".json", ".toml", ".onnx", ".data", ".engine", ".html", ".md"}
 )
 
-# Keys of the student's card that most students have nothing to say in.
+# Keys of the student's card that are left out if empty, as in older manifests.
 _LEFT_OUT_EMPTY = ("arguments", "code")
 
-# How a page in a bundle must start: with a policy that the browser then keeps to.
+# An HTML page in a bundle must start with this policy, which the browser enforces.
 PAGE_START = (
     '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
     '<meta http-equiv="Content-Security-Policy" content="'
@@ -67,26 +66,26 @@ class TeacherCard(_Record):
     licence: str
     width: int
     parameters: int
-    # Pixels, height and width, where the recipe gave it a size of its own; absent where
-    # it saw what the student sees.
+    # Height and width in pixels, if the recipe sets it; absent if the teacher saw images
+    # of the student's size.
     size: int | None = Field(default=None, exclude_if=lambda size: size is None)
-    # Each of several, whose features side by side are the teacher's; absent with one.
+    # Each of several teachers, whose features are concatenated; absent with one.
     teachers: tuple["TeacherCard", ...] = Field(
         default=(), exclude_if=lambda teachers: not teachers
     )
 
 
 class StudentCard(_Record):
-    """How to rebuild the network that `model.safetensors` fills."""
+    """How to rebuild the network whose weights are `model.safetensors`."""
 
     architecture: str  # a timm name, or the import path of a user's own network
     licence: str
     width: int  # of the embedding
     embedding_layer: bool  # a kept Linear(features -> width) follows the backbone
     parameters: int
-    # What timm's model is made with, where a hub or a folder says so.
+    # Arguments of timm's model, from a hub's or a folder's configuration.
     arguments: dict[str, JsonValue] = {}
-    # SHA-256 (hex) of an own network's source, by module.
+    # SHA-256 (hex) of the source of a user's own network, by module.
     code: dict[str, str] = {}
 
     @property
@@ -103,11 +102,11 @@ class Provenance(_Record):
     image_count: int
     classes: tuple[str, ...]  # empty without labels
     seed: int
-    versions: dict[str, str]  # of Isogon and of the packages that shaped the result
+    versions: dict[str, str]  # of Isogon and of the packages that affect the result
 
 
 class Manifest(_Record):
-    """Everything `manifest.json` says."""
+    """The content of `manifest.json`, without its checksum."""
 
     schema_version: int = SCHEMA_VERSION
     name: str
@@ -120,36 +119,10 @@ class Manifest(_Record):
     files: dict[str, FileEntry] = {}
 
 
-def require_safe_path(path: str) -> None:
-    """Raise `ForbiddenFileError` unless `path` may be part of a bundle (rule 3)."""
-    pure = PurePosixPath(path)
-    if pure.is_absolute() or ".." in pure.parts or str(pure) != path or "\\" in path:
-        raise ForbiddenFileError(
-            f"A bundle holds relative paths below itself, got {path!r}; "
-            f"write it as `folder/file.suffix`."
-        )
-    if pure.suffix not in SAFE_SUFFIXES or pure.name.startswith("."):
-        raise ForbiddenFileError(
-            f"A bundle holds only files that cannot execute "
-            f"({', '.join(sorted(SAFE_SUFFIXES))}), got {path!r}; "
-            f"convert it, for example pickled weights to safetensors."
-        )
-
-
-def require_inert(path: str, content: bytes) -> None:
-    """Raise `ForbiddenFileError` if a page could run or fetch something (rule 3)."""
-    if content.lstrip().startswith(PAGE_START.encode()) and b"<script" not in content:
-        return
-    raise ForbiddenFileError(
-        f"A page in a bundle runs nothing: expected {path} to start with\n{PAGE_START}and "
-        f"to hold no <script>; got something else. Make it again with `isogon evaluate`."
-    )
-
-
 def manifest_to_bytes(manifest: Manifest) -> bytes:
     """Return the canonical file content, checksum included."""
     document = manifest.model_dump(mode="json")
-    for key in _LEFT_OUT_EMPTY:  # as older manifests do, which must stay as they are
+    for key in _LEFT_OUT_EMPTY:  # as in older manifests, whose checksums must stay valid
         if not document["student"][key]:
             del document["student"][key]
     return _canonical({**document, "checksum": _checksum(document)})
@@ -158,7 +131,7 @@ def manifest_to_bytes(manifest: Manifest) -> bytes:
 def manifest_from_bytes(
     content: bytes, *, where: str, upgrades: Mapping[int, Upgrade] = UPGRADES
 ) -> Manifest:
-    """Parse, check and, where it is older, upgrade a manifest.
+    """Parse and check a manifest, and upgrade an older one.
 
     Args:
         content: the bytes of `manifest.json`.
@@ -167,7 +140,7 @@ def manifest_from_bytes(
 
     Raises:
         SchemaVersionError: the format is newer than this version, or unknown.
-        DamagedFileError: the bytes are not the ones that were written.
+        DamagedFileError: the content does not match its checksum.
         BundleError: the content is not a manifest.
     """
     try:
@@ -193,6 +166,33 @@ def manifest_from_bytes(
     for path in manifest.files:
         require_safe_path(path)
     return manifest
+
+
+def require_safe_path(path: str) -> None:
+    """Raise `ForbiddenFileError` unless `path` may be part of a bundle (rule 3)."""
+    pure = PurePosixPath(path)
+    if pure.is_absolute() or ".." in pure.parts or str(pure) != path or "\\" in path:
+        raise ForbiddenFileError(
+            f"A bundle holds relative paths below itself, got {path!r}; "
+            f"write it as `folder/file.suffix`."
+        )
+    if pure.suffix not in SAFE_SUFFIXES or pure.name.startswith("."):
+        raise ForbiddenFileError(
+            f"A bundle holds only files that cannot execute "
+            f"({', '.join(sorted(SAFE_SUFFIXES))}), got {path!r}; "
+            f"convert it, for example pickled weights to safetensors."
+        )
+
+
+def require_inert(path: str, content: bytes) -> None:
+    """Raise `ForbiddenFileError` if an HTML page could run or fetch something (rule 3)."""
+    if content.lstrip().startswith(PAGE_START.encode()) and b"<script" not in content:
+        return
+    raise ForbiddenFileError(
+        f"An HTML page in a bundle must not run code: expected {path} to start with\n"
+        f"{PAGE_START}and to have no <script>; got something else. Make it again with "
+        f"`isogon evaluate`."
+    )
 
 
 def _require_own_checksum(document: dict[str, Any], content: bytes, where: str) -> None:

@@ -1,14 +1,18 @@
-"""Networks, images and weights by names that hold on another machine.
+"""Names of networks, images and weights that are valid on another machine too.
 
-An absolute path holds the names of a person and of a machine, and a bundle is shipped.
+A bundle is shipped, and an absolute path would reveal the names of a person and a machine.
 """
 
 import os
 import re
 from pathlib import Path
 
-# Where timm finds a model beside its own list: `hf-hub:org/name`, `local-dir:/path`.
+# Where timm finds models besides its own list: `hf-hub:org/name`, `local-dir:/path`.
 _TIMM_SOURCES = ("hf-hub", "hf_hub", "local-dir")
+
+# A prefix of a path names its format.
+_PREFIXED = re.compile(r"((?:wds|hfds)/|local-dir:)?(.*)", re.DOTALL)
+_PATTERN = frozenset("{*:[")  # a name with one of these is a pattern of files
 
 
 def has_timm_source(name: str) -> bool:
@@ -22,16 +26,11 @@ def is_import_path(name: str) -> bool:
     return ":" in name and not has_timm_source(name)
 
 
-# What may stand in front of a path: how it is read.
-_PREFIXED = re.compile(r"((?:wds|hfds)/|local-dir:)?(.*)", re.DOTALL)
-_PATTERN = frozenset("{*:[")  # a name with one of these means files, or a part of one
-
-
 def portable_place(text: str, folder: Path) -> str:
-    """Return a place that a recipe names, an absolute path as seen from `folder`.
+    """Return a place of a recipe with an absolute path made relative to `folder`.
 
-    One below the home is seen from there (`~/photos`), unless the folder is as well.
-    What is relative already, or no path, stays as it is.
+    A path below the home folder becomes `~/…`, unless `folder` is below it too. A relative
+    path, or a text that is not a path, is returned unchanged.
     """
     prefix, place = _parts(text)
     path = Path(place)
@@ -45,7 +44,7 @@ def portable_place(text: str, folder: Path) -> str:
 
 
 def found_place(text: str, folder: Path) -> str:
-    """Return the place for use here: seen from `folder`, if not from the current one."""
+    """Return the inverse: a path relative to `folder`, unless it exists from here."""
     prefix, place = _parts(text)
     if Path(place).parts[:1] != ("..",) and not place.startswith("./"):
         return text

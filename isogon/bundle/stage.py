@@ -1,8 +1,8 @@
-"""What a stage writes: beside the files in force, then published in one moment.
+"""How a stage writes its files: first under pending names, then published together.
 
-Rule 2 is kept here. Every file is written as `.<name>.pending` and synced; replacing
-the manifest is the moment of publication; what is left after it is renaming, which
-anyone may finish.
+This implements rule 2. Every file is written as `.<name>.pending` and synced. Replacing
+the manifest publishes them all. After that, only renames are left, which `Bundle.open`
+finishes if this process is killed.
 """
 
 import hashlib
@@ -32,7 +32,7 @@ _PATIENCE = 5.0  # seconds
 
 
 class StageWriter:
-    """The files a stage adds; invisible until they are published together."""
+    """The files a stage adds; not part of the bundle until they are published together."""
 
     def __init__(
         self,
@@ -49,13 +49,13 @@ class StageWriter:
         self._withdrawn = set() if withdrawn is None else withdrawn
 
     def also(self, stage: Stage) -> "StageWriter":
-        """Return a writer for another stage's files, published in the same moment."""
+        """Return a writer for another stage's files, published at the same time."""
         return StageWriter(
             self._root, stage, self._existing, self._pending, self._withdrawn
         )
 
     def path(self, name: str) -> Path:
-        """Return where to write the file that will be `name` once published.
+        """Return the path to write the file to that will be `name` once published.
 
         Raises:
             AppendOnlyError: `name` belongs to another stage (rule 1).
@@ -70,7 +70,7 @@ class StageWriter:
         return _pending(final)
 
     def withdraw(self, name: str) -> None:
-        """Take a file of this stage out of the bundle when the rest is published.
+        """Remove a file of this stage from the bundle when the others are published.
 
         Raises:
             AppendOnlyError: `name` belongs to another stage (rule 1).
@@ -82,7 +82,7 @@ class StageWriter:
             self._withdrawn.add(name)
 
     def write(self, name: str, content: bytes | str | BaseModel) -> None:
-        """Add `name` with this content; a record becomes indented JSON."""
+        """Add `name` with this content; a pydantic model becomes indented JSON."""
         if isinstance(content, BaseModel):
             content = content.model_dump_json(indent=2) + "\n"
         data = content.encode() if isinstance(content, str) else content
@@ -98,11 +98,11 @@ class StageWriter:
         return _digest(_pending(self._root / name))[0]
 
     def publish(self, manifest: Manifest) -> Manifest:
-        """Bring every file written into force; the manifest comes last.
+        """Publish every written file; the manifest comes last.
 
-        A file that replaces an older one of the same stage keeps its pending name
-        until the manifest promises the new bytes; `Bundle.open` finishes the rename
-        should this process die in between.
+        A file that replaces an older one of the same stage keeps its pending name until
+        the manifest lists the new bytes; if this process dies before the rename,
+        `Bundle.open` does it.
         """
         entries = {
             name: entry
@@ -134,7 +134,7 @@ class StageWriter:
         return manifest
 
     def discard(self) -> None:
-        """Remove what was written: the stage did not finish."""
+        """Remove the written files: the stage did not finish."""
         for name in self._pending:
             _pending(self._root / name).unlink(missing_ok=True)
 
@@ -143,40 +143,8 @@ class StageWriter:
         if entry is not None and entry.stage != self._stage:
             raise AppendOnlyError(
                 f"{name} belongs to the stage `{entry.stage}`, and the stage "
-                f"`{self._stage}` may only add files; write to a path of its own."
+                f"`{self._stage}` may only add files; write to another path."
             )
-
-
-@contextmanager
-def exclusive(folder: Path, busy: IsogonError | None = None) -> Iterator[None]:
-    """Let one process at a time write here; the lock ends with the process.
-
-    Raises:
-        IsogonError: another one does: `busy`, or else a `BundleError`.
-    """
-    lock = FileLock(folder / LOCK)
-    try:
-        lock.acquire(timeout=0)
-    except Timeout as error:
-        raise busy or BundleError(
-            f"Another process is writing {folder}. Wait for it, then run this again."
-        ) from error
-    try:
-        yield
-    finally:
-        lock.release()
-
-
-@contextmanager
-def settled(folder: Path) -> Iterator[None]:
-    """Wait for a stage that is publishing; continue where waiting is impossible."""
-    lock = FileLock(folder / LOCK, timeout=_PATIENCE)
-    with suppress(Timeout, OSError):  # a stage at work, or a medium that is read-only
-        lock.acquire()
-    try:
-        yield
-    finally:
-        lock.release()
 
 
 def finish_renames(root: Path, manifest: Manifest) -> None:
@@ -193,28 +161,52 @@ def fault_of(path: Path, entry: FileEntry) -> str | None:
         return "is missing"
     size = path.stat().st_size
     if size != entry.bytes:
-        return f"is damaged: it has {size:,} bytes, the manifest promises {entry.bytes:,}"
+        return f"is damaged: it has {size:,} bytes, the manifest says {entry.bytes:,}"
     digest, _ = _digest(path)
     if digest != entry.sha256:
         return (
             f"is damaged: its SHA-256 is {digest[:12]}…, "
-            f"the manifest promises {entry.sha256[:12]}…"
+            f"the manifest says {entry.sha256[:12]}…"
         )
     return None
+
+
+@contextmanager
+def exclusive(folder: Path, busy: IsogonError | None = None) -> Iterator[None]:
+    """Let one process at a time write here; the lock ends with the process.
+
+    Raises:
+        IsogonError: another process writes here: `busy`, or else a `BundleError`.
+    """
+    lock = FileLock(folder / LOCK)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout as error:
+        raise busy or BundleError(
+            f"Another process is writing {folder}. Wait for it, then run this again."
+        ) from error
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+@contextmanager
+def settled(folder: Path) -> Iterator[None]:
+    """Wait up to 5 s for a stage that is publishing; go on if waiting is impossible."""
+    lock = FileLock(folder / LOCK, timeout=_PATIENCE)
+    with suppress(Timeout, OSError):  # a long stage, or a read-only medium
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def sha256_of(path: Path) -> str:
     """Return a file's SHA-256, in hex."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _digest(path: Path) -> tuple[str, int]:
-    return sha256_of(path), path.stat().st_size
-
-
-def _pending(final: Path) -> Path:
-    return final.with_name(f".{final.name}.pending")
 
 
 def fsync(path: Path) -> None:
@@ -224,3 +216,11 @@ def fsync(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def _digest(path: Path) -> tuple[str, int]:
+    return sha256_of(path), path.stat().st_size
+
+
+def _pending(final: Path) -> Path:
+    return final.with_name(f".{final.name}.pending")

@@ -1,7 +1,7 @@
-"""Small pictures of reference images with their embeddings: neighbours to look at.
+"""Small pictures of reference images with their embeddings, to show as neighbours.
 
-They are a sample of the images that the student learnt from, or of a site's, for the
-page of the service. A bundle may go without.
+They are a sample of the training images, or of a site's images, for the page of the
+service. A bundle may have none.
 """
 
 import io
@@ -16,8 +16,8 @@ from jaxtyping import Float32, Int, UInt8
 from PIL import Image
 from safetensors import SafetensorError, safe_open
 
-from isogon.bundle.fitted import SITE_DETECTOR
-from isogon.bundle.store import Bundle
+from isogon.bundle.bundle import Bundle
+from isogon.bundle.detector_in_force import SITE_DETECTOR
 from isogon.errors import BundleError
 from isogon.ood.neighbours import nearest
 
@@ -43,10 +43,10 @@ class Thumbnails:
         embeddings: Float32[np.ndarray, "n d"],
         labels: Sequence[str] | None,
     ) -> "Thumbnails":
-        """Make the pictures.
+        """Make the thumbnails.
 
         Args:
-            pixels: of each image as the runner sees it.
+            pixels: of each image, as the runner takes them.
             embeddings: of the same images, unit norm.
             labels: the name of each one's class; None without classes.
         """
@@ -62,9 +62,9 @@ class Thumbnails:
     def nearest(
         self, embeddings: Float32[np.ndarray, "b d"], k: int
     ) -> tuple[Int[np.ndarray, "b near"], Float32[np.ndarray, "b near"]]:
-        """Return the places of the k nearest, nearest first, and their cosines.
+        """Return the indices of the k nearest, nearest first, and their cosines.
 
-        Fewer where there are fewer images.
+        Fewer than k if there are fewer images.
         """
         cosines = embeddings @ self.embeddings.T
         found = nearest(cosines, min(k, len(self)))
@@ -74,7 +74,7 @@ class Thumbnails:
         return places, np.take_along_axis(values, order, axis=1)
 
     def to_bytes(self) -> bytes:
-        """Return the content of the file; `isogon/bundle/README.md` specifies it."""
+        """Return the content of the file, as `isogon/bundle/README.md` specifies it."""
         lengths = [len(image) for image in self.images]
         arrays: dict[str, np.ndarray] = {
             "jpeg": np.frombuffer(b"".join(self.images), dtype=np.uint8),
@@ -86,7 +86,7 @@ class Thumbnails:
 
     @classmethod
     def in_force(cls, bundle: Bundle) -> "Thumbnails | None":
-        """Return the site's where the bundle was calibrated, or training's, or None.
+        """Return the site's thumbnails, else those of training, else None.
 
         Raises:
             BundleError: see `load`.
@@ -98,14 +98,14 @@ class Thumbnails:
 
     @classmethod
     def load(cls, path: Path, width: int) -> "Thumbnails":
-        """Return what `to_bytes` wrote.
+        """Read the file that `to_bytes` wrote.
 
         Args:
             path: the file.
             width: of the model's embeddings.
 
         Raises:
-            BundleError: the parts do not fit together, or not the model.
+            BundleError: the arrays do not fit together, or do not fit the model.
         """
         try:
             with safe_open(path, framework="numpy") as file:

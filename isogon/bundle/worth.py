@@ -1,4 +1,4 @@
-"""What distilling was worth: the student beside the same network before training."""
+"""Whether distilling has paid: the student against its network before training."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -18,46 +18,15 @@ from isogon.bundle.evaluation import (
 )
 
 Verdict = Literal["paid", "not paid", "unclear", "unknown"]
-
 _UNKNOWN = (
     "Whether distilling has paid is not known: the same network before training was not "
-    "measured. `isogon evaluate` measures it, where its weights are at hand."
+    "measured. `isogon evaluate` measures it if its weights are available."
 )
 _NOTHING_TO_JUDGE_BY = (
     "Whether distilling has paid is not known: there was no teacher, no class and no "
     "unfamiliar image to measure it by."
 )
 _RANDOM = " The network had no pretrained weights, so undistilled means random."
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Gain:
-    """One figure of the student, and of the same network before training."""
-
-    name: str
-    student: float
-    undistilled: float
-    difference: Estimate  # student minus undistilled, on the same images
-    lower_is_better: bool
-
-    @property
-    def better(self) -> bool:
-        """Whether the student is better by more than the interval leaves open."""
-        difference = self.difference
-        return difference.high < 0 if self.lower_is_better else difference.low > 0
-
-    @property
-    def worse(self) -> bool:
-        """Whether the student is worse by more than the interval leaves open."""
-        difference = self.difference
-        return difference.low > 0 if self.lower_is_better else difference.high < 0
-
-    def __str__(self) -> str:
-        name = f"{self.name} (lower is better)" if self.lower_is_better else self.name
-        return (
-            f"{name} {self.student:.3f}, undistilled {self.undistilled:.3f} "
-            f"({difference_text(self.difference)})"
-        )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -71,11 +40,13 @@ class Worth:
 def worth_of(evaluation: Evaluation) -> Worth:
     """Return whether the student is better than the same network before training.
 
-    The figures that decide are overlap@10 and angle distortion; without the teacher, kNN
-    accuracy; without classes too, the AUROCs. Distilling has paid if each of them is
-    better by more than its interval, and not if overlap@10 is worse by more than that, or
-    one of them is and none is better. It is unclear otherwise, and where the teacher is
-    kept but kNN accuracy is lost.
+    The deciding figures are overlap@10 and angle distortion; without a teacher, kNN
+    accuracy; without classes too, the AUROCs. A figure is better or worse only if zero is
+    outside its interval. Distilling has
+
+    - not paid, if overlap@10 is worse, or a deciding figure is worse and none is better;
+    - paid, if all deciding figures are better and kNN accuracy is not worse;
+    - made no clear difference, otherwise.
     """
     if evaluation.undistilled is None:
         return Worth(verdict="unknown", sentence=_UNKNOWN)
@@ -91,23 +62,53 @@ def worth_of(evaluation: Evaluation) -> Worth:
     }[verdict]
     if verdict == "unclear" and any(gain.better for gain in gains):
         opening = "Distilling has gained something"
-        opening += " and lost something" if lost else ", and the rest is open"
+        opening += " and lost something" if lost else ", and the rest is undecided"
     elif verdict == "unclear" and lost:
-        opening = "Distilling has lost something, and the rest is open"
+        opening = "Distilling has lost something, and the rest is undecided"
     worse = "; ".join(map(str, lost))
     kept = "; ".join(str(gain) for gain in gains if not gain.worse)
     if not lost:
         said = kept
     elif verdict == "paid":
-        said = f"{kept}; but it has lost {worse}"
+        said = f"{kept}; but worse in {worse}"
     else:
-        said = f"worse is {worse}" + (f"; not worse: {kept}" if kept else "")
+        said = f"worse in {worse}" + (f"; not worse in {kept}" if kept else "")
     random = _RANDOM if evaluation.pretrained is False else ""
     return Worth(verdict=verdict, sentence=f"{opening}: {said}.{random}")
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Gain:
+    """One figure of the student, and of the same network before training."""
+
+    name: str
+    student: float
+    undistilled: float
+    difference: Estimate  # student minus undistilled, on the same images
+    lower_is_better: bool
+
+    @property
+    def better(self) -> bool:
+        """Whether the student is better, with zero outside the interval."""
+        difference = self.difference
+        return difference.high < 0 if self.lower_is_better else difference.low > 0
+
+    @property
+    def worse(self) -> bool:
+        """Whether the student is worse, with zero outside the interval."""
+        difference = self.difference
+        return difference.low > 0 if self.lower_is_better else difference.high < 0
+
+    def __str__(self) -> str:
+        name = f"{self.name} (lower is better)" if self.lower_is_better else self.name
+        return (
+            f"{name} {self.student:.3f}, undistilled {self.undistilled:.3f} "
+            f"({difference_text(self.difference)})"
+        )
+
+
 def gains_of(evaluation: Evaluation) -> tuple[Gain, ...]:
-    """Return what was gained or lost on each figure that both have."""
+    """Return the gain on each figure that was measured of both."""
     before = evaluation.undistilled
     return () if before is None else tuple(_gains(evaluation, before))
 

@@ -1,1 +1,1 @@
-"""The command line: a module for each command, its table beside it."""
+"""The command line: one module per command, with its tables."""

@@ -1,34 +1,41 @@
-"""`isogon calibrate`: the detector of the place where the model runs."""
+"""`isogon calibrate`: fit the OOD detector again, on images of the site."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+from rich.table import Table
 
 from isogon.cli import console
 from isogon.cli.exporting import exported_document, show_exported
 from isogon.cli.options import AsJson, BundlePath
-from isogon.cli.tables import show_detector
+from isogon.cli.tables import STYLE, add_detector
+
+if TYPE_CHECKING:
+    from export import Detection
+    from isogon.bundle import DetectorInForce
 
 
 def calibrate(
     bundle: BundlePath,
     images: Annotated[
-        Path, typer.Option(help="A folder of images that are familiar at the site.")
+        Path,
+        typer.Option(help="A folder of familiar (in-distribution) images of the site."),
     ],
     detector: Annotated[
         str | None,
         typer.Option(
             metavar="NAME",
             help="`name` of [ood] in a recipe (recipes/keys.md lists them). Without it: "
-            "the recipe's. Most need the images in folders by class.",
+            "the recipe's. Most detectors need one folder of images per class.",
             show_default=False,
         ),
     ] = None,
     k: Annotated[
         int | None,
         typer.Option(
-            help="Which neighbour counts (knn), or how many do (nnguide).",
+            help="knn: the score is the distance to the k-th neighbour; nnguide: the "
+            "number of neighbours.",
             min=1,
             show_default=False,
         ),
@@ -37,7 +44,7 @@ def calibrate(
         int | None,
         typer.Option(
             help="Dimension of the principal subspace (residual, vim). Without it: half "
-            "the embedding's width.",
+            "the embedding dimension.",
             min=1,
             show_default=False,
         ),
@@ -55,28 +62,28 @@ def calibrate(
         str | None,
         typer.Option(
             metavar="SOURCE",
-            help="Images that the new detector should flag, to say how many it does. "
-            "Without it: those that the bundle keeps from training.",
+            help="Images that the new detector should flag; the command reports how many "
+            "it does. Without it: those that the bundle keeps from training.",
             show_default=False,
         ),
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Refit the OOD detector on the images of the place where the model will run.
+    """Fit the OOD detector again, on images of the place where the model will run.
 
-    Most of them become the detector's bank; the rest, unseen by it, calibrate the
-    p-values. Every ONNX file of the bundle is exported again with the new detector, and
-    gated, which takes as long as it took; engines are withdrawn: build them again.
+    Most of the images become the detector's bank. The others calibrate the p-values.
+    Every ONNX file of the bundle is then exported and checked for parity again, which
+    takes as long as the first export. TensorRT engines are removed: build them again.
     """
     from isogon import api
-    from isogon.api.proving import site_detector
+    from isogon.api.exporting import site_detector
     from isogon.bundle import Bundle, DetectorInForce
     from isogon.images import open_images
 
     if unfamiliar is not None:
-        open_images(unfamiliar)  # what is wrong with it is said before any work
+        open_images(unfamiliar)  # report a bad source before any work
     opened = Bundle.open(bundle, rewriting=["calibrate", "export"])
-    # What is wrong is said before torch is loaded.
+    # Report bad settings before torch is loaded.
     site_detector(opened, detector=detector, k=k, dim=dim, alpha=alpha)
     with console.progress() as progress:
         with console.loading(progress, extra="export"):
@@ -88,10 +95,10 @@ def calibrate(
             k=k,
             dim=dim,
             alpha=alpha,
-            check=False,  # what failed is shown first
+            check=False,  # the reports are shown before a failure is raised
             progress=progress,
         )
-        opened = Bundle.open(bundle)  # as it is now
+        opened = Bundle.open(bundle)  # the API has changed it
         detects = detection(opened, progress, unfamiliar=unfamiliar)
     found = DetectorInForce.of(opened)
     if as_json:
@@ -104,3 +111,17 @@ def calibrate(
         show_exported(opened, exported)
         show_detector(found, detects)
     exported.require()
+
+
+def show_detector(found: "DetectorInForce", detects: "Detection | None") -> None:
+    """Print which detector is in force, what it was fitted on, and how well it detects."""
+    table = Table(title="Detector in force", show_header=False, **STYLE)
+    add_detector(table, found)
+    console.out.print(table)
+    if detects is None:
+        console.note(
+            "The bundle keeps no unfamiliar images. Name some with --unfamiliar to measure "
+            "how many the detector flags."
+        )
+    else:
+        console.out.print(detects.sentence, markup=False, soft_wrap=True)

@@ -1,4 +1,7 @@
-"""What every command says: progress, notes and errors on stderr, JSON on stdout."""
+"""Output of every command: results on stdout; progress, notes and errors on stderr.
+
+In a terminal, progress is bars. Elsewhere, as in a log file, it is plain lines.
+"""
 
 import json
 import math
@@ -23,11 +26,90 @@ from rich.progress import (
 )
 from rich.text import Text
 
-_SILENCE = 30.0  # seconds
+_SILENCE = 30.0  # seconds between two lines in a log
+
+out = Console(highlight=False, emoji=False)
+err = Console(stderr=True, highlight=False, emoji=False)
+
+# In a run of several processes, only the first prints.
+_follower = os.environ.get("LOCAL_RANK", "0") != "0"
+aside = Console(stderr=True, highlight=False, emoji=False, quiet=_follower)
+
+
+def progress(*, rate: bool = False) -> Progress:
+    """Return progress bars with the work done, the time spent and the time left.
+
+    If stderr is not a terminal, return `LoggedProgress`: a plain line every 30 seconds.
+
+    Args:
+        rate: also show the speed.
+    """
+    if not aside.is_terminal or aside.is_dumb_terminal:
+        return LoggedProgress(console=aside)
+    return Progress(
+        TextColumn("{task.description:32}"),
+        BarColumn(bar_width=28),
+        MofNCompleteColumn(),
+        *([_Rate()] if rate else []),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+        console=aside,
+        refresh_per_second=2,  # a refresh costs a millisecond of training time
+    )
+
+
+@contextmanager
+def loading(bars: Progress, *, extra: str) -> Iterator[None]:
+    """Show a progress bar during imports: torch takes seconds to load.
+
+    Raises:
+        UsageError: see `needing`.
+    """
+    task = bars.add_task("Loading PyTorch", total=None)
+    with needing(extra):
+        yield
+    bars.remove_task(task)
+
+
+def load(module: str, bars: Progress, *, extra: str) -> None:
+    """Import a stage before it is called, with a progress bar; see `loading`."""
+    with loading(bars, extra=extra):
+        import_module(module)
+
+
+@contextmanager
+def needing(extra: str) -> Iterator[None]:
+    """Turn a missing package into an error that names the extra to install.
+
+    Raises:
+        UsageError: a package is not installed.
+    """
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        from isogon.errors import UsageError
+
+        package = str(error.name).partition(".")[0]
+        raise UsageError(
+            f"This command needs the package {package!r}, which is not installed. "
+            f"Install the extra `{extra}`: `pip install '.[{extra}]'` in the "
+            f"folder of Isogon's source."
+        ) from error
+
+
+def note(text: str) -> None:
+    """Print a sentence that is not a result, on stderr."""
+    aside.print(text, markup=False, soft_wrap=True)
+
+
+def as_json(document: Any) -> None:
+    """Print a result as JSON. NaN and infinity become null, since JSON has neither."""
+    print(json.dumps(_finite(document), indent=2, allow_nan=False))
 
 
 class LoggedProgress(Progress):
-    """Bars told in words, so that a log shows what a run does and how far it is."""
+    """Progress as plain lines, so that a log shows what a run does and how far it is."""
 
     def __init__(
         self, *columns: ProgressColumn, console: Console, every: float = _SILENCE
@@ -35,11 +117,11 @@ class LoggedProgress(Progress):
         """Set up the lines.
 
         Args:
-            columns: those of the bars; a line has no use for them.
+            columns: accepted as Rich's class does, and not used.
             console: where to write.
             every: seconds between two lines.
         """
-        # `track` counts each item only where nothing refreshes by itself.
+        # Without automatic refresh, `track` counts each item as it is taken.
         super().__init__(*columns, console=console, disable=True, auto_refresh=False)
         self._every = every
         self._ended = threading.Event()
@@ -47,14 +129,14 @@ class LoggedProgress(Progress):
         self._thread: threading.Thread | None = None
 
     def start(self) -> None:
-        """Begin to write lines."""
+        """Start writing lines."""
         self._began = time.monotonic()
         self._ended.clear()
         self._thread = threading.Thread(target=self._write, daemon=True)
         self._thread.start()
 
     def stop(self) -> None:
-        """Write what each part took, and no more."""
+        """Stop, and write how long each task took."""
         if self._thread is None:
             return
         self._ended.set()
@@ -66,7 +148,7 @@ class LoggedProgress(Progress):
     def _write(self) -> None:
         while not self._ended.wait(self._every):
             at_work = [_told(task) for task in self.tasks if not task.finished]
-            # Between two tasks there is work without a progress bar.
+            # Between two tasks there may be work without a task.
             line = "; ".join(at_work) or f"At work for {_spoken(self._elapsed())}"
             self._say(line)
 
@@ -75,6 +157,15 @@ class LoggedProgress(Progress):
 
     def _elapsed(self) -> float:
         return time.monotonic() - self._began
+
+
+class _Rate(ProgressColumn):
+    """The recent speed."""
+
+    def render(self, task: Task) -> Text:
+        """Return steps per second; empty while unknown."""
+        speed = task.finished_speed or task.speed
+        return Text("" if speed is None else f"{speed:,.0f}/s", no_wrap=True)
 
 
 def _told(task: Task) -> str:
@@ -92,94 +183,6 @@ def _spoken(seconds: float) -> str:
     if hours:
         return f"{hours} h {minutes} min"
     return f"{minutes} min {rest} s" if minutes else f"{rest} s"
-
-
-out = Console(highlight=False, emoji=False)
-err = Console(stderr=True, highlight=False, emoji=False)
-# Of several processes on several devices, only the first prints.
-_follower = os.environ.get("LOCAL_RANK", "0") != "0"
-aside = Console(stderr=True, highlight=False, emoji=False, quiet=_follower)
-
-
-class _Rate(ProgressColumn):
-    """The speed of late."""
-
-    def render(self, task: Task) -> Text:
-        """Return steps per second; nothing before it is known."""
-        speed = task.finished_speed or task.speed
-        return Text("" if speed is None else f"{speed:,.0f}/s", no_wrap=True)
-
-
-def progress(*, rate: bool = False) -> Progress:
-    """Return progress bars with the work done, the time spent and the time left.
-
-    Where stderr is no terminal they are plain lines, every half minute.
-
-    Args:
-        rate: also show the speed.
-    """
-    if not aside.is_terminal or aside.is_dumb_terminal:
-        return LoggedProgress(console=aside)
-    return Progress(
-        TextColumn("{task.description:32}"),
-        BarColumn(bar_width=28),
-        MofNCompleteColumn(),
-        *([_Rate()] if rate else []),
-        TimeElapsedColumn(),
-        TextColumn("left"),
-        TimeRemainingColumn(),
-        console=aside,
-        refresh_per_second=2,  # a refresh takes a millisecond, from the training too
-    )
-
-
-@contextmanager
-def loading(bars: Progress, *, extra: str) -> Iterator[None]:
-    """Show that imports are under way: torch and its kin take seconds.
-
-    Raises:
-        UsageError: see `needing`.
-    """
-    task = bars.add_task("Loading PyTorch", total=None)
-    with needing(extra):
-        yield
-    bars.remove_task(task)
-
-
-def load(module: str, bars: Progress, *, extra: str) -> None:
-    """Import a stage before it is called, showing that; see `loading`."""
-    with loading(bars, extra=extra):
-        import_module(module)
-
-
-@contextmanager
-def needing(extra: str) -> Iterator[None]:
-    """Import packages that an extra of Isogon brings.
-
-    Raises:
-        UsageError: one of them is not installed.
-    """
-    try:
-        yield
-    except ModuleNotFoundError as error:
-        from isogon.errors import UsageError
-
-        package = str(error.name).partition(".")[0]
-        raise UsageError(
-            f"This command needs the package {package!r}, which is not installed. "
-            f"Install the extra `{extra}`: `pip install '.[{extra}]'` where Isogon's "
-            f"source lies."
-        ) from error
-
-
-def note(text: str) -> None:
-    """Say something that is not a result."""
-    aside.print(text, markup=False, soft_wrap=True)
-
-
-def as_json(document: Any) -> None:
-    """Print a result for machines; what is not finite is null: JSON has no word for it."""
-    print(json.dumps(_finite(document), indent=2, allow_nan=False))
 
 
 def _finite(document: Any) -> Any:

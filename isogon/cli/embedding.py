@@ -1,4 +1,4 @@
-"""`isogon embed`: many images to one Parquet file."""
+"""`isogon embed`: embed many images into one Parquet file."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -33,7 +33,9 @@ def embed(
     ],
     artifact: Annotated[
         str,
-        typer.Option(help="What to run, such as onnx/model.int8.onnx, or an engine."),
+        typer.Option(
+            help="The file that runs, such as onnx/model.int8.onnx, or an engine."
+        ),
     ] = "onnx/model.onnx",
     batch: Annotated[
         int | None,
@@ -46,16 +48,16 @@ def embed(
     workers: Annotated[
         int | None,
         typer.Option(
-            help="Processes, each with a model on one core; on a GPU, threads that "
-            "decode. Without it: one per core. With Ray: actors; without it, one per "
-            "core or GPU of the cluster.",
+            help="Processes, each with a model on one core; on a GPU, decoding threads. "
+            "Default: one per core. With Ray: actors; default: one per core or GPU of the "
+            "cluster.",
             min=1,
             show_default=False,
         ),
     ] = None,
     engine: Annotated[
         Literal["processes", "ray"],
-        typer.Option(help="Who does the work: this machine, or a Ray cluster."),
+        typer.Option(help="Where the work is done: on this machine, or on a Ray cluster."),
     ] = "processes",
     address: Annotated[
         str | None,
@@ -69,8 +71,7 @@ def embed(
     unreadable_limit: Annotated[
         float,
         typer.Option(
-            help="The largest share of images that may be unreadable; beyond it the exit "
-            "status is 1.",
+            help="The largest share of unreadable images; above it the exit status is 1.",
             min=0,
             max=1,
         ),
@@ -79,7 +80,7 @@ def embed(
         bool,
         typer.Option(
             "--overwrite",
-            help="Replace OUTPUT, and forget a stopped run that was begun otherwise.",
+            help="Replace OUTPUT, and discard a stopped run that had other settings.",
         ),
     ] = False,
     as_json: AsJson = False,
@@ -90,19 +91,19 @@ def embed(
     `p_value` and `is_ood`; rows keep the source's order. It opens in pandas, DuckDB and
     LanceDB; `examples/search.py` searches it.
 
-    **Stopped?** Run the same command again: it goes on from the parts in OUTPUT.parts,
-    and ends with the same bytes, whatever stopped it.
+    **Stopped?** Run the same command again: it continues from the parts in OUTPUT.parts,
+    and the output has the same bytes as an uninterrupted run.
 
-    **What is an image** is told by its suffix or its first bytes; hidden files and others
-    are counted and the first of them named.
+    **Images** are recognised by their suffix or first bytes. Hidden files and files of
+    other kinds are counted, and the first few are named.
 
-    **Unreadable images** stop nothing. They are listed in OUTPUT.unreadable.csv; exit
-    status 1 if they are more than --unreadable-limit.
+    **Unreadable images** do not stop the run. They are listed in OUTPUT.unreadable.csv.
+    The exit status is 1 if their share is above --unreadable-limit.
 
-    **Several machines:** `--engine ray --address auto` on a Ray cluster. The bundle and
-    the images must lie under the same paths on every machine, with the same Isogon; the
-    file is written here. A machine whose copies differ or are missing is named, and
-    others do its parts; where none is left the command fails.
+    **Several machines:** `--engine ray --address auto` on a Ray cluster. Every machine
+    needs the bundle and the images under the same paths, and the same version of Isogon.
+    The output is written on this machine. If a machine's files differ or are missing, it
+    is named and other machines do its parts; the command fails if none is left.
     """
     _require_parquet(output)
     from isogon import api
@@ -120,7 +121,7 @@ def embed(
                 progress=progress,
             )
     except (KeyboardInterrupt, SystemExit):
-        console.note("Stopped. Run the same command again: it goes on where it was.")
+        console.note("Stopped. Run the same command again to continue.")
         raise
     if as_json:
         console.as_json(summary.document())
@@ -128,14 +129,38 @@ def embed(
         show_embedded(summary)
     if summary.unreadable_share > unreadable_limit:
         console.note(
-            f"{summary.unreadable_share:.1%} of the images cannot be read, more than "
+            f"{summary.unreadable_share:.1%} of the images are unreadable, more than "
             f"--unreadable-limit {unreadable_limit:g}."
         )
         raise typer.Exit(1)
 
 
+def show_embedded(summary: "Summary") -> None:
+    """Print the figures of a run, and the path of the list of unreadable images."""
+    table = titled(str(summary.output), "", "")
+    table.show_header = False
+    add_row(table, "images", f"{summary.images:,}")
+    if summary.continued:
+        add_row(table, "done by an earlier run", f"{summary.continued:,}")
+    add_row(table, f"embedded, width {summary.width}", f"{summary.embedded:,}")
+    flagged = f"{summary.flagged:,}"
+    if summary.embedded:
+        flagged += f" ({summary.flagged / summary.embedded:.1%})"
+    add_row(table, f"unfamiliar, p at most {summary.alpha:g}", flagged)
+    add_row(table, "unreadable", f"{summary.unreadable:,}")
+    if summary.passed_over:
+        add_row(table, "skipped: hidden, or not images", f"{summary.passed_over:,}")
+    if summary.images_per_second is not None:
+        add_row(table, "images per second", f"{summary.images_per_second:,.0f}")
+    add_row(table, "runner", summary.runner)
+    add_row(table, "artifact", f"{summary.fingerprint[:12]}…")
+    out.print(table)
+    if summary.unreadable_list is not None:
+        note(f"Unreadable images, with reasons: {summary.unreadable_list}")
+
+
 def _require_parquet(output: Path) -> None:
-    """Refuse a name of another format; one without a suffix promises none."""
+    """Refuse an output with the suffix of another format; no suffix is accepted."""
     if output.suffix.lower() in ("", ".parquet", ".pq"):
         return
     from isogon.errors import UsageError
@@ -143,7 +168,7 @@ def _require_parquet(output: Path) -> None:
     raise UsageError(
         f"Expected an output that ends in .parquet, got {output}: `isogon embed` writes "
         f"Parquet and no other format. Write to {output.with_suffix('.parquet')}; DuckDB "
-        f"and pandas turn it into others."
+        f"and pandas convert it to other formats."
     )
 
 
@@ -156,27 +181,3 @@ def _engine(name: str, workers: int | None, address: str | None) -> "Engine":
     from isogon.runtimes.device import usable_cores
 
     return ProcessEngine(workers=workers or usable_cores())
-
-
-def show_embedded(summary: "Summary") -> None:
-    """Print the figures of a run, and where the unreadable images are listed."""
-    table = titled(str(summary.output), "", "")
-    table.show_header = False
-    add_row(table, "images", f"{summary.images:,}")
-    if summary.continued:
-        add_row(table, "done by an earlier start", f"{summary.continued:,}")
-    add_row(table, f"embedded, width {summary.width}", f"{summary.embedded:,}")
-    flagged = f"{summary.flagged:,}"
-    if summary.embedded:
-        flagged += f" ({summary.flagged / summary.embedded:.1%})"
-    add_row(table, f"unfamiliar, p at most {summary.alpha:g}", flagged)
-    add_row(table, "unreadable", f"{summary.unreadable:,}")
-    if summary.passed_over:
-        add_row(table, "passed over: hidden, or no images", f"{summary.passed_over:,}")
-    if summary.images_per_second is not None:
-        add_row(table, "images per second", f"{summary.images_per_second:,.0f}")
-    add_row(table, "runner", summary.runner)
-    add_row(table, "artifact", f"{summary.fingerprint[:12]}…")
-    out.print(table)
-    if summary.unreadable_list is not None:
-        note(f"What could not be read, and why: {summary.unreadable_list}")

@@ -1,4 +1,4 @@
-"""`isogon evaluate` and `isogon compare`: what students are worth."""
+"""`isogon evaluate` and `isogon compare`: measure students, and print the figures."""
 
 from collections.abc import Callable
 from dataclasses import asdict
@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from isogon.api import Comparison
     from isogon.bundle import Bundle
 
+_UNBOUNDED = 10_000  # characters; a table's width without a terminal's limit
+
 
 def evaluate(
     bundle: BundlePath,
@@ -27,7 +29,8 @@ def evaluate(
         str | None,
         typer.Option(
             metavar="SOURCE",
-            help="Where the familiar images are now. Without it: where the recipe says.",
+            help="Where the familiar (in-distribution) images are now. Without it: where "
+            "the recipe says.",
             show_default=False,
         ),
     ] = None,
@@ -35,7 +38,7 @@ def evaluate(
         str | None,
         typer.Option(
             metavar="SOURCE",
-            help="Where the images to test on are, if they are a source of their own.",
+            help="Where the test images are, if the recipe has a separate source for them.",
             show_default=False,
         ),
     ] = None,
@@ -43,16 +46,16 @@ def evaluate(
         list[str] | None,
         typer.Option(
             metavar="NAME[:near|far]=SOURCE",
-            help="Where a set of unfamiliar images is; a new name adds a set. May be "
-            "given several times.",
+            help="Where a set of unfamiliar (out-of-distribution) images is; a new name "
+            "adds a set. May be given several times.",
             show_default=False,
         ),
     ] = None,
     teacher: Annotated[
         bool,
         typer.Option(
-            help="Evaluate the teacher beside the student. Without its weights: "
-            "--no-teacher, which leaves out fidelity too."
+            help="Evaluate the teacher too. --no-teacher needs no teacher weights, and "
+            "measures no fidelity."
         ),
     ] = True,
     corruptions: Annotated[
@@ -68,19 +71,20 @@ def evaluate(
     ] = 500,
     as_json: AsJson = False,
 ) -> None:
-    """Measure again what the student kept: angles, accuracy, OOD detection, robustness.
+    """Measure the student again: angles, accuracy, OOD detection, robustness.
 
-    Its network before training is measured beside it, where its weights can be had
-    again: distilling has paid only if the student is better.
+    The student's network before training is measured too, if its weights are available:
+    distilling has paid only if the student is better.
 
-    The recipe inside the bundle says which images and which teacher; images that have
-    moved since are named here, by a SOURCE as in a recipe: a folder for example. Test
-    images are those that took no part in training.
-    The bundle's `evaluation.json` and `report.html` are replaced, nothing else is.
+    The recipe inside the bundle names the images and the teacher. If images have moved,
+    name their new place here, by a SOURCE as in a recipe, such as a folder. Test images
+    took no part in training. The bundle's `evaluation.json` and `report.html` are
+    replaced, and nothing else.
 
-    Angle distortion is the mean |cos student - cos teacher| over pairs of images (0 is
-    perfect), overlap@10 the share of the teacher's ten nearest neighbours that are kept.
-    Near and far say how unlike the familiar images an unfamiliar set is.
+    Angle distortion is the mean |cos student - cos teacher| over pairs of images; 0 is
+    perfect. Overlap@10 is the share of the teacher's ten nearest neighbours that the
+    student keeps. A `near` unfamiliar set is similar to the familiar images, a `far` one
+    is not.
     """
     from isogon import api
     from isogon.bundle import Bundle
@@ -112,13 +116,13 @@ def compare(
     ],
     as_json: AsJson = False,
 ) -> None:
-    """Put the students of several bundles side by side; the best figures are bold.
+    """Compare the students of several bundles; the best figures are bold.
 
-    Below each stands its network before training, at the same width, where it was
-    measured: what distilling had to beat. AUROC and FPR95 (with unfamiliar images as
-    positive) are of each bundle's own detector, as the mean over the near and the far
-    sets. A warning says when bundles were not evaluated on the same images: then run
-    `isogon evaluate` on each with the same --images, --test and --unfamiliar.
+    Below each student is its network before training, at the same embedding dimension,
+    if it was measured: the figures that distilling had to beat. AUROC and FPR95 (with
+    unfamiliar images as positive) are of each bundle's own detector, as the mean over the
+    near and the far sets. A warning says if bundles were not evaluated on the same images:
+    then run `isogon evaluate` on each with the same --images, --test and --unfamiliar.
     """
     from isogon import api
 
@@ -149,26 +153,8 @@ def compare(
         show_comparison(found)
 
 
-def _named_set(text: str) -> "tuple[str, tuple[str, Kind | None]]":
-    """Return the name, the source and the kind that NAME[:KIND]=SOURCE says."""
-    from isogon.errors import UsageError
-
-    name, given, source = text.partition("=")
-    name, colon, kind = name.partition(":")
-    if not (name and given and source) or (colon and kind not in ("near", "far")):
-        raise UsageError(
-            f"Expected --unfamiliar as NAME=SOURCE or NAME:near=SOURCE, got {text!r}; "
-            f"write for example --unfamiliar textures:far=data/textures."
-        )
-    found: Kind | None = "near" if kind == "near" else "far" if kind == "far" else None
-    return name, (source, found)
-
-
-_UNBOUNDED = 10_000  # characters
-
-
 def show_evaluation(path: Path, found: "Evaluation", *, following: str) -> None:
-    """Print what the student kept of its teacher, and what to do next."""
+    """Print the figures of an evaluation, where its report is, and the next command."""
     print_evaluation(found, title=str(path))
     out.print(
         f"\nRead {path / 'report.html'} in a browser.\nNext: {following}",
@@ -178,7 +164,7 @@ def show_evaluation(path: Path, found: "Evaluation", *, following: str) -> None:
 
 
 def print_evaluation(found: "Evaluation", *, title: str) -> None:
-    """Print whether distilling has paid, and the figures."""
+    """Print whether distilling has paid, then the figures."""
     print_worth(found)
     print_figures(found, title=title)
 
@@ -200,7 +186,7 @@ def print_worth(found: "Evaluation") -> None:
 
 
 def print_fitting(table: Callable[[bool], Table]) -> None:
-    """Print the table with its intervals, or without where they would be broken up."""
+    """Print the table with its intervals if it fits the terminal, else without them."""
     whole = table(True)
     wanted = whole.__rich_measure__(out, out.options.update(max_width=_UNBOUNDED)).maximum
     out.print(whole if wanted <= out.width else table(False))
@@ -219,7 +205,7 @@ def evaluation_table(
         found: the figures.
         title: of the table.
         intervals: whether to show those of the teacher and the student.
-        bundle: where given, its models are shown too.
+        bundle: if given, the table also shows its architectures and parameters.
     """
     student, kept = found.student, found.fidelity
     before = {"undistilled": found.undistilled, "closed form": found.start}
@@ -237,7 +223,7 @@ def evaluation_table(
         ours = None if kept is None else figure(kept)
         if ours is not None:
             others = [one.fidelity for one in shown.values()]
-            cells = [_plain(None if one is None else figure(one)) for one in others]
+            cells = [figure_cell(None if one is None else figure(one)) for one in others]
             add_row(table, name, "", *cells, f"{ours:.3f}")
 
     of_angles("angle distortion", lambda fidelity: fidelity.angle_distortion)
@@ -273,6 +259,51 @@ def evaluation_table(
     return table
 
 
+def show_comparison(found: "Comparison") -> None:
+    """Print the figures of several bundles, the best of each in bold.
+
+    Bundles are rows if that fits the terminal, else columns.
+    """
+    from distill.evaluation.comparison import baselines
+
+    figures = found.figures
+    names = [
+        name
+        for bundle, (_, evaluation) in found.subjects.items()
+        for name in (bundle, *baselines(bundle, evaluation))
+    ]
+    wide = titled("Students", "bundle", *(figure.name for figure in figures))
+    for name in names:
+        add_row(wide, name, *(_compared_cell(figure, name) for figure in figures))
+    if wide.__rich_measure__(out, out.options).minimum <= out.width:
+        out.print(wide)
+    else:
+        tall = titled("Students", "", *names)
+        for figure in figures:
+            cells = (_compared_cell(figure, name) for name in names)
+            add_row(tall, figure.name, *cells)
+        for column in tall.columns:
+            column.overflow = "fold"  # show long names in full
+        out.print(tall)
+    for bundle, worth in found.worth.items():
+        out.print(f"\n{bundle}: {worth.sentence}", markup=False, soft_wrap=True)
+
+
+def _named_set(text: str) -> "tuple[str, tuple[str, Kind | None]]":
+    """Parse NAME[:KIND]=SOURCE into the name, and the source with its kind."""
+    from isogon.errors import UsageError
+
+    name, given, source = text.partition("=")
+    name, colon, kind = name.partition(":")
+    if not (name and given and source) or (colon and kind not in ("near", "far")):
+        raise UsageError(
+            f"Expected --unfamiliar as NAME=SOURCE or NAME:near=SOURCE, got {text!r}; "
+            f"write for example --unfamiliar textures:far=data/textures."
+        )
+    found: Kind | None = "near" if kind == "near" else "far" if kind == "far" else None
+    return name, (source, found)
+
+
 def _caption(found: "Evaluation", *, intervals: bool) -> str:
     caption = f"{found.test_images:,} test images against {found.bank_images:,}"
     if intervals:
@@ -289,12 +320,8 @@ def _estimate(found: "Estimate | None", *, intervals: bool) -> str:
     return f"{found.value:.3f}{interval}"
 
 
-def _plain(value: float | None) -> str:
-    return "" if value is None else f"{value:.3f}"
-
-
 def _detectors_table(found: "Evaluation") -> Table:
-    """AUROC of every detector: the mean over each kind of unfamiliar set."""
+    """Return the AUROC of every detector, as the mean over each kind of unfamiliar set."""
     kinds = found.kinds()
     columns = [f"{kind}, {role}" for kind in kinds for role in ("teacher", "student")]
     table = titled("OOD AUROC by detector", "", *columns)
@@ -339,33 +366,6 @@ def _corruptions_table(found: "Evaluation") -> Table:
     mean = None if theirs is None else theirs.mean_accuracy
     add_row(table, "mean", figure_cell(mean), figure_cell(ours.mean_accuracy))
     return table
-
-
-def show_comparison(found: "Comparison") -> None:
-    """Print the figures of several bundles, the best of each in bold."""
-    from distill.evaluation.comparison import baselines
-
-    figures = found.figures
-    names = [
-        name
-        for bundle, (_, evaluation) in found.subjects.items()
-        for name in (bundle, *baselines(bundle, evaluation))
-    ]
-    wide = titled("Students", "bundle", *(figure.name for figure in figures))
-    for name in names:
-        add_row(wide, name, *(_compared_cell(figure, name) for figure in figures))
-    if wide.__rich_measure__(out, out.options).minimum <= out.width:
-        out.print(wide)
-    else:
-        tall = titled("Students", "", *names)
-        for figure in figures:
-            cells = (_compared_cell(figure, name) for name in names)
-            add_row(tall, figure.name, *cells)
-        for column in tall.columns:
-            column.overflow = "fold"  # long names stay whole
-        out.print(tall)
-    for bundle, worth in found.worth.items():
-        out.print(f"\n{bundle}: {worth.sentence}", markup=False, soft_wrap=True)
 
 
 def _compared_cell(figure: "Figure", name: str) -> Text:

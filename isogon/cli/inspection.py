@@ -1,4 +1,4 @@
-"""`isogon inspect` and `isogon card`: what a bundle holds."""
+"""`isogon inspect` and `isogon card`: what a bundle holds, as tables or as Markdown."""
 
 from dataclasses import asdict
 from pathlib import Path
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 def inspect(bundle: BundlePath, as_json: AsJson = False) -> None:
-    """Show what a bundle holds and where it came from; every hash is checked."""
+    """Show what a bundle holds and where it came from. Every hash is checked."""
     from isogon.api import evaluation
     from isogon.bundle import Bundle, DetectorInForce, parity_reports
     from isogon.bundle.worth import worth_of
@@ -50,15 +50,15 @@ def card(
         typer.Option(
             "--output",
             "-o",
-            help="The file to write, replaced where it exists. Without it: stdout.",
+            help="The file to write, replaced if it exists. Without it: stdout.",
             show_default=False,
         ),
     ] = None,
 ) -> None:
-    """Write a model card in Markdown: what it is, what it is worth, when not to trust it.
+    """Write a model card in Markdown: what the model is, how good, when not to trust it.
 
-    All figures are the bundle's own. The head is metadata for Hugging Face's hub, whose
-    card is called README.md.
+    All figures are the bundle's own. The card begins with metadata for Hugging Face's
+    hub, where a card is called README.md.
     """
     from isogon.bundle import Bundle
     from isogon.bundle.card import model_card
@@ -76,7 +76,7 @@ def show_inspection(
     found: "Evaluation",
     reports: list["ParityReport"],
 ) -> None:
-    """Print whether distilling has paid, where a bundle comes from, and what it holds."""
+    """Print whether distilling has paid, where the bundle comes from, and its content."""
     print_worth(found)
     manifest = bundle.manifest
     facts = Table(title=escape(manifest.name), show_header=False, **STYLE)

@@ -1,8 +1,8 @@
-"""The command line: `isogon/cli/` knows every stage, one module per command or pair.
+"""The command line, `isogon`: one module of this package per command or pair of them.
 
-Results go to stdout, progress to stderr. Exit status: 0 done, 1 a check failed, 2 wrong
-usage, a bad bundle, or a process or node that was lost. A stage is imported inside its
-command, so that `--help` is instant and `serve` never loads torch.
+Results go to stdout, progress to stderr. Exit status: 0 done; 1 a check failed; 2 wrong
+usage, a bad bundle, or a lost process or node. Each command imports its stage when it
+runs, so `--help` is instant and `serve` never loads torch.
 """
 
 import os
@@ -34,9 +34,8 @@ app = typer.Typer(
     help="""Distil a vision model into a small student that keeps its angles, export it
 with proof, and serve embeddings with calibrated out-of-distribution (OOD) scores.
 
-Start with `isogon quickstart`. Everything a run makes is one directory, the *bundle*:
-`distill` makes it, `export` and `calibrate` add to it, `serve` and `embed` answer from
-it.""",
+Start with `isogon quickstart`. Everything a run makes is in one directory, the *bundle*:
+`distill` makes it, `export` and `calibrate` add to it, `serve` and `embed` use it.""",
 )
 
 for command in (
@@ -58,7 +57,8 @@ for command in (
     embed,
 ):
     app.command()(command)
-# Names of earlier versions, which say what they are called now.
+
+# Commands of earlier versions: each prints its new name.
 for former in (judge, diverge):
     app.command(
         hidden=True,
@@ -68,20 +68,21 @@ for former in (judge, diverge):
 
 
 def main() -> None:
-    """Run the command line; say what went wrong in the words of the error."""
-    # Waiting threads spin a little, then sleep: beside one other process on two cores a
-    # training step is otherwise up to 20 times slower. Read when torch is loaded.
+    """Run the command line. Print an expected error as one message, without a traceback."""
+    # OpenMP threads that wait spin briefly, then sleep. By default they spin longer: with
+    # one other process on two cores, a training step is then up to 20 times slower.
+    # OpenMP reads this when torch is loaded.
     os.environ.setdefault("GOMP_SPINCOUNT", "3000")
     for ending in (signal.SIGTERM, signal.SIGHUP):
-        if signal.getsignal(ending) is not signal.SIG_IGN:  # as `nohup` leaves SIGHUP
+        if signal.getsignal(ending) is not signal.SIG_IGN:  # `nohup` ignores SIGHUP
             signal.signal(ending, lambda number, _: sys.exit(128 + number))
-    for stream in (sys.stdout, sys.stderr):  # what it cannot write is a `?`
+    for stream in (sys.stdout, sys.stderr):  # print `?` for what it cannot encode
         if isinstance(stream, TextIOWrapper):
             stream.reconfigure(errors="replace")
     try:
         app(prog_name="isogon")
     except SystemExit as ending:
-        if isinstance(ending.__context__, BrokenPipeError):  # no check: `| head` had enough
+        if isinstance(ending.__context__, BrokenPipeError):  # `| head` has closed the pipe
             sys.exit(128 + signal.SIGPIPE)
         raise
     except Exception as error:
@@ -97,13 +98,14 @@ def main() -> None:
 
 
 def failure(error: Exception) -> None:
-    """Say what went wrong, the table of a failed gate first."""
+    """Print the error; for a failed parity check, its table first."""
     from isogon.errors import ProcessError
 
     report = getattr(error, "report", None)
     if report is not None:
         err.print(parity_table(report))
-    # An error of all processes is printed by the first; other errors by each process.
+    # Every process has the same error, so only the first prints it; a `ProcessError` is
+    # of one process, which prints it itself.
     shown = err if isinstance(error, ProcessError) else aside
     shown.print("[bold red]Error[/]", end=" ")
     shown.print(str(error), markup=False, soft_wrap=True)

@@ -1,4 +1,4 @@
-"""`isogon publish`, `push` and `pull`: a bundle in BentoML's store, or on a hub."""
+"""`isogon publish`, `push`, `pull`: to BentoML's store; to and from a hub."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -12,6 +12,8 @@ from isogon.cli.options import AsJson, BundlePath
 if TYPE_CHECKING:
     from serving.publishing import Published
 
+_REPOSITORY = typer.Argument(metavar="USER/NAME", help="A model repository on the hub.")
+
 
 def publish(
     bundle: BundlePath,
@@ -19,8 +21,7 @@ def publish(
         str | None,
         typer.Option(
             metavar="NAME[:VERSION]",
-            help="Without it: the bundle's name, and a version that follows from its "
-            "content.",
+            help="Without it: the bundle's name, and a version computed from its content.",
             show_default=False,
         ),
     ] = None,
@@ -28,18 +29,18 @@ def publish(
         bool,
         typer.Option(
             "--bento",
-            help="Also build a Bento that holds the bundle; `bentoml containerize` makes "
-            "an image of it.",
+            help="Also build a Bento that holds the bundle; `bentoml containerize` makes a "
+            "container image of it.",
         ),
     ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Put a bundle in BentoML's model store, from which `bentoml` serves and ships it.
+    """Put a bundle into BentoML's model store, from which `bentoml` serves and ships it.
 
-    Only a bundle that reproduces its golden images here is taken. Publishing it again
+    The bundle must reproduce its golden images on this machine. Publishing it again
     changes nothing. Serve it with `isogon serve bentoml:NAME[:VERSION]`, or with
-    ISOGON_BUNDLE=bentoml:NAME[:VERSION] and `bentoml serve`. BENTOML_HOME says where
-    the store is.
+    ISOGON_BUNDLE=bentoml:NAME[:VERSION] and `bentoml serve`. BENTOML_HOME is the store's
+    folder.
     """
     from serving.bento.building import bento_with
     from serving.publishing import publish as run
@@ -65,25 +66,22 @@ def publish(
         show_published(published, bento=built)
 
 
-_REPOSITORY = typer.Argument(metavar="USER/NAME", help="A model repository on the hub.")
-
-
 def push(
     bundle: BundlePath,
     repository: Annotated[str, _REPOSITORY],
     public: Annotated[
         bool,
-        typer.Option("--public", help="Where the repository is made: for everybody."),
+        typer.Option("--public", help="If the repository is created, make it public."),
     ] = False,
     message: Annotated[
-        str | None, typer.Option(help="Of the commit.", show_default=False)
+        str | None, typer.Option(help="The commit message.", show_default=False)
     ] = None,
 ) -> None:
     """Upload a bundle and its model card to Hugging Face's hub, in one commit.
 
-    The repository is made where there is none, private without --public. Log in before
-    with `hf auth login`, or set HF_TOKEN; HF_ENDPOINT names another hub. The card is what
-    `isogon card` prints.
+    If the repository does not exist, it is created, private unless --public is given. Log
+    in first with `hf auth login`, or set HF_TOKEN; HF_ENDPOINT names another hub. The
+    model card is what `isogon card` prints.
     """
     with console.needing("hub"):
         from isogon.hub import push as run
@@ -102,11 +100,11 @@ def pull(
             show_default=False,
         ),
     ] = None,
-    revision: Annotated[str, typer.Option(help="A branch, a tag or a commit.")] = "main",
+    revision: Annotated[str, typer.Option(help="Branch, tag or commit.")] = "main",
 ) -> None:
     """Download a bundle from Hugging Face's hub; every hash is checked.
 
-    Only what the manifest names is downloaded. A bundle appears whole, or not at all.
+    Only files in the manifest are downloaded. The bundle appears complete or not at all.
     """
     with console.needing("hub"):
         from isogon.hub import pull as run
@@ -116,7 +114,7 @@ def pull(
 
 
 def show_published(found: "Published", *, bento: str | None) -> None:
-    """Print the tags and the commands that take them."""
+    """Print the tags, and the commands that use them."""
     verb = "is already" if found.already else "is now"
     lines = [
         f"{found.tag} {verb} in BentoML's model store: {found.path}, "

@@ -1,4 +1,4 @@
-"""`isogon quickstart`: the whole chain on real images."""
+"""`isogon quickstart`: distil, export, calibrate and serve, on real images."""
 
 import shutil
 import tempfile
@@ -23,9 +23,8 @@ if TYPE_CHECKING:
     from isogon.bundle import Bundle
     from isogon.parity import ParityReport
 
-
-# A lock, the plan, and which images can be read: quickly made again.
-_OF_NO_WORTH = (".lock", "plan.json", "readable-*")
+# Files of a run that are quickly made again: a lock, the plan, the readable images.
+_DISPOSABLE = (".lock", "plan.json", "readable-*")
 
 
 def quickstart(
@@ -42,7 +41,7 @@ def quickstart(
         typer.Option(
             help="Images the OOD score should flag, such as those you expect by mistake. "
             "Without it: photographs and textures from scikit-image and scikit-learn, "
-            "less those that the teacher finds familiar among --images.",
+            "without those that the teacher finds similar to --images.",
             show_default=False,
         ),
     ] = None,
@@ -51,7 +50,7 @@ def quickstart(
         typer.Option(
             metavar="NAME[:CHECKPOINT]",
             help="Any timm model, with timm's weights or those of a file. Without it: "
-            "DINOv2 where timm's hub answers, else EfficientNet-Lite2 from a package; for "
+            "DINOv2 if timm's hub answers, else EfficientNet-Lite2 from a package; for "
             "the digits EfficientNet-Lite0.",
             show_default=False,
         ),
@@ -65,7 +64,7 @@ def quickstart(
         ),
     ] = None,
     output: Annotated[
-        Path, typer.Option(help="The bundle to make, or to take up again.")
+        Path, typer.Option(help="The bundle to make, or to continue.")
     ] = Path("quickstart.isogon"),
     size: Annotated[
         int | None,
@@ -78,8 +77,8 @@ def quickstart(
     epochs: Annotated[
         int | None,
         typer.Option(
-            help="Passes over the images. Without it: as many steps as the recipe's "
-            "default, for the digits about 900.",
+            help="Passes over the images. Without it: the recipe's default number of "
+            "steps; for the digits about 900.",
             min=1,
             show_default=False,
         ),
@@ -87,26 +86,26 @@ def quickstart(
     minutes: Annotated[
         float | None,
         typer.Option(
-            help="How long distilling may take, in place of --epochs.",
+            help="How many minutes distilling may take, instead of --epochs.",
             show_default=False,
         ),
     ] = None,
 ) -> None:
-    """The whole chain on real images, in minutes: distil, export, calibrate, serve.
+    """Distil, export, calibrate and serve on real images, in minutes.
 
-    Run it again and what is done already is kept: `isogon quickstart` continues an
-    interrupted run, and only measures and serves a finished one.
+    Run it again to continue an interrupted run. If the bundle is finished, it is only
+    measured and served.
     """
     from distill import name_of
     from isogon.api import evaluation
     from isogon.bundle import Bundle
     from isogon.images import ImageFolder
 
-    name = name_of(str(output))  # the bundle's title: what its folder is called
+    name = name_of(str(output))  # the bundle is named after its folder
     _require_sensible(images, student, epochs, minutes)
     for given in (images, unfamiliar):
         if given is not None:
-            ImageFolder.list(given)  # refused before anything is written
+            ImageFolder.list(given)  # report a bad folder before anything is written
     with console.progress() as progress:
         if images is None:
             recipe = _of_digits(name, unfamiliar, teacher, size, epochs, progress)
@@ -131,6 +130,79 @@ def quickstart(
         examples=examples,
         answers=answers,
     )
+
+
+def show_quickstart(
+    bundle: "Bundle",
+    report: "ParityReport",
+    found: "Evaluation",
+    *,
+    latencies: dict[str, float],
+    examples: tuple[Path, ...],
+    answers: list[dict[str, Any]],
+) -> None:
+    """Print the figures of every stage, and the commands to try next."""
+    print_worth(found)
+    print_fitting(
+        lambda intervals: _table(
+            bundle,
+            report,
+            found,
+            intervals=intervals,
+            latencies=latencies,
+            examples=examples,
+            answers=answers,
+        )
+    )
+    counted = [one for one in found.unfamiliar.values() if one.flagged is not None]
+    if counted:
+        flagged = sum(one.flagged or 0 for one in counted)
+        images = sum(one.images for one in counted)
+        out.print(f"\nIt flags {flagged:,} of {images:,} unfamiliar images.")
+    path, part = quote(str(bundle.path)), quote(f"images=@{examples[1]}")
+    out.print(
+        f"\nNext:\n"
+        f"  isogon serve {path}\n"
+        f"  curl -F {part} localhost:3000/v1/embed\n"
+        f"  isogon inspect {path}\n"
+        f"  isogon quickstart --images YOUR_FOLDER --unfamiliar OTHER_FOLDER --output "
+        f"yours.isogon",
+        markup=False,
+        soft_wrap=True,
+    )
+
+
+def _table(
+    bundle: "Bundle",
+    report: "ParityReport",
+    found: "Evaluation",
+    *,
+    intervals: bool,
+    latencies: dict[str, float],
+    examples: tuple[Path, ...],
+    answers: list[dict[str, Any]],
+) -> Table:
+    """Return the table of all figures."""
+    title = f"{bundle.path}"
+    table = evaluation_table(found, title, intervals=intervals, bundle=bundle)
+    blank = [""] * (len(table.columns) - 2)  # all but the names and the student
+
+    def of_student(name: str, value: str) -> None:
+        add_row(table, name, *blank, value)
+
+    figures = report.figures
+    table.add_section()
+    of_student("parity: minimum cosine", f"{figures.min_cosine:.7f}")
+    of_student("parity: largest error", f"{figures.max_abs_error:.1e}")
+    of_student("parity: neighbours kept", f"{figures.neighbour_agreement:.4f}")
+    of_student("parity: same decisions", f"{figures.decision_agreement:.4f}")
+    for name, milliseconds in latencies.items():
+        of_student(f"latency, {name}", f"{milliseconds:.2f} ms")
+    table.add_section()
+    for kind, image, ood in zip(("familiar", "unfamiliar"), examples, answers, strict=True):
+        verdict = "unfamiliar" if ood["is_ood"] else "familiar"
+        of_student(f"{kind}: {image.name}", f"p = {ood['p_value']:.4f}, {verdict}")
+    return table
 
 
 def _require_sensible(
@@ -176,7 +248,7 @@ def _of_images(
     epochs: int | None,
     progress: Progress,
 ) -> "Recipe":
-    """Return the recipe for one's own images, and say it."""
+    """Return the recipe for the user's own images, and print it."""
     from distill import quickstart_recipe
 
     def chosen(pictures: Path) -> "Chosen":
@@ -201,15 +273,6 @@ def _of_images(
     return found.recipe
 
 
-def _examples(recipe: "Recipe", bundle: "Bundle", progress: Progress) -> tuple[Path, ...]:
-    from distill import example_images
-    from isogon.bundle import Bundle, open_runner, vouched_artifact
-
-    opened = Bundle.open(bundle.path)
-    runner = open_runner(opened, vouched_artifact(opened))
-    return example_images(recipe, opened, runner, progress)
-
-
 def _sample_images(kind: Literal["familiar", "unfamiliar"], progress: Progress) -> Path:
     """Return the folder of these sample images, written once."""
     with console.loading(progress, extra="distill"):
@@ -221,7 +284,7 @@ def _sample_images(kind: Literal["familiar", "unfamiliar"], progress: Progress) 
 def _distilled(
     recipe: "Recipe", output: Path, progress: Progress, minutes: float | None
 ) -> "Bundle":
-    """Return the bundle; a run that is refused before it begins leaves nothing behind."""
+    """Return the new bundle. A run that is refused at its start leaves no folder."""
     from isogon.errors import UsageError
 
     with console.loading(progress, extra="distill"):
@@ -231,14 +294,18 @@ def _distilled(
     try:
         return distilled(recipe, output, progress, minutes=minutes)
     except UsageError:
-        worthless = {path for name in _OF_NO_WORTH for path in work.glob(name)}
+        worthless = {path for name in _DISPOSABLE for path in work.glob(name)}
         if not begun and work.exists() and set(work.iterdir()) <= worthless:
             shutil.rmtree(work)
         raise
 
 
 def _made_by(recipe: "Recipe", bundle: "Bundle", *, any_length: bool) -> "Bundle":
-    """Return the bundle, if it is what this recipe makes, maybe in another length."""
+    """Return the bundle if this recipe made it; with `any_length`, its length may differ.
+
+    Raises:
+        UsageError: it was made with other choices.
+    """
     from distill import recipe_from_toml
     from distill.recipe.written import portable
     from isogon.errors import UsageError
@@ -248,7 +315,7 @@ def _made_by(recipe: "Recipe", bundle: "Bundle", *, any_length: bool) -> "Bundle
         for one in (recipe_from_toml(bundle.file("recipe.toml")), recipe)
     )
     ours |= {"name": theirs["name"]}  # the folder may be renamed
-    if any_length:  # it was measured out
+    if any_length:  # --minutes chose it by measurement
         for key in ("epochs", "steps", "warmup_epochs", "warmup_share"):
             ours["train"][key] = theirs["train"][key]
     differing = sorted(key for key in ours if ours[key] != theirs[key])
@@ -261,7 +328,7 @@ def _made_by(recipe: "Recipe", bundle: "Bundle", *, any_length: bool) -> "Bundle
 
 
 def _exported(bundle: "Bundle", progress: Progress) -> "ParityReport":
-    """Return the parity report, exporting first unless an intact artifact has one."""
+    """Return the parity report; export first unless an intact artifact has one."""
     from isogon.bundle import Bundle, vouched_artifact
     from isogon.errors import BundleError
 
@@ -291,16 +358,25 @@ def _latencies(bundle: "Bundle", progress: Progress) -> dict[str, float]:
     }
 
 
+def _examples(recipe: "Recipe", bundle: "Bundle", progress: Progress) -> tuple[Path, ...]:
+    from distill import example_images
+    from isogon.bundle import Bundle, open_runner, vouched_artifact
+
+    opened = Bundle.open(bundle.path)
+    runner = open_runner(opened, vouched_artifact(opened))
+    return example_images(recipe, opened, runner, progress)
+
+
 def _asked_over_http(
     bundle: "Bundle", images: tuple[Path, ...], progress: Progress
 ) -> list[dict[str, Any]]:
-    """Return the OOD answers of a real service, started and stopped for it."""
+    """Start the service, send it the images, stop it; return its OOD answers."""
     import httpx
 
     from serving import running_service
 
     task = progress.add_task("Starting the service", total=1 + len(images))
-    # Kept if this fails: its log says why.
+    # The folder stays if this fails: the log in it has the reason.
     folder = Path(tempfile.mkdtemp(prefix="isogon-"))
     answers = []
     with (
@@ -316,76 +392,3 @@ def _asked_over_http(
             progress.update(task, advance=1)
     shutil.rmtree(folder)
     return answers
-
-
-def show_quickstart(
-    bundle: "Bundle",
-    report: "ParityReport",
-    found: "Evaluation",
-    *,
-    latencies: dict[str, float],
-    examples: tuple[Path, ...],
-    answers: list[dict[str, Any]],
-) -> None:
-    """Print the whole chain's figures and the commands to go on with."""
-    print_worth(found)
-    print_fitting(
-        lambda intervals: _table(
-            bundle,
-            report,
-            found,
-            intervals=intervals,
-            latencies=latencies,
-            examples=examples,
-            answers=answers,
-        )
-    )
-    counted = [one for one in found.unfamiliar.values() if one.flagged is not None]
-    if counted:
-        flagged = sum(one.flagged or 0 for one in counted)
-        images = sum(one.images for one in counted)
-        out.print(f"\nIt flags {flagged:,} of {images:,} unfamiliar images.")
-    path, part = quote(str(bundle.path)), quote(f"images=@{examples[1]}")
-    out.print(
-        f"\nNext:\n"
-        f"  isogon serve {path}\n"
-        f"  curl -F {part} localhost:3000/v1/embed\n"
-        f"  isogon inspect {path}\n"
-        f"  isogon quickstart --images YOUR_FOLDER --unfamiliar OTHER_FOLDER --output "
-        f"yours.isogon",
-        markup=False,
-        soft_wrap=True,
-    )
-
-
-def _table(
-    bundle: "Bundle",
-    report: "ParityReport",
-    found: "Evaluation",
-    *,
-    intervals: bool,
-    latencies: dict[str, float],
-    examples: tuple[Path, ...],
-    answers: list[dict[str, Any]],
-) -> Table:
-    """Return the table of every figure."""
-    title = f"{bundle.path}"
-    table = evaluation_table(found, title, intervals=intervals, bundle=bundle)
-    blank = [""] * (len(table.columns) - 2)  # all but the names and the student
-
-    def of_student(name: str, value: str) -> None:
-        add_row(table, name, *blank, value)
-
-    figures = report.figures
-    table.add_section()
-    of_student("parity: minimum cosine", f"{figures.min_cosine:.7f}")
-    of_student("parity: largest error", f"{figures.max_abs_error:.1e}")
-    of_student("parity: neighbours kept", f"{figures.neighbour_agreement:.4f}")
-    of_student("parity: same decisions", f"{figures.decision_agreement:.4f}")
-    for name, milliseconds in latencies.items():
-        of_student(f"latency, {name}", f"{milliseconds:.2f} ms")
-    table.add_section()
-    for kind, image, ood in zip(("familiar", "unfamiliar"), examples, answers, strict=True):
-        verdict = "unfamiliar" if ood["is_ood"] else "familiar"
-        of_student(f"{kind}: {image.name}", f"p = {ood['p_value']:.4f}, {verdict}")
-    return table

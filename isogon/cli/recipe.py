@@ -1,4 +1,4 @@
-"""`isogon recipe`: an annotated recipe for a folder of images; and how one is shown."""
+"""`isogon recipe`: write an annotated recipe for a folder of images; print recipes."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -14,7 +14,8 @@ if TYPE_CHECKING:
 
 def recipe(
     images: Annotated[
-        str, typer.Argument(metavar="IMAGES", help="What to learn from, as in `distill`.")
+        str,
+        typer.Argument(metavar="IMAGES", help="The images to learn from, as in `distill`."),
     ],
     unfamiliar: Annotated[
         list[str] | None,
@@ -46,10 +47,10 @@ def recipe(
         ),
     ] = None,
 ) -> None:
-    """Write a recipe for a folder of images, every key with what it means.
+    """Write a recipe for a folder of images. Every key has a comment on what it means.
 
-    Nothing is measured or run. Change what you like, then `isogon distill RECIPE`. Beside
-    a value that was chosen for you stands the reason.
+    Nothing is measured or run. Change what you like, then run `isogon distill RECIPE`. A
+    value that was chosen for you has the reason beside it.
     """
     from distill import Wanted, chosen_from
     from distill.images.listing import require_sources
@@ -80,7 +81,7 @@ def recipe(
 
 
 def show_recipe(chosen: "Chosen", *, whole: bool) -> None:
-    """Say what will be run: the whole recipe, or only what a file left to be chosen."""
+    """Print what will run: the whole recipe, or only the keys that the file left out."""
     from distill import written
 
     for text in chosen.renamed:

@@ -1,4 +1,4 @@
-"""`isogon run`: an ONNX file alone, without its bundle."""
+"""`isogon run`: embed images with an ONNX file, without its bundle."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -37,22 +37,22 @@ def run(
         str | None,
         typer.Option(
             metavar="NAME",
-            help="What runs it: onnxruntime, in which its calibration was measured, or "
-            "openvino. Without it: onnxruntime.",
+            help="Which runtime runs it: onnxruntime, in which its calibration was "
+            "measured, or openvino. Without it: onnxruntime.",
             show_default=False,
         ),
     ] = None,
     threads: Annotated[
         int | None,
         typer.Option(
-            help="Threads of one run. Without it: its own choice.",
+            help="Threads of one run. Without it: the runtime's default.",
             min=1,
             show_default=False,
         ),
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Embed images with an ONNX file alone, and say which are unfamiliar.
+    """Embed images with an ONNX file alone, and show which are unfamiliar (OOD).
 
     Preprocessing and calibration are in the file; neither its bundle nor torch is
     needed. `examples/edge.py` does the same without Isogon. Exit status 1 if an image
@@ -78,29 +78,18 @@ def run(
         )
     else:
         show_answers(opened, found)
-    if output is not None and answered:  # last: the answers are shown even if this fails
+    if output is not None and answered:  # last, so a failure here hides no answers
         save_answers(output, answered, opened.fingerprint)
     if len(answered) < len(found):
         raise typer.Exit(1)
 
 
-def _files(images: list[Path]) -> list[Path]:
-    """Return the files, a folder standing for the images in it."""
-    from isogon.images import ImageFolder
-
-    return [
-        file
-        for image in images
-        for file in (ImageFolder.list(image).files() if image.is_dir() else [image])
-    ]
-
-
 def show_answers(model: "Model", found: "Sequence[Answer | Unread]") -> None:
-    """Print score, p-value and verdict of each image; name those that were not read."""
+    """Print the score, p-value and verdict of each image; name the unreadable ones."""
     from isogon.model import Answer
 
     table = titled(model.name, "image", "OOD score", "p", "", "embedding")
-    table.columns[0].overflow = "fold"  # a name is read to its end
+    table.columns[0].overflow = "fold"  # show long names in full
     for one in found:
         if not isinstance(one, Answer):
             continue
@@ -126,3 +115,14 @@ def show_answers(model: "Model", found: "Sequence[Answer | Unread]") -> None:
     for one in found:
         if not isinstance(one, Answer):
             note(f"{one.name} {one.reason}")
+
+
+def _files(images: list[Path]) -> list[Path]:
+    """Return the files, with each folder replaced by the images in it."""
+    from isogon.images import ImageFolder
+
+    return [
+        file
+        for image in images
+        for file in (ImageFolder.list(image).files() if image.is_dir() else [image])
+    ]

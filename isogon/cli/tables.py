@@ -1,4 +1,4 @@
-"""Tables whose cells are shown as they are, and those that several commands show."""
+"""Tables that several commands print. Cells are plain text, never read as markup."""
 
 from typing import TYPE_CHECKING, Any
 
@@ -6,10 +6,7 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
-from isogon.cli.console import note, out
-
 if TYPE_CHECKING:
-    from export import Detection
     from isogon.bundle import DetectorInForce
     from isogon.parity import ParityReport
 
@@ -18,7 +15,7 @@ STYLE: dict[str, Any] = {"title_justify": "left", "title_style": "bold", "min_wi
 
 
 def titled(title: str, *columns: str) -> Table:
-    """Return an empty table; its first column is left-aligned, the others right."""
+    """Return an empty table: the first column left-aligned, the others right-aligned."""
     table = Table(title=escape(title), **STYLE)
     for number, column in enumerate(columns):
         table.add_column(column, justify="left" if number == 0 else "right")
@@ -26,28 +23,17 @@ def titled(title: str, *columns: str) -> Table:
 
 
 def add_row(table: Table, *cells: str | Text) -> None:
-    """Add a row whose strings are shown as they are, never read as markup."""
+    """Add a row. Strings are plain text, never read as markup."""
     table.add_row(*(Text(cell) if isinstance(cell, str) else cell for cell in cells))
 
 
 def figure_cell(value: float | None, *, best: bool = False) -> Text:
-    """Return a figure of three decimals, bold where it is the best; None is empty."""
+    """Return the figure to three decimals, bold if it is the best; empty for None."""
     return Text("" if value is None else f"{value:.3f}", "bold" if best else "")
 
 
-def show_detector(found: "DetectorInForce", detects: "Detection | None") -> None:
-    """Print which detector is in force, what is behind it, and how well it detects."""
-    table = Table(title="Detector in force", show_header=False, **STYLE)
-    add_detector(table, found)
-    out.print(table)
-    if detects is None:
-        note("The bundle keeps no unfamiliar images; --unfamiliar names some to detect.")
-    else:
-        out.print(detects.sentence, markup=False, soft_wrap=True)
-
-
 def add_detector(table: Table, found: "DetectorInForce") -> None:
-    """Add the rows that say so to a table of facts."""
+    """Add rows: which detector is in force, what it was fitted on, its bank and rate."""
     spec = found.spec
     settings = {"k": spec.k, "dim": spec.dim}
     given = [f"{name} = {value}" for name, value in settings.items() if value is not None]
@@ -63,7 +49,7 @@ def add_detector(table: Table, found: "DetectorInForce") -> None:
 
 
 def parity_table(report: "ParityReport") -> Table:
-    """Return every figure of a report beside its bound."""
+    """Return every figure of a parity report beside its bound."""
     table = titled(f"{report.artifact} on {report.candidate}", "", "seen", "bound", "")
     for check in report.checks:
         mark = Text("ok", "green") if check else Text("broken", "bold red")
@@ -72,8 +58,3 @@ def parity_table(report: "ParityReport") -> Table:
     sizes = ", ".join(map(str, report.batch_sizes))
     add_row(table, "comparisons", f"{report.figures.images:,}", "> 0", f"batches {sizes}")
     return table
-
-
-def show_parity(report: "ParityReport") -> None:
-    """Print a parity report that passed."""
-    out.print(parity_table(report))

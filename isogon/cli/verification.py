@@ -1,4 +1,8 @@
-"""`isogon verify`: claims measured again, judged again, or followed layer by layer."""
+"""`isogon verify`: check a bundle's hashes and parity claims again.
+
+With --judge, a saved parity run is judged by other bounds; with --diverge, a graph is
+compared with the float32 reference layer by layer.
+"""
 
 import shlex
 from pathlib import Path
@@ -8,13 +12,12 @@ import typer
 from rich.text import Text
 
 from isogon.cli import console
-from isogon.cli.console import out
-from isogon.cli.exporting import show_verified
+from isogon.cli.console import note, out
 from isogon.cli.options import AsJson, Bounds, MoreImages
-from isogon.cli.tables import add_row, show_parity, titled
+from isogon.cli.tables import add_row, parity_table, titled
 
 if TYPE_CHECKING:
-    from export import Divergence
+    from export import Divergence, Verified
     from isogon.errors import UsageError
 
 
@@ -31,7 +34,7 @@ def verify(
         Path | None,
         typer.Option(
             metavar="RUN",
-            help="Judge a saved parity run within other bounds; nothing is run or changed. "
+            help="Judge a saved parity run by other bounds; nothing is run or changed. "
             "RUN: parity/ARTIFACT.safetensors in a bundle, or beside a rejected artifact.",
             show_default=False,
         ),
@@ -40,9 +43,9 @@ def verify(
         Path | None,
         typer.Option(
             metavar="ARTIFACT",
-            help="Name the first layer at which an ONNX file leaves the float32 reference: "
-            "a name inside the bundle, or the path of a rejected one. --bound is then the "
-            "relative error from which a node counts.",
+            help="Name the first layer at which an ONNX file differs from the float32 "
+            "reference. ARTIFACT: a name inside the bundle, or the path of a rejected "
+            "file. --bound is then the relative error from which a node counts.",
             show_default=False,
         ),
     ] = None,
@@ -58,26 +61,25 @@ def verify(
         bool,
         typer.Option(
             "--vouch",
-            help="Let engines in that were only built (`isogon export --build-only`), if "
-            "they pass on this machine.",
+            help="Also check engines that were only built (`isogon export --build-only`), "
+            "and add those that pass on this machine.",
         ),
     ] = False,
     bound: Bounds = None,
     images: MoreImages = None,
     as_json: AsJson = False,
 ) -> None:
-    """Check every hash and repeat every parity claim, on this machine.
+    """Check every hash and every parity claim again, on this machine.
 
     Run it after moving a bundle, or after upgrading Isogon, torch, ONNX Runtime or
-    TensorRT: it tells whether the artifacts still hold. Engines for another GPU are
-    passed over, and named. Each artifact has to keep the bounds under which it was let
-    in; --bound is for the engines that --vouch lets in.
+    TensorRT. Engines for another GPU are skipped and named. Each artifact is checked
+    against the bounds it was exported with; --bound is only for engines that --vouch adds.
 
     `isogon verify --judge RUN --bound int8.min_cosine=0.98` judges a saved run again.
     `isogon verify BUNDLE --diverge onnx/model.fp16.onnx` compares every node of a graph
-    with the same student exported afresh in float32, on real images.
+    with a new float32 export of the same student, on real images.
 
-    Exit status 1 if a claim does not hold, a bound is broken or a node leaves its bound.
+    Exit status 1 if a claim does not hold, a bound is broken or a node exceeds its bound.
     """
     if judge is not None:
         given = {"BUNDLE": bundle, "--diverge": diverge, "--plot": plot}
@@ -90,8 +92,54 @@ def verify(
         _require_none({"--vouch": vouch, "--images": images}, beside="--diverge")
         _diverge(bundle, diverge, bound or [], plot, as_json=as_json)
         return
-    _require_none({"--plot": plot}, beside="a bundle alone; it is for --diverge")
+    if plot is not None:
+        raise _wrong("--plot is only for --diverge. Leave it out.")
     _verify(bundle, vouch, bound or [], images, as_json=as_json)
+
+
+def judge(context: typer.Context) -> None:
+    """Name the command that replaces this one."""
+    given = shlex.join(context.args) or "RUN"
+    raise _wrong(
+        f"`isogon judge` is now an option of `isogon verify`: isogon verify --judge {given}"
+    )
+
+
+def diverge(context: typer.Context) -> None:
+    """Name the command that replaces this one."""
+    bundle, *rest = context.args or ["BUNDLE", "ARTIFACT"]
+    given = shlex.join([bundle, "--diverge", *(rest or ["ARTIFACT"])])
+    raise _wrong(f"`isogon diverge` is now an option: isogon verify {given}")
+
+
+def show_verified(found: "Verified") -> None:
+    """Print the parity of the artifacts that hold, name the others, then the verdict."""
+    for report in found.reports:
+        out.print(parity_table(report))
+    for name, reason in found.skipped.items():
+        note(f"{name} was skipped: {reason}")
+    for fault in found.faults[1:]:  # the first one ends the command
+        note(str(fault))
+    out.print(_verdict(found), markup=False, soft_wrap=True)
+
+
+def show_divergence(found: "Divergence", plot: Path) -> None:
+    """Print the nodes around the first that diverges, and the conclusion."""
+    table = titled("Error by depth", "node", "module", "error", "of its inputs")
+    table.columns[1].justify, table.columns[1].overflow = "left", "fold"
+    for node in found.around_first():
+        style = "bold red" if node == found.first else ""
+        add_row(
+            table,
+            Text(f"{node.name} ({node.op_type})", style),
+            Text(node.module, style),
+            Text(f"{node.error:.2e}", style),
+            Text(f"{node.input_error:.2e}", style),
+        )
+    out.print(table)
+    out.print(
+        f"{found}\nThe error by depth is drawn in {plot}.", markup=False, soft_wrap=True
+    )
 
 
 def _verify(
@@ -102,8 +150,8 @@ def _verify(
 
     if bounds and not vouch:
         raise _wrong(
-            "--bound is for engines that --vouch lets in; every other artifact has to keep "
-            "the bounds it was let in under. Add --vouch, or leave it out."
+            "--bound is only for engines that --vouch adds; every other artifact keeps the "
+            "bounds it was exported with. Add --vouch, or leave --bound out."
         )
     opened = Bundle.open(bundle)
     with console.progress() as progress:
@@ -113,7 +161,7 @@ def _verify(
             vouch=vouch,
             bounds=bounds,
             images=images,
-            check=False,  # what failed is shown first
+            check=False,  # the reports are shown before a failure is raised
             progress=progress,
         )
     if as_json:
@@ -140,7 +188,7 @@ def _judge(run: Path, bounds: list[str], *, as_json: bool) -> None:
     if not report:
         raise ParityFailedError(report, "Nothing was changed.")
     if not as_json:
-        show_parity(report)
+        out.print(parity_table(report))
 
 
 def _diverge(
@@ -174,6 +222,21 @@ def _diverge(
         raise typer.Exit(1)
 
 
+def _verdict(found: "Verified") -> str:
+    """Return the result of `isogon verify` in one sentence."""
+    tried = len(found.reports) + len(found.faults)
+    skipped = f", {len(found.skipped)} skipped" if found.skipped else ""
+    if found:
+        return (
+            f"Verified: every file has its hash, and {tried} of {tried} artifacts match "
+            f"their reports{skipped}."
+        )
+    return (
+        f"NOT verified: {len(found.faults)} of {tried} artifacts do not match "
+        f"their reports{skipped}."
+    )
+
+
 def _number(bounds: list[str]) -> float | None:
     """Return the one bound of --diverge, a relative error above 0."""
     if not bounds:
@@ -193,44 +256,10 @@ def _number(bounds: list[str]) -> float | None:
 def _require_none(given: dict[str, object], *, beside: str) -> None:
     for name, value in given.items():
         if value:
-            raise _wrong(f"Leave out {name} beside {beside}.")
+            raise _wrong(f"{name} cannot be combined with {beside}. Leave it out.")
 
 
 def _wrong(message: str) -> "UsageError":
     from isogon.errors import UsageError
 
     return UsageError(message)
-
-
-def judge(context: typer.Context) -> None:
-    """Say what this command is called now."""
-    given = shlex.join(context.args) or "RUN"
-    raise _wrong(
-        f"`isogon judge` is a way of `isogon verify` now: isogon verify --judge {given}"
-    )
-
-
-def diverge(context: typer.Context) -> None:
-    """Say what this command is called now."""
-    bundle, *rest = context.args or ["BUNDLE", "ARTIFACT"]
-    given = shlex.join([bundle, "--diverge", *(rest or ["ARTIFACT"])])
-    raise _wrong(f"`isogon diverge` is a way of `isogon verify` now: isogon verify {given}")
-
-
-def show_divergence(found: "Divergence", plot: Path) -> None:
-    """Print the nodes around the first that diverges, and what that means."""
-    table = titled("Error by depth", "node", "module", "error", "of its inputs")
-    table.columns[1].justify, table.columns[1].overflow = "left", "fold"
-    for node in found.around_first():
-        style = "bold red" if node == found.first else ""
-        add_row(
-            table,
-            Text(f"{node.name} ({node.op_type})", style),
-            Text(node.module, style),
-            Text(f"{node.error:.2e}", style),
-            Text(f"{node.input_error:.2e}", style),
-        )
-    out.print(table)
-    out.print(
-        f"{found}\nThe error by depth is drawn in {plot}.", markup=False, soft_wrap=True
-    )

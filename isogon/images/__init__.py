@@ -7,7 +7,7 @@ from isogon.images.collection import (
     Images as Images,
 )
 from isogon.images.cost import (
-    Cost as Cost,
+    DecodingCost as DecodingCost,
 )
 from isogon.images.decoding import (
     ImageLimits as ImageLimits,

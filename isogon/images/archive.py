@@ -1,10 +1,9 @@
-"""Images in tar archives, plain or as WebDataset's shards, read by their place.
+"""Images in tar archives, plain or WebDataset's shards, read by their offset.
 
-timm's reader for tars keeps them open, which neither threads nor forked processes can
-share, and its reader for WebDataset gives images in order only. So the places of the
-images are listed here once, and each read opens the archive anew. What is listed and
-which class it has agrees with timm (tested) where only JPEG and PNG are there, and
-folders alone say the classes.
+timm's reader for tars keeps them open, which threads and forked processes cannot share;
+its reader for WebDataset gives images only in order. So the offsets of the images are
+listed here once, and each read opens the archive again. The list and the classes agree
+with timm's (tested) for archives of JPEG and PNG with classes by folder.
 """
 
 import json
@@ -17,7 +16,15 @@ import numpy as np
 from PIL import Image
 
 from isogon.errors import UsageError
-from isogon.images.classes import ClassChoice, Classes, classes_by_folder, column_words
+from isogon.images.classes import (
+    ClassChoice,
+    Classes,
+    classes_by_folder,
+    classes_by_label,
+    column_words,
+    label_column,
+    label_text,
+)
 from isogon.images.collection import (
     Images,
     Indices,
@@ -28,9 +35,8 @@ from isogon.images.collection import (
 )
 from isogon.images.folder import HIDDEN, OTHER
 from isogon.images.formats import HEAD, SUFFIXES, image_format
-from isogon.images.listed import classes_by_label, label_column, label_text
 
-_LONGEST = {".cls": 1024, ".json": 2**20}  # bytes, of what says a sample's class
+_LONGEST = {".cls": 1024, ".json": 2**20}  # bytes of a file with a sample's class
 _FURTHER = "further images of a sample"
 
 
@@ -42,13 +48,18 @@ class _Member:
     name: str  # below the names of the archives it is nested in
     offset: int  # bytes, of its content in that archive
     size: int  # bytes
-    is_image: bool  # else it says the class of one
+    is_image: bool  # else a file with the class of an image
 
     @property
     def key(self) -> str:
-        """What WebDataset joins files by: the path up to the file name's first dot."""
+        """The key by which WebDataset groups files: the path up to the name's first dot."""
         folder, slash, name = self.name.rpartition("/")
         return f"{folder}{slash}{name.partition('.')[0]}"
+
+
+# The fields of the files beside an image: by archive and WebDataset's key, then by the key
+# of its JSON, or `cls`.
+_Stated = dict[tuple[int, str], dict[str, str]]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -64,17 +75,16 @@ class TarImages(Images):
     def index(
         cls, archives: Sequence[Path], *, where: str, choice: ClassChoice | None = None
     ) -> "TarImages":
-        """List the images of these archives; what is hidden or no image is counted.
+        """List the images of these archives; hidden and other files are counted.
 
-        An image's class is what its `.cls` file says, or its `.json` file under a key such
-        as `label`, where there are such files, else a folder, or the archive inside the
-        archive, that it lies in. With several archives the name of each stands before the
-        names of its images.
+        An image's class is in its `.cls` file, or in its `.json` file under a key such as
+        `label`. Without such files, it is the folder of the image, or the archive inside
+        the archive. With several archives, an image's name begins with its archive's name.
 
         Args:
             archives: plain tars.
-            where: them, for messages.
-            choice: which key of the `.json` files, `cls`, or which level of folders.
+            where: the archives, for messages.
+            choice: a key of the `.json` files, `cls`, or the level of folders.
 
         Raises:
             UsageError: an archive is damaged or compressed, there is no image, two
@@ -91,7 +101,7 @@ class TarImages(Images):
         images = []
         for member in members:
             if member.is_image:
-                # In WebDataset `0001.mask.png` is a part of `0001`, no image of its own.
+                # In WebDataset `0001.mask.png` is a part of `0001`, not a separate image.
                 if stated and "." in member.name.removeprefix(member.key)[1:]:
                     passed_over.setdefault(_FURTHER, []).append(member.name)
                 else:
@@ -141,15 +151,73 @@ class TarImages(Images):
         return self.archives
 
 
-def _read(archive: Path, offset: int, size: int) -> bytes:
-    with archive.open("rb") as file:
-        file.seek(offset)
-        return file.read(size)
+def _members_of(
+    archive: Path, number: int, passed_over: dict[str, list[str]]
+) -> Iterator[_Member]:
+    try:
+        with tarfile.open(archive, mode="r:") as opened:
+            yield from _files(opened, PurePosixPath(), 0, number, passed_over)
+    except (tarfile.TarError, OSError) as error:
+        raise UsageError(
+            f"{archive} is not an intact, uncompressed tar archive: {error}. Make it "
+            f"again, for example with `tar --create --file {archive.name} FOLDER`."
+        ) from error
 
 
-# What the files beside an image say of it: by archive and WebDataset's key, then by the
-# key of its JSON, or `cls`.
-_Stated = dict[tuple[int, str], dict[str, str]]
+def _files(
+    opened: tarfile.TarFile,
+    above: PurePosixPath,
+    base: int,
+    number: int,
+    passed_over: dict[str, list[str]],
+) -> Iterator[_Member]:
+    """Yield images and the files with their classes, also those of nested archives.
+
+    Args:
+        opened: the archive.
+        above: the prefix of the names.
+        base: the offset of the archive in the outermost one, in bytes.
+        number: of the outermost archive.
+        passed_over: receives the names of skipped files, by reason.
+    """
+    while (member := opened.next()) is not None:
+        opened.members = []  # type: ignore[attr-defined]  # else a kilobyte per member
+        path = above / member.name
+        if not member.isreg():
+            continue
+        name, suffix = path.as_posix(), path.suffix.lower()
+        offset = base + member.offset_data
+        if any(part.startswith(".") for part in path.parts):
+            passed_over.setdefault(HIDDEN, []).append(name)
+        elif suffix == ".tar":
+            with tarfile.open(fileobj=opened.extractfile(member), mode="r:") as inner:
+                inside = path.with_suffix("")
+                yield from _files(inner, inside, offset, number, passed_over)
+        elif suffix in _LONGEST or suffix in SUFFIXES or _begins_like_image(opened, member):
+            yield _Member(
+                archive=number,
+                name=name,
+                offset=offset,
+                size=member.size,
+                is_image=suffix not in _LONGEST,
+            )
+        else:
+            passed_over.setdefault(OTHER, []).append(name)
+    _require_end(opened)
+
+
+def _begins_like_image(opened: tarfile.TarFile, member: tarfile.TarInfo) -> bool:
+    assert opened.fileobj is not None
+    opened.fileobj.seek(member.offset_data)  # `next` seeks by itself
+    return image_format(opened.fileobj.read(min(HEAD, member.size))) is not None
+
+
+def _require_end(opened: tarfile.TarFile) -> None:
+    """Refuse a damaged archive: tarfile stops at the damage without an error."""
+    assert opened.fileobj is not None
+    opened.fileobj.seek(opened.offset)
+    if opened.fileobj.read(tarfile.BLOCKSIZE).strip(b"\0"):
+        raise tarfile.ReadError(f"damaged at byte {opened.offset:,}")
 
 
 def _stated(archives: Sequence[Path], members: list[_Member]) -> _Stated:
@@ -168,7 +236,7 @@ def _stated(archives: Sequence[Path], members: list[_Member]) -> _Stated:
 
 
 def _json_fields(data: bytes) -> dict[str, str]:
-    """Return the plain values of a JSON object; nothing of what is none."""
+    """Return the scalar values of a JSON object; nothing for other content."""
     try:
         document = json.loads(data)
     except ValueError:
@@ -204,75 +272,12 @@ def _classes(
     if missing:
         raise UsageError(
             f"{where} has `{column}` for some images, but not for {len(missing)} of its "
-            f"{len(images)}: {', '.join(missing[:10])}. Give every image one, or none."
+            f"{len(images)}: {', '.join(missing[:10])}. Give all images one, or none."
         )
     return classes_by_label([each[column] for each in fields], len(images), words, where)
 
 
-def _members_of(
-    archive: Path, number: int, passed_over: dict[str, list[str]]
-) -> Iterator[_Member]:
-    try:
-        with tarfile.open(archive, mode="r:") as opened:
-            yield from _files(opened, PurePosixPath(), 0, number, passed_over)
-    except (tarfile.TarError, OSError) as error:
-        raise UsageError(
-            f"{archive} is not an intact, uncompressed tar archive: {error}. Make it "
-            f"again, for example with `tar --create --file {archive.name} FOLDER`."
-        ) from error
-
-
-def _files(
-    opened: tarfile.TarFile,
-    above: PurePosixPath,
-    base: int,
-    number: int,
-    passed_over: dict[str, list[str]],
-) -> Iterator[_Member]:
-    """Yield images and what says their classes, also those of archives inside.
-
-    Args:
-        opened: the archive.
-        above: goes before the names.
-        base: bytes, where the archive begins in the outermost one.
-        number: of the outermost archive.
-        passed_over: takes the names of everything else, by reason.
-    """
-    while (member := opened.next()) is not None:
-        opened.members = []  # type: ignore[attr-defined]  # else a kilobyte for each
-        path = above / member.name
-        if not member.isreg():
-            continue
-        name, suffix = path.as_posix(), path.suffix.lower()
-        offset = base + member.offset_data
-        if any(part.startswith(".") for part in path.parts):
-            passed_over.setdefault(HIDDEN, []).append(name)
-        elif suffix == ".tar":
-            with tarfile.open(fileobj=opened.extractfile(member), mode="r:") as inner:
-                inside = path.with_suffix("")
-                yield from _files(inner, inside, offset, number, passed_over)
-        elif suffix in _LONGEST or suffix in SUFFIXES or _begins_like_image(opened, member):
-            yield _Member(
-                archive=number,
-                name=name,
-                offset=offset,
-                size=member.size,
-                is_image=suffix not in _LONGEST,
-            )
-        else:
-            passed_over.setdefault(OTHER, []).append(name)
-    _require_end(opened)
-
-
-def _begins_like_image(opened: tarfile.TarFile, member: tarfile.TarInfo) -> bool:
-    assert opened.fileobj is not None
-    opened.fileobj.seek(member.offset_data)  # `next` goes to its own place again
-    return image_format(opened.fileobj.read(min(HEAD, member.size))) is not None
-
-
-def _require_end(opened: tarfile.TarFile) -> None:
-    """Refuse an archive whose listing broke off: tarfile stops there without an error."""
-    assert opened.fileobj is not None
-    opened.fileobj.seek(opened.offset)
-    if opened.fileobj.read(tarfile.BLOCKSIZE).strip(b"\0"):
-        raise tarfile.ReadError(f"damaged at byte {opened.offset:,}")
+def _read(archive: Path, offset: int, size: int) -> bytes:
+    with archive.open("rb") as file:
+        file.seek(offset)
+        return file.read(size)

@@ -1,4 +1,4 @@
-"""Which class each image has: by a folder of its path, or by a column of its list."""
+"""The class of each image: from a folder of its path, or from a column of its list."""
 
 import re
 from collections.abc import Sequence
@@ -7,10 +7,19 @@ from pathlib import PurePosixPath
 
 from isogon.errors import UsageError
 
+# Names of label columns; the first that is present counts. Case and blanks are ignored.
+LABELS = (
+    *("label", "class", "target", "category", "class_name", "label_name", "classname"),
+    *("fine_label", "labels", "classes", "species", "class_id", "category_id", "label_id"),
+    *("coarse_label", "category_name", "species_name", "breed", "variety", "type", "tag"),
+    *("class_label", "image_label", "target_class", "cls", "class_idx", "label_idx"),
+    *("y", "gt", "ground_truth", "annotation", "diagnosis", "dx"),
+)
+
 _CAPITALS = re.compile(r"(?<=[a-z0-9])(?=[A-Z])")  # where a word begins in `classId`
 _NO_WORD = re.compile(r"[\W_]+")  # between the words of ` # Image-Path`
 
-# Folders that number parts of what stands above them: `seq1`, `Video_003`, `fold-2`.
+# Folders that number parts of the folder above them: `seq1`, `Video_003`, `fold-2`.
 _NUMBERED = re.compile(
     r"(seq|sequence|vid|video|clip|movie|session|scene|shot|take|track|tracklet|part|"
     r"batch|chunk|set|subset|split|fold|shard|run|trial|day|cam|camera|view|frame|frames|"
@@ -18,30 +27,30 @@ _NUMBERED = re.compile(
     re.IGNORECASE,
 )
 
-_SHOWN = 3  # classes or columns in a sentence
-_SEVERAL = 5  # images of a class, on average, where a level of folders may be chosen
-
-# Folders that hold images and say nothing of what they show, and those of a division.
+# Folders whose names say nothing about their images, and folders of a split.
 _CONTAINERS = {"images", "image", "imgs", "img", "jpegimages"}
 _DIVISIONS = {
     *("train", "training", "val", "valid", "validation", "dev", "test", "testing", "eval"),
 }
 
+_SHOWN = 3  # classes or columns in a sentence
+_SEVERAL = 5  # images per class on average; a level with fewer is chosen last
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ClassChoice:
-    """Where classes come from, as a recipe says; by default it is detected."""
+    """Where a recipe takes the classes from; by default this is detected."""
 
     column: str | None = None  # of a list, of Parquet or a dataset; a key of shards' JSON
     level: int | None = None  # of folders: 1 the outermost, -1 the innermost; 0 for none
 
     def require_no_column(self, where: str) -> None:
-        """Refuse a column where there are only folders."""
+        """Refuse a column for a source that has only folders."""
         if self.column is not None:
             raise UsageError(
                 f"{where} has no columns, so `label` in [data] cannot name one, got "
-                f"{self.column!r}. Leave `label` out, or say with `classes` which level of "
-                f"folders the classes are."
+                f"{self.column!r}. Leave `label` out, or name the level of folders that "
+                f"are the classes with `classes`."
             )
 
 
@@ -55,10 +64,10 @@ class Classes:
 
     @classmethod
     def of(cls, labels: Sequence[str], origin: str) -> "Classes":
-        """Number the labels; fewer than two different ones are no classes.
+        """Number the labels; with fewer than two different labels there are no classes.
 
-        A folder's name that is no Unicode is written as `as_unicode` does, because
-        bundles and pages hold text.
+        A name that is not Unicode is converted by `as_unicode`, because bundles and pages
+        are text.
         """
         found = sorted(set(labels))
         numbers = {name: number for number, name in enumerate(found)}
@@ -74,7 +83,7 @@ class Classes:
 
     @classmethod
     def none(cls, images: int, reason: str) -> "Classes":
-        """Return no classes, for this reason."""
+        """Return no classes, with the reason."""
         return cls(names=(), numbers=(0,) * images, origin=reason)
 
     @property
@@ -86,12 +95,12 @@ class Classes:
 
 
 def classes_by_folder(names: Sequence[str], level: int | None, where: str) -> Classes:
-    """Return the classes that the folders of images say.
+    """Return the classes from the names of the images' folders.
 
-    Left to itself: the innermost level that every image has and that divides them, which
-    a level with one folder does not, nor one with a folder for each image; one whose
-    folders hold several images goes before. Passed over are folders like `images`, and
-    a level of `train` and `test` alone.
+    Without `level`, the classes are the innermost level of folders that every image has,
+    with more than one folder and fewer folders than images. A level with several images
+    per folder is preferred, and one that numbers parts (`seq1`) comes last. Folders like
+    `images`, and a level of only `train` and `test`, are ignored.
 
     Args:
         names: the images' paths below the source, with `/`.
@@ -99,7 +108,7 @@ def classes_by_folder(names: Sequence[str], level: int | None, where: str) -> Cl
         where: the source, for messages.
 
     Raises:
-        UsageError: an image does not lie so deep.
+        UsageError: an image has no folder at this level.
     """
     folders = [PurePosixPath(name).parts[:-1] for name in names]
     if level is not None:
@@ -114,7 +123,7 @@ def classes_by_folder(names: Sequence[str], level: int | None, where: str) -> Cl
             break
     depth = min(map(len, telling), default=0)
     candidates: list[Classes] = []
-    numbering: list[Classes] = []  # those of them that number parts
+    numbering: list[Classes] = []  # candidates that number parts
     for place in range(depth):
         labels = [
             path[places[place]] for path, places in zip(folders, telling, strict=True)
@@ -140,17 +149,93 @@ def classes_by_folder(names: Sequence[str], level: int | None, where: str) -> Cl
     return Classes.none(len(names), _why_none(names, folders, telling))
 
 
-def _numbers_part(folder: str, above: str) -> bool:
-    """Whether a folder numbers a part of the one above: `cat/seq1`, `cat/cat_01`."""
-    rest = folder.removeprefix(above).lstrip(" _.-")
-    return bool(_NUMBERED.fullmatch(folder)) or (rest != folder and rest.isdecimal())
+def classes_by_label(
+    labels: Sequence[str | None] | None, images: int, origin: str, where: str
+) -> Classes:
+    """Return the classes from a column of labels, if there is one and it is not empty.
+
+    Raises:
+        UsageError: only some images have a label.
+    """
+    if labels is None:
+        return Classes.none(images, origin)
+    missing = [number for number, label in enumerate(labels, 1) if not label]
+    if missing and len(missing) < len(labels):
+        shown = ", ".join(map(str, missing[:10]))
+        raise UsageError(
+            f"{where} gives a label to {len(labels) - len(missing)} of its {len(labels)} "
+            f"images, but not to image {shown}. Label all of them, or none."
+        )
+    return Classes.of([label or "" for label in labels], origin)
+
+
+def label_column(columns: Sequence[str], choice: ClassChoice, where: str) -> str | None:
+    """Return the column with the classes, or None.
+
+    Raises:
+        UsageError: there is no column of the name that the recipe gives.
+    """
+    if choice.level is not None:
+        return None
+    if choice.column is not None:
+        return required_column(columns, choice.column, where)
+    return column_named(columns, LABELS)
+
+
+def label_text(value: object) -> str:
+    """Return a value of JSON or Parquet as the name of a class; empty for null."""
+    return "" if value is None else str(value)
+
+
+def column_named(columns: Sequence[str], known: Sequence[str]) -> str | None:
+    """Return the column that matches the first of the known names, or None.
+
+    Case, blanks, hyphens and other punctuation are ignored.
+    """
+    tidied = {_tidy(column): column for column in reversed(columns)}
+    return next((tidied[name] for name in known if name in tidied), None)
+
+
+def required_column(columns: Sequence[str], wanted: str, where: str) -> str:
+    """Return the column that a recipe names.
+
+    Raises:
+        UsageError: there is no column of this name.
+    """
+    found = wanted if wanted in columns else column_named(columns, [_tidy(wanted)])
+    if found is None:
+        raise UsageError(
+            f"{where} has no column {wanted!r}, which `label` in [data] names, only "
+            f"{', '.join(columns) or 'none'}."
+        )
+    return found
+
+
+def column_words(
+    column: str | None, columns: Sequence[str], *, used: Sequence[str | None]
+) -> str:
+    """Return in words which column the classes are from, and which columns are unused.
+
+    Args:
+        column: the one with the classes, or None.
+        columns: all columns.
+        used: other columns in use.
+    """
+    unused = [each for each in columns if each and each != column and each not in used]
+    said = "no column of labels" if column is None else f"from the column `{column}`"
+    return said + (f"; unused: {_some(unused)}" if unused else "")
+
+
+def as_unicode(name: str) -> str:
+    r"""Return a file's name as Unicode; other bytes become escapes such as `\xff`."""
+    return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
 
 def _at_level(
     names: Sequence[str], folders: Sequence[tuple[str, ...]], level: int, where: str
 ) -> Classes:
     if level == 0:
-        return Classes.none(len(names), "`classes = 0` asks for none")
+        return Classes.none(len(names), "`classes = 0` says so")
     place = level - 1 if level > 0 else level
     lacking = [
         name
@@ -161,7 +246,7 @@ def _at_level(
         raise UsageError(
             f"{len(lacking):,} of the {len(names):,} images of {where} have no folder at "
             f"`classes = {level}` of [data], such as {lacking[0]}. Choose a level that all "
-            f"have: 1 is the outermost, -1 the folder the image lies in."
+            f"have: 1 is the outermost, -1 the image's own folder."
         )
     return Classes.of(
         [path[place] for path in folders], f"from the folders at level {level}"
@@ -169,8 +254,14 @@ def _at_level(
 
 
 def _telling(path: tuple[str, ...]) -> list[int]:
-    """Return the places of a path's folders that may be classes."""
+    """Return the indices of a path's folders that may be classes."""
     return [n for n, folder in enumerate(path) if folder.casefold() not in _CONTAINERS]
+
+
+def _numbers_part(folder: str, above: str) -> bool:
+    """Whether a folder numbers a part of the folder above: `cat/seq1`, `cat/cat_01`."""
+    rest = folder.removeprefix(above).lstrip(" _.-")
+    return bool(_NUMBERED.fullmatch(folder)) or (rest != folder and rest.isdecimal())
 
 
 def _level_words(levels: Sequence[int]) -> str:
@@ -185,49 +276,10 @@ def _why_none(
         return "no folder divides the images"
     outside = [name for name, places in zip(names, telling, strict=True) if not places]
     if outside:
-        return f"{len(outside):,} images, such as {outside[0]}, lie in no folder of a class"
+        return f"{len(outside):,} images, such as {outside[0]}, are in no folder of a class"
     if len(set(folders)) == 1:
-        return "all images lie in the same folder"
-    return "each level of folders has one, or one for each image"
-
-
-def column_named(columns: Sequence[str], known: Sequence[str]) -> str | None:
-    """Return the first of the known names that is among the columns, as it is written.
-
-    Capitals, blanks, hyphens and other marks do not count.
-    """
-    tidied = {_tidy(column): column for column in reversed(columns)}
-    return next((tidied[name] for name in known if name in tidied), None)
-
-
-def required_column(columns: Sequence[str], wanted: str, where: str) -> str:
-    """Return the column that somebody named.
-
-    Raises:
-        UsageError: there is none of this name.
-    """
-    found = wanted if wanted in columns else column_named(columns, [_tidy(wanted)])
-    if found is None:
-        raise UsageError(
-            f"{where} has no column {wanted!r}, which `label` in [data] asks for, only "
-            f"{', '.join(columns) or 'none'}."
-        )
-    return found
-
-
-def column_words(
-    column: str | None, columns: Sequence[str], *, used: Sequence[str | None]
-) -> str:
-    """Say which column the classes are from and which others nothing uses.
-
-    Args:
-        column: that of the classes, or None.
-        columns: all there are.
-        used: other columns in use.
-    """
-    unused = [each for each in columns if each and each != column and each not in used]
-    said = "no column of labels" if column is None else f"from the column `{column}`"
-    return said + (f"; unused: {_some(unused)}" if unused else "")
+        return "all images are in the same folder"
+    return "each level has one folder, or one for each image"
 
 
 def _tidy(column: str) -> str:
@@ -236,8 +288,3 @@ def _tidy(column: str) -> str:
 
 def _some(names: Sequence[str]) -> str:
     return ", ".join(names[:_SHOWN]) + (", …" if len(names) > _SHOWN else "")
-
-
-def as_unicode(name: str) -> str:
-    r"""Return a file's name as Unicode; bytes that are none become `\xff` and the like."""
-    return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")

@@ -1,4 +1,4 @@
-"""Images by index, whatever holds them: one name each, a class if there are classes."""
+"""The interface of a source of images: images by index, with names and classes."""
 
 import dataclasses
 from abc import ABC, abstractmethod
@@ -21,23 +21,23 @@ from isogon.images.preprocessing import Preprocessing
 from isogon.images.samples import ASSUMED, Range
 from isogon.progress import Progress, say
 
-# Beyond this share of unreadable images something is wrong with the source itself.
+# With a larger share of unreadable images, the source itself must be wrong.
 UNREADABLE_LIMIT = 0.1
 
-_SHOWN = 10  # faults in a message
-_LOOKED_AT = 16  # images
-_EXAMPLES = 3  # names of files that were passed over
-_PART = 4096  # images per round of decoding
-
-# Local files are the user's own: the limits only keep memory in bounds.
+# Local files are the user's own, so these limits only bound the memory.
 LOCAL_LIMITS = ImageLimits(bytes=2**30, pixels=250_000_000)
-
-Indices = Int[np.ndarray, " _"]  # of images, or of classes by image
+SAMPLES = "samples.safetensors"  # `familiar`, `unfamiliar` uint8 [n, h, w, 3]
+SAMPLE_LIMIT = 128
+_SHOWN = 10  # faults in a message
+_LOOKED_AT = 16  # images that `assumption` decodes
+_EXAMPLES = 3  # names of skipped files in a message
+_PART = 4096  # images per round of decoding
+Indices = Int[np.ndarray, " _"]  # indices of images, or the class of each image
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PassedOver:
-    """Files of a source that are none of its images, for one reason."""
+    """Files of a source that are not among its images, for one reason."""
 
     reason: str  # such as "hidden"
     count: int
@@ -45,7 +45,7 @@ class PassedOver:
 
     @classmethod
     def of(cls, names: Mapping[str, Sequence[str]]) -> "tuple[PassedOver, ...]":
-        """Return what these reasons say of these files."""
+        """Return one entry per reason, from the names of the files by reason."""
         return tuple(
             cls(reason=reason, count=len(found), examples=tuple(found[:_EXAMPLES]))
             for reason, found in names.items()
@@ -56,30 +56,21 @@ class PassedOver:
         return f"{self.reason}: {self.count:,} ({', '.join(self.examples)}{more})"
 
 
-def no_images(where: str, passed_over: Sequence[PassedOver]) -> UsageError:
-    """Return the error for a source that holds no image."""
-    there = f" Passed over: {'; '.join(map(str, passed_over))}." if passed_over else ""
-    return UsageError(
-        f"{where} holds no images; expected image files, such as .jpg or .png, in folders "
-        f"by class or not.{there}"
-    )
-
-
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Images(ABC):
     """Images by index.
 
-    Instances hold no open files, so that they may be pickled, forked and used by
-    several threads.
+    Instances have no open files, so they may be pickled, forked and used by several
+    threads.
     """
 
     where: str  # for messages: the folder, the archive, the list
     names: Sequence[str]  # unique and stable: an image's role depends on its name
     classes: tuple[str, ...]  # sorted, and Unicode; empty without classes
     class_numbers: Sequence[int]  # by image, into `classes`; unused without classes
-    range: Range | None = None  # of deep grey samples, where it is stated; see `decode`
+    range: Range | None = None  # of deep grey samples, if stated; see `decode`
     class_words: str = ""  # how many classes there are, and where they come from
-    passed_over: tuple[PassedOver, ...] = ()  # what else the source holds
+    passed_over: tuple[PassedOver, ...] = ()  # skipped files of the source
 
     @abstractmethod
     def image(self, index: int) -> Image.Image:
@@ -90,7 +81,7 @@ class Images(ABC):
         """
 
     def ranging(self, limits: Range | None) -> "Images":
-        """Return the same images, with black and white of deep grey samples stated."""
+        """Return the same images, with this range of deep grey samples."""
         return dataclasses.replace(self, range=limits)
 
     def __len__(self) -> int:
@@ -99,7 +90,7 @@ class Images(ABC):
     def pixels(
         self, indices: Indices, preprocessing: Preprocessing, progress: Progress
     ) -> UInt8[np.ndarray, "_ h w 3"]:
-        """Return these images as every runner sees them."""
+        """Return these images preprocessed, as runners take them."""
         tracked = progress.track(indices, description="Preprocessing")
         return np.stack([preprocessing.pixels(self.image(int(i))) for i in tracked])
 
@@ -108,40 +99,40 @@ class Images(ABC):
         return np.array(self.class_numbers)[indices] if self.classes else None
 
     def file(self, index: int) -> Path | None:
-        """Return the file that holds an image; None where that is not known."""
+        """Return the file that contains an image; None if unknown."""
         return None
 
     @property
     def description(self) -> str:
-        """What was found: images, classes and where they come from, what else there is."""
+        """One line: the number of images, the classes, and the skipped files."""
         count = len(self.names)
         said = f"{self.where}: {count:,} image{'' if count == 1 else 's'}"
         if self.class_words:
             said += f"; {self.class_words}"
         if self.passed_over:
-            said += f". Passed over: {'; '.join(map(str, self.passed_over))}"
+            said += f". Skipped: {'; '.join(map(str, self.passed_over))}"
         return as_unicode(f"{said}.")
 
     def say(self, progress: Progress) -> None:
-        """Print what was found."""
+        """Print the description."""
         say(progress, self.description)
 
     def files(self) -> Iterable[Path]:
-        """Yield the files that hold the images; nothing where that is not known."""
+        """Yield the files that contain the images; nothing if unknown."""
         return ()
 
     def examined(self, progress: Progress, cache: Path | None = None) -> Examined:
-        """Decode every image once; return what is wrong with some, and thumbnails of all.
+        """Decode every image once; return the faults and a thumbnail of each image.
 
         Args:
             progress: where to show progress.
-            cache: a folder for the answer. It is read back, and nothing is decoded, as
-                long as names, sizes and times of change of the files stay the same.
+            cache: a folder for the result. It is read back, and nothing is decoded, as
+                long as the files' names, sizes and modification times stay the same.
         """
         record = ExaminationRecord.at(
             cache, self.where, self.names, self.files(), reading=f"{self.range}"
         )
-        with record.alone():  # of several processes one reads, the others wait
+        with record.alone():  # one process decodes, the others wait
             known = record.load()
             if known is not None:
                 return known
@@ -165,15 +156,15 @@ class Images(ABC):
         limit: float = UNREADABLE_LIMIT,
         faults: Mapping[str, str] | None = None,
     ) -> Indices:
-        """Return the indices of the images that decode; say which do not.
+        """Return the indices of the images that decode; print which do not.
 
         Args:
-            progress: where to show progress and to say what is left out.
+            progress: where to show progress and the images left out.
             limit: the largest share of images that may be left out.
-            faults: what `examined` found, where it was asked before.
+            faults: those of an earlier `examined`.
 
         Raises:
-            UsageError: more than that do not decode.
+            UsageError: a larger share does not decode.
         """
         faults = self.examined(progress).faults if faults is None else faults
         if not faults:
@@ -183,16 +174,16 @@ class Images(ABC):
         summary = f"{len(faults)} of {len(self)} images cannot be read:\n{shown}{more}"
         if len(faults) > limit * len(self):
             raise UsageError(
-                f"{summary}\nAt most {limit:.3g} of {self.where} may be left out. Mend or "
-                f"remove them and run again."
+                f"{summary}\nAt most a share of {limit:.3g} of {self.where} may be left "
+                f"out. Repair or remove them and run again."
             )
         say(progress, f"{summary}\nThey are left out.")
         return np.array([i for i, name in enumerate(self.names) if name not in faults])
 
     def assumption(self, indices: Indices) -> str | None:
-        """Return what is assumed of deep grey samples, in a sentence, if anything is.
+        """Return in a sentence what is assumed of the range of deep grey samples.
 
-        Some of the images, evenly chosen, are looked at.
+        A few evenly spaced images are decoded. None if nothing is assumed.
 
         Raises:
             UsageError: one of them cannot be read.
@@ -202,14 +193,14 @@ class Images(ABC):
         if not largest:
             return None
         return (
-            f"{self.where} holds grey images of 16 bits that do not say what they range "
-            f"over: 0 is taken for black and 65,535 for white. The largest sample in "
-            f"{len(largest)} of them is {max(largest):,}; if they use fewer bits, state "
-            f"`range` under [data], such as `range = [0, 4095]`."
+            f"{self.where} has grey images of 16 bits that do not state their range: 0 is "
+            f"taken as black and 65,535 as white. The largest sample in {len(largest)} of "
+            f"them is {max(largest):,}; if they use fewer bits, state `range` under "
+            f"[data], such as `range = [0, 4095]`."
         )
 
     def _read_all(self) -> Iterator[str | Thumbnail]:
-        """Yield each image's thumbnail, or what is wrong with it."""
+        """Yield each image's thumbnail, or the reason why it cannot be read."""
 
         def read(index: int) -> str | Thumbnail:
             try:
@@ -217,18 +208,18 @@ class Images(ABC):
             except UsageError as error:
                 return str(error)
 
-        with ThreadPoolExecutor() as pool:  # in parts: each task costs a kilobyte
+        with ThreadPoolExecutor() as pool:  # in parts, because each task takes a kilobyte
             for start in range(0, len(self), _PART):
                 yield from pool.map(read, range(start, min(start + _PART, len(self))))
 
 
 def decoded(data: bytes, name: str, limits: Range | None) -> Image.Image:
-    """Return the image that a file of the user's own holds.
+    """Return the image in a file of the user's own.
 
     Args:
         data: the file.
         name: for messages.
-        limits: black and white of deep grey samples, where they are stated.
+        limits: the range of deep grey samples, if stated.
 
     Raises:
         UsageError: it does not decode; the message begins with `name`.
@@ -239,8 +230,17 @@ def decoded(data: bytes, name: str, limits: Range | None) -> Image.Image:
         raise UsageError(f"{name} {error}") from error
 
 
+def no_images(where: str, passed_over: Sequence[PassedOver]) -> UsageError:
+    """Return the error for a source without images."""
+    there = f" Skipped: {'; '.join(map(str, passed_over))}." if passed_over else ""
+    return UsageError(
+        f"{where} has no images; expected image files, such as .jpg or .png, with or "
+        f"without class folders.{there}"
+    )
+
+
 def require_unique(names: Sequence[str], where: str) -> None:
-    """Refuse names that occur twice: the roles of images depend on their names."""
+    """Refuse repeated names, because the role of an image depends on its name."""
     if len(set(names)) == len(names):
         return
     twice = [name for name, count in Counter(names).items() if count > 1]
@@ -250,10 +250,6 @@ def require_unique(names: Sequence[str], where: str) -> None:
     )
 
 
-SAMPLES = "samples.safetensors"  # `familiar`, `unfamiliar` uint8 [n, h, w, 3]
-SAMPLE_LIMIT = 128
-
-
 def spread(count: int, limit: int = SAMPLE_LIMIT) -> Int[np.ndarray, " _"]:
-    """Return at most `limit` of the places 0 … count - 1, evenly apart."""
+    """Return at most `limit` of the indices 0 … count - 1, evenly spaced."""
     return np.unique(np.linspace(0, count - 1, min(count, limit)).astype(int))

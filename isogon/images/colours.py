@@ -1,8 +1,8 @@
-"""Colours as sRGB: an embedded ICC profile is followed, by littleCMS.
+"""Convert colours to sRGB by the embedded ICC profile, with littleCMS.
 
 The intent is relative colorimetric with black-point compensation, as in browsers. A
-profile that is damaged, or that is not of the image's kind of colours, is ignored, and
-one that changes no colour by more than two levels is taken for sRGB and costs nothing.
+profile that is damaged, or of another colour space than the image, is ignored. One that
+changes no colour by more than two levels is treated as sRGB, and costs nothing.
 """
 
 import io
@@ -14,14 +14,14 @@ from PIL import Image, ImageCms
 
 _INTENT = ImageCms.Intent.RELATIVE_COLORIMETRIC
 _FLAGS = ImageCms.Flags.BLACKPOINTCOMPENSATION
-_LARGEST = 4 * 2**20  # bytes of a profile that is followed; printers' have about 2 MB
-_NOTHING = 2  # levels of 255: between the sRGB profiles that are in use
+_LARGEST = 4 * 2**20  # bytes of a profile; those of printers have about 2 MB
+_NOTHING = 2  # levels of 255; sRGB profiles in use differ by this much
 _GREYS = ("1", "L", "LA", "I;16")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Correction:
-    """How the colours of an image become sRGB."""
+    """The conversion of an image's colours to sRGB; by default none."""
 
     transform: ImageCms.ImageCmsTransform | None = None
     curve: tuple[int, ...] | None = None  # by grey level
@@ -47,7 +47,7 @@ _NONE = Correction()
 
 
 def correction(image: Image.Image) -> Correction:
-    """Return what the profile inside an image asks for."""
+    """Return the correction that an image's profile needs."""
     profile = image.info.get("icc_profile")
     if image.mode == "LAB":
         return _lab()

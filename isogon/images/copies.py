@@ -1,22 +1,23 @@
-"""Which images are copies of one another: equal, saved again, scaled or mirrored.
+"""Find images that are copies of one another: equal, saved again, scaled or mirrored.
 
-An image in two roles makes every figure wrong: the test measures memory, and a
-calibration on copies of training images flags everything new. So copies are found by
-small grey thumbnails, made while the images are read.
+A picture in two roles makes every figure wrong: the test then measures memory, and a
+calibration on copies of training images flags every new image. So copies are found by
+small grey thumbnails, which are made while the images are read.
 
 Measured on 150 photographs, 1,500 images of Tiny ImageNet, 500 textures (DTD), 800 of
-Omniglot and 1,500 of Fashion-MNIST. Shares of copies that are found, in this order:
+Omniglot and 1,500 of Fashion-MNIST. The share of copies found, in this order:
 JPEG of quality 85 again: 1, 1, 0.93, 1, 1; mirrored and saved again: 1, 0.99, 0.86, 1,
 0.99; three quarters of the size: 1, 1, 0.92, 1, about 0.9; half the size, smoothed
 (bicubic): 1, 1, 0.93, 1, and none of Fashion-MNIST, whose 28 pixels become 14. Half the
 size without smoothing: 0.97, 0.01, 0.37, 0.04, 0. Without the outermost pixel, of 500 x
-375 pixels: 0.96; of 64 x 64, where it is a quarter of a box: 0.06. So cut and shifted
-copies of small images are not found: a distance that finds them joins different garments.
+375 pixels: 0.96; of 64 x 64, where a pixel is a quarter of a box: 0.06. So cropped and
+shifted copies of small images are not found: a distance that finds them would also join
+different garments.
 
 The nearest two different images are at 0.67, 0.38, 0.08, 0.39 and 0.08, mirrored at 0.56,
-0.35, 0.31, 0.44 and 0.12, so that none was taken for a copy; among the textures four
-pairs at 0.01 to 0.03 are copies. What differs by mirroring alone, such as a drawn b and
-d, counts as copies. Flat images are copies only if their thumbnails are equal.
+0.35, 0.31, 0.44 and 0.12, so none was taken for a copy; four pairs of the textures, at
+0.01 to 0.03, are true copies. Images that differ only by mirroring, such as a drawn b and
+d, count as copies. Flat images are copies only if their thumbnails are equal.
 """
 
 import numpy as np
@@ -26,11 +27,11 @@ from PIL import Image
 SIDE = 16  # pixels
 COPY_DISTANCE = 0.08
 
-_MIRRORED = 0.5  # of that distance, for an image and the mirrored other
+_MIRRORED = 0.5  # of that distance, between an image and a mirrored one
 _FLAT = 1.0  # standard deviation of the grey levels, of 255
-_COARSE = 16  # directions in which pairs are sought before they are compared in full
-_BLOCK = 1024  # rows that are compared at once, or fewer, so that there are at most
-_CELLS = 2**22  # pairs
+_COARSE = 16  # directions for a first comparison of pairs, before the full one
+_BLOCK = 1024  # rows compared at once; fewer if there would be more pairs than
+_CELLS = 2**22
 
 Thumbnail = UInt8[np.ndarray, "16 16"]
 
@@ -38,7 +39,7 @@ Thumbnail = UInt8[np.ndarray, "16 16"]
 def thumbnail(image: Image.Image) -> Thumbnail:
     """Return an image in grey, 16 x 16 pixels.
 
-    Bicubic: of half the size as many boxes would begin at other pixels, and differ.
+    Bicubic, because averaged boxes would begin at other pixels in a copy of half the size.
     """
     small = image.convert("L").resize((SIDE, SIDE), Image.Resampling.BICUBIC)
     return np.asarray(small, dtype=np.uint8)
@@ -47,13 +48,12 @@ def thumbnail(image: Image.Image) -> Thumbnail:
 def pictures(
     thumbnails: UInt8[np.ndarray, "n 16 16"], distance: float = COPY_DISTANCE
 ) -> Int[np.ndarray, " n"]:
-    """Return which picture each image shows: copies, and copies of copies, share a number.
+    """Return the picture of each image: copies, and copies of copies, have the same number.
 
     Args:
         thumbnails: of the images.
-        distance: between two thumbnails, each without its mean and of unit norm, up to
-            which they are of one picture, and half of it where one is mirrored; 0 for
-            equal ones alone.
+        distance: the largest one between two thumbnails of one picture, each with mean 0
+            and norm 1; half of it if one is mirrored. 0: only equal thumbnails.
     """
     rows = thumbnails.reshape(len(thumbnails), SIDE * SIDE)
     first: dict[bytes, int] = {}
@@ -70,11 +70,11 @@ def pictures(
 
 
 def _near(rows: UInt8[np.ndarray, "n 256"], distance: float) -> Int[np.ndarray, " n"]:
-    """Return for each row the first of those that it is joined with.
+    """Return for each row the first row that it is joined with.
 
-    Along the direction in which the rows differ most, only those near enough are compared,
-    first in a few directions, in which they are as near or nearer. 100,000 rows take some
-    seconds, also where all are near.
+    Rows are sorted along the direction in which they differ most, and only rows near in it
+    are compared: first in a few directions, where their distance is never larger, then in
+    full. 100,000 rows take a few seconds, even if all are near.
     """
     joined = np.arange(len(rows))
     mirrored = rows.reshape(-1, SIDE, SIDE)[:, :, ::-1].reshape(rows.shape)
@@ -101,8 +101,8 @@ def _near(rows: UInt8[np.ndarray, "n 256"], distance: float) -> Int[np.ndarray, 
             _within(coarse[start : start + block], coarse[start:stop], distance)
         )
         ours, theirs = ours + start, theirs + start
-        new = joined[image[ours]] != joined[image[theirs]]  # others need no comparison
-        new &= ~(turned[ours] & turned[theirs])  # as near as the two that are not
+        new = joined[image[ours]] != joined[image[theirs]]  # the others are joined already
+        new &= ~(turned[ours] & turned[theirs])  # the same as the two that are not mirrored
         ours, theirs = ours[new], theirs[new]
         limit = np.where(turned[ours] | turned[theirs], _MIRRORED * distance, distance)
         close = np.zeros(len(ours), bool)
@@ -119,7 +119,7 @@ def _near(rows: UInt8[np.ndarray, "n 256"], distance: float) -> Int[np.ndarray, 
 def _within(
     ours: Float32[np.ndarray, "a d"], theirs: Float32[np.ndarray, "b d"], distance: float
 ) -> Bool[np.ndarray, "a b"]:
-    """Return which are within the distance, and a little more for rounding."""
+    """Return which pairs are within the distance, with a margin for rounding."""
     squares = (ours**2).sum(1)[:, None] + (theirs**2).sum(1)[None]
     near: np.ndarray = squares - 2 * (ours @ theirs.T) <= distance**2 + 1e-5
     return near
@@ -130,7 +130,7 @@ def _join(
     first: Int[np.ndarray, " p"],
     second: Int[np.ndarray, " p"],
 ) -> Int[np.ndarray, " n"]:
-    """Return the smallest number that each is joined with, over any of the pairs."""
+    """Return the smallest number that each is joined with, through any chain of pairs."""
     while True:
         ours, theirs = numbers[first], numbers[second]
         if np.array_equal(ours, theirs):

@@ -1,7 +1,7 @@
-"""What an image takes to decode, told from its header: memory, and work.
+"""What an image costs to decode, estimated from its header: memory and work.
 
-Bytes a pixel were measured as the growth of a process's resident memory over `decode`,
-its own result of 4 bytes included: Pillow 12.3, pi-heif 1.4, images of 2400 x 2400 of
+Bytes per pixel were measured as the growth of a process's resident memory during `decode`,
+including the 4 bytes of its result: Pillow 12.3, pi-heif 1.4, images of 2400 x 2400 of
 every mode, 2026-11-30. The figures here are rounded up.
 """
 
@@ -25,10 +25,10 @@ _BYTES = {
     "JPEG 2000": 26,
     "PPM": 9,
 }
-_PROGRESSIVE = 13  # a JPEG whose coefficients are all kept until the last scan
+_PROGRESSIVE = 13  # a JPEG whose coefficients stay in memory until the last scan
 _DEEP = 13  # grey samples of more than 8 bits
 
-# How much longer than a pass over a baseline JPEG the slowest files of a format take.
+# Time of a format's slowest files, relative to a pass over a baseline JPEG.
 _WORK = {"HEIC": 3, "AVIF": 3, "WebP": 3, "JPEG 2000": 20}
 
 _TILE_WIDTH, _TILE_HEIGHT = 322, 323  # TIFF's tags
@@ -36,28 +36,28 @@ _RUNS_UP = 255  # rows that one step in a BMP's run lengths skips
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Cost:
-    """What decoding takes.
+class DecodingCost:
+    """What decoding an image costs.
 
     Args:
-        bytes: of memory at the peak, beside the file's own.
-        work: pixels gone through, each pass on its own; about 5 ns each.
+        bytes: peak memory, besides the file's own bytes.
+        work: pixels times passes; about 5 ns each.
     """
 
     bytes: int
     work: int
 
 
-def cost(kind: str, image: Image.Image, passes: int) -> Cost:
-    """Return what an opened image, not yet loaded, takes.
+def cost(kind: str, image: Image.Image, passes: int) -> DecodingCost:
+    """Return the cost of an image that is opened, but not yet loaded.
 
     Args:
         kind: the format's name.
-        image: as its header has it.
-        passes: over its pixels, in which a JPEG is stored.
+        image: with its header read.
+        passes: over the pixels: the scans of a JPEG.
 
     Raises:
-        ImageError: it is stored in tiles or steps far larger than itself.
+        ImageError: its tiles or run lengths are far larger than the image.
     """
     pixels = image.width * image.height
     each = _BYTES[kind]
@@ -72,11 +72,13 @@ def cost(kind: str, image: Image.Image, passes: int) -> Cost:
             f"stores its {image.width} x {image.height} pixels in pieces of {stored:,}. "
             f"Save it again as PNG.",
         )
-    return Cost(bytes=each * pixels + 4 * stored, work=pixels * passes * _WORK.get(kind, 1))
+    return DecodingCost(
+        bytes=each * pixels + 4 * stored, work=pixels * passes * _WORK.get(kind, 1)
+    )
 
 
 def _stored(image: Image.Image) -> int:
-    """Return the pixels of the largest piece of which the image makes a part only."""
+    """Return the pixels of the largest piece, which may be larger than the image."""
     if isinstance(image, TiffImageFile):
         sides = (image.tag_v2.get(_TILE_WIDTH, 0), image.tag_v2.get(_TILE_HEIGHT, 0))
         width, height = (side if isinstance(side, int) else 0 for side in sides)

@@ -1,14 +1,14 @@
-"""From bytes to an RGB image: bounded, upright, in sRGB, on white.
+"""From bytes to an RGB image: within limits, upright, in sRGB, on white.
 
-Of an animation, of several pages or of a burst the first image counts, in HEIC the
-primary one.
+Only the first image of an animation, a file of several pages or a burst is decoded; in
+HEIC it is the primary image.
 
 JPEG's scaled decoding (Pillow's `draft`) is not used. On 150 photographs of about
-500 x 375 and a student of 96 pixels it halved the time of decoding where it could leave
-as little as the target's size, but embeddings then had cosines down to 0.9946 with those
-of full decoding; down to 0.9979, 0.9989 and 0.99995 where it had to leave 1.5, 2 and 3
-times as much. Parity allows float32 artifacts 0.99999. At 4 times it would be within
-that, and few photographs are that large for their model.
+500 x 375 and a student of 96 pixels it halved the decoding time if it could scale down to
+the target's size, but embeddings then had cosines down to 0.9946 with those of full
+decoding. The minimum was 0.9979, 0.9989 and 0.99995 if the scaled image was at least 1.5,
+2 and 3 times the target's size. Parity requires 0.99999 of float32 artifacts. At 4 times
+it would be within that, but few photographs are that large for their model.
 """
 
 import io
@@ -26,7 +26,7 @@ from isogon.errors import ImageError, ImageProblem
 from isogon.images import gif, tiff
 from isogon.images.boxes import is_complete, without_exif
 from isogon.images.colours import Correction, correction
-from isogon.images.cost import Cost, cost
+from isogon.images.cost import DecodingCost, cost
 from isogon.images.formats import ACCEPTED, Format, format_of, other_format
 from isogon.images.jpeg import structure
 from isogon.images.netpbm import is_unusual, unusual
@@ -38,22 +38,22 @@ from isogon.images.samples import ASSUMED, Range, eight_bit, is_deep, told_range
 _DNG_VERSION = 50706
 _SUBFILE_TYPE, _REDUCED = 254, 1
 
-_RLE4 = 2  # a BMP's compression, of which Pillow makes noise (12.3)
+_RLE4 = 2  # a BMP's compression that Pillow 12.3 decodes to noise
 
-# So many passes store an image of any size; one in more may have fewer pixels: cameras
-# and editors write up to 12, and 200 over a large image would take half a minute.
+# An image of any size may have this many passes; one with more must have fewer pixels.
+# Cameras and editors write up to 12, and 200 over a large image would take half a minute.
 _PASSES = 16
-_REPEATED = 4  # passes over the largest image are the work that more of them may be
+_REPEATED = 4  # passes over the largest image: the limit of work for more passes
 
-_STRIP = 64  # rows of an image with transparency that are laid on white at a time
+_STRIP = 64  # rows of a transparent image that are put on white at a time
 
-# Our own limit is judged on the header, before any pixel is decoded, and per call.
+# Our own limit is checked per call, on the header, before any pixel is decoded.
 Image.MAX_IMAGE_PIXELS = None
 
-# A strip of a TIFF may be a progressive JPEG; libtiff, which reads this, allows it 100.
+# A strip of a TIFF may be a progressive JPEG, for which libtiff allows 100 scans.
 os.environ.setdefault("LIBTIFF_JPEG_MAX_ALLOWED_SCAN_NUMBER", str(_PASSES))
 
-# Who decodes several images at a time has the threads.
+# The caller has the threads: it decodes several images at a time.
 AvifImagePlugin.DEFAULT_MAX_THREADS = 1
 pi_heif.options.DECODE_THREADS = 1
 pi_heif.options.THUMBNAILS = False
@@ -74,26 +74,25 @@ def decode(
     limits: ImageLimits | None = None,
     *,
     samples: Range | None = None,
-    admit: Callable[[Cost], None] | None = None,
+    admit: Callable[[DecodingCost], None] | None = None,
 ) -> Image.Image:
     """Return the RGB image that `data` encodes, upright, in sRGB, on white.
 
     Args:
         data: a file of one of the formats of `formats.py`.
         limits: the largest image that is decoded.
-        samples: black and white of grey images of more than 8 bits; None: as each file
-            says.
-        admit: hears what decoding will take, before any pixel is decoded. What it raises
-            goes through, and nothing is decoded.
+        samples: the range of grey images of more than 8 bits; None: that of each file.
+        admit: called with the cost before any pixel is decoded. If it raises, nothing is
+            decoded.
 
     Returns:
-        The image. Its `info` has the largest sample under `ASSUMED` where neither the file
-        nor `samples` say what grey of 16 bits ranges over.
+        The image. If neither the file nor `samples` states the range of 16-bit grey, its
+        `info` has the largest sample under `ASSUMED`.
 
     Raises:
-        ImageError: too large or too costly (judged before decoding), an unsupported
+        ImageError: too large or too costly (checked before decoding), an unsupported
             format, or bytes that do not decode to the end.
-        MemoryError: there is no room for it.
+        MemoryError: there is not enough memory.
     """
     limits = limits or ImageLimits()
     if len(data) > limits.bytes:
@@ -128,7 +127,7 @@ def decode(
         turn = turn_of(image)
         if isinstance(image, PngImageFile):
             mend_transparency(image, data)
-        # Not nested: what was read is free before the next copy.
+        # Not nested, so that each copy is freed before the next is made.
         if is_deep(image):
             image = eight_bit(image, samples or told_range(image, data))
         if turn is not None:
@@ -137,8 +136,8 @@ def decode(
         result.info = {key: image.info[key] for key in (ASSUMED,) if key in image.info}
         return result
     except (ImageError, MemoryError):
-        raise  # the latter says nothing about the file
-    # Hostile bytes reach many decoders here, each with errors of its own kind.
+        raise  # a MemoryError says nothing about the file
+    # Hostile bytes reach many decoders here, and each has its own errors.
     except Exception as error:
         raise ImageError(
             ImageProblem.UNDECODABLE,
@@ -173,9 +172,9 @@ def _opened(kind: Format, data: bytes) -> ImageFile.ImageFile:
         image = kind.open(io.BytesIO(data))
     except MemoryError:
         raise
-    # Hostile bytes reach many parsers here, each with errors of its own kind.
+    # Hostile bytes reach many parsers here, and each has its own errors.
     except Exception as error:
-        # Where a parser ran into something unforeseen, its words say nothing.
+        # The message of an unforeseen error in a parser is of no use.
         reason = "it breaks off" if error.__cause__ is not None else error
         raise ImageError(
             ImageProblem.UNDECODABLE,
@@ -193,7 +192,7 @@ def _opened(kind: Format, data: bytes) -> ImageFile.ImageFile:
     if isinstance(image, BmpImageFile) and image.info.get("compression") == _RLE4:
         raise ImageError(
             ImageProblem.UNSUPPORTED,
-            "is a BMP in run lengths of 4 bits, which is not read. Save it as PNG.",
+            "is a BMP in run lengths of 4 bits, which is not supported. Save it as PNG.",
         )
     return image
 
@@ -230,7 +229,7 @@ def _rgb(image: Image.Image) -> Image.Image:
 
 
 def _on_white(image: Image.Image, colours: Correction) -> Image.Image:
-    """Lay an image on white, in strips: whole layers would be three more images."""
+    """Put an image on white, in strips: whole layers would take three more images."""
     result = Image.new("RGB", image.size)
     for top in range(0, image.height, _STRIP):
         bottom = min(top + _STRIP, image.height)

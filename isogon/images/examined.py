@@ -1,4 +1,4 @@
-"""What reading all images once found, remembered so that a resumed run need not again."""
+"""The cached result of reading all images once, so that a resumed run can reuse it."""
 
 import hashlib
 import json
@@ -16,17 +16,17 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from isogon.images.copies import SIDE
 
-# To be raised where `isogon/images/` accepts or refuses other files than before, or makes
-# other thumbnails.
+# Raise it when `isogon/images/` accepts or refuses other files than before, or makes other
+# thumbnails.
 _DECODER = 3
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Examined:
-    """What reading all images of a source once found."""
+    """The result of reading all images of a source."""
 
-    faults: dict[str, str]  # by the name of an image that cannot be read
-    thumbnails: UInt8[np.ndarray, "images 16 16"]  # zeros for such an image
+    faults: dict[str, str]  # why an image cannot be read, by its name
+    thumbnails: UInt8[np.ndarray, "images 16 16"]  # zeros for an unreadable image
 
 
 class _Content(BaseModel):
@@ -39,11 +39,11 @@ class _Content(BaseModel):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ExaminationRecord:
-    """One JSON file per source of images, and its thumbnails; without a path nothing."""
+    """The cache file of a source, JSON, with its thumbnails; without a path, no cache."""
 
     path: Path | None
     where: str
-    revision: str  # changes with names, sizes, times of change and the decoder
+    revision: str  # changes with names, sizes, modification times and the decoder
 
     @classmethod
     def at(
@@ -57,8 +57,8 @@ class ExaminationRecord:
     ) -> "ExaminationRecord":
         """Return the record in `folder` for these images as they are now.
 
-        Nothing is remembered without a folder, nor of images whose files are unknown.
-        `reading` says how they are decoded, where that can be chosen.
+        Nothing is cached without a folder, or if the images' files are unknown. `reading`
+        describes the options of decoding.
         """
         current = None if folder is None else revision(names, files)
         if folder is None or current is None:
@@ -71,14 +71,14 @@ class ExaminationRecord:
         )
 
     def alone(self) -> AbstractContextManager[object]:
-        """Return a lock on the record, to be held while it is made."""
+        """Return a lock on the record, to hold while it is made."""
         if self.path is None:
             return nullcontext()
         self.path.parent.mkdir(parents=True, exist_ok=True)
         return FileLock(self.path.with_suffix(".lock"))
 
     def load(self) -> Examined | None:
-        """Return what was found before, or None where something has changed since."""
+        """Return the cached result, or None if there is none or something has changed."""
         if self.path is None or not self.path.is_file():
             return None
         try:
@@ -91,7 +91,7 @@ class ExaminationRecord:
         return Examined(faults=content.faults, thumbnails=thumbnails)
 
     def save(self, examined: Examined) -> None:
-        """Remember this, atomically: what lies there is of another revision."""
+        """Write the result atomically, in place of that of another revision."""
         if self.path is None:
             return
         self.path.unlink(missing_ok=True)
@@ -112,9 +112,9 @@ class ExaminationRecord:
 
 
 def revision(names: Sequence[str], files: Iterable[Path]) -> str | None:
-    """Return a digest that changes with names, sizes, times of change and the decoder.
+    """Return a digest of names, sizes, modification times and the decoder's version.
 
-    None where the files are unknown.
+    None if the files are unknown.
     """
     decoder = f"{PIL.__version__} {pi_heif.__version__} {_DECODER}"
     digest = hashlib.blake2b(decoder.encode(), digest_size=16)

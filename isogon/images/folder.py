@@ -18,13 +18,13 @@ from isogon.images.collection import (
 )
 from isogon.images.formats import HEAD, SUFFIXES, image_format
 
-# Why a file is passed over.
-HIDDEN, OTHER, CLOSED = "hidden", "no images", "closed folders"
+# Why a file is skipped.
+HIDDEN, OTHER, CLOSED = "hidden", "not images", "folders without permission"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ImageFolder(Images):
-    """Images that are files of their own: those below a folder, or those of a list."""
+    """Images that are separate files: those below a folder, or those of a list."""
 
     root: Path  # the names are relative to it, or absolute
 
@@ -32,17 +32,16 @@ class ImageFolder(Images):
     def list(cls, root: Path, choice: ClassChoice | None = None) -> "ImageFolder":
         """List the images below `root` by name.
 
-        An image is what has an image's suffix, or, whatever its name, begins like one:
-        one with the suffix that does not decode is a fault to be told. Hidden files, and
-        those that are no images, are counted.
+        A file is an image if it has an image's suffix or begins like an image. If it does
+        not decode, it counts as unreadable. Hidden files and files of other kinds are
+        counted.
 
-        Links are followed, but not back up. One that leads nowhere is an image that
-        cannot be read.
+        Links are followed, but not to a folder above. A broken link with an image's suffix
+        is an unreadable image.
 
         Args:
             root: the folder.
-            choice: which level of folders the classes are; without it see
-                `classes_by_folder`.
+            choice: which level of folders the classes are; None: see `classes_by_folder`.
 
         Raises:
             UsageError: there is no such folder, no image in it, or no such level.
@@ -92,7 +91,7 @@ class ImageFolder(Images):
 
 
 class _Found:
-    """What lies below a folder, by name relative to it."""
+    """The images and the skipped files below a folder, by name relative to it."""
 
     def __init__(self, root: Path) -> None:
         self._start = len(os.path.join(root, ""))  # noqa: PTH118  # of the relative names
@@ -100,7 +99,7 @@ class _Found:
         self.passed_over: dict[str, list[str]] = {}  # by reason
 
     def look_below(self, folder: Path, above: frozenset[str]) -> None:
-        """Sort what a folder holds; `above` are it and those that hold it, resolved."""
+        """List a folder; `above` has its resolved path and those of its parents."""
         for entry in sorted(os.scandir(folder), key=lambda entry: entry.name):
             if entry.name.startswith("."):
                 self._pass_over(entry, HIDDEN)
@@ -122,10 +121,10 @@ class _Found:
 
 
 def _is_image(entry: os.DirEntry[str]) -> bool:
-    """Tell by the suffix, else by the first bytes; these cost 18 µs."""
+    """Decide by the suffix, else by the first bytes, which take 18 µs to read."""
     named = Path(entry.name).suffix.lower() in SUFFIXES
     if not entry.is_file():
-        return named and not Path(entry.path).exists()  # a link that leads nowhere
+        return named and not Path(entry.path).exists()  # a broken link
     if named:
         return True
     try:

@@ -1,9 +1,9 @@
-"""The formats that are decoded, and how each is known by its first bytes.
+"""The formats that are decoded, and how each is recognised by its first bytes.
 
-A format is added here, in one line: service, command line, client and page follow. A
-file's name says nothing.
+A new format is one entry here; service, command line, client and page use the list. The
+name of a file does not matter.
 
-JPEG XL is recognised and refused: of the kept decoders for Python one is GPL and
+JPEG XL is recognised and refused: of the maintained decoders for Python, one is GPL and
 decodes a whole image to learn its size, the other is 100 MB of codecs.
 """
 
@@ -24,14 +24,14 @@ from PIL.PpmImagePlugin import PpmImageFile
 from PIL.TiffImagePlugin import TiffImageFile
 from PIL.WebPImagePlugin import WebPImageFile
 
-HEAD = 64  # bytes that suffice to know a format
+HEAD = 64  # bytes that are enough to recognise a format
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Format:
     """A format of image files."""
 
-    name: str  # for people
+    name: str  # in messages
     open: Callable[[BytesIO], ImageFile]  # reads the header; pixels come with `load`
     types: tuple[str, ...]  # media types, the registered one first
     suffixes: tuple[str, ...]  # of file names, the usual one first
@@ -43,7 +43,7 @@ def _start(pattern: bytes) -> re.Pattern[bytes]:
 
 
 def _bitmap(file: BytesIO) -> ImageFile:
-    """Open a BMP, or what a `.dib` may hold: the same without the file's own header."""
+    """Open a BMP, or a DIB, which is a BMP without the file header."""
     headed = file.read(2) == b"BM"
     file.seek(0)
     return BmpImageFile(file) if headed else DibImageFile(file)
@@ -55,8 +55,8 @@ _DIB = (
     rb"[\x28\x34\x38\x40\x6c\x7c]\0\0\0.{8}\x01\0[\x01\x04\x08\x10\x18\x20]\0"
 )
 
-# ISO base media files say in their first box which formats they keep to: "major brand",
-# version, "compatible brands". `mif1` alone names no codec.
+# The first box of an ISO base media file names its formats: "major brand", version,
+# "compatible brands". `mif1` alone names no codec.
 _AVIF = rb"....ftyp(avif|avis|mi[fa]1....(....){0,9}(avif|avis))"
 _HEIC = rb"....ftyp(hei[cxms]|hev[cxms]|m[is]f1....(....){0,9}(hei[cxms]|hev[cxms]))"
 
@@ -148,7 +148,7 @@ SUFFIXES = frozenset(suffix for each in FORMATS for suffix in each.suffixes)
 # For messages: "JPEG, PNG, ... or PPM".
 ACCEPTED = ", ".join(each.name for each in FORMATS[:-1]) + f" or {FORMATS[-1].name}"
 
-# Formats that users send but we do not read: the message names them.
+# Formats that users send but that are not decoded: the message names them.
 _OTHERS = {
     "a JPEG XL": _start(rb"\xff\x0a|\0\0\0\x0cJXL "),
     "a Canon raw": _start(rb"(II\*\0|MM\0\*)....CR|....ftypcrx"),
@@ -172,7 +172,7 @@ def format_of(head: bytes) -> Format | None:
 
 
 def image_format(head: bytes) -> str | None:
-    """Return the name of the format that a file has, such as "JPEG"; None for others.
+    """Return the name of a file's format, such as "JPEG"; None for others.
 
     Args:
         head: the first `HEAD` bytes of the file, or more.
@@ -182,5 +182,5 @@ def image_format(head: bytes) -> str | None:
 
 
 def other_format(head: bytes) -> str | None:
-    """Return what a file is that is not decoded, with its article, where that is known."""
+    """Return which other format a file has, with an article, or None if unknown."""
     return next((name for name, start in _OTHERS.items() if start.match(head)), None)

@@ -1,6 +1,6 @@
-"""Images in memory: each of Pillow's modes as a file that holds its pixels without loss.
+"""Images in memory, written as files without loss, in any mode of Pillow's.
 
-The decoder, here or a service's, then treats them as it treats any file.
+So the decoder, here or in a service, treats them like any other file.
 """
 
 from io import BytesIO
@@ -13,25 +13,25 @@ from PIL.TiffImagePlugin import TiffImageFile
 
 from isogon.images.tiff import mend_planes
 
-# Modes that no file holds: what they become.
+# Modes that no file has -> the mode they are converted to.
 _BECOMES = {
     **{"RGBX": "RGB", "YCbCr": "RGB", "HSV": "RGB"},
     **{"RGBa": "RGBA", "PA": "RGBA", "La": "LA"},
 }
-_SIXTEEN = frozenset({"I;16B", "I;16L", "I;16N"})  # I;16 with its bytes in another order
-_IN_TIFF = frozenset({"CMYK", "LAB", "F", "I"})  # a PNG holds the rest
+_SIXTEEN = frozenset({"I;16B", "I;16L", "I;16N"})  # I;16 with another byte order
+_IN_TIFF = frozenset({"CMYK", "LAB", "F", "I"})  # the other modes fit in a PNG
 
-# TIFF's tags that say what deep samples range over, and where an image's `info` has them.
+# TIFF's tags of the range of deep samples, and their key in an image's `info`.
 _RANGE, _TOLD = (280, 281, 340, 341), "isogon.range"
 
 
 def storable(image: Image.Image) -> Image.Image:
-    """Return the image in a mode that a file holds.
+    """Return the image in a mode that a file can have.
 
-    What Pillow has only opened is its file, which EXIF may turn; what was made of it in
-    memory means its pixels.
+    An image that Pillow has only opened is turned by its EXIF. An image that was made in
+    memory is taken as it is.
     """
-    in_ppm = image.mode == "I" and image.format == "PPM"  # of 16 bits, says the format
+    in_ppm = image.mode == "I" and image.format == "PPM"  # 16 bits, by the format
     if isinstance(image, TiffImageFile):
         mend_planes(image)
     if isinstance(image, ImageFile):
@@ -48,7 +48,7 @@ def storable(image: Image.Image) -> Image.Image:
 
 
 def without_loss(image: Image.Image) -> Literal["PNG", "TIFF"]:
-    """Return the format that holds a storable image, with what its samples range over."""
+    """Return the format that a storable image fits in, with the range of its samples."""
     return "TIFF" if image.mode in _IN_TIFF or image.info.get(_TOLD) else "PNG"
 
 

@@ -1,18 +1,18 @@
-"""What a JPEG will cost: found by walking its markers, before anything is decoded."""
+"""The scans and EXIF segments of a JPEG, from its markers, before it is decoded."""
 
 import re
 from dataclasses import dataclass
 
 from isogon.errors import ImageError, ImageProblem
 
-_LAST = 0xD9  # end of image; a phone's video may follow
+_LAST = 0xD9  # end of the image; a phone's video may follow
 _FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}  # SOF0, SOF1, ...
 _SEQUENTIAL = (0xC0, 0xC1)
 _SCAN = 0xDA
 _EXIF = 0xE1, b"Exif\0\0"
 _WITH_LENGTH = frozenset(range(0xC0, 0xFF)) - frozenset(range(0xD0, 0xDA))
 
-# Within a scan FF stands before 0 or a restart marker, else it begins a marker.
+# In a scan, FF is followed by 0 or a restart marker; any other FF begins a marker.
 _MARKER = re.compile(rb"\xff([^\x00\xd0-\xd7\xff])")
 
 _MOST_SCANS = 200  # cameras write about ten
@@ -23,11 +23,11 @@ _MOST_MARKERS = 10_000  # a profile of 16 MB, in pieces, has 255
 class Structure:
     """How a JPEG is stored."""
 
-    scans: int  # passes over the pixels, in which it is decoded
+    scans: int  # passes over the pixels
     exif: tuple[tuple[int, int], ...]  # where its EXIF segments start and end
 
     def with_short_exif(self, data: bytes) -> bytes:
-        """Return the file without EXIF that takes several segments: only one is read."""
+        """Return the file with only its first EXIF segment."""
         kept, done = [], 0
         for start, end in self.exif[1:]:
             kept.append(data[done:start])
@@ -36,9 +36,9 @@ class Structure:
 
 
 def structure(data: bytes) -> Structure:
-    """Walk a JPEG; a baseline one's only scan is not walked.
+    """Return the structure of a JPEG; the scan of a baseline JPEG is not searched.
 
-    What looks like a marker inside metadata, or after the end of the image, is none.
+    Bytes like a marker inside metadata, or after the end of the image, do not count.
 
     Raises:
         ImageError: it has more scans or segments than any camera or editor writes.
@@ -66,7 +66,7 @@ def structure(data: bytes) -> Structure:
                     f"Save it again as JPEG.",
                 )
             if sequential and segment[2:3] == bytes([components]):
-                # It holds every component: the decoder reads no further.
+                # It has every component: the decoder reads no further.
                 return Structure(scans=scans, exif=tuple(exif))
         place += length
     raise ImageError(

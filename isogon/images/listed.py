@@ -19,12 +19,14 @@ from urllib.request import url2pathname
 
 from isogon.errors import UsageError
 from isogon.images.classes import (
+    LABELS,
     ClassChoice,
-    Classes,
     classes_by_folder,
+    classes_by_label,
     column_named,
     column_words,
-    required_column,
+    label_column,
+    label_text,
 )
 from isogon.images.collection import require_unique
 from isogon.images.folder import ImageFolder
@@ -32,26 +34,19 @@ from isogon.images.formats import SUFFIXES
 
 LISTS = {".csv", ".tsv", ".jsonl", ".ndjson", ".txt"}
 
-# Names of columns, the first that is there counts; capitals and blanks do not.
+# Names of columns of paths; the first that is present counts. Case and blanks are ignored.
 PATHS = (
     *("path", "image_path", "img_path", "file_path", "filepath", "filename", "file_name"),
     *("relative_path", "image_file", "file", "image", "img", "image_name", "name"),
     *("image_filename", "img_name", "img_file", "fname", "paths", "filenames", "uri"),
     *("images", "photo", "picture", "image_id", "img_id", "id"),
 )
-LABELS = (
-    *("label", "class", "target", "category", "class_name", "label_name", "classname"),
-    *("fine_label", "labels", "classes", "species", "class_id", "category_id", "label_id"),
-    *("coarse_label", "category_name", "species_name", "breed", "variety", "type", "tag"),
-    *("class_label", "image_label", "target_class", "cls", "class_idx", "label_idx"),
-    *("y", "gt", "ground_truth", "annotation", "diagnosis", "dx"),
-)
 
-_HINT = "Expected a heading with a column `path` and, where there are classes, `label`."
+_HINT = "Expected a heading with a column `path` and, if there are classes, `label`."
 _DELIMITERS = (",", "\t", ";", "|")
 _BITS = {"0": 0, "0.0": 0, "1": 1, "1.0": 1}  # of a column for one class
 
-# The suffix of an image, and behind it something more: the label.
+# A path that ends with an image's suffix, followed by a label.
 _ENDS = tuple(SUFFIXES)
 _LABELLED = re.compile(
     rf'"?(.+(?:{"|".join(map(re.escape, sorted(SUFFIXES, reverse=True)))}))"?'
@@ -62,11 +57,11 @@ _LABELLED = re.compile(
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Table:
-    """What a list says: a row per image."""
+    """The content of a list: one row per image."""
 
     columns: tuple[str, ...]
     rows: Sequence[Mapping[str, str]]
-    origin: str | None = None  # in words, of the labels of lines without a heading
+    origin: str | None = None  # where the labels are from, if there is no heading
 
 
 def listed_images(
@@ -76,11 +71,11 @@ def listed_images(
 
     Args:
         files: the lists, all with the same columns.
-        where: them, for messages.
-        choice: which column the classes are in, or which level of folders.
+        where: the lists, for messages.
+        choice: which column has the classes, or which level of folders.
 
     Raises:
-        UsageError: a list is no such file, or `images_at` refuses it.
+        UsageError: a list cannot be read, or `images_at` refuses it.
     """
     tables = [_table(file) for file in files]
     columns = tables[0].columns
@@ -88,7 +83,7 @@ def listed_images(
         if table.columns != columns:
             raise UsageError(
                 f"{file} has the columns {', '.join(table.columns)}, but {files[0]} has "
-                f"{', '.join(columns)}. Give all lists the same."
+                f"{', '.join(columns)}. Give all lists the same columns."
             )
     path = column_named(columns, PATHS)
     if path is None:
@@ -133,19 +128,6 @@ def _one_hot(
     return [names[0] for names in hot], f"from the columns {named}{more}: one is 1 in a row"
 
 
-def label_column(columns: Sequence[str], choice: ClassChoice, where: str) -> str | None:
-    """Return the column that classes are taken from; None where there is none.
-
-    Raises:
-        UsageError: the column that is asked for is not there.
-    """
-    if choice.level is not None:
-        return None
-    if choice.column is not None:
-        return required_column(columns, choice.column, where)
-    return column_named(columns, LABELS)
-
-
 def images_at(
     paths: Sequence[tuple[Path, str]],
     labels: Sequence[str | None] | None,
@@ -154,20 +136,20 @@ def images_at(
     where: str,
     level: int | None = None,
 ) -> ImageFolder:
-    """Return images that are files of their own; the names are the paths, tidied.
+    """Return images that are separate files; their names are the normalised paths.
 
-    A listed file that does not exist is unreadable like one that does not decode.
+    A listed file that does not exist counts as unreadable.
 
     Args:
         paths: the list that names an image, and the image's path: absolute, or
             relative to the list's folder.
-        labels: their classes; None where no column has any.
-        origin: in words, where the labels are from, or that they are not there.
+        labels: their classes; None if no column has labels.
+        origin: where the labels are from, or that there are none, in words.
         where: the lists, for messages.
-        level: of the folders whose names are the classes, in place of labels.
+        level: of the folders whose names are the classes, instead of labels.
 
     Raises:
-        UsageError: nothing is listed, an image twice, or only some have a label.
+        UsageError: nothing is listed, an image is listed twice, or only some have a label.
     """
     if not paths:
         raise UsageError(f"{where} lists no images. {_HINT}")
@@ -245,26 +227,6 @@ def _searched(names: Sequence[str], root: Path, where: str) -> tuple[str, ...]:
     return tuple(found)
 
 
-def classes_by_label(
-    labels: Sequence[str | None] | None, images: int, origin: str, where: str
-) -> Classes:
-    """Return the classes that a column gives, if there is one and it is not empty.
-
-    Raises:
-        UsageError: some images have a label and others have none.
-    """
-    if labels is None:
-        return Classes.none(images, origin)
-    missing = [number for number, label in enumerate(labels, 1) if not label]
-    if missing and len(missing) < len(labels):
-        shown = ", ".join(map(str, missing[:10]))
-        raise UsageError(
-            f"{where} gives a label to {len(labels) - len(missing)} of its {len(labels)} "
-            f"images, but not to image {shown}. Label all of them, or none."
-        )
-    return Classes.of([label or "" for label in labels], origin)
-
-
 def _table(file: Path) -> _Table:
     suffix = file.suffix.lower()
     try:
@@ -280,7 +242,7 @@ def _table(file: Path) -> _Table:
 
 
 def _encoding(file: Path) -> str:
-    """Return UTF-8, or, where the file says so, the UTF-16 of Excel's "Unicode text"."""
+    """Return UTF-8, or UTF-16 if the file has its mark, as Excel's "Unicode text" does."""
     with file.open("rb") as opened:
         mark = opened.read(4)
     utf_16 = mark[:2] in (b"\xff\xfe", b"\xfe\xff") and len(mark) == 4
@@ -288,7 +250,7 @@ def _encoding(file: Path) -> str:
 
 
 def _plain(text: str, file: Path) -> _Table:
-    """Read a path, or a path and a label, per line; with a heading, a table."""
+    """Read a path, or a path and a label, per line; with a heading, read a table."""
     lines = [line for line in text.replace("\r\n", "\n").split("\n") if line.strip()]
     heading = re.split(r"[,\t;| ]+", lines[0].strip("# ")) if lines else []
     if len(heading) > 1 and column_named(heading, PATHS) and column_named(heading, LABELS):
@@ -302,12 +264,12 @@ def _plain(text: str, file: Path) -> _Table:
             rows.append(_path_and_label(line.strip(), file.parent))
     if not any(row["label"] for row in rows):
         return _Table(columns=("path",), rows=[{"path": row["path"]} for row in rows])
-    origin = "from what stands beside the path on each line"
+    origin = "from the text after the path on each line"
     return _Table(columns=("path", "label"), rows=rows, origin=origin)
 
 
 def _path_and_label(line: str, folder: Path) -> dict[str, str]:
-    """Divide a line that names no file as it stands; the label is mostly behind."""
+    """Split a line that is not the path of a file; the label is usually after the path."""
     first, _, rest = line.partition(" ")
     if line.lower().endswith(_ENDS):
         before = rest and (folder / rest.strip()).exists()
@@ -317,7 +279,7 @@ def _path_and_label(line: str, folder: Path) -> dict[str, str]:
 
 
 def _delimited(text: str, usual: str, file: Path) -> _Table:
-    """Read a table with a heading, whose most frequent delimiter is the table's."""
+    """Read a table with a heading; its delimiter is the heading's most frequent one."""
     text = text.lstrip("\r\n# ")
     delimiter = max((usual, *_DELIMITERS), key=text.partition("\n")[0].count)
     reader = csv.reader(
@@ -337,8 +299,8 @@ def _delimited(text: str, usual: str, file: Path) -> _Table:
         if len(fields) != len(columns):
             raise UsageError(
                 f"{file}, line {reader.line_num}: expected {len(columns)} fields, "
-                f"{', '.join(columns)}, got {fields}. Fields that hold a delimiter are "
-                f"written in double quotes."
+                f"{', '.join(columns)}, got {fields}. Write fields that contain a "
+                f"delimiter in double quotes."
             )
         rows.append(dict(zip(columns, map(str.strip, fields), strict=True)))
     return _Table(columns=columns, rows=rows)
@@ -380,17 +342,12 @@ def _headless(first: Sequence[str], text: str, delimiter: str, file: Path) -> _T
 
 
 def _json_lines(text: str, file: Path) -> _Table:
-    """Read an object per line; a key that a line lacks is an empty field."""
+    """Read one JSON object per line; a missing key is an empty field."""
     objects = [json.loads(line) for line in text.split("\n") if line.strip()]
     if not all(isinstance(each, dict) for each in objects):
-        raise UsageError(f"{file} has lines that are no JSON objects. {_HINT}")
+        raise UsageError(f"{file} has lines that are not JSON objects. {_HINT}")
     columns = tuple(dict.fromkeys(key for each in objects for key in each))
     return _Table(
         columns=columns,
         rows=[{key: label_text(each.get(key)) for key in columns} for each in objects],
     )
-
-
-def label_text(value: object) -> str:
-    """Return a value of JSON or Parquet as the name of a class; empty for none."""
-    return "" if value is None else str(value)

@@ -1,7 +1,7 @@
-"""PPM and PGM whose largest sample is neither 255 nor 65535, by numpy.
+"""PPM and PGM files with a maximum other than 255 and 65535, decoded with numpy.
 
-Pillow reads those sample by sample in Python: ten seconds for a file of 20 MB, in which
-no other thread runs.
+Pillow decodes these sample by sample in Python. A file of 20 MB takes ten seconds, during
+which no other thread runs.
 """
 
 import numpy as np
@@ -12,7 +12,7 @@ from isogon.images.samples import Range, levels
 
 
 def is_unusual(image: Image.Image) -> bool:
-    """Return whether an opened image is one of those."""
+    """Return whether an opened image is such a file."""
     return isinstance(image, PpmImageFile) and image.tile[0].codec_name == "ppm"
 
 
@@ -20,12 +20,12 @@ def unusual(image: Image.Image, data: bytes, stated: Range | None) -> Image.Imag
     """Return the image in 8 bits, grey or RGB.
 
     Args:
-        image: as it was opened, not loaded.
+        image: opened, not loaded.
         data: its file.
-        stated: black and white of grey samples of more than 8 bits; None: the file's.
+        stated: the range of grey samples of more than 8 bits; None: the file's.
 
     Raises:
-        ValueError: the file breaks off.
+        ValueError: the file is truncated.
     """
     assert isinstance(image, PpmImageFile)
     tile = image.tile[0]

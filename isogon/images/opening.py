@@ -1,4 +1,4 @@
-"""From what somebody writes to the images it means."""
+"""Open a source of images from the text that names it."""
 
 import re
 from pathlib import Path
@@ -25,18 +25,18 @@ def open_images(
         source: one of
             a folder, with or without class folders;
             `images.tar`, in which folders, or tars inside the tar, are classes;
-            `shard-{0000..0009}.tar` or `shard-*.tar`, several tars, among them
-            WebDataset's, where `.cls` files, or labels in `.json` files, are classes;
-            `wds/` may stand in front;
+            `shard-{0000..0009}.tar` or `shard-*.tar`, several tars; in WebDataset's,
+            `.cls` files or labels in `.json` files are classes; the prefix `wds/` is
+            ignored;
             `list.csv`, `list.tsv`, `list.jsonl`, `list.parquet` with a column `path`
-            and, where there are classes, `label`, or the like; or Parquet with the
+            and, if there are classes, `label`, or similar names; or Parquet with the
             encoded bytes in `image`;
             `list.txt`, a path on every line.
-        forms: what may be written, for messages.
-        choice: where the classes come from; without it that is found out.
+        forms: the accepted sources, for messages.
+        choice: where the classes come from; None: detect it.
 
     Raises:
-        UsageError: there is no such source, or none of its images can be read.
+        UsageError: there is no such source, or it cannot be read.
     """
     folder = Path(source).expanduser()
     if folder.is_dir():
@@ -46,10 +46,10 @@ def open_images(
 
 
 def require_there(source: str, *, forms: str = FORMS) -> list[Path]:
-    """Return the files that a source names, or the folder; nothing in it is looked at.
+    """Return the files that a source names, or the folder, without reading them.
 
     Raises:
-        UsageError: one of them is not there.
+        UsageError: one of them does not exist.
     """
     folder = Path(source).expanduser()
     if folder.is_dir():
@@ -76,14 +76,14 @@ def _from_files(files: list[Path], source: str, forms: str, choice: ClassChoice)
         return parquet_images(files, where=source, choice=choice)
     if kinds & {".gz", ".tgz", ".bz2", ".xz", ".zst", ".zip"}:
         raise UsageError(
-            f"{source} is compressed, so that no image in it can be read by its place. "
-            f"Unpack it to a folder, or to an uncompressed .tar."
+            f"{source} is compressed, so its images cannot be read one by one. Unpack it "
+            f"to a folder, or to an uncompressed .tar."
         )
-    raise UsageError(f"{source} is no source of images. Write {forms}.")
+    raise UsageError(f"{source} is not a source of images. Write {forms}.")
 
 
 def _expanded(pattern: str) -> list[Path]:
-    """Return the files that a pattern with braces and stars means, in order."""
+    """Return the files of a pattern with braces and stars, in order."""
     path = Path(pattern).expanduser()
     if path.exists():
         return [path]

@@ -1,7 +1,7 @@
-"""How a stored image is to be turned, of all that its metadata says.
+"""The orientation of an image, read from its EXIF or XMP.
 
-EXIF is not given to Pillow, which copies every value out of it: a megabyte in which
-thousands of values overlap becomes gigabytes.
+Pillow does not parse the EXIF here, because it copies every value: from a megabyte in
+which thousands of values overlap it makes gigabytes.
 """
 
 import re
@@ -12,7 +12,8 @@ from PIL.TiffImagePlugin import TiffImageFile
 
 _TAG = 0x0112
 _ENTRY = 12  # bytes
-# By the type of the value: it should be SHORT, but cameras write others.
+
+# By the type of the value, which should be SHORT; cameras write others too.
 _KINDS = {1: "B", 3: "H", 4: "I", 8: "h", 9: "i"}
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -27,7 +28,7 @@ _IN_XMP = re.compile(rb'tiff:Orientation(?:="|>)([1-8])')
 
 
 def turn_of(image: Image.Image) -> Image.Transpose | None:
-    """Return what makes a loaded image upright; Pillow has turned a TIFF already."""
+    """Return the transposition that makes a loaded image upright; Pillow does a TIFF's."""
     if isinstance(image, TiffImageFile):
         return None
     exif = image.info.get("exif")
@@ -61,7 +62,7 @@ def _in_exif(exif: bytes) -> int | None:
             if tag == _TAG and kind in _KINDS:
                 return int(struct.unpack_from(order + _KINDS[kind], exif, entry + 8)[0])
     except struct.error:
-        pass  # damaged EXIF says nothing
+        pass  # ignore damaged EXIF
     return None
 
 

@@ -1,4 +1,4 @@
-"""Images in Parquet: a list of paths, or the encoded images themselves."""
+"""Images in Parquet files: a column of paths, or of encoded images."""
 
 import json
 from collections.abc import Iterable, Sequence
@@ -12,34 +12,48 @@ import pyarrow.parquet as pq
 from PIL import Image
 
 from isogon.errors import UsageError
-from isogon.images.classes import ClassChoice, classes_by_folder, column_named, column_words
-from isogon.images.collection import Images, Indices, decoded, require_unique
-from isogon.images.listed import (
-    PATHS,
+from isogon.images.classes import (
+    ClassChoice,
+    classes_by_folder,
     classes_by_label,
-    images_at,
+    column_named,
+    column_words,
     label_column,
     label_text,
 )
+from isogon.images.collection import Images, Indices, decoded, require_unique
+from isogon.images.listed import PATHS, images_at
 
-# A row group is the smallest part that can be read; each process keeps two.
+# A row group is the smallest part that can be read; each process caches two.
 _LARGEST_GROUP = 256 * 2**20  # bytes, of encoded images
-
 IMAGES = ("image", "img", "jpg", "jpeg", "png", "webp", "picture", "photo", "bytes")
-
 _HINT = (
     "Expected a column `image` of encoded images (binary, or a struct with `bytes`) or "
-    "a column `path`, and, where there are classes, a column `label`."
+    "a column `path`, and, if there are classes, a column `label`."
 )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Columns:
+    """The columns of images, paths and labels."""
+
+    all: tuple[str, ...]
+    image: str | None
+    path: str | None
+    label: str | None
+
+    @property
+    def words(self) -> str:
+        return column_words(self.label, self.all, used=(self.image, self.path))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ParquetImages(Images):
     """Encoded images in a column of Parquet files.
 
-    One image costs reading its row group, unless the image before came from it too:
-    13 ms for 100 photographs of 120 kB, the size of Hugging Face's groups, beside 4 ms
-    for decoding one. A tar has no such cost.
+    Reading an image reads its row group, unless that is cached: 13 ms for 100 photographs
+    of 120 kB, the size of Hugging Face's groups; decoding one takes 4 ms. A tar has no
+    such cost.
     """
 
     parts: tuple[Path, ...]
@@ -77,35 +91,21 @@ class ParquetImages(Images):
         return self.parts
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class _Columns:
-    """Which column holds what."""
-
-    all: tuple[str, ...]
-    image: str | None
-    path: str | None
-    label: str | None
-
-    @property
-    def words(self) -> str:
-        return column_words(self.label, self.all, used=(self.image, self.path))
-
-
 def parquet_images(files: Sequence[Path], *, where: str, choice: ClassChoice) -> Images:
-    """Return the images that Parquet files list or hold.
+    """Return the images that Parquet files list or contain.
 
-    Images held have the names in `path`, where there is such a column, else the number
-    of their row; with several files the name of each stands before. Numbered classes have
-    the names that Hugging Face's metadata gives them.
+    A contained image is named by the column `path`, or by its row number without one; with
+    several files, the name begins with the file's name. Numbered classes have the names in
+    Hugging Face's metadata.
 
     Args:
         files: all with the same columns.
-        where: them, for messages.
-        choice: which column the classes are in, or which level of the paths' folders.
+        where: the files, for messages.
+        choice: which column has the classes, or which level of the paths' folders.
 
     Raises:
-        UsageError: no Parquet, no fitting columns, too large row groups, no images, two
-            of one name, or only some with a label.
+        UsageError: a file is not Parquet, columns do not fit, row groups are too large,
+            there are no images, two have one name, or only some have a label.
     """
     opened = [_opened(file) for file in files]
     schema = opened[0].schema_arrow
@@ -113,7 +113,8 @@ def parquet_images(files: Sequence[Path], *, where: str, choice: ClassChoice) ->
         if other.schema_arrow.names != schema.names:
             raise UsageError(
                 f"{file} has the columns {', '.join(other.schema_arrow.names)}, but "
-                f"{files[0]} has {', '.join(schema.names)}. Give all files the same."
+                f"{files[0]} has {', '.join(schema.names)}. Give all files the "
+                f"same columns."
             )
     columns = _columns(schema, choice, where)
     labels = None
@@ -197,7 +198,7 @@ def _opened(file: Path) -> pq.ParquetFile:
 
 
 def _image_column(schema: pa.Schema) -> str | None:
-    """Return the column of encoded images: one of a usual name, else the only one."""
+    """Return the column of encoded images: one with a usual name, else the only one."""
     encoded = [field.name for field in schema if _is_encoded(field.type)]
     found = column_named(encoded, IMAGES) or (encoded[0] if len(encoded) == 1 else None)
     if found is None and "image" in schema.names:
@@ -225,7 +226,7 @@ def _texts(opened: pq.ParquetFile, column: str) -> list[str | None]:
 
 
 def _labels(opened: pq.ParquetFile, column: str) -> list[str]:
-    """Return a column's classes, by name where the file's metadata tell the names."""
+    """Return a column's classes, by name if the file's metadata have the names."""
     values = opened.read(columns=[column], use_threads=False)[column].to_pylist()
     names = _class_names(opened.schema_arrow, column)
     return [
@@ -253,16 +254,16 @@ def _require_small(opened: pq.ParquetFile, group: int, column: str, file: Path) 
     )
     if size > _LARGEST_GROUP:
         raise UsageError(
-            f"Row group {group} of {file} holds {size / 2**20:,.0f} MiB of images, and "
-            f"reading one image means reading its group; at most "
-            f"{_LARGEST_GROUP // 2**20} MiB are read. Write the file again with "
+            f"Row group {group} of {file} has {size / 2**20:,.0f} MiB of images, and "
+            f"reading one image means reading its group; the limit is "
+            f"{_LARGEST_GROUP // 2**20} MiB. Write the file again with "
             f"`pyarrow.parquet.write_table(table, path, row_group_size=100)`."
         )
 
 
 @lru_cache(maxsize=2)
 def _cells(part: Path, group: int, column: str) -> pa.Array:
-    """Return one row group's encoded images, without threads: forks lose them."""
+    """Return one row group's encoded images, read without threads, which forks lose."""
     with pq.ParquetFile(part, memory_map=True, pre_buffer=False) as opened:
         table = opened.read_row_group(group, columns=[column], use_threads=False)
     cells = table[column.removesuffix(".bytes")].combine_chunks()

@@ -1,4 +1,4 @@
-"""PNG's chunks: the metadata that must not hinder decoding, and what grey samples mean."""
+"""PNG chunks: remove metadata that prevents decoding; read bits and transparency."""
 
 import zlib
 from collections.abc import Iterator
@@ -8,24 +8,26 @@ from PIL import PngImagePlugin
 from isogon.errors import ImageError, ImageProblem
 
 _SIGNATURE = 8  # bytes
-_DEPTH = 24  # where the bits of a sample stand
+_DEPTH = 24  # the offset of the bits per sample
 _TEXTS = (b"tEXt", b"zTXt", b"iTXt")
 _PROFILE = b"iCCP"
-_LENGTHS = {b"gAMA": 4, b"cHRM": 32, b"sRGB": 1, b"pHYs": 9}  # bytes; else they are damaged
+
+# Lengths in bytes; a chunk of another length is damaged.
+_LENGTHS = {b"gAMA": 4, b"cHRM": 32, b"sRGB": 1, b"pHYs": 9}
 _ANIMATION = (b"acTL", b"fcTL", b"fdAT")
 _MOST_CHUNKS = 100_000  # libpng writes one for each 8 KiB
 _ROOM = 4 * 2**20  # bytes of texts and profile that are read, unpacked
 
-# Pillow calls a file damaged in which one text or the profile unpacks to more than 1 MiB.
+# By default Pillow refuses a file if a text or the profile unpacks to more than 1 MiB.
 PngImagePlugin.MAX_TEXT_CHUNK = _ROOM
 
 
 def without_excess(data: bytes) -> bytes:
-    """Return a PNG without the metadata that is damaged or larger than is read.
+    """Return a PNG without damaged or too large metadata.
 
-    Left out are auxiliary chunks with a wrong checksum or length, texts and profiles
-    once they unpack to more than 4 MiB together, and an animation's later frames. Most
-    files come back as they are.
+    This removes auxiliary chunks with a wrong checksum or length, texts and profiles after
+    they unpack to more than 4 MiB together, and an animation's later frames. Most files
+    are returned unchanged.
 
     Raises:
         ImageError: it has more chunks than any writer makes.
@@ -40,7 +42,7 @@ def without_excess(data: bytes) -> bytes:
                 f"has more than {_MOST_CHUNKS:,} chunks. Save it again as PNG.",
             )
         if kind[0] < ord("a") or end > len(data):
-            continue  # pixels and what they need, or cut off: the decoder judges those
+            continue  # chunks of the pixels, or truncated: the decoder checks those
         body = data[start + 8 : end - 4]
         read = kind in _TEXTS or kind == _PROFILE
         if read:
@@ -57,7 +59,7 @@ def without_excess(data: bytes) -> bytes:
 
 
 def significant_bits(data: bytes) -> int | None:
-    """Return the first number of a PNG's `sBIT`, or None where it has none."""
+    """Return the first number of a PNG's `sBIT`, or None."""
     for kind, start, end in _chunks(data):
         if kind == b"sBIT" and end - start > 12:
             return data[start + 8]
@@ -67,13 +69,13 @@ def significant_bits(data: bytes) -> int | None:
 
 
 def mend_transparency(image: PngImagePlugin.PngImageFile, data: bytes) -> None:
-    """Bring the transparent colour to the scale of the pixels, where Pillow does not.
+    """Scale the transparent colour like the pixels, if Pillow does not.
 
-    In the file it has the samples' own bits. Pillow brings grey of 2 and 4 bits to 8, and
-    of colours of 16 bits it keeps the high byte.
+    In the file it has the samples' own bits. Pillow scales pixels of 2- and 4-bit grey to
+    8 bits, and keeps the high byte of 16-bit colours.
     """
     colour, depth = image.info.get("transparency"), data[_DEPTH]
-    if isinstance(colour, str):  # a text of this name
+    if isinstance(colour, str):  # a text chunk named `transparency`
         del image.info["transparency"]
     elif image.mode == "L" and isinstance(colour, int):
         image.info["transparency"] = colour * (255 // (2**depth - 1))
@@ -82,7 +84,7 @@ def mend_transparency(image: PngImagePlugin.PngImageFile, data: bytes) -> None:
 
 
 def _chunks(data: bytes) -> Iterator[tuple[bytes, int, int]]:
-    """Yield each chunk's kind, its start and its end in `data`, which may lie beyond."""
+    """Yield each chunk's kind, start and end; the end may be beyond `data`."""
     place = _SIGNATURE
     while place + 12 <= len(data):
         kind = data[place + 4 : place + 8]
@@ -92,20 +94,20 @@ def _chunks(data: bytes) -> Iterator[tuple[bytes, int, int]]:
 
 
 def _unpacked_size(kind: bytes, body: bytes, room: int) -> int:
-    """Return the bytes of a text or a profile; more than `room` if it is not to be read."""
+    """Return the unpacked bytes of a text or profile; more than `room` if unreadable."""
     packed = _packed(kind, body)
     if room < 0 or packed is None:
         return len(body)
     if packed[:1] != b"\0":
-        return room + 1  # a method of compression that does not exist
+        return room + 1  # unknown compression method
     try:
         return len(zlib.decompressobj().decompress(packed[1:], room + 1))
     except zlib.error:
-        return len(body)  # Pillow passes over what does not unpack
+        return len(body)  # Pillow ignores it
 
 
 def _packed(kind: bytes, body: bytes) -> bytes | None:
-    """Return the method of compression and what follows; None of a text that is plain."""
+    """Return the compression method and the compressed bytes; None for plain text."""
     _, _, rest = body.partition(b"\0")
     if kind == b"tEXt":
         return None

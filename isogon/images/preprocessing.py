@@ -1,6 +1,6 @@
-"""From an RGB image to the uint8 pixels every runner takes: crop and resize, once.
+"""From an RGB image to the uint8 pixels that every runner takes: crop and resize.
 
-Training-evaluation, parity, calibration and serving all call this. Normalisation
+Evaluation in training, parity, calibration and serving all call this. Normalisation
 is not here: it is part of the exported graph.
 """
 
@@ -23,12 +23,12 @@ def _ascending(limits: Range) -> Range:
     return limits
 
 
-# What deep grey samples range over, [black, white]; see `isogon/images/samples.py`.
+# The range of deep grey samples, [black, white]; see `isogon/images/samples.py`.
 SampleRange = Annotated[Range, AfterValidator(_ascending)]
 
 
 class Preprocessing(BaseModel):
-    """The centred box that is kept of an image, and the size it is brought to.
+    """The centred box that is cut out of an image, and the size it is resized to.
 
     The box is the largest one with the target's aspect ratio, times `crop`; it is
     resampled in one step (bicubic, antialiased). Cutting before resizing gives the
@@ -36,8 +36,8 @@ class Preprocessing(BaseModel):
     images of any aspect ratio.
 
     `mean` and `std` are in units of [0, 1] and are applied inside the graph. `range` is
-    what decoding takes for black and white in grey images of more than 8 bits; None,
-    which is not written, means what each file says.
+    [black, white] of grey images of more than 8 bits; None, which is not written, means
+    the range that each file states.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -54,7 +54,7 @@ class Preprocessing(BaseModel):
     def pixels(self, image: Image.Image) -> UInt8[np.ndarray, "h w 3"]:
         """Return the image's pixels at the model's size, RGB."""
         scale = self.crop * min(image.width / self.width, image.height / self.height)
-        # Rounding may put the product an ulp beyond the image, which Pillow refuses.
+        # By rounding, the product may exceed the image by an ulp, which Pillow refuses.
         box_width = min(self.width * scale, image.width)
         box_height = min(self.height * scale, image.height)
         left = (image.width - box_width) / 2

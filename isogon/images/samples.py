@@ -1,8 +1,8 @@
-"""Grey samples of more than 8 bits: which of them is black and which is white.
+"""Grey samples of more than 8 bits ("deep"): their range from black to white.
 
-In this order: the range that is stated (`[data] range` of a recipe), what the file's
-tags say (TIFF's BitsPerSample, MaxSampleValue and SMaxSampleValue, PNG's sBIT), and for
-16 unsigned bits 0 to 65535. Nothing is assumed of other samples; they are refused.
+The range is, in this order: the one stated (`[data] range` of a recipe), the one of the
+file's tags (TIFF's BitsPerSample, MaxSampleValue and SMaxSampleValue, PNG's sBIT), and for
+16 unsigned bits 0 to 65535. Other samples without a range are refused.
 """
 
 from functools import lru_cache
@@ -18,13 +18,11 @@ from isogon.errors import ImageError, ImageProblem
 from isogon.images.png import significant_bits
 
 Range = tuple[float, float]  # black, white
-
 FULL: Range = (0.0, 65535.0)
 
-_STRIP = 64  # rows that are computed at a time, in float64
-# The key of an image's `info` that holds the largest sample, where its range is assumed.
+# The key of an image's `info` for the largest sample, if the range is assumed.
 ASSUMED = "isogon.largest"
-
+_STRIP = 64  # rows computed at a time, in float64
 _SIXTEEN = ("I;16", "I;16B", "I;16L", "I;16N")
 
 # TIFF's tags
@@ -39,10 +37,10 @@ def is_deep(image: Image.Image) -> bool:
 
 
 def told_range(image: Image.Image, data: bytes) -> Range | None:
-    """Return what a file of deep samples says they range over, or None.
+    """Return the range that a file states for its deep samples, or None.
 
     Args:
-        image: as it was opened, loaded.
+        image: opened and loaded.
         data: the file.
     """
     if isinstance(image, TiffImageFile):
@@ -53,17 +51,17 @@ def told_range(image: Image.Image, data: bytes) -> Range | None:
 
 
 def eight_bit(image: Image.Image, limits: Range | None) -> Image.Image:
-    """Return deep samples as 8-bit grey: black is 0, white is 255, the rest in equal steps.
+    """Return deep samples as 8-bit grey: black is 0, white is 255, in equal steps.
 
-    A transparent grey stays one: the result is of mode LA then.
+    If one grey is transparent, the result has mode LA.
 
     Args:
-        image: as it was opened, of mode I;16 and its like, I or F; its `info` may
-            name a transparent grey.
-        limits: which sample is black and which white; None: nothing says so.
+        image: as opened, of mode I;16 or a variant, I or F; its `info` may name a
+            transparent grey.
+        limits: the samples of black and white; None: unknown.
 
     Raises:
-        ImageError: nothing says what the samples range over.
+        ImageError: the range is unknown and is not assumed.
     """
     samples = np.asarray(image)
     assumed = limits is None and image.mode in _SIXTEEN
@@ -73,9 +71,9 @@ def eight_bit(image: Image.Image, limits: Range | None) -> Image.Image:
         kind = "floating-point numbers" if image.mode == "F" else "integers of 32 bits"
         raise ImageError(
             ImageProblem.UNSUPPORTED,
-            f"holds {kind}, and nothing says which is black and which is white. Convert "
-            f"it to 8 or 16 bits, or state `range = [black, white]` under [data] of the "
-            f"recipe.",
+            f"has samples that are {kind}, without their range from black to white. "
+            f"Convert it to 8 or 16 bits, or state `range = [black, white]` under [data] "
+            f"of the recipe.",
         )
     if image.mode in _SIXTEEN:
         grey = _table(limits)[samples]
@@ -95,23 +93,12 @@ def eight_bit(image: Image.Image, limits: Range | None) -> Image.Image:
     return result
 
 
-def _is_inverted(image: Image.Image) -> bool:
-    """Return whether 0 is white, which Pillow heeds in 8 bits only."""
-    tag, inverted = _WHITE_IS_ZERO
-    return isinstance(image, TiffImageFile) and image.tag_v2.get(tag) == inverted
-
-
-@lru_cache(maxsize=16)
-def _table(limits: Range) -> UInt8[np.ndarray, " 65536"]:
-    return levels(np.arange(65536), limits)
-
-
 def levels(
     samples: Shaped[np.ndarray, "h ..."], limits: Range
 ) -> UInt8[np.ndarray, "h ..."]:
-    """Return the equal step, of 256, in which each sample lies; the last holds white.
+    """Return each sample's level, of 256 equal steps from black to white.
 
-    NaN is black, and what lies outside is the nearer end.
+    NaN becomes black; samples outside the range become black or white.
     """
     black, white = limits
     end = white + 1 if samples.dtype.kind in "iu" else white
@@ -121,6 +108,17 @@ def levels(
         known = np.nan_to_num(strip, nan=black).clip(black, white) - black
         found[top : top + _STRIP] = (known * (256 / (end - black))).clip(0, 255)
     return found
+
+
+def _is_inverted(image: Image.Image) -> bool:
+    """Return whether 0 is white; Pillow handles this only in 8 bits."""
+    tag, inverted = _WHITE_IS_ZERO
+    return isinstance(image, TiffImageFile) and image.tag_v2.get(tag) == inverted
+
+
+@lru_cache(maxsize=16)
+def _table(limits: Range) -> UInt8[np.ndarray, " 65536"]:
+    return levels(np.arange(65536), limits)
 
 
 def _range_of_tiff(image: TiffImageFile) -> Range | None:
@@ -134,13 +132,13 @@ def _range_of_tiff(image: TiffImageFile) -> Range | None:
         return found if found[0] < found[1] else None
     bits = int(_number(tags.get(_BITS_PER_SAMPLE)) or 16)
     if most is not None and 0 < most < FULL[1]:
-        # It may be the largest sample of this image alone, which says how many bits.
+        # It may be this image's largest sample, so only its number of bits counts.
         bits = min(bits, int(most).bit_length())
     return 0.0, 2.0 ** max(bits, 8) - 1
 
 
 def _number(value: object) -> float | None:
-    """Return a tag's only value, or the first of several, one for each channel."""
+    """Return a tag's value, or the first of several (one per channel)."""
     if isinstance(value, tuple) and value:
         value = value[0]
     try:
@@ -152,8 +150,8 @@ def _number(value: object) -> float | None:
 def _range_of_png(image: PngImageFile, bits: int | None) -> Range | None:
     """Return the range of a 16-bit PNG of which `bits` are significant.
 
-    By the standard (sBIT) such samples were scaled up to 16 bits. Many writers leave them
-    as they were: then none needs more bits, and they are not what scaling gives.
+    By the standard (sBIT), such samples are scaled up to 16 bits. Many writers do not
+    scale them. Then no sample needs more bits, and the values are not those of scaling.
     """
     if bits is None or not 8 <= bits < 16:
         return None

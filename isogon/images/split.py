@@ -1,4 +1,4 @@
-"""The split into training, calibration and test images, by the hash of their names."""
+"""The split into bank (training), calibration and test images, by a hash of the names."""
 
 import hashlib
 from dataclasses import dataclass
@@ -20,21 +20,21 @@ _REMEDY = (
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Shares:
-    """How much of the images is held out."""
+    """Which share of the images is held out."""
 
-    calibration: float = 0.15  # or as many as alpha needs, if that is more
+    calibration: float = 0.15  # more if alpha needs more
     calibration_limit: int = 500
     test: float = 0.15
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Split:
-    """Indices by role; no image plays two.
+    """Indices by role; no image has two roles.
 
-    The same images get the same roles on any machine and in any order of listing.
+    The same images get the same roles on any machine, in any order of listing.
     """
 
-    bank: Int[np.ndarray, " bank"]  # to learn from and to compare with
+    bank: Int[np.ndarray, " bank"]  # to train on, and the detector's bank
     calibration: Int[np.ndarray, " calibration"]
     test: Int[np.ndarray, " test"]
 
@@ -47,20 +47,20 @@ def split(
     alpha: float,
     pictures: Indices | None = None,
 ) -> Split:
-    """Divide the usable images so that a false-alarm rate `alpha` can be promised.
+    """Split the usable images, with enough calibration images for `alpha`.
 
-    Of each picture one image at most is held out, for copies tell nothing more; its
-    other images play no role.
+    At most one image of each picture is held out, because copies add no information; the
+    copies of a held-out image have no role.
 
     Args:
-        images: named, which decides the roles.
-        usable: those that are divided.
-        shares: how much is held out.
+        images: their names decide the roles.
+        usable: the images to split.
+        shares: which share is held out.
         alpha: the false-alarm rate.
-        pictures: by image, see `bundle.copies`; without it none is a copy.
+        pictures: the picture of each image, see `isogon.images.copies`; None: no copies.
 
     Raises:
-        UsageError: there are too few images for that.
+        UsageError: there are too few images.
     """
     ranked, first = _ranked(images, usable, pictures)
     singles = ranked[first]
@@ -93,13 +93,13 @@ def split_apart(
     pictures: Indices | None = None,
     held_out_pictures: Indices | None = None,
 ) -> Split:
-    """Learn from all of `images`; calibrate and test on `held_out`.
+    """Train on all of `images`; calibrate and test on `held_out`.
 
-    The held-out images, one of each picture, are divided in proportion to the shares.
+    The held-out images, one of each picture, are split in proportion to the shares.
     `calibration` and `test` of the result index `held_out`, `bank` indexes `images`.
 
     Raises:
-        UsageError: there are too few images of either.
+        UsageError: there are too few images in one of them.
     """
     bank, _ = _ranked(images, usable, pictures)
     if len(bank) < SMALLEST_BANK:
@@ -131,9 +131,9 @@ def _readable(usable: Indices, singles: Indices) -> str:
 def _ranked(
     images: Images, usable: Indices, pictures: Indices | None
 ) -> tuple[Indices, Bool[np.ndarray, " _"]]:
-    """Return the indices in the order of their names' hashes, copies after the first.
+    """Return the indices in order of their names' hashes, with copies after the first.
 
-    Beside them: whether each is the first image of its picture.
+    Also return whether each is the first image of its picture.
     """
     order = sorted(usable.tolist(), key=lambda i: _hash(images.names[i]))
     if pictures is None:

@@ -1,4 +1,4 @@
-"""What a TIFF's directory would take to read, and what Pillow misreads of one."""
+"""TIFF: a limit on the size of its tags, and a correction of what Pillow misreads."""
 
 import struct
 
@@ -14,12 +14,12 @@ _BANDS = ("R", "G", "B", "A")  # as Pillow calls planes of 8 bits
 
 
 def require_modest(data: bytes) -> None:
-    """Refuse a TIFF whose tags ask for far more bytes than the file has.
+    """Refuse a TIFF whose tags have far more bytes than the file.
 
-    Pillow copies each tag's values; thousands that overlap in the file become gigabytes.
+    Pillow copies each tag's values; thousands that overlap in the file take gigabytes.
 
     Raises:
-        ImageError: they do, or the directory lies outside the file.
+        ImageError: the tags are too large, or the directory is outside the file.
     """
     order = "<" if data[:2] == b"II" else ">"
     big = data[2:4] in (b"+\0", b"\0+")
@@ -33,7 +33,7 @@ def require_modest(data: bytes) -> None:
     except struct.error as error:
         raise ImageError(
             ImageProblem.UNDECODABLE,
-            "begins as TIFF, but breaks off in its header. Send the complete file.",
+            "begins as TIFF, but its header is truncated. Send the complete file.",
         ) from error
     if sum(_SIZES.get(kind, 1) * number for _, kind, number in tags) > 2 * len(data):
         raise ImageError(
@@ -44,9 +44,9 @@ def require_modest(data: bytes) -> None:
 
 
 def mend_planes(image: TiffImageFile) -> None:
-    """Let Pillow read 16 bits for each sample where colours lie in planes of their own.
+    """Make Pillow read 16 bits per sample if the colours are in separate planes.
 
-    Of what is not compressed it reads 8 bits then (12.3), and makes noise of it.
+    Pillow 12.3 reads 8 bits per sample of such uncompressed files, and returns noise.
     """
     bits = image.tag_v2.get(_BITS_PER_SAMPLE, (8,))
     if bits[0] != 16 or image.tag_v2.get(_PLANAR) != _APART:

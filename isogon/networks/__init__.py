@@ -1,4 +1,4 @@
-"""The networks in torch: distil trains them, export traces them, serving uses none."""
+"""The networks in torch: distil trains them and export traces them. Serving needs none."""
 
 from isogon.networks.architecture import (
     Architecture as Architecture,

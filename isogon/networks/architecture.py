@@ -1,4 +1,4 @@
-"""What timm knows of a model by its name, before it is made."""
+"""A timm model's description, from its name, before the model is built."""
 
 import difflib
 from dataclasses import dataclass
@@ -10,33 +10,33 @@ from timm.models import _hub
 from isogon.bundle import has_timm_source
 from isogon.errors import UsageError
 
-# Arguments that are ours to give.
+# Arguments that Isogon sets itself.
 _OURS = {"num_classes", "img_size", "pretrained", "features_only", "in_chans"}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Architecture:
-    """A timm model: its plain name, and what its source says beside."""
+    """A timm model: its plain name, and the configuration from its source."""
 
     name: str  # as in timm's own list, with or without tag
-    source: dict[str, Any] | None  # a pretrained config that is not timm's own
-    arguments: dict[str, Any]  # that its weights were made with
+    source: dict[str, Any] | None  # a pretrained config of a hub or folder
+    arguments: dict[str, Any]  # of timm's model, from that config
 
     @property
     def config(self) -> Any:
-        """The pretrained config of timm; None where it has none."""
+        """The pretrained config; None if there is none."""
         if self.source is not None:
             return timm.models.PretrainedCfg(**self.source)
         return timm.models.get_pretrained_cfg(self.name)
 
     def sizing(self, size: tuple[int, int]) -> dict[str, tuple[int, int]]:
-        """Return the argument that makes it for images of this size, if it needs one."""
+        """Return timm's argument for images of this size, if the model needs it."""
         config = self.config
         return {"img_size": size} if config and config.fixed_input_size else {}
 
 
 def architecture_of(name: str) -> Architecture:
-    """Return what is known of a timm model; of one on a hub, its config is fetched.
+    """Return the description of a timm model; a hub's config is downloaded.
 
     Raises:
         UsageError: timm has no such model or tag, or its source cannot be reached.
@@ -68,7 +68,9 @@ def _from_source(name: str) -> Architecture:
     try:
         config, plain, arguments = load(where)
         timm.models.PretrainedCfg(**config)
-    except Exception as error:  # the hub client, its transport and timm each have theirs
+    except (
+        Exception
+    ) as error:  # the hub client, its transport and timm have errors of their own
         expected = "a folder with config.json" if local else "a model of the hub"
         raise UsageError(
             f"Expected {expected} for {name}, got {type(error).__name__}: "
@@ -82,7 +84,9 @@ def _from_source(name: str) -> Architecture:
         )
     channels = (arguments or {}).get("in_chans", 3)
     if channels != 3:
-        raise UsageError(f"{name} takes images of {channels} channels; these have 3, RGB.")
+        raise UsageError(
+            f"{name} takes images of {channels} channels; Isogon's have 3, RGB."
+        )
     kept = {key: value for key, value in (arguments or {}).items() if key not in _OURS}
     return Architecture(name=plain, source=config, arguments=kept)
 

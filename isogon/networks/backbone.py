@@ -1,7 +1,8 @@
 """timm's models behind one interface: uint8 pixels in, tokens out, class token first.
 
-A model is built on torch's `meta` device, where tensors have shapes and no values, so
-that even the largest answers in about a second.
+`require_size` checks an image size before anything is trained. It builds the model on
+torch's `meta` device, where tensors have shapes and no values, so that even the largest
+model takes about a second.
 """
 
 from collections.abc import Iterator, Mapping
@@ -21,101 +22,11 @@ from isogon.images import Preprocessing
 from isogon.networks.architecture import Architecture, architecture_of
 from isogon.networks.features import FeatureExtractor, Features
 
-_FARTHEST = 64  # pixels, up or down, in which a size that works is looked for
-
-
-def require_size(name: str, size: int, *, where: str) -> None:
-    """Refuse a size that the timm model `name` cannot take, or would cut.
-
-    A convolution into patches that lie side by side leaves out what is less than a patch,
-    in silence.
-
-    Args:
-        name: a timm name, with or without a source; an unknown one is refused, too.
-        size: pixels, height and width.
-        where: what sets it, for the message: "`size` in [data]".
-
-    Raises:
-        UsageError: it names the nearest sizes that work.
-    """
-    known = architecture_of(name)
-    fault = _fault(known, size)
-    if fault is None:
-        return
-    unit = fault.unit
-    below = range((size - 1) // unit * unit, max(0, size - _FARTHEST), -unit)
-    above = range((size // unit + 1) * unit, size + _FARTHEST + 1, unit)
-    sizes = [_first_that_works(known, candidates) for candidates in (below, above)]
-    working = " and ".join(str(found) for found in sizes if found is not None)
-    remedy = f"The nearest that work: {working}. Change" if working else "Choose another"
-    raise UsageError(
-        f"{name} does not take images of {size} x {size} pixels: {fault.words}. {remedy} "
-        f"{where}."
-    )
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class _Fault:
-    """What is wrong with a size."""
-
-    words: str
-    unit: int = 2  # those that work are multiples of it
-
-
-def _first_that_works(known: Architecture, sizes: range) -> int | None:
-    return next((size for size in sizes if _fault(known, size) is None), None)
-
-
-def _fault(known: Architecture, size: int) -> _Fault | None:
-    """Return what is wrong with this size; None also where `meta` cannot tell."""
-    given = known.arguments | known.sizing((size, size))
-    try:
-        with torch.device("meta"), torch.no_grad():
-            model: TimmModel = timm.create_model(
-                known.name, pretrained_cfg=known.source, num_classes=0, **given
-            ).eval()
-            with _patches_watched(model) as faults:
-                model.forward_features(torch.empty(1, 3, size, size))
-    except NotImplementedError:  # an operation without shapes alone
-        return None
-    except (AssertionError, RuntimeError, ValueError) as error:
-        return _Fault(words=str(error).rstrip(".") or type(error).__name__)
-    return faults[0] if faults else None
-
-
-@contextmanager
-def _patches_watched(model: nn.Module) -> Iterator[list[_Fault]]:
-    """Gather what convolutions from pixels into patches side by side would leave out."""
-    faults: list[_Fault] = []
-
-    def watch(layer: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        assert isinstance(layer, nn.Conv2d)
-        pixels, patch = inputs[0].shape[-1], layer.kernel_size[-1]
-        if pixels % patch:
-            words = (
-                f"its patches of {patch} pixels would leave out the last {pixels % patch}"
-            )
-            faults.append(_Fault(words=words, unit=patch))
-
-    hooks = [
-        layer.register_forward_pre_hook(watch)
-        for layer in model.modules()
-        if isinstance(layer, nn.Conv2d)
-        and layer.in_channels == 3
-        and layer.kernel_size == layer.stride
-    ]
-    try:
-        yield faults
-    finally:
-        for hook in hooks:
-            hook.remove()
-
-
-# timm's models share methods, but no type that declares them.
+# timm's models have common methods, but no common type that declares them.
 TimmModel = Any
-
 _NO_NORM = (nn.Identity, type(None))
-# Families whose source lays their tokens row by row, though they name no grid.
+
+# Families with tokens row by row, by their source code, but without a named grid.
 _ROW_BY_ROW = frozenset(
     {
         "EfficientFormer",
@@ -127,30 +38,30 @@ _ROW_BY_ROW = frozenset(
         "Xcit",
     }
 )
+_FARTHEST = 64  # pixels up or down within which a valid size is searched
 
 
 class Backbone(FeatureExtractor):
     """A timm model without its classifier, normalisation included.
 
-    Transformers give their last tokens after the final norm, registers left out; one
-    without class token, or with its norm behind the pooling, gives its pooled vector in
-    that place. For convolutional
-    networks (and Swin's maps) the tokens are the cells of the last feature map and
-    the class token is their pooled vector (ConvNeXt's after its norm), which extends
-    CosPress (arXiv:2411.15239) to them. A hidden layer between pooling and classifier
-    (MobileNetV3 and V4) is cut off, because it has no counterpart for cells.
+    A transformer gives its last tokens after the final norm, without registers. If it has
+    no class token, or normalises after pooling, its pooled vector replaces the class token.
+    For convolutional networks (and Swin's maps), the patch tokens are the cells of the last
+    feature map and the class token is their pooled vector (ConvNeXt's after its norm),
+    which extends CosPress (arXiv:2411.15239) to them. A hidden layer between pooling and
+    classifier (MobileNetV3 and V4) is removed, because it does not apply to cells.
 
-    Not every timm model will do: Hiera, LeViT (LeViT-conv does), PiT, CoaT, CrossViT
-    and NaFlexViT give tokens whose places are not known here, or not those of one grid.
+    Not supported are Hiera, LeViT (LeViT-conv is), PiT, CoaT, CrossViT and NaFlexViT: the
+    positions of their tokens are unknown here, or are not of one grid.
     """
 
     model: TimmModel
 
     def __init__(self, model: TimmModel, preprocessing: Preprocessing) -> None:
-        """Wrap `model` and try it on an empty image, in evaluation mode.
+        """Wrap `model` and run it on a black image, in evaluation mode.
 
         Raises:
-            UsageError: its tokens lie on no known grid.
+            UsageError: the grid of its tokens is unknown.
         """
         super().__init__(preprocessing)
         head_width = getattr(model, "head_hidden_size", None) or model.num_features
@@ -175,18 +86,18 @@ class Backbone(FeatureExtractor):
 
     @property
     def plain(self) -> nn.Module:
-        """The model of timm."""
+        """The timm model."""
         plain: nn.Module = self.model
         return plain
 
     @property
     def one_sided(self) -> bool:
-        """What is pooled from a map usually has no negative values."""
+        """Whether it pools from a map: such vectors usually have no negative values."""
         return self.pools_from_map
 
     @property
     def pools_from_map(self) -> bool:
-        """Whether its features are a map: convolutional networks, and Swin."""
+        """Whether its features are a map, as in convolutional networks and Swin."""
         return not (hasattr(self.model, "num_prefix_tokens") or self._row_by_row)
 
     @property
@@ -232,7 +143,7 @@ class Backbone(FeatureExtractor):
 
     def _no_grid(self) -> UsageError:
         return UsageError(
-            f"{type(self.model).__name__} gives tokens that lie on no known grid. "
+            f"{type(self.model).__name__} gives tokens whose grid is unknown. "
             f"Choose a ViT (with or without class token) or a convolutional network."
         )
 
@@ -255,9 +166,9 @@ def timm_model(
         size: (height, width) in pixels.
         classes: outputs of its classifier; 0 leaves it out.
         pretrained: whether to load weights, timm's own or those in `file`.
-        file: a local state dict to take instead of timm's.
-        state: weights to take instead of those in `file`, which are left unread.
-        arguments: of timm's, beside those that the name's source tells.
+        file: a local state dict to load instead of timm's.
+        state: weights to load instead of `file`, which is then not read.
+        arguments: for timm, besides those of the name's source.
 
     Raises:
         UsageError: timm has no such model, or it does not take this size.
@@ -283,8 +194,37 @@ def timm_model(
     return model
 
 
+def require_size(name: str, size: int, *, where: str) -> None:
+    """Refuse an image size that the timm model `name` cannot take, or would crop.
+
+    A convolution into adjacent patches silently ignores a remainder smaller than a patch.
+
+    Args:
+        name: a timm name, with or without a source; an unknown one is refused too.
+        size: height and width in pixels.
+        where: the setting, for the message: "`size` in [data]".
+
+    Raises:
+        UsageError: the model does not take it; the message names the nearest valid sizes.
+    """
+    known = architecture_of(name)
+    fault = _fault(known, size)
+    if fault is None:
+        return
+    unit = fault.unit
+    below = range((size - 1) // unit * unit, max(0, size - _FARTHEST), -unit)
+    above = range((size // unit + 1) * unit, size + _FARTHEST + 1, unit)
+    sizes = [_first_that_works(known, candidates) for candidates in (below, above)]
+    working = " and ".join(str(found) for found in sizes if found is not None)
+    remedy = f"The nearest that work: {working}. Change" if working else "Choose another"
+    raise UsageError(
+        f"{name} does not take images of {size} x {size} pixels: {fault.words}. {remedy} "
+        f"{where}."
+    )
+
+
 def _require_size(model: TimmModel, name: str, size: tuple[int, int]) -> None:
-    """Try the size on one empty image; timm says so only when a model runs."""
+    """Run one black image of this size; timm checks the size only then."""
     try:
         with torch.no_grad():
             model.eval().forward_features(torch.zeros(1, 3, *size))
@@ -295,5 +235,62 @@ def _require_size(model: TimmModel, name: str, size: tuple[int, int]) -> None:
 def _wrong_size(name: str, size: tuple[int, int], error: Exception) -> UsageError:
     return UsageError(
         f"{name} does not take images of {size[0]} x {size[1]} pixels: {error}. "
-        f"Choose another `size`; transformers want a multiple of their patch."
+        f"Choose another `size`; transformers need a multiple of their patch size."
     )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Fault:
+    """Why a size is not valid."""
+
+    words: str
+    unit: int = 2  # valid sizes are multiples of it
+
+
+def _fault(known: Architecture, size: int) -> _Fault | None:
+    """Return why this size is not valid; None if it is, or if `meta` cannot check it."""
+    given = known.arguments | known.sizing((size, size))
+    try:
+        with torch.device("meta"), torch.no_grad():
+            model: TimmModel = timm.create_model(
+                known.name, pretrained_cfg=known.source, num_classes=0, **given
+            ).eval()
+            with _patches_watched(model) as faults:
+                model.forward_features(torch.empty(1, 3, size, size))
+    except NotImplementedError:  # an operation that `meta` does not have
+        return None
+    except (AssertionError, RuntimeError, ValueError) as error:
+        return _Fault(words=str(error).rstrip(".") or type(error).__name__)
+    return faults[0] if faults else None
+
+
+def _first_that_works(known: Architecture, sizes: range) -> int | None:
+    return next((size for size in sizes if _fault(known, size) is None), None)
+
+
+@contextmanager
+def _patches_watched(model: nn.Module) -> Iterator[list[_Fault]]:
+    """Collect the remainders that convolutions from pixels into patches would ignore."""
+    faults: list[_Fault] = []
+
+    def watch(layer: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        assert isinstance(layer, nn.Conv2d)
+        pixels, patch = inputs[0].shape[-1], layer.kernel_size[-1]
+        if pixels % patch:
+            words = (
+                f"its patches of {patch} pixels would leave out the last {pixels % patch}"
+            )
+            faults.append(_Fault(words=words, unit=patch))
+
+    hooks = [
+        layer.register_forward_pre_hook(watch)
+        for layer in model.modules()
+        if isinstance(layer, nn.Conv2d)
+        and layer.in_channels == 3
+        and layer.kernel_size == layer.stride
+    ]
+    try:
+        yield faults
+    finally:
+        for hook in hooks:
+            hook.remove()

@@ -1,4 +1,4 @@
-"""What every network here gives for a batch of pixels, and what such a network is."""
+"""The interface of a network that turns pixels into tokens, and the tokens of a batch."""
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
@@ -13,10 +13,10 @@ from isogon.images import Preprocessing
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Features:
-    """A batch as a model sees it.
+    """The tokens of a batch of images.
 
-    `tokens[:, 0]` is the class token and the rest are the grid's cells, row by row.
-    Where there is nothing but one vector per image, the grid is (0, 0).
+    `tokens[:, 0]` is the class token. The others are the patch tokens ("cells") of the
+    grid, row by row. With only one vector per image, the grid is (0, 0).
     """
 
     tokens: Float[Tensor, "b n d"]
@@ -29,14 +29,14 @@ class Features:
 
     @property
     def cells(self) -> Float[Tensor, "b cells d"]:
-        """The tokens of the grid, row by row."""
+        """The patch tokens of the grid, row by row."""
         return self.tokens[:, 1:]
 
     def on_grid(self, grid: tuple[int, int]) -> "Features":
         """Return the features with cells resampled to `grid` (bilinear, antialiased).
 
-        For (0, 0) the pooled vectors alone. Half precision is resampled in float32: on
-        a CPU there is no other way.
+        For (0, 0), only the pooled vectors are kept. Half precision is resampled in
+        float32, because a CPU cannot do it otherwise.
         """
         if self.grid == grid:
             return self
@@ -59,15 +59,15 @@ class Features:
         return Features(tokens=self.tokens.cpu(), grid=self.grid)
 
     def without_cells(self) -> "Features":
-        """Return the pooled vectors alone."""
+        """Return only the pooled vectors."""
         return Features(tokens=self.tokens[:, :1], grid=(0, 0))
 
 
 class FeatureExtractor(nn.Module, ABC):
-    """A network that takes uint8 RGB pixels, normalises them itself and gives tokens."""
+    """A network that takes uint8 RGB pixels, normalises them itself and returns tokens."""
 
     width: int  # of the tokens
-    grid: tuple[int, int]  # of the images it was made for; (0, 0) without cells
+    grid: tuple[int, int]  # for images of its size; (0, 0) without cells
     mean: Tensor
     std: Tensor
 
@@ -77,11 +77,11 @@ class FeatureExtractor(nn.Module, ABC):
         self.register_buffer("std", _per_channel(preprocessing.std), persistent=False)
 
     def normalised(self, pixels: UInt8[Tensor, "b h w 3"]) -> Float[Tensor, "b 3 h w"]:
-        """Return the pixels as the network was trained on them."""
+        """Return the normalised pixels that the network was trained on."""
         images = pixels.to(self.mean.dtype).permute(0, 3, 1, 2)  # TensorRT casts uint8 only
         if torch.compiler.is_exporting():
-            # Of channels-last maps torch exports a mean as a Gather by Range(batch), at
-            # which OpenVINO loses a bias: benchmarks/openvino_bias.py.
+            # For channels-last maps torch exports a mean as a Gather by Range(batch), and
+            # OpenVINO then loses a bias: benchmarks/openvino_bias.py.
             images = images.contiguous()
         return (images / 255 - self.mean) / self.std
 
@@ -91,17 +91,17 @@ class FeatureExtractor(nn.Module, ABC):
 
     @property
     def plain(self) -> nn.Module:
-        """The network as its author made it: what a state dict of it is of."""
+        """The author's network, whose state dict is the one that is saved."""
         return self
 
     @property
     def pools_from_map(self) -> bool:
-        """Whether it is known that its features are a map, from which it pools."""
+        """Whether its features are known to be a map, from which it pools."""
         return False
 
     @property
     def one_sided(self) -> bool:
-        """Whether its pooled vectors reach only a corner of all directions."""
+        """Whether its pooled vectors have no negative values, as after a ReLU."""
         return False
 
 

@@ -1,4 +1,4 @@
-"""The student: a backbone, an embedding layer where it needs one, unit-norm output."""
+"""The student: a backbone, an embedding layer if needed, unit-norm output."""
 
 import copy
 
@@ -24,18 +24,17 @@ from isogon.networks.imported import (
 
 WEIGHTS = "model.safetensors"
 
-_SMALLEST_NORM = 1e-12  # as `F.normalize` has it
+_SMALLEST_NORM = 1e-12  # as in `F.normalize`
 
 
 class Student(nn.Module):
-    """What is trained, stored in `model.safetensors` and exported; it has no other head.
+    """The network that is trained, stored in `model.safetensors` and exported.
 
-    Features pooled from a convolutional map are usually non-negative and reach only a
-    corner of all directions, so a backbone that gives a map gets a linear embedding
-    layer of its own, applied to the pooled vector and to the cells alike. Our extension;
-    one that gives tokens ends in a LayerNorm and gets a layer only for another width.
-    A network of the user's own gets one for another width, or if its embeddings have no
-    negative values.
+    Features pooled from a convolutional map are usually non-negative, so they cover only a
+    small part of all directions. Therefore a backbone with a map gets a linear embedding
+    layer, applied to the pooled vector and the cells; this is our extension. A backbone
+    with tokens ends in a LayerNorm and gets a layer only for another width. A user's own
+    network gets one for another width, or if its embeddings have no negative values.
     """
 
     def __init__(self, backbone: FeatureExtractor, embedding: nn.Linear | None) -> None:
@@ -57,10 +56,10 @@ class Student(nn.Module):
 
         Args:
             model: a timm model without classifier.
-            preprocessing: what its pixels went through.
-            width: of the embedding; None keeps the width of a backbone that gives
-                tokens, and gives one that gives a map 192.
-            fitted: whether it needs an embedding layer in any case, to be fitted.
+            preprocessing: of its pixels.
+            width: the embedding dimension; None: the backbone's own, or 192 if its
+                features are a map.
+            fitted: add an embedding layer in any case, to be fitted.
         """
         backbone = Backbone(model, preprocessing)
         if width is None and backbone.pools_from_map:
@@ -71,7 +70,7 @@ class Student(nn.Module):
     def on(
         cls, backbone: FeatureExtractor, *, width: int | None, fitted: bool = False
     ) -> "Student":
-        """Build a student to be trained on a backbone; None keeps its width."""
+        """Build a student to be trained on a backbone; width None keeps the backbone's."""
         width = width or backbone.width
         needs_layer = fitted or backbone.one_sided or width != backbone.width
         embedding = nn.Linear(backbone.width, width) if needs_layer else None
@@ -94,7 +93,7 @@ class Student(nn.Module):
     def followed_by(self, layer: nn.Linear) -> "Student":
         """Return a student whose embeddings are this one's, mapped by `layer`.
 
-        The map becomes one with the embedding layer, so that it costs nothing.
+        The map is merged into the embedding layer, so it has no cost.
         """
         layer = copy.deepcopy(layer).to(self.backbone.mean.device)
         weight, bias = layer.weight, layer.bias
@@ -111,19 +110,19 @@ class Student(nn.Module):
 def unit(vectors: Float[Tensor, "b d"]) -> Float[Tensor, "b d"]:
     """Return the vectors divided by their norms, as `F.normalize` does.
 
-    In ONNX that is a sum and a division by broadcasting. What `F.normalize` and
-    `vector_norm` become there (Expand, ReduceL2) ONNX Runtime's `quant_pre_process` and
-    other tools that infer shapes do not take.
+    In ONNX this is a sum and a broadcast division. `F.normalize` and `vector_norm` become
+    Expand and ReduceL2 there, which ONNX Runtime's `quant_pre_process` and other tools that
+    infer shapes do not support.
     """
     norms = (vectors * vectors).sum(dim=1, keepdim=True).sqrt()
     return vectors / norms.clamp_min(_SMALLEST_NORM)
 
 
 def own_network(name: str, preprocessing: Preprocessing) -> ImportedNetwork:
-    """Return the student's network of the user's own, in float32.
+    """Return a user's own network as a student's backbone, in float32.
 
     Raises:
-        UsageError: it cannot be loaded, or is unsuitable; see `module_from_path`.
+        UsageError: it cannot be loaded, or is not suitable; see `module_from_path`.
     """
     network, _ = module_from_path(name, "student")
     return ImportedNetwork(network.float(), preprocessing)
@@ -147,7 +146,7 @@ def preprocessing_of(architecture: str, size: int, crop: float) -> Preprocessing
 def student_from_bundle(bundle: Bundle) -> Student:
     """Return the bundle's student with its weights, in evaluation mode.
 
-    A network of the user's own is imported and made again.
+    A user's own network is imported and made again.
 
     Raises:
         UsageError: its module is missing, or its code has changed.
@@ -162,15 +161,15 @@ def student_from_bundle(bundle: Bundle) -> Student:
         if not card.imported:
             raise
         raise UsageError(
-            f"{card.architecture} makes another network than the one that was trained, "
-            f"though its code is the same: {said(error)} Make it independent of "
-            f"settings outside its code, or set them as they were."
+            f"{card.architecture} returns another network than the one that was trained, "
+            f"although its code is the same: {said(error)} Make it independent of "
+            f"settings outside its code, or restore these settings."
         ) from error
     return student.eval().requires_grad_(False)
 
 
 def _backbone_of(card: StudentCard, preprocessing: Preprocessing) -> FeatureExtractor:
-    """Return the network that a card describes, its weights not those of the bundle."""
+    """Return the network that a card describes, without the bundle's weights."""
     size = (preprocessing.height, preprocessing.width)
     if not card.imported:
         model = timm_model(card.architecture, size=size, arguments=card.arguments)

@@ -1,4 +1,4 @@
-"""Out-of-distribution detection: a file per detector, and calibration. No torch."""
+"""Out-of-distribution (OOD) detection: one file per detector, and calibration. No torch."""
 
 from isogon.ood.calibration import (
     Calibration as Calibration,
@@ -7,7 +7,7 @@ from isogon.ood.calibration import (
 from isogon.ood.detector import (
     Bank as Bank,
     Detector as Detector,
-    Settings as Settings,
+    DetectorSettings as DetectorSettings,
 )
 from isogon.ood.knn import (
     Knn as Knn,

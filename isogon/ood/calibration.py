@@ -1,8 +1,8 @@
 """From an OOD score to a decision: conformal p-values against familiar images.
 
-A p-value is the chance that a familiar image looks at least as unfamiliar as this
-one. Flagging p <= alpha raises a false alarm on at most a share alpha of familiar
-traffic, whatever the detector's scale (Vovk et al., "Algorithmic Learning in a
+Familiar images are in-distribution. A p-value is the probability that a familiar image
+has a score at least as large. Flagging p <= alpha raises a false alarm on at most a share
+alpha of familiar traffic, for any detector (Vovk et al., "Algorithmic Learning in a
 Random World", 2005; one-sided, without randomised ties).
 """
 
@@ -14,16 +14,6 @@ from jaxtyping import Bool, Float
 from pydantic import BaseModel, ConfigDict, Field
 
 from isogon.errors import UsageError
-
-
-def scores_needed(alpha: float) -> int:
-    """Return the fewest calibration images with which p <= alpha can happen."""
-    return math.ceil(1 / alpha - 1e-9) - 1
-
-
-def _alpha_for(images: int) -> float:
-    """Return the smallest alpha, in thousandths, that so many images allow."""
-    return math.ceil(1000 / (images + 1)) / 1000
 
 
 class Calibration(BaseModel):
@@ -39,20 +29,20 @@ class Calibration(BaseModel):
         """Calibrate on familiar images that the detector was not fitted on.
 
         Raises:
-            UsageError: a score is not finite, or too few for `alpha`.
+            UsageError: a score is not finite, or there are too few for `alpha`.
         """
         if not np.isfinite(scores).all():
             raise UsageError(
                 f"Calibration expects finite OOD scores, got "
                 f"{np.count_nonzero(~np.isfinite(scores))} of {len(scores)} that are "
-                f"not; fit the detector again with `isogon calibrate`."
+                f"not finite; fit the detector again with `isogon calibrate`."
             )
         needed = scores_needed(alpha)
         if len(scores) < needed:
             raise UsageError(
-                f"A false-alarm rate of {alpha:g} can only be promised from "
-                f"{needed} held-out familiar images, got {len(scores)}; "
-                f"add images or raise alpha to {_alpha_for(len(scores)):g}."
+                f"A false-alarm rate of {alpha:g} needs at least {needed} held-out "
+                f"familiar images, got {len(scores)}; add images or raise alpha to "
+                f"{_alpha_for(len(scores)):g}."
             )
         return cls(alpha=alpha, scores=tuple(float(score) for score in np.sort(scores)))
 
@@ -62,10 +52,10 @@ class Calibration(BaseModel):
 
     @property
     def threshold(self) -> float:
-        """The score above which, and only above which, `is_ood` holds.
+        """`is_ood` is true exactly for scores above this one.
 
-        p <= alpha leaves room for m calibration scores at or above the image's own, so
-        it holds above the (m + 1)-th largest of them.
+        p <= alpha allows at most m calibration scores at or above the image's score, so it
+        holds above the (m + 1)-th largest of them.
         """
         n = len(self.scores)
         p_values = (1 + np.arange(n)) / (n + 1)  # as `p_values` rounds them
@@ -75,7 +65,7 @@ class Calibration(BaseModel):
     def p_values(self, scores: Float[np.ndarray, " b"]) -> Float[np.ndarray, " b"]:
         """Return (1 + #{calibration scores >= score}) / (n + 1) for each score.
 
-        A score that is NaN gets the smallest p-value: it is not familiar.
+        A NaN score gets the smallest p-value, so it is flagged.
         """
         below = self._ascending.searchsorted(scores, side="left")
         return (1 + len(self.scores) - below) / (len(self.scores) + 1)
@@ -83,3 +73,13 @@ class Calibration(BaseModel):
     def is_ood(self, scores: Float[np.ndarray, " b"]) -> Bool[np.ndarray, " b"]:
         """Return the decision p <= alpha for each score."""
         return self.p_values(scores) <= self.alpha
+
+
+def scores_needed(alpha: float) -> int:
+    """Return the smallest number of calibration images that allows p <= alpha."""
+    return math.ceil(1 / alpha - 1e-9) - 1
+
+
+def _alpha_for(images: int) -> float:
+    """Return the smallest alpha, in thousandths, for this number of images."""
+    return math.ceil(1000 / (images + 1)) / 1000

@@ -7,7 +7,7 @@ import numpy as np
 from jaxtyping import Float
 
 from isogon.errors import UsageError
-from isogon.ood.detector import Bank, Detector, Settings
+from isogon.ood.detector import Bank, Detector, DetectorSettings
 from isogon.ood.neighbours import in_blocks
 from isogon.ood.statistics import StoredStatistics
 
@@ -34,13 +34,13 @@ class Knn(Detector):
         return cls(bank=directions(embeddings), k=k)
 
     @classmethod
-    def from_bank(cls, bank: Bank, settings: Settings) -> "Knn":
-        """Fit with k = 1 where it is not set."""
+    def from_bank(cls, bank: Bank, settings: DetectorSettings) -> "Knn":
+        """Fit, with k = 1 by default."""
         return cls.fit(bank.embeddings, k=settings.k or 1)
 
     @classmethod
     def require_possible(
-        cls, settings: Settings, bank: int, width: int | None, classes: int | None
+        cls, settings: DetectorSettings, bank: int, width: int | None, classes: int | None
     ) -> None:
         """Raise `UsageError` if the bank has fewer than k images."""
         require_neighbours(cls.name, settings.k or 1, bank)
@@ -61,8 +61,8 @@ class Knn(Detector):
         return {"bank": self.bank}
 
     @classmethod
-    def from_stored(cls, stored: StoredStatistics, settings: Settings) -> "Knn":
-        """Return the detector that `arrays` stored."""
+    def from_stored(cls, stored: StoredStatistics, settings: DetectorSettings) -> "Knn":
+        """Return the detector from the stored `arrays`."""
         k = settings.k or 1
         bank = stored.take("bank", "n d")
         stored.require_bank(k)

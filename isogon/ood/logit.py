@@ -1,4 +1,4 @@
-"""Detectors that look at the linear probe's logits alone."""
+"""Detectors that use only the logits of a linear probe."""
 
 from abc import abstractmethod
 from dataclasses import dataclass
@@ -7,7 +7,7 @@ from typing import ClassVar
 import numpy as np
 from jaxtyping import Float
 
-from isogon.ood.detector import Bank, Detector, Settings
+from isogon.ood.detector import Bank, Detector, DetectorSettings
 from isogon.ood.probe import LinearProbe, log_sum_exp
 from isogon.ood.statistics import StoredStatistics
 
@@ -17,18 +17,20 @@ GEN_CLASSES = 100
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LogitDetector(Detector):
-    """A score of the logits of a linear probe, which is all it is fitted with."""
+    """A score of the logits of a linear probe; only the probe is fitted."""
 
     probe: LinearProbe
 
     @classmethod
-    def from_bank(cls, bank: Bank, settings: Settings) -> "LogitDetector":
-        """Fit the probe; there is nothing to set."""
+    def from_bank(cls, bank: Bank, settings: DetectorSettings) -> "LogitDetector":
+        """Fit the probe; there are no settings."""
         return cls(probe=bank.probe)
 
     @classmethod
-    def from_stored(cls, stored: StoredStatistics, settings: Settings) -> "LogitDetector":
-        """Return the detector that `arrays` stored."""
+    def from_stored(
+        cls, stored: StoredStatistics, settings: DetectorSettings
+    ) -> "LogitDetector":
+        """Return the detector from the stored `arrays`."""
         return cls(probe=LinearProbe.from_stored(stored))
 
     @staticmethod

@@ -1,4 +1,4 @@
-"""Mahalanobis distance to the nearest class, alone and relative to all data."""
+"""Mahalanobis distance to the nearest class, and the same relative to all data."""
 
 from dataclasses import dataclass
 from typing import ClassVar
@@ -7,7 +7,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from isogon.errors import UsageError
-from isogon.ood.detector import Bank, Detector, Settings
+from isogon.ood.detector import Bank, Detector, DetectorSettings
 from isogon.ood.statistics import StoredStatistics
 
 
@@ -44,7 +44,7 @@ class Gaussians:
         if not kept.any():
             raise UsageError(
                 "The mahalanobis detector needs embeddings that vary within a class, "
-                f"got {len(data)} that do not; add images or use the knn detector."
+                f"got {len(data)} that do not vary; add images or use the knn detector."
             )
         whitening = directions[:, kept] / np.sqrt(variances[kept])
         return cls(center=center, whitening=whitening, means=(means - center) @ whitening)
@@ -94,13 +94,13 @@ class Mahalanobis(Detector):
     classes: Gaussians
 
     @classmethod
-    def from_bank(cls, bank: Bank, settings: Settings) -> "Mahalanobis":
-        """Fit; there is nothing to set."""
+    def from_bank(cls, bank: Bank, settings: DetectorSettings) -> "Mahalanobis":
+        """Fit; there are no settings."""
         return cls.fit(bank.embeddings, bank.labels)
 
     @classmethod
     def require_possible(
-        cls, settings: Settings, bank: int, width: int | None, classes: int | None
+        cls, settings: DetectorSettings, bank: int, width: int | None, classes: int | None
     ) -> None:
         """Raise `UsageError` if each image is a class of its own."""
         _require_variance(cls.name, bank, classes)
@@ -123,8 +123,10 @@ class Mahalanobis(Detector):
         return self.classes.arrays("classes")
 
     @classmethod
-    def from_stored(cls, stored: StoredStatistics, settings: Settings) -> "Mahalanobis":
-        """Return the detector that `arrays` stored."""
+    def from_stored(
+        cls, stored: StoredStatistics, settings: DetectorSettings
+    ) -> "Mahalanobis":
+        """Return the detector from the stored `arrays`."""
         return cls(classes=Gaussians.from_stored(stored, "classes"))
 
 
@@ -142,13 +144,13 @@ class RelativeMahalanobis(Detector):
     everything: Gaussians
 
     @classmethod
-    def from_bank(cls, bank: Bank, settings: Settings) -> "RelativeMahalanobis":
-        """Fit; there is nothing to set."""
+    def from_bank(cls, bank: Bank, settings: DetectorSettings) -> "RelativeMahalanobis":
+        """Fit; there are no settings."""
         return cls.fit(bank.embeddings, bank.classes)
 
     @classmethod
     def require_possible(
-        cls, settings: Settings, bank: int, width: int | None, classes: int | None
+        cls, settings: DetectorSettings, bank: int, width: int | None, classes: int | None
     ) -> None:
         """Raise `UsageError` if each image is a class of its own."""
         _require_variance(cls.name, bank, classes)
@@ -176,9 +178,9 @@ class RelativeMahalanobis(Detector):
 
     @classmethod
     def from_stored(
-        cls, stored: StoredStatistics, settings: Settings
+        cls, stored: StoredStatistics, settings: DetectorSettings
     ) -> "RelativeMahalanobis":
-        """Return the detector that `arrays` stored."""
+        """Return the detector from the stored `arrays`."""
         return cls(
             classes=Gaussians.from_stored(stored, "classes"),
             everything=Gaussians.from_stored(stored, "everything"),

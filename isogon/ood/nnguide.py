@@ -1,4 +1,4 @@
-"""The energy, guided by the confidence of the nearest familiar embeddings."""
+"""NNGuide: the energy times the guidance of the nearest familiar embeddings."""
 
 from dataclasses import dataclass
 from typing import ClassVar
@@ -6,13 +6,13 @@ from typing import ClassVar
 import numpy as np
 from jaxtyping import Float
 
-from isogon.ood.detector import Bank, Detector, Settings
+from isogon.ood.detector import Bank, Detector, DetectorSettings
 from isogon.ood.knn import directions, require_neighbours
 from isogon.ood.neighbours import in_blocks
 from isogon.ood.probe import LinearProbe, log_sum_exp
 from isogon.ood.statistics import StoredStatistics
 
-_NEIGHBOURS = 10  # where k is not set
+_NEIGHBOURS = 10  # the default of k
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -21,7 +21,7 @@ class NnGuide(Detector):
 
     Park et al., "Nearest Neighbor Guidance for Out-of-Distribution Detection", ICCV
     2023, arXiv:2309.14888, as in OpenOOD v1.5; the score is the negative of its
-    `conf`. OpenOOD may draw a share of the training set as bank; ours is the whole.
+    `conf`. OpenOOD may draw a share of the training set as bank; ours is the whole set.
     """
 
     name: ClassVar[str] = "nnguide"
@@ -41,13 +41,13 @@ class NnGuide(Detector):
         return cls(probe=probe, guides=guides, k=k)
 
     @classmethod
-    def from_bank(cls, bank: Bank, settings: Settings) -> "NnGuide":
-        """Fit with k = 10 where it is not set."""
+    def from_bank(cls, bank: Bank, settings: DetectorSettings) -> "NnGuide":
+        """Fit, with k = 10 by default."""
         return cls.fit(bank.embeddings, bank.probe, k=settings.k or _NEIGHBOURS)
 
     @classmethod
     def require_possible(
-        cls, settings: Settings, bank: int, width: int | None, classes: int | None
+        cls, settings: DetectorSettings, bank: int, width: int | None, classes: int | None
     ) -> None:
         """Raise `UsageError` if the bank has fewer than k images."""
         require_neighbours(cls.name, settings.k or _NEIGHBOURS, bank)
@@ -69,8 +69,8 @@ class NnGuide(Detector):
         return self.probe.arrays() | {"nnguide.guides": self.guides}
 
     @classmethod
-    def from_stored(cls, stored: StoredStatistics, settings: Settings) -> "NnGuide":
-        """Return the detector that `arrays` stored."""
+    def from_stored(cls, stored: StoredStatistics, settings: DetectorSettings) -> "NnGuide":
+        """Return the detector from the stored `arrays`."""
         k = settings.k or _NEIGHBOURS
         probe = LinearProbe.from_stored(stored)
         guides = stored.take("nnguide.guides", "n d")

@@ -1,4 +1,4 @@
-"""Agreement with the stored pattern of the predicted class."""
+"""SHE: the inner product with the stored pattern of the predicted class."""
 
 from dataclasses import dataclass
 from typing import ClassVar
@@ -6,7 +6,7 @@ from typing import ClassVar
 import numpy as np
 from jaxtyping import Float, Int
 
-from isogon.ood.detector import Bank, Detector, Settings
+from isogon.ood.detector import Bank, Detector, DetectorSettings
 from isogon.ood.probe import LinearProbe
 from isogon.ood.statistics import StoredStatistics
 
@@ -19,7 +19,7 @@ class She(Detector):
     Zhang et al., "Out-of-Distribution Detection based on In-Distribution Data Patterns
     Memorization with Modern Hopfield Energy", ICLR 2023, as in OpenOOD v1.5 (inner
     product); the score is the negative of its `conf`. Where a class has no correctly
-    classified embedding, OpenOOD's pattern is NaN; ours is the mean of them all.
+    classified embedding, OpenOOD's pattern is NaN; ours is the mean of all of the class.
     """
 
     name: ClassVar[str] = "she"
@@ -45,8 +45,8 @@ class She(Detector):
         return cls(probe=probe, patterns=np.stack(patterns))
 
     @classmethod
-    def from_bank(cls, bank: Bank, settings: Settings) -> "She":
-        """Fit; there is nothing to set."""
+    def from_bank(cls, bank: Bank, settings: DetectorSettings) -> "She":
+        """Fit; there are no settings."""
         return cls.fit(bank.embeddings, bank.classes, bank.probe)
 
     def score(self, embeddings: Float[np.ndarray, "b d"]) -> Float[np.ndarray, " b"]:
@@ -60,8 +60,8 @@ class She(Detector):
         return self.probe.arrays() | {"she.patterns": self.patterns}
 
     @classmethod
-    def from_stored(cls, stored: StoredStatistics, settings: Settings) -> "She":
-        """Return the detector that `arrays` stored."""
+    def from_stored(cls, stored: StoredStatistics, settings: DetectorSettings) -> "She":
+        """Return the detector from the stored `arrays`."""
         return cls(
             probe=LinearProbe.from_stored(stored),
             patterns=stored.take("she.patterns", "c d"),

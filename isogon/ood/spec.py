@@ -1,4 +1,4 @@
-"""Which detector, with which setting: what a recipe asks for and a bundle records."""
+"""The detector and its settings, as recipes and bundles specify them."""
 
 import pkgutil
 from collections.abc import Iterator
@@ -10,13 +10,13 @@ from jaxtyping import Float, Int
 from pydantic import BaseModel, ConfigDict, Field
 
 from isogon.errors import UsageError
-from isogon.ood.detector import Bank, Detector, Settings
+from isogon.ood.detector import Bank, Detector, DetectorSettings
 from isogon.ood.probe import LinearProbe
 from isogon.ood.statistics import StoredStatistics
 
 
 def _named_detectors() -> Iterator[type[Detector]]:
-    """Yield each class with a name of its own, of the modules beside this one."""
+    """Yield each named detector class in the modules of this package."""
     for found in pkgutil.iter_modules([str(Path(__file__).parent)]):
         if f"{__package__}.{found.name}" == __name__:
             continue
@@ -35,24 +35,24 @@ def detector_class(name: str) -> type[Detector]:
     """Return the class of the detector of this name.
 
     Raises:
-        UsageError: this version of Isogon has none.
+        UsageError: this version of Isogon has no such detector.
     """
     if name not in _BY_NAME:
         raise UsageError(
             f"This version of Isogon has no detector `{name}`; it has "
-            f"{', '.join(DETECTORS)}. A bundle with another can be inspected, and what is "
-            f"exported in it can be run; to fit or export it, install the version that "
+            f"{', '.join(DETECTORS)}. A bundle with another detector can be inspected, and "
+            f"its exported files can be run. To fit or export it, install the version that "
             f"made it, or choose a detector with `isogon calibrate`."
         )
     return _BY_NAME[name]
 
 
 class DetectorSpec(BaseModel):
-    """A detector's name, its settings and the false-alarm rate it is to keep."""
+    """A detector's name, its settings and its false-alarm rate."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    # Any name: a bundle of another version, with a detector of its own, can be read.
+    # Any name, so that bundles of other versions, with other detectors, can be read.
     name: str = Field(
         default="mahalanobis", description="which detector", examples=list(DETECTORS)
     )
@@ -86,34 +86,34 @@ class DetectorSpec(BaseModel):
         Args:
             embeddings: of the bank, as they are deployed.
             labels: the class of each; None without classes.
-            probe: the linear probe of these embeddings and labels, where several
-                detectors share it; without it, one is fitted if the detector needs it.
+            probe: the linear probe of these embeddings and labels, if several detectors
+                share it; None: one is fitted if the detector needs it.
 
         Raises:
-            UsageError: they are too few, labels are needed and missing, or `dim` is
-                not below the width.
+            UsageError: there are too few embeddings, labels are needed and missing, or
+                `dim` is not below the width.
         """
         self.require_bank(len(embeddings), labels, embeddings.shape[1])
         bank = Bank(embeddings=embeddings, labels=labels, shared_probe=probe)
         return detector_class(self.name).from_bank(bank, self._settings)
 
     def require_read(self) -> None:
-        """Raise `UsageError` if `k` or `dim` is set and this detector does not read it."""
+        """Raise `UsageError` if `k` or `dim` is set and this detector does not use it."""
         for setting in ("k", "dim"):
             if getattr(self, setting) is None:
                 continue
             if setting not in detector_class(self.name).reads:
                 readers = [name for name, one in _BY_NAME.items() if setting in one.reads]
                 raise UsageError(
-                    f"The {self.name} detector does not read {setting}, got {setting} = "
-                    f"{getattr(self, setting)}; leave it out, or take a detector that "
+                    f"The {self.name} detector does not use {setting}, got {setting} = "
+                    f"{getattr(self, setting)}; leave it out, or choose a detector that "
                     f"does: {' or '.join(readers)}."
                 )
 
     def require_bank(
         self, bank: int, labels: Int[np.ndarray, " n"] | None, width: int | None = None
     ) -> None:
-        """Raise as `require_possible` does, with the bank's labels, if it has any."""
+        """Call `require_possible` with the number of classes of the labels."""
         classes = None if labels is None else len(np.unique(labels))
         self.require_possible(bank, labels is not None, width, classes=classes)
 
@@ -128,18 +128,18 @@ class DetectorSpec(BaseModel):
         """Raise `UsageError` if no such detector can be fitted on such a bank.
 
         Args:
-            bank: how many embeddings there are.
+            bank: number of embeddings.
             labelled: whether their classes are known.
-            width: of the embeddings, where it is known already.
-            classes: how many of them the bank has, where it is known already.
+            width: embedding dimension; None: not known yet.
+            classes: number of classes; None: not known yet.
         """
         found = detector_class(self.name)
         if not labelled and found.needs_labels:
             others = [name for name, one in _BY_NAME.items() if not one.needs_labels]
             raise UsageError(
                 f"The {self.name} detector compares classes and needs labels, got images "
-                f"without; sort them into class folders, or use a detector that needs "
-                f"none: {', '.join(others)}."
+                f"without labels; sort them into class folders, or use a detector that "
+                f"needs none: {', '.join(others)}."
             )
         found.require_possible(self._settings, bank, width, classes)
 
@@ -147,23 +147,23 @@ class DetectorSpec(BaseModel):
         """Return the detector whose statistics were stored as `arrays`.
 
         Raises:
-            BundleError: an array is missing, or is not of the shape it must have.
+            BundleError: an array is missing or has another shape.
             UsageError: this version of Isogon has no such detector.
         """
         stored = StoredStatistics(detector=self.name, arrays=arrays)
         return detector_class(self.name).from_stored(stored, self._settings)
 
     @property
-    def _settings(self) -> Settings:
-        return Settings(k=self.k, dim=self.dim)
+    def _settings(self) -> DetectorSettings:
+        return DetectorSettings(k=self.k, dim=self.dim)
 
 
 def applicable_detectors(bank: int, width: int, labelled: bool) -> dict[str, DetectorSpec]:
-    """Return every detector that can be fitted on such a bank, by a name for tables.
+    """Return every detector that can be fitted on such a bank, by its name in tables.
 
     Args:
-        bank: how many embeddings there are.
-        width: of the embeddings.
+        bank: number of embeddings.
+        width: embedding dimension.
         labelled: whether their classes are known.
     """
     specs = {"knn_k1": DetectorSpec(name="knn"), "knn_k50": DetectorSpec(name="knn", k=50)}

@@ -1,4 +1,4 @@
-"""Statistics read back from a bundle: each array is there, finite and of its shape."""
+"""Statistics read from a bundle: each array is checked for presence, shape and NaN."""
 
 from dataclasses import dataclass, field
 
@@ -9,17 +9,17 @@ from isogon.errors import BundleError
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class StoredStatistics:
-    """The arrays of `reference.safetensors`, taken one by one with their axes."""
+    """The arrays of `reference.safetensors`, taken one by one and checked."""
 
     detector: str
     arrays: dict[str, np.ndarray]
-    sizes: dict[str, int] = field(default_factory=dict)  # of the axes met so far
+    sizes: dict[str, int] = field(default_factory=dict)  # of the axes taken so far
 
     def take(self, name: str, axes: str) -> np.ndarray:
         """Return an array whose axes are named as in jaxtyping, such as "n d".
 
         Raises:
-            BundleError: it is missing, has other axes, an axis of another size than an
+            BundleError: it is missing, has other axes, an axis whose size differs from an
                 array taken before, or a value that is not finite.
         """
         if name not in self.arrays:
@@ -35,19 +35,19 @@ class StoredStatistics:
             if self.sizes.setdefault(axis, size) != size:
                 raise self._fault(
                     f"`{name}` is {list(array.shape)}, but {axis} = {self.sizes[axis]} "
-                    f"in the arrays beside it"
+                    f"in the other arrays"
                 )
         if not np.isfinite(array).all():
-            raise self._fault(f"`{name}` holds values that are not finite")
+            raise self._fault(f"`{name}` has values that are not finite")
         return array
 
     def require_bank(self, k: int) -> None:
-        """Raise `BundleError` unless the axis `n` taken before holds k neighbours."""
+        """Raise `BundleError` unless the axis `n` taken before is at least k."""
         if self.sizes["n"] < k:
             raise self._fault(f"{self.sizes['n']} references are too few for k = {k}")
 
     def _fault(self, fault: str) -> BundleError:
         return BundleError(
-            f"The stored statistics do not belong to a {self.detector} detector: {fault}. "
+            f"The stored statistics do not fit a {self.detector} detector: {fault}. "
             f"Fit it again with `isogon calibrate`, or restore the bundle."
         )

@@ -1,4 +1,4 @@
-"""How far an embedding leaves the principal subspace, alone and against its energy."""
+"""Residual and ViM: the distance from the principal subspace, alone and with the energy."""
 
 from dataclasses import dataclass
 from typing import ClassVar
@@ -7,7 +7,7 @@ import numpy as np
 from jaxtyping import Float
 
 from isogon.errors import UsageError
-from isogon.ood.detector import Bank, Detector, Settings
+from isogon.ood.detector import Bank, Detector, DetectorSettings
 from isogon.ood.probe import LinearProbe, log_sum_exp
 from isogon.ood.statistics import StoredStatistics
 
@@ -42,15 +42,15 @@ class Residual(Detector):
         return cls(origin=origin, complement=directions[:, : data.shape[1] - dim])
 
     @classmethod
-    def from_bank(cls, bank: Bank, settings: Settings) -> "Residual":
-        """Fit; where `dim` is not set, it is half the width."""
+    def from_bank(cls, bank: Bank, settings: DetectorSettings) -> "Residual":
+        """Fit, with `dim` half the width by default."""
         probe = None if bank.labels is None else bank.probe
         dim = _dim(settings, bank.embeddings.shape[1])
         return cls.fit(bank.embeddings, probe, dim=dim)
 
     @classmethod
     def require_possible(
-        cls, settings: Settings, bank: int, width: int | None, classes: int | None
+        cls, settings: DetectorSettings, bank: int, width: int | None, classes: int | None
     ) -> None:
         """Raise `UsageError` if `dim` is not below the width and the bank's size."""
         _require_subspace(cls.name, settings, bank, width)
@@ -69,8 +69,10 @@ class Residual(Detector):
         }
 
     @classmethod
-    def from_stored(cls, stored: StoredStatistics, settings: Settings) -> "Residual":
-        """Return the detector that `arrays` stored."""
+    def from_stored(
+        cls, stored: StoredStatistics, settings: DetectorSettings
+    ) -> "Residual":
+        """Return the detector from the stored `arrays`."""
         return cls(
             origin=stored.take("residual.origin", "d"),
             complement=stored.take("residual.complement", "d r"),
@@ -100,7 +102,7 @@ class Vim(Detector):
         """Fit residual and alpha.
 
         Raises:
-            UsageError: the bank does not leave the subspace.
+            UsageError: the bank does not vary outside the subspace.
         """
         residual = Residual.fit(embeddings, probe, dim=dim)
         lengths = residual.score(embeddings)
@@ -116,14 +118,14 @@ class Vim(Detector):
         return cls(probe=probe, residual=residual, alpha=alpha)
 
     @classmethod
-    def from_bank(cls, bank: Bank, settings: Settings) -> "Vim":
-        """Fit; where `dim` is not set, it is half the width."""
+    def from_bank(cls, bank: Bank, settings: DetectorSettings) -> "Vim":
+        """Fit, with `dim` half the width by default."""
         dim = _dim(settings, bank.embeddings.shape[1])
         return cls.fit(bank.embeddings, bank.probe, dim=dim)
 
     @classmethod
     def require_possible(
-        cls, settings: Settings, bank: int, width: int | None, classes: int | None
+        cls, settings: DetectorSettings, bank: int, width: int | None, classes: int | None
     ) -> None:
         """Raise `UsageError` if `dim` is not below the width and the bank's size."""
         _require_subspace(cls.name, settings, bank, width)
@@ -140,8 +142,8 @@ class Vim(Detector):
         return self.probe.arrays() | self.residual.arrays() | alpha
 
     @classmethod
-    def from_stored(cls, stored: StoredStatistics, settings: Settings) -> "Vim":
-        """Return the detector that `arrays` stored."""
+    def from_stored(cls, stored: StoredStatistics, settings: DetectorSettings) -> "Vim":
+        """Return the detector from the stored `arrays`."""
         return cls(
             probe=LinearProbe.from_stored(stored),
             residual=Residual.from_stored(stored, settings),
@@ -149,19 +151,21 @@ class Vim(Detector):
         )
 
 
-def _dim(settings: Settings, width: int) -> int:
+def _dim(settings: DetectorSettings, width: int) -> int:
     return settings.dim or width // 2
 
 
-def _require_subspace(name: str, settings: Settings, bank: int, width: int | None) -> None:
+def _require_subspace(
+    name: str, settings: DetectorSettings, bank: int, width: int | None
+) -> None:
     if width is None:
         return
     dim = _dim(settings, width)
     if dim >= width:
         raise UsageError(
-            f"The {name} detector measures what lies outside a subspace and needs dim "
-            f"below the embedding's width, got dim = {dim} and width {width}; lower dim, "
-            f"or leave it out for half the width."
+            f"The {name} detector measures the part outside a subspace and needs dim below "
+            f"the embedding dimension, got dim = {dim} and {width} dimensions; lower dim, "
+            f"or leave it out for half of them."
         )
     if bank <= dim:
         raise UsageError(

@@ -1,4 +1,4 @@
-"""Parity: how equal two runs of a model are, and the bounds for it. No torch."""
+"""Parity: how close two runs of a model are, and the bounds for it. No torch."""
 
 from isogon.parity.figures import (
     Figures as Figures,
@@ -6,12 +6,12 @@ from isogon.parity.figures import (
     figures as figures,
     rank_correlation as rank_correlation,
 )
-from isogon.parity.page import (
-    REPORT as REPORT,
-    with_parity as with_parity,
-)
 from isogon.parity.report import (
     ParityReport as ParityReport,
+)
+from isogon.parity.report_html import (
+    REPORT as REPORT,
+    with_parity as with_parity,
 )
 from isogon.parity.run import (
     Claim as Claim,

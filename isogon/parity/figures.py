@@ -1,4 +1,4 @@
-"""How far two runners' answers about the same images are apart."""
+"""The differences between two runners' outputs for the same images."""
 
 import numpy as np
 from jaxtyping import Bool, Float, Float32
@@ -7,15 +7,19 @@ from isogon.ood.neighbours import BLOCK, NEIGHBOURS, neighbour_overlap
 from isogon.parity.tolerance import SIGNS, Check, ParityRecord, Tolerance
 from isogon.runtimes import Outputs
 
-# Cosines closer than this are equal: duplicates have no order for rounding to keep.
+# Cosines this close count as equal, because rounding may reorder duplicates.
 _TIE = 1e-5
-# So are scores that differ by no more than this share of their range: images that are
-# in the detector's bank all score zero, give or take rounding.
+
+# Scores that differ by at most this share of their range count as equal too: images in the
+# detector's bank all have score zero, up to rounding.
 _SCORE_TIE = 1e-3
+
+# Infinities stay or become NaN, and either breaks a bound, so numpy need not warn.
+_unwarned = np.errstate(over="ignore", invalid="ignore")
 
 
 class Figures(ParityRecord):
-    """The worst disagreement seen with the reference, NaN included."""
+    """The worst difference from the reference; NaN stays NaN."""
 
     images: int
     max_abs_error: float  # over coordinates of unit-norm embeddings
@@ -24,12 +28,14 @@ class Figures(ParityRecord):
     mean_cosine: float
     neighbour_agreement: float  # mean share of the 10 nearest that are the same
     max_score_error: float  # over OOD scores, in units of the reference's range
-    score_rank_correlation: float  # Spearman's; a thousandth of the range is a tie
+    score_rank_correlation: (
+        float  # Spearman's; differences within 1/1000 of the range are ties
+    )
     decision_agreement: float  # share of images with the same is_ood
 
     @classmethod
     def none(cls) -> "Figures":
-        """Return the figures of a comparison that has seen nothing."""
+        """Return the figures of no comparison."""
         return cls(
             images=0,
             max_abs_error=0.0,
@@ -43,7 +49,7 @@ class Figures(ParityRecord):
         )
 
     def worst(self, other: "Figures") -> "Figures":
-        """Return the worse of both, field by field. A NaN stays."""
+        """Return the worse of both, field by field; NaN stays NaN."""
         values: dict[str, float] = {"images": self.images + other.images}
         for name in _bounded(Figures):
             worse = np.maximum if SIGNS[name] == "<=" else np.minimum
@@ -51,13 +57,13 @@ class Figures(ParityRecord):
         return Figures.model_validate(values)
 
     def checks(self, tolerance: Tolerance) -> tuple[Check, ...]:
-        """Return every figure with its bound; a check is false where it is broken."""
+        """Return every figure with its bound; a check is false if the bound is broken."""
         return tuple(
             tolerance.check(name, getattr(self, name)) for name in _bounded(Figures)
         )
 
     def failures(self, tolerance: Tolerance) -> tuple[str, ...]:
-        """Return each broken bound, in one line. Nothing compared is a failure."""
+        """Return each broken bound, in one line. No comparison is a failure too."""
         found = [str(check) for check in self.checks(tolerance) if not check]
         if self.images == 0:
             found.append("no images were compared")
@@ -65,7 +71,7 @@ class Figures(ParityRecord):
 
 
 class Stability(ParityRecord):
-    """How far a runner is from itself: the largest change of a coordinate."""
+    """The largest change of a coordinate between runs of the same runner."""
 
     batch_invariance: float  # in another batch size, or another position of the batch
     determinism: float  # when the same batches are run again
@@ -77,10 +83,6 @@ class Stability(ParityRecord):
         )
 
 
-# Infinities stay, or become NaN, and either breaks a bound; no warnings beside that.
-_unwarned = np.errstate(over="ignore", invalid="ignore")
-
-
 @_unwarned
 def figures(
     reference: Outputs,
@@ -89,7 +91,7 @@ def figures(
     reference_is_ood: Bool[np.ndarray, " b"],
     candidate_is_ood: Bool[np.ndarray, " b"],
 ) -> Figures:
-    """Measure how far two runners' answers about the same images are apart."""
+    """Measure the differences between two runners' outputs for the same images."""
     if not len(reference):
         return Figures.none()
     agreement = float((reference_is_ood == candidate_is_ood).mean())
@@ -121,7 +123,7 @@ def score_errors(
     *,
     among: Float[np.ndarray, " n"],
 ) -> Float[np.ndarray, " _"]:
-    """Return how far scores are apart, in units of the range of those they are among."""
+    """Return the differences of scores, in units of the range of the scores `among`."""
     errors: np.ndarray = np.abs(reference - candidate) / (np.ptp(among) or np.float32(1))
     return errors
 
@@ -129,7 +131,7 @@ def score_errors(
 def largest_change(
     one: Float32[np.ndarray, "... d"], other: Float32[np.ndarray, "... d"]
 ) -> float:
-    """Return the largest difference of a coordinate of embeddings; NaN stays."""
+    """Return the largest difference of a coordinate; NaN stays NaN."""
     changes = np.abs(one - other)
     return float(changes.max()) if changes.size else 0.0
 
@@ -137,8 +139,7 @@ def largest_change(
 def rank_correlation(one: Float[np.ndarray, " b"], other: Float[np.ndarray, " b"]) -> float:
     """Return Spearman's rank correlation; equal values share their mean rank.
 
-    Constant values have no order: NaN, unless both are constant, which is 1. So is a
-    value that is not a number.
+    It is 1 if both are constant, and NaN if only one is, or if a value is NaN.
     """
     if np.isnan(one).any() or np.isnan(other).any():
         return float("nan")
@@ -150,25 +151,10 @@ def rank_correlation(one: Float[np.ndarray, " b"], other: Float[np.ndarray, " b"
     return float("nan") if ours.any() or theirs.any() else 1.0
 
 
-def _ranks(values: Float[np.ndarray, " b"]) -> Float[np.ndarray, " b"]:
-    _, place, counts = np.unique(values, return_inverse=True, return_counts=True)
-    mean_rank = np.cumsum(counts) - (counts - 1) / 2
-    return np.asarray(mean_rank[place])
-
-
-def _cosines(
-    reference: Float32[np.ndarray, "b d"], candidate: Float32[np.ndarray, "b d"]
-) -> Float[np.ndarray, " b"]:
-    """Return each pair's cosine in float64; a vector of zeros has none: NaN."""
-    ours, theirs = reference.astype(np.float64), candidate.astype(np.float64)
-    lengths = np.linalg.norm(ours, axis=1) * np.linalg.norm(theirs, axis=1)
-    return np.asarray(np.einsum("bd,bd->b", ours, theirs) / lengths)
-
-
 def _agreement(
     reference: Float32[np.ndarray, "b d"], candidate: Float32[np.ndarray, "b d"]
 ) -> float:
-    """Return the overlap of each image's nearest others; an image alone has none: 1."""
+    """Return the mean overlap of nearest neighbours; 1 for a single image."""
     count = len(reference)
     if count < 2:
         return 1.0
@@ -182,6 +168,21 @@ def _agreement(
         overlaps.append(neighbour_overlap(ours, theirs, k=k, tie=_TIE))
         sizes.append(len(rows))
     return float(np.average(overlaps, weights=sizes))
+
+
+def _cosines(
+    reference: Float32[np.ndarray, "b d"], candidate: Float32[np.ndarray, "b d"]
+) -> Float[np.ndarray, " b"]:
+    """Return each pair's cosine in float64; NaN for a vector of zeros."""
+    ours, theirs = reference.astype(np.float64), candidate.astype(np.float64)
+    lengths = np.linalg.norm(ours, axis=1) * np.linalg.norm(theirs, axis=1)
+    return np.asarray(np.einsum("bd,bd->b", ours, theirs) / lengths)
+
+
+def _ranks(values: Float[np.ndarray, " b"]) -> Float[np.ndarray, " b"]:
+    _, place, counts = np.unique(values, return_inverse=True, return_counts=True)
+    mean_rank = np.cumsum(counts) - (counts - 1) / 2
+    return np.asarray(mean_rank[place])
 
 
 def _bounded(record: type[ParityRecord]) -> tuple[str, ...]:

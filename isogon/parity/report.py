@@ -1,7 +1,7 @@
-"""The verdict on one artifact: the figures, the bounds, and for which bytes they hold.
+"""The parity report of one artifact: its figures, their bounds, and the file's hash.
 
-The report names the SHA-256 of the one artifact it vouches for (rule 4), and carries
-that artifact's own calibration (rule 5).
+The report names the SHA-256 of the artifact it vouches for (rule 4), and contains that
+artifact's own calibration (rule 5).
 """
 
 from pydantic import Field
@@ -13,15 +13,17 @@ from isogon.runtimes.runner import Precision
 
 
 class ParityReport(ParityRecord):
-    """What was compared, how it came out, and for which bytes that holds.
+    """What was compared, the result, and the hash of the file it is for.
 
     Truthy only if images were compared and every bound holds. NaN fails.
     """
 
     artifact: str
     sha256: str = Field(pattern="^[0-9a-f]{64}$")
-    tensors: str | None = None  # SHA-256 of the weights' own file, over 2 GB
-    function: str = Field(pattern="^[0-9a-f]{64}$")  # what it is to compute
+    tensors: str | None = None  # SHA-256 of the separate file of weights, over 2 GB
+    function: str = Field(
+        pattern="^[0-9a-f]{64}$"
+    )  # SHA-256 of the function it should compute
     precision: Precision
     reference: str
     candidate: str
@@ -29,11 +31,11 @@ class ParityReport(ParityRecord):
     figures: Figures  # the worst over all batch sizes
     stability: Stability
     tolerance: Tolerance
-    calibration: Calibration | None  # None only where its scores are not finite
+    calibration: Calibration | None  # None only if its scores are not finite
 
     @property
     def checks(self) -> tuple[Check, ...]:
-        """Every figure with its bound, in the order in which they are shown."""
+        """Every figure with its bound, in the order of display."""
         return self.figures.checks(self.tolerance) + self.stability.checks(self.tolerance)
 
     @property

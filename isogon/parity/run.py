@@ -1,7 +1,7 @@
-"""What a candidate and the reference answered: enough to judge again, elsewhere.
+"""The saved outputs of a candidate and the reference, which can be judged again.
 
-Running and judging are separate. A run keeps every answer in one safetensors file;
-`ParityRun.judge` holds it against bounds, now or later, without any runner.
+Running and judging are separate. A run keeps all outputs in one safetensors file;
+`ParityRun.judge` compares them with bounds, now or later, without a runner.
 """
 
 from collections.abc import Mapping
@@ -22,19 +22,21 @@ from isogon.parity.tolerance import TOLERANCES, ParityRecord, Tolerance
 from isogon.runtimes import Outputs
 from isogon.runtimes.runner import Precision
 
-_KEY = "isogon.parity"  # of the header's metadata
+_KEY = "isogon.parity"  # in the header's metadata
 _EXPECTED, _AGAIN, _REPEATED, _BATCH = "expected", "again", "repeated", "batch."
 
 
 class Claim(ParityRecord):
-    """Which file is said to compute the same as which reference."""
+    """The claim that a file computes the same as a reference."""
 
     artifact: str  # its name in the bundle
     sha256: str = Field(pattern="^[0-9a-f]{64}$")
-    tensors: str | None = None  # SHA-256 of the weights' own file, over 2 GB
-    function: str = Field(pattern="^[0-9a-f]{64}$")  # what it is to compute
+    tensors: str | None = None  # SHA-256 of the separate file of weights, over 2 GB
+    function: str = Field(
+        pattern="^[0-9a-f]{64}$"
+    )  # SHA-256 of the function it should compute
     precision: Precision
-    reference: str  # what ran it, and where
+    reference: str  # its runtime and device
 
 
 class _Header(ParityRecord):
@@ -46,22 +48,22 @@ class _Header(ParityRecord):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ParityRun:
-    """All answers of the reference and of a candidate about the same images."""
+    """All outputs of the reference and of a candidate for the same images."""
 
     claim: Claim
-    candidate: str  # what ran the artifact, and where
-    familiar: int  # so many images, the first, are familiar; they calibrate
+    candidate: str  # the artifact's runtime and device
+    familiar: int  # this number of images, the first ones, are familiar and calibrate
     alpha: float  # the false-alarm rate of the decisions
-    expected: Outputs  # by the reference
-    answers: Mapping[int, Outputs]  # by the candidate, by batch size, ascending
-    again: Outputs  # by the candidate once more, at the largest batch size
-    repeated: Outputs  # about the first image, in every position of the largest batch
+    expected: Outputs  # of the reference
+    answers: Mapping[int, Outputs]  # of the candidate, by batch size, ascending
+    again: Outputs  # of the candidate in a second run, at the largest batch size
+    repeated: Outputs  # for the first image, in every position of the largest batch
 
     @property
     def calibration(self) -> Calibration | None:
-        """That of the candidate's own scores in its smallest batches.
+        """The calibration from the candidate's own scores at the smallest batch size.
 
-        None where they are not finite.
+        None if they are not finite.
 
         Raises:
             UsageError: there are too few familiar images for alpha.
@@ -69,7 +71,7 @@ class ParityRun:
         return self._calibration(self.answers[min(self.answers)])
 
     def judge(self, tolerance: Tolerance | None = None) -> ParityReport:
-        """Return the report under these bounds, or the defaults of the precision.
+        """Return the report for these bounds; None: the defaults of the precision.
 
         Raises:
             UsageError: there are too few familiar images for alpha.
@@ -96,7 +98,7 @@ class ParityRun:
         )
 
     def save(self, path: Path) -> None:
-        """Write all to a safetensors file; `isogon/bundle/README.md` specifies it."""
+        """Write everything to a safetensors file; see `isogon/bundle/README.md`."""
         header = _Header(
             claim=self.claim,
             candidate=self.candidate,
@@ -114,7 +116,7 @@ class ParityRun:
             arrays[f"{name}.embeddings"] = np.ascontiguousarray(outputs.embeddings)
             arrays[f"{name}.ood_scores"] = np.ascontiguousarray(outputs.ood_scores)
         metadata = {_KEY: header.model_dump_json()}
-        # `save_file` would make a file that its owner alone may read.
+        # `save_file` makes a file that only its owner may read.
         path.write_bytes(safetensors.numpy.save(arrays, metadata=metadata))
 
     @classmethod
@@ -122,7 +124,7 @@ class ParityRun:
         """Return the run that `save` wrote.
 
         Raises:
-            BundleError: the file is missing, or is not a whole parity run.
+            BundleError: the file is missing, or is not a complete parity run.
         """
         if not path.is_file():
             raise _unreadable(
@@ -164,7 +166,7 @@ class ParityRun:
         return run
 
     def _require_whole(self, path: Path) -> None:
-        """Raise `BundleError` unless all answers are about the same images."""
+        """Raise `BundleError` unless all outputs are for the same images."""
         images = len(self.expected)
         wanted = {name: images for name in ("again", *map(str, self.answers))}
         found = {str(size): len(outputs) for size, outputs in self.answers.items()}
@@ -173,8 +175,8 @@ class ParityRun:
         if found != wanted or self.familiar > images or min(self.answers) < 1:
             raise _unreadable(
                 path,
-                f"it should answer about the same {images} images, "
-                f"{self.familiar} of them familiar, in every part; it has {found}",
+                f"every part should have the same {images} images, {self.familiar} of them "
+                f"familiar; it has {found}",
             )
         widths = {
             outputs.embeddings.shape[1]
@@ -199,7 +201,7 @@ class ParityRun:
         )
 
     def _unsteady(self) -> float:
-        """Return the largest error of a score run again, or at another position."""
+        """Return the largest error of a score in a second run, or at another position."""
         expected = self.expected.ood_scores
         if not len(expected):
             return 0.0
@@ -221,7 +223,7 @@ class ParityRun:
 
 
 def _outputs_by_name(path: Path, arrays: Mapping[str, np.ndarray]) -> dict[str, Outputs]:
-    """Return the arrays in pairs, checked: their dtype, their axes, their lengths."""
+    """Return the arrays in pairs, with dtype, axes and lengths checked."""
     outputs = {}
     for name in sorted({key.rpartition(".")[0] for key in arrays}):
         embeddings = arrays.get(f"{name}.embeddings")
@@ -246,6 +248,6 @@ def _outputs_by_name(path: Path, arrays: Mapping[str, np.ndarray]) -> dict[str, 
 
 def _unreadable(path: Path, reason: str) -> BundleError:
     return BundleError(
-        f"Expected a saved parity run at {path}, as `isogon export` puts it beside a "
+        f"Expected a saved parity run at {path}, as `isogon export` writes it beside a "
         f"report in parity/: {reason}. Export the bundle again to make it."
     )

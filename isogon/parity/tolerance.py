@@ -1,4 +1,4 @@
-"""The bounds an artifact must keep, by precision, and a figure held against one."""
+"""The bounds an artifact must keep, by precision, and the check of a figure."""
 
 from collections.abc import Mapping
 from types import MappingProxyType
@@ -10,7 +10,7 @@ from isogon.runtimes.runner import Precision
 
 Sign = Literal["<=", ">="]
 
-# Which way each figure is bounded, in the order in which they are shown.
+# The direction of each figure's bound, in the order of display.
 SIGNS: Mapping[str, Sign] = MappingProxyType(
     {
         "max_abs_error": "<=",
@@ -28,13 +28,13 @@ SIGNS: Mapping[str, Sign] = MappingProxyType(
 
 
 class ParityRecord(BaseModel):
-    """What parity writes into files: complete, unchanging, and NaN stays NaN."""
+    """A record of parity in a file: complete, immutable, and NaN stays NaN."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, ser_json_inf_nan="constants")
 
 
 class Check(NamedTuple):
-    """One figure against its bound; false where the bound is broken. NaN breaks it."""
+    """One figure and its bound; false if the bound is broken. NaN breaks it."""
 
     name: str
     seen: float
@@ -50,7 +50,7 @@ class Check(NamedTuple):
 
     @property
     def shown(self) -> str:
-        """The figure, with enough digits to tell a broken bound from a kept one."""
+        """The figure as text, with enough digits to distinguish it from a broken bound."""
         bound = f"{self.bound:.8g}"
         texts = (f"{self.seen:.{digits}g}" for digits in range(8, 18))
         return next((text for text in texts if self or text != bound), f"{self.seen!r}")
@@ -59,7 +59,7 @@ class Check(NamedTuple):
 class Tolerance(ParityRecord):
     """The bounds an artifact must keep; the defaults are those of float32.
 
-    What each figure is, `Figures` and `Stability` say. Float32 was measured on CPU with
+    `Figures` and `Stability` explain the figures. Float32 was measured on CPU with
     torch 2.15 and ONNX Runtime 1.31, knn detector, batch sizes 1, 2, 7, 8 and 32:
 
         student                     test_resnet, trained   ViT-Ti   EfficientNet-Lite0
@@ -70,10 +70,10 @@ class Tolerance(ParityRecord):
         agreements and correlation                    1        1                    1
         batch_invariance, determinism                 0        0                    0
 
-    (ViT-Ti: random weights, thrice their usual size, so that attention attends;
-    Lite0: pretrained.) A decision may differ for an image that is closer to the
-    threshold than max_score_error. A GPU sums in another order at another batch size,
-    hence bounds above 0 for the last two.
+    (ViT-Ti: random weights, three times their usual size, so that attention is not
+    uniform; Lite0: pretrained.) A decision may differ for an image whose score is within
+    max_score_error of the threshold. A GPU sums in another order at another batch size,
+    so the bounds of the last two are above 0.
     """
 
     max_abs_error: float = 1e-4
@@ -92,9 +92,9 @@ class Tolerance(ParityRecord):
         return Check(name, seen, SIGNS[name], getattr(self, name))
 
 
-# Looser where fewer bits are: the cosines, and the neighbour agreement of int8, are what
-# we promise; the other bounds follow from those. Vectors of cosine c are sqrt(2 - 2c)
-# apart, which is 0.014 at 0.9999 and 0.14 at 0.99, and no coordinate differs by more.
+# Fewer bits have looser bounds. The cosines, and the neighbour agreement of int8, are what
+# we promise; the other bounds follow from them: the distance of unit vectors with cosine c
+# is sqrt(2 - 2c), 0.014 at 0.9999 and 0.14 at 0.99, and no coordinate differs by more.
 TOLERANCES: Mapping[Precision, Tolerance] = MappingProxyType(
     {
         "fp32": Tolerance(),

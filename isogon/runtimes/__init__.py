@@ -1,4 +1,4 @@
-"""What runs an exported model: ONNX Runtime, OpenVINO, TensorRT; its machine. No torch."""
+"""Running an exported model, in ONNX Runtime, OpenVINO or TensorRT. No torch."""
 
 from isogon.runtimes.cuda import (
     CudaDevice as CudaDevice,

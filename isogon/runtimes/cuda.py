@@ -1,4 +1,8 @@
-"""CUDA through its driver: the device, and memory of the host that it reads fast."""
+"""CUDA: which device there is, and the streams, graphs and buffers that an engine needs.
+
+The device is found through the driver, with `ctypes` alone. The rest needs the package
+`cuda-bindings`.
+"""
 
 import ctypes
 import sys
@@ -26,9 +30,9 @@ class CudaDevice:
 
 
 def cuda_device(number: int = 0) -> CudaDevice | None:
-    """Return a CUDA device, or None where there is no driver or no such device.
+    """Return a CUDA device, or None if there is no driver or no such device.
 
-    It prints nothing and makes no context, so it may be asked anywhere.
+    It prints nothing and creates no CUDA context, so any process may call it.
     """
     try:
         driver = ctypes.CDLL(_LIBRARY)
@@ -38,7 +42,7 @@ def cuda_device(number: int = 0) -> CudaDevice | None:
     handle, major, minor = ctypes.c_int(), ctypes.c_int(), ctypes.c_int()
     calls = (
         (driver.cuInit, 0),
-        (driver.cuDeviceGet, ctypes.byref(handle), number),  # fails where there is none
+        (driver.cuDeviceGet, ctypes.byref(handle), number),  # fails if there is none
         (driver.cuDeviceGetName, name, len(name), handle),
         (driver.cuDeviceGetAttribute, ctypes.byref(major), _MAJOR, handle),
         (driver.cuDeviceGetAttribute, ctypes.byref(minor), _MINOR, handle),
@@ -68,22 +72,22 @@ def cuda_runtime() -> ModuleType:
 
 
 def checked(result: tuple[Any, ...]) -> Any:
-    """Return what a CUDA call gave: nothing, one value, or a tuple of values.
+    """Return the result of a CUDA call: None, one value, or a tuple of values.
 
     Raises:
-        BundleError: it reports an error.
+        BundleError: the call failed.
     """
     status, *values = result
     if status.value != 0:
         raise BundleError(
-            f"CUDA refused a call with {status.name} ({status.value}). Is another "
+            f"A CUDA call failed with {status.name} ({status.value}). Is another "
             f"process using the GPU's memory, or is the driver older than CUDA?"
         )
     return values[0] if len(values) == 1 else tuple(values) or None
 
 
 class Stream:
-    """One CUDA stream, and whatever was captured on it."""
+    """One CUDA stream, which can record its work as a graph."""
 
     def __init__(self) -> None:
         self._cuda = cuda_runtime()
@@ -95,23 +99,23 @@ class Stream:
         """Wait until everything on the stream has run."""
         checked(self._cuda.cudaStreamSynchronize(self.handle))
 
-    def recorded(self, work: Callable[[], None]) -> "Graph":
-        """Return the graph of what `work` puts on the stream, which does not run."""
+    def recorded(self, work: Callable[[], None]) -> "CudaGraph":
+        """Record what `work` puts on the stream, without running it; return the graph."""
         mode = self._cuda.cudaStreamCaptureMode.cudaStreamCaptureModeThreadLocal
         checked(self._cuda.cudaStreamBeginCapture(self.handle, mode))
         try:
             work()
         finally:
             ended = self._cuda.cudaStreamEndCapture(self.handle)
-        return Graph(checked(ended))
+        return CudaGraph(checked(ended))
 
-    def launch(self, graph: "Graph") -> None:
+    def launch(self, graph: "CudaGraph") -> None:
         """Put a recorded graph on the stream."""
         checked(self._cuda.cudaGraphLaunch(graph.handle, self.handle))
 
 
-class Graph:
-    """What was recorded on a stream, ready to be launched again."""
+class CudaGraph:
+    """Work recorded on a stream, ready to be launched any number of times."""
 
     def __init__(self, recorded: Any) -> None:
         cuda = cuda_runtime()
@@ -121,7 +125,7 @@ class Graph:
 
 
 class Buffer:
-    """An array in pinned host memory, and as much memory on the device."""
+    """An array in pinned host memory, and memory of the same size on the device."""
 
     def __init__(self, shape: tuple[int, ...], dtype: DTypeLike) -> None:
         self._cuda = cuda_runtime()
@@ -150,5 +154,5 @@ class Buffer:
 
 
 def _when_gone(owner: object, release: Callable[[Any], Any], handle: Any) -> None:
-    """Release a handle with its owner; at the process's end the driver does it."""
+    """Release a handle with its owner; at the end of the process the driver does it."""
     weakref.finalize(owner, release, handle).atexit = False

@@ -1,4 +1,4 @@
-"""On what artifacts run: a device, and how many CPU cores this process may use."""
+"""Where artifacts run: on which device, and on how many CPU cores."""
 
 import math
 import os
@@ -10,8 +10,10 @@ from typing import Literal, cast
 from isogon.errors import UsageError
 
 Provider = Literal["auto", "cpu", "cuda", "tensorrt"]  # of ONNX Runtime
-
 _FORM = re.compile(r"(auto|cpu|cuda)|cuda:(\d+)", re.ASCII)
+
+# Control groups, version 2; inside a container the root is the container's own group.
+_QUOTA = Path("/sys/fs/cgroup/cpu.max")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -19,17 +21,17 @@ class Device:
     """Where a model runs. Only "auto" falls back to the CPU."""
 
     provider: Provider  # of ONNX Runtime
-    number: int = 0  # among the GPUs that CUDA_VISIBLE_DEVICES leaves
+    number: int = 0  # of the GPU, counted within CUDA_VISIBLE_DEVICES
 
     @classmethod
     def parse(cls, text: str) -> "Device":
-        """Return the device of `auto`, `cpu`, `cuda` or `cuda:N`.
+        """Parse `auto`, `cpu`, `cuda` or `cuda:N`.
 
         Raises:
-            UsageError: it is none of these.
+            UsageError: the text is none of these.
         """
         if (match := _FORM.fullmatch(text)) is None:
-            raise UsageError(f"A device is auto, cpu, cuda or cuda:1, got {text!r}.")
+            raise UsageError(f"Expected a device, auto, cpu, cuda or cuda:1, got {text!r}.")
         kind, number = match.groups()
         if number is not None:
             return cls(provider="cuda", number=int(number))
@@ -42,15 +44,11 @@ class Device:
 ANY_DEVICE = Device(provider="auto")
 
 
-# Control groups, version 2; within a container the root is the container's own group.
-_QUOTA = Path("/sys/fs/cgroup/cpu.max")
-
-
 def usable_cores(quota: Path = _QUOTA) -> int:
     """Return how many cores this process may keep busy, at least 1.
 
     Args:
-        quota: the file that says "microseconds period", or "max period" for no quota.
+        quota: the file with "MICROSECONDS PERIOD", or "max PERIOD" for no quota.
     """
     if hasattr(os, "sched_getaffinity"):
         allowed = len(os.sched_getaffinity(0))

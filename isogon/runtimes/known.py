@@ -1,4 +1,4 @@
-"""The runtimes there are. A new one is a module of its own, and one word here."""
+"""The list of all runtimes. A new one is a module, and one name here."""
 
 from pathlib import Path
 
@@ -12,12 +12,12 @@ RUNTIMES = (ONNX_RUNTIME, OPENVINO, TENSORRT)
 
 
 def other_runtimes() -> tuple[Runtime, ...]:
-    """Return the runtimes that run a file only where they are named."""
+    """Return the runtimes that run a file only if they are named."""
     return tuple(runtime for runtime in RUNTIMES if not runtime.usual)
 
 
 def runtime_for(file: Path, name: str | None = None) -> Runtime:
-    """Return the runtime of that name, or the usual one, for a file.
+    """Return the runtime of that name for a file, or the default one.
 
     Raises:
         UsageError: no runtime of that name opens such a file.
@@ -29,5 +29,5 @@ def runtime_for(file: Path, name: str | None = None) -> Runtime:
     known = ", ".join(runtime.name for runtime in fitting) or "none"
     raise UsageError(
         f"Expected a runtime that opens {file.name}, got {name or file.suffix}. "
-        f"There is: {known}."
+        f"Known runtimes: {known}."
     )

@@ -1,4 +1,4 @@
-"""This process's memory: its limit (a container's, if there is one) and its use."""
+"""Memory of this process: how much it uses, and how much it may still take."""
 
 import ctypes
 import resource
@@ -10,16 +10,18 @@ from pydantic import ByteSize
 
 _PROC = Path("/proc")
 _GROUPS = Path("/sys/fs/cgroup")
-# Of control groups version 1 and 2: where the limit and the use are, and what of the use
-# is only a cache of files.
+
+# Control groups, version 1 and 2: the files of limit and use, and the entry of
+# memory.stat that is only a cache of files.
 _V1 = ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
 _V2 = ("memory.max", "memory.current", "inactive_file")
 
 
 def available_memory(proc: Path = _PROC, groups: Path = _GROUPS) -> int | None:
-    """Return how many bytes this process may still take; None where nothing says so.
+    """Return how many bytes this process may still take; None if unknown.
 
-    The least of what the machine has and what every control group leaves.
+    It is the minimum of what the machine has free and what each control group, such as a
+    container's, leaves.
 
     Args:
         proc: the folder of processes.
@@ -31,18 +33,18 @@ def available_memory(proc: Path = _PROC, groups: Path = _GROUPS) -> int | None:
 
 
 def in_bytes(number: int) -> str:
-    """Return a number of bytes as it is read: "2.6 GB"."""
+    """Return a number of bytes as text, such as "2.6 GB"."""
     return ByteSize(number).human_readable(decimal=True, separator=" ")
 
 
 def resident_memory() -> int:
-    """Return how many bytes of memory this process has now, or had at most."""
+    """Return the resident bytes of this process now; its peak where that is unknown."""
     now = _status("VmRSS")
     return _peak_of_system() if now is None else now
 
 
 def forget_peak() -> None:
-    """Give back what is free, and let `peak_memory` begin anew, where the system can."""
+    """Free unused memory and reset `peak_memory`, if the system can."""
     with suppress(AttributeError, OSError):
         ctypes.CDLL(None).malloc_trim(0)  # glibc's
     try:
@@ -58,7 +60,7 @@ def peak_memory() -> int:
 
 
 def private_memory(process: int) -> int:
-    """Return the bytes that only this process has; 0 where nothing says so."""
+    """Return the bytes that a process shares with no other; 0 if unknown."""
     try:
         text = (_PROC / str(process) / "smaps_rollup").read_text()
     except OSError:
@@ -97,7 +99,7 @@ def _kibibytes(line: str) -> int:
 
 
 def _of_groups(proc: Path, groups: Path) -> list[int]:
-    """Return what each group leaves that this process is in, whatever their version."""
+    """Return the bytes that each control group of this process leaves, of both versions."""
     try:
         lines = (proc / "self" / "cgroup").read_text().splitlines()
     except OSError:
@@ -121,7 +123,7 @@ def _of_groups(proc: Path, groups: Path) -> list[int]:
 
 
 def _upwards(root: Path, place: str) -> list[Path]:
-    """Return the group's folder and those above it; a container sees the root alone."""
+    """Return the group's folder and its parents; in a container only the root exists."""
     folder = root / place.lstrip("/")
     found = [folder, *folder.parents]
     return found[: found.index(root) + 1]

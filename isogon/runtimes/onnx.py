@@ -1,4 +1,4 @@
-"""ONNX Runtime as a runner, with a check of which provider really runs."""
+"""ONNX Runtime as a runner, which checks that the provider asked for is in use."""
 
 import contextlib
 import io
@@ -15,9 +15,16 @@ import onnxruntime
 from isogon.errors import BundleError, UsageError
 from isogon.runtimes.cuda import CudaDevice, cuda_device
 from isogon.runtimes.device import Provider as Provider
-from isogon.runtimes.runner import How, Outputs, Pixels, Runner, Runtime
+from isogon.runtimes.runner import (
+    How,
+    Outputs,
+    Pixels,
+    Runner,
+    Runtime,
+    require_tensors,
+)
 
-# What makes an ONNX file stand alone; `isogon.bundle.metadata` says what it is.
+# Metadata properties of an ONNX file; `isogon.bundle.metadata` explains them.
 PREPROCESSING_KEY = "isogon.preprocessing"
 CALIBRATION_KEY = "isogon.calibration"
 FUNCTION_KEY = "isogon.function"
@@ -25,6 +32,7 @@ FUNCTION_KEY = "isogon.function"
 _CPU = "CPUExecutionProvider"
 _CUDA = "CUDAExecutionProvider"
 _TENSORRT = ("TensorrtExecutionProvider", "NvTensorRTRTXExecutionProvider")
+
 # TF32 keeps 10 bits of a float32's 23: too few for the parity of a float32 graph.
 _OPTIONS: dict[str, dict[str, Any]] = {_CUDA: {"use_tf32": "0"}}
 
@@ -32,20 +40,21 @@ _OPTIONS: dict[str, dict[str, Any]] = {_CUDA: {"use_tf32": "0"}}
 class OnnxRunner(Runner):
     """ONNX Runtime on CPU, CUDA or TensorRT. Safe to call from several threads.
 
-    ONNX Runtime silently falls back to the CPU, and logs errors where no device
-    is; so a device is looked for first, and afterwards what came of it. `name` says it.
+    ONNX Runtime falls back to the CPU silently, and logs errors if there is no device. So
+    a device is looked for first, and the provider in use is checked afterwards; `name`
+    says which it is.
 
     Args:
         path: the ONNX file.
         threads: of one run on the CPU; None leaves it to ONNX Runtime.
-        provider: "auto" is CUDA where there is a device and ONNX Runtime can use it,
-            else the CPU. "tensorrt" builds engines inside ONNX Runtime, within minutes
-            and for this process only; TF32 is not off there, so parity decides.
-        number: of the CUDA device, among those that CUDA_VISIBLE_DEVICES leaves.
+        provider: "auto" is CUDA if there is a device and ONNX Runtime can use it, else
+            the CPU. "tensorrt" builds engines inside ONNX Runtime, which takes minutes
+            and is for this process only. TF32 stays on there, so check parity.
+        number: of the CUDA device, counted within CUDA_VISIBLE_DEVICES.
 
     Raises:
-        BundleError: the file does not load, or is no graph of Isogon.
-        UsageError: the provider asked for is not available here.
+        BundleError: the file does not load, or has other inputs or outputs.
+        UsageError: the provider is not available here.
     """
 
     def __init__(
@@ -67,17 +76,15 @@ class OnnxRunner(Runner):
             raise UsageError(
                 f"ONNX Runtime {onnxruntime.__version__} was asked for {wanted[0]} and "
                 f"fell back to {used}: {printed} Install "
-                f"`onnxruntime-gpu[cuda,cudnn]` (and TensorRT for `tensorrt`), or take "
+                f"`onnxruntime-gpu[cuda,cudnn]` (and TensorRT for `tensorrt`), or use "
                 f"provider `auto`."
             )
         self.on_device = used != _CPU
-        inputs = [value.name for value in self._session.get_inputs()]
-        outputs = [value.name for value in self._session.get_outputs()]
-        if inputs != ["images"] or outputs != ["embedding", "ood_score"]:
-            raise BundleError(
-                f"{path} should map `images` to `embedding` and `ood_score`, "
-                f"it maps {inputs} to {outputs}. Export it with `isogon export`."
-            )
+        require_tensors(
+            path,
+            [value.name for value in self._session.get_inputs()],
+            [value.name for value in self._session.get_outputs()],
+        )
         metadata = self._session.get_modelmeta().custom_metadata_map
         self.metadata = metadata
         self.preprocessing = metadata.get(PREPROCESSING_KEY)
@@ -96,7 +103,7 @@ class OnnxRunner(Runner):
 def _opened(
     path: Path, options: onnxruntime.SessionOptions, wanted: list[str], number: int
 ) -> tuple[onnxruntime.InferenceSession, str]:
-    """Return the session, and what ONNX Runtime printed: stdout is for results.
+    """Return the session, and what ONNX Runtime printed, which stays off stdout.
 
     Raises:
         BundleError: the file does not load.
@@ -104,14 +111,14 @@ def _opened(
     printed = io.StringIO()
     try:
         with contextlib.redirect_stdout(printed):
-            if _CUDA in wanted:  # from the `nvidia-*` packages, where those are
+            if _CUDA in wanted:  # from the `nvidia-*` packages, if installed
                 onnxruntime.preload_dlls()
             session = onnxruntime.InferenceSession(
                 path,
                 options,
                 providers=[(name, _options_of(name, number)) for name in wanted],
             )
-    except Exception as error:  # ONNX Runtime's own classes have no public base
+    except Exception as error:  # ONNX Runtime's error classes have no public base
         raise BundleError(
             f"{path} does not load in ONNX Runtime {onnxruntime.__version__}: "
             f"{error} Export it again with `isogon export`."
@@ -120,16 +127,16 @@ def _opened(
 
 
 def _options_of(name: str, number: int) -> dict[str, Any]:
-    """Return a provider's options; all but the CPU's take a device's number."""
+    """Return a provider's options; every provider but the CPU takes a device number."""
     chosen = {} if name == _CPU else {"device_id": str(number)}
     return chosen | _OPTIONS.get(name, {})
 
 
 def _wanted(provider: Provider, device: CudaDevice | None, number: int) -> list[str]:
-    """Return the providers to ask for, the first one first.
+    """Return the providers to request, in order of preference.
 
     Raises:
-        UsageError: what is asked for cannot be had on this machine.
+        UsageError: the provider is not available on this machine.
     """
     listed = onnxruntime.get_available_providers()
     if provider == "cpu" or (
@@ -139,8 +146,8 @@ def _wanted(provider: Provider, device: CudaDevice | None, number: int) -> list[
     if device is None:
         raise UsageError(
             f"Provider `{provider}` needs an NVIDIA GPU, but this process sees no CUDA "
-            f"device{f' {number}' if number else ''}. Take provider `cpu`, or look at the "
-            f"driver (`nvidia-smi`) and at CUDA_VISIBLE_DEVICES."
+            f"device{f' {number}' if number else ''}. Use provider `cpu`, or check the "
+            f"driver (`nvidia-smi`) and CUDA_VISIBLE_DEVICES."
         )
     candidates = _TENSORRT if provider == "tensorrt" else (_CUDA,)
     found = [name for name in candidates if name in listed]
@@ -148,7 +155,7 @@ def _wanted(provider: Provider, device: CudaDevice | None, number: int) -> list[
         raise UsageError(
             f"Provider `{provider}` is {' or '.join(candidates)}, but ONNX Runtime "
             f"{onnxruntime.__version__} has {', '.join(listed)}. Install "
-            f"`onnxruntime-gpu` in place of `onnxruntime`, or take provider `cpu`."
+            f"`onnxruntime-gpu` in place of `onnxruntime`, or use provider `cpu`."
         )
     behind = [name for name in (_CUDA, _CPU) if name in listed and name not in found]
     return [found[0], *behind]

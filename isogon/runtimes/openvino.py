@@ -1,7 +1,7 @@
 """OpenVINO as a runner of ONNX files, on the CPU.
 
-It reads the ONNX file itself rather than a converted copy: one file has one hash, one
-report and one calibration for each runtime, and nothing can get out of step.
+It reads the ONNX file itself, not a converted copy. So one file has one hash, and for
+each runtime one parity report and one calibration.
 """
 
 import importlib.util
@@ -12,7 +12,14 @@ from typing import Any
 from isogon.errors import BundleError, UsageError
 from isogon.runtimes.device import usable_cores
 from isogon.runtimes.onnx import PREPROCESSING_KEY
-from isogon.runtimes.runner import How, Outputs, Pixels, Runner, Runtime
+from isogon.runtimes.runner import (
+    How,
+    Outputs,
+    Pixels,
+    Runner,
+    Runtime,
+    require_tensors,
+)
 
 _PACKAGE = "openvino"
 _DEVICE = "CPU"
@@ -21,18 +28,18 @@ _DEVICE = "CPU"
 class OpenVinoRunner(Runner):
     """An ONNX file on OpenVINO's CPU plugin. Safe to call from several threads.
 
-    Float32 is asked for: by itself OpenVINO computes float32 graphs in bfloat16 where the
-    CPU has instructions for it. What is int8 in the file stays int8.
+    Float32 is requested, because by default OpenVINO computes float32 graphs in bfloat16
+    on a CPU that has instructions for it. Int8 operations of the file stay int8.
 
     Args:
         path: the ONNX file.
-        threads: of one run; as many runs go side by side as the cores allow. None: one
-            run at a time has all cores.
-        float32: asked for; only a benchmark leaves it out.
+        threads: of one run; several runs then share the cores. None: one run at a time
+            uses all cores.
+        float32: request float32; only a benchmark sets it to False.
 
     Raises:
         UsageError: OpenVINO is not installed.
-        BundleError: the file does not load, or is no graph of Isogon.
+        BundleError: the file does not load, or has other inputs or outputs.
     """
 
     def __init__(
@@ -43,16 +50,22 @@ class OpenVinoRunner(Runner):
         core = openvino.Core()
         try:
             model = core.read_model(path)
-            self._require_tensors(path, model)
+            require_tensors(
+                path,
+                [value.any_name for value in model.inputs],
+                [value.any_name for value in model.outputs],
+            )
             self._compiled = core.compile_model(
                 model, _DEVICE, _settings(threads, float32=float32)
             )
         except RuntimeError as error:
             raise BundleError(
-                f"{path} does not load in OpenVINO {version}: {error} Serve it by ONNX "
-                f"Runtime, or export it again with `isogon export`."
+                f"{path} does not load in OpenVINO {version}: {error} Serve it with "
+                f"ONNX Runtime, or export it again with `isogon export`."
             ) from error
-        self._requests = threading.local()  # one request runs one batch at a time
+        self._requests = (
+            threading.local()
+        )  # a request runs one batch at a time: one per thread
         self.metadata = _metadata(model)
         self.preprocessing = self.metadata.get(PREPROCESSING_KEY)
         self.precision: str = self._compiled.get_property(
@@ -68,16 +81,6 @@ class OpenVinoRunner(Runner):
         found = self._requests.own.infer({"images": pixels})
         return Outputs(embeddings=found["embedding"], ood_scores=found["ood_score"])
 
-    @staticmethod
-    def _require_tensors(path: Path, model: Any) -> None:
-        inputs = [value.any_name for value in model.inputs]
-        outputs = [value.any_name for value in model.outputs]
-        if inputs != ["images"] or outputs != ["embedding", "ood_score"]:
-            raise BundleError(
-                f"{path} should map `images` to `embedding` and `ood_score`, "
-                f"it maps {inputs} to {outputs}. Export it with `isogon export`."
-            )
-
 
 def _module() -> Any:
     try:
@@ -90,9 +93,9 @@ def _module() -> Any:
 
 
 def _settings(threads: int | None, *, float32: bool) -> dict[str, Any]:
-    """Return the plugin's settings: all runs together keep no more cores busy than ours.
+    """Return the plugin's settings: all runs together use at most the process's cores.
 
-    Threads are not pinned to cores, on which other processes may be at work.
+    Threads are not pinned to cores, because other processes may use these.
     """
     cores = usable_cores()
     runs = 1 if threads is None else max(1, cores // threads)
@@ -108,7 +111,7 @@ def _settings(threads: int | None, *, float32: bool) -> dict[str, Any]:
 
 
 def _metadata(model: Any) -> dict[str, str]:
-    """Return the ONNX file's metadata properties, which OpenVINO keeps beside its own."""
+    """Return the ONNX file's metadata properties, which OpenVINO keeps as `framework`."""
     if not model.has_rt_info(["framework"]):
         return {}
     names = model.get_rt_info(["framework"]).value
@@ -121,7 +124,7 @@ def _open(path: Path, how: How) -> OpenVinoRunner:
     """Open an ONNX file, on the CPU.
 
     Raises:
-        UsageError: another device is asked for.
+        UsageError: `how` names another device.
     """
     if how.device.provider not in ("auto", "cpu"):
         raise UsageError(

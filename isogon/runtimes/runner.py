@@ -1,4 +1,4 @@
-"""What runs an artifact, in which precision; and what a runtime is that opens one."""
+"""The interface of a runner, which runs an artifact, and of a runtime, which opens one."""
 
 import re
 from abc import ABC, abstractmethod
@@ -10,15 +10,27 @@ from typing import Literal
 import numpy as np
 from jaxtyping import Float32, UInt8
 
-from isogon.errors import UsageError
+from isogon.errors import BundleError, UsageError
 from isogon.runtimes.device import ANY_DEVICE, Device
 
 Precision = Literal["fp32", "fp16", "int8"]
+Pixels = UInt8[np.ndarray, "_ h w 3"]  # any number of images
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Outputs:
+    """For each image a unit-norm embedding and an out-of-distribution (OOD) score."""
+
+    embeddings: Float32[np.ndarray, "b d"]
+    ood_scores: Float32[np.ndarray, " b"]
+
+    def __len__(self) -> int:
+        return len(self.embeddings)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class BatchProfile:
-    """The smallest, the most usual and the largest batch an engine answers.
+    """The smallest, the usual and the largest batch size of an engine.
 
     Raises:
         UsageError: not 1 <= minimum <= optimum <= maximum.
@@ -37,15 +49,15 @@ class BatchProfile:
 
     @classmethod
     def parse(cls, text: str) -> "BatchProfile":
-        """Return the profile written as "MIN:OPT:MAX", such as "1:8:32".
+        """Parse "MIN:OPT:MAX", such as "1:8:32".
 
         Raises:
-            UsageError: it is not three whole numbers in that order.
+            UsageError: the text is not three whole numbers in that order.
         """
         found = re.fullmatch(r"(\d+):(\d+):(\d+)", text.strip(), re.ASCII)
         if found is None:
             raise UsageError(
-                f"{text!r} is no batch profile; expected MIN:OPT:MAX, such as 1:8:32."
+                f"Expected a batch profile MIN:OPT:MAX, such as 1:8:32, got {text!r}."
             )
         minimum, optimum, maximum = map(int, found.groups())
         return cls(minimum=minimum, optimum=optimum, maximum=maximum)
@@ -54,28 +66,14 @@ class BatchProfile:
         return f"{self.minimum}:{self.optimum}:{self.maximum}"
 
 
-Pixels = UInt8[np.ndarray, "_ h w 3"]  # any number of images
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Outputs:
-    """What a runner says of each image: a unit-norm embedding and an OOD score."""
-
-    embeddings: Float32[np.ndarray, "b d"]
-    ood_scores: Float32[np.ndarray, " b"]
-
-    def __len__(self) -> int:
-        return len(self.embeddings)
-
-
 class Runner(ABC):
     """Anything that computes `Outputs` from pixels."""
 
-    name: str  # says what runs where, for reports
-    on_device: bool = False  # whether an accelerator computes, and not the CPU's cores
-    profile: BatchProfile | None = None  # the batches it is made for; None: any
-    preprocessing: str | None = None  # of its pixels, JSON, as the file says
-    metadata: Mapping[str, str] = {}  # the other properties of the file
+    name: str  # runtime, version and device, for reports
+    on_device: bool = False  # whether it runs on an accelerator, not on the CPU
+    profile: BatchProfile | None = None  # the batch sizes it is built for; None: any
+    preprocessing: str | None = None  # JSON, from the file
+    metadata: Mapping[str, str] = {}  # the metadata properties of the file
 
     @abstractmethod
     def run(self, pixels: Pixels) -> Outputs:
@@ -100,19 +98,28 @@ class Runner(ABC):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class How:
-    """How a file is run; a runtime passes over what does not concern it."""
+    """How a file is run; a runtime ignores settings that it does not have."""
 
-    threads: int | None = None  # of one run on the CPU; None: the runtime's own choice
+    threads: int | None = None  # of one run on the CPU; None: the runtime's default
     device: Device = ANY_DEVICE
     graphs: bool = False  # replay CUDA graphs
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Runtime:
-    """One way to run the files with a suffix. Its module makes it; `known` lists it."""
+    """One way to run files of one suffix; `isogon.runtimes.known` lists them all."""
 
     name: str
     suffix: str  # ".onnx"
-    usual: bool  # whether it runs such a file where no other runtime is named
+    usual: bool  # whether it runs such a file by default
     open: Callable[[Path, How], Runner]
-    absent: Callable[[], str | None]  # why it cannot be had here; None: it can
+    absent: Callable[[], str | None]  # why it is not available here; None: it is
+
+
+def require_tensors(path: Path, inputs: list[str], outputs: list[str]) -> None:
+    """Raise `BundleError` unless a graph has the inputs and outputs of Isogon's graphs."""
+    if inputs != ["images"] or outputs != ["embedding", "ood_score"]:
+        raise BundleError(
+            f"{path} should map `images` to `embedding` and `ood_score`, it maps {inputs} "
+            f"to {outputs}. Export it with `isogon export`."
+        )

@@ -1,13 +1,13 @@
-"""Where an engine may run: which TensorRT built it, for which GPU and driver.
+"""TensorRT engines: the stamp in a file's name, and whether this machine can run it.
 
-`tensorrt` (10 and 11) is for every NVIDIA GPU and builds where the engine will run;
-`tensorrt-rtx` (TensorRT for RTX) is for GeForce and RTX GPUs and builds anywhere.
+There are two flavours. `tensorrt` (10 and 11) is for every NVIDIA GPU, and an engine is
+built where it will run. `tensorrt-rtx` (TensorRT for RTX) is for GeForce and RTX GPUs, and
+an engine is built anywhere.
 
 An engine's file name is its stamp, `engines/<gpu>-<flavour><version>-<precision>.engine`:
-`sm90-trt10.13-fp16`, or for several GPUs `sm86+sm89-rtx1.7-fp16`; `up` behind a GPU or a
-version means "and every later one", `sm80up-trt11.4up-fp32`. Nothing here loads an
-engine; the stamp is judged before any TensorRT object is made, because TensorRT itself
-ends the process on some mismatches.
+`sm90-trt10.13-fp16`, or for several GPUs `sm86+sm89-rtx1.7-fp16`. `up` after a GPU or a
+version means "and every later one": `sm80up-trt11.4up-fp32`. The stamp is checked before
+any TensorRT object is made, because TensorRT itself ends the process on some mismatches.
 """
 
 import functools
@@ -23,7 +23,7 @@ from isogon.errors import EngineMismatchError, UsageError
 from isogon.runtimes.cuda import cuda_device
 from isogon.runtimes.runner import Precision
 
-Flavour = Literal["tensorrt", "tensorrt-rtx"]  # named as their packages are
+Flavour = Literal["tensorrt", "tensorrt-rtx"]  # named after their packages
 
 MODULES: dict[Flavour, str] = {"tensorrt": "tensorrt", "tensorrt-rtx": "tensorrt_rtx"}
 
@@ -32,67 +32,17 @@ _INSTALL: dict[Flavour, str] = {
     "installation guide says",
     "tensorrt-rtx": "`pip install tensorrt-rtx cuda-bindings`",
 }
+FLAVOURS: dict[str, Flavour] = {"trt": "tensorrt", "rtx": "tensorrt-rtx"}
 
-
-def installed_version(package: str) -> str | None:
-    """Return "major.minor" of an installed package, without importing it."""
-    try:
-        version = importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return None
-    return ".".join(version.split(".")[:2])
-
-
-def tensorrt_module(flavour: Flavour) -> ModuleType:
-    """Import and return the flavour's Python API.
-
-    Raises:
-        UsageError: it is not installed, or its libraries do not load.
-    """
-    try:
-        return importlib.import_module(MODULES[flavour])
-    except (ImportError, OSError) as error:
-        raise UsageError(
-            f"This needs the package `{flavour}`, which cannot be imported here: "
-            f"{error}. Install it with {_INSTALL[flavour]}."
-        ) from error
-
-
-@functools.cache  # TensorRT keeps the first logger of a process and refuses others
-def tensorrt_log(flavour: Flavour) -> Any:
-    """Return the flavour's logger: `drain()` gives and forgets what went wrong.
-
-    Warnings are dropped: TensorRT warns of what is as intended, such as strongly typed
-    networks. Nothing is printed; the caller shows the errors.
-    """
-    tensorrt = tensorrt_module(flavour)
-
-    class ErrorLog(tensorrt.ILogger):  # type: ignore[misc, name-defined]
-        def __init__(self) -> None:
-            tensorrt.ILogger.__init__(self)
-            self._errors: list[str] = []
-
-        def log(self, severity: Any, message: str) -> None:
-            if severity in (tensorrt.ILogger.ERROR, tensorrt.ILogger.INTERNAL_ERROR):
-                self._errors.append(message.strip())
-
-        def drain(self) -> str:
-            """Return the errors since the last call, in one line each."""
-            errors, self._errors = self._errors, []
-            return "\n".join(errors) or "TensorRT gave no reason."
-
-    return ErrorLog()
-
+# The one library that runs an engine of another version; see `EngineStamp.needs_lean`.
+LEAN = "lean"
+_LEAN_PACKAGES = ("tensorrt-lean", "tensorrt-lean-cu13-libs", "tensorrt-lean-cu12-libs")
 
 _STAMP = re.compile(
     r"(?P<gpu>sm\d+(?:(?:\+sm\d+)*|up))"
     r"-(?P<flavour>trt|rtx)(?P<version>\d+\.\d+(?:up)?)"
     r"-(?P<precision>fp32|fp16|int8)\.engine"
 )
-FLAVOURS: dict[str, Flavour] = {"trt": "tensorrt", "rtx": "tensorrt-rtx"}
-# The one library that runs an engine of another version; see `EngineStamp.needs_lean`.
-LEAN = "lean"
-_LEAN_PACKAGES = ("tensorrt-lean", "tensorrt-lean-cu13-libs", "tensorrt-lean-cu12-libs")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -116,7 +66,7 @@ class Machine:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class EngineStamp:
-    """Where an engine can run, as its file name says."""
+    """Where an engine can run, as its file name states."""
 
     name: str
     gpu: str  # "sm90", "sm86+sm89", "sm80up"
@@ -149,10 +99,10 @@ class EngineStamp:
 
     @property
     def needs_lean(self) -> bool:
-        """Whether it runs by TensorRT's lean runtime of the version that built it.
+        """Whether it needs the lean runtime of the TensorRT version that built it.
 
-        An engine for later versions usually carries that runtime as executable code;
-        ours does not (rule 3), so the library must be installed.
+        An engine for later versions usually contains that runtime as executable code.
+        Ours does not (rule 3), so the library must be installed.
         """
         return self.version.endswith("up")
 
@@ -172,7 +122,7 @@ class EngineStamp:
             if not self.needs_lean or machine.versions.get(LEAN) == built:
                 return
             raise EngineMismatchError(
-                f"{self.name} runs by the lean runtime of TensorRT {built}, but this "
+                f"{self.name} needs the lean runtime of TensorRT {built}, but this "
                 f"machine has {machine.versions.get(LEAN) or 'none'}. Install "
                 f"`tensorrt-lean=={built}.*` beside {self.package}."
             )
@@ -194,6 +144,56 @@ class EngineStamp:
         if installed is None or not self.version.endswith("up"):
             return installed == self.version
         return _parts(installed) >= _parts(self.version)
+
+
+def installed_version(package: str) -> str | None:
+    """Return "major.minor" of an installed package, without importing it."""
+    try:
+        version = importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+    return ".".join(version.split(".")[:2])
+
+
+def tensorrt_module(flavour: Flavour) -> ModuleType:
+    """Import and return the flavour's Python API.
+
+    Raises:
+        UsageError: it is not installed, or its libraries do not load.
+    """
+    try:
+        return importlib.import_module(MODULES[flavour])
+    except (ImportError, OSError) as error:
+        raise UsageError(
+            f"This needs the package `{flavour}`, which cannot be imported here: "
+            f"{error}. Install it with {_INSTALL[flavour]}."
+        ) from error
+
+
+@functools.cache  # TensorRT keeps the first logger of a process and refuses others
+def tensorrt_log(flavour: Flavour) -> Any:
+    """Return the flavour's logger; its `drain()` returns the errors and clears them.
+
+    Warnings are dropped, because TensorRT warns about intended settings, such as strongly
+    typed networks. Nothing is printed; the caller shows the errors.
+    """
+    tensorrt = tensorrt_module(flavour)
+
+    class ErrorLog(tensorrt.ILogger):  # type: ignore[misc, name-defined]
+        def __init__(self) -> None:
+            tensorrt.ILogger.__init__(self)
+            self._errors: list[str] = []
+
+        def log(self, severity: Any, message: str) -> None:
+            if severity in (tensorrt.ILogger.ERROR, tensorrt.ILogger.INTERNAL_ERROR):
+                self._errors.append(message.strip())
+
+        def drain(self) -> str:
+            """Return the errors since the last call, in one line each."""
+            errors, self._errors = self._errors, []
+            return "\n".join(errors) or "TensorRT gave no reason."
+
+    return ErrorLog()
 
 
 def _number(gpu: str) -> int:

@@ -1,4 +1,4 @@
-"""A TensorRT engine as a runner."""
+"""TensorRT as a runner of engines, on an NVIDIA GPU."""
 
 import importlib.util
 import threading
@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from isogon.errors import BundleError, EngineMismatchError, UsageError
-from isogon.runtimes.cuda import Buffer, Graph, Stream, cuda_device
+from isogon.runtimes.cuda import Buffer, CudaGraph, Stream, cuda_device
 from isogon.runtimes.runner import BatchProfile, How, Outputs, Pixels, Runner, Runtime
 from isogon.runtimes.stamps import (
     EngineStamp,
@@ -20,26 +20,26 @@ from isogon.runtimes.stamps import (
 )
 
 _TENSORS = {"images": "UINT8", "embedding": "FLOAT", "ood_score": "FLOAT"}
-_GRAPHS = 4  # each holds an execution context, with its memory, for one batch size
+_GRAPHS = 4  # CUDA graphs kept; each has an execution context for one batch size
 
 
 class TensorRTRunner(Runner):
     """A TensorRT engine on the first CUDA device. Safe to call from several threads.
 
-    Memory for the profile's largest batch is reserved once. Larger batches are split;
-    smaller ones than the profile's smallest are filled up with their last image.
+    Memory for the profile's largest batch is reserved once. Larger batches are split.
+    Batches below the profile's smallest are padded with their last image.
 
     Args:
         engine: the file, whose name is its stamp.
-        graphs: replay each batch size as a CUDA graph, which spares the launches. A
-            size is recorded when it first comes; TensorRT keeps the last four,
-            TensorRT for RTX records by itself.
+        graphs: replay each batch size as a CUDA graph, which saves kernel launches. A
+            size is recorded at its first batch, and the last four sizes are kept;
+            TensorRT for RTX does the recording itself.
 
     Raises:
         EngineMismatchError: there is no CUDA device, or the stamp names another GPU or
-            version. No TensorRT object exists by then.
-        UsageError: a package that it needs is not installed.
-        BundleError: the engine does not load, or is no engine of Isogon.
+            version. This is checked before any TensorRT object exists.
+        UsageError: a package is not installed.
+        BundleError: the engine does not load, or has other inputs or outputs.
     """
 
     on_device = True
@@ -56,7 +56,7 @@ class TensorRTRunner(Runner):
             )
         stamp.require_match(Machine.here())
         self._tensorrt = tensorrt_module(stamp.package)
-        self._stream = Stream()  # before the engine, which shares its device's context
+        self._stream = Stream()  # before the engine: it creates the CUDA context they share
         self._log = tensorrt_log(stamp.package)
         self._engine = self._deserialized(engine, stamp)
         self._require_tensors(engine)
@@ -74,7 +74,7 @@ class TensorRTRunner(Runner):
         }
         self._rtx = stamp.flavour == "rtx"
         self._replays = graphs
-        self._graphs: OrderedDict[int, tuple[Graph, Any]] = OrderedDict()
+        self._graphs: OrderedDict[int, tuple[CudaGraph, Any]] = OrderedDict()
         self._context = self._new_context()
         self._lock = threading.Lock()
         # The builder names the network after the preprocessing of its pixels.
@@ -102,7 +102,7 @@ class TensorRTRunner(Runner):
         return Outputs(embeddings=found["embedding"], ood_scores=found["ood_score"])
 
     def _run(self, pixels: Pixels) -> None:
-        """Leave the outputs of at most the profile's largest batch in the buffers."""
+        """Run a batch of at most the profile's largest; the outputs are in the buffers."""
         size = max(len(pixels), self.profile.minimum)
         self._images.host[: len(pixels)] = pixels
         self._images.host[len(pixels) : size] = pixels[-1]
@@ -121,15 +121,17 @@ class TensorRTRunner(Runner):
         for buffer in self._outputs.values():
             buffer.download(size, self._stream)
 
-    def _recorded(self, size: int) -> Graph:
-        """Return the graph of a batch size; it owns the context it was recorded with.
+    def _recorded(self, size: int) -> CudaGraph:
+        """Return the graph of a batch size, with the context it was recorded with.
 
-        A graph is valid while nothing else uses its context, hence one for each:
+        A graph is valid while nothing else uses its context, so each has its own:
         https://docs.nvidia.com/deeplearning/tensorrt/latest/performance/best-practices.html
         """
         if size not in self._graphs:
             context = self._new_context()
-            self._enqueue(context, size)  # what only the first run of a shape does
+            self._enqueue(
+                context, size
+            )  # run once first: this does the set-up of the shape
             self._stream.synchronize()
             graph = self._stream.recorded(lambda: self._enqueue(context, size))
             self._graphs[size] = (graph, context)
@@ -154,11 +156,11 @@ class TensorRTRunner(Runner):
         return context
 
     def _rtx_config(self) -> Any:
-        """Return how TensorRT for RTX, which compiles its kernels here, shall run.
+        """Return the settings of TensorRT for RTX, which compiles its kernels here.
 
-        It compiles kernels for a batch size before the size first runs. Its default is
-        to swap them in some time later, and then answers change by roundings between
-        two runs. It records CUDA graphs itself: from outside, that would be missed.
+        With EAGER, kernels for a batch size are compiled before its first run. By default
+        they are replaced some time later, and then answers change by rounding between two
+        runs. TensorRT for RTX records CUDA graphs itself, so we do not.
         """
         config = self._engine.create_runtime_config()
         eager = self._tensorrt.DynamicShapesKernelSpecializationStrategy.EAGER
@@ -179,7 +181,7 @@ class TensorRTRunner(Runner):
                 f"{path} does not load in {stamp.package}: {self._log.drain()} "
                 f"Build it again on this machine with `isogon export`."
             )
-        self._runtimes = runtimes  # which have to live as long as the engine
+        self._runtimes = runtimes  # they have to live as long as the engine
         return engine
 
     def _require_tensors(self, path: Path) -> None:
@@ -194,7 +196,7 @@ class TensorRTRunner(Runner):
 
 
 def _lean_library() -> str:
-    """Return the path of TensorRT's lean runtime, whose version was judged before."""
+    """Return the path of TensorRT's lean runtime; the stamp has checked its version."""
     package = importlib.util.find_spec("tensorrt_lean_libs")
     folders = (package and package.submodule_search_locations) or []
     found = [path for folder in folders for path in Path(folder).glob("*nvinfer_lean*")]
@@ -210,7 +212,7 @@ def _open(path: Path, how: How) -> TensorRTRunner:
     """Open an engine, on the first GPU.
 
     Raises:
-        UsageError: another device is asked for.
+        UsageError: `how` names another device.
     """
     if how.device.provider == "cpu" or how.device.number:
         raise UsageError(
@@ -222,9 +224,9 @@ def _open(path: Path, how: How) -> TensorRTRunner:
 
 
 TENSORRT = Runtime(
-    name="tensorrt",  # in either flavour, as the engine's stamp says
+    name="tensorrt",  # of either flavour; the engine's stamp names it
     suffix=".engine",
     usual=True,
     open=_open,
-    absent=lambda: None,  # the stamp is judged, and says more
+    absent=lambda: None,  # the stamp's check has a better message
 )

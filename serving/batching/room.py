@@ -5,7 +5,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import Self
 
-from isogon.images import Cost
+from isogon.images import DecodingCost
 from isogon.runtimes.device import usable_cores
 from serving.memory import machine_memory, resident_memory
 from serving.settings import Settings
@@ -35,7 +35,7 @@ class Ticket:
 class LargeImageError(Exception):
     """An image that is to stand in line before it is decoded."""
 
-    def __init__(self, cost: Cost) -> None:
+    def __init__(self, cost: DecodingCost) -> None:
         super().__init__()
         self.cost = cost
 
@@ -75,7 +75,7 @@ class Room:
         """Bytes that are set aside for large images right now."""
         return self._used
 
-    def admit(self, cost: Cost) -> None:
+    def admit(self, cost: DecodingCost) -> None:
         """Let a small image pass.
 
         Raises:

@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import UInt8
 
 from isogon.errors import ImageError, ImageProblem
-from isogon.images import Cost
+from isogon.images import DecodingCost
 from isogon.runtimes import Outputs, Runner
 from serving.batching.job import (
     Batch,
@@ -25,7 +25,7 @@ from serving.batching.observer import Observer, Trail
 from serving.batching.room import LargeImageError, Room, Ticket
 from serving.batching.schedule import Schedule
 
-Admit = Callable[[Cost], None]
+Admit = Callable[[DecodingCost], None]
 
 _log = logging.getLogger("isogon.serving")
 
@@ -181,7 +181,7 @@ class Workers:
         finally:
             self._room.leave(work.ticket)
 
-    def _park(self, work: Decoding, cost: Cost) -> None:
+    def _park(self, work: Decoding, cost: DecodingCost) -> None:
         """Let a large image stand in line; refuse one for which there is never room."""
         ticket = Ticket(cost.bytes, self._call)
         with self._lock:

@@ -96,18 +96,22 @@ def test_a_student_is_made_again_only_by_the_code_that_made_it(
     bundle = bundled(recipe, f"{own_networks}:wide", bundle_of, tmp_path / "s.isogon")
     assert student_from_bundle(bundle)
     monkeypatch.setenv("WIDTH", "48")
-    with pytest.raises(UsageError, match=r"makes another network than .* settings outside"):
+    with pytest.raises(
+        UsageError, match=r"returns another network than .* settings outside"
+    ):
         student_from_bundle(bundle)
     monkeypatch.delenv("WIDTH")
     source = Path(f"{own_networks}.py")
     code = source.read_text()
     source.write_text(f"{code}\n# another\n")
     with pytest.raises(
-        UsageError, match=f"code has changed since .*: {own_networks}. Bring"
+        UsageError, match=f"code has changed since .*: {own_networks}. Restore"
     ):
         student_from_bundle(bundle)
     source.unlink()
-    with pytest.raises(UsageError, match=f"no module '{own_networks}' here .* PYTHONPATH"):
+    with pytest.raises(
+        UsageError, match=f"module '{own_networks}' is not found here.* PYTHONPATH"
+    ):
         student_from_bundle(bundle)
     source.write_text(code)
     assert student_from_bundle(bundle)
@@ -122,7 +126,7 @@ def test_code_beside_the_module_counts_too(
     assert set(bundle.manifest.student.code) == {own_networks, door}
     source = Path(f"{own_networks}.py")
     source.write_text(f"{source.read_text()}\n# another\n")
-    with pytest.raises(UsageError, match=f"since it was trained: {own_networks}. Bring"):
+    with pytest.raises(UsageError, match=f"since it was trained: {own_networks}. Restore"):
         student_from_bundle(bundle)
 
 

@@ -375,7 +375,7 @@ def test_the_report_says_first_whether_distilling_has_paid(
         update={"gains": {"overlap@10": Estimate(value=-0.1, low=-0.2, high=-0.05)}}
     )
     assert (
-        '<p class="worth not-paid">Distilling has NOT paid: worse is overlap@10'
+        '<p class="worth not-paid">Distilling has NOT paid: worse in overlap@10'
         in report_html(worse, drawn)
     )
     unknown = Page(report_html(evaluation, drawn))

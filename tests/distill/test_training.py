@@ -616,7 +616,7 @@ def test_an_impossible_detector_is_refused_before_training(
         ({"name": "vim", "dim": 32}, "got dim = 32 and width 32"),
         (
             {"name": "mahalanobis", "k": 5},
-            "mahalanobis detector does not read k, got k = 5",
+            "mahalanobis detector does not use k, got k = 5",
         ),
     ],
 )

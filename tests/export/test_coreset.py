@@ -284,7 +284,7 @@ def test_vectors_that_are_not_those_chosen_are_refused(
 ) -> None:
     reduced(bundle, 20, progress)
     change(bundle)
-    with pytest.raises(BundleError, match=r"is about the vectors .* --bank 20"):
+    with pytest.raises(BundleError, match=r"is for the vectors .* --bank 20"):
         graph_from_bundle(bundle)
 
 

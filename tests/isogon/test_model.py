@@ -175,7 +175,7 @@ def test_a_file_that_lacks_a_key_is_refused(
     path = Path(shutil.copy(standalone_file, tmp_path))
     edited(path, lambda properties: properties.pop(key))
     with pytest.raises(
-        BundleError, match=r"does not stand alone: expected .* found"
+        BundleError, match=r"cannot be used alone: expected .* found"
     ) as error:
         Model.open(path)
     found = str(error.value).partition("found ")[2]
@@ -199,7 +199,9 @@ def test_metadata_of_another_form_is_refused(
 ) -> None:
     path = Path(shutil.copy(standalone_file, tmp_path))
     edited(path, lambda properties: properties.update({key: value}))
-    with pytest.raises(BundleError, match=f"its {key.removeprefix('isogon.')} is not one"):
+    with pytest.raises(
+        BundleError, match=f"its {key.removeprefix('isogon.')} is not valid"
+    ):
         Model.open(path)
 
 

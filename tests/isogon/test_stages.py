@@ -60,5 +60,5 @@ def test_a_teacher_in_a_package_named_as_ours_is_refused(
     from isogon.networks import module_from_path
 
     monkeypatch.chdir(folder)
-    with pytest.raises(UsageError, match=r"one of Isogon's own, `export`.*Rename yours"):
+    with pytest.raises(UsageError, match=r"one of Isogon's own, `export`.*Rename your"):
         module_from_path("export.teachers:small")

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from isogon.images import Cost
+from isogon.images import DecodingCost
 from serving.batching.room import SMALL_BYTES, LargeImageError, Room, Ticket
 from serving.memory import machine_memory, resident_memory
 
@@ -38,8 +38,8 @@ def test_a_limit_of_either_version_counts(tmp_path: Path, line: str, file: str) 
     assert machine_memory(tmp_path / "groups", own) == MACHINE
 
 
-def large(size: int) -> Cost:
-    return Cost(bytes=size, work=0)
+def large(size: int) -> DecodingCost:
+    return DecodingCost(bytes=size, work=0)
 
 
 def test_small_images_pass_and_large_ones_stand_in_line() -> None:
@@ -48,7 +48,7 @@ def test_small_images_pass_and_large_ones_stand_in_line() -> None:
     with pytest.raises(LargeImageError):
         room.admit(large(SMALL_BYTES + 1))
     with pytest.raises(LargeImageError):
-        room.admit(Cost(bytes=0, work=10**8))  # it takes little memory, and long
+        room.admit(DecodingCost(bytes=0, work=10**8))  # it takes little memory, and long
 
 
 def test_who_came_first_is_called_first_and_memory_is_never_exceeded() -> None:

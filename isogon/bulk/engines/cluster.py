@@ -1,9 +1,9 @@
-"""Ray: the same parts by the same function, on the machines of a Ray cluster.
+"""The parts of a job on a Ray cluster.
 
-Bundle and images must lie under the same paths on every machine. The rows come back to
-the machine that asked, which alone writes. Marks travel with every part, so that a copy
-that is incomplete or stale is noticed. A shared loop hands out the parts, rather than Ray
-Data: it lets no node have more of them that fails at one.
+The bundle and the images must be at the same paths on every machine. Rows return to the
+machine that started the run, which alone writes. Every part travels with the marks of its
+files, so that a worker notices an incomplete or stale copy. One queue hands out the parts,
+rather than Ray Data: a node that fails at one part gets no more.
 """
 
 import logging
@@ -17,26 +17,26 @@ from dataclasses import dataclass
 from typing import Any
 
 from isogon.bulk.engines.engine import Engine, Finished
-from isogon.bulk.job import Job, Marks, marks_of, require_marked
-from isogon.bulk.part import embed_part, model_for_job
+from isogon.bulk.job import BulkJob, Marks, marks_of, require_marked
+from isogon.bulk.worker import embed_part, model_for_job
 from isogon.errors import IsogonError, UsageError
 from isogon.model import Model
 
-_STORE = 512 * 2**20  # bytes; of a cluster of our own, which holds job and parts only
-_PATIENCE = 10  # seconds
-_GPU_DECODERS = 8  # threads
+_STORE = 512 * 2**20  # bytes: the object store of a local cluster; job and parts only
+_PATIENCE = 10  # seconds to connect
+_GPU_DECODERS = 8  # decoding threads per GPU
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RayEngine(Engine):
-    """Actors of Ray, one per core, or one per GPU.
+    """Ray actors, one per core or one per GPU.
 
-    A worker that cannot do its part (its node does not see a file, or sees another; it has
-    another bundle) gets no more of them, and another worker does the part.
+    A worker that cannot do its part gets no more parts, and another worker does it. Its
+    node may lack a file, or have a different file or bundle.
 
     Args:
-        workers: how many actors; None for as many as the cluster holds.
-        address: of the cluster, such as "auto"; None starts one on this machine, for
+        workers: number of actors; None for as many as the cluster holds.
+        address: of the cluster, such as "auto"; None starts a cluster on this machine for
             this run only.
     """
 
@@ -44,15 +44,15 @@ class RayEngine(Engine):
     address: str | None
 
     def decoders(self, *, on_gpu: bool) -> int:
-        """Return one on the CPU, beside a GPU several."""
+        """Return 1 on a CPU, and several for a GPU."""
         return _GPU_DECODERS if on_gpu else 1
 
-    def run(self, job: Job, parts: Sequence[int]) -> Finished:
-        """Do these parts.
+    def run(self, job: BulkJob, parts: Sequence[int]) -> Finished:
+        """Run these parts.
 
         Raises:
-            UsageError: Ray is not installed, the cluster is not there, or it gave up; or
-                no node is left that could do its part.
+            UsageError: Ray is not installed, no cluster is there, Ray ended the run, or no
+                node is left that can do its part.
         """
         with _cluster(self.address, self.workers) as ray:
             resource = "GPU" if job.decoders > 1 else "CPU"
@@ -64,8 +64,8 @@ class RayEngine(Engine):
             shared = ray.put(job)
             waiting = deque(parts)
             resting = [actor.remote(shared) for _ in range(count)]
-            at_work: dict[Any, tuple[Any, int]] = {}  # by the answer that is to come
-            faulty: dict[str, str] = {}  # nodes, and why
+            at_work: dict[Any, tuple[Any, int]] = {}  # future answer -> worker, part
+            faulty: dict[str, str] = {}  # node -> reason
             try:
                 while waiting or at_work:
                     while waiting and resting:
@@ -81,16 +81,16 @@ class RayEngine(Engine):
                     except ray.exceptions.RayActorError as error:
                         answer = _Fault(node=f"of part {part}", why=f"it ended: {error}")
                     if isinstance(answer, _Fault):
-                        _say(answer, faulty)
+                        _record_fault(answer, faulty)
                         waiting.appendleft(part)
                     else:
                         resting.append(worker)
                         yield part, answer
-            except ray.exceptions.RayTaskError:  # a fault of ours, with its traceback
+            except ray.exceptions.RayTaskError:  # a bug in Isogon: show its traceback
                 raise
             except ray.exceptions.RayError as error:
                 raise UsageError(
-                    f"Ray ended the run: {error} What is finished is kept: run the same "
+                    f"Ray ended the run: {error} Finished parts are kept: run the same "
                     f"command again."
                 ) from error
 
@@ -107,17 +107,18 @@ _Answer = bytes | _Fault  # a part as a Parquet file's content
 
 
 class _Actor:
-    """A worker; it opens the model when its first part comes.
+    """A worker; it opens the model at its first part.
 
-    Our own errors are answers: of what an actor raises Ray keeps the text alone.
+    It returns Isogon's own errors as answers, because Ray keeps only the text of an
+    exception that an actor raises.
     """
 
-    def __init__(self, job: Job) -> None:
+    def __init__(self, job: BulkJob) -> None:
         self._job = job
         self._model: Model | None = None
 
     def embed(self, part: int, marks: Marks) -> _Answer:
-        """Return the part, or why this node cannot do it."""
+        """Return the part's Parquet content, or why this node cannot do it."""
         job = self._job
         try:
             require_marked(job.images, job.indices(part), marks)
@@ -134,8 +135,8 @@ def _this_node() -> str:
     return f"{socket.gethostname()} ({address})"
 
 
-def _say(fault: _Fault, faulty: dict[str, str]) -> None:
-    """Record a node's first fault, and print it."""
+def _record_fault(fault: _Fault, faulty: dict[str, str]) -> None:
+    """Record and log a node's first fault."""
     if fault.node not in faulty:
         logging.getLogger(__name__).warning(
             "Node %s cannot do its part: %s. Another worker does it.",
@@ -148,21 +149,21 @@ def _say(fault: _Fault, faulty: dict[str, str]) -> None:
 def _no_node_left(faulty: dict[str, str]) -> str:
     reasons = "; ".join(f"node {node}: {why}" for node, why in faulty.items())
     return (
-        f"No node is left that can do the rest: {reasons}. Let every machine see the same "
-        f"images and bundle under the same paths, then run the same command again: what "
-        f"is finished is kept."
+        f"No node is left that can do the rest: {reasons}. Give every machine the same "
+        f"images and bundle at the same paths, then run the same command again: finished "
+        f"parts are kept."
     )
 
 
 @contextmanager
 def _cluster(address: str | None, workers: int | None) -> Iterator[Any]:
-    """Join the cluster, or start one; leave it afterwards, or end it.
+    """Connect to the cluster, or start one; disconnect or stop it afterwards.
 
     Raises:
         UsageError: Ray is not installed, or no cluster is there.
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing is sent outside
-    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # it warns of itself
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # its warnings do not matter
     try:
         import ray
         import ray.exceptions
@@ -188,7 +189,7 @@ def _cluster(address: str | None, workers: int | None) -> Iterator[Any]:
             f"--head`, give its --address and, in RAY_AUTH_TOKEN, its token; or leave "
             f"--address out."
         ) from error
-    signal.signal(signal.SIGTERM, before)  # Ray's handler would end silently
+    signal.signal(signal.SIGTERM, before)  # Ray's own handler ends without a message
     try:
         yield ray
     finally:
@@ -196,7 +197,7 @@ def _cluster(address: str | None, workers: int | None) -> Iterator[Any]:
 
 
 def _require_reachable(address: str) -> None:
-    """Try once to connect: Ray itself would try for minutes.
+    """Try once to connect, because Ray itself tries for minutes.
 
     Raises:
         OSError: nothing listens there.

@@ -1,8 +1,8 @@
-"""Processes of this machine, each with a model of its own.
+"""The parts of a job in processes of this machine, each with a model of its own.
 
-A worker has one pipe to the one that started it and nothing else in common with it or
-with the others, so that each end notices when the other is gone, however it ended.
-`concurrent.futures` shares its queue among all: its workers outlive a killed parent.
+A worker shares nothing but one pipe with its parent, and nothing with other workers. So
+each end notices when the other has ended, however it ended. `concurrent.futures` shares
+one queue among all workers, and its workers outlive a killed parent.
 """
 
 import multiprocessing
@@ -21,8 +21,8 @@ from multiprocessing.process import BaseProcess
 from typing import Self
 
 from isogon.bulk.engines.engine import Engine, Finished
-from isogon.bulk.job import Job
-from isogon.bulk.part import embed_part, model_for_job
+from isogon.bulk.job import BulkJob
+from isogon.bulk.worker import embed_part, model_for_job
 from isogon.errors import IsogonError, UsageError
 
 _Answer = tuple[int, bytes] | Exception
@@ -30,20 +30,20 @@ _Answer = tuple[int, bytes] | Exception
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ProcessEngine(Engine):
-    """Several processes on the CPU's cores; with a GPU one, which decodes on threads."""
+    """Several processes on a CPU; with a GPU one process, with several decoding threads."""
 
     workers: int
 
     def decoders(self, *, on_gpu: bool) -> int:
-        """Return as many threads as there are workers on a GPU, else one."""
+        """Return the number of workers with a GPU, else 1."""
         return self.workers if on_gpu else 1
 
-    def run(self, job: Job, parts: Sequence[int]) -> Finished:
-        """Do these parts.
+    def run(self, job: BulkJob, parts: Sequence[int]) -> Finished:
+        """Run these parts.
 
         Raises:
             UsageError: a process died.
-            IsogonError: it cannot do its part, or its model.
+            IsogonError: a worker cannot open the model, or cannot do its part.
         """
         processes = 1 if job.decoders > 1 else min(self.workers, len(parts))
         waiting = deque(parts)
@@ -74,7 +74,7 @@ class ProcessEngine(Engine):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Worker:
-    """A worker process, as its parent sees it."""
+    """The parent's end of a worker process."""
 
     process: BaseProcess
     end: Connection
@@ -104,7 +104,7 @@ class _Worker:
         return answer
 
     def stop(self) -> None:
-        """End it at once: it holds nothing that has to be saved."""
+        """Kill it: it holds nothing that has to be saved."""
         self.end.close()
         self.process.kill()
         self.process.join()
@@ -120,16 +120,16 @@ class _Worker:
             if code is not None and code < 0:
                 how = f"was ended by {signal.Signals(-code).name}"
             raise UsageError(
-                f"A worker process {how} in the middle of its part; where nobody stopped "
-                f"it, memory has run out. What is finished is kept: run the same command "
-                f"again, with fewer --workers."
+                f"A worker process {how} during its part. If nobody stopped it, memory has "
+                f"run out. Finished parts are kept: run the same command again, with "
+                f"fewer --workers."
             ) from error
 
 
 @contextmanager
 def _uninterrupted() -> Iterator[None]:
-    """Start processes that Ctrl-C does not reach: only the parent handles it."""
-    resource_tracker.ensure_running()  # else it is started meanwhile, and lifts the mask
+    """Block Ctrl-C in processes started here: only the parent handles it."""
+    resource_tracker.ensure_running()  # if it starts later, it removes the mask
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield
@@ -138,10 +138,10 @@ def _uninterrupted() -> Iterator[None]:
 
 
 def _work(end: Connection) -> None:
-    """Do the parts that arrive through the pipe, until it is closed."""
+    """Run the parts that arrive through the pipe, until it is closed."""
     threading.Thread(target=_end_with_parent, daemon=True).start()
     try:
-        job: Job = pickle.loads(end.recv_bytes())
+        job: BulkJob = pickle.loads(end.recv_bytes())
         model = model_for_job(job)
         while True:
             part = end.recv()

@@ -105,7 +105,7 @@ def test_kd_says_what_is_wrong_with_labels() -> None:
     vectors = torch.randn(4, 6)
     with pytest.raises(UsageError, match="needs the class of each image"):
         objective(at(torch.randn(4, 4)), at(vectors))
-    with pytest.raises(UsageError, match="needs two or more, got 1"):
+    with pytest.raises(UsageError, match="needs two or more classes, got 1"):
         objective.start([(at(vectors), torch.zeros(4, dtype=torch.int64))])
     with pytest.raises(UsageError, match="from 0 to 2, but got 0 to 3"):
         objective.start([(at(vectors), torch.arange(4))])

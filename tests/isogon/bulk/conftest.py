@@ -11,7 +11,7 @@ from rich.progress import Progress
 
 from isogon.bulk import Engine, ProcessEngine, Summary, embed
 from isogon.bulk.engines.engine import Finished
-from isogon.bulk.job import Job
+from isogon.bulk.job import BulkJob
 
 
 @pytest.fixture(scope="session")
@@ -73,7 +73,7 @@ class StoppingEngine(Engine):
     def decoders(self, *, on_gpu: bool) -> int:
         return self._engine.decoders(on_gpu=on_gpu)
 
-    def run(self, job: Job, parts: Sequence[int]) -> Finished:
+    def run(self, job: BulkJob, parts: Sequence[int]) -> Finished:
         with closing(self._engine.run(job, parts)) as finished:
             for number, part in enumerate(finished):
                 if number == self._after:

@@ -47,12 +47,12 @@ import sys
 from pathlib import Path
 
 from isogon.bulk.engines.cluster import RayEngine
-from isogon.bulk.job import Job, isogon_version
+from isogon.bulk.job import BulkJob, isogon_version
 from isogon.errors import UsageError
 from isogon.images import open_images
 
 bundle, images = sys.argv[1:]
-job = Job(
+job = BulkJob(
     bundle=Path(bundle), artifact="onnx/model.onnx", fingerprint="0" * 64,
     version=isogon_version(), images=open_images(images), batch=8, part=64,
     decoders=1,

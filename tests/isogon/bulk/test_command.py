@@ -38,7 +38,7 @@ def test_too_many_unreadable_images_are_exit_status_1_and_the_rest_is_written(
     command = ["-m", "isogon", "embed", exported, mixed / "photographs", "-o", output]
     done = isogon(*command, "--json", "--workers", "1")
     assert done.returncode == 1
-    assert "14.3% of the images cannot be read, more than" in done.stderr
+    assert "14.3% of the images are unreadable, more than" in done.stderr
     summary = json.loads(done.stdout)
     assert (summary["images"], summary["embedded"], summary["unreadable"]) == (14, 12, 2)
     assert summary["unreadable_list"] == str(tmp_path / "out.parquet.unreadable.csv")

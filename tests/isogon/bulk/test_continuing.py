@@ -78,7 +78,7 @@ def test_a_run_killed_between_its_file_and_the_end_is_ended(
         ("runner", "another", "runner was another"),
         ("version", "0.0.1", r"version was 0\.0\.1"),
         ("source", "", "the images have other names, classes, sizes or dates"),
-        ("format", 2, "its record is not ours"),
+        ("format", 2, "its record cannot be read"),
     ],
 )
 def test_a_run_begun_with_something_else_is_not_continued(

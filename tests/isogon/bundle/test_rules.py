@@ -312,7 +312,9 @@ def test_a_page_that_could_run_something_is_neither_written_nor_read(
     files = bundle.manifest.model_dump()["files"]
     files["report.html"] = entry | {"sha256": digest, "bytes": len(page)}
     reseal(bundle.path, files=files)
-    with pytest.raises(ForbiddenFileError, match="A page in a bundle runs nothing"):
+    with pytest.raises(
+        ForbiddenFileError, match="An HTML page in a bundle must not run code"
+    ):
         Bundle.open(bundle.path)
 
 

@@ -98,7 +98,7 @@ def test_a_student_worse_in_overlap_or_distortion_has_not_paid(
     worth = worth_of(evaluation(**gained))
     assert worth.verdict == "not paid"
     worse = "overlap@10" if gained.get("overlap") else "angle distortion"
-    assert worth.sentence.startswith(f"Distilling has NOT paid: worse is {worse}")
+    assert worth.sentence.startswith(f"Distilling has NOT paid: worse in {worse}")
 
 
 @pytest.mark.parametrize(
@@ -107,14 +107,14 @@ def test_a_student_worse_in_overlap_or_distortion_has_not_paid(
         ({"distortion": -0.009}, "made no clear difference"),
         (
             {"overlap": 0.1, "distortion": -0.009},
-            "gained something, and the rest is open",
+            "gained something, and the rest is undecided",
         ),
         (
             {"overlap": 0.1, "distortion": -0.03, "knn": -0.05},
             "gained something and lost something",
         ),
         ({"overlap": 0.1, "distortion": 0.03}, "gained something and lost something"),
-        ({"knn": -0.05}, "lost something, and the rest is open"),
+        ({"knn": -0.05}, "lost something, and the rest is undecided"),
     ],
 )
 def test_what_the_intervals_leave_open_is_unclear(
@@ -128,7 +128,7 @@ def test_what_the_intervals_leave_open_is_unclear(
 def test_what_a_student_that_has_paid_lost_is_told_last_and_by_name() -> None:
     worth = worth_of(evaluation(overlap=0.1, distortion=-0.03, knn=0.02, auroc=-0.03))
     assert worth.verdict == "paid"
-    lost = "; but it has lost AUROC textures 0.920, undistilled 0.950 (-0.030 ["
+    lost = "; but worse in AUROC textures 0.920, undistilled 0.950 (-0.030 ["
     assert lost in worth.sentence
     assert worth.sentence.count("AUROC") == 1
 

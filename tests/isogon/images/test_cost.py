@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from isogon.errors import ImageError, ImageProblem
-from isogon.images import Cost, ImageLimits, decode
+from isogon.images import DecodingCost, ImageLimits, decode
 
 
 def encoded(kind: str, **options: object) -> bytes:
@@ -39,7 +39,7 @@ def tiled(tile: int) -> bytes:
 
 
 def test_what_hears_of_the_cost_may_refuse_before_anything_is_decoded() -> None:
-    told: list[Cost] = []
+    told: list[DecodingCost] = []
     decode(encoded("JPEG"), admit=told.append)
     decode(encoded("JPEG", progressive=True), admit=told.append)
     assert told[0].bytes == 9 * 64 * 48
@@ -47,7 +47,7 @@ def test_what_hears_of_the_cost_may_refuse_before_anything_is_decoded() -> None:
     assert told[1].bytes > told[0].bytes
     assert told[1].work == 10 * 64 * 48
 
-    def refuse(_: Cost) -> None:
+    def refuse(_: DecodingCost) -> None:
         raise KeyError("not now")
 
     with pytest.raises(KeyError, match="not now"):

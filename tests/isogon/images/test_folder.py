@@ -48,7 +48,7 @@ def test_links_are_followed_but_not_in_circles(tmp_path: Path, progress: Progres
 
 def test_a_folder_without_images_says_what_it_expected(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("no image")
-    with pytest.raises(UsageError, match=r"holds no images; expected .*notes\.txt"):
+    with pytest.raises(UsageError, match=r"has no images; expected .*notes\.txt"):
         ImageFolder.list(tmp_path)
     with pytest.raises(UsageError, match="found a file"):
         ImageFolder.list(tmp_path / "notes.txt")

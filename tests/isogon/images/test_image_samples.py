@@ -149,7 +149,7 @@ def test_other_numbers_are_refused_where_nothing_says_their_range(
 ) -> None:
     data = encoded("TIFF", samples)
     with pytest.raises(
-        ImageError, match=r"nothing says which is black .*\[data\]"
+        ImageError, match=r"without their range from black .*\[data\]"
     ) as caught:
         decode(data)
     assert caught.value.problem == ImageProblem.UNSUPPORTED

@@ -42,7 +42,7 @@ def test_sixteen_bits_keep_their_levels_in_any_order_of_bytes(mode: str) -> None
 @pytest.mark.parametrize("mode", ["I", "F"])
 def test_numbers_without_a_range_are_what_they_are_in_a_file(mode: str) -> None:
     image = GREY.convert("I").convert(mode)
-    with pytest.raises(ImageError, match="nothing says which is black"):
+    with pytest.raises(ImageError, match="without their range from black to white"):
         through(image)
     assert np.array_equal(through(image, samples=(0.0, 65535.0))[..., 0], NOISE[..., 0])
 

@@ -63,8 +63,8 @@ def test_a_folder_off_a_phone_gives_its_images_and_counts_the_rest(tmp_path: Pat
     assert (hidden.count, no_images.count) == (3, 5)
     assert hidden.examples == (".DS_Store", "._IMG_1.JPG", ".thumbnails")
     assert images.description.endswith(
-        "Passed over: hidden: 3 (.DS_Store, ._IMG_1.JPG, .thumbnails); "
-        "no images: 5 (IMG_1.AAE, IMG_1.MOV, Thumbs.db, …)."
+        "Skipped: hidden: 3 (.DS_Store, ._IMG_1.JPG, .thumbnails); "
+        "not images: 5 (IMG_1.AAE, IMG_1.MOV, Thumbs.db, …)."
     )
 
 
@@ -80,7 +80,7 @@ def test_a_tar_is_sorted_by_content_as_a_folder_is(tmp_path: Path) -> None:
     images = open_images(str(write_tar(tmp_path / "a.tar", files | {"e.tar": inner})))
     assert images.names == ("a/x", "a/y.PNG", "b/z.dat", "e/c")
     assert images.image(3).size == (4, 4)
-    assert "no images: 2 (b/t.txt, e/d.mov); hidden: 1 (b/._z)" in images.description
+    assert "not images: 2 (b/t.txt, e/d.mov); hidden: 1 (b/._z)" in images.description
 
 
 NUMBERS = range(6)
@@ -106,10 +106,10 @@ NUMBERS = range(6)
         ([f"Video_{m}/{c}/{n}.png" for c in "ab" for m in "12" for n in NUMBERS],
          "ab", "at level 2; 2 would be from the folders at level 1"),
         ([f"{n}.png" for n in NUMBERS], "", "no classes: no folder divides the images"),
-        ([f"a/{n}.png" for n in NUMBERS], "", "no classes: all images lie in the same folder"),
-        ([f"{n}/photo.png" for n in NUMBERS], "", "one, or one for each image"),
+        ([f"a/{n}.png" for n in NUMBERS], "", "no classes: all images are in the same folder"),
+        ([f"{n}/photo.png" for n in NUMBERS], "", "one folder, or one for each image"),
         ([f"a/{n}.png" for n in NUMBERS] + ["b/0.png", "stray.png"],
-         "", "1 images, such as stray.png, lie in no folder of a class"),
+         "", "1 images, such as stray.png, are in no folder of a class"),
     ],
 )  # fmt: skip
 def test_folders_are_classes_at_the_level_that_divides_the_images(
@@ -183,7 +183,7 @@ def test_a_list_of_text_may_have_a_label_behind_each_path(
     images = open_images(str(path))
     assert images.names == tuple(LISTED)
     assert images.class_words == (
-        "2 classes (class a, class b), from what stands beside the path on each line"
+        "2 classes (class a, class b), from the text after the path on each line"
     )
     path.write_text("\n".join([*rows[:-1], LISTED[-1]]))
     with pytest.raises(UsageError, match=r"but not to image 6\. Label all"):

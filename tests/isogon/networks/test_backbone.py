@@ -128,7 +128,7 @@ def test_a_size_the_model_does_not_take_is_refused_at_once() -> None:
 )
 def test_a_family_without_a_grid_is_refused_when_it_is_made(name: str, size: int) -> None:
     model = timm_model(name, size=(size, size))
-    with pytest.raises(UsageError, match="no known grid"):
+    with pytest.raises(UsageError, match="grid is unknown"):
         Backbone(model, preprocessing_of(name, size, 1.0))
 
 

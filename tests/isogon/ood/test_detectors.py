@@ -237,7 +237,7 @@ def test_damaged_statistics_are_named(
 def test_statistics_of_different_widths_are_not_mixed() -> None:
     arrays = spec("vim").fit(BANK, LABELS).arrays()
     other = spec("vim").fit(BANK[:, :5], LABELS).arrays()
-    with pytest.raises(BundleError, match=r"but d = 6 in the arrays beside it"):
+    with pytest.raises(BundleError, match=r"but d = 6 in the other arrays"):
         spec("vim").load(arrays | {"residual.origin": other["residual.origin"]})
 
 
@@ -262,12 +262,12 @@ def test_impossible_fits_say_what_to_do() -> None:
     with pytest.raises(UsageError, match="vary within a class"):
         Mahalanobis.fit(np.ones((5, 3)), None)
     with pytest.raises(
-        UsageError, match="needs dim below the embedding's width, got dim = 6"
+        UsageError, match="needs dim below the embedding dimension, got dim = 6"
     ):
         DetectorSpec(name="vim", dim=6).fit(BANK, LABELS)
     with pytest.raises(UsageError, match="dim = 3 needs a bank of more than 3 images"):
         DetectorSpec(name="residual").fit(BANK[:3])
-    with pytest.raises(UsageError, match="needs two or more, got 1"):
+    with pytest.raises(UsageError, match="needs two or more classes, got 1"):
         DetectorSpec(name="energy").fit(BANK, np.zeros_like(LABELS))
     plane = BANK * np.array([1, 1, 0, 0, 0, 0.0])
     with pytest.raises(UsageError, match="vary in more than dim = 3"):

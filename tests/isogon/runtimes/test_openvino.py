@@ -133,5 +133,5 @@ def test_what_is_no_graph_of_ours_is_refused(tmp_path: Path) -> None:
     path.write_bytes(b"nope")
     with pytest.raises(BundleError, match="does not load in OpenVINO"):
         OpenVinoRunner(path)
-    with pytest.raises(UsageError, match="There is: onnxruntime, openvino"):
+    with pytest.raises(UsageError, match="Known runtimes: onnxruntime, openvino"):
         runtime_for(path, "tvm")

@@ -79,7 +79,9 @@ def test_a_device_is_read_as_operators_write_it() -> None:
         found = Device.parse(text)
         assert (found.provider, found.number) == (provider, number)
     for text in ("gpu", "cuda:", "cuda:-1", "CPU", "cpu:1", ""):
-        with pytest.raises(UsageError, match="A device is auto, cpu, cuda or cuda:1, got"):
+        with pytest.raises(
+            UsageError, match="Expected a device, auto, cpu, cuda or cuda:1, got"
+        ):
             Device.parse(text)
 
 

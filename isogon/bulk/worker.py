@@ -1,4 +1,4 @@
-"""One part of the work, by a proven model, whichever process or machine does it."""
+"""What a worker does, in any process, on any machine: open the model, embed a part."""
 
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -8,15 +8,41 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import UInt8
 
-from isogon.bulk.job import Job, isogon_version
+from isogon.bulk.job import BulkJob, isogon_version
 from isogon.bulk.parts import PartTable
 from isogon.bundle import Manifest
 from isogon.errors import UsageError
 from isogon.model import Answers, Model
 
+_AHEAD = 2  # batches decoded while one runs
+_Read = UInt8[np.ndarray, "h w 3"] | str  # pixels, or why there are none
+
+
+def model_for_job(job: BulkJob) -> Model:
+    """Return the model of a job, opened on this machine.
+
+    Raises:
+        UsageError: this machine has another bundle at that path, or another Isogon.
+        BundleError, CheckFailedError: see `opened_model`.
+    """
+    here = isogon_version()
+    if here != job.version:
+        raise UsageError(
+            f"The run was begun with Isogon {job.version}, but a worker has {here}. "
+            f"Install the same version on every machine."
+        )
+    model = opened_model(job.bundle, job.artifact)
+    if model.fingerprint != job.fingerprint:
+        raise UsageError(
+            f"The run was begun with {job.artifact} {job.fingerprint[:12]}…, but a "
+            f"worker finds {model.fingerprint[:12]}… at {job.bundle}. Give every machine "
+            f"the same bundle at that path, and do not change it during the run."
+        )
+    return model
+
 
 def opened_model(path: Path, artifact: str) -> Model:
-    """Return a bundle's model, ready to run; workers share the CPU's cores: one thread.
+    """Return a bundle's model, on one CPU thread, because workers share the cores.
 
     Raises:
         UsageError: there is no bundle.
@@ -38,38 +64,10 @@ def manifest_of(model: Model) -> Manifest:
     return model.manifest
 
 
-def model_for_job(job: Job) -> Model:
-    """Return the model that a job was begun with.
+def embed_part(model: Model, job: BulkJob, number: int) -> PartTable:
+    """Embed the images of one part; unreadable images are listed with the reason.
 
-    Raises:
-        UsageError: this machine has another bundle there, or another Isogon.
-        BundleError, CheckFailedError: see `opened_model`.
-    """
-    here = isogon_version()
-    if here != job.version:
-        raise UsageError(
-            f"The run was begun with Isogon {job.version}, but a worker has {here}. "
-            f"Install the same version on every machine."
-        )
-    model = opened_model(job.bundle, job.artifact)
-    if model.fingerprint != job.fingerprint:
-        raise UsageError(
-            f"The run was begun with {job.artifact} {job.fingerprint[:12]}…, but a "
-            f"worker finds {model.fingerprint[:12]}… at {job.bundle}. Let every machine "
-            f"see the same bundle under that path, and do not change it meanwhile."
-        )
-    return model
-
-
-_AHEAD = 2  # batches that are decoded while one is run
-
-_Read = UInt8[np.ndarray, "h w 3"] | str  # pixels, or why there are none
-
-
-def embed_part(model: Model, job: Job, number: int) -> PartTable:
-    """Embed the images of one part; unreadable images are listed, and stop nothing.
-
-    The next batches are decoded while one is run.
+    Threads decode the next batches while the model runs one.
     """
     preprocessing = model.preprocessing
 
@@ -96,13 +94,8 @@ def embed_part(model: Model, job: Job, number: int) -> PartTable:
                     seen.append(index)
             if batch:
                 answers.append(model.of_pixels(np.stack(batch)))
-    return PartTable.of(
-        job.images,
-        seen,
-        answers,
-        unreadable,
-        width=manifest_of(model).width,
-    )
+    width = manifest_of(model).width
+    return PartTable.of(job.images, seen, answers, unreadable, width=width)
 
 
 def _ahead(
@@ -111,7 +104,7 @@ def _ahead(
     indices: Sequence[int],
     ahead: int,
 ) -> Iterator[_Read]:
-    """Yield what `read` returns for each index, in order, a bounded number ahead."""
+    """Yield what `read` returns for each index, in order, reading at most `ahead` ahead."""
     waiting: deque[Future[_Read]] = deque()
     for index in indices:
         waiting.append(pool.submit(read, index))

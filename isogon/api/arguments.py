@@ -1,4 +1,4 @@
-"""What every function of the API does with its arguments."""
+"""Arguments that all functions of the API have: a bundle or its path, and `progress`."""
 
 from pathlib import Path
 
@@ -10,11 +10,11 @@ Place = str | Path
 
 
 def opened_bundle(bundle: Place | Bundle, *rewriting: Stage) -> Bundle:
-    """Open a bundle for reading, or for stages that replace their files."""
+    """Open a bundle again, to read it or to let these stages replace their files."""
     path = bundle.path if isinstance(bundle, Bundle) else Path(bundle)
     return Bundle.open(path, rewriting=rewriting)
 
 
 def shown(progress: Progress | None) -> Progress:
-    """Return where progress is shown; None: nowhere."""
+    """Return where to show progress; None: nowhere."""
     return progress or Silent()

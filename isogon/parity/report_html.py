@@ -1,7 +1,7 @@
-"""What `report.html` says of the artifacts: the section that `export` fills in.
+"""The section on parity in `report.html`, which `export` fills in.
 
-The page belongs to the stage `evaluate`; the section stands between two comments, so
-that either stage can write its own part anew. Plain text in, inert HTML out.
+The page belongs to the stage `evaluate`. The section is between two comments, so that each
+stage can replace its own part. All text is escaped, and the HTML has no script.
 """
 
 from collections.abc import Sequence
@@ -16,24 +16,24 @@ _BEGIN, _END = "<!-- parity -->", "<!-- /parity -->"
 _MEANINGS = {
     "max_abs_error": "largest difference of a coordinate of the embedding",
     "max_norm_error": "how far an embedding's length is from 1",
-    "min_cosine": "of the two embeddings of an image, the worst of all",
-    "mean_cosine": "the same, mean over the images",
-    "neighbour_agreement": "share of an image's ten nearest that stay the same",
+    "min_cosine": "cosine of the two embeddings of an image, the smallest of all",
+    "mean_cosine": "the same, as the mean over the images",
+    "neighbour_agreement": "share of an image's ten nearest neighbours that stay the same",
     "max_score_error": "largest change of an OOD score, in units of their range",
-    "score_rank_correlation": "Spearman's, whether the OOD scores keep their order",
-    "decision_agreement": "share of images with the same decision on familiarity",
+    "score_rank_correlation": "Spearman's; 1 if the OOD scores keep their order",
+    "decision_agreement": "share of images with the same out-of-distribution decision",
     "batch_invariance": "largest change of a coordinate by batch size or position",
-    "determinism": "largest change of a coordinate when run once more",
+    "determinism": "largest change of a coordinate when run again",
 }
 
 _NONE = """\
 <p>Nothing has been exported yet. <code>isogon export</code> makes the artifacts, compares
-each with the student in eager float32 torch on real images, and says here what it saw.</p>
+each with the student in eager float32 torch on real images, and writes the result here.</p>
 """
 _WORDS = """\
-<p>Each artifact answered the same real images as the student in eager float32 torch, at
-several batch sizes. The worst figure counts, and every one must keep its bound, or the
-artifact does not enter the bundle.</p>
+<p>Each artifact was compared with the student in eager float32 torch, on the same real
+images, at several batch sizes. The worst figure counts. An artifact enters the bundle only
+if every figure keeps its bound.</p>
 """
 _HEAD = """\
 <thead><tr><th scope="col" class="left">figure</th><th scope="col">seen</th>\
@@ -43,10 +43,9 @@ _HEAD = """\
 
 
 def with_parity(page: str, reports: Sequence[ParityReport]) -> str:
-    """Return the page with its section on parity made from these reports.
+    """Return the page with the section on parity made from these reports.
 
-    A page without a place for it, from an earlier version, gets the section at the
-    end of what it says.
+    A page of an earlier version has no place for it and gets the section at its end.
     """
     section = f"{_BEGIN}\n{_section(reports)}{_END}"
     before, begin, rest = page.partition(_BEGIN)
@@ -71,14 +70,14 @@ def _artifact(report: ParityReport) -> str:
     sizes = ", ".join(map(str, report.batch_sizes))
     calibrated = report.calibration
     decisions = (
-        "its OOD scores are not finite and decide nothing"
+        "its OOD scores are not finite, so it makes no decisions"
         if calibrated is None
         else f"decisions at a false-alarm rate of {calibrated.alpha:g}, calibrated on "
         f"{len(calibrated.scores):,} familiar images"
     )
     return (
         f"<h3>{escape(report.artifact)}</h3>\n"
-        f"<p>{escape(report.precision)}, on {escape(report.candidate)}, beside "
+        f"<p>{escape(report.precision)}, on {escape(report.candidate)}, against "
         f"{escape(report.reference)}: {report.figures.images:,} comparisons at batch "
         f"sizes {sizes}; {decisions}. SHA-256 <code>{report.sha256[:12]}…</code></p>\n"
         f'<div class="scroll" tabindex="0"><table>\n'

@@ -1,10 +1,10 @@
-"""`export`, `verify` and `calibrate`: artifacts, each gated by parity."""
+"""`export`, `verify`, `judge`, `diverge`, `calibrate`: artifacts and their parity."""
 
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from isogon.api.opening import Place, opened_bundle, shown
+from isogon.api.arguments import Place, opened_bundle, shown
 from isogon.bundle import TRAINING_DETECTOR, Bundle, detector_spec
 from isogon.errors import UsageError
 from isogon.images import ImageFolder
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from isogon.parity import ParityReport
     from isogon.runtimes import Pixels
 
-_FINETUNED_ON = 2048  # images of the training, held in memory
+_FINETUNED_ON = 2048  # training images, held in memory
 
 
 def export(
@@ -51,27 +51,27 @@ def export(
         bundle: a distilled bundle.
         fp16: add float16, for GPUs.
         int8: add int8, for CPUs too.
-        engine: add an engine in the precisions asked for, or else in float32.
+        engine: add an engine in each precision asked for, by default float32.
         batch: smallest, usual and largest batch of an engine, as "MIN:OPT:MAX".
-        version_compatible: an engine that later versions of TensorRT load too.
-        hardware_compatible: an engine for every GPU from Ampere (sm80) on.
-        build_only: build engines of tensorrt-rtx where they cannot run.
+        version_compatible: build an engine that later versions of TensorRT load too.
+        hardware_compatible: build an engine for every GPU from Ampere (sm80) on.
+        build_only: build tensorrt-rtx engines on a machine that cannot run them.
         opset: the version of ONNX's operators, from 18 to 20.
-        runtimes: others that shall run the ONNX files too, such as "openvino".
-        bank: reduce the detector's bank to so many vectors.
+        runtimes: further runtimes for the ONNX files, such as "openvino".
+        bank: reduce the detector's bank to this number of vectors.
         ranges: how the ranges of int8's activations are chosen.
-        repair: keep in float32 the few nodes that make a lower precision fail.
-        finetune: train int8's weights for some minutes to answer as float32 does.
-        finetune_on: a folder of more real images for that, which asks for it too.
-        bounds: other bounds of the gate, such as "int8.min_cosine=0.98".
+        repair: keep the few nodes that make a lower precision fail in float32.
+        finetune: fine-tune int8's weights towards the float32 outputs, for minutes.
+        finetune_on: a folder of more real images for fine-tuning; implies `finetune`.
+        bounds: replacements of parity bounds, such as "int8.min_cosine=0.98".
         images: a folder of more real images to compare on.
-        check: raise if an artifact does not pass; else the result says so.
+        check: raise if an artifact does not pass; False: only report it in the result.
         progress: where to show progress.
 
     Raises:
-        UsageError: an option does not fit.
+        UsageError: an option is not valid.
         BundleError: the bundle is damaged.
-        CheckFailedError: an artifact does not pass; those that passed are in.
+        CheckFailedError: an artifact does not pass; the others are in the bundle.
     """
     require_own("export")
     from export import (
@@ -111,15 +111,15 @@ def export(
 def export_trained(
     bundle: Bundle, recipe: "Recipe", progress: Progress | None = None
 ) -> "Exported":
-    """Write ONNX in float32 and int8, int8 fine-tuned on images of the training.
+    """Write ONNX in float32 and int8, with int8 fine-tuned on training images.
 
     Args:
         bundle: just distilled.
-        recipe: by which it was; its images are where they were.
+        recipe: of the bundle; its images are still in place.
         progress: where to show progress.
 
     Raises:
-        UsageError: the images are gone.
+        UsageError: the images are not there any more.
     """
     require_own("distill")
     require_own("export")
@@ -127,7 +127,7 @@ def export_trained(
     from export import FINETUNING_STEPS, ExportPlan, export_bundle
 
     opened, bars = opened_bundle(bundle, "export"), shown(progress)
-    data = prepare_data(recipe, shown(None))  # the run has said it all
+    data = prepare_data(recipe, shown(None))  # the run has printed it already
     chosen = data.learnt[spread(len(data.learnt), _FINETUNED_ON)]
     pixels = data.familiar.pixels(chosen, opened.manifest.preprocessing, bars)
     plan = ExportPlan(lower=("int8",), finetune=FINETUNING_STEPS, finetune_on=pixels)
@@ -143,18 +143,18 @@ def verify(
     check: bool = True,
     progress: Progress | None = None,
 ) -> "Verified":
-    """Check every hash and repeat every parity claim, on this machine.
+    """Check every hash and every parity claim again, on this machine.
 
     Args:
         bundle: an exported bundle.
-        vouch: let engines in that were only built, if they pass on this machine.
-        bounds: for the engines that `vouch` lets in, such as "fp16.min_cosine=0.99".
+        vouch: also check engines that were only built, and add those that pass.
+        bounds: for the engines that `vouch` adds, such as "fp16.min_cosine=0.99".
         images: a folder of more real images to compare on.
-        check: raise if a claim does not hold; else the result says so.
+        check: raise if a claim does not hold; False: only report it in the result.
         progress: where to show progress.
 
     Raises:
-        UsageError: an option does not fit.
+        UsageError: an option is not valid.
         BundleError: the bundle is damaged, or has no artifact.
         CheckFailedError: a claim does not hold here.
     """
@@ -163,8 +163,8 @@ def verify(
 
     if bounds and not vouch:
         raise UsageError(
-            "Bounds are for engines that `vouch` lets in; every other artifact has to keep "
-            "the bounds it was let in under. Add `vouch`, or leave the bounds out."
+            "Bounds are only for engines that `vouch` adds; every other artifact keeps the "
+            "bounds it was exported with. Add `vouch`, or leave the bounds out."
         )
     opened, bars = opened_bundle(bundle), shown(progress)
     verified = run(
@@ -180,11 +180,11 @@ def verify(
 
 
 def judge(run: Place, *, bounds: Sequence[str] = ()) -> "ParityReport":
-    """Judge a saved parity run within other bounds; nothing is run or changed.
+    """Judge a saved parity run by other bounds; nothing is run or changed.
 
     Args:
         run: `parity/ARTIFACT.safetensors` in a bundle, or beside a rejected artifact.
-        bounds: those to judge by, such as "int8.min_cosine=0.98".
+        bounds: replacements of the precision's bounds, such as "int8.min_cosine=0.98".
 
     Returns:
         The report; it is false if a bound is broken.
@@ -205,13 +205,13 @@ def diverge(
     bound: float | None = None,
     progress: Progress | None = None,
 ) -> "Divergence":
-    """Find the first layer at which an artifact leaves the float32 reference.
+    """Find the first layer at which an artifact differs from the float32 reference.
 
     Args:
         bundle: a distilled bundle.
         artifact: an ONNX file: a name inside the bundle, or a path.
-        bound: relative error from which a node counts as diverging; None: what the
-            precision usually shows.
+        bound: relative error from which a node counts as diverging; None: the usual error
+            of the precision.
         progress: where to show progress.
     """
     require_own("export")
@@ -233,21 +233,21 @@ def calibrate(
     check: bool = True,
     progress: Progress | None = None,
 ) -> "Exported":
-    """Refit the detector on in-distribution images of the place where the model runs.
+    """Fit the detector again, on in-distribution images of the place where it will run.
 
     Args:
         bundle: a distilled bundle.
-        images: a folder of images that are familiar there.
-        detector: its name; None: as in the recipe.
-        k: which neighbour counts, or how many do; None: as it is.
-        dim: of the principal subspace; None: as it is.
-        alpha: the share of familiar images that may be flagged; None: as it is.
-        check: raise if a new artifact does not pass; else the result says so.
+        images: a folder of in-distribution images of that place.
+        detector: its name; None: the recipe's.
+        k: the k-th neighbour (knn), or the number of them (nnguide); None: unchanged.
+        dim: dimension of the principal subspace; None: unchanged.
+        alpha: the share of in-distribution images that may be flagged; None: unchanged.
+        check: raise if a new artifact does not pass; False: only report it in the result.
         progress: where to show progress.
 
     Raises:
-        UsageError: too few images, or no such detector or setting.
-        CheckFailedError: the new artifact does not pass; the old one stays.
+        UsageError: there are too few images, or no such detector or setting.
+        CheckFailedError: a new artifact does not pass; the old one stays.
     """
     require_own("export")
     opened = opened_bundle(bundle, "calibrate", "export")
@@ -268,18 +268,18 @@ def site_detector(
     dim: int | None = None,
     alpha: float | None = None,
 ) -> DetectorSpec:
-    """Return the recipe's detector with what is to be another; see `calibrate`.
+    """Return the recipe's detector with these changes; see `calibrate`.
 
     Raises:
-        UsageError: no such detector, or it does not read a setting.
+        UsageError: there is no such detector, or it does not use a setting.
     """
     spec = detector_spec(bundle, TRAINING_DETECTOR)
     given: dict[str, Any] = {"name": detector, "k": k, "dim": dim, "alpha": alpha}
     given = {key: value for key, value in given.items() if value is not None}
-    if detector not in (None, spec.name):  # k and dim are another's
+    if detector not in (None, spec.name):  # k and dim belong to the recipe's detector
         given = {"k": None, "dim": None} | given
     spec = spec.model_validate(spec.model_dump() | given)
-    detector_class(spec.name)  # an unknown one is said before any work
+    detector_class(spec.name)  # report an unknown one before any work
     if k is not None or dim is not None:
         spec.require_read()
     return spec
@@ -288,7 +288,7 @@ def site_detector(
 def _more_pixels(
     images: Place | None, bundle: Bundle, progress: Progress
 ) -> "Pixels | None":
-    """Return a folder's images as the bundle's student sees them."""
+    """Return a folder's images, preprocessed for the bundle's student."""
     if images is None:
         return None
     preprocessing = bundle.manifest.preprocessing

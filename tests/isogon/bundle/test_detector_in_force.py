@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from isogon.bundle import FITTED, TRAINING_DETECTOR, Bundle, DetectorInForce
-from isogon.cli.tables import show_detector
+from isogon.cli.calibration import show_detector
 
 
 def test_the_detector_of_training_is_told_with_what_it_was_fitted_on(

@@ -1,7 +1,7 @@
-"""A bundle on disk: opened only if every byte is as promised, extended only whole.
+"""A bundle on disk: opening verifies every file, and a stage adds all its files or none.
 
-A stage writes beside the files in force and publishes with one atomic replacement
-of the manifest, so a stage killed at any moment leaves the previous valid bundle.
+A stage writes beside the existing files, then publishes by one atomic replacement of the
+manifest. So a stage that is killed leaves the previous valid bundle.
 """
 
 import os
@@ -46,7 +46,7 @@ _REMEDIES: dict[Stage, str] = {
 
 
 class Bundle:
-    """An opened bundle, each of its files verified."""
+    """An opened bundle, with every file verified."""
 
     def __init__(self, path: Path, manifest: Manifest) -> None:
         self.path = path
@@ -58,17 +58,17 @@ class Bundle:
 
         Args:
             path: the bundle's directory.
-            rewriting: stages about to make their files again; those are not verified.
+            rewriting: stages that will write their files again, which are not verified.
 
         Raises:
-            BundleError: there is no bundle; `DamagedFileError` names the file and
-                what is wrong with it, `SchemaVersionError` a format not read here,
+            BundleError: there is no bundle. `DamagedFileError` names the damaged file,
+                `SchemaVersionError` a format that this version does not read,
                 `ForbiddenFileError` a page that could run something.
         """
         bundle = cls._read(path)
         damaged = bundle._damaged()
         if damaged:
-            # A stage may have been killed between manifest and rename, or be there now.
+            # A stage may be between manifest and rename, or was killed there.
             with settled(path):
                 bundle = cls._read(path)
                 finish_renames(path, bundle.manifest)
@@ -86,17 +86,17 @@ class Bundle:
     @classmethod
     @contextmanager
     def create(cls, path: Path, manifest: Manifest) -> Iterator[StageWriter]:
-        """Make a bundle at `path`; it appears there whole, or not at all.
+        """Make a bundle at `path`; it appears there complete or not at all.
 
         Raises:
-            UsageError: something is at `path` already.
+            UsageError: `path` exists already.
             BundleError: another process is making it.
         """
         require_absent(path)
         partial = path.with_name(f".{path.name}.partial")
         partial.mkdir(parents=True, exist_ok=True)
         with exclusive(partial):
-            for leftover in partial.iterdir():  # of a run that was killed
+            for leftover in partial.iterdir():  # of a killed run
                 if leftover.is_dir():
                     shutil.rmtree(leftover)
                 elif leftover.name != LOCK:
@@ -109,7 +109,7 @@ class Bundle:
 
     @contextmanager
     def stage(self, stage: Stage) -> Iterator[StageWriter]:
-        """Add this stage's files; on an exception the bundle stays as it was.
+        """Add this stage's files; on an exception the bundle is unchanged.
 
         Raises:
             BundleError: another process is changing the bundle, or has changed it.
@@ -132,7 +132,7 @@ class Bundle:
         return name in self.manifest.files
 
     def fault(self, name: str) -> str | None:
-        """Return what is wrong now with a file of the bundle, or None."""
+        """Return what is wrong with a file of the bundle now, or None."""
         entry = self.manifest.files.get(name)
         return "is missing" if entry is None else fault_of(self.path / name, entry)
 
@@ -185,13 +185,13 @@ class Bundle:
         return cls(path, manifest_from_bytes(manifest_path.read_bytes(), where=str(path)))
 
     def _damaged(self) -> dict[str, str]:
-        """Return what is wrong, by file."""
+        """Return what is wrong with each damaged file, by name."""
         faults = {name: self.fault(name) for name in self.manifest.files}
         return {name: fault for name, fault in faults.items() if fault is not None}
 
 
 def require_absent(path: Path) -> None:
-    """Raise `UsageError` if something is at `path`, or no folder can be made there.
+    """Raise `UsageError` if `path` exists, or no folder can be made there.
 
     Bundles are never overwritten.
     """

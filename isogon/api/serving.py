@@ -1,9 +1,9 @@
-"""`load`, `embed` and `serve`: a model that answers, here, in bulk or over HTTP."""
+"""`load`, `embed` and `serve`: use a model in Python, in bulk, or over HTTP."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from isogon.api.opening import Place, shown
+from isogon.api.arguments import Place, shown
 from isogon.bundle import ONNX, Bundle
 from isogon.images.collection import LOCAL_LIMITS
 from isogon.images.decoding import ImageLimits
@@ -56,15 +56,15 @@ def embed(
         bundle: an exported bundle.
         images: what to embed.
         output: the Parquet file to make.
-        artifact: what to run.
-        batch: images per run of the model; None: what suits the device.
+        artifact: which of the bundle's artifacts to run.
+        batch: images per run of the model; None: chosen by the device.
         workers: processes, each with a model on one core; None: one per core.
-        engine: who does the work; None: `workers` processes of this machine.
-        overwrite: replace what is at `output`.
+        engine: where the work is done; None: in `workers` processes of this machine.
+        overwrite: replace an existing `output`.
         progress: where to show progress.
 
     Raises:
-        UsageError: no such images, or something is at `output`.
+        UsageError: there are no such images, or `output` exists.
         BundleError: the bundle is damaged, or nothing vouches for its artifact.
     """
     from isogon.bulk import ProcessEngine, embed as run
@@ -90,7 +90,7 @@ def serve(
     keys: Place | None = None,
     watch: bool = False,
 ) -> None:
-    """Serve embeddings and scores over HTTP, until it is interrupted.
+    """Serve embeddings and scores over HTTP, until interrupted.
 
     Args:
         bundles: directories, or `NAME=DIRECTORY`; the first is the default; without any,
@@ -98,12 +98,12 @@ def serve(
         host: the address to listen on.
         port: the TCP port.
         uds: the path of a unix socket, instead of host and port.
-        processes: that answer; one where neither this nor ISOGON_PROCESSES says more.
-        keys: a file of API keys, read again when it changes.
-        watch: load a bundle again when it changes, without dropping a request.
+        processes: number of server processes; None: ISOGON_PROCESSES, or one.
+        keys: a file of API keys, reloaded when it changes.
+        watch: reload a bundle when it changes, without dropping a request.
 
     Raises:
-        IsogonError: a setting, a bundle or its golden check is not in order.
+        IsogonError: a setting or a bundle is invalid, or the golden check fails.
     """
     require_own("serving")
     from serving import serve as run
