@@ -21,5 +21,5 @@ from distill.recipe import (
     document_from_toml as document_from_toml,
     recipe_from_document as recipe_from_document,
     recipe_from_toml as recipe_from_toml,
-    written as written,
+    toml_text as toml_text,
 )

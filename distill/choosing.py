@@ -4,6 +4,7 @@
 here.
 """
 
+import copy
 import re
 import tomllib
 from collections.abc import Iterable
@@ -88,7 +89,7 @@ def chosen_recipe(
     Raises:
         UsageError: a choice that cannot be read, or no pretrained weights found.
     """
-    document = {key: _copied(value) for key, value in (base or {}).items()}
+    document = copy.deepcopy(base or {})
     taken: list[Default] = []
     if base is None and wanted.images is None:
         raise UsageError(
@@ -366,9 +367,3 @@ def name_of(source: str) -> str:
     """Return a name for what lies there: that of its folder or file."""
     stem = Path(source.rstrip("/")).name.partition(".")[0]
     return _NO_NAME.sub("-", stem).strip("-._") or "student"
-
-
-def _copied(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _copied(one) for key, one in value.items()}
-    return [_copied(one) for one in value] if isinstance(value, list) else value

@@ -11,9 +11,9 @@ import numpy as np
 import torch
 
 from distill.images.data import Data
-from distill.images.loading import Batch, TrainingViews
+from distill.images.loading import TrainingViews, ViewBatch
 from distill.images.views import Views
-from distill.preparation import Models
+from distill.preparation import RunModels
 from distill.recipe import Recipe
 from distill.training.optimisation import channels_last, freeze_statistics, optimizer_for
 from isogon.errors import UsageError
@@ -45,10 +45,10 @@ class Costs:
     on_gpu: bool
 
 
-def measured(
+def measured_costs(
     recipe: Recipe,
     data: Data,
-    models: Models,
+    models: RunModels,
     device: torch.device,
     progress: Progress,
     *,
@@ -97,7 +97,7 @@ class _Trial:
         self,
         recipe: Recipe,
         data: Data,
-        models: Models,
+        models: RunModels,
         device: torch.device,
         room: int | None,
     ) -> None:
@@ -113,7 +113,7 @@ class _Trial:
         self.memory = self._held()
         self.free = None if room is None else self.memory + room
 
-    def loaded(self) -> tuple[Batch, float]:
+    def loaded(self) -> tuple[ViewBatch, float]:
         """Return a small batch of views, and the seconds for each."""
         recipe, indices = self._recipe, self._images
         views = TrainingViews(
@@ -147,7 +147,7 @@ class _Trial:
         network = seconds if teacher.embed is None else max(seconds - load, seconds / 10)
         return Features(tokens=tokens, grid=batches[0].grid), network
 
-    def embedded(self, batch: Batch) -> float:
+    def embedded(self, batch: ViewBatch) -> float:
         """Return the seconds in which the student embeds an image."""
         student = self._models.student.to(self._device).eval()
         pixels = _repeated(batch.pixels, 16).to(self._device)
@@ -157,7 +157,7 @@ class _Trial:
             student.embed(pixels)
             return (self._now() - began) / len(pixels)
 
-    def learnt(self, batch: Batch, features: Features, teacher: float) -> float:
+    def learnt(self, batch: ViewBatch, features: Features, teacher: float) -> float:
         """Return the seconds of an optimiser step, after a smaller one has shown it fits.
 
         Raises:
@@ -187,7 +187,7 @@ class _Trial:
         self.memory = max(self.memory + readers, whole)
         return seconds * self._part / images * micro_batches + online
 
-    def _step(self, batch: Batch, features: Features) -> Callable[[int], None]:
+    def _step(self, batch: ViewBatch, features: Features) -> Callable[[int], None]:
         """Return what learns from so many images, as the trainer does."""
         section, device = self._recipe.train, self._device
         student = self._models.student.to(device).train()

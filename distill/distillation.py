@@ -9,43 +9,44 @@ import numpy as np
 import torch
 from lightning_fabric import Fabric
 
-from distill.embedding import Embedded, embed_all, teacher_embeddings
-from distill.evaluation import Training
+from distill.bundle_writing import JudgedModels, write_bundle
+from distill.embedding import RoleEmbeddings, embed_all, teacher_embeddings
 from distill.evaluation.accuracy import say_if_left_out
 from distill.evaluation.evaluate import cost_of, evaluate
 from distill.evaluation.undistilled import untrained
 from distill.images.data import Data, prepare_data
 from distill.images.listing import require_sources
 from distill.images.loading import (
-    Plan,
+    BatchPlan,
     TrainingViews,
-    neighbourly,
+    neighbour_plan,
     plain_crops,
     readers_watched,
-    shuffled,
+    shuffled_plan,
 )
 from distill.images.neighbours import kept_neighbours
 from distill.images.views import Views
 from distill.objectives.objective import SAMPLE, Labels
 from distill.planning import planned
-from distill.preparation import Models, card_of, prepare_models, preprocessing_for
+from distill.preparation import RunModels, prepare_models, preprocessing_for
 from distill.recipe import Recipe
 from distill.requirements import require_enough, require_models
-from distill.start.fitting import Before, started
+from distill.start.fitting import UntrainedStudent, start_student
+from distill.student import card_of
 from distill.targets import Teacher, in_batches
 from distill.training.agreement import require_agreement
 from distill.training.checkpoint import Checkpoint, remove_checkpoint, sole_run
 from distill.training.processes import accompanied, launched, parts_of
 from distill.training.trainer import Trainer, TrainingLog
 from distill.training.validation import Validation
-from distill.writing import Judged, write_bundle
 from isogon.bundle import Bundle, StudentCard, require_absent
+from isogon.bundle.evaluation import Training
 from isogon.networks import Features, Student
 from isogon.progress import Progress
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Learnt:
+class TrainedStudent:
     """A trained student, and what it learnt from."""
 
     student: Student  # as it is deployed, in evaluation mode
@@ -54,8 +55,8 @@ class Learnt:
     log: TrainingLog
     card: StudentCard
     device: torch.device
-    before: Before  # the student's network as it was
-    seen: Embedded | None  # the teacher's embeddings, where they were asked for
+    before: UntrainedStudent  # the student's network as it was
+    seen: RoleEmbeddings | None  # the teacher's embeddings, where they were asked for
 
 
 def distill(
@@ -149,7 +150,7 @@ def _distilled(
         learnt.teacher,
         learnt.student,
         learnt.card,
-        Judged(
+        JudgedModels(
             teacher=embedded.teacher,
             student=embedded.student,
             evaluation=evaluation,
@@ -167,7 +168,7 @@ def learn(
     accept_changes: bool = False,
     data: Data | None = None,
     judged: bool = False,
-) -> Learnt:
+) -> TrainedStudent:
     """Train the recipe's student, continuing from the checkpoint in `work`.
 
     The checkpoint stays: remove it when what the student was trained for is done. The
@@ -208,7 +209,7 @@ def _learnt(
     accept_changes: bool,
     data: Data | None,
     judged: bool,
-) -> Learnt:
+) -> TrainedStudent:
     """Train the student in each of the run's processes."""
     torch.manual_seed(recipe.train.seed)
     device = fabric.device
@@ -237,12 +238,14 @@ def _learnt(
         )
     if models.objective.start_on != "nothing" and not continued:
         models.objective.start(_start(models, data, device, progress))
-    before = started(recipe, data, models, work, device, progress, continued=continued)
+    before = start_student(
+        recipe, data, models, work, device, progress, continued=continued
+    )
     log = TrainingLog()
     if recipe.train.epochs:
         log = _trained(fabric, recipe, data, models, checkpoint, work, progress)
     student = _final_student(recipe, models)
-    return Learnt(
+    return TrainedStudent(
         student=student.to(device),
         teacher=models.teacher,
         data=data,
@@ -258,7 +261,7 @@ def _trained(
     fabric: Fabric,
     recipe: Recipe,
     data: Data,
-    models: Models,
+    models: RunModels,
     checkpoint: Checkpoint,
     work: Path,
     progress: Progress,
@@ -309,7 +312,7 @@ def _trained(
 
 
 def _start(
-    models: Models, data: Data, device: torch.device, progress: Progress
+    models: RunModels, data: Data, device: torch.device, progress: Progress
 ) -> Iterator[tuple[Features, Labels]]:
     """Yield the teacher's features and the labels of training images, as they are.
 
@@ -341,11 +344,11 @@ def _plan(
     work: Path,
     device: torch.device,
     progress: Progress,
-) -> Plan:
+) -> BatchPlan:
     """Return which images make the batches: random ones, or neighbours of each other."""
     section, learnt = recipe.train, data.learnt
     if not recipe.of_neighbours:
-        return shuffled(
+        return shuffled_plan(
             learnt,
             batch_size=section.batch_size,
             parts=section.parts,
@@ -354,7 +357,7 @@ def _plan(
         )
     pooled = teacher.pooled(data.split.bank, device, progress)[: len(learnt)]
     neighbours = kept_neighbours(work, pooled)
-    return neighbourly(
+    return neighbour_plan(
         learnt,
         neighbours,
         batch_size=section.batch_size,
@@ -362,7 +365,7 @@ def _plan(
     )
 
 
-def _final_student(recipe: Recipe, models: Models) -> Student:
+def _final_student(recipe: Recipe, models: RunModels) -> Student:
     """Return what is deployed: with `space = "teacher"` the map there is folded in."""
     if recipe.student.space == "student":
         return models.student

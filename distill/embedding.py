@@ -30,7 +30,7 @@ _SHOWN = 3  # names in a message
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Embedded:
+class RoleEmbeddings:
     """One model's unit-norm embeddings by role."""
 
     bank: Float32[np.ndarray, "n d"]
@@ -38,9 +38,9 @@ class Embedded:
     unfamiliar: dict[str, Float32[np.ndarray, "_ d"]]  # by the set's name
     calibration: Float32[np.ndarray, "c d"] | None = None
 
-    def mapped(self, function: Callable[[np.ndarray], np.ndarray]) -> "Embedded":
+    def mapped(self, function: Callable[[np.ndarray], np.ndarray]) -> "RoleEmbeddings":
         """Return what `function` makes of each role's vectors."""
-        return Embedded(
+        return RoleEmbeddings(
             bank=function(self.bank),
             test=function(self.test),
             unfamiliar={name: function(each) for name, each in self.unfamiliar.items()},
@@ -49,12 +49,14 @@ class Embedded:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Embeddings:
+class AllEmbeddings:
     """Those of every model, of the same images."""
 
-    teacher: Embedded | None
-    student: Embedded
-    pooled: Embedded | None  # of the student's network before training, not normalised
+    teacher: RoleEmbeddings | None
+    student: RoleEmbeddings
+    pooled: (
+        RoleEmbeddings | None
+    )  # of the student's network before training, not normalised
 
 
 @readers_watched()
@@ -68,8 +70,8 @@ def embed_all(
     *,
     device: torch.device,
     workers: int,
-    seen: Embedded | None = None,
-) -> Embeddings:
+    seen: RoleEmbeddings | None = None,
+) -> AllEmbeddings:
     """Return every model's embeddings of the images of every role, each read once.
 
     Of a teacher that is only known by its embeddings there are only those of the familiar
@@ -109,7 +111,7 @@ def embed_all(
     elif seen is None:
         theirs = _known(teacher, data, progress, device)
     _tell_zeros("student", found[0], data, progress)
-    return Embeddings(
+    return AllEmbeddings(
         teacher=theirs,
         student=found[0],
         pooled=None if before is None else found[-1],
@@ -125,7 +127,7 @@ def teacher_embeddings(
     *,
     device: torch.device,
     workers: int,
-) -> Embedded | None:
+) -> RoleEmbeddings | None:
     """Return what the teacher makes of the images of every role; None without a network.
 
     Asked before training, it finds a teacher that fails on images it is only tested on
@@ -145,7 +147,9 @@ def teacher_embeddings(
     return found
 
 
-def _require_numbers(teacher: str, found: Embedded, data: Data, progress: Progress) -> None:
+def _require_numbers(
+    teacher: str, found: RoleEmbeddings, data: Data, progress: Progress
+) -> None:
     """Refuse a teacher that gives NaN or infinity for an image; tell of zeros.
 
     Raises:
@@ -159,7 +163,7 @@ def _require_numbers(teacher: str, found: Embedded, data: Data, progress: Progre
     _tell_zeros(f"teacher {teacher}", found, data, progress)
 
 
-def _tell_zeros(model: str, found: Embedded, data: Data, progress: Progress) -> None:
+def _tell_zeros(model: str, found: RoleEmbeddings, data: Data, progress: Progress) -> None:
     """Say for which images a model gives nothing but zeros, which have no direction."""
     empty = _named(found, data, lambda vectors: np.logical_not(vectors.any(axis=1)))
     if empty:
@@ -173,7 +177,7 @@ def _tell_zeros(model: str, found: Embedded, data: Data, progress: Progress) -> 
 
 
 def _named(
-    found: Embedded, data: Data, which: Callable[[np.ndarray], np.ndarray]
+    found: RoleEmbeddings, data: Data, which: Callable[[np.ndarray], np.ndarray]
 ) -> list[str]:
     """Return the names of the images of any role whose vectors are `which`."""
     roles = [
@@ -195,7 +199,7 @@ def _named(
 
 def _known(
     teacher: Teacher | None, data: Data, progress: Progress, device: torch.device
-) -> Embedded | None:
+) -> RoleEmbeddings | None:
     """Return what is known of a teacher that is no network."""
     if teacher is None:
         return None
@@ -211,7 +215,7 @@ def _known(
         return directions(teacher.pooled(indices, device, progress).astype(np.float32))
 
     bank, test = known(data.bank), known(data.split.test)
-    return Embedded(bank=bank, test=test, unfamiliar={})
+    return RoleEmbeddings(bank=bank, test=test, unfamiliar={})
 
 
 def embed_roles(
@@ -223,7 +227,7 @@ def embed_roles(
     device: torch.device,
     workers: int,
     raw: Sequence[Embed] = (),
-) -> list[Embedded]:
+) -> list[RoleEmbeddings]:
     """Return each model's embeddings of the images of every role.
 
     The models are on `device`; their pixels, by default those of `preprocessing`, are
@@ -247,7 +251,7 @@ def embed_roles(
         for name, each in data.unfamiliar.items()
     }
     return [
-        Embedded(
+        RoleEmbeddings(
             bank=bank[i],
             test=test[i],
             unfamiliar={name: found[i] for name, found in unfamiliar.items()},

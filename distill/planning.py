@@ -15,11 +15,11 @@ from typing import Any
 
 import torch
 
-from distill.costs import Costs, measured
+from distill.costs import Costs, measured_costs
 from distill.images.data import Data, prepare_data
 from distill.images.listing import require_sources
 from distill.images.loading import global_batch
-from distill.preparation import Models, prepare_models
+from distill.preparation import RunModels, prepare_models
 from distill.recipe import Recipe, recipe_from_document
 from distill.requirements import require_enough, require_models
 from distill.start.fitting import as_teacher
@@ -38,7 +38,7 @@ _STATES = 3  # weights, and the optimiser's two moments
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Plan:
+class RunPlan:
     """What a run is going to do and to need."""
 
     steps: int
@@ -133,7 +133,7 @@ def planned(
     return recipe if minutes is None else _lengthened(recipe, plan.steps), data
 
 
-def tried(recipe: Recipe, progress: Progress, *, minutes: float | None = None) -> Plan:
+def tried(recipe: Recipe, progress: Progress, *, minutes: float | None = None) -> RunPlan:
     """Return and say the plan of a run that is not started; nothing is left behind.
 
     Raises:
@@ -150,7 +150,7 @@ def tried(recipe: Recipe, progress: Progress, *, minutes: float | None = None) -
     return plan
 
 
-def _say(plan: Plan, progress: Progress) -> None:
+def _say(plan: RunPlan, progress: Progress) -> None:
     say(progress, f"Plan: {plan.sentence}.")
 
 
@@ -172,7 +172,9 @@ def _require_one_launcher() -> None:
         )
 
 
-def _plan_of(recipe: Recipe, data: Data, progress: Progress, minutes: float | None) -> Plan:
+def _plan_of(
+    recipe: Recipe, data: Data, progress: Progress, minutes: float | None
+) -> RunPlan:
     require_enough(recipe, len(data.learnt))
     # One process reads while the models are tried: that of several is arithmetic.
     alone = recipe.model_copy(
@@ -183,7 +185,7 @@ def _plan_of(recipe: Recipe, data: Data, progress: Progress, minutes: float | No
         torch.manual_seed(recipe.train.seed)
         models = prepare_models(alone, data, device, progress)
         work = _Work.of(alone, data, models, device)
-        costs = measured(recipe, data, models, device, progress)
+        costs = measured_costs(recipe, data, models, device, progress)
     per_epoch = steps_per_epoch(recipe, len(data.learnt))
     if minutes is None:
         steps = recipe.train.length(per_epoch)
@@ -192,7 +194,7 @@ def _plan_of(recipe: Recipe, data: Data, progress: Progress, minutes: float | No
         recipe = _lengthened(recipe, steps)
     share, warmup = recipe.train.warmup_share, recipe.train.warmup_epochs * per_epoch
     disk = work.size + _bundle_size(recipe, data, models)
-    return Plan(
+    return RunPlan(
         steps=steps,
         warmup_steps=min(steps, math.ceil(warmup if share is None else share * steps)),
         batch_size=recipe.train.batch_size,
@@ -219,7 +221,7 @@ class _Work:
 
     @classmethod
     def of(
-        cls, recipe: Recipe, data: Data, models: Models, device: torch.device
+        cls, recipe: Recipe, data: Data, models: RunModels, device: torch.device
     ) -> "_Work":
         """Count them: what earlier runs have kept is not computed again."""
         trained, closed = recipe.train.epochs > 0, recipe.student.in_closed_form
@@ -318,7 +320,7 @@ def _lengthened(recipe: Recipe, steps: int) -> Recipe:
     return recipe_from_document(document, where="--minutes")
 
 
-def _bundle_size(recipe: Recipe, data: Data, models: Models) -> int:
+def _bundle_size(recipe: Recipe, data: Data, models: RunModels) -> int:
     """Return the bytes of the bundle and of the checkpoint, both of which are written."""
     weights = sum(4 * one.numel() for one in models.student.parameters())
     heads = sum(4 * one.numel() for one in models.objective.parameters())

@@ -11,11 +11,7 @@ from distill.images.data import Data
 from distill.images.pseudo_classes import pseudo_classes
 from distill.objectives import Objective, objective_from_recipe
 from distill.recipe import Recipe
-from distill.student import (
-    card_of as card_of,
-    student_from_recipe as student_from_recipe,
-    student_preprocessing,
-)
+from distill.student import student_from_recipe, student_preprocessing
 from distill.targets import Teacher, teacher_from_recipe
 from isogon.errors import UsageError
 from isogon.images import Preprocessing
@@ -24,7 +20,7 @@ from isogon.progress import Progress
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Models:
+class RunModels:
     """What a run starts from, beside its images."""
 
     teacher: Teacher
@@ -40,7 +36,7 @@ def prepare_models(
     device: torch.device,
     progress: Progress,
     work: Path | None = None,
-) -> Models:
+) -> RunModels:
     """Build the teacher, the student and the objective between them.
 
     Args:
@@ -74,7 +70,7 @@ def prepare_models(
             "teacher's space, and none of this recipe's does. Add `[[objective]]` "
             '`name = "cosine"`.'
         )
-    return Models(
+    return RunModels(
         teacher=teacher,
         student=student,
         student_licence=licence,

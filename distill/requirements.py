@@ -6,15 +6,20 @@ from typing import Any
 import torch
 
 from distill.images.loading import global_batch
-from distill.images.neighbours import AMONG, require_neighbours
+from distill.images.neighbours import AMONG, require_neighbour_batches
 from distill.images.pseudo_classes import require_clusters
 from distill.recipe import Recipe, TeacherSection
-from distill.sizes import require_sizes
 from distill.student import require_trainable, student_from_recipe
 from distill.weights import PACKAGE, pretrained, require_package
 from isogon.errors import UsageError
 from isogon.images import Preprocessing
-from isogon.networks import Backbone, ImportedNetwork, module_from_path, preprocessing_of
+from isogon.networks import (
+    Backbone,
+    ImportedNetwork,
+    module_from_path,
+    preprocessing_of,
+    require_size,
+)
 
 
 def require_models(recipe: Recipe) -> None:
@@ -26,7 +31,7 @@ def require_models(recipe: Recipe) -> None:
     Raises:
         UsageError: what is wrong with teacher or student.
     """
-    require_sizes(recipe)
+    _require_sizes(recipe)
     with torch.random.fork_rng(devices=[]):
         for section in recipe.teachers:
             _require_teacher(section, section.size or recipe.data.size)
@@ -45,11 +50,28 @@ def require_enough(recipe: Recipe, images: int) -> None:
     """
     size = recipe.train.batch_size
     if recipe.of_neighbours:
-        require_neighbours(images, min(AMONG, images - 1), size)
+        require_neighbour_batches(images, min(AMONG, images - 1), size)
     else:
         global_batch(images, size, recipe.train.parts)
     if recipe.data.pseudo_classes:
         require_clusters(images, recipe.data.pseudo_classes)
+
+
+def _require_sizes(recipe: Recipe) -> None:
+    """Refuse sizes that a timm model cannot take, or would cut, before an image is read.
+
+    A user's own network is tried when it is made, before any feature is computed.
+
+    Raises:
+        UsageError: it names the nearest sizes that work.
+    """
+    size = recipe.data.size
+    if not recipe.student.imported:
+        require_size(recipe.student.name, size, where="`size` in [data]")
+    for section in recipe.teachers:
+        if section.name is None or section.path is not None or section.imported:
+            continue
+        require_size(section.name, section.size or size, where="`size` in [teacher]")
 
 
 def _require_teacher(section: TeacherSection, side: int) -> None:

@@ -82,7 +82,7 @@ def _some(words: list[str]) -> str:
     return ", ".join(words[:_NAMED]) + (", …" if len(words) > _NAMED else "")
 
 
-State = dict[str, Any]
+StateDict = dict[str, Any]
 
 _LISTED = 5  # weights that a message names
 # Buffers that are learnt; others are constants, which checkpoints may leave out.
@@ -94,7 +94,7 @@ _LAST_NORMS = ("head.norm.", "fc_norm.", "norm.")
 def require_filled(
     model: TimmModel,
     name: str,
-    state: State,
+    state: StateDict,
     *,
     size: tuple[int, int],
     classes: int,
@@ -153,7 +153,7 @@ def _learnt(model: TimmModel, name: str) -> Iterator[tuple[str, torch.Tensor]]:
             yield key, value
 
 
-def _nothing_but_nan(state: State) -> State:
+def _nothing_but_nan(state: StateDict) -> StateDict:
     return {
         key: torch.full_like(value, torch.nan)
         if isinstance(value, torch.Tensor) and value.is_floating_point()
@@ -260,7 +260,7 @@ def _misfit(where: str, name: str, error: Exception) -> UsageError:
     )
 
 
-def _classes_in(state: State, name: str) -> int:
+def _classes_in(state: StateDict, name: str) -> int:
     """Return how many classes the checkpoint's classifier has; 0 without one."""
     config = architecture_of(name).config
     layers = () if config is None else config.classifier

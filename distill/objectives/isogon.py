@@ -32,7 +32,7 @@ class IsogonSection(ObjectiveSection):
         return {key: value for key, value in section.items() if key not in _OF_A_HEAD}
 
 
-class Isogon(Objective):
+class IsogonObjective(Objective):
     """CosPress's two terms on the student, with a fixed compression, plus its angles.
 
     The compression z = W t / |t| is the uncentred PCA of the teacher's unit vectors: of
@@ -67,7 +67,7 @@ class Isogon(Objective):
         self.pairs_weight = pairs_weight
 
     @classmethod
-    def from_section(cls, section: IsogonSection, sizes: Sizes) -> "Isogon":
+    def from_section(cls, section: IsogonSection, sizes: Sizes) -> "IsogonObjective":
         """Return the objective that a recipe's table asks for."""
         return cls(
             sizes.teacher_width, sizes.student_width, pairs_weight=section.pairs_weight

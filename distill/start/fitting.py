@@ -15,7 +15,7 @@ from torch import nn
 from distill.images.data import Data
 from distill.images.loading import plain_crops
 from distill.objectives import Objective
-from distill.preparation import Models, preprocessing_for
+from distill.preparation import RunModels, preprocessing_for
 from distill.recipe import Recipe
 from distill.start.closed_form import closed_form, uncentred_pca
 from distill.targets import NetworkTeacher
@@ -28,7 +28,7 @@ START = "start.safetensors"  # in the folder of a run, and in its bundle
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Before:
+class UntrainedStudent:
     """The student's network as it was, on the run's device, in evaluation mode."""
 
     backbone: FeatureExtractor
@@ -60,16 +60,16 @@ _FITTED = 50_000  # most images the layer is fitted on: far more than it has col
 _RE_ESTIMATED = 4096  # images by which batch statistics are estimated anew
 
 
-def started(
+def start_student(
     recipe: Recipe,
     data: Data,
-    models: Models,
+    models: RunModels,
     work: Path,
     device: torch.device,
     progress: Progress,
     *,
     continued: bool,
-) -> Before:
+) -> UntrainedStudent:
     """Bring the student to its start, and return its network as it is there.
 
     With `start = "closed-form"` the embedding layer is fitted to the teacher, and the
@@ -103,7 +103,9 @@ def started(
             safetensors.torch.save_model(layer, str(pending))
             pending.replace(kept)
         layer = copy.deepcopy(layer).requires_grad_(False).to(device)
-    return Before(backbone=before, layer=layer, pretrained=recipe.student.from_pretrained)
+    return UntrainedStudent(
+        backbone=before, layer=layer, pretrained=recipe.student.from_pretrained
+    )
 
 
 def _fit(
@@ -111,7 +113,7 @@ def _fit(
     backbone: FeatureExtractor,
     recipe: Recipe,
     data: Data,
-    models: Models,
+    models: RunModels,
     device: torch.device,
     progress: Progress,
 ) -> None:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from distill.recipe import Recipe, TrainSection
-from distill.targets.identity import VIEW_SETTINGS
+from distill.targets.store_key import VIEW_SETTINGS
 from distill.weights import why_unloadable
 from isogon.bundle.stage import exclusive
 from isogon.errors import UsageError

@@ -11,7 +11,7 @@ from lightning_fabric import Fabric
 from timm.utils import ModelEmaV3
 from torch import Tensor, nn
 
-from distill.images.loading import Batch, TrainingViews
+from distill.images.loading import TrainingViews, ViewBatch
 from distill.objectives import Objective
 from distill.objectives.objective import Terms
 from distill.recipe import TrainSection
@@ -254,7 +254,7 @@ class Trainer:
         """Steps of the whole run that are done."""
         return self._course.epoch * len(self._views) + self._course.step
 
-    def _step(self, micro_batches: tuple[Batch, ...]) -> None:
+    def _step(self, micro_batches: tuple[ViewBatch, ...]) -> None:
         self._schedule.step_update(self._done)
         self._optimizer.zero_grad()
         sums: Terms = {}
@@ -278,7 +278,7 @@ class Trainer:
             self._ema.update(self._pair, step=self._done)
         self._unseen.append(sums)
 
-    def _terms(self, batch: Batch) -> Terms:
+    def _terms(self, batch: ViewBatch) -> Terms:
         with torch.no_grad(), self._fabric.autocast():
             target = self._targets.features(batch)
         terms: Terms = self._model(batch.pixels, target.tokens, target.grid, batch.labels)

@@ -15,10 +15,10 @@ from isogon.cli.options import AsJson, BundlePath
 from isogon.cli.tables import add_row, figure_cell, titled
 
 if TYPE_CHECKING:
-    from distill.evaluation import Estimate, Evaluation, Fidelity, Kind, Quality
-    from distill.evaluation.comparison import Figure
+    from distill.evaluation.comparison import ComparedFigure
     from isogon.api import Comparison
     from isogon.bundle import Bundle
+    from isogon.bundle.evaluation import Estimate, Evaluation, Fidelity, Kind, Quality
 
 
 def evaluate(
@@ -368,7 +368,7 @@ def show_comparison(found: "Comparison") -> None:
         out.print(f"\n{bundle}: {worth.sentence}", markup=False, soft_wrap=True)
 
 
-def _compared_cell(figure: "Figure", name: str) -> Text:
+def _compared_cell(figure: "ComparedFigure", name: str) -> Text:
     value = figure.values.get(name)
     shown = "" if value is None else f"{value:,.0f}" if value > 1 else f"{value:.3f}"
     best = len(figure.best) < len(figure.values) and name in figure.best

@@ -151,7 +151,7 @@ def test_a_test_of_copies_is_refused_and_a_few_are_left_out(
     assert (
         "2 of the 60 images of `test` of [data] are copies of `images`, such as 58" in said
     )
-    assert "23 images calibrate the OOD score and 35 are tested on" in said
+    assert "23 images calibrate the OOD score and 35 are for testing" in said
     assert data.copies is not None
     assert data.copies.shared == {"`test` of [data]": 2}
 

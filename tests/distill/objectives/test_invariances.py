@@ -7,7 +7,7 @@ from distill.objectives import Objective
 from distill.objectives.cosine import Cosine
 from distill.objectives.cospress import CosPress
 from distill.objectives.coss import Coss
-from distill.objectives.isogon import Isogon
+from distill.objectives.isogon import IsogonObjective
 from distill.objectives.kd import Kd
 from distill.objectives.nd import Nd
 from distill.objectives.proteus import Proteus
@@ -30,7 +30,7 @@ def objectives(teacher: Features) -> dict[str, Objective]:
     made: dict[str, Objective] = {
         "cosine": Cosine(8, 6),
         "cospress": cospress,
-        "isogon": Isogon(8, 6, pairs_weight=10.0),
+        "isogon": IsogonObjective(8, 6, pairs_weight=10.0),
         "vkd": Vkd(8, 6, "layer_norm"),
         "vkd, standardise": Vkd(8, 6, "standardise"),
         "vkd, whiten": Vkd(8, 6, "whiten"),

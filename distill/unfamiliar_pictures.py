@@ -26,7 +26,7 @@ _QUERIES = 1000  # training images that are asked for theirs
 _SHOWN = 12
 
 
-def strangers(recipe: Recipe, pictures: Path, progress: Progress) -> Path:
+def unfamiliar_pictures(recipe: Recipe, pictures: Path, progress: Progress) -> Path:
     """Return a list of those pictures that the recipe's teacher finds unfamiliar.
 
     It lies beside their folder and is made once for these images and this teacher; what

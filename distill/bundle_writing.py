@@ -11,13 +11,12 @@ import safetensors.torch
 import tomli_w
 from torch import nn
 
-from distill.embedding import Embedded
-from distill.evaluation import Evaluation
-from distill.evaluation.drawing import drawn_from, write_evaluation
+from distill.embedding import RoleEmbeddings
+from distill.evaluation.report_files import illustrations_of, write_evaluation
 from distill.images.data import Data
 from distill.preparation import preprocessing_for
 from distill.recipe import Recipe
-from distill.recipe.written import portable
+from distill.recipe.writing import portable
 from distill.start.fitting import START, start_arrays
 from distill.targets import BALANCE, Teacher
 from isogon.bundle import (
@@ -33,6 +32,7 @@ from isogon.bundle import (
     Provenance,
     StudentCard,
 )
+from isogon.bundle.evaluation import Evaluation
 from isogon.bundle.names import portable_place
 from isogon.images.collection import SAMPLES
 from isogon.networks import WEIGHTS, Student
@@ -41,11 +41,11 @@ from isogon.progress import Progress
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Judged:
+class JudgedModels:
     """The embeddings of every role, and what was measured on them."""
 
-    teacher: Embedded | None
-    student: Embedded
+    teacher: RoleEmbeddings | None
+    student: RoleEmbeddings
     evaluation: Evaluation
     layer: nn.Linear | None  # the closed-form one the student started from
 
@@ -57,7 +57,7 @@ def write_bundle(
     teacher: Teacher,
     student: Student,
     student_card: StudentCard,
-    judged: Judged,
+    judged: JudgedModels,
     progress: Progress,
 ) -> Bundle:
     """Write everything that later stages need; it appears whole, or not at all."""
@@ -74,7 +74,7 @@ def write_bundle(
         provenance=_provenance(shipped, data),
     )
     text = tomli_w.dumps(shipped.model_dump(mode="json", exclude_none=True))
-    drawn = drawn_from(
+    illustrations = illustrations_of(
         data,
         judged.teacher,
         judged.student,
@@ -90,7 +90,7 @@ def write_bundle(
             writer.write_arrays(START, start_arrays(judged.layer))
         if teacher.kept:
             writer.write_arrays(BALANCE, teacher.kept)
-        write_evaluation(writer, judged.evaluation, drawn)
+        write_evaluation(writer, judged.evaluation, illustrations)
         if data.unreadable:
             left_out = _left_out(data, output.parent)
             writer.write("unreadable.json", json.dumps(left_out, indent=2))
@@ -126,7 +126,7 @@ def _left_out(data: Data, folder: Path) -> dict[str, dict[str, str]]:
 
 
 def _false_alarms(
-    student: Embedded, spec: DetectorSpec, detector: Detector
+    student: RoleEmbeddings, spec: DetectorSpec, detector: Detector
 ) -> FalseAlarms | None:
     """Return how many test images the detector flags, calibrated as an artifact is."""
     if student.calibration is None:
