@@ -1,6 +1,6 @@
 """Distil: teacher and images become a bundle with weights, detector and evaluation.
 
-Only what is said before work starts is imported here; `distill.distillation` and
+Only recipes are imported here, which is quick. `distill.distillation` and
 `distill.images.samples` load torch, timm and scikit-learn, which takes seconds.
 """
 

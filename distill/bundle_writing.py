@@ -42,12 +42,12 @@ from isogon.progress import Progress
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class JudgedModels:
-    """The embeddings of every role, and what was measured on them."""
+    """The models' embeddings of every role, and their evaluation."""
 
     teacher: RoleEmbeddings | None
     student: RoleEmbeddings
     evaluation: Evaluation
-    layer: nn.Linear | None  # the closed-form one the student started from
+    layer: nn.Linear | None  # the closed-form layer that the student started from
 
 
 def write_bundle(
@@ -60,7 +60,7 @@ def write_bundle(
     judged: JudgedModels,
     progress: Progress,
 ) -> Bundle:
-    """Write everything that later stages need; it appears whole, or not at all."""
+    """Write everything that later stages need; the bundle appears only if complete."""
     shipped = portable(recipe, output.parent)
     preprocessing = preprocessing_for(recipe, recipe.student.name)
     detector = recipe.ood.fit(judged.student.bank, data.familiar.labels(data.bank))
@@ -113,11 +113,11 @@ def write_bundle(
 
 
 def _left_out(data: Data, folder: Path) -> dict[str, dict[str, str]]:
-    """Return why images were left out, by source and name; a list may name them by path."""
+    """Return why images were left out, by source and name, with portable paths."""
     place = partial(portable_place, folder=folder)
     return {
         place(source): {
-            # A reason begins with what it is about, the source and the name.
+            # A reason begins with the source and the name.
             place(name): reason.replace(source, place(source)).replace(name, place(name))
             for name, reason in faults.items()
         }
@@ -128,7 +128,7 @@ def _left_out(data: Data, folder: Path) -> dict[str, dict[str, str]]:
 def _false_alarms(
     student: RoleEmbeddings, spec: DetectorSpec, detector: Detector
 ) -> FalseAlarms | None:
-    """Return how many test images the detector flags, calibrated as an artifact is."""
+    """Return how many test images the detector flags, calibrated as artifacts are."""
     if student.calibration is None:
         return None
     calibration = Calibration.from_scores(detector.score(student.calibration), spec.alpha)
@@ -138,7 +138,7 @@ def _false_alarms(
 
 
 def _weights(student: Student) -> bytes:
-    state = {  # copies: a user's network may hold a tensor twice, or not in one piece
+    state = {  # copies: a user's network may share tensors, or have non-contiguous ones
         name: value.detach().cpu().contiguous().clone()
         for name, value in student.state_dict().items()
     }

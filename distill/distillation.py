@@ -47,7 +47,7 @@ from isogon.progress import Progress
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TrainedStudent:
-    """A trained student, and what it learnt from."""
+    """A trained student, with its teacher, images and log."""
 
     student: Student  # as it is deployed, in evaluation mode
     teacher: Teacher
@@ -55,8 +55,8 @@ class TrainedStudent:
     log: TrainingLog
     card: StudentCard
     device: torch.device
-    before: UntrainedStudent  # the student's network as it was
-    seen: RoleEmbeddings | None  # the teacher's embeddings, where they were asked for
+    before: UntrainedStudent  # the student's network before training
+    seen: RoleEmbeddings | None  # the teacher's embeddings, if they were computed
 
 
 def distill(
@@ -69,20 +69,20 @@ def distill(
 ) -> Bundle:
     """Run `recipe` and write the bundle `output`; an interrupted run is continued.
 
-    With several devices this process starts the others, and each runs this function;
-    the first one evaluates the student and writes the bundle, the others end.
+    With several devices this process starts the others, and each runs this function. The
+    first one evaluates the student and writes the bundle; the others end after training.
 
     Args:
         recipe: what to run.
-        output: where the bundle is to be.
+        output: path of the bundle.
         progress: where to show progress.
-        accept_changes: whether to continue a run whose learning rate, length, clipping
-            or precision was another.
-        minutes: how long the run may take, in place of the recipe's length.
+        accept_changes: whether to continue a run that had another learning rate, length,
+            clipping or precision.
+        minutes: how long the run may take, instead of the recipe's length.
 
     Raises:
-        UsageError: something is at `output`, another run makes it, or the images or
-            models are unsuitable.
+        UsageError: `output` exists, another run writes it, or the images or models are
+            unsuitable.
     """
     recipe.ood.require_read()
     require_absent(output)
@@ -90,7 +90,7 @@ def distill(
     require_models(recipe)
     work = work_folder(output)
     with sole_run(work, recipe.train):
-        require_absent(output)  # another run may have made it meanwhile
+        require_absent(output)  # another run may have written it meanwhile
         recipe, data = planned(recipe, work, progress, minutes=minutes)
         bundle = _distilled(
             recipe, output, work, progress, accept_changes=accept_changes, data=data
@@ -171,9 +171,9 @@ def learn(
 ) -> TrainedStudent:
     """Train the recipe's student, continuing from the checkpoint in `work`.
 
-    The checkpoint stays: remove it when what the student was trained for is done. The
-    images are listed and read unless they are given, as `data`. With `judged` the teacher
-    embeds the images of every role first, unless the run is continued.
+    The checkpoint stays; remove it after the bundle is written. Images are listed and read
+    unless `data` is given. With `judged` the teacher embeds the images of every role first,
+    unless the run is continued.
 
     Raises:
         UsageError: the images or models are unsuitable, or the loss diverged.
@@ -237,7 +237,7 @@ def _learnt(
             workers=recipe.train.workers,
         )
     if models.objective.start_on != "nothing" and not continued:
-        models.objective.start(_start(models, data, device, progress))
+        models.objective.start(_start_features(models, data, device, progress))
     before = start_student(
         recipe, data, models, work, device, progress, continued=continued
     )
@@ -271,7 +271,7 @@ def _trained(
     targets = models.teacher.targets(data.learnt, device, progress)
     validation = None
     if len(data.validation) and fabric.is_global_zero:
-        # The closed-form start has had those of the whole bank computed already.
+        # The closed-form start has computed those of the whole bank.
         known = data.split.bank if recipe.student.in_closed_form else data.validation
         pooled = models.teacher.pooled(known, device, progress)
         validation = Validation(
@@ -311,12 +311,12 @@ def _trained(
     return trainer.run()
 
 
-def _start(
+def _start_features(
     models: RunModels, data: Data, device: torch.device, progress: Progress
 ) -> Iterator[tuple[Features, Labels]]:
-    """Yield the teacher's features and the labels of training images, as they are.
+    """Yield the teacher's features and the labels of training images, without augmentation.
 
-    Those of the first `SAMPLE` with all their tokens, those of the rest pooled.
+    The first `SAMPLE` images have all their tokens, the others only the pooled vector.
     """
     learnt = data.learnt
     if models.objective.start_on == "sample":
@@ -345,7 +345,7 @@ def _plan(
     device: torch.device,
     progress: Progress,
 ) -> BatchPlan:
-    """Return which images make the batches: random ones, or neighbours of each other."""
+    """Return the plan of the batches: random images, or neighbours of each other."""
     section, learnt = recipe.train, data.learnt
     if not recipe.of_neighbours:
         return shuffled_plan(
@@ -366,7 +366,7 @@ def _plan(
 
 
 def _final_student(recipe: Recipe, models: RunModels) -> Student:
-    """Return what is deployed: with `space = "teacher"` the map there is folded in."""
+    """Return the deployed student; with `space = "teacher"` followed by the map there."""
     if recipe.student.space == "student":
         return models.student
     layer = models.objective.to_teacher()
@@ -375,5 +375,5 @@ def _final_student(recipe: Recipe, models: RunModels) -> Student:
 
 
 def work_folder(output: Path) -> Path:
-    """Return where a run towards `output` keeps its checkpoint and its journal."""
+    """Return the folder of the checkpoint and the journal of the run for `output`."""
     return output.with_name(output.name + ".work")

@@ -1,4 +1,4 @@
-"""The networks a run starts from: a teacher, a student, an objective between them."""
+"""The models of a run: a teacher, a student, and an objective between them."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +21,7 @@ from isogon.progress import Progress
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RunModels:
-    """What a run starts from, beside its images."""
+    """The models of a run, and the labels of its images."""
 
     teacher: Teacher
     student: Student
@@ -44,10 +44,11 @@ def prepare_models(
         data: the images.
         device: where the teacher computes.
         progress: where to show progress.
-        work: the folder of the run, which keeps what the teacher learns beforehand.
+        work: the folder of the run, which keeps what the teacher computes before training.
 
     Raises:
-        UsageError: a model or its weights cannot be loaded, or do not suit the objective.
+        UsageError: a model or its weights cannot be loaded, or are unsuitable for the
+            objective.
     """
     teacher = teacher_from_recipe(recipe, data.familiar)
     teacher.prepare(data.split.bank, device, progress, work)

@@ -191,7 +191,7 @@ def test_an_embedding_that_nothing_teaches_is_refused(
 ) -> None:
     changes: Changes = {"student": {"name": name}, "data": {"size": 64}}
     alone = changed(recipe, changes, [{"name": "vkd"}])
-    with pytest.raises(UsageError, match=f"{embedding}, which nothing would teach"):
+    with pytest.raises(UsageError, match=f"{embedding}, which nothing would train"):
         distill(alone, tmp_path / "s.isogon", progress)
 
 

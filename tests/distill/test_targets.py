@@ -268,7 +268,7 @@ def test_whatever_changes_is_computed_anew_and_named(
     said = StringIO()
     bars = Progress(console=Console(file=said, width=500), disable=True)
     teacher_of(recipe).targets(indices, CPU, bars)
-    assert "not these" not in said.getvalue()
+    assert "cannot be used" not in said.getvalue()
     assert "8 images x 8 views x 17 tokens x 24 values, 52.2 kB" in said.getvalue()
     if what == "names":
         indices = np.arange(1, 9)

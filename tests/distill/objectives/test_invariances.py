@@ -171,7 +171,7 @@ def test_a_teacher_known_by_its_embeddings_alone_does_unless_tokens_are_needed(
     objective = objectives(teacher)[name]
     if objective.needs_tokens:
         assert name == "proteus"
-        with pytest.raises(ValueError, match="only embeddings are known"):
+        with pytest.raises(ValueError, match="gives only embeddings"):
             objective(student, embeddings, LABELS)
         return
     objective = objectives(embeddings)[name]
