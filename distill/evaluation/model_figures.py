@@ -132,6 +132,23 @@ def fidelity(
     return _fidelity_of(teacher, student, kept)
 
 
+def linear_cka(
+    before: Float[np.ndarray, "n _"], after: Float[np.ndarray, "n _"]
+) -> float | None:
+    """Return the linear centred kernel alignment of two sets of features, in [0, 1].
+
+    None if one of them does not vary: a single image, or a collapsed model. 1 means equal
+    up to rotation, isotropic scale and shift. The feature-space formula of Kornblith et
+    al., "Similarity of Neural Network Representations Revisited", ICML 2019,
+    arXiv:1905.00414, section 3. It is the biased estimate, which is too high if there are
+    few images for the width.
+    """
+    x = _centred(before)
+    y = _centred(after)
+    scale = np.linalg.norm(x.T @ x) * np.linalg.norm(y.T @ y)
+    return float(np.linalg.norm(y.T @ x) ** 2 / scale) if scale > 0 else None
+
+
 def _fidelity_of(
     teacher: RoleEmbeddings, student: RoleEmbeddings, kept: KeptAngles
 ) -> Fidelity:
@@ -171,23 +188,6 @@ def _kept_of(
         overlap=np.concatenate(overlap),
         recall=np.concatenate(recall) if same_space else None,
     )
-
-
-def linear_cka(
-    before: Float[np.ndarray, "n _"], after: Float[np.ndarray, "n _"]
-) -> float | None:
-    """Return the linear centred kernel alignment of two sets of features, in [0, 1].
-
-    None if one of them does not vary: a single image, or a collapsed model. 1 means equal
-    up to rotation, isotropic scale and shift. The feature-space formula of Kornblith et
-    al., "Similarity of Neural Network Representations Revisited", ICML 2019,
-    arXiv:1905.00414, section 3. It is the biased estimate, which is too high if there are
-    few images for the width.
-    """
-    x = _centred(before)
-    y = _centred(after)
-    scale = np.linalg.norm(x.T @ x) * np.linalg.norm(y.T @ y)
-    return float(np.linalg.norm(y.T @ x) ** 2 / scale) if scale > 0 else None
 
 
 def _centred(features: Float[np.ndarray, "n d"]) -> Float[np.ndarray, "n d"]:
