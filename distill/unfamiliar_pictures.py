@@ -52,7 +52,7 @@ def unfamiliar_pictures(recipe: Recipe, pictures: Path, progress: Progress) -> P
     teacher = teacher_from_recipe(recipe, data.familiar)
     bank = teacher.pooled(data.split.bank, device, progress)
     found = teacher_from_recipe(recipe, folder).pooled(everything, device, quiet)
-    familiar = nearer_than_usual(found, bank)
+    familiar = _nearer_than_usual(found, bank)
     names = [name for name, left in zip(folder.names, familiar, strict=True) if left]
     if not names or len(names) == len(folder):
         return pictures
@@ -72,7 +72,7 @@ def unfamiliar_pictures(recipe: Recipe, pictures: Path, progress: Progress) -> P
     return pending.replace(kept)
 
 
-def nearer_than_usual(
+def _nearer_than_usual(
     asked: Float[np.ndarray, "n d"], bank: Float[np.ndarray, "m d"]
 ) -> np.ndarray:
     """Return for each vector whether its nearest of the bank is nearer than usual.

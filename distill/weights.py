@@ -94,52 +94,6 @@ def require_package(name: str, package: str) -> Path:
     return path
 
 
-def require_filled(
-    model: TimmModel,
-    name: str,
-    state: StateDict,
-    *,
-    size: tuple[int, int],
-    classes: int,
-    where: str,
-) -> None:
-    """Refuse a checkpoint that leaves weights of the model at their random start.
-
-    timm loads strictly, but not for every model (`dla46_c`, ConvNeXt's `fcmae`, SigLIP),
-    and it may rename or resize what it reads. So a copy of the checkpoint with only NaN is
-    loaded in the same way: weights that are then not NaN were not filled.
-
-    Args:
-        model: as timm has filled it, with its classifier.
-        name: of the model.
-        state: the content of the checkpoint.
-        size: (height, width) of the images.
-        classes: outputs of the classifier.
-        where: the checkpoint, for messages.
-
-    Raises:
-        UsageError: a weight was not filled. The classifier and the last norm need not be.
-    """
-    wanted = {key: value for key, value in _learnt(model, name)}
-    if all(_shape(state.get(key)) == value.shape for key, value in wanted.items()):
-        return  # they have timm's own names, as most do
-    poisoned = timm_model(
-        name, size=size, classes=classes, pretrained=True, state=_nothing_but_nan(state)
-    )
-    empty = [key for key, value in _learnt(poisoned, name) if not value.isnan().all()]
-    if all(key.startswith(_LAST_NORMS) for key in empty):
-        return
-    filled = len(wanted) - len(empty)
-    named = ", ".join(empty[:_LISTED]) + (", …" if len(empty) > _LISTED else "")
-    theirs = ", ".join(islice((key for key in state if "num_batches" not in key), _LISTED))
-    raise UsageError(
-        f"{where} fills {filled or 'none'} of the {len(wanted)} weights of timm's {name}, "
-        f"and the rest would stay random: {named}. It holds {len(state)} entries, such as "
-        f"{theirs or 'none'}. Expected a state dict (.safetensors or .pth) of this "
-        f"architecture; is it of another model, or inside another dictionary?"
-    )
-
-
 def state_dict_by_position(
     state: dict[str, torch.Tensor], model: nn.Module, *, where: str
 ) -> dict[str, torch.Tensor]:
@@ -224,7 +178,7 @@ def _from_file(name: str, path: Path, size: tuple[int, int]) -> Pretrained:
         # timm loads strictly only if the number of classes is the checkpoint's.
         classes = _classes_in(state, name)
         model = timm_model(name, size=size, classes=classes, pretrained=True, file=path)
-        require_filled(model, name, state, size=size, classes=classes, where=str(path))
+        _require_filled(model, name, state, size=size, classes=classes, where=str(path))
     except UsageError:
         raise
     except Exception as error:  # from torch, safetensors or timm's renaming
@@ -247,7 +201,53 @@ def _require_source_fills(model: TimmModel, name: str, size: tuple[int, int]) ->
     local = source.lower() == "local-dir"
     load = _hub.load_state_dict_from_path if local else timm.models.load_state_dict_from_hf
     state = load(where)
-    require_filled(model, name, state, size=size, classes=0, where=name)
+    _require_filled(model, name, state, size=size, classes=0, where=name)
+
+
+def _require_filled(
+    model: TimmModel,
+    name: str,
+    state: StateDict,
+    *,
+    size: tuple[int, int],
+    classes: int,
+    where: str,
+) -> None:
+    """Refuse a checkpoint that leaves weights of the model at their random start.
+
+    timm loads strictly, but not for every model (`dla46_c`, ConvNeXt's `fcmae`, SigLIP),
+    and it may rename or resize what it reads. So a copy of the checkpoint with only NaN is
+    loaded in the same way: weights that are then not NaN were not filled.
+
+    Args:
+        model: as timm has filled it, with its classifier.
+        name: of the model.
+        state: the content of the checkpoint.
+        size: (height, width) of the images.
+        classes: outputs of the classifier.
+        where: the checkpoint, for messages.
+
+    Raises:
+        UsageError: a weight was not filled. The classifier and the last norm need not be.
+    """
+    wanted = {key: value for key, value in _learnt(model, name)}
+    if all(_shape(state.get(key)) == value.shape for key, value in wanted.items()):
+        return  # they have timm's own names, as most do
+    poisoned = timm_model(
+        name, size=size, classes=classes, pretrained=True, state=_nothing_but_nan(state)
+    )
+    empty = [key for key, value in _learnt(poisoned, name) if not value.isnan().all()]
+    if all(key.startswith(_LAST_NORMS) for key in empty):
+        return
+    filled = len(wanted) - len(empty)
+    named = ", ".join(empty[:_LISTED]) + (", …" if len(empty) > _LISTED else "")
+    theirs = ", ".join(islice((key for key in state if "num_batches" not in key), _LISTED))
+    raise UsageError(
+        f"{where} fills {filled or 'none'} of the {len(wanted)} weights of timm's {name}, "
+        f"and the rest would stay random: {named}. It holds {len(state)} entries, such as "
+        f"{theirs or 'none'}. Expected a state dict (.safetensors or .pth) of this "
+        f"architecture; is it of another model, or inside another dictionary?"
+    )
 
 
 def _misfit(where: str, name: str, error: Exception) -> UsageError:

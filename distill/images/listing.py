@@ -45,16 +45,6 @@ def open_source(source: str, choice: ClassChoice | None = None) -> Images:
     return sources.open_images(source, forms=FORMS, choice=choice)
 
 
-def require_source(source: str) -> None:
-    """Refuse a source whose files do not exist, without opening any.
-
-    Raises:
-        UsageError: a path does not exist. Datasets of the hub are not checked.
-    """
-    if source.partition("/")[0] not in {"hfds", *_IN_ORDER_ONLY}:
-        sources.require_there(source, forms=FORMS)
-
-
 def require_sources(recipe: Recipe) -> None:
     """Refuse paths that do not exist, before models are made or torch is imported.
 
@@ -65,7 +55,7 @@ def require_sources(recipe: Recipe) -> None:
     named = [section.images, section.test, *(each.images for each in recipe.unfamiliar)]
     for source in named:
         if source is not None:
-            require_source(source)
+            _require_source(source)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -133,6 +123,16 @@ def listed(recipe: Recipe) -> Sources:
         held_out=None if section.test is None else opened(section.test, choice),
         unfamiliar={each.name: opened(each.images) for each in recipe.unfamiliar},
     )
+
+
+def _require_source(source: str) -> None:
+    """Refuse a source whose files do not exist, without opening any.
+
+    Raises:
+        UsageError: a path does not exist. Datasets of the hub are not checked.
+    """
+    if source.partition("/")[0] not in {"hfds", *_IN_ORDER_ONLY}:
+        sources.require_there(source, forms=FORMS)
 
 
 def _shared(ours: Images, theirs: Images) -> set[str]:

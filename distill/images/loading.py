@@ -109,7 +109,7 @@ class TrainingViews:
                 persistent_workers=workers > 0,
                 generator=torch.Generator(),  # else it draws from dropout's generator
                 pin_memory=torch.cuda.is_available(),
-                worker_init_fn=leave_signals_to_the_main_process,
+                worker_init_fn=_leave_signals_to_the_main_process,
             )
         )
         self._micro_batches = len(mine)
@@ -236,7 +236,7 @@ def views_in_order(
         num_workers=workers,
         generator=torch.Generator(),  # else it draws from the global generator
         pin_memory=torch.cuda.is_available(),
-        worker_init_fn=leave_signals_to_the_main_process,
+        worker_init_fn=_leave_signals_to_the_main_process,
     )
     for pixels, *_ in Loader(loader):
         yield pixels
@@ -288,7 +288,7 @@ def readers_watched() -> Iterator[None]:
         raise UsageError(message) from error
 
 
-def leave_signals_to_the_main_process(_: int) -> None:
+def _leave_signals_to_the_main_process(_: int) -> None:
     """Protect a loader's worker from signals to the run's process group.
 
     The main process stops after its step, and needs the worker until then.

@@ -71,16 +71,6 @@ def keys_page() -> str:
     return "\n".join(lines) + "\n"
 
 
-def pretrained_defaults() -> tuple[Default, ...]:
-    """Return the defaults of the shortest recipe with a pretrained student."""
-    document: dict[str, Any] = {
-        "teacher": {"name": "any"},
-        "student": {"name": "any", "pretrained": True},
-        "data": {"images": "any"},
-    }
-    return completed(document)[1]
-
-
 def meanings() -> dict[tuple[str, str], str]:
     """Return what each key means, by its section ("" at the top) and its name."""
     models = {"": Recipe} | {name: model for name, (model, _) in _sections().items()}
@@ -89,6 +79,16 @@ def meanings() -> dict[tuple[str, str], str]:
         for section, model in models.items()
         for key, field in model.model_fields.items()
     }
+
+
+def _pretrained_defaults() -> tuple[Default, ...]:
+    """Return the defaults of the shortest recipe with a pretrained student."""
+    document: dict[str, Any] = {
+        "teacher": {"name": "any"},
+        "student": {"name": "any", "pretrained": True},
+        "data": {"images": "any"},
+    }
+    return completed(document)[1]
 
 
 def _sections() -> dict[str, tuple[type[BaseModel], str]]:
@@ -120,7 +120,7 @@ def _table(
     only: set[str] | None = None,
     leaving: set[str] | None = None,
 ) -> Iterator[str]:
-    pretrained = {(one.section, one.key): one.value for one in pretrained_defaults()}
+    pretrained = {(one.section, one.key): one.value for one in _pretrained_defaults()}
     yield "| key | values | default | pretrained | meaning |"
     yield "|---|---|---|---|---|"
     for key, field in model.model_fields.items():
