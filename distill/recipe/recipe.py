@@ -432,5 +432,5 @@ class Recipe(_Section):
 
     @property
     def of_neighbours(self) -> bool:
-        """Whether an objective asks for batches of neighbours."""
+        """Whether an objective needs batches of neighbours."""
         return any(section.of_neighbours for section in self.objective)

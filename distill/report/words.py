@@ -125,13 +125,13 @@ def summary(evaluation: Evaluation, drawn: Illustrations) -> list[str]:
     if fidelity is not None:
         said.append(
             f"Its cosines differ from the teacher's by {fidelity.angle_distortion:.3f} on "
-            f"average, and of the teacher's ten nearest neighbours it keeps "
-            f"{10 * fidelity.neighbour_overlap:.1f}."
+            f"average, and it keeps {10 * fidelity.neighbour_overlap:.1f} of the teacher's "
+            f"ten nearest neighbours."
         )
     if student.knn_accuracy is not None:
-        accuracy = f"Its neighbours name the right class for {_share(student.knn_accuracy)}"
+        accuracy = f"kNN finds the right class for {_share(student.knn_accuracy)}"
         if teacher is not None and teacher.knn_accuracy is not None:
-            accuracy += f"; the teacher's do for {_share(teacher.knn_accuracy)}"
+            accuracy += f" (teacher {_share(teacher.knn_accuracy)})"
         said.append(accuracy + " of the test images.")
     for kind in evaluation.kinds():
         auroc = _auroc(evaluation, student, kind)
@@ -141,7 +141,7 @@ def summary(evaluation: Evaluation, drawn: Illustrations) -> list[str]:
             names = ", ".join(evaluation.kinds()[kind])
             said.append(
                 f"It {_verdict(auroc)} {kind} unfamiliar images ({names}) from familiar "
-                f"ones: AUROC {auroc:.3f}{than}."
+                f"(in-distribution) ones: AUROC {auroc:.3f}{than}."
             )
     said += _corrupted(student.corruptions)
     return said
@@ -225,8 +225,8 @@ def _corrupted(corruptions: Corruptions | None) -> list[str]:
     worst = min(corruptions.accuracy, key=lambda name: corruptions.accuracy[name])
     return [
         f"Corruptions lower its kNN accuracy from {percent(corruptions.clean_accuracy)} to "
-        f"{percent(corruptions.mean_accuracy)} on average; {worst.replace('_', ' ')} does "
-        f"most harm ({percent(corruptions.accuracy[worst])})."
+        f"{percent(corruptions.mean_accuracy)} on average; {worst.replace('_', ' ')} "
+        f"lowers it most ({percent(corruptions.accuracy[worst])})."
     ]
 
 
@@ -236,10 +236,10 @@ def _share(estimate: Estimate) -> str:
 
 def _verdict(auroc: float) -> str:
     if not auroc >= 0.6:
-        return "hardly tells"
+        return "hardly separates"
     if auroc < 0.8:
-        return "partly tells"
-    return "tells" if auroc < 0.95 else "clearly tells"
+        return "partly separates"
+    return "separates" if auroc < 0.95 else "clearly separates"
 
 
 def _weight_and_time(cost: Cost) -> str:

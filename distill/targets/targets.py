@@ -1,4 +1,4 @@
-"""What the student learns from: the teacher's features of exactly the views it sees."""
+"""What the student learns from: the teacher's features of its own views."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence

@@ -34,7 +34,7 @@ class DivergenceWatch:
         self._counted = 0
         self._recent: deque[float] = deque(maxlen=_WINDOW)
 
-    def see(self, step: int, terms: Values) -> None:
+    def record(self, step: int, terms: Values) -> None:
         """Record the loss of one step.
 
         Raises:

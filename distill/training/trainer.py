@@ -277,7 +277,7 @@ class Trainer:
         for step, row in enumerate(rows, start=first):
             terms = dict(zip(names, row, strict=True))
             with in_common(self._fabric):
-                self._watch.see(step, terms)
+                self._watch.record(step, terms)
             for name, value in terms.items():
                 self._course.sums[name] = self._course.sums.get(name, 0.0) + value
         self._course.seconds += seconds

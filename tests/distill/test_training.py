@@ -512,11 +512,11 @@ def test_a_loss_that_is_not_finite_stops_with_a_remedy_and_keeps_the_last_checkp
 def test_a_growing_loss_is_told_from_one_that_does_not_fall() -> None:
     flat = DivergenceWatch()
     for step in range(1000):
-        flat.see(step, {"loss": 1 + 0.5 * (-1) ** step, "other": -3.0})
+        flat.record(step, {"loss": 1 + 0.5 * (-1) ** step, "other": -3.0})
     growing = DivergenceWatch()
     with pytest.raises(UsageError, match="grew beyond 10 times"):
         for step in range(1000):
-            growing.see(step, {"loss": 1.05**step})
+            growing.record(step, {"loss": 1.05**step})
 
 
 def test_a_checkpoint_is_spoken_of_where_there_is_one() -> None:
@@ -525,7 +525,7 @@ def test_a_checkpoint_is_spoken_of_where_there_is_one() -> None:
         (False, "run again"),
     ):
         with pytest.raises(UsageError, match=said) as caught:
-            DivergenceWatch(kept=lambda kept=kept: kept).see(3, {"loss": float("nan")})
+            DivergenceWatch(kept=lambda kept=kept: kept).record(3, {"loss": float("nan")})
         assert ("checkpoint" in str(caught.value)) == kept
 
 
