@@ -137,6 +137,6 @@ def require_neighbour_batches(
     if among < drawn or batch_size > images:
         raise UsageError(
             f"Batches of neighbours of {batch_size} images need at least {batch_size} "
-            f"training images with {drawn} neighbours each, got {images} with {among}. Add "
-            f'images, lower `batch_size`, or set `batches = "random"`.'
+            f"training images with {drawn} neighbours each, got {images} images with "
+            f'{among}. Add images, lower `batch_size`, or set `batches = "random"`.'
         )
