@@ -17,7 +17,7 @@ from distill.evaluation.undistilled import untrained
 from distill.images.data import Data, prepare_data
 from distill.images.listing import require_sources
 from distill.images.loading import (
-    BatchPlan,
+    EpochPlan,
     TrainingViews,
     neighbour_plan,
     plain_crops,
@@ -344,7 +344,7 @@ def _plan(
     work: Path,
     device: torch.device,
     progress: Progress,
-) -> BatchPlan:
+) -> EpochPlan:
     """Return the plan of the batches: random images, or neighbours of each other."""
     section, learnt = recipe.train, data.learnt
     if not recipe.of_neighbours:

@@ -1,6 +1,6 @@
 """Batches of pixels for the models: random views for training, plain crops for evaluation.
 
-A `BatchPlan` says which images make the batches of an epoch. If a process that reads images
+A `EpochPlan` says which images make the batches of an epoch. If a process that reads images
 is killed, `readers_watched` raises an error that says what to do.
 """
 
@@ -30,7 +30,7 @@ _SHARED = Path("/dev/shm")
 _NO_ROOM = "No space left on device", "shared memory", "Bus error"
 _REMEDY = "then run the same command again: finished work is kept"
 # From an epoch's number to the images of its global batches, in order.
-BatchPlan = Callable[[int], list[Indices]]
+EpochPlan = Callable[[int], list[Indices]]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -77,7 +77,7 @@ class TrainingViews:
     def __init__(
         self,
         views: Views,
-        plan: BatchPlan,
+        plan: EpochPlan,
         *,
         labels: Int64[np.ndarray, " images"] | None,
         workers: int,
@@ -145,7 +145,7 @@ class TrainingViews:
 
 def shuffled_plan(
     indices: Indices, *, batch_size: int, parts: int, repeats: int, seed: int
-) -> BatchPlan:
+) -> EpochPlan:
     """Return the plan of an ordinary epoch: every image once, in random order.
 
     With `repeats` r an epoch takes 1/r of the images, and r views of each in a row
@@ -172,7 +172,7 @@ def neighbour_plan(
     *,
     batch_size: int,
     seed: int,
-) -> BatchPlan:
+) -> EpochPlan:
     """Return the plan of epochs whose batches are anchors and their neighbours.
 
     Args:
@@ -301,7 +301,7 @@ class _BatchSampler(Sampler[list[View]]):
 
     def __init__(
         self,
-        plan: BatchPlan,
+        plan: EpochPlan,
         parts: int,
         mine: tuple[int, ...],
         repeats: int,
