@@ -1,6 +1,6 @@
 """Batches of pixels for the models: random views for training, plain crops for evaluation.
 
-A `EpochPlan` says which images make the batches of an epoch. If a process that reads images
+An `EpochPlan` says which images make the batches of an epoch. If a process that reads images
 is killed, `readers_watched` raises an error that says what to do.
 """
 
