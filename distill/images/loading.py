@@ -1,7 +1,7 @@
 """Batches of pixels for the models: random views for training, plain crops for evaluation.
 
-An `EpochPlan` says which images make the batches of an epoch. If a process that reads images
-is killed, `readers_watched` raises an error that says what to do.
+An `EpochPlan` says which images make the batches of an epoch. If a process that reads
+images is killed, `readers_watched` raises an error that says what to do.
 """
 
 import os
