@@ -143,7 +143,7 @@ def test_images_without_an_embedding_are_named(
     with pytest.raises(UsageError, match="no embedding for 8 of 60 images") as caught:
         given_embeddings(path, images)
     assert ", ".join(images.names[:5]) + ", …" in str(caught.value)
-    assert "such as /elsewhere/" in str(caught.value)
+    assert "for example /elsewhere/" in str(caught.value)
 
 
 def test_tables_that_do_not_do_are_refused(
