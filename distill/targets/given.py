@@ -161,8 +161,8 @@ def _rows_by_name(names: Sequence[str], images: Images, path: Path) -> Indices:
     if missing:
         raise UsageError(
             f"{path} has no embedding for {len(missing):,} of {len(images):,} images: "
-            f"{_listed(missing)}. Its own names are for example {_listed(names)}; they must "
-            f"be those of the images, relative to {images.where}."
+            f"{_listed(missing)}. Its own names are for example {_listed(names)}; they "
+            f"must be those of the images, relative to {images.where}."
         )
     return np.array([row_of[name] for name in images.names])
 
