@@ -12,7 +12,7 @@ from distill.recipe import TrainSection
 from distill.training.agreement import require_agreement
 from distill.training.processes import accompanied, any_of_all, launched
 from isogon.errors import UsageError
-from isogon.images import open_source
+from isogon.images import open_images
 
 Run = Callable[..., list[str]]
 
@@ -31,7 +31,7 @@ def test_an_incomplete_copy_of_the_images_is_refused_by_numbers_and_names(
 
     def work(rank: int) -> None:
         fabric = launched(TrainSection(devices=2))
-        sources = {"[data] images": open_source(str(folders[rank]))}
+        sources = {"[data] images": open_images(str(folders[rank]))}
         require_agreement(fabric, sources, {})
 
     first, second = two_processes(work)
@@ -51,7 +51,7 @@ def test_images_of_other_bytes_and_other_settings_are_refused(
 
     def other_bytes(rank: int) -> None:
         fabric = launched(TrainSection(devices=2))
-        sources = {"[data] images": open_source(str(folders[rank]))}
+        sources = {"[data] images": open_images(str(folders[rank]))}
         require_agreement(fabric, sources, {})
 
     def other_steps(rank: int) -> None:
