@@ -13,7 +13,7 @@ from isogon.api import Comparison
 from isogon.bundle import Bundle, Manifest
 from isogon.bundle.evaluation import Evaluation
 from isogon.bundle.worth import worth_of
-from isogon.cli.console import comparison
+from isogon.cli.evaluation import show_comparison
 from isogon.errors import UsageError
 
 
@@ -61,7 +61,7 @@ def test_the_network_before_training_stands_below_its_bundle(
     assert overlap["a, undistilled"] == first.undistilled.fidelity.neighbour_overlap
     assert "a, undistilled" not in figures["parameters"].values
     worth = {name: worth_of(evaluation) for name, (_, evaluation) in subjects.items()}
-    comparison(
+    show_comparison(
         Comparison(subjects=subjects, figures=compared(subjects), worth=worth, warnings=())
     )
     shown = capsys.readouterr().out
