@@ -15,13 +15,13 @@ from jaxtyping import Float
 from rich.console import Console
 from rich.progress import Progress
 
-from distill.embedding import Embedded, embed_all
-from distill.evaluation.measured import fidelity
+from distill.embedding import RoleEmbeddings, embed_all
+from distill.evaluation.model_figures import fidelity
 from distill.evaluation.undistilled import undistilled
 from distill.images.data import prepare_data
-from distill.preparation import student_from_recipe
 from distill.recipe import Recipe, recipe_from_toml
-from distill.recipe.written import here
+from distill.recipe.writing import placed_here
+from distill.student import student_from_recipe
 from distill.targets import teacher_from_recipe
 from isogon.bundle import Bundle
 from isogon.networks import student_from_bundle
@@ -43,13 +43,15 @@ text { fill: currentColor }
 }"""
 
 
-def cosines_of(embedded: Embedded) -> Float[np.ndarray, " pairs"]:
+def cosines_of(embedded: RoleEmbeddings) -> Float[np.ndarray, " pairs"]:
     """Return the cosine of every test image with every bank image."""
     found: np.ndarray = (embedded.test @ embedded.bank.T).ravel()
     return found
 
 
-def measured(bundle: Bundle, recipe: Recipe, progress: Progress) -> dict[str, Embedded]:
+def measured(
+    bundle: Bundle, recipe: Recipe, progress: Progress
+) -> dict[str, RoleEmbeddings]:
     """Return the unit-norm embeddings of teacher, undistilled network and student."""
     device = torch.device("cpu")
     data = prepare_data(recipe, progress)
@@ -103,7 +105,7 @@ def panel(
     )
 
 
-def picture(found: dict[str, Embedded], told: str) -> str:
+def picture(found: dict[str, RoleEmbeddings], told: str) -> str:
     """Return the SVG."""
     cosines = {name: cosines_of(each) for name, each in found.items()}
     low = np.floor(10 * min(np.quantile(one, 0.001) for one in cosines.values())) / 10
@@ -131,7 +133,7 @@ def picture(found: dict[str, Embedded], told: str) -> str:
 def main() -> None:
     """Print the picture of the bundle that is named."""
     bundle = Bundle.open(Path(sys.argv[1]))
-    recipe = here(recipe_from_toml(bundle.file("recipe.toml")), bundle.path.parent)
+    recipe = placed_here(recipe_from_toml(bundle.file("recipe.toml")), bundle.path.parent)
     recipe = recipe.model_copy(update={"unfamiliar": ()})  # not looked at here
     with Progress(console=Console(stderr=True), disable=True) as progress:
         found = measured(bundle, recipe, progress)

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 import torch
 
-from distill.images.loading import Batch, TrainingViews
+from distill.images.loading import TrainingViews, ViewBatch
 
 
 class ClockedViews:
@@ -28,7 +28,7 @@ class ClockedViews:
         """The images of a step."""
         return self._views.batch_size
 
-    def epoch(self, epoch: int, start: int = 0) -> Iterator[tuple[Batch, ...]]:
+    def epoch(self, epoch: int, start: int = 0) -> Iterator[tuple[ViewBatch, ...]]:
         """Yield the steps of an epoch; the clock counts from one demand to the next."""
         batches = self._views.epoch(epoch, start)
         for step in range(start, len(self)):

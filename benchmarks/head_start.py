@@ -30,11 +30,11 @@ from rich.console import Console
 from rich.progress import Progress
 from torch import Tensor
 
-from distill.embedding import Embedded
-from distill.evaluation.measured import fidelity
-from distill.images.listing import open_images
+from distill.embedding import RoleEmbeddings
+from distill.evaluation.model_figures import fidelity
+from distill.images.listing import open_source
 from distill.objectives.cospress import CosPress
-from distill.objectives.isogon import Isogon, IsogonSection
+from distill.objectives.isogon import IsogonObjective, IsogonSection
 from distill.objectives.objective import SAMPLE
 from distill.recipe import TrainSection
 from distill.training.optimisation import optimizer_for
@@ -59,7 +59,7 @@ def teacher_features(
     preprocessing = preprocessing_of(architecture, size, 1.0)
     model = pretrained(architecture, checkpoint or None, size=(size, size)).model
     network = Backbone(model, preprocessing).eval()
-    images = open_images(source)
+    images = open_source(source)
     spread = np.unique(np.linspace(0, len(images) - 1, count).astype(int))
     pixels = torch.from_numpy(images.pixels(spread, preprocessing, progress))
     found = []
@@ -69,10 +69,10 @@ def teacher_features(
     return Features(tokens=torch.cat([each.tokens for each in found]), grid=found[0].grid)
 
 
-def head_of(objective: str, start: str, teacher_width: int, width: int) -> Isogon:
+def head_of(objective: str, start: str, teacher_width: int, width: int) -> IsogonObjective:
     """Return the objective; Isogon without its own two terms is CosPress."""
     section = IsogonSection(name="isogon")
-    return Isogon(
+    return IsogonObjective(
         CosPress(teacher_width, width, section.temperatures, pca_start=start == "pca"),
         angle_weight=section.angle_weight if objective == "isogon" else 0.0,
         pairs_weight=0.0,
@@ -84,7 +84,7 @@ def taken(features: Features, rows: Indices) -> Features:
     return Features(tokens=features.tokens[torch.from_numpy(rows)], grid=features.grid)
 
 
-def loss_of(objective: Isogon, teacher: Features) -> Tensor:
+def loss_of(objective: IsogonObjective, teacher: Features) -> Tensor:
     """Return the loss, whose gradient reaches the head alone."""
     with torch.no_grad():
         copy = objective.cospress.compressed(teacher)
@@ -92,7 +92,7 @@ def loss_of(objective: Isogon, teacher: Features) -> Tensor:
 
 
 @torch.no_grad()
-def kept(objective: Isogon, held_out: Features) -> Figures:
+def kept(objective: IsogonObjective, held_out: Features) -> Figures:
     """Return angle distortion and neighbour overlap on held-out images."""
     pooled = held_out.without_cells()
     before, after = (
@@ -100,8 +100,8 @@ def kept(objective: Isogon, held_out: Features) -> Figures:
         for each in (pooled, objective.cospress.compressed(pooled))
     )
     found = fidelity(
-        Embedded(bank=before[QUERIES:], test=before[:QUERIES], unfamiliar={}),
-        Embedded(bank=after[QUERIES:], test=after[:QUERIES], unfamiliar={}),
+        RoleEmbeddings(bank=before[QUERIES:], test=before[:QUERIES], unfamiliar={}),
+        RoleEmbeddings(bank=after[QUERIES:], test=after[:QUERIES], unfamiliar={}),
         same_space=False,
     )
     return found.angle_distortion, found.neighbour_overlap

@@ -30,9 +30,9 @@ from trials import (
 )
 
 from distill.distillation import learn
-from distill.embedding import Embed, Embedded, embed_roles
+from distill.embedding import Embed, RoleEmbeddings, embed_roles
 from distill.evaluation.accuracy import knn_right
-from distill.evaluation.measured import fidelity
+from distill.evaluation.model_figures import fidelity
 from distill.evaluation.undistilled import undistilled
 from distill.images.data import Data, prepare_data
 from distill.training.journal import METRICS
@@ -91,7 +91,7 @@ def network(name: tuple[str, str], size: int, weights: Path | None = None) -> Em
 
 def embedded(
     embed: Embed, name: str, size: int, data: Data, ground: Ground, progress: Progress
-) -> Embedded:
+) -> RoleEmbeddings:
     """Embed the images of every role at a size."""
     crops = preprocessing_of(name, size, 1.0)
     where = {"device": device(), "workers": ground.workers}
@@ -113,7 +113,9 @@ def _digest_of(data: Data) -> str:
     return digest.hexdigest()[:10]
 
 
-def teachers(trial: Trial, data: Data, ground: Ground, progress: Progress) -> Embedded:
+def teachers(
+    trial: Trial, data: Data, ground: Ground, progress: Progress
+) -> RoleEmbeddings:
     """Return the teacher's embeddings, computed once for all trials of a set."""
     name = trial.place.partition("-")[0]
     path = ground.runs / f"teacher-{name}-{trial.phase}-{ground.teacher_size}.pt"
@@ -128,11 +130,11 @@ def teachers(trial: Trial, data: Data, ground: Ground, progress: Progress) -> Em
             )
             torch.save(found, path.with_suffix(".pending"))
             path.with_suffix(".pending").replace(path)
-    kept: Embedded = torch.load(path, weights_only=False)  # our own file
+    kept: RoleEmbeddings = torch.load(path, weights_only=False)  # our own file
     return kept
 
 
-def judged(data: Data, theirs: Embedded, ours: Embedded) -> Figures:
+def judged(data: Data, theirs: RoleEmbeddings, ours: RoleEmbeddings) -> Figures:
     """Return the figures of embeddings beside the teacher's."""
     close = fidelity(theirs, ours, same_space=False)
     labels = data.familiar.labels(data.bank)

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 from rich.progress import Progress
 
-from distill.images.listing import open_images
+from distill.images.listing import open_source
 from distill.images.samples import sample_images
 from export.parity import ParityImages
 from isogon.images import Preprocessing
@@ -39,7 +39,7 @@ def photographs(
         compared: images to compare on.
     """
     progress = Progress(disable=True)
-    images = open_images(source or str(sample_images(folder / "images", progress)[1]))
+    images = open_source(source or str(sample_images(folder / "images", progress)[1]))
     order = np.random.default_rng(0).permutation(len(images))
     bank, others = order[: len(order) // 2], order[len(order) // 2 :][:compared]
     pixels = images.pixels(others, preprocessing, progress)

@@ -37,7 +37,7 @@ from rich.progress import Progress
 from torch import Tensor
 from trials import Ground, Trial
 
-from distill.images.listing import open_images
+from distill.images.listing import open_source
 from distill.images.loading import TrainingViews
 from distill.images.samples import sample_images
 from distill.images.views import Views
@@ -136,7 +136,7 @@ def measured(setting: Setting, student: Student, steps: int) -> Round:
 def prepared(options: argparse.Namespace, folder: Path, progress: Progress) -> Setting:
     """Return the models, the loader and the stored features of all it will load."""
     source = options.images or str(sample_images(folder / "images", progress)[0])
-    images = open_images(source)
+    images = open_source(source)
     recipe = recipe_of(options, source, folder)
     fabric = launched(recipe.train)
     learnt = np.unique(np.linspace(0, len(images) - 1, options.count).astype(int))

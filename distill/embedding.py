@@ -1,7 +1,7 @@
-"""Embeddings of the images of every role, by several models, each image read once.
+"""Embeddings of the images of every role by several models; each image is read once.
 
-A model takes the pixels of deployment, or, as an `Embedder`, crops of its own: each cut
-from the same decoded image.
+A model takes the pixels of deployment. An `Embedder` has its own crops of the same decoded
+image.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -23,14 +23,13 @@ from isogon.networks import FeatureExtractor
 from isogon.ood.knn import directions
 from isogon.progress import Progress, say
 
-# Uint8 pixels [b, h, w, 3] in, on the device of the model; an `Embedder` is one, too.
+# From uint8 pixels [b, h, w, 3] on the model's device to embeddings; also an `Embedder`.
 Embed = Callable[..., Float[Tensor, "b d"]]
-
 _SHOWN = 3  # names in a message
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Embedded:
+class RoleEmbeddings:
     """One model's unit-norm embeddings by role."""
 
     bank: Float32[np.ndarray, "n d"]
@@ -38,9 +37,9 @@ class Embedded:
     unfamiliar: dict[str, Float32[np.ndarray, "_ d"]]  # by the set's name
     calibration: Float32[np.ndarray, "c d"] | None = None
 
-    def mapped(self, function: Callable[[np.ndarray], np.ndarray]) -> "Embedded":
-        """Return what `function` makes of each role's vectors."""
-        return Embedded(
+    def mapped(self, function: Callable[[np.ndarray], np.ndarray]) -> "RoleEmbeddings":
+        """Return the vectors of each role after `function`."""
+        return RoleEmbeddings(
             bank=function(self.bank),
             test=function(self.test),
             unfamiliar={name: function(each) for name, each in self.unfamiliar.items()},
@@ -49,12 +48,14 @@ class Embedded:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Embeddings:
-    """Those of every model, of the same images."""
+class AllEmbeddings:
+    """The embeddings of the same images by every model."""
 
-    teacher: Embedded | None
-    student: Embedded
-    pooled: Embedded | None  # of the student's network before training, not normalised
+    teacher: RoleEmbeddings | None
+    student: RoleEmbeddings
+    pooled: (
+        RoleEmbeddings | None
+    )  # of the student's network before training, not normalised
 
 
 @readers_watched()
@@ -68,28 +69,27 @@ def embed_all(
     *,
     device: torch.device,
     workers: int,
-    seen: Embedded | None = None,
-) -> Embeddings:
-    """Return every model's embeddings of the images of every role, each read once.
+    seen: RoleEmbeddings | None = None,
+) -> AllEmbeddings:
+    """Return every model's embeddings of the images of every role; each is read once.
 
-    Of a teacher that is only known by its embeddings there are only those of the familiar
-    images; where the images to test on come from elsewhere there are none at all, which
-    is said.
+    A teacher with given embeddings has embeddings only of familiar (in-distribution)
+    images. If the recipe has a separate `test`, it has none, and a message says so.
 
     Args:
-        teacher: where it is at hand.
-        student: the student's embedding, on `device`.
-        before: the student's network before training, where it is at hand.
+        teacher: the teacher, if available.
+        student: embeds images with the student, on `device`.
+        before: the student's network before training, if available.
         data: the images.
         preprocessing: of deployment.
-        progress: where to show progress.
-        device: where the models are; `before` is brought there.
+        progress: shows progress.
+        device: where the models are; `before` is moved there.
         workers: processes that read images.
-        seen: the teacher's embeddings, where it has seen the images already; see
+        seen: the teacher's embeddings, if it has embedded the images already; see
             `teacher_embeddings`.
 
     Raises:
-        UsageError: the teacher gives no numbers for an image.
+        UsageError: the teacher gives NaN or infinity for an image.
     """
     models = [student]
     embed = None if teacher is None or seen is not None else teacher.embed
@@ -109,7 +109,7 @@ def embed_all(
     elif seen is None:
         theirs = _known(teacher, data, progress, device)
     _tell_zeros("student", found[0], data, progress)
-    return Embeddings(
+    return AllEmbeddings(
         teacher=theirs,
         student=found[0],
         pooled=None if before is None else found[-1],
@@ -125,14 +125,14 @@ def teacher_embeddings(
     *,
     device: torch.device,
     workers: int,
-) -> Embedded | None:
-    """Return what the teacher makes of the images of every role; None without a network.
+) -> RoleEmbeddings | None:
+    """Return the teacher's embeddings of the images of every role; None without a network.
 
-    Asked before training, it finds a teacher that fails on images it is only tested on
-    before the time is spent. The random numbers of the run are not touched.
+    Called before training, to find a teacher that fails on a test image before time is
+    spent. The random numbers of the run are not changed.
 
     Raises:
-        UsageError: the teacher gives no numbers for an image.
+        UsageError: the teacher gives NaN or infinity for an image.
     """
     embed = teacher.embed
     if embed is None:
@@ -145,75 +145,6 @@ def teacher_embeddings(
     return found
 
 
-def _require_numbers(teacher: str, found: Embedded, data: Data, progress: Progress) -> None:
-    """Refuse a teacher that gives NaN or infinity for an image; tell of zeros.
-
-    Raises:
-        UsageError: names the teacher, the first such image and how many there are.
-    """
-    faulty = _named(
-        found, data, lambda vectors: np.logical_not(np.isfinite(vectors).all(axis=1))
-    )
-    if faulty:
-        raise not_finite(teacher, faulty[0], "NaN or infinite values", images=len(faulty))
-    _tell_zeros(f"teacher {teacher}", found, data, progress)
-
-
-def _tell_zeros(model: str, found: Embedded, data: Data, progress: Progress) -> None:
-    """Say for which images a model gives nothing but zeros, which have no direction."""
-    empty = _named(found, data, lambda vectors: np.logical_not(vectors.any(axis=1)))
-    if empty:
-        shown = ", ".join(empty[:_SHOWN]) + (", …" if len(empty) > _SHOWN else "")
-        say(
-            progress,
-            f"The {model} gives only zeros for {len(empty):,} of the images, such as "
-            f"{shown}: their cosine with every image is 0. Where they should mean "
-            f"something, look at these images and at how its pixels are normalised.",
-        )
-
-
-def _named(
-    found: Embedded, data: Data, which: Callable[[np.ndarray], np.ndarray]
-) -> list[str]:
-    """Return the names of the images of any role whose vectors are `which`."""
-    roles = [
-        (found.bank, data.familiar, data.bank),
-        (found.test, data.held_out, data.split.test),
-        (found.calibration, data.held_out, data.split.calibration),
-        *(
-            (vectors, data.unfamiliar[name].images, data.unfamiliar[name].flaggable)
-            for name, vectors in found.unfamiliar.items()
-        ),
-    ]
-    return [
-        images.names[indices[place]]
-        for vectors, images, indices in roles
-        if vectors is not None
-        for place in np.flatnonzero(which(vectors))
-    ]
-
-
-def _known(
-    teacher: Teacher | None, data: Data, progress: Progress, device: torch.device
-) -> Embedded | None:
-    """Return what is known of a teacher that is no network."""
-    if teacher is None:
-        return None
-    if data.held_out is not data.familiar:
-        say(
-            progress,
-            "The teacher's embeddings do not cover the test images, so nothing is "
-            "compared with it.",
-        )
-        return None
-
-    def known(indices: Indices) -> Float32[np.ndarray, "_ d"]:
-        return directions(teacher.pooled(indices, device, progress).astype(np.float32))
-
-    bank, test = known(data.bank), known(data.split.test)
-    return Embedded(bank=bank, test=test, unfamiliar={})
-
-
 def embed_roles(
     models: Sequence[Embed],
     data: Data,
@@ -223,12 +154,12 @@ def embed_roles(
     device: torch.device,
     workers: int,
     raw: Sequence[Embed] = (),
-) -> list[Embedded]:
+) -> list[RoleEmbeddings]:
     """Return each model's embeddings of the images of every role.
 
-    The models are on `device`; their pixels, by default those of `preprocessing`, are
-    brought there. Those of `raw` come last, and their vectors stay as they are, not
-    normalised.
+    The models are on `device`, and their pixels are moved there. Pixels are those of
+    `preprocessing`, unless a model has its own crops. The models of `raw` come last, and
+    their vectors are not normalised.
     """
     crops = distinct_crops(models, preprocessing)
 
@@ -247,7 +178,7 @@ def embed_roles(
         for name, each in data.unfamiliar.items()
     }
     return [
-        Embedded(
+        RoleEmbeddings(
             bank=bank[i],
             test=test[i],
             unfamiliar={name: found[i] for name, found in unfamiliar.items()},
@@ -255,22 +186,6 @@ def embed_roles(
         )
         for i in range(len(models) + len(raw))
     ]
-
-
-def distinct_crops(
-    models: Sequence[Embed], preprocessing: Preprocessing
-) -> list[Preprocessing]:
-    """Return what the models see, each different crop once, that of deployment first."""
-    found = {_geometry(preprocessing): preprocessing}
-    for model in models:
-        for crop in model.crops if isinstance(model, Embedder) else ():
-            found.setdefault(_geometry(crop), crop)
-    return list(found.values())
-
-
-def _geometry(preprocessing: Preprocessing) -> tuple[int, int, float]:
-    """Return what its pixels depend on; normalisation comes later."""
-    return preprocessing.height, preprocessing.width, preprocessing.crop
 
 
 def embed_batches(
@@ -287,12 +202,12 @@ def embed_batches(
 
     Args:
         models: on `device`.
-        crops: what the pixels of a batch went through, as `distinct_crops` gives them.
+        crops: the crops of a batch, as `distinct_crops` returns them.
         batches: uint8 [b, h, w, 3] of the same images for each of `crops`.
         progress: where to show progress.
         description: of the work.
-        device: where the pixels are brought.
-        raw: models for the first of `crops`, whose vectors come last, not normalised.
+        device: where the pixels are moved.
+        raw: models on the first of `crops`; their vectors come last and are not normalised.
     """
     place = {_geometry(crop): number for number, crop in enumerate(crops)}
     taken = [
@@ -313,3 +228,90 @@ def embed_batches(
             for vectors, each in zip(found, embedded, strict=True):
                 vectors.append(each.cpu().numpy())
     return [np.concatenate(vectors) for vectors in found]
+
+
+def distinct_crops(
+    models: Sequence[Embed], preprocessing: Preprocessing
+) -> list[Preprocessing]:
+    """Return the different crops that the models take, that of deployment first."""
+    found = {_geometry(preprocessing): preprocessing}
+    for model in models:
+        for crop in model.crops if isinstance(model, Embedder) else ():
+            found.setdefault(_geometry(crop), crop)
+    return list(found.values())
+
+
+def _geometry(preprocessing: Preprocessing) -> tuple[int, int, float]:
+    """Return what the pixels of a crop depend on; normalisation comes later."""
+    return preprocessing.height, preprocessing.width, preprocessing.crop
+
+
+def _known(
+    teacher: Teacher | None, data: Data, progress: Progress, device: torch.device
+) -> RoleEmbeddings | None:
+    """Return a teacher's given embeddings, if they cover the test images."""
+    if teacher is None:
+        return None
+    if data.held_out is not data.familiar:
+        say(
+            progress,
+            "The teacher's embeddings do not cover the test images, so there is no "
+            "comparison with it.",
+        )
+        return None
+
+    def known(indices: Indices) -> Float32[np.ndarray, "_ d"]:
+        return directions(teacher.pooled(indices, device, progress).astype(np.float32))
+
+    bank, test = known(data.bank), known(data.split.test)
+    return RoleEmbeddings(bank=bank, test=test, unfamiliar={})
+
+
+def _require_numbers(
+    teacher: str, found: RoleEmbeddings, data: Data, progress: Progress
+) -> None:
+    """Refuse a teacher that gives NaN or infinity for an image; warn of zeros.
+
+    Raises:
+        UsageError: names the teacher, the first such image and how many there are.
+    """
+    faulty = _named(
+        found, data, lambda vectors: np.logical_not(np.isfinite(vectors).all(axis=1))
+    )
+    if faulty:
+        raise not_finite(teacher, faulty[0], "NaN or infinite values", images=len(faulty))
+    _tell_zeros(f"teacher {teacher}", found, data, progress)
+
+
+def _tell_zeros(model: str, found: RoleEmbeddings, data: Data, progress: Progress) -> None:
+    """Print for which images a model gives only zeros, which have no direction."""
+    empty = _named(found, data, lambda vectors: np.logical_not(vectors.any(axis=1)))
+    if empty:
+        shown = ", ".join(empty[:_SHOWN]) + (", …" if len(empty) > _SHOWN else "")
+        say(
+            progress,
+            f"The {model} gives only zeros for {len(empty):,} of the images, such as "
+            f"{shown}: their cosine with every image is 0. If this is unexpected, check "
+            f"these images and the normalisation of the model's pixels.",
+        )
+
+
+def _named(
+    found: RoleEmbeddings, data: Data, which: Callable[[np.ndarray], np.ndarray]
+) -> list[str]:
+    """Return the names of the images of all roles for whose vectors `which` is true."""
+    roles = [
+        (found.bank, data.familiar, data.bank),
+        (found.test, data.held_out, data.split.test),
+        (found.calibration, data.held_out, data.split.calibration),
+        *(
+            (vectors, data.unfamiliar[name].images, data.unfamiliar[name].flaggable)
+            for name, vectors in found.unfamiliar.items()
+        ),
+    ]
+    return [
+        images.names[indices[place]]
+        for vectors, images, indices in roles
+        if vectors is not None
+        for place in np.flatnonzero(which(vectors))
+    ]

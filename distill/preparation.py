@@ -1,4 +1,4 @@
-"""The networks a run starts from: a teacher, a student, an objective between them."""
+"""The models of a run: a teacher, a student, and an objective between them."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,11 +11,7 @@ from distill.images.data import Data
 from distill.images.pseudo_classes import pseudo_classes
 from distill.objectives import Objective, objective_from_recipe
 from distill.recipe import Recipe
-from distill.student import (
-    card_of as card_of,
-    student_from_recipe as student_from_recipe,
-    student_preprocessing,
-)
+from distill.student import student_from_recipe, student_preprocessing
 from distill.targets import Teacher, teacher_from_recipe
 from isogon.errors import UsageError
 from isogon.images import Preprocessing
@@ -24,8 +20,8 @@ from isogon.progress import Progress
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Models:
-    """What a run starts from, beside its images."""
+class RunModels:
+    """The models of a run, and the labels of its images."""
 
     teacher: Teacher
     student: Student
@@ -40,7 +36,7 @@ def prepare_models(
     device: torch.device,
     progress: Progress,
     work: Path | None = None,
-) -> Models:
+) -> RunModels:
     """Build the teacher, the student and the objective between them.
 
     Args:
@@ -48,10 +44,11 @@ def prepare_models(
         data: the images.
         device: where the teacher computes.
         progress: where to show progress.
-        work: the folder of the run, which keeps what the teacher learns beforehand.
+        work: the folder of the run, which keeps what the teacher computes before training.
 
     Raises:
-        UsageError: a model or its weights cannot be loaded, or do not suit the objective.
+        UsageError: a model or its weights cannot be loaded, or are unsuitable for the
+            objective.
     """
     teacher = teacher_from_recipe(recipe, data.familiar)
     teacher.prepare(data.split.bank, device, progress, work)
@@ -74,7 +71,7 @@ def prepare_models(
             "teacher's space, and none of this recipe's does. Add `[[objective]]` "
             '`name = "cosine"`.'
         )
-    return Models(
+    return RunModels(
         teacher=teacher,
         student=student,
         student_licence=licence,

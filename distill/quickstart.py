@@ -1,4 +1,4 @@
-"""The quickstart's choices: recipes that distil in minutes, and the pictures it shows."""
+"""The quickstart: recipes that distil in minutes, and the pictures it shows."""
 
 from pathlib import Path
 
@@ -21,7 +21,7 @@ SIZE = 128
 _BATCH = 32
 _STEPS = 900  # about two minutes with the default teacher at 96 pixels
 _TRAINED_SHARE = 0.7
-_ASKED = 128  # pictures of each kind among which the shown one is chosen
+_ASKED = 128  # pictures of each kind, from which the shown one is chosen
 
 
 def quickstart_recipe(
@@ -34,16 +34,16 @@ def quickstart_recipe(
     size: int | None = None,
     epochs: int | None = None,
 ) -> Chosen:
-    """Return the recipe for somebody's own images: both models are pretrained.
+    """Return the recipe for a user's own images: both models are pretrained.
 
     Args:
-        images: the familiar images.
+        images: the familiar (in-distribution) images.
         unfamiliar: images the OOD detector should flag.
         name: of the student and of its bundle.
-        teacher: `NAME` or `NAME:CHECKPOINT`; None for one whose weights can be had.
-        student: as `teacher`.
+        teacher: `NAME` or `NAME:CHECKPOINT`; None for one whose weights are available.
+        student: the same as for `teacher`.
         size: pixels, height and width; None for 128.
-        epochs: None for the recipe's own length.
+        epochs: None for the default length.
     """
     wanted = Wanted(
         name=name,
@@ -72,7 +72,7 @@ def digits_recipe(
         images: the digits.
         unfamiliar: images the OOD detector should flag.
         name: of the student and of its bundle.
-        teacher: `NAME` or `NAME:CHECKPOINT`; None for EfficientNet-Lite0 of a package.
+        teacher: `NAME` or `NAME:CHECKPOINT`; None for EfficientNet-Lite0 from a package.
         size: pixels, height and width; None for 96.
         epochs: None for about 900 steps.
     """
@@ -105,17 +105,18 @@ def digits_recipe(
 def example_images(
     recipe: Recipe, bundle: Bundle, runner: Runner, progress: Progress
 ) -> tuple[Path, Path]:
-    """Return a familiar image that took no part in training, and an unfamiliar one.
+    """Return a familiar test image and an unfamiliar one, to show.
 
-    The familiar one is ordinary, the unfamiliar one what its kind is at its clearest: by
-    the OOD score, the median of the one and the largest of the other.
+    The familiar one has the median OOD score of its kind, the unfamiliar one the largest.
     """
-    quiet = Silent()  # the run has said it all
+    quiet = Silent()  # the run has printed it already
     data = prepare_data(recipe, quiet)
     unfamiliar = data.unfamiliar[recipe.unfamiliar[0].name]
 
     def shown(images: Images, indices: Indices, share: float) -> Path:
-        assert isinstance(images, ImageFolder)  # the quickstart's: folders, and a list
+        assert isinstance(
+            images, ImageFolder
+        )  # the quickstart's sources are folders and a list
         asked = indices[spread(len(indices), _ASKED)]
         pixels = images.pixels(asked, bundle.manifest.preprocessing, progress)
         order = np.argsort(runner.run_all(pixels, 8).ood_scores, kind="stable")

@@ -1,4 +1,4 @@
-"""The run's requirements on its models, tried before any image is read."""
+"""Checks of a run's models and numbers, before any image is read or feature computed."""
 
 from pathlib import Path
 from typing import Any
@@ -6,27 +6,32 @@ from typing import Any
 import torch
 
 from distill.images.loading import global_batch
-from distill.images.neighbours import AMONG, require_neighbours
+from distill.images.neighbours import AMONG, require_neighbour_batches
 from distill.images.pseudo_classes import require_clusters
 from distill.recipe import Recipe, TeacherSection
-from distill.sizes import require_sizes
 from distill.student import require_trainable, student_from_recipe
 from distill.weights import PACKAGE, pretrained, require_package
 from isogon.errors import UsageError
 from isogon.images import Preprocessing
-from isogon.networks import Backbone, ImportedNetwork, module_from_path, preprocessing_of
+from isogon.networks import (
+    Backbone,
+    ImportedNetwork,
+    module_from_path,
+    preprocessing_of,
+    require_size,
+)
 
 
 def require_models(recipe: Recipe) -> None:
     """Refuse models that cannot be loaded or are unsuitable, within seconds.
 
-    Each is made as the run will make it, tried on an image or two and thrown away: names,
-    weights, factories, sizes and shapes. The run's random numbers are not touched.
+    Each is made as in the run and dropped again; the user's own networks are tried on a few
+    images of noise. The run's random numbers are not changed.
 
     Raises:
-        UsageError: what is wrong with teacher or student.
+        UsageError: a teacher or the student is unsuitable.
     """
-    require_sizes(recipe)
+    _require_sizes(recipe)
     with torch.random.fork_rng(devices=[]):
         for section in recipe.teachers:
             _require_teacher(section, section.size or recipe.data.size)
@@ -41,15 +46,32 @@ def require_enough(recipe: Recipe, images: int) -> None:
     """Refuse too few training images, before the teacher's features are computed.
 
     Raises:
-        UsageError: they make no batch, or fewer clusters than are asked for.
+        UsageError: there are too few images for a batch, or for the pseudo-classes.
     """
     size = recipe.train.batch_size
     if recipe.of_neighbours:
-        require_neighbours(images, min(AMONG, images - 1), size)
+        require_neighbour_batches(images, min(AMONG, images - 1), size)
     else:
         global_batch(images, size, recipe.train.parts)
     if recipe.data.pseudo_classes:
         require_clusters(images, recipe.data.pseudo_classes)
+
+
+def _require_sizes(recipe: Recipe) -> None:
+    """Refuse image sizes that a timm model does not support, or would crop.
+
+    A user's own network is tried when it is made.
+
+    Raises:
+        UsageError: names the nearest supported sizes.
+    """
+    size = recipe.data.size
+    if not recipe.student.imported:
+        require_size(recipe.student.name, size, where="`size` in [data]")
+    for section in recipe.teachers:
+        if section.name is None or section.path is not None or section.imported:
+            continue
+        require_size(section.name, section.size or size, where="`size` in [teacher]")
 
 
 def _require_teacher(section: TeacherSection, side: int) -> None:
@@ -59,7 +81,7 @@ def _require_teacher(section: TeacherSection, side: int) -> None:
                 f"There are no embeddings at {section.path}; see `path` in [teacher]."
             )
         return
-    assert section.name is not None  # the section sees to it
+    assert section.name is not None  # `TeacherSection` requires it
     if section.imported:
         network, _ = module_from_path(section.name)
         document: dict[str, Any] = {"height": side, "width": side, **section.normalisation}
@@ -68,7 +90,7 @@ def _require_teacher(section: TeacherSection, side: int) -> None:
     checkpoint = section.checkpoint
     if checkpoint is not None and checkpoint.startswith(PACKAGE):
         require_package(section.name, checkpoint.removeprefix(PACKAGE))
-        return  # these are known to fit
+        return  # these weights fit
     model = pretrained(section.name, checkpoint, size=(side, side)).model
     Backbone(model, preprocessing_of(section.name, side, 1.0))
 
@@ -76,7 +98,6 @@ def _require_teacher(section: TeacherSection, side: int) -> None:
 def _require_blocks(recipe: Recipe, network: torch.nn.Module) -> None:
     if recipe.train.layer_decay != 1 and not hasattr(network, "group_matcher"):
         raise UsageError(
-            f"`layer_decay` in [train] needs to know the blocks of {recipe.student.name}: "
-            f"give it a method `group_matcher` as timm's models have, or leave "
-            f"`layer_decay` out."
+            f"`layer_decay` in [train] needs the blocks of {recipe.student.name}: give it "
+            f"a method `group_matcher`, as in timm's models, or leave `layer_decay` out."
         )

@@ -28,8 +28,8 @@ from isogon.networks import (
 def student_from_recipe(recipe: Recipe) -> tuple[Student, str]:
     """Return the student before training and the licence of its weights.
 
-    What is random in it depends on the recipe's seed alone, so that `isogon evaluate` has
-    the same network again.
+    Its random weights depend on the recipe's seed alone, so `isogon evaluate` gets the same
+    network again.
 
     Raises:
         UsageError: the network or its weights cannot be loaded, or are unsuitable.
@@ -71,7 +71,7 @@ def student_preprocessing(recipe: Recipe) -> Preprocessing:
 
 
 def card_of(student: Student, recipe: Recipe, licence: str) -> StudentCard:
-    """Return what a bundle says of a student: all that rebuilding it takes."""
+    """Return what a bundle says about a student: enough to build it again."""
     section = recipe.student
     architecture, arguments, code = section.name, {}, {}
     if section.imported:
@@ -90,54 +90,28 @@ def card_of(student: Student, recipe: Recipe, licence: str) -> StudentCard:
     )
 
 
-def _own(recipe: Recipe) -> Student:
-    section = recipe.student
-    backbone = own_network(section.name, student_preprocessing(recipe))
-    if section.checkpoint is not None:
-        _fill(backbone.network, section.name, Path(section.checkpoint))
-    return Student.on(backbone, width=section.width, fitted=section.in_closed_form)
-
-
-def _fill(network: nn.Module, name: str, path: Path) -> None:
-    """Load a state dict that has exactly the network's names and shapes."""
-    if not path.is_file():
-        raise UsageError(f"There are no weights for {name} at {path}.")
-    try:
-        if path.suffix == ".safetensors":
-            state = safetensors.torch.load_file(path)
-        else:
-            state = torch.load(path, map_location="cpu", weights_only=True)
-        network.load_state_dict(state)
-    except Exception as error:  # of torch, of pickle and of safetensors
-        raise UsageError(
-            f"{path} does not fit {name}: {why_unloadable(error)}. Expected its state dict "
-            f"(.safetensors or .pth), as `torch.save(network.state_dict(), path)` "
-            f"writes it."
-        ) from error
-
-
 def require_trainable(student: Student, name: str, size: tuple[int, int]) -> None:
-    """Refuse a network of the user's own that cannot be trained, kept or exported.
+    """Refuse a user's own network that cannot be trained, saved or exported.
 
-    A copy of it sees noise in training mode, and is traced as export does.
+    A copy of it runs on noise in training mode, and is traced as in export.
 
     Args:
-        student: with this network as its backbone.
+        student: a student with this network as its backbone.
         name: of the network.
         size: (height, width) of the images.
 
     Raises:
-        UsageError: what it cannot do.
+        UsageError: says what the network cannot do.
     """
     try:
         trial = copy.deepcopy(student)
-    except Exception as error:  # whatever a module of the user's own raises
+    except Exception as error:  # a user's module may raise any type
         raise _unfit(name, "cannot be copied", error) from error
     odd = [key for key, value in trial.state_dict().items() if not _is_dense(value)]
     if odd:
         raise UsageError(
-            f"Expected the state dict of {name} to hold dense tensors alone, got others "
-            f"at {', '.join(odd[:3])}; these cannot be kept in safetensors."
+            f"Expected only dense tensors in the state dict of {name}, got others at "
+            f"{', '.join(odd[:3])}; safetensors cannot store these."
         )
     pixels = torch.randint(0, 256, (4, *size, 3), dtype=torch.uint8)
     try:
@@ -151,7 +125,7 @@ def require_trainable(student: Student, name: str, size: tuple[int, int]) -> Non
         raise _unfit(name, what, error) from error
     if all(parameter.grad is None for parameter in trial.backbone.parameters()):
         raise UsageError(
-            f"No weight of {name} would learn: in training mode none of them gets a "
+            f"No weight of {name} would be trained: in training mode none gets a "
             f"gradient. Set `requires_grad` on them, and do not detach the output."
         )
     shapes = {"pixels": {0: Dim("batch")}}
@@ -163,14 +137,39 @@ def require_trainable(student: Student, name: str, size: tuple[int, int]) -> Non
     except Exception as error:
         raise UsageError(
             f"{name} can be trained, but neither exported nor served: torch.export does "
-            f"not trace it for batches of any size: {said(error)} … Take the size of a "
-            f"batch from `x.shape[0]`, not `len(x)`, and let no Python `if` look at values "
-            f"of tensors."
+            f"not trace it for batches of any size: {said(error)} … Use `x.shape[0]` for "
+            f"the size of a batch, not `len(x)`, and no Python `if` on values of tensors."
+        ) from error
+
+
+def _own(recipe: Recipe) -> Student:
+    section = recipe.student
+    backbone = own_network(section.name, student_preprocessing(recipe))
+    if section.checkpoint is not None:
+        _fill(backbone.network, section.name, Path(section.checkpoint))
+    return Student.on(backbone, width=section.width, fitted=section.in_closed_form)
+
+
+def _fill(network: nn.Module, name: str, path: Path) -> None:
+    """Load a state dict with exactly the network's names and shapes."""
+    if not path.is_file():
+        raise UsageError(f"There are no weights for {name} at {path}.")
+    try:
+        if path.suffix == ".safetensors":
+            state = safetensors.torch.load_file(path)
+        else:
+            state = torch.load(path, map_location="cpu", weights_only=True)
+        network.load_state_dict(state)
+    except Exception as error:  # from torch, pickle or safetensors
+        raise UsageError(
+            f"{path} does not fit {name}: {why_unloadable(error)}. Expected its state dict "
+            f"(.safetensors or .pth), as `torch.save(network.state_dict(), path)` "
+            f"writes it."
         ) from error
 
 
 class _Embedding(nn.Module):
-    """What export traces."""
+    """The module that export traces."""
 
     def __init__(self, student: Student) -> None:
         super().__init__()

@@ -1,21 +1,4 @@
-"""Evaluation: what was kept of the teacher, and what the embeddings are good for.
+"""Evaluation: how much of the teacher is kept, and what the embeddings are good for.
 
-Only the schema is exported here; it loads in an instant. `evaluate` measures.
+The figures' types are in `isogon.bundle.evaluation`, which loads without torch.
 """
-
-from isogon.bundle.evaluation import (
-    Baseline as Baseline,
-    Bootstrap as Bootstrap,
-    ClassAccuracy as ClassAccuracy,
-    Corruptions as Corruptions,
-    Cost as Cost,
-    Estimate as Estimate,
-    Evaluation as Evaluation,
-    Fidelity as Fidelity,
-    Kind as Kind,
-    OodFigures as OodFigures,
-    Quality as Quality,
-    Role as Role,
-    Training as Training,
-    UnfamiliarSet as UnfamiliarSet,
-)

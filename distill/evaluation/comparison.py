@@ -1,4 +1,4 @@
-"""Compare: the figures of several bundles, side by side, and whether that is fair."""
+"""Compare: the figures of several bundles, and why they may not be comparable."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -7,24 +7,24 @@ from typing import Literal
 import numpy as np
 
 from isogon.bundle import Manifest, TeacherCard
-from isogon.bundle.evaluation import Baseline, Estimate, Evaluation, Fidelity, Quality
+from isogon.bundle.evaluation import Baseline, Estimate, Evaluation, Fidelity, Kind, Quality
 
 Better = Literal["lower", "higher"]
 Subject = tuple[Manifest, Evaluation]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Figure:
+class ComparedFigure:
     """One column of the comparison."""
 
     name: str
     better: Better
-    values: dict[str, float]  # by bundle or baseline; those that have it
-    intervals: dict[str, Estimate]  # of the values that have one
+    values: dict[str, float]  # by bundle or baseline; only those that have the figure
+    intervals: dict[str, Estimate]  # of the values that have an interval
 
     @property
     def best(self) -> tuple[str, ...]:
-        """Which have the best value; more than one where they tie."""
+        """The bundles with the best value; several if they tie."""
         if not self.values:
             return ()
         best = (
@@ -36,15 +36,15 @@ class Figure:
 
 
 def baselines(bundle: str, evaluation: Evaluation) -> dict[str, Baseline]:
-    """Return what stands below a bundle in the comparison, by its name there."""
+    """Return a bundle's baselines, by the names they have in the comparison."""
     both = {"undistilled": evaluation.undistilled, "closed form": evaluation.start}
     return {f"{bundle}, {name}": one for name, one in both.items() if one is not None}
 
 
-def compared(subjects: Mapping[str, Subject]) -> list[Figure]:
+def compared(subjects: Mapping[str, Subject]) -> list[ComparedFigure]:
     """Return the figures that at least one of the bundles has, fidelity first.
 
-    Beside each bundle those of its student's network before training, where known.
+    The baselines of each bundle have figures too: its student's network before training.
     """
     named: dict[str, tuple[Better, dict[str, float | Estimate | None]]] = {}
 
@@ -71,7 +71,7 @@ def compared(subjects: Mapping[str, Subject]) -> list[Figure]:
         for kind in evaluation.kinds():
             auroc = evaluation.mean_auroc(quality, kind).get(evaluation.detector)
             take(f"AUROC {kind}", "higher", name, auroc)
-            take(f"FPR95 {kind}", "lower", name, mean_fpr95(evaluation, quality, kind))
+            take(f"FPR95 {kind}", "lower", name, _mean_fpr95(evaluation, quality, kind))
         if quality.corruptions is not None:
             corrupted = quality.corruptions.mean_accuracy
             take("accuracy, corrupted", "higher", name, corrupted)
@@ -123,8 +123,8 @@ def unfair(subjects: Mapping[str, Subject]) -> list[str]:
             f"{name}: {' + '.join(map(str, size))}" for name, size in sizes.items()
         )
         reasons.append(
-            f"Their teacher saw images of other sizes, which are other embeddings to be "
-            f"faithful to (pixels, {shown})."
+            f"Their teacher saw images of other sizes, so each is faithful to other "
+            f"embeddings (pixels, {shown})."
         )
     settings = {
         (found.images, found.severities)
@@ -136,10 +136,8 @@ def unfair(subjects: Mapping[str, Subject]) -> list[str]:
     return reasons
 
 
-def mean_fpr95(
-    evaluation: Evaluation, quality: Quality, kind: Literal["near", "far"]
-) -> float | None:
-    """Return the mean FPR95 (OOD positive) of the recipe's detector over these sets."""
+def _mean_fpr95(evaluation: Evaluation, quality: Quality, kind: Kind) -> float | None:
+    """Return the mean FPR95 (OOD positive) of the recipe's detector over sets of a kind."""
     found = [
         quality.ood[name][evaluation.detector].fpr95_ood_positive
         for name in evaluation.kinds().get(kind, [])
@@ -150,7 +148,7 @@ def mean_fpr95(
 
 def _figure(
     name: str, better: Better, values: Mapping[str, float | Estimate | None]
-) -> Figure:
+) -> ComparedFigure:
     estimates = {
         bundle: value for bundle, value in values.items() if isinstance(value, Estimate)
     }
@@ -159,17 +157,17 @@ def _figure(
         for bundle, value in values.items()
         if value is not None
     }
-    return Figure(name=name, better=better, values=plain, intervals=estimates)
+    return ComparedFigure(name=name, better=better, values=plain, intervals=estimates)
 
 
 def _unsized(teacher: TeacherCard) -> TeacherCard:
-    """Return the card without the sizes of images: what the model is."""
+    """Return the card without image sizes, to compare models alone."""
     several = tuple(_unsized(one) for one in teacher.teachers)
     return teacher.model_copy(update={"size": None, "teachers": several})
 
 
 def _teachers_sizes(manifest: Manifest) -> tuple[int, ...]:
-    """Return the size in which each teacher with a network saw the images."""
+    """Return the image size of each teacher that has a network."""
     cards = manifest.teacher.teachers or (manifest.teacher,)
     seen = manifest.preprocessing.height
     return tuple(card.size or seen for card in cards if card.parameters)

@@ -1,10 +1,10 @@
 """Robustness: accuracy under the fifteen common corruptions of ImageNet-C.
 
-Hendrycks and Dietterich, arXiv:1903.12261, by the package `imagecorruptions`. As in
-ImageNet-C the corruption comes after resizing and cropping: it acts on the very pixels
-the model would see; a teacher with a size of its own has its own pixels corrupted. Its
-strengths were chosen for 224 pixels; on smaller images the blurs and the frost are
-harsher. We report accuracy, not error relative to AlexNet's.
+Hendrycks and Dietterich, arXiv:1903.12261, with the package `imagecorruptions`. As in
+ImageNet-C images are corrupted after resizing and cropping, so the corruption acts on the
+pixels that the model sees. A teacher with another input size gets its own corrupted pixels.
+The strengths were chosen for 224 pixels; on smaller images blur and frost are stronger.
+We report accuracy, not error relative to AlexNet's.
 """
 
 import hashlib
@@ -34,16 +34,15 @@ CORRUPTIONS = (
     "snow", "frost", "fog", "brightness",
     "contrast", "elastic_transform", "pixelate", "jpeg_compression",
 )  # fmt: skip
-SMALLEST_SIDE = 32  # pixels; what the package takes
-
+SMALLEST_SIDE = 32  # pixels; the package takes no smaller images
 _BATCH = 64
-# These draw from generators of their own; the others from NumPy's global one.
+# These have their own random generators; the others use NumPy's global one.
 _TAKE_A_SEED = ("impulse_noise", "glass_blur")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class CorruptionChoice:
-    """How much is measured."""
+    """How much is measured under corruptions."""
 
     images: int = 500  # at most; drawn from the test images
     severities: tuple[int, ...] = (3,)  # of 1 to 5
@@ -57,75 +56,6 @@ class CorruptedEmbeddings:
     test: Indices  # places among the test images
     severities: tuple[int, ...]
     vectors: Float32[np.ndarray, "corruptions severities n d"]  # as in CORRUPTIONS
-
-
-def corrupted(
-    pixels: UInt8[np.ndarray, "h w 3"], corruption: str, *, severity: int, seed: int
-) -> UInt8[np.ndarray, "h w 3"]:
-    """Return the pixels corrupted; a function of its arguments alone.
-
-    Measured per image, all fifteen: 10 ms at 32 pixels, 20 ms at 96, 110 ms at 224.
-    """
-    from imagecorruptions import corrupt
-
-    options = {"seed": seed} if corruption in _TAKE_A_SEED else {}
-    state = np.random.get_state()
-    np.random.seed(seed)
-    try:
-        with redirect_stdout(None):  # the package prints when it rounds a size
-            found = np.array(corrupt(pixels, severity, corruption, **options))
-    finally:
-        np.random.set_state(state)
-    return found
-
-
-class _Corrupted(Dataset[list[Tensor]]):
-    """Every image under every corruption at every severity in this order.
-
-    In each of the sizes that its pixels come in.
-    """
-
-    def __init__(
-        self,
-        pixels: Sequence[UInt8[np.ndarray, "n _ _ 3"]],
-        names: Sequence[str],
-        severities: tuple[int, ...],
-    ) -> None:
-        self._pixels = pixels
-        self._names = names
-        self._severities = severities
-        self._shape = (len(CORRUPTIONS), len(severities), len(names))
-
-    def __len__(self) -> int:
-        return int(np.prod(self._shape))
-
-    def __getitem__(self, place: int) -> list[UInt8[Tensor, "_ _ 3"]]:
-        kind, strength, image = map(int, np.unravel_index(place, self._shape))
-        corruption, severity = CORRUPTIONS[kind], self._severities[strength]
-        key = f"{self._names[image]} {corruption} {severity}"
-        digest = hashlib.blake2b(key.encode("utf-8", "surrogateescape"), digest_size=4)
-        seed = int.from_bytes(digest.digest())
-        return [
-            torch.from_numpy(
-                corrupted(each[image], corruption, severity=severity, seed=seed)
-            )
-            for each in self._pixels
-        ]
-
-
-def why_not(
-    data: Data, preprocessing: Preprocessing, models: Sequence[Embed] = ()
-) -> str | None:
-    """Return why accuracy under corruptions cannot be measured, or None."""
-    crops = distinct_crops(models, preprocessing)
-    side = min(min(crop.height, crop.width) for crop in crops)
-    if not data.familiar.classes:
-        return "accuracy under corruptions needs classes, and the images have none"
-    if side < SMALLEST_SIDE:
-        return f"the corruptions need {SMALLEST_SIDE} pixels or more, the model has {side}"
-    if why_no_accuracy(data) is not None:
-        return "accuracy cannot be measured"
-    return None
 
 
 @readers_watched()
@@ -203,3 +133,72 @@ def corruption_figures(
             for name, by_severity in zip(CORRUPTIONS, embedded.vectors, strict=True)
         },
     )
+
+
+def why_not(
+    data: Data, preprocessing: Preprocessing, models: Sequence[Embed] = ()
+) -> str | None:
+    """Return why accuracy under corruptions cannot be measured, or None."""
+    crops = distinct_crops(models, preprocessing)
+    side = min(min(crop.height, crop.width) for crop in crops)
+    if not data.familiar.classes:
+        return "accuracy under corruptions needs classes, and the images have none"
+    if side < SMALLEST_SIDE:
+        return f"the corruptions need {SMALLEST_SIDE} pixels or more, the model has {side}"
+    if why_no_accuracy(data) is not None:
+        return "accuracy cannot be measured"
+    return None
+
+
+def corrupted(
+    pixels: UInt8[np.ndarray, "h w 3"], corruption: str, *, severity: int, seed: int
+) -> UInt8[np.ndarray, "h w 3"]:
+    """Return the pixels corrupted; a function of its arguments alone.
+
+    Measured per image, all fifteen: 10 ms at 32 pixels, 20 ms at 96, 110 ms at 224.
+    """
+    from imagecorruptions import corrupt
+
+    options = {"seed": seed} if corruption in _TAKE_A_SEED else {}
+    state = np.random.get_state()
+    np.random.seed(seed)
+    try:
+        with redirect_stdout(None):  # the package prints when it rounds a size
+            found = np.array(corrupt(pixels, severity, corruption, **options))
+    finally:
+        np.random.set_state(state)
+    return found
+
+
+class _Corrupted(Dataset[list[Tensor]]):
+    """All images for each severity of each corruption, in that order.
+
+    Each item is one image in all of its sizes.
+    """
+
+    def __init__(
+        self,
+        pixels: Sequence[UInt8[np.ndarray, "n _ _ 3"]],
+        names: Sequence[str],
+        severities: tuple[int, ...],
+    ) -> None:
+        self._pixels = pixels
+        self._names = names
+        self._severities = severities
+        self._shape = (len(CORRUPTIONS), len(severities), len(names))
+
+    def __len__(self) -> int:
+        return int(np.prod(self._shape))
+
+    def __getitem__(self, place: int) -> list[UInt8[Tensor, "_ _ 3"]]:
+        kind, strength, image = map(int, np.unravel_index(place, self._shape))
+        corruption, severity = CORRUPTIONS[kind], self._severities[strength]
+        key = f"{self._names[image]} {corruption} {severity}"
+        digest = hashlib.blake2b(key.encode("utf-8", "surrogateescape"), digest_size=4)
+        seed = int.from_bytes(digest.digest())
+        return [
+            torch.from_numpy(
+                corrupted(each[image], corruption, severity=severity, seed=seed)
+            )
+            for each in self._pixels
+        ]

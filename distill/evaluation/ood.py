@@ -1,4 +1,7 @@
-"""OOD detection: each detector, fitted on the bank, against each unfamiliar set."""
+"""Out-of-distribution (OOD) detection: each detector on each unfamiliar set.
+
+Detectors are fitted on the bank. Familiar images are in-distribution, unfamiliar ones OOD.
+"""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -6,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float
 
-from distill.embedding import Embedded
+from distill.embedding import RoleEmbeddings
 from distill.evaluation.accuracy import AurocBootstrap
 from isogon.bundle.evaluation import OodFigures
 from isogon.errors import UsageError
@@ -23,9 +26,9 @@ class OodScores:
     calibration: Float[np.ndarray, " c"] | None
 
     def flagged(self, alpha: float) -> dict[str, int] | None:
-        """Return how many images of each set are flagged; None if that is not known.
+        """Return how many images of each set are flagged, calibrated as artifacts are.
 
-        Calibrated as an artifact is; None without enough calibration images.
+        None without enough calibration images.
         """
         if self.calibration is None:
             return None
@@ -40,7 +43,7 @@ class OodScores:
 
 
 def ood_scores(
-    embedded: Embedded,
+    embedded: RoleEmbeddings,
     bank_labels: Indices | None,
     detectors: Mapping[str, DetectorSpec],
     probe: LinearProbe | None,
@@ -49,9 +52,9 @@ def ood_scores(
 
     Args:
         embedded: one model's embeddings.
-        bank_labels: the classes of the bank, where there are any.
-        detectors: what to fit on the bank, by name.
-        probe: of this model's bank, for the detectors that need one.
+        bank_labels: the classes of the bank's images, if any.
+        detectors: the detectors to fit on the bank, by name.
+        probe: a linear probe on this model's bank, for detectors that need one.
     """
     if not embedded.unfamiliar:
         return {}
@@ -59,7 +62,7 @@ def ood_scores(
     for name, spec in detectors.items():
         try:
             detector = spec.fit(embedded.bank, bank_labels, probe=probe)
-        except UsageError:  # embeddings that vary in too few directions, say
+        except UsageError:  # for example, embeddings that vary in too few directions
             continue
         found[name] = OodScores(
             familiar=detector.score(embedded.test),
@@ -97,9 +100,9 @@ def ood_figures(
 
 
 def detectors_for(
-    embedded: Embedded, labelled: bool, wanted: DetectorSpec
+    embedded: RoleEmbeddings, labelled: bool, wanted: DetectorSpec
 ) -> dict[str, DetectorSpec]:
-    """Return what can be fitted on this model's bank, `wanted` included if it can."""
+    """Return the detectors that can be fitted on this model's bank, also `wanted`."""
     bank, width = embedded.bank.shape
     found = applicable_detectors(bank, width, labelled)
     key = detector_key(wanted)
@@ -113,7 +116,7 @@ def detectors_for(
 
 
 def detector_key(spec: DetectorSpec) -> str:
-    """Return a detector's name with the settings that differ from the usual ones."""
+    """Return a detector's name with the settings that differ from the defaults."""
     key: str = spec.name
     if spec.k is not None or spec.name == "knn":
         key += f"_k{spec.k or 1}"
@@ -142,5 +145,5 @@ def fpr95_id_positive(
 
 def _passes_95_percent(scores: Float[np.ndarray, " n"]) -> float:
     """Return the smallest score that at least 95 % of the scores do not exceed."""
-    needed = -(-19 * len(scores) // 20)  # exactly, where 0.95 * n would round
+    needed = -(-19 * len(scores) // 20)  # exact: 0.95 * n would round
     return float(np.partition(scores, needed - 1)[needed - 1])

@@ -1,4 +1,4 @@
-"""Evaluate a bundle anew: its recipe's images and teacher, its own weights."""
+"""Evaluate a bundle again, with its own weights and its recipe's images and teacher."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -13,15 +13,15 @@ from distill.evaluation.corruptions import (
     embed_corrupted,
     why_not,
 )
-from distill.evaluation.drawing import drawn_from, write_evaluation
 from distill.evaluation.evaluate import cost_of, evaluate
+from distill.evaluation.report_files import illustrations_of, write_evaluation
 from distill.evaluation.undistilled import untrained
 from distill.images.data import Data, prepare_data
-from distill.images.listing import open_images
-from distill.preparation import student_from_recipe
+from distill.images.listing import open_source
 from distill.recipe import Recipe, recipe_from_document, recipe_from_toml
-from distill.recipe.written import here
-from distill.start.fitting import Before, re_estimate, start_from_bundle
+from distill.recipe.writing import placed_here
+from distill.start.fitting import UntrainedStudent, re_estimate, start_from_bundle
+from distill.student import student_from_recipe
 from distill.targets import BALANCE, Teacher, teacher_from_recipe
 from isogon.bundle import Bundle, parity_reports
 from isogon.bundle.evaluation import EVALUATION, Evaluation, Kind, Role, Training
@@ -33,13 +33,13 @@ from isogon.progress import Progress, say
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Moved:
-    """Where the images are now, where that is not what the recipe says."""
+class MovedSources:
+    """Where the images are now, if they are not where the recipe says."""
 
     images: str | None = None  # as in a recipe
     test: str | None = None
-    # By the set's name; a name the recipe does not have adds a set. None as the kind
-    # keeps the recipe's, or is "far".
+    # By the set's name: its source and kind. A name that the recipe does not have adds a
+    # set. Without a kind, the recipe's stays; a new set is "far".
     unfamiliar: Mapping[str, tuple[str, Kind | None]] = field(default_factory=dict)
 
     def applied(self, recipe: Recipe) -> Recipe:
@@ -59,7 +59,7 @@ class Moved:
         return recipe_from_document(document, where="isogon evaluate")
 
     def lost(self, recipe: Recipe) -> list[str]:
-        """Return the options that would say where what is no longer there is now."""
+        """Return the options to name the sources that no longer exist, such as --images."""
         sources = {
             "--images SOURCE": None if self.images else recipe.data.images,
             "--test SOURCE": None if self.test else recipe.data.test,
@@ -73,38 +73,30 @@ class Moved:
         ]
 
 
-def _there(source: str) -> bool:
-    try:
-        open_images(source)
-    except UsageError:
-        return False
-    return True
-
-
 def reevaluate(
     bundle: Bundle,
     progress: Progress,
     *,
-    moved: Moved | None = None,
+    moved: MovedSources | None = None,
     with_teacher: bool = True,
     corruptions: CorruptionChoice | None = None,
 ) -> Evaluation:
     """Measure the bundle's student again and replace `evaluation.json` and the report.
 
     Args:
-        bundle: what to evaluate; opened.
-        progress: where to show progress, and to say what was left out.
+        bundle: an open bundle.
+        progress: shows progress, and prints what was left out.
         moved: where the images are, if not where the recipe says.
-        with_teacher: whether the teacher is evaluated as well, and fidelity.
+        with_teacher: whether to evaluate the teacher too, and fidelity to it.
         corruptions: how much to measure under corruptions; None for nothing.
 
     Raises:
         UsageError: the images or the teacher cannot be loaded.
     """
     text = bundle.file("recipe.toml").read_text(encoding="utf-8")
-    moved = moved or Moved()
+    moved = moved or MovedSources()
     theirs = recipe_from_toml(bundle.file("recipe.toml"))
-    recipe = moved.applied(here(theirs, bundle.path.parent))
+    recipe = moved.applied(placed_here(theirs, bundle.path.parent))
     earlier = _earlier(bundle, progress)
     data = _data(recipe, moved, progress)
     say_if_left_out(data, progress)
@@ -154,11 +146,10 @@ def reevaluate(
     if earlier is not None and evaluation.test_digest != earlier.test_digest:
         say(
             progress,
-            "These are not the test images of the evaluation before: the figures are "
-            "not comparable with it, and an image the student learnt from may be among "
-            "them.",
+            "These are not the test images of the last evaluation, so its figures are not "
+            "comparable with these. The student may have learnt from some of these images.",
         )
-    drawn = drawn_from(
+    illustrations = illustrations_of(
         data,
         embedded.teacher,
         embedded.student,
@@ -168,11 +159,11 @@ def reevaluate(
         recipe=text,
     )
     with bundle.stage("evaluate") as stage:
-        write_evaluation(stage, evaluation, drawn, _parity(bundle, progress))
+        write_evaluation(stage, evaluation, illustrations, _parity(bundle, progress))
     return evaluation
 
 
-def _data(recipe: Recipe, moved: Moved, progress: Progress) -> Data:
+def _data(recipe: Recipe, moved: MovedSources, progress: Progress) -> Data:
     try:
         return prepare_data(recipe, progress)
     except UsageError as error:
@@ -182,6 +173,14 @@ def _data(recipe: Recipe, moved: Moved, progress: Progress) -> Data:
         raise UsageError(
             f"{error} Say where the recipe's images are now, with {' '.join(lost)}."
         ) from error
+
+
+def _there(source: str) -> bool:
+    try:
+        open_source(source)
+    except UsageError:
+        return False
+    return True
 
 
 def _teacher(
@@ -200,8 +199,8 @@ def _teacher(
 
 def _before(
     recipe: Recipe, bundle: Bundle, data: Data, device: torch.device, progress: Progress
-) -> Before | None:
-    """Return the student before training, where its network can be had again."""
+) -> UntrainedStudent | None:
+    """Return the student before training, if its network can be made again."""
     try:
         student, _ = student_from_recipe(recipe)
     except UsageError as error:
@@ -209,7 +208,7 @@ def _before(
         return None
     if recipe.train.batch_statistics == "re-estimated":
         re_estimate(student.backbone, recipe, data, device, progress)
-    return Before(
+    return UntrainedStudent(
         backbone=student.backbone.eval().requires_grad_(False),
         layer=start_from_bundle(bundle),
         pretrained=recipe.student.from_pretrained,
@@ -226,7 +225,7 @@ def _possible(
 
 
 def _earlier(bundle: Bundle, progress: Progress) -> Evaluation | None:
-    """Return the evaluation that is replaced: it alone knows how the training went."""
+    """Return the evaluation that is replaced: only it has the log of the training."""
     try:
         fault = fault_of(bundle.file(EVALUATION), bundle.manifest.files[EVALUATION])
         if fault is None:
@@ -239,9 +238,9 @@ def _earlier(bundle: Bundle, progress: Progress) -> Evaluation | None:
 
 
 def _parity(bundle: Bundle, progress: Progress) -> tuple[ParityReport, ...]:
-    """Return the parity reports for the page; it goes without those it cannot read."""
+    """Return the parity reports for the page; none if they cannot be read."""
     try:
         return parity_reports(bundle)
     except BundleError as error:
-        say(progress, f"{error}\nThe report goes without parity.")
+        say(progress, f"{error}\nThe report has no parity.")
         return ()

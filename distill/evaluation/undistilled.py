@@ -1,8 +1,8 @@
 """The student's network before training, and what training gained over it.
 
-Someone who does not distil takes the small network's pooled vectors as they are. At the
-student's width that is their uncentred PCA, which keeps the most of their inner products
-(Eckart and Young, 1936). What training adds is the difference to that.
+Without distillation one would use the small network's pooled vectors. They are reduced to
+the student's width by uncentred PCA, which keeps most of their inner products (Eckart and
+Young, 1936). The gain of training is the difference to that.
 """
 
 from collections.abc import Mapping
@@ -12,11 +12,11 @@ import numpy as np
 from jaxtyping import Float, Float32
 from torch import nn
 
-from distill.embedding import Embedded, Embeddings
+from distill.embedding import AllEmbeddings, RoleEmbeddings
 from distill.evaluation.accuracy import AurocBootstrap, PairedBootstrap
-from distill.evaluation.measured import Measured
+from distill.evaluation.model_figures import ModelFigures
 from distill.start.closed_form import uncentred_pca
-from distill.start.fitting import Before
+from distill.start.fitting import UntrainedStudent
 from isogon.bundle.evaluation import (
     DISTORTION,
     KNN_ACCURACY,
@@ -30,63 +30,65 @@ from isogon.images.collection import Indices
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Untrained:
+class UntrainedEmbeddings:
     """Unit-norm embeddings of the student's network before training."""
 
-    undistilled: Embedded  # its own vectors, at most as wide as the student's
-    start: Embedded | None  # by the closed-form layer, where the student starts from one
+    undistilled: RoleEmbeddings  # its pooled vectors, at most as wide as the student's
+    start: RoleEmbeddings | None  # after the closed-form layer, if there is one
     pretrained: bool  # whether the network had pretrained weights
 
 
-def untrained(embedded: Embeddings, before: Before | None, width: int) -> Untrained | None:
-    """Return what the network before training makes of the images, where it is at hand.
+def untrained(
+    embedded: AllEmbeddings, before: UntrainedStudent | None, width: int
+) -> UntrainedEmbeddings | None:
+    """Return the embeddings by the network before training; None if it is not available.
 
     Args:
         embedded: every model's embeddings.
         before: the student before training.
-        width: the student's.
+        width: the student's embedding dimension.
     """
     pooled = embedded.pooled
     if before is None or pooled is None:
         return None
-    return Untrained(
+    return UntrainedEmbeddings(
         undistilled=undistilled(pooled, width),
-        start=None if before.layer is None else started(pooled, before.layer),
+        start=None if before.layer is None else through_layer(pooled, before.layer),
         pretrained=before.pretrained,
     )
 
 
-def undistilled(pooled: Embedded, width: int) -> Embedded:
+def undistilled(pooled: RoleEmbeddings, width: int) -> RoleEmbeddings:
     """Return unit vectors at most `width` wide that keep the cosines of `pooled`.
 
-    By uncentred PCA of the bank's unit vectors; these themselves where they fit.
+    They come from uncentred PCA of the bank's unit vectors, unless these fit as they are.
     """
-    directions = pooled.mapped(unit)
+    directions = pooled.mapped(unit_vectors)
     if pooled.bank.shape[1] <= width:
         return directions
     known = directions.bank[directions.bank.any(axis=1)]
     axes = uncentred_pca(known, width)
-    return directions.mapped(lambda vectors: unit(vectors @ axes.T))
+    return directions.mapped(lambda vectors: unit_vectors(vectors @ axes.T))
 
 
-def started(pooled: Embedded, layer: nn.Linear) -> Embedded:
-    """Return the unit vectors that a linear layer makes of `pooled`."""
+def through_layer(pooled: RoleEmbeddings, layer: nn.Linear) -> RoleEmbeddings:
+    """Return the outputs of a linear layer on `pooled`, as unit vectors."""
     weight = layer.weight.detach().cpu().numpy()
     bias = 0.0 if layer.bias is None else layer.bias.detach().cpu().numpy()
-    return pooled.mapped(lambda vectors: unit(vectors @ weight.T + bias))
+    return pooled.mapped(lambda vectors: unit_vectors(vectors @ weight.T + bias))
 
 
-def unit(vectors: Float[np.ndarray, "n d"]) -> Float32[np.ndarray, "n d"]:
-    """Return the vectors divided by their norms; an empty vector stays empty."""
+def unit_vectors(vectors: Float[np.ndarray, "n d"]) -> Float32[np.ndarray, "n d"]:
+    """Return the vectors divided by their norms; a zero vector stays zero."""
     norms = np.linalg.norm(vectors, axis=1, keepdims=True)
     found: np.ndarray = (vectors / np.maximum(norms, 1e-12)).astype(np.float32)
     return found
 
 
 def gains(
-    student: Measured, before: Measured, resamples: Mapping[str, AurocBootstrap]
+    student: ModelFigures, before: ModelFigures, resamples: Mapping[str, AurocBootstrap]
 ) -> dict[str, Estimate]:
-    """Return the differences of what both have, each with its paired interval.
+    """Return the difference of each figure that both have, with its paired interval.
 
     Args:
         student: after training.
@@ -119,15 +121,15 @@ def gains(
 def by_class(
     labels: Indices | None,
     classes: tuple[str, ...],
-    student: Measured,
-    before: Measured | None,
-    teacher: Measured | None,
+    student: ModelFigures,
+    before: ModelFigures | None,
+    teacher: ModelFigures | None,
 ) -> dict[str, ClassAccuracy]:
-    """Return the kNN accuracy on the test images of each class that has any."""
+    """Return the kNN accuracy of each class that has test images."""
     if labels is None or student.right is None:
         return {}
 
-    def share(model: Measured | None, rows: np.ndarray) -> float | None:
+    def share(model: ModelFigures | None, rows: np.ndarray) -> float | None:
         if model is None or model.right is None:
             return None
         return float(model.right[rows].mean())

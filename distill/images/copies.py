@@ -1,4 +1,4 @@
-"""Copies among the images of a run, within a source and across sources."""
+"""Copies among the images of a run, within a source and between sources."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -14,31 +14,34 @@ from isogon.images.collection import Indices
 from isogon.images.copies import pictures
 from isogon.progress import Progress, say
 
-# Beyond this share of copies of familiar images a set is not what the recipe takes it for.
+# With a larger share of copies of familiar (in-distribution) images a source is refused.
 _SHARED_LIMIT = 0.1
 _SHOWN = 3  # names, or pairs of names
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Read:
-    """A source whose images have been read."""
+class ReadSource:
+    """A source whose images have been read once."""
 
     images: Images
-    usable: Indices
+    usable: Indices  # that can be read
     thumbnails: UInt8[np.ndarray, "images 16 16"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Found:
-    """Which image shows which picture, by what the recipe calls the source."""
+class CopiesFound:
+    """Which images are copies, by the recipe's name of their source.
 
-    images: Images  # those to learn from
-    pictures: dict[str, Indices]  # the picture of every image; -1 where it is not read
-    usable: dict[str, Indices]  # without those of `test` and unfamiliar ones shown before
-    shared: dict[str, int]  # how many of a source were left out for that
+    Copies show the same picture: they have the same picture number.
+    """
+
+    images: Images  # the images to learn from
+    pictures: dict[str, Indices]  # the picture number of each image; -1 if unreadable
+    usable: dict[str, Indices]  # readable images without those that were left out
+    shared: dict[str, int]  # how many images were left out as copies of familiar ones
 
     def summary(self, learnable: Indices, roles: Split) -> Copies | None:
-        """Return what `evaluation.json` says of copies; None where there are none."""
+        """Return what `evaluation.json` says about copies; None if there are none."""
         shown = self.pictures[IMAGES][learnable]
         _, place, inverse, counts = np.unique(
             shown, return_index=True, return_inverse=True, return_counts=True
@@ -63,17 +66,19 @@ class Found:
         )
 
 
-def find_copies(sources: Mapping[str, Read], distance: float, progress: Progress) -> Found:
-    """Find the images that show one picture, and leave out what was shown before.
+def find_copies(
+    sources: Mapping[str, ReadSource], distance: float, progress: Progress
+) -> CopiesFound:
+    """Find copies, and leave out copies of familiar images in other sources.
 
-    Left out are images of `test` that are copies of images to learn from, and unfamiliar
-    ones that are copies of familiar ones; copies within the familiar images stay, for
-    `split` to keep on one side.
+    Images of `test` are left out if they are copies of images to learn from. Unfamiliar
+    (OOD) images are left out if they are copies of familiar ones. Copies within the
+    familiar images stay; `split` gives them the same role.
 
     Args:
-        sources: by what the recipe calls them: `IMAGES`, maybe `TEST`, unfamiliar sets.
-        distance: see `bundle.copies.pictures`.
-        progress: where to say what was found.
+        sources: by their names in the recipe: `IMAGES`, perhaps `TEST`, unfamiliar sets.
+        distance: see `isogon.images.copies.pictures`.
+        progress: prints what was found.
 
     Raises:
         UsageError: more than a tenth of a source would be left out.
@@ -97,15 +102,17 @@ def find_copies(sources: Mapping[str, Read], distance: float, progress: Progress
         if again.any():
             shared[title] = int(again.sum())
             _tell_shared(title, each, each.usable[again], progress)
-    found = Found(
+    found = CopiesFound(
         images=sources[IMAGES].images, pictures=by_source, usable=usable, shared=shared
     )
     _tell_copies(sources[IMAGES], by_source[IMAGES], progress)
     return found
 
 
-def _tell_shared(title: str, source: Read, again: Indices, progress: Progress) -> None:
-    """Say which images of a source are left out as familiar; refuse too many."""
+def _tell_shared(
+    title: str, source: ReadSource, again: Indices, progress: Progress
+) -> None:
+    """Print which images of a source are left out as familiar; refuse too many."""
     shown = ", ".join(source.images.names[index] for index in again[:_SHOWN])
     familiar = "`images`" if title == TEST else "familiar images"
     name = title if title == TEST else f"[[unfamiliar]] {title}"
@@ -114,33 +121,29 @@ def _tell_shared(title: str, source: Read, again: Indices, progress: Progress) -
         f"{familiar}, such as {shown}"
     )
     if len(again) > _SHARED_LIMIT * len(source.usable):
-        why = "test would be on what is learnt from"
+        why = "test would use training images"
         if title != TEST:
-            why = "OOD score would be asked to flag what is familiar"
+            why = "OOD score would have to flag familiar images"
         raise UsageError(
-            f"{what}, so that the {why}. Name other images, or, where they only look "
-            f"alike, set a smaller `copy_distance` in [data]."
+            f"{what}, so the {why}. Name other images, or, if they only look alike, set a "
+            f"smaller `copy_distance` in [data]."
         )
-    _print(f"{what}. They are left out.", progress)
+    say(progress, f"{what}. They are left out.")
 
 
-def _tell_copies(source: Read, shown: Indices, progress: Progress) -> None:
-    """Say how many images to learn from are copies of others."""
+def _tell_copies(source: ReadSource, shown: Indices, progress: Progress) -> None:
+    """Print how many images to learn from are copies of others."""
     pictures, counts = np.unique(shown[source.usable], return_counts=True)
     copied, different = int(counts[counts > 1].sum()), int((counts > 1).sum())
     if copied:
         names, first = source.images.names, pictures[counts > 1][0]
         alike = source.usable[shown[source.usable] == first][:_SHOWN]
-        _print(
+        say(
+            progress,
             f"{copied:,} of the {len(source.usable):,} images of {source.images.where} are "
             f"copies of one another (of {different:,} different "
             f"picture{'' if different == 1 else 's'}), such as "
-            f"{', '.join(names[index] for index in alike)}. Copies never play two roles, "
-            f"and of those held out one is used; `copy_distance` in [data] says what a "
-            f"copy is.",
-            progress,
+            f"{', '.join(names[index] for index in alike)}. Copies never have two roles, "
+            f"and only one of several held-out copies is used. `copy_distance` in [data] "
+            f"defines what a copy is.",
         )
-
-
-def _print(text: str, progress: Progress) -> None:
-    say(progress, text)

@@ -1,4 +1,8 @@
-"""The images of a run: familiar ones with their roles, and sets of unfamiliar ones."""
+"""The images of a run and their roles.
+
+Familiar images are in-distribution: they train, calibrate and test. Unfamiliar images are
+out-of-distribution (OOD): a detector should flag them.
+"""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -7,7 +11,7 @@ from typing import Literal
 import numpy as np
 from jaxtyping import Float32
 
-from distill.images.copies import Read, find_copies
+from distill.images.copies import ReadSource, find_copies
 from distill.images.listing import IMAGES, TEST, listed
 from distill.recipe import Recipe
 from isogon.bundle import Thumbnails
@@ -17,7 +21,7 @@ from isogon.images.collection import Indices, spread
 from isogon.progress import Progress, say
 
 _UNFAMILIAR_KEPT = 64  # unfamiliar images kept in the bundle for parity
-_FEWEST_VALIDATED = 24  # images; fewer have no neighbours to speak of
+_FEWEST_VALIDATED = 24  # images; among fewer, neighbours mean little
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -25,7 +29,7 @@ class Unfamiliar:
     """One set of images that the OOD detector should flag."""
 
     images: Images
-    flaggable: Indices  # those that can be read
+    flaggable: Indices  # images that can be read
     kind: Literal["near", "far"]
 
 
@@ -40,11 +44,11 @@ class Data:
     familiar: Images
     held_out: Images
     split: Split
-    bank: Indices  # those training images that are kept as references
-    validation: Indices  # the last of `split.bank`: by them the best weights are chosen
-    unfamiliar: dict[str, Unfamiliar]  # by the set's name; empty where there are none
+    bank: Indices  # training images that are kept as references
+    validation: Indices  # the last of `split.bank`, to choose the best weights
+    unfamiliar: dict[str, Unfamiliar]  # by the set's name; may be empty
     unreadable: dict[str, dict[str, str]]  # what is left out: source, name, reason
-    copies: Copies | None  # None where no two images show one picture
+    copies: Copies | None  # None if there are no copies
 
     @property
     def learnt(self) -> Indices:
@@ -53,7 +57,7 @@ class Data:
 
     @property
     def sources(self) -> dict[str, Images]:
-        """All images, by what the recipe calls them."""
+        """All sources, by their names in the recipe."""
         unfamiliar = {
             f"[[unfamiliar]] {name}": each.images for name, each in self.unfamiliar.items()
         }
@@ -65,7 +69,7 @@ class Data:
 
     @property
     def trained(self) -> list[str]:
-        """The names of the images that are learnt from."""
+        """The names of the images that steps learn from."""
         return [self.familiar.names[index] for index in self.learnt]
 
     def held_out_pixels(
@@ -88,8 +92,8 @@ class Data:
     ) -> dict[str, np.ndarray]:
         """Return the pixels on which int8's ranges are chosen, by role.
 
-        Some of the bank's, and unfamiliar ones that parity does not use: what no range
-        was chosen for is cut off, and with it what tells such an image.
+        They are images of the bank, and unfamiliar images that parity does not use. Int8
+        clips values outside its ranges, which would hide what is unusual in an OOD image.
         """
         chosen = self.bank[spread(len(self.bank))]
         arrays = {"familiar": self.familiar.pixels(chosen, preprocessing, progress)}
@@ -111,12 +115,12 @@ class Data:
     ) -> Thumbnails:
         """Return small pictures of at most `limit` of the bank's images, evenly chosen.
 
-        With classes, each has its share of them.
+        If there are classes, each has its share.
 
         Args:
             embeddings: the student's, of the bank.
             limit: how many.
-            preprocessing: what of an image is shown.
+            preprocessing: its crop is shown.
             progress: where to show progress.
         """
         labels = self.familiar.labels(self.bank)
@@ -134,11 +138,11 @@ class Data:
         )
 
     def _kept(self, unfamiliar: Unfamiliar) -> Indices:
-        """Return this set's part of the unfamiliar images in the bundle, spread out."""
+        """Return this set's images that the bundle keeps for parity, evenly chosen."""
         return self._part(unfamiliar.flaggable)
 
     def _left(self, unfamiliar: Unfamiliar) -> Indices:
-        """Return as large a part of those that are not kept for parity."""
+        """Return the same number of images that are not kept for parity."""
         kept = self._kept(unfamiliar)
         return self._part(np.setdiff1d(unfamiliar.flaggable, kept))
 
@@ -151,11 +155,11 @@ class Data:
 def prepare_data(recipe: Recipe, progress: Progress, cache: Path | None = None) -> Data:
     """List, check and divide the images.
 
-    All sources are listed before an image of any is read.
+    All sources are listed before any image is read.
 
     Args:
         recipe: names the images.
-        progress: where to show progress, what was found, and what is left out.
+        progress: shows progress, and prints what was found and what is left out.
         cache: a folder that remembers which images can be read; see `Images.examined`.
 
     Raises:
@@ -193,9 +197,9 @@ def prepare_data(recipe: Recipe, progress: Progress, cache: Path | None = None) 
         )
         say(
             progress,
-            f"Of {held_out.where}, {len(roles.calibration):,} images calibrate the OOD "
-            f"score and {len(roles.test):,} are tested on; `calibration_of_test` in [data] "
-            f"divides them otherwise.",
+            f"{len(roles.calibration):,} images of {held_out.where} calibrate the OOD "
+            f"score and {len(roles.test):,} are for testing; `calibration_of_test` in "
+            f"[data] changes this.",
         )
     bank = roles.bank[: section.bank_limit]
     aside = 0
@@ -226,31 +230,31 @@ def prepare_data(recipe: Recipe, progress: Progress, cache: Path | None = None) 
     )
 
 
-def _without_copies(aside: int, pictures: Indices) -> int:
-    """Return how many validation images there can be without parting copies.
-
-    Args:
-        aside: how many there should be: the last ones.
-        pictures: of the images to learn from, in their order, copies side by side.
-    """
-    while 0 < aside < len(pictures) and pictures[-aside] == pictures[-aside - 1]:
-        aside -= 1
-    return aside if aside >= _FEWEST_VALIDATED else 0
-
-
 def set_aside(images: int, limit: int, *, pretrained: bool) -> int:
-    """Return how many of so many training images are for validation: a tenth.
+    """Return how many of `images` training images are for validation: a tenth.
 
-    A handful has no neighbours to speak of, so of fewer than 240 images there are none,
-    or, for a pretrained student, which a few images soon lead astray, up to a quarter.
+    Neighbours among a few images mean little, so there are none below 240 images. A
+    pretrained student overfits few images soon, so up to a quarter are for its validation.
     """
     count = min(limit, max(_FEWEST_VALIDATED, images // 10))
     most = images // 4 if pretrained else images // 10
     return count if _FEWEST_VALIDATED <= count <= most else 0
 
 
+def _without_copies(aside: int, pictures: Indices) -> int:
+    """Return the number of validation images that separates no copies.
+
+    Args:
+        aside: the wanted number; validation images are the last ones.
+        pictures: picture numbers of the training images; copies are next to each other.
+    """
+    while 0 < aside < len(pictures) and pictures[-aside] == pictures[-aside - 1]:
+        aside -= 1
+    return aside if aside >= _FEWEST_VALIDATED else 0
+
+
 class _Reading:
-    """Reads all that sources hold once, and keeps what cannot be read."""
+    """Reads all images of sources once, and records which cannot be read."""
 
     def __init__(self, progress: Progress, limit: float, cache: Path | None) -> None:
         self._progress = progress
@@ -258,8 +262,8 @@ class _Reading:
         self._cache = cache
         self.unreadable: dict[str, dict[str, str]] = {}
 
-    def usable(self, images: Images) -> Read:
-        """Return which images of a source can be read, and what they look like."""
+    def usable(self, images: Images) -> ReadSource:
+        """Return which images of a source can be read, and their thumbnails."""
         examined = images.examined(self._progress, self._cache)
         faults = examined.faults
         if faults:
@@ -267,4 +271,4 @@ class _Reading:
         usable = images.readable(self._progress, limit=self._limit, faults=faults)
         if assumption := images.assumption(usable):
             say(self._progress, assumption)
-        return Read(images=images, usable=usable, thumbnails=examined.thumbnails)
+        return ReadSource(images=images, usable=usable, thumbnails=examined.thumbnails)

@@ -24,12 +24,12 @@ from isogon.images.parquet import IMAGES
 class HuggingFaceImages(Images):
     """A column of images of a Hugging Face dataset.
 
-    An image's name is the number of its row in the whole split, `test/7` where there are
-    several: two slices of a split share names where they share images. The dataset is
-    memory-mapped, so that processes share it.
+    An image's name is the number of its row in the whole split, or `test/7` if there are
+    several splits. So two slices of a split share names exactly if they share images. The
+    dataset is memory-mapped, so that processes share it.
     """
 
-    dataset: Any  # datasets.Dataset, which exists only where `datasets` is installed
+    dataset: Any  # datasets.Dataset; `datasets` may not be installed
     column: str
 
     def image(self, index: int) -> Image.Image:
@@ -55,11 +55,11 @@ class HuggingFaceImages(Images):
 
 
 def hugging_face_images(dataset: str, choice: ClassChoice) -> HuggingFaceImages:
-    """Return the images of `NAME` or `NAME:SPLIT`; without a split, `train`.
+    """Return the images of `NAME:SPLIT`, or of `NAME`, whose split is `train`.
 
     Raises:
-        UsageError: `datasets` is not installed, the dataset cannot be loaded, or it has
-            no column of images or of classes as it is asked for.
+        UsageError: `datasets` is not installed, the dataset cannot be loaded, or it does
+            not have the columns that are asked for.
     """
     name, _, split = dataset.partition(":")
     where, split = f"hfds/{dataset}", split or "train"
@@ -72,7 +72,7 @@ def hugging_face_images(dataset: str, choice: ClassChoice) -> HuggingFaceImages:
         ) from error
     try:
         loaded = datasets.load_dataset(name, split=split)
-    # The hub, the network, the disk and the dataset's own builder each raise their own.
+    # Hub, network, disk and the dataset's builder raise errors of many types.
     except Exception as error:
         raise UsageError(
             f"{where} cannot be opened: {str(error).rstrip('.')}. Check the name "
@@ -106,7 +106,7 @@ def hugging_face_images(dataset: str, choice: ClassChoice) -> HuggingFaceImages:
 
 
 def _is_image(kind: Any) -> bool:
-    """Tell images, also those of Parquet that does not say so."""
+    """Return whether a column holds images, also bytes in Parquet without a type."""
     from datasets import Image as ImageFeature
 
     if isinstance(kind, dict):
@@ -115,7 +115,7 @@ def _is_image(kind: Any) -> bool:
 
 
 def _label_column(loaded: Any, image: str, choice: ClassChoice, where: str) -> str | None:
-    """Return a column of a usual name, else the only one that says it holds classes."""
+    """Return the column with a usual name for labels, or the only one of class type."""
     if choice.level:
         raise UsageError(
             f"{where} has columns and no folders, so `classes` in [data] cannot name a "
@@ -139,7 +139,7 @@ def _labels(loaded: Any, column: str) -> list[str]:
 
 
 def _row_names(loaded: Any, split: str) -> Iterable[str]:
-    """Yield each row's number in its whole split, after its name where it is not alone."""
+    """Yield each row's number in its whole split, with the split's name if several."""
     from datasets import ReadInstruction
 
     lengths = {

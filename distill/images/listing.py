@@ -1,4 +1,4 @@
-"""Where a recipe's images come from: sources, listed and compared before any is read."""
+"""The sources of a recipe's images: opened, listed and compared before images are read."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,21 +9,23 @@ from isogon.errors import UsageError
 from isogon.images import ClassChoice, ImageFolder, Images
 
 FORMS = f"{sources.FORMS}; or `hfds/NAME:SPLIT`"
-
-# timm reads these in order only, while a view is asked for by its image.
+# timm reads these only in order, but training reads images by index.
 _IN_ORDER_ONLY = {
     "hfids": "Write it as hfds/, which reads by index.",
     "tfds": "Write its images to a folder or to tar archives first.",
 }
+# Names of the familiar (in-distribution) sources in messages. Unfamiliar (OOD) sets have
+# their own names, which have no brackets.
+IMAGES, TEST = "`images` of [data]", "`test` of [data]"
 
 
-def open_images(source: str, choice: ClassChoice | None = None) -> Images:
+def open_source(source: str, choice: ClassChoice | None = None) -> Images:
     """Return the images that `source` names.
 
     Args:
         source: what `isogon.images.open_images` takes, or `hfds/NAME` or
             `hfds/NAME:SPLIT`, a Hugging Face dataset read by timm.
-        choice: where the classes come from; without it that is found out.
+        choice: where the classes come from; None: found automatically.
 
     Raises:
         UsageError: there is no such source, or none of its images can be read.
@@ -43,19 +45,17 @@ def open_images(source: str, choice: ClassChoice | None = None) -> Images:
     return sources.open_images(source, forms=FORMS, choice=choice)
 
 
-def require_there(source: str) -> None:
-    """Refuse a source whose files are not there, without looking into any.
+def require_sources(recipe: Recipe) -> None:
+    """Refuse paths that do not exist, before models are made or torch is imported.
 
     Raises:
-        UsageError: a path leads nowhere. Datasets of the hub are not asked for.
+        UsageError: names the first of them.
     """
-    if source.partition("/")[0] not in {"hfds", *_IN_ORDER_ONLY}:
-        sources.require_there(source, forms=FORMS)
-
-
-# How a recipe calls the familiar images; unfamiliar sets go by their own names, which
-# have no brackets.
-IMAGES, TEST = "`images` of [data]", "`test` of [data]"
+    section = recipe.data
+    named = [section.images, section.test, *(each.images for each in recipe.unfamiliar)]
+    for source in named:
+        if source is not None:
+            _require_source(source)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -68,7 +68,7 @@ class Sources:
 
     @property
     def by_title(self) -> dict[str, Images]:
-        """Every source by what the recipe calls it, the familiar images first."""
+        """Every source by its name in the recipe, the familiar images first."""
         held_out = {} if self.held_out is None else {TEST: self.held_out}
         return {IMAGES: self.familiar} | held_out | self.unfamiliar
 
@@ -78,18 +78,18 @@ class Sources:
         return list(self.by_title.values())
 
     def require_apart(self) -> None:
-        """Refuse sources that share images by name, and classes that differ.
+        """Refuse sources that share images by name, or whose classes differ.
 
         Raises:
-            UsageError: the same image would play two roles, or a test has other classes.
+            UsageError: an image would have two roles, or `test` has other classes.
         """
         if self.held_out is not None:
             shared = _shared(self.familiar, self.held_out)
             if shared:
                 raise UsageError(
                     f"{IMAGES} and `test` share {len(shared)} images, such as "
-                    f"{min(shared)}, so that the test would be on what is learnt from. "
-                    f"Name other images, or leave `test` out; a part is held out then."
+                    f"{min(shared)}, so the test would use training images. Name other "
+                    f"images, or leave `test` out: then a part of `images` is held out."
                 )
             _require_same_classes(self.familiar, self.held_out)
         familiar = {IMAGES: self.familiar}
@@ -101,22 +101,9 @@ class Sources:
                 if shared:
                     raise UsageError(
                         f"[[unfamiliar]] {name} and {title} share {len(shared)} images, "
-                        f"such as {min(shared)}, so that the OOD score would be asked to "
-                        f"flag what is familiar. Name images that are not among those."
+                        f"such as {min(shared)}, so the OOD score would have to flag "
+                        f"familiar images. Name images that are not among those."
                     )
-
-
-def require_sources(recipe: Recipe) -> None:
-    """Refuse paths that lead nowhere: at once, before models are made or torch is there.
-
-    Raises:
-        UsageError: the first of them.
-    """
-    section = recipe.data
-    named = [section.images, section.test, *(each.images for each in recipe.unfamiliar)]
-    for source in named:
-        if source is not None:
-            require_there(source)
 
 
 def listed(recipe: Recipe) -> Sources:
@@ -128,7 +115,7 @@ def listed(recipe: Recipe) -> Sources:
     section = recipe.data
 
     def opened(source: str, choice: ClassChoice | None = None) -> Images:
-        return open_images(source, choice).ranging(section.range)
+        return open_source(source, choice).ranging(section.range)
 
     choice = section.class_choice
     return Sources(
@@ -138,8 +125,18 @@ def listed(recipe: Recipe) -> Sources:
     )
 
 
+def _require_source(source: str) -> None:
+    """Refuse a source whose files do not exist, without opening any.
+
+    Raises:
+        UsageError: a path does not exist. Datasets of the hub are not checked.
+    """
+    if source.partition("/")[0] not in {"hfds", *_IN_ORDER_ONLY}:
+        sources.require_there(source, forms=FORMS)
+
+
 def _shared(ours: Images, theirs: Images) -> set[str]:
-    """Return the images that both have, by their files, or by name in the same files."""
+    """Return the images that both sources have, by file, or by name in the same files."""
     files = _files(ours) & _files(theirs)
     if not files or (isinstance(ours, ImageFolder) and isinstance(theirs, ImageFolder)):
         return set(map(str, files))
@@ -147,12 +144,12 @@ def _shared(ours: Images, theirs: Images) -> set[str]:
 
 
 def _files(images: Images) -> set[Path]:
-    """Return the files behind the images, however they were named."""
+    """Return the resolved paths of the images' files."""
     return {path.resolve() for path in images.files()}
 
 
 def _require_same_classes(familiar: Images, held_out: Images) -> None:
-    """Refuse classes that differ; where either has none there is nothing to compare."""
+    """Refuse classes that differ, if both sources have classes."""
     if not familiar.classes or not held_out.classes:
         return
     differing = sorted(set(familiar.classes) ^ set(held_out.classes))

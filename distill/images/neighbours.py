@@ -1,7 +1,7 @@
-"""Batches of neighbours, as CoSS trains on them (arXiv:2409.13939).
+"""Batches of neighbours, as in CoSS (arXiv:2409.13939).
 
 Neighbours are computed once, from the teacher's features of the training images without
-augmentation. An image is named by its place among them.
+augmentation. An image is identified by its position among the training images.
 """
 
 from hashlib import sha256
@@ -14,22 +14,44 @@ from jaxtyping import Float, Int32, Int64, Integer
 
 from isogon.errors import UsageError
 
-GROUP = 16  # images in a batch that belong together: an anchor and 15
-_BLOCK = 4096
-NEAREST = 384  # what the authors keep per image
-DRAWN = GROUP - 1
-AMONG = 31
+GROUP = 16  # images of a batch that belong together: an anchor and 15 neighbours
+DRAWN = GROUP - 1  # neighbours of an anchor in a batch
+AMONG = 31  # nearest images among which they are drawn
+NEAREST = 384  # neighbours that the authors store per image
+_BLOCK = 4096  # queries per search
+
+
+def kept_neighbours(
+    folder: Path, features: Float[np.ndarray, "n d"]
+) -> Int32[np.ndarray, "n k"]:
+    """Return the `AMONG` nearest, memory-mapped from a file in `folder`.
+
+    The file is written first if it is missing. Its name has a hash of the features. One
+    process computes it and the others wait.
+    """
+    digest = sha256()
+    for first in range(0, len(features), _BLOCK):
+        digest.update(features[first : first + _BLOCK].tobytes())
+    path = folder / f"neighbours-{digest.hexdigest()[:16]}.npy"
+    folder.mkdir(parents=True, exist_ok=True)
+    with FileLock(path.with_suffix(".lock")):
+        if not path.exists():
+            pending = path.with_suffix(".pending.npy")
+            np.save(pending, nearest_neighbours(features, AMONG))
+            pending.replace(path)
+    kept: Int32[np.ndarray, "n k"] = np.load(path, mmap_mode="r")
+    return kept
 
 
 def nearest_neighbours(
     features: Float[np.ndarray, "n d"], k: int = NEAREST, block: int = _BLOCK
 ) -> Int32[np.ndarray, "n k"]:
-    """Return, per image, the places of its nearest by cosine, the nearest first.
+    """Return the positions of each image's nearest by cosine, the nearest first.
 
     The image itself is left out. The search is exact and takes n^2 d multiplications,
-    `block` queries at a time; beside the features and the result it needs a copy of the
-    features in float32. Kept by `np.save` and read by `np.load(mmap_mode="r")`, the
-    result costs no memory: `neighbour_batches` reads a batch's rows only.
+    `block` queries at a time. It needs memory for a copy of the features in float32. If
+    the result is read by `np.load(mmap_mode="r")` it takes no memory: `neighbour_batches`
+    reads only the rows of a batch.
 
     Args:
         features: the teacher's pooled vectors, of any norm.
@@ -52,43 +74,11 @@ def nearest_neighbours(
         _, found = index.search(directions[first : first + block], k + 1)
         places = np.arange(first, first + len(found))
         itself = found == places[:, None]
-        itself[~itself.any(axis=1), -1] = True  # behind k + 1 duplicates: drop the last
+        itself[~itself.any(axis=1), -1] = (
+            True  # not found because of k + 1 duplicates: drop the last
+        )
         neighbours[first : first + block] = found[~itself].reshape(-1, k)
     return neighbours
-
-
-def kept_neighbours(
-    folder: Path, features: Float[np.ndarray, "n d"]
-) -> Int32[np.ndarray, "n k"]:
-    """Return the `AMONG` nearest, mapped from a file in `folder`, written first.
-
-    The file is named by the features' hash. Of several processes that want it one
-    computes and the others wait.
-    """
-    digest = sha256()
-    for first in range(0, len(features), _BLOCK):
-        digest.update(features[first : first + _BLOCK].tobytes())
-    path = folder / f"neighbours-{digest.hexdigest()[:16]}.npy"
-    folder.mkdir(parents=True, exist_ok=True)
-    with FileLock(path.with_suffix(".lock")):
-        if not path.exists():
-            pending = path.with_suffix(".pending.npy")
-            np.save(pending, nearest_neighbours(features, AMONG))
-            pending.replace(path)
-    kept: Int32[np.ndarray, "n k"] = np.load(path, mmap_mode="r")
-    return kept
-
-
-def require_neighbours(
-    images: int, among: int, batch_size: int, *, drawn: int = DRAWN
-) -> None:
-    """Raise `UsageError` unless the images, with `among` neighbours of each, do."""
-    if among < drawn or batch_size > images:
-        raise UsageError(
-            f"Batches of neighbours of {batch_size} images need as many training images "
-            f"and {drawn} neighbours of each, got {images} images with {among}. Add "
-            f'images, lower `batch_size`, or set `batches = "random"`.'
-        )
 
 
 def neighbour_batches(
@@ -100,15 +90,16 @@ def neighbour_batches(
     drawn: int = DRAWN,
     among: int = AMONG,
 ) -> list[Int64[np.ndarray, " batch_size"]]:
-    """Return the batches of one epoch: anchors, each followed by neighbours of its own.
+    """Return the batches of one epoch: anchors, each followed by its neighbours.
 
-    An anchor's neighbours are `drawn` without replacement from its `among` nearest, as
-    the authors do. An epoch has n // batch_size batches, which is one image-epoch: each
-    image is anchor about once in drawn + 1 epochs, never twice within those, and the
-    authors' pass, in which each image is anchor once, takes drawn + 1 of our epochs
-    (their 25 passes: 400). An image may come several times in one batch.
+    As in the authors' code, `drawn` neighbours are drawn without replacement from an
+    anchor's `among` nearest. An epoch has n // batch_size batches, so it shows as many
+    images as any epoch. Each image is an anchor about once in drawn + 1 epochs, and never
+    twice within these. In one pass of the authors each image is an anchor once; this takes
+    drawn + 1 of our epochs (their 25 passes: 400). An image may be in a batch several
+    times.
 
-    A function of its arguments alone. Where a batch is cut into equal parts for R
+    The result depends on the arguments alone. If a batch is cut into equal parts for R
     processes, anchors stay with their neighbours if batch_size / R is a multiple of
     drawn + 1.
 
@@ -121,10 +112,10 @@ def neighbour_batches(
     if batch_size % group:
         raise UsageError(
             f"Batches of neighbours hold groups of {group} images; `batch_size = "
-            f"{batch_size}` is no multiple of that. Set it to "
+            f"{batch_size}` is not a multiple of that. Set it to "
             f"{max(1, round(batch_size / group)) * group}."
         )
-    require_neighbours(n, among, batch_size, drawn=drawn)
+    require_neighbour_batches(n, among, batch_size, drawn=drawn)
     anchors_per_batch = batch_size // group
     batches = n // batch_size
     turn, part = divmod(epoch, group)
@@ -137,3 +128,15 @@ def neighbour_batches(
         followers = generator.permuted(nearest, axis=1)[:, :drawn]
         found.append(np.concatenate([chosen[:, None], followers], axis=1).ravel())
     return found
+
+
+def require_neighbour_batches(
+    images: int, among: int, batch_size: int, *, drawn: int = DRAWN
+) -> None:
+    """Raise `UsageError` if there are too few images, or neighbours (`among`) of each."""
+    if among < drawn or batch_size > images:
+        raise UsageError(
+            f"Batches of neighbours of {batch_size} images need at least {batch_size} "
+            f"training images with {drawn} neighbours each, got {images} images with "
+            f'{among}. Add images, lower `batch_size`, or set `batches = "random"`.'
+        )

@@ -9,25 +9,16 @@ from isogon.errors import UsageError
 _ITERATIONS = 20
 
 
-def require_clusters(images: int, count: int) -> None:
-    """Raise `UsageError` unless these images can make `count` pseudo-classes."""
-    if not 2 <= count <= images:
-        raise UsageError(
-            f"Expected from 2 to {images} pseudo-classes, as many as there are training "
-            f"images at most, got {count}. Change `[data] pseudo_classes`."
-        )
-
-
 def pseudo_classes(
     features: Float[np.ndarray, "n d"], count: int, seed: int
 ) -> Int64[np.ndarray, " n"]:
     """Return a cluster number below `count` for each image.
 
     Spherical k-means on the unit-norm features: 20 iterations of faiss, on at most 256
-    images per cluster drawn with `seed`; then every image gets the cluster whose centre
-    has the largest cosine. Our extension: it lets objectives that need classes, such as
-    ND (arXiv:2305.17007), learn from images without. Equal on one machine for one seed;
-    with many threads the last digits of a centre may differ elsewhere.
+    images per cluster drawn with `seed`. Then each image gets the cluster whose centre has
+    the largest cosine. This is our extension, so that objectives that need classes, such as
+    ND (arXiv:2305.17007), can learn from images without classes. One seed gives the same
+    result on one machine; on another machine the last digits of a centre may differ.
 
     Raises:
         UsageError: there are fewer images than clusters, or fewer than two clusters.
@@ -46,3 +37,12 @@ def pseudo_classes(
     clustering.train(directions)
     _, numbers = clustering.assign(directions)
     return np.asarray(numbers, np.int64)
+
+
+def require_clusters(images: int, count: int) -> None:
+    """Raise `UsageError` if there are too few images for `count` pseudo-classes."""
+    if not 2 <= count <= images:
+        raise UsageError(
+            f"Expected from 2 to {images} pseudo-classes, at most the number of training "
+            f"images, got {count}. Change `[data] pseudo_classes`."
+        )

@@ -1,4 +1,4 @@
-"""Real images that ship inside Python packages: digits to learn, photographs to doubt."""
+"""Sample images from Python packages: handwritten digits, and photographs as OOD images."""
 
 import shutil
 from collections.abc import Callable
@@ -22,12 +22,12 @@ _SCENES = ("china.jpg", "flower.jpg")  # scikit-learn's
 
 
 def sample_images(folder: Path, progress: Progress) -> tuple[Path, Path]:
-    """Write the sample images below `folder` once; return both folders."""
+    """Write the familiar and the unfamiliar (OOD) images once; return both folders."""
     return familiar_images(folder, progress), unfamiliar_images(folder, progress)
 
 
 def familiar_images(folder: Path, progress: Progress) -> Path:
-    """Write scikit-learn's 1,797 handwritten digits of 8 x 8 pixels, by class, once."""
+    """Write scikit-learn's 1,797 handwritten digits of 8 x 8 pixels once, by class."""
     return _whole(folder / "familiar", _write_digits, progress)
 
 

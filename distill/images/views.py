@@ -1,12 +1,12 @@
 """Random views of images: a view is a function of seed, image and number.
 
-A view may be asked for at several sizes, for a teacher that sees more pixels than its
-student. Each is cut from the original pixels, never from another size: the same draws, in
-the same order, decide every one of them. Shared exactly are the crop's box, the flip, and
-which changes are made, how strongly and in which order. `blur` is as wide a share of the
-image and `erase` covers the same share of it, to half a pixel, with noise of each size's
-own. What a timm policy does in units of pixels (its sharpness and the blur of `3a`) or by
-the statistics of an image (contrast, equalisation) is done to each size as it is.
+A view may have several sizes, for a teacher with a larger input than its student. Each size
+is cropped from the original pixels, with the same random draws in the same order. All sizes
+have the same crop box and flip, and the same changes with the same strengths and order.
+`blur` has the same width relative to the image. `erase` covers the same part of it, to half
+a pixel, with different noise for each size. Operations of a timm policy that are in pixels
+(sharpness, and the blur of `3a`) or depend on image statistics (contrast, equalisation) are
+applied to each size separately.
 """
 
 import random
@@ -28,19 +28,19 @@ from distill.recipe import DataSection
 from isogon.errors import UsageError
 from isogon.images import Images
 
-_MEAN, _DEVIATION = 0.45, 0.225  # of natural images, about those of ImageNet
+_MEAN, _DEVIATION = 0.45, 0.225  # of natural images, about as in ImageNet
 
-_MANY = 10_000  # images, each of which is seen a few times only
+_MANY = 10_000  # images; with so many each is seen only a few times
 
-# An image's index, and which of its views is meant.
+# An image's index, and the number of one of its views.
 View = tuple[int, int]
 
 
 class Views(Dataset[tuple[Any, ...]]):
-    """Views of images by `View`, replayable at any time and in any process.
+    """Views of images by `View`, the same at any time and in any process.
 
-    Whatever was computed from a view (a teacher's features, say) belongs to exactly the
-    pixels that the same `View` gives later, as long as seed and settings are the same.
+    The same `View` always gives the same pixels, if seed and settings are the same. So
+    features computed from a view once belong to it later.
     """
 
     def __init__(
@@ -54,11 +54,11 @@ class Views(Dataset[tuple[Any, ...]]):
         """Describe the views.
 
         Args:
-            images: what is shown.
-            data: how it is varied.
-            seed: what all draws depend on.
-            sizes: height and width, in pixels, that every view comes in; [data]'s alone
-                where nothing is asked for.
+            images: the images.
+            data: how they are augmented.
+            seed: of all random draws.
+            sizes: the sizes of every view, height and width in pixels; by default only
+                the size in [data].
         """
         self._images = images
         self._seed = seed
@@ -71,7 +71,7 @@ class Views(Dataset[tuple[Any, ...]]):
     def __getitem__(self, view: View) -> tuple[Any, ...]:
         """Return the view's pixels, the image's index and the view's number.
 
-        The pixels are uint8 [h, w, 3], of the first of `sizes`; those of other sizes
+        The pixels are uint8 [h, w, 3] in the first of `sizes`. Pixels in the other sizes
         follow the number, in their order. The image is decoded once.
         """
         index, number = view
@@ -85,7 +85,7 @@ class Views(Dataset[tuple[Any, ...]]):
         return first, index, number, *others
 
     def _is_plain(self, number: int) -> bool:
-        """Return whether the view is a plain one; these lie evenly among the others."""
+        """Return whether the view is plain; plain views are spread evenly by number."""
         return int((number + 1) * self._plain) > int(number * self._plain)
 
     def _pixels(
@@ -103,23 +103,23 @@ class Views(Dataset[tuple[Any, ...]]):
 
 
 def _plain_share(data: DataSection, images: int) -> float:
-    """Return which share of views is plain: crops are for images that are seen often."""
+    """Return the share of plain views; random crops help if images are seen often."""
     if data.plain == "by-size":
         return 1.0 if images >= _MANY else 0.5
     return data.plain
 
 
 class _Erasing:
-    """A rectangle of noise in a share of the views, drawn at one size, for every size."""
+    """A rectangle of noise in a share of the views, drawn at one size and scaled."""
 
     def __init__(self, share: float, drawn_at: int) -> None:
         erasing: Any = RandomErasing  # timm leaves it untyped
         self._drawn_at = drawn_at
         self._with_noise = erasing(share, mode="pixel", device="cpu")
-        self._with_zeros = erasing(share, mode="const", device="cpu")  # draws as the other
+        self._with_zeros = erasing(share, mode="const", device="cpu")  # with the same draws
 
     def __call__(self, pixels: UInt8[Tensor, "3 s s"]) -> UInt8[Tensor, "3 s s"]:
-        """Return the pixels with their rectangle, if they are to have one."""
+        """Return the pixels, with a rectangle of noise in a share of the calls."""
         size, drawn_at = pixels.shape[1], self._drawn_at
         if size == drawn_at:
             return _with_noise(pixels, self._with_noise)
@@ -137,7 +137,7 @@ class _Erasing:
 
 
 def _scaled(places: Int64[Tensor, " n"], ratio: float) -> slice:
-    """Return the run of places from the first to the last, at another size."""
+    """Return the slice from the first to the last position, scaled to another size."""
     first, end = int(places.min()), int(places.max()) + 1
     start = round(first * ratio)
     return slice(start, max(round(end * ratio), start + 1))
@@ -146,7 +146,7 @@ def _scaled(places: Int64[Tensor, " n"], ratio: float) -> slice:
 def _with_noise(
     pixels: UInt8[Tensor, "3 h w"], erase: Callable[[Tensor], Tensor]
 ) -> UInt8[Tensor, "3 h w"]:
-    """Let `erase`, which draws standard normals, draw as widely as pixels vary."""
+    """Let `erase`, which draws standard normals, draw with the variance of pixels."""
     normal = erase((pixels.float() / 255 - _MEAN) / _DEVIATION)
     noisy = (normal * _DEVIATION + _MEAN) * 255
     return noisy.round().clamp(0, 255).to(torch.uint8)
@@ -155,16 +155,16 @@ def _with_noise(
 def _transform(
     data: DataSection, size: int, *, whole: bool = False
 ) -> Callable[[Image.Image], Tensor]:
-    """Return what makes a view: of a random crop, or of the `whole` centred square.
+    """Return the transform of a view: of a random crop, or of the `whole` centred square.
 
-    A crop of all the area and of ratio 1 is the largest square, in the middle, which is
-    what evaluation and the service see, up to rounding to whole pixels.
+    A crop of the whole area with ratio 1 is the largest square in the centre. Evaluation
+    and the service use the same square, up to rounding to whole pixels.
     """
     try:
         made = create_transform(
             (3, size, size),
             is_training=True,
-            use_prefetcher=True,  # uint8 out: normalisation belongs to the models
+            use_prefetcher=True,  # returns uint8: the models normalise
             scale=(1.0, 1.0) if whole else data.scale,
             ratio=(1.0, 1.0) if whole else None,
             hflip=data.flip,
@@ -177,7 +177,7 @@ def _transform(
         )
     except (AssertionError, ValueError, KeyError, IndexError) as error:
         raise UsageError(
-            f"timm does not take these views: {error or type(error).__name__}. See "
+            f"timm does not accept these views: {error or type(error).__name__}. See "
             f"`augment` in [data]; `rand-m9-mstd0.5-inc1` is an example."
         ) from error
     if data.blur and size != data.size:
@@ -186,9 +186,9 @@ def _transform(
 
 
 def _widen_blur(made: Compose, ratio: float) -> None:
-    """Let the blur, whose width is in pixels of the student, be as wide at another size.
+    """Scale the blur, whose width is in pixels of the student, to another size.
 
-    Its one draw is uniform between the bounds of sigma, so it is scaled with them.
+    Its only draw is uniform between the bounds of sigma, so the draw is scaled too.
     """
     for step in made.transforms:
         if isinstance(step, RandomApply) and isinstance(step.transforms[0], GaussianBlur):
@@ -200,11 +200,11 @@ def _widen_blur(made: Compose, ratio: float) -> None:
 
 @contextmanager
 def _seeded(seed: int) -> Iterator[None]:
-    """Seed the generators that augmentations draw from, and put them back after."""
+    """Seed the generators that augmentations use, and restore them afterwards."""
     states = random.getstate(), np.random.get_state(), torch.get_rng_state()
     random.seed(seed)
     np.random.seed(seed)
-    torch.default_generator.manual_seed(seed)  # and not those of the GPUs
+    torch.default_generator.manual_seed(seed)  # not those of the GPUs
     try:
         yield
     finally:

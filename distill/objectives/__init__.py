@@ -1,7 +1,7 @@
-"""What a student is trained towards: one file per objective, behind one interface.
+"""Objectives: the losses a student is trained with, one file each, behind one interface.
 
-A file `NAME.py` with a subclass of `Objective` that has a `section` of its own is the
-objective `NAME` of a recipe; nothing else needs to know of it.
+A file `NAME.py` with a subclass of `Objective` that has its own `section` is the objective
+`NAME` of a recipe. It needs no other registration.
 """
 
 from distill.objectives.objective import (

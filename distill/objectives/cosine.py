@@ -1,4 +1,4 @@
-"""The baseline: the cosine between a linear map of the student and the teacher."""
+"""The baseline objective: cosine between the teacher and a linear map of the student."""
 
 import torch
 from jaxtyping import Float
@@ -17,9 +17,9 @@ class CosineSection(ObjectiveSection):
 class Cosine(Objective):
     """mean_b [1 - cos(W s_cls + c, t_cls)], with a trained map to the teacher's width.
 
-    The map is no part of the student, unless it is asked for by `to_teacher`, so the
-    student's own angles follow the teacher's only as far as W lets them; this is the
-    baseline that CosPress improves on (arXiv:2411.15239). It has no paper of its own.
+    The map is not part of the student (unless the recipe has `space = "teacher"`), so the
+    student's own angles may differ from the teacher's by what W changes. CosPress improves
+    on this baseline (arXiv:2411.15239). It has no paper of its own.
     """
 
     section = CosineSection
@@ -39,5 +39,5 @@ class Cosine(Objective):
         self.expand.bias.zero_()
 
     def to_teacher(self) -> nn.Linear:
-        """The trained layer: the loss is zero where it points as the teacher does."""
+        """Return the trained layer, which maps to the teacher's direction."""
         return self.expand

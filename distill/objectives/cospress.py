@@ -1,4 +1,4 @@
-"""CosPress: compress the teacher so that angles survive, and imitate the result."""
+"""CosPress: compress the teacher so that angles are kept, and imitate the result."""
 
 from collections.abc import Iterable
 from typing import Annotated, Literal
@@ -25,7 +25,7 @@ class CosPressSection(ObjectiveSection):
     temperatures: tuple[_Positive, ...] = Field(
         default=_TEMPERATURES,
         min_length=1,
-        description="of the similarities, one term each",
+        description="of the similarities; the divergence is a mean over them",
     )
     init: Literal["random", "pca"] = Field(
         default="pca", description="how the compression head starts"
@@ -33,12 +33,11 @@ class CosPressSection(ObjectiveSection):
 
 
 class CosPress(Objective):
-    """Two tasks in one optimiser: a compression head, and a student without head.
+    """Two tasks in one optimiser: a compression head, and a student without a head.
 
-    The head g = Linear(LayerNorm(t)) maps the teacher's tokens to the student's width.
-    It learns from how well neighbourhoods survive, K being the SNE divergence of
-    `sne.py`; the student learns from the cosines with the compressed tokens z = g(t),
-    which it cannot move:
+    The head g = Linear(LayerNorm(t)) maps the teacher's tokens to the student's width. It
+    is trained to keep neighbourhoods: K is the SNE divergence of `sne.py`. The student is
+    trained on cosines with the compressed tokens z = g(t), without gradient to g:
 
         local   = mean_b K(t_b, z_b), over the tokens of an image
         global  = K(t_cls, z_cls), over the class tokens of the batch of all processes
@@ -47,10 +46,10 @@ class CosPress(Objective):
 
     Reference: Mannix, Hodgkinson, Bondell, "Preserving Angles Improves Feature
     Distillation", arXiv:2411.15239; equal to the authors' code to 1e-9 in float64.
-    Our extensions: where the grids of teacher and student differ, z's cells are
-    resampled (bilinear, antialiased) to the student's grid for `feature`; the head may
-    start from a principal component analysis, see `start`; and of a teacher known by its
-    embeddings alone, `global` and `token` remain.
+    Our extensions: if the grids of teacher and student differ, z's cells (patch tokens)
+    are resampled (bilinear, antialiased) to the student's grid for `feature`. The head may
+    start from a principal component analysis, see `start`. If only the teacher's embeddings
+    are known, `global` and `token` remain.
     """
 
     section = CosPressSection
@@ -88,7 +87,7 @@ class CosPress(Objective):
         return Features(tokens=self.compress(self.norm(teacher.tokens)), grid=teacher.grid)
 
     def terms(self, student: Features, teacher: Features, z: Features) -> Terms:
-        """Return the terms for tokens that are compressed already."""
+        """Return the terms for given compressed tokens."""
         target = Features(tokens=z.tokens.detach(), grid=z.grid)
         pooled = {
             "global": sne_divergence(
@@ -109,16 +108,16 @@ class CosPress(Objective):
 
     @property
     def start_on(self) -> StartOn:
-        """A sample, where the head is to start from principal components."""
+        """A sample, if the head starts from principal components."""
         return "sample" if self.pca_start else "nothing"
 
     @torch.no_grad()
     def start(self, sample: Iterable[tuple[Features, Labels]]) -> None:
         """Set the linear map to the uncentred PCA of the normalised tokens.
 
-        Of all linear maps of this rank it loses least of their inner products. The
-        vectors are LayerNorm(t), all of one length, which is what the map will see;
-        class tokens and cells count alike.
+        No linear map of this rank keeps more of their inner products. The vectors are
+        LayerNorm(t), which all have the same length and are the input of the map. Class
+        tokens and cells have the same weight.
         """
         weight = self.compress.weight
         moment = torch.zeros(weight.shape[1], weight.shape[1], dtype=torch.float64)
@@ -135,7 +134,7 @@ class CosPress(Objective):
 
     @torch.no_grad()
     def student_targets(self, teacher: Float[Tensor, "b t"]) -> Float[Tensor, "b s"]:
-        """The directions of z, which the student imitates."""
+        """Return the directions of z, which the student imitates."""
         return F.normalize(self.compress(self.norm(teacher)), dim=1)
 
 

@@ -1,4 +1,4 @@
-"""CoSS: images alike as vectors over channels, channels alike as vectors over images."""
+"""CoSS: similar images as vectors over channels, and similar channels over images."""
 
 from typing import Literal
 
@@ -29,16 +29,17 @@ class CossSection(ObjectiveSection):
     )
     batches: Literal["random", "neighbours"] = Field(
         default="random",
-        description="neighbours: images among their nearest; batch_size a multiple of 16",
+        description="neighbours: images together with near ones; batch_size a multiple of "
+        "16",
     )
 
     @property
     def of_neighbours(self) -> bool:
-        """Whether `batches` says so."""
+        """Whether `batches` is "neighbours"."""
         return self.batches == "neighbours"
 
     def require_batch(self, batch_size: int, parts: int) -> None:
-        """Raise `ValueError` if groups of neighbours would be cut apart."""
+        """Raise `ValueError` if a part would not hold whole groups of neighbours."""
         size = GROUP * parts
         if self.of_neighbours and batch_size % size:
             raise ValueError(
@@ -54,11 +55,11 @@ class Coss(Objective):
         L_co = - mean over rows i    of cos(A_s[i, :], A_t[i, :])
         L_ss = - mean over columns j of cos(A_s[:, j], A_t[:, j])
 
-    Columns run over the batch of all processes. Neither side is centred or normalised
-    before. The temperatures divide vectors that
-    are normalised already, so they are a constant gain; the released runs use 0.07
-    and 0.1, a gain of 142.86. Where widths differ the student passes a trained head
-    Linear(d_s, 2048), ReLU, Linear(2048, d_t), which is not kept.
+    Columns are over the batch of all processes. Neither side is centred or normalised
+    first. The temperatures divide vectors that are already normalised, so they are a
+    constant gain; the released runs use 0.07 and 0.1, a gain of 142.86. If widths differ,
+    the student's vector passes a trained head Linear(d_s, 2048), ReLU, Linear(2048, d_t),
+    which is dropped after training.
 
     Reference: Singh, Wang, "Simple Unsupervised Knowledge Distillation With Space
     Similarity", arXiv:2409.13939; equal to the authors' code to 1e-9 in float64. Their
@@ -109,7 +110,7 @@ class Coss(Objective):
         }
 
     def to_teacher(self) -> nn.Linear | None:
-        """The identity where widths are equal; a nonlinear head is no linear map."""
+        """Return the identity if widths are equal; else None: the head is not linear."""
         if not isinstance(self.head, nn.Identity):
             return None
         identity = nn.Linear(self.width, self.width, bias=False)

@@ -1,4 +1,4 @@
-"""Isogon's own objective: point where the compressed teacher does, and keep its angles."""
+"""Isogon's own objective: imitate the compressed teacher, and keep its angles."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -15,42 +15,41 @@ from distill.objectives.terms import cosine, precise, whole_batch
 from distill.recipe.sections import ObjectiveSection
 from isogon.networks import Features
 
-_OF_A_HEAD = ("temperatures", "init", "angle_weight")
+_OF_A_HEAD = ("temperatures", "init", "angle_weight")  # keys of earlier versions
 
 
 class IsogonSection(ObjectiveSection):
-    """CosPress's terms on the student, and absolute angles; ours."""
+    """CosPress's terms on the student, and absolute angles; our own."""
 
     pairs_weight: float = Field(default=3.0, ge=0, description="on the student's cosines")
 
     @model_validator(mode="before")
     @classmethod
     def _without_a_trained_head(cls, section: Any) -> Any:
-        """Leave out the keys of a head that this objective trained in earlier versions."""
+        """Ignore the keys of a head that earlier versions of this objective trained."""
         if not isinstance(section, dict):
             return section
         return {key: value for key, value in section.items() if key not in _OF_A_HEAD}
 
 
-class Isogon(Objective):
+class IsogonObjective(Objective):
     """CosPress's two terms on the student, with a fixed compression, plus its angles.
 
-    The compression z = W t / |t| is the uncentred PCA of the teacher's unit vectors: of
-    all linear maps of this rank it loses least of their inner products. It stays as it
-    is, for the head that CosPress trains by SNE hardly keeps more neighbours and loses
-    absolute angles: it keeps the order of a row's cosines, not their level. With C the
-    cosines of a set,
+    The compression z = W t / |t| is the uncentred PCA of the teacher's unit vectors: no
+    linear map of this rank keeps more of their inner products. It is not trained. The head
+    that CosPress trains by SNE keeps hardly more neighbours and loses absolute angles: it
+    keeps the order of a row's cosines, not their values. With C the cosines of a set,
 
         token   = mean_b [1 - cos(s_cls, z_cls)]
         feature = mean_b [1 - cos(vec(s_b), vec(z_b))], one cosine per image
         pairs   = pairs_weight * [mse(C(s_cls), C(t_cls)) + mean_b mse(C(s_b), C(t_b))]
 
-    `pairs` compares with the teacher itself, once over the class tokens of the batch of
-    all processes and once over the tokens of an image, the diagonals left out. Student
-    and teacher must have equal grids for the latter. Of a teacher known by its
-    embeddings alone, the terms over class tokens remain.
+    `pairs` compares with the teacher itself: over the class tokens of the batch of all
+    processes, and, if student and teacher have equal grids, over the tokens of each image;
+    both without the diagonal. If only the teacher's embeddings are known, the terms over
+    class tokens remain.
 
-    Ours, without a paper; `token` and `feature` are those of CosPress, arXiv:2411.15239.
+    Our own, without a paper; `token` and `feature` are those of CosPress, arXiv:2411.15239.
     """
 
     compression: Tensor
@@ -61,13 +60,13 @@ class Isogon(Objective):
         self, teacher_width: int, student_width: int, *, pairs_weight: float
     ) -> None:
         super().__init__()
-        # Until the start: any rows of unit norm, orthogonal.
+        # Any orthogonal rows of unit norm, until `start`.
         start = torch.empty(student_width, teacher_width)
         self.register_buffer("compression", nn.init.orthogonal_(start))
         self.pairs_weight = pairs_weight
 
     @classmethod
-    def from_section(cls, section: IsogonSection, sizes: Sizes) -> "Isogon":
+    def from_section(cls, section: IsogonSection, sizes: Sizes) -> "IsogonObjective":
         """Return the objective that a recipe's table asks for."""
         return cls(
             sizes.teacher_width, sizes.student_width, pairs_weight=section.pairs_weight
@@ -75,14 +74,14 @@ class Isogon(Objective):
 
     @property
     def start_on(self) -> StartOn:
-        """A sample, of whose vectors the principal axes are taken."""
+        """A sample, for the principal axes of its vectors."""
         return "sample"
 
     @torch.no_grad()
     def start(self, sample: Iterable[tuple[Features, Labels]]) -> None:
         """Set the compression to the principal axes of the teacher's unit vectors.
 
-        An image's class token counts as much as all of its cells.
+        An image's class token counts as much as all its cells (patch tokens) together.
         """
         width = self.compression.shape[1]
         moment = torch.zeros(width, width, dtype=torch.float64)
@@ -101,7 +100,7 @@ class Isogon(Objective):
 
     @torch.no_grad()
     def student_targets(self, teacher: Float[Tensor, "b t"]) -> Float[Tensor, "b s"]:
-        """z, whose length says how much of a vector the compression keeps."""
+        """Return z; its length says how much of a vector the compression keeps."""
         return F.normalize(teacher, dim=1) @ self.compression.to(teacher).T
 
     def forward(self, student: Features, teacher: Features, labels: Labels = None) -> Terms:

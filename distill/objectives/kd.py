@@ -1,4 +1,4 @@
-"""KD: predict the classes, and the teacher's probabilities of them."""
+"""KD: predict the classes, and the teacher's class probabilities."""
 
 from collections.abc import Iterable
 
@@ -17,38 +17,40 @@ from isogon.ood import LinearProbe
 
 # The logit of a class without images: its probability underflows to 0.
 _ABSENT = -1e4
-_PROBED = 50_000  # most images that the teacher's classifier is fitted on
+_PROBED = 50_000  # images for the teacher's classifier, at most
 
 
 class KdSection(ObjectiveSection):
     """KD with cross-entropy, arXiv:1503.02531, as in KD++; needs classes."""
 
-    temperature: float = Field(default=4.0, gt=0, description="of both models' classes")
+    temperature: float = Field(default=4.0, gt=0, description="of both models' softmax")
     kd_weight: float = Field(
-        default=1.0, ge=0, description="of the divergence, beside the cross-entropy's 1"
+        default=1.0,
+        ge=0,
+        description="of the KL divergence; the cross-entropy has weight 1",
     )
     warmup_epochs: float = Field(
-        default=0.0, ge=0, description="over which kd_weight grows from 0"
+        default=0.0, ge=0, description="in which kd_weight grows from 0"
     )
 
 
 class Kd(Objective):
     """Cross-entropy, plus kd_weight T^2 KL(softmax(l_t / T) || softmax(l_s / T)).
 
-    l_s are logits of the student, Linear(d_s, classes) on its pooled vector, trained
-    and not kept. l_t are the teacher's. The KL is a mean over images and grows from 0 to
-    its weight as min(1, epoch / warmup_epochs), epoch counting those that are done. With
-    the objective ND beside it this is KD++: its loss is CE + kd_weight T^2 KL + weight
-    of ND, and (T, kd_weight, weight of ND, warmup_epochs) were (4, 1 to 3.5, 2, 20) on
-    CIFAR-100 and (1, 2.5 to 4, 1, 5) on ImageNet.
+    l_s are logits of the student: Linear(d_s, classes) on its pooled vector, trained and
+    then dropped. l_t are the teacher's. The KL is a mean over images. Its weight grows from
+    0 as min(1, epoch / warmup_epochs), with the number of finished epochs. Together with
+    the objective ND this is KD++, whose loss is CE + kd_weight T^2 KL + weight * ND. Its
+    (T, kd_weight, weight of ND, warmup_epochs) were (4, 1 to 3.5, 2, 20) on CIFAR-100 and
+    (1, 2.5 to 4, 1, 5) on ImageNet.
 
     Reference: Hinton et al., "Distilling the Knowledge in a Neural Network",
     arXiv:1503.02531, as in KD++, Wang et al., arXiv:2305.17007; the KL equals the
     authors' code to 1e-9 in float64. Where we differ: our teachers have no classifier
-    for these classes, so l_t are those of a linear probe, a logistic regression fitted
-    at the start on the teacher's pooled vectors of the training images without
-    augmentation (at most 50,000 of them) and kept as buffers; and the student's
-    classifier is no part of the student. Classes may be pseudo-classes (ours).
+    for these classes, so l_t are from a linear probe. It is a logistic regression, fitted
+    at the start on the teacher's pooled vectors of at most 50,000 training images without
+    augmentation, and kept as buffers. The student's classifier is not part of the student.
+    Classes may be pseudo-classes (our extension).
     """
 
     section = KdSection
@@ -103,14 +105,14 @@ class Kd(Objective):
 
     @torch.no_grad()
     def begin(self, compression: Float[Tensor, "s t"], length: float) -> None:
-        """Start the student's classifier as the teacher's, through the compression."""
+        """Set the student's classifier to the teacher's, composed with the compression."""
         weight = self.probe_weight @ compression.T.to(self.probe_weight)
         self.head.weight.copy_(length * weight)
         self.head.bias.copy_(self.probe_bias)
 
     @property
     def start_on(self) -> StartOn:
-        """Everything, of which the probe takes the first 50,000 images."""
+        """Everything; the probe uses the first 50,000 images."""
         return "everything"
 
     @torch.no_grad()
@@ -118,7 +120,7 @@ class Kd(Objective):
         """Fit the teacher's classifier.
 
         Raises:
-            UsageError: a class number is not below `classes`, or there is one class only.
+            UsageError: a class number is not below `classes`, or there is only one class.
         """
         classes = len(self.probe_bias)
         vectors: list[np.ndarray] = []
@@ -140,7 +142,7 @@ class Kd(Objective):
         self.probe_bias[rows] = torch.from_numpy(probe.bias).to(self.probe_bias)
 
     def at_epoch(self, epoch: float) -> None:
-        """Set the ramp of the divergence."""
+        """Set the factor on the divergence."""
         done = epoch >= self.warmup_epochs
         self.ramp = 1.0 if done else epoch / self.warmup_epochs
 

@@ -1,4 +1,4 @@
-"""ND: point towards the teacher's class mean, with at least the teacher's norm."""
+"""ND: have the direction of the teacher's class mean, and at least the teacher's norm."""
 
 from collections.abc import Iterable
 
@@ -25,10 +25,10 @@ class Nd(Objective):
     f is the student's pooled vector, t the teacher's and e_c = mu_c / |mu_c|, where mu_c
     is the mean of the teacher's pooled vectors over the training images of class c,
     without augmentation, computed once at the start and kept as a buffer. Nothing is
-    detached: below the teacher's norm the term pushes norm and direction, above it
-    direction only. Where widths differ the student passes BatchNorm1d(d_s),
-    Dropout(0.5), Linear(d_s, d_t) for this term only; it is not kept. Of several
-    processes each normalises its own images, unless BatchNorm is made synchronous.
+    detached: below the teacher's norm the term changes norm and direction, above it only
+    the direction. If widths differ, the student's vector passes a head for this term:
+    BatchNorm1d(d_s), Dropout(0.5), Linear(d_s, d_t), dropped after training. Each process
+    normalises its own images, unless BatchNorm is made synchronous.
 
     Reference: Wang et al., "Improving Knowledge Distillation via Regularizing Feature
     Norm and Direction", arXiv:2305.17007, the term ND of KD++; equal to the authors'
@@ -72,12 +72,12 @@ class Nd(Objective):
 
     @property
     def start_on(self) -> StartOn:
-        """Everything: class means are those of the training set."""
+        """Everything: the class means are over the whole training set."""
         return "everything"
 
     @torch.no_grad()
     def start(self, sample: Iterable[tuple[Features, Labels]]) -> None:
-        """Compute the class means; that of a class without images is 0, and not used.
+        """Compute the class means; a class without images has mean 0, which is not used.
 
         Raises:
             UsageError: a class number is not below `classes`.

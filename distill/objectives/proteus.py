@@ -1,4 +1,4 @@
-"""Proteus: reproduce the teacher's tokens, class token and all."""
+"""Proteus: reproduce all of the teacher's tokens, also the class token."""
 
 import torch
 import torch.nn.functional as F
@@ -20,12 +20,12 @@ class Proteus(Objective):
         token   = MSE(g(s_cls), t_cls)
         feature = MSE([g(s_cls), h(s_patches)], t), over all tokens
 
-    g and h are LayerNorm(d_s) -> Linear(d_s, d_t), trained and not kept, so the student's
-    own angles are free. Reference: Zhang et al., "Accessing Vision Foundation Models at
-    ImageNet-level Costs", arXiv:2407.10366, as released, where the class token passes
-    the same head in both terms; without its patch-masking term, for which the student
-    would have to see a masked image. Our extension: where the grids differ,
-    the teacher's cells are resampled to the student's.
+    g and h are LayerNorm(d_s) -> Linear(d_s, d_t), trained and then dropped, so the
+    student's own angles are not constrained. Reference: Zhang et al., "Accessing Vision
+    Foundation Models at ImageNet-level Costs", arXiv:2407.10366, as released, where the
+    class token passes the same head in both terms. Its patch-masking term is missing: the
+    student would need masked images. Our extension: if the grids differ, the teacher's
+    cells (patch tokens) are resampled to the student's grid.
     """
 
     section = ProteusSection
@@ -40,8 +40,8 @@ class Proteus(Objective):
         """Return the terms token and feature."""
         if teacher.grid == (0, 0):
             raise ValueError(
-                "Proteus compares cells, but of this teacher only embeddings are known; "
-                "take an objective that works without, such as cospress or cosine."
+                "Proteus compares cells, but this teacher gives only embeddings; take an "
+                "objective that works without cells, such as cospress or cosine."
             )
         target = teacher.on_grid(student.grid)
         token, cells = self.token(student.pooled), self.feature(student.cells)

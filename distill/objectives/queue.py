@@ -1,4 +1,4 @@
-"""A queue of teacher vectors as pseudo-classes, and an image's own cells as others."""
+"""A queue of teacher vectors as pseudo-classes, and similarities between cells."""
 
 from collections.abc import Iterable
 
@@ -32,22 +32,21 @@ class QueueSection(ObjectiveSection):
 class Queue(Objective):
     """Match the teacher's similarities to references, as a classifier's soft labels.
 
-    The references are teacher vectors, so that no classes are needed. With cosines over
-    a temperature as logits, p of the teacher's vector and q of the student's, which
-    passes a trained linear head h to the teacher's width and is not kept,
+    The references are teacher vectors, so no classes are needed. Logits are cosines over a
+    temperature; p is from the teacher's vector and q from the student's, which passes a
+    trained linear head h to the teacher's width (dropped after training),
 
-        queue = mean_b KL(p || q), over the latest teacher vectors, this batch's included
+        queue = mean_b KL(p || q), over the latest teacher vectors, with this batch
         cells = mean_b,i KL(p || q), of cell i over the teacher's cells of its own image
 
-    `queue` starts with training images and takes in the batch of all processes at each
-    step, before it is compared with; the oldest vectors leave. It then changes only in
-    training. Where the grids differ, the teacher's cells are resampled to the student's.
-    Without cells only `queue` remains.
+    The queue starts with training images. Each training step first adds the batch of all
+    processes and drops the oldest vectors. If the grids differ, the teacher's cells are
+    resampled to the student's grid. Without cells (patch tokens) only `queue` remains.
 
     Written from the description of LightlyTrain's default method, distillation v3, in its
-    documentation (a queue of teacher embeddings as pseudo-classifier, a loss on spatial
-    features beside it, both temperatures 0.07, weight 1 on the second), not from its
-    code. The form of the second loss is our reading; so is one head for both.
+    documentation (a queue of teacher embeddings as pseudo-classifier, a second loss on
+    spatial features, both temperatures 0.07, weight 1 on the second), not from its code.
+    The form of the second loss is our interpretation, and so is one head for both.
     """
 
     section = QueueSection
@@ -119,7 +118,7 @@ class Queue(Objective):
         self.head.bias.zero_()
 
     def to_teacher(self) -> nn.Linear:
-        """The head."""
+        """Return the head."""
         return self.head
 
     @torch.no_grad()

@@ -1,6 +1,6 @@
-"""Which objectives there are, and the loss that a recipe asks for.
+"""Find objectives by name, and make the loss of a recipe.
 
-An objective's name is that of its module in this package, or an import path of one's own.
+An objective's name is the name of its module in this package, or your own import path.
 """
 
 import difflib
@@ -31,13 +31,13 @@ def objective_from_recipe(
     student_width: int,
     classes: int = 0,
 ) -> Objective:
-    """Return the weighted sum that the recipe asks for.
+    """Return the weighted sum of the recipe's objectives.
 
     Args:
         sections: the recipe's `[[objective]]` tables.
         teacher_width: of the teacher's tokens.
         student_width: of the student's.
-        classes: how many classes, or pseudo-classes, the training images have.
+        classes: the number of classes, or pseudo-classes, of the training images.
 
     Raises:
         UsageError: an objective needs classes and there are fewer than two.
@@ -58,7 +58,7 @@ def section_from_table(table: Any) -> ObjectiveSection:
     """Return a checked `[[objective]]` table.
 
     Raises:
-        ValueError: it has no name, or the name or another key does not fit.
+        ValueError: the name is missing or unknown, or another key is wrong.
     """
     if isinstance(table, ObjectiveSection):
         return table
@@ -76,7 +76,7 @@ def objective_class(name: str) -> type[Objective]:
     """Return the class of an objective, by its name or import path.
 
     Raises:
-        UsageError: there is none; the message is to be read after "[[objective]]: ".
+        UsageError: the name is unknown; the message continues "[[objective]]: ".
     """
     if is_import_path(name):
         return _own(name)
@@ -103,7 +103,7 @@ def objective_names() -> tuple[str, ...]:
 
 
 def _objective_in(module: ModuleType) -> type[Objective] | None:
-    """Return the class with a `section` of its own that the module defines, if any."""
+    """Return the class with its own `section` that the module defines, if any."""
     for found in vars(module).values():
         if isinstance(found, type) and issubclass(found, Objective):
             if found.__module__ == module.__name__ and "section" in vars(found):

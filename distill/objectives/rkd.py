@@ -1,4 +1,4 @@
-"""RKD: compare the shape of a batch, not its coordinates."""
+"""RKD: compare distances and angles within a batch, not coordinates."""
 
 import torch
 import torch.nn.functional as F
@@ -25,13 +25,13 @@ class Rkd(Objective):
         distance = huber(|s_i - s_j| / mean, |t_i - t_j| / mean) over pairs
         angle    = huber(angle at j of s_i, s_j, s_k; the same of t) over triplets
 
-    Both are blind to rotation, translation and scale, so student and teacher may differ
-    in width and no head is needed. The batch is that of all processes; angles take b^3
-    numbers in each of them: keep it below 512.
+    Both are invariant to rotation, translation and scale, so student and teacher may have
+    different widths, without a head. The batch is that of all processes. Angles take b^3
+    numbers in each process: keep the batch below 512.
 
     Reference: Park et al., "Relational Knowledge Distillation", arXiv:1904.05068, as
-    released: distances are in units of their mean over i != j, and the losses average
-    over all b^2 pairs and b^3 triplets, the zero ones included. The default weights keep
+    released: distances are divided by their mean over i != j, and the losses average
+    over all b^2 pairs and b^3 triplets, also the zero ones. The default weights keep
     the paper's ratio of 1 : 2.
     """
 

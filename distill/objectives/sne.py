@@ -16,7 +16,7 @@ from torch import Tensor
 
 from distill.objectives.terms import precise
 
-# On a CPU a few images at a time stay in the cache: numbers per matrix and pass.
+# Numbers per matrix and pass, so that a few images at a time stay in a CPU's cache.
 _CACHED = 2**18
 
 
@@ -27,8 +27,8 @@ def sne_divergence(
 ) -> Float[Tensor, "*sets"]:
     """Return K_tau averaged over the temperatures, one value per set of n vectors.
 
-    Only `learned` receives a gradient. Cosines are taken in at least float32, also
-    under autocast: in float16 their rounding at tau = 0.01 is 0.05 logit.
+    Only `learned` receives a gradient. Cosines are computed in at least float32, also
+    under autocast: in float16 their rounding error at tau = 0.01 is 0.05 logit.
     """
     if target.shape[-2] < 2:
         raise ValueError(
@@ -60,8 +60,8 @@ class _SneDivergence(torch.autograd.Function):
         dK/dD^z_ij = (q_{j|i} sum_k r_ik - r_ij) / (n tau)
         r_ij = 2n P_ij sigmoid(b_j - b_i)
 
-    Probabilities reach e^-200 at tau = 0.01 and may underflow to 0: they enter as
-    factors only, never under a logarithm, so what is lost is below 1e-36.
+    Probabilities reach e^-200 at tau = 0.01 and may underflow to 0. They are used only as
+    factors, never in a logarithm, so the error is below 1e-36.
     """
 
     @staticmethod

@@ -1,18 +1,18 @@
-"""What loss terms need: float32, the batch of all processes, and the images' classes.
+"""Helpers for loss terms: float32, the batch of all processes, and checked class numbers.
 
-A term is *local* if it is a mean over images: DistributedDataParallel averages
-gradients over the R processes, which have batches of one size, and the average of means
-is the mean over all. A term is *global* if it compares images, as pairs, columns or
-covariances do; it is then computed from `whole_batch`, and every process computes the
-same number g(x), x being the gathered batch. Its gradient is right for this reason:
+A term is *local* if it is a mean over images. DistributedDataParallel averages gradients
+over the R processes, whose batches have the same size, so the average of means is the mean
+over all images. A term is *global* if it compares images: pairs, columns or covariances. It
+is computed from `whole_batch`, and every process computes the same number g(x), where x is
+the gathered batch. Its gradient is correct for this reason:
 
-    each process has dg/dx; the backward pass of the gathering sums it over processes,
-    so process r receives R dg/dx_r for its own images x_r; through its copy of the
-    student that is R dg/dx_r dx_r/dw; the average over r is sum_r dg/dx_r dx_r/dw, which
-    is dg/dw of one process with the whole batch.
+    Each process has dg/dx. The backward pass of the gathering sums it over processes, so
+    process r receives R dg/dx_r for its own images x_r. Through its copy of the student
+    that is R dg/dx_r dx_r/dw. The average over r is sum_r dg/dx_r dx_r/dw, which is dg/dw
+    of one process with the whole batch.
 
-Weights that act after the gathering get dg/dw on every process, and so on average. The
-value of a local term that a process reports is that of its own images.
+Weights that are used after the gathering get dg/dw on every process, and so on average. The
+value of a local term that a process reports is the value for its own images.
 """
 
 from typing import Any
@@ -28,12 +28,12 @@ from isogon.errors import UsageError
 
 
 def precise(features: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
-    """Return the numbers in float32, or as they are where they have more digits."""
+    """Return the numbers in float32, or unchanged if they have more precision."""
     return features.to(torch.promote_types(features.dtype, torch.float32))
 
 
 def cosine(one: Float[Tensor, "n d"], other: Float[Tensor, "n d"]) -> Float[Tensor, " n"]:
-    """Return the cosine of each pair of rows; CPU's autocast would take half precision."""
+    """Return the cosine of each pair of rows, in float32 also under autocast on a CPU."""
     with torch.autocast(one.device.type, enabled=False):
         return F.cosine_similarity(precise(one), precise(other), dim=1)
 
@@ -41,9 +41,9 @@ def cosine(one: Float[Tensor, "n d"], other: Float[Tensor, "n d"]) -> Float[Tens
 def whole_batch(features: Float[Tensor, "b d"]) -> Float[Tensor, "whole d"]:
     """Return the features of all processes, in the order of their ranks.
 
-    The gradient goes back to the process that an image belongs to, summed over the
-    processes. Every process must call it equally often with a batch of one size. With
-    one process, or none initialised, these are the features themselves.
+    The gradient, summed over the processes, goes back to the process that has the image.
+    All processes must call it equally often, with batches of the same size. With one
+    process, or without torch.distributed, it returns `features`.
     """
     if not dist.is_available() or not dist.is_initialized() or dist.get_world_size() == 1:
         return features
@@ -54,8 +54,8 @@ def whole_batch(features: Float[Tensor, "b d"]) -> Float[Tensor, "whole d"]:
 class _Gather(torch.autograd.Function):
     """All-gather whose backward pass sums over processes.
 
-    torch.distributed.nn.functional.all_gather does the same and is deprecated; what
-    torch 2.15 names in its place is in a private module and has changed its name.
+    torch.distributed.nn.functional.all_gather does the same but is deprecated. Its
+    replacement in torch 2.15 is in a private module and has changed its name.
     """
 
     @staticmethod
@@ -86,7 +86,7 @@ def required(labels: Labels, name: str, classes: int) -> Int[Tensor, " b"]:
     """Return the class numbers as int64, for the objective called `name`.
 
     Raises:
-        UsageError: there are none.
+        UsageError: the images have no classes.
     """
     if labels is None:
         raise UsageError(
@@ -98,10 +98,10 @@ def required(labels: Labels, name: str, classes: int) -> Int[Tensor, " b"]:
 
 
 def required_below(labels: Labels, name: str, classes: int) -> Int[Tensor, " b"]:
-    """Return the class numbers on the CPU, checked; reading them waits for a GPU.
+    """Return the class numbers on the CPU, checked; this waits for a GPU.
 
     Raises:
-        UsageError: there are none, or some are not below `classes`.
+        UsageError: the images have no classes, or a number is not below `classes`.
     """
     numbers = required(labels, name, classes).cpu()
     if len(numbers) and not 0 <= int(numbers.min()) <= int(numbers.max()) < classes:

@@ -1,4 +1,4 @@
-"""VkD: compare in the teacher's space, through a map that cannot distort."""
+"""VkD: compare in the teacher's space, through an orthogonal map."""
 
 from typing import Any, Literal
 
@@ -18,8 +18,7 @@ Normalisation = Literal["layer_norm", "standardise", "whiten"]
 
 _EPSILON = 1e-5
 
-
-# Parts of a network that give an embedding which is not the mean of the cells.
+# Parts of a network whose embedding is not the mean of the cells (patch tokens).
 _OTHER_EMBEDDINGS = {"cls_token": "its class token", "attn_pool": "pooled by attention"}
 
 
@@ -36,24 +35,24 @@ class VkdSection(ObjectiveSection):
 class Vkd(Objective):
     """SmoothL1(z_s Q^T, norm(z_t)), z the mean of the patch tokens of each side.
 
-    Q [d_t, d_s] has orthonormal columns where d_t >= d_s, so that norms and angles of
-    the student survive it, and orthonormal rows otherwise. `norm` acts on the teacher:
+    Q [d_t, d_s] has orthonormal columns if d_t >= d_s, so that it keeps the student's norms
+    and angles; else it has orthonormal rows. `norm` is applied to the teacher:
 
         layer_norm   over channels, no affine, eps 1e-5 (the recognition recipe)
         standardise  per channel over the batch, on both sides (the detection code)
-        whiten       the batch's covariance made the identity (ours: no released code)
+        whiten       covariance of the batch becomes the identity (ours: no released code)
 
-    A batch is that of all processes. Where teacher or student give one vector
-    per image alone, z is the pooled vector of each side; this is our extension.
+    The batch is that of all processes. If teacher or student gives only one vector per
+    image, z is the pooled vector of each side; this is our extension.
 
-    The class token of a transformer is not in it: alone it cannot train an embedding that
-    is one, and the paper has a classification loss beside it.
+    z does not include the class token of a transformer. So VkD alone cannot train an
+    embedding that is a class token; the paper adds a classification loss.
 
     Reference: Miles, Elezi, Deng, "VkD: Improving Knowledge Distillation using
     Orthogonal Projections", arXiv:2403.06213; equal to the authors' code to 1e-9 in
-    float64. We parametrise Q by the Cayley map. The released Householder one keeps its
-    signs as integers of a diagonal that weight decay shrinks: after one AdamW step with
-    decay Q is zero. Ours has no such state, and the trainer never decays it.
+    float64. We parametrise Q by the Cayley map. The released Householder map keeps its
+    signs as integers in a diagonal, which weight decay shrinks: after one AdamW step with
+    decay Q is zero. The Cayley map has no such state, and the trainer never decays it.
     """
 
     section = VkdSection
@@ -86,13 +85,13 @@ class Vkd(Objective):
 
     @torch.no_grad()
     def begin(self, compression: Float[Tensor, "s t"], length: float) -> None:
-        """Start from the compression, whose rows are orthogonal as Q's columns are."""
+        """Set Q to the compression, whose rows are orthogonal like Q's columns."""
         if len(compression) <= compression.shape[1]:
             self.projection.weight = compression.T
 
     @torch.no_grad()
     def student_targets(self, teacher: Float[Tensor, "b t"]) -> Float[Tensor, "b s"] | None:
-        """norm(t) Q, whose length counts as well; None where a batch decides the norm."""
+        """Return norm(t) Q, whose length counts; None if the norm depends on a batch."""
         if self.normalisation != "layer_norm":
             return None
         normalised = F.layer_norm(teacher, teacher.shape[1:], eps=_EPSILON)
@@ -100,34 +99,34 @@ class Vkd(Objective):
         return targets
 
     def to_teacher(self) -> None:
-        """None, although Q is linear: it leads to the normalised mean of the cells.
+        """Return None, although Q is linear: it maps to the normalised mean of the cells.
 
-        That is not where the teacher's pooled vector points: a LayerNorm takes away the
-        mean over channels, and a class token is not the mean of cells. An index of the
-        teacher's embeddings would be queried with the wrong vectors.
+        That is not the direction of the teacher's pooled vector: LayerNorm subtracts the
+        mean over channels, and a class token is not the mean of cells. Mapped vectors
+        would be wrong queries for an index of the teacher's embeddings.
         """
 
     def untaught(self, student: Student, name: str) -> str | None:
-        """Say so where the embedding is not the mean of the cells, which VkD teaches."""
+        """Return a reason unless the embedding is the mean of the cells, as VkD needs."""
         network = student.backbone.plain
         if isinstance(student.backbone, ImportedNetwork):
             if student.backbone.grid == (0, 0):
                 return None
             return (
-                f"VkD teaches the mean of the cells, and the embedding of {name} is its "
+                f"VkD trains the mean of the cells, but the embedding of {name} is its "
                 f'first token. Add an [[objective]] `name = "cosine"`.'
             )
         for part, embedding in _OTHER_EMBEDDINGS.items():
             if getattr(network, part, None) is not None:
                 return (
-                    f"VkD teaches the mean of the cells, and the embedding of {name} is "
-                    f"{embedding}, which nothing would teach. Add an [[objective]] that "
-                    f'does: `name = "cosine"`, or "kd" where there are classes.'
+                    f"VkD trains the mean of the cells, but the embedding of {name} is "
+                    f"{embedding}, which nothing would train. Add an [[objective]] that "
+                    f'does: `name = "cosine"`, or "kd" if there are classes.'
                 )
         return None
 
     def undecayed(self) -> set[str]:
-        """The projection: decay would move it and teach nothing."""
+        """Return the projection: decay would only move it."""
         return {name for name, _ in self.named_parameters()}
 
 
@@ -154,7 +153,7 @@ def _standardised(features: Float[Tensor, "b d"]) -> Float[Tensor, "b d"]:
 
 
 def _whitened(features: Float[Tensor, "b d"]) -> Float[Tensor, "b d"]:
-    """Return features of identity covariance, in the directions in which they vary."""
+    """Return features with identity covariance in the directions in which they vary."""
     centred = features - features.mean(dim=0)
     left, values, right = torch.linalg.svd(centred, full_matrices=False)
     varies = values > _EPSILON * values.max()

@@ -1,4 +1,4 @@
-"""Several objectives at once, each with its weight."""
+"""The weighted sum of several objectives."""
 
 from collections.abc import Iterable, Mapping
 
@@ -29,7 +29,7 @@ class Weighted(Objective):
 
     @property
     def start_on(self) -> StartOn:
-        """The most that any of them asks for."""
+        """The most images that any of them needs."""
         wanted = {part.start_on for part in self._parts()}
         if "everything" in wanted:
             return "everything"
@@ -38,8 +38,8 @@ class Weighted(Objective):
     def start(self, sample: Iterable[tuple[Features, Labels]]) -> None:
         """Start each objective in one pass over the features.
 
-        Where several are to be started, tokens of the first `SAMPLE` images are kept
-        for those that ask for a sample, and the pooled vectors of all for the others.
+        If several need a start, the tokens of the first `SAMPLE` images are kept for
+        those that need a sample, and the pooled vectors of all images for the others.
         """
         on_sample = [part for part in self._parts() if part.start_on == "sample"]
         on_all = [part for part in self._parts() if part.start_on == "everything"]
@@ -62,32 +62,32 @@ class Weighted(Objective):
             part.start(pooled)
 
     def begin(self, compression: Float[Tensor, "s t"], length: float) -> None:
-        """Set the heads of each of them."""
+        """Set the heads of each objective."""
         for part in self._parts():
             part.begin(compression, length)
 
     def student_targets(self, teacher: Float[Tensor, "b t"]) -> Float[Tensor, "b s"] | None:
-        """The targets of the first objective, in the recipe's order, that has any."""
+        """Return the targets of the recipe's first objective that has any."""
         found = (part.student_targets(teacher) for part in self._parts())
         return next((targets for targets in found if targets is not None), None)
 
     def at_epoch(self, epoch: float) -> None:
-        """Tell each of them."""
+        """Set the changing weights of each objective."""
         for part in self._parts():
             part.at_epoch(epoch)
 
     def to_teacher(self) -> nn.Linear | None:
-        """The map of the first objective, in the recipe's order, that trains one."""
+        """Return the map of the recipe's first objective that trains one."""
         maps = (part.to_teacher() for part in self._parts())
         return next((found for found in maps if found is not None), None)
 
     def untaught(self, student: Student, name: str) -> str | None:
-        """Return the first's reason where all of them have one."""
+        """Return the first objective's reason if all have one."""
         reasons = [part.untaught(student, name) for part in self._parts()]
         return None if None in reasons else reasons[0]
 
     def undecayed(self) -> set[str]:
-        """Return the names of each objective's undecayed parameters, from here."""
+        """Return the names of all objectives' undecayed parameters in this module."""
         return {
             f"objectives.{name}.{parameter}"
             for name, part in zip(self.weights, self._parts(), strict=True)

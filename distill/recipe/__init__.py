@@ -17,4 +17,4 @@ from distill.recipe.recipe import (
 )
 from distill.recipe.sections import ObjectiveSection as ObjectiveSection
 from distill.recipe.teacher import TeacherSection as TeacherSection
-from distill.recipe.written import written as written
+from distill.recipe.writing import toml_text as toml_text

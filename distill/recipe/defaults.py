@@ -1,11 +1,12 @@
-"""What a recipe leaves out, and why: defaults that depend on what the student starts from.
+"""Defaults of a recipe that depend on what the student starts from, with reasons.
 
 A pretrained student already has most of the features that it needs. It is fitted to the
-teacher in closed form and then tuned with small steps; one from scratch trains longer.
-Every value here was chosen on validation images (`benchmarks/settings.py`), and every one
-is overridden by writing the key.
+teacher in closed form and then tuned with small steps. One from scratch trains longer.
+All values here were chosen on validation images (`benchmarks/settings.py`). A key in the
+recipe overrides its default.
 """
 
+import copy
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -18,7 +19,7 @@ _OF_STORES = ("features", "views")
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Default:
-    """One key of a recipe that was left out."""
+    """A default for one key of a recipe, with its reason."""
 
     section: str
     key: str
@@ -32,13 +33,13 @@ PRETRAINED = (
         section="data",
         key="scale",
         value=(0.5, 1.0),
-        reason="crops near the whole image, as the service sees it",
+        reason="crops near the whole image, which the service uses",
     ),
     Default(
         section="data",
         key="plain",
         value="by-size",
-        reason="views as the service sees the image keep most of the teacher's neighbours",
+        reason="views cropped as in the service keep most of the teacher's neighbours",
     ),
     Default(
         section="train",
@@ -50,7 +51,7 @@ PRETRAINED = (
         section="train",
         key="epochs",
         value=80,
-        reason="a few hundred images are overfitted after that",
+        reason="a few hundred images are overfitted after this",
     ),
     Default(
         section="train",
@@ -62,13 +63,13 @@ PRETRAINED = (
         section="train",
         key="learning_rate",
         value=1e-3,
-        reason="less keeps fewer of the teacher's neighbours",
+        reason="a lower rate keeps fewer of the teacher's neighbours",
     ),
     Default(
         section="train",
         key="final_learning_rate",
         value=1e-5,
-        reason="the last steps average what the others found",
+        reason="the last steps average the earlier ones",
     ),
     Default(
         section="train",
@@ -80,7 +81,7 @@ PRETRAINED = (
         section="train",
         key="layer_decay",
         value=0.8,
-        reason="early blocks matter for telling unfamiliar images; they change least",
+        reason="early blocks matter for OOD detection, so they change least",
     ),
     Default(
         section="train",
@@ -92,18 +93,18 @@ PRETRAINED = (
         section="train",
         key="batch_statistics",
         value="frozen",
-        reason="statistics of one kind of image destroy what the network knows",
+        reason="batch statistics of one kind of image damage the pretrained features",
     ),
 )
 
 
 def completed(document: dict[str, Any]) -> tuple[dict[str, Any], tuple[Default, ...]]:
-    """Return a recipe's document with what it leaves out, and what that was.
+    """Return a recipe's document with its defaults filled in, and these defaults.
 
     Args:
-        document: as parsed from TOML; other types than tables are left for validation.
+        document: as parsed from TOML; values of wrong types are left for validation.
     """
-    found = {key: _copied(value) for key, value in document.items()}
+    found = copy.deepcopy(document)
     student = found.get("student")
     if not isinstance(student, dict):
         return found, ()
@@ -111,9 +112,9 @@ def completed(document: dict[str, Any]) -> tuple[dict[str, Any], tuple[Default, 
         return found, ()
     train = found.get("train")
     if isinstance(train, dict) and train.get("epochs") == 0 and not train.get("steps"):
-        return found, ()  # the closed form alone: no step, no view, nothing to fill in
+        return found, ()  # only the closed form: no steps, so nothing to fill in
     taken = []
-    # `steps` or `epochs` alone decides the length: the default of the other is left out.
+    # If `steps` or `epochs` is given, the other one has no default.
     given_length = (
         {"steps", "epochs"}
         if isinstance(train, dict) and {"steps", "epochs"} & train.keys()
@@ -137,17 +138,17 @@ def completed(document: dict[str, Any]) -> tuple[dict[str, Any], tuple[Default, 
 
 
 def _features(document: dict[str, Any]) -> tuple[Default, ...]:
-    """Return the default for `features`, if there is a network as teacher and no key."""
+    """Return the default of `features`, if a teacher is a network and no key is set."""
     networks, objectives = _networks(document), document.get("objective") or ()
     stated = any(one.get(key) is not None for one in networks for key in _OF_STORES)
     if not networks or stated or _needs_tokens(objectives):
         return ()
-    once = "the teacher sees each view once, not once per epoch"
+    once = "the teacher runs once on each view, not once per epoch"
     return (Default(section="teacher", key="features", value="embedding", reason=once),)
 
 
 def _needs_tokens(objectives: Iterable[Any]) -> bool:
-    """Return whether one of these tables learns nothing without the teacher's cells."""
+    """Return whether one of these objectives needs the teacher's cells (patch tokens)."""
     from distill.objectives import objective_class  # loads torch
 
     for table in objectives:
@@ -156,7 +157,7 @@ def _needs_tokens(objectives: Iterable[Any]) -> bool:
             if isinstance(name, str) and objective_class(name).needs_tokens:
                 return True
         except UsageError:
-            continue  # told when the table is checked
+            continue  # reported when the table is checked
     return False
 
 
@@ -165,9 +166,3 @@ def _networks(document: dict[str, Any]) -> list[dict[str, Any]]:
     teacher = document.get("teacher")
     tables = teacher if isinstance(teacher, list | tuple) else [teacher]
     return [one for one in tables if isinstance(one, dict) and one.get("path") is None]
-
-
-def _copied(value: Any) -> Any:
-    if isinstance(value, list | tuple):
-        return [_copied(one) for one in value]
-    return dict(value) if isinstance(value, dict) else value

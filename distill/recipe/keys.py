@@ -1,6 +1,6 @@
-"""Every key of a recipe: as a page, and as a recipe to be read and changed.
+"""What every key of a recipe means: as a page, and as comments in a recipe.
 
-The page is made from the models that check a recipe; a test holds it to them.
+Both are made from the models that check a recipe. A test compares `recipes/keys.md`.
 """
 
 import sys
@@ -16,7 +16,7 @@ from pydantic_core import PydanticUndefined
 from distill.objectives import objective_class, objective_names
 from distill.recipe.defaults import Default, completed
 from distill.recipe.recipe import Recipe
-from distill.recipe.written import value_text, written
+from distill.recipe.writing import toml_text, value_text
 
 _WIDTH = 92
 _FILE_OPENING = """\
@@ -24,19 +24,30 @@ _FILE_OPENING = """\
 # A key that is left out has its default; recipes/keys.md has them all.
 
 """
+_OPENING = """# Every key of a recipe
+
+Made by `make keys` from the models that check a recipe. A key that is left out has its
+default. A second default is for students that start from pretrained weights
+(`pretrained = true` or a `checkpoint` in [student]).
+`isogon distill --set SECTION.KEY=VALUE` sets any key of the tables in one bracket.
+"""
+_PLAIN = {"name"}  # keys outside of tables
+_BRACKETS = {"unfamiliar": "[[unfamiliar]]"}
+_WORDS = {str: "text", bool: "true or false", int: "whole number", float: "number"}
+_BOUNDS = {"ge": "≥", "gt": ">", "le": "≤", "lt": "<"}
 
 
 def annotated(document: dict[str, Any], taken: Iterable[Default] = ()) -> str:
-    """Return TOML that reads back as `document`, with the meaning of each key above it.
+    """Return TOML that parses to `document`, with the meaning of each key above it.
 
     Args:
         document: as parsed from TOML.
-        taken: what was filled in; each reason stands behind its value.
+        taken: the defaults that were filled in; each reason follows its value.
     """
     known = meanings()
     lines: list[str] = []
     section = ""
-    for line in written(document, taken).splitlines():
+    for line in toml_text(document, taken).splitlines():
         if line.startswith("["):
             section = line.strip("[]")
         elif line:
@@ -44,19 +55,6 @@ def annotated(document: dict[str, Any], taken: Iterable[Default] = ()) -> str:
             lines += [f"# {part}" for part in wrap(meaning, _WIDTH - 2)]
         lines.append(line)
     return _FILE_OPENING + "\n".join(lines) + "\n"
-
-
-_OPENING = """# Every key of a recipe
-
-Made by `make keys` from the models that check a recipe. A key that is left out has its
-default: the first for a student from scratch, the second, where there is one, for a student
-that starts from pretrained weights (`pretrained = true` or a `checkpoint` in [student]).
-`isogon distill --set SECTION.KEY=VALUE` sets any key of the tables in one bracket.
-"""
-_PLAIN = {"name"}  # a key of no table
-_BRACKETS = {"unfamiliar": "[[unfamiliar]]"}
-_WORDS = {str: "text", bool: "true or false", int: "whole number", float: "number"}
-_BOUNDS = {"ge": "≥", "gt": ">", "le": "≤", "lt": "<"}
 
 
 def keys_page() -> str:
@@ -73,16 +71,6 @@ def keys_page() -> str:
     return "\n".join(lines) + "\n"
 
 
-def pretrained_defaults() -> tuple[Default, ...]:
-    """Return what a recipe with a pretrained student leaves out, at its plainest."""
-    document: dict[str, Any] = {
-        "teacher": {"name": "any"},
-        "student": {"name": "any", "pretrained": True},
-        "data": {"images": "any"},
-    }
-    return completed(document)[1]
-
-
 def meanings() -> dict[tuple[str, str], str]:
     """Return what each key means, by its section ("" at the top) and its name."""
     models = {"": Recipe} | {name: model for name, (model, _) in _sections().items()}
@@ -93,8 +81,18 @@ def meanings() -> dict[tuple[str, str], str]:
     }
 
 
+def _pretrained_defaults() -> tuple[Default, ...]:
+    """Return the defaults of the shortest recipe with a pretrained student."""
+    document: dict[str, Any] = {
+        "teacher": {"name": "any"},
+        "student": {"name": "any", "pretrained": True},
+        "data": {"images": "any"},
+    }
+    return completed(document)[1]
+
+
 def _sections() -> dict[str, tuple[type[BaseModel], str]]:
-    """Return the model and the heading of every table but the objectives."""
+    """Return the model and the heading of every table except the objectives."""
     found = {}
     for name, field in Recipe.model_fields.items():
         model = _model_in(field.annotation)
@@ -122,7 +120,7 @@ def _table(
     only: set[str] | None = None,
     leaving: set[str] | None = None,
 ) -> Iterator[str]:
-    pretrained = {(one.section, one.key): one.value for one in pretrained_defaults()}
+    pretrained = {(one.section, one.key): one.value for one in _pretrained_defaults()}
     yield "| key | values | default | pretrained | meaning |"
     yield "|---|---|---|---|---|"
     for key, field in model.model_fields.items():
@@ -140,7 +138,7 @@ def _table(
 
 
 def _values(field: FieldInfo) -> str:
-    """Return what may be written, with its bounds."""
+    """Return the allowed values of a key, with bounds."""
     bounds = [
         f"{sign} {getattr(one, name):g}"
         for one in field.metadata

@@ -1,4 +1,4 @@
-"""A recipe from its TOML file; what is wrong with it, in words."""
+"""Read a recipe from its TOML file, and explain what is wrong with it."""
 
 import difflib
 import tomllib
@@ -12,7 +12,7 @@ from distill.recipe.sections import renamed_keys
 from distill.recipe.teacher import TeacherSection
 from isogon.errors import UsageError
 
-# Keys that earlier recipes had, and what to write instead.
+# Keys of older recipes, and what to write instead.
 _MOVED: dict[tuple[str, ...], str] = {
     ("data", "unfamiliar"): "write an [[unfamiliar]] table with `name` and `images`.",
 }
@@ -22,14 +22,14 @@ def recipe_from_toml(path: Path) -> Recipe:
     """Read a recipe; relative paths in it are relative to the current folder.
 
     Raises:
-        UsageError: no such file, not TOML, or a key or value that does not fit; an
-            unknown key is answered with the nearest known one.
+        UsageError: the file is missing or not TOML, or a key or value is wrong. For an
+            unknown key the message names the most similar known one.
     """
     return recipe_from_document(document_from_toml(path), where=str(path))
 
 
 def document_from_toml(path: Path) -> dict[str, Any]:
-    """Return what the file says, not checked; see `recipe_from_toml`."""
+    """Return the file's content, unchecked; see `recipe_from_toml`."""
     try:
         return tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
@@ -44,8 +44,26 @@ def document_from_toml(path: Path) -> dict[str, Any]:
         ) from error
 
 
+def recipe_from_document(document: dict[str, Any], *, where: str) -> Recipe:
+    """Check a parsed recipe; see `recipe_from_toml`."""
+    try:
+        return Recipe.model_validate(document)
+    except ValidationError as error:
+        faults = error.errors()
+        # Pydantic reports a list without its wrong tables as "too short", too: skip that.
+        above = {
+            fault["loc"][:depth] for fault in faults for depth in range(len(fault["loc"]))
+        }
+        lines = [
+            _explain(_with_objective(dict(fault), document), where)
+            for fault in faults
+            if fault["type"] != "too_short" or fault["loc"] not in above
+        ]
+        raise UsageError("\n".join(lines)) from error
+
+
 def renamed_in(document: dict[str, Any], *, where: str) -> tuple[str, ...]:
-    """Return a note for each key of a recipe that goes by another name now."""
+    """Return a note for each key of a recipe that has another name now."""
     from distill.objectives import objective_class  # loads torch
 
     found: list[tuple[str, dict[str, str]]] = []
@@ -66,26 +84,8 @@ def _tables(value: Any) -> list[Any]:
     return list(value) if isinstance(value, list | tuple) else [value] if value else []
 
 
-def recipe_from_document(document: dict[str, Any], *, where: str) -> Recipe:
-    """Check a parsed recipe; see `recipe_from_toml`."""
-    try:
-        return Recipe.model_validate(document)
-    except ValidationError as error:
-        faults = error.errors()
-        # A list without its faulty tables is "too short" as well, in a line of its own.
-        above = {
-            fault["loc"][:depth] for fault in faults for depth in range(len(fault["loc"]))
-        }
-        lines = [
-            _explain(_with_objective(dict(fault), document), where)
-            for fault in faults
-            if fault["type"] != "too_short" or fault["loc"] not in above
-        ]
-        raise UsageError("\n".join(lines)) from error
-
-
 def _with_objective(fault: dict[str, Any], document: dict[str, Any]) -> dict[str, Any]:
-    """Return the fault with the objective's name in its place, after its number."""
+    """Return the fault with the objective's name inserted into its location."""
     place = fault["loc"]
     if len(place) < 3 or place[0] != "objective":
         return fault
@@ -94,12 +94,11 @@ def _with_objective(fault: dict[str, Any], document: dict[str, Any]) -> dict[str
 
 
 def _explain(fault: dict[str, Any], where: str) -> str:
-    # The place of a fault: section, in [[...]] its number, of an objective also its
-    # name, then the key.
+    # A location is: section, number of the table in [[...]], name of an objective, key.
     place = [str(part) for part in fault["loc"]]
     if place[0:1] == ["teacher"]:
         place = [part for part in place if part not in ("one", "several")]
-    if not place:  # between sections
+    if not place:  # about several sections
         return f"{where}: {fault['msg']}."
     inside = {"objective": 3, "unfamiliar": 2}.get(place[0], 1)
     if place[0] == "teacher" and len(place) > 1 and place[1].isdigit():

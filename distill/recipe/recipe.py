@@ -1,4 +1,4 @@
-"""Every choice of a distillation, checked before work."""
+"""The recipe's model: every table and key of a distillation, checked before it starts."""
 
 from typing import Annotated, Any, Literal
 
@@ -21,7 +21,7 @@ from isogon.ood import DETECTORS, DetectorSpec
 # What timm.data.create_transform takes as auto_augment.
 _POLICIES = ("rand", "augmix", "3a", "original", "v0")
 
-_UNBOUNDED = 1_000_000  # epochs, where steps alone say how long a run is
+_UNBOUNDED = 1_000_000  # epochs, if only steps limit a run
 _NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
 
 
@@ -30,7 +30,7 @@ class _Section(BaseModel):
 
 
 class DataSection(_Section):
-    """The familiar images, and how they are divided and varied."""
+    """The familiar (in-distribution) images: how they are divided and augmented."""
 
     images: str = Field(
         description="a folder, with or without class folders; a .tar, or several such "
@@ -46,27 +46,28 @@ class DataSection(_Section):
     classes: int | None = Field(
         default=None,
         description="the level of folders whose names are the classes: 1 is the outermost "
-        "below `images`, -1 the folder an image lies in, 0 says that there are none; by "
-        "default the innermost that divides the images",
+        "below `images`, -1 the folder an image is in, 0 means no classes; by default the "
+        "innermost that divides the images",
     )
     test: str | None = Field(
         default=None,
         description="other images of the same classes, to calibrate and test on; then "
-        "all of `images` is learnt from",
+        "all of `images` is for training",
     )
     calibration_of_test: float | None = Field(
         default=None,
         gt=0,
         lt=1,
         description="share of `test` that calibrates the OOD score, at most "
-        "calibration_limit; by default a half, or as calibration_share is to test_share",
+        "calibration_limit; by default a half, or the ratio of calibration_share and "
+        "test_share",
     )
     copy_distance: float = Field(
         default=COPY_DISTANCE,
         ge=0,
         le=1,
-        description="between small grey versions of two images, up to which they are "
-        "copies and never play two roles; 0 for equal ones alone",
+        description="largest distance between small grey versions of two images that are "
+        "copies; copies never have two roles; 0: only equal images are copies",
     )
     unreadable_limit: float = Field(
         default=0.1,
@@ -78,7 +79,7 @@ class DataSection(_Section):
     range: SampleRange | None = Field(
         default=None,
         description="black and white of grey images of more than 8 bits, such as "
-        "[0, 4095]; else what each file's tags say, and for 16 bits 0 to 65535",
+        "[0, 4095]; by default from each file's tags, and for 16 bits 0 to 65535",
     )
     size: int = Field(default=224, ge=8, description="pixels, height and width")
     crop: float = Field(
@@ -109,17 +110,17 @@ class DataSection(_Section):
         default=1000,
         ge=0,
         le=5000,
-        description="most references kept as small pictures, as neighbours for the page "
-        "of the service; 0 for none",
+        description="most references kept as small pictures, which the service's page "
+        "shows as neighbours; 0 for none",
     )
     scale: tuple[float, float] = Field(
         default=(0.08, 1.0), description="area of the random crop"
     )
     plain: Annotated[float, Field(ge=0, le=1)] | Literal["by-size"] = Field(
         default=0.0,
-        description="share of views that are cut as the service cuts them, from the "
-        "centred square, in place of a random crop; by-size: all views of 10,000 images or "
-        "more, half of fewer",
+        description="share of views that are cropped as in the service, from the centred "
+        "square, instead of randomly; by-size: all views if there are 10,000 images or "
+        "more, else half",
     )
     flip: float = Field(default=0.5, ge=0, le=1, description="share of mirrored views")
     augment: str | None = Field(
@@ -199,7 +200,7 @@ class DataSection(_Section):
 
     @property
     def shares(self) -> Shares:
-        """How much of the familiar images is held out, or how `test` is divided."""
+        """The shares of the familiar images that are held out, or of `test`."""
         apart = self.calibration_of_test if self.test is not None else None
         return Shares(
             calibration=self.calibration_share if apart is None else apart,
@@ -209,7 +210,7 @@ class DataSection(_Section):
 
 
 class UnfamiliarSection(_Section):
-    """One set of images that the OOD evaluation should flag."""
+    """One set of images that should be flagged as out-of-distribution (OOD)."""
 
     name: str = Field(pattern=_NAME, description="of the set, in every report")
     images: str = Field(description="as for [data]")
@@ -229,7 +230,7 @@ class TrainSection(_Section):
     steps: int | None = Field(
         default=None,
         ge=1,
-        description="optimiser steps, at most; without epochs exactly so many",
+        description="optimiser steps, at most; without epochs exactly this number",
     )
     batch_size: int = Field(
         default=256, ge=2, description="images per step, over all processes"
@@ -237,7 +238,7 @@ class TrainSection(_Section):
     accumulate: int = Field(
         default=1,
         ge=1,
-        description="micro-batches per step; terms over a batch see one micro-batch",
+        description="micro-batches per step; a term over a batch is over one micro-batch",
     )
     optimizer: Literal["adamw", "sgd"] = Field(
         default="adamw", description="AdamW, or SGD with momentum"
@@ -250,7 +251,7 @@ class TrainSection(_Section):
         default=(), description="epochs after which to divide by 10, instead of cosine"
     )
     warmup_epochs: float = Field(
-        default=5, ge=0, description="over which the learning rate rises"
+        default=5, ge=0, description="epochs in which the learning rate rises"
     )
     warmup_share: float | None = Field(
         default=None, ge=0, lt=1, description="of all steps, in place of warmup_epochs"
@@ -258,7 +259,7 @@ class TrainSection(_Section):
     layer_rate: float = Field(
         default=1.0,
         ge=0,
-        description="learning rate of the embedding layer, in units of the rest's",
+        description="factor on the learning rate of the embedding layer",
     )
     layer_decay: float = Field(
         default=1.0,
@@ -269,16 +270,16 @@ class TrainSection(_Section):
     )
     batch_statistics: Literal["free", "frozen", "re-estimated"] = Field(
         default="free",
-        description="of BatchNorm: learnt with the rest; kept as they are; or set once, "
-        "from training images, before the start, and then kept",
+        description="of BatchNorm: updated in training; kept as they are; or estimated "
+        "once from training images before the start, and then kept",
     )
     keep: Literal["best", "last"] = Field(
         default="best",
-        description="which weights become the student: the best on validation images, "
-        "which are training images that no step learns from, or the last",
+        description="which weights become the student: the best on validation images "
+        "(training images that no step uses), or the last",
     )
     validations: int = Field(
-        default=8, ge=1, description="how often the validation images are looked at"
+        default=8, ge=1, description="how often the validation images are evaluated"
     )
     weight_decay: float = Field(
         default=0.05, ge=0, description="of matrices and kernels, not of vectors"
@@ -289,7 +290,10 @@ class TrainSection(_Section):
         default=None, gt=0, description="largest norm of all gradients"
     )
     ema_decay: float | None = Field(
-        default=None, gt=0, lt=1, description="keep a moving average as the student"
+        default=None,
+        gt=0,
+        lt=1,
+        description="decay of a moving average of the weights, which becomes the student",
     )
     precision: Literal["32-true", "bf16-mixed", "16-mixed"] = Field(
         default="32-true", description="of the computations of student and teacher"
@@ -299,7 +303,7 @@ class TrainSection(_Section):
     nodes: int = Field(default=1, ge=1, description="machines, started by torchrun")
     workers: int = Field(default=2, ge=0, le=256, description="per process, to read images")
     checkpoint_minutes: float = Field(
-        default=5, ge=0, description="at most so much work is lost; 0 for every step"
+        default=5, ge=0, description="minutes between checkpoints; 0 for every step"
     )
     seed: int = Field(
         default=0, ge=0, lt=2**31, description="of views, their order, and new layers"
@@ -313,7 +317,7 @@ class TrainSection(_Section):
         return section
 
     def length(self, steps_per_epoch: int) -> int:
-        """Return how many optimiser steps a run has."""
+        """Return the number of optimiser steps of a run."""
         steps = self.epochs * steps_per_epoch
         return steps if self.steps is None else min(steps, self.steps)
 
@@ -351,12 +355,12 @@ class TrainSection(_Section):
 
     @property
     def parts(self) -> int:
-        """Into how many micro-batches a step is cut, over all processes."""
+        """The number of micro-batches of a step, over all processes."""
         return self.devices * self.nodes * self.accumulate
 
 
 class DetectorSection(DetectorSpec):
-    """A detector's name, its settings and the false-alarm rate it is to keep."""
+    """A detector's name, its settings and its intended false-alarm rate."""
 
     @field_validator("name")
     @classmethod
@@ -428,5 +432,5 @@ class Recipe(_Section):
 
     @property
     def of_neighbours(self) -> bool:
-        """Whether an objective asks for batches of neighbours."""
+        """Whether an objective needs batches of neighbours."""
         return any(section.of_neighbours for section in self.objective)

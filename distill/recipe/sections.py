@@ -1,6 +1,6 @@
-"""What the tables of a recipe have in common: earlier names of keys, and `[[objective]]`.
+"""What several tables of a recipe share: old names of keys, and the keys of all objectives.
 
-The other keys of a table are in the objective's own file, `distill/objectives/NAME.py`.
+An objective's own keys are in its file, `distill/objectives/NAME.py`.
 """
 
 from typing import Annotated, Any
@@ -16,12 +16,12 @@ from pydantic import (
 
 
 def formerly(name: str, *before: str) -> AliasChoices:
-    """Return the names under which a key is read, today's first."""
+    """Return the names under which a key is read: its name now, then its old ones."""
     return AliasChoices(name, *before)
 
 
 def renamed_keys(model: type[BaseModel], table: Any) -> dict[str, str]:
-    """Return the keys of a table that are an earlier name, each with today's."""
+    """Return the old names of keys in a table, each with the name now."""
     if not isinstance(table, dict):
         return {}
     return {
@@ -34,7 +34,7 @@ def renamed_keys(model: type[BaseModel], table: Any) -> dict[str, str]:
 
 
 class ObjectiveSection(BaseModel):
-    """The keys of every objective. An objective with more keys makes a subclass."""
+    """The keys of every objective. An objective with more keys has a subclass."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -43,12 +43,12 @@ class ObjectiveSection(BaseModel):
 
     @property
     def label(self) -> str:
-        """What its terms and weights are called: its name, or that of its class."""
+        """The name of its terms and weights: its own name, or that of its class."""
         return self.name.rpartition(":")[2]
 
     @property
     def of_neighbours(self) -> bool:
-        """Whether it learns from batches of `distill.images.neighbours`."""
+        """Whether it needs the batches of `distill.images.neighbours`."""
         return False
 
     def require_batch(self, batch_size: int, parts: int) -> None:
@@ -56,7 +56,7 @@ class ObjectiveSection(BaseModel):
 
         Args:
             batch_size: images per step, over all processes.
-            parts: into how many micro-batches a step is cut.
+            parts: the number of micro-batches of a step.
         """
 
 
@@ -66,5 +66,5 @@ def _section(table: Any) -> ObjectiveSection:
     return section_from_table(table)
 
 
-# One [[objective]], checked by the class that its `name` says.
+# One [[objective]], checked by the section of the class that `name` refers to.
 AnyObjectiveSection = Annotated[SerializeAsAny[ObjectiveSection], BeforeValidator(_section)]

@@ -1,15 +1,16 @@
-"""The `[student]` table of a recipe: which network, and what it starts from."""
+"""The table `[student]` of a recipe: which network, and what it starts from."""
 
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from distill.recipe.teacher import MEAN, STD, Std
+from distill.recipe.teacher import MEAN, STD
 from isogon.bundle import is_import_path
+from isogon.images.preprocessing import Std
 
 
 class StudentSection(BaseModel):
-    """The network to train: one of timm's, or one's own by its import path."""
+    """The network to train: a timm model, or your own by its import path."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -22,35 +23,36 @@ class StudentSection(BaseModel):
         default=None,
         ge=2,
         le=65_536,
-        description="of the embedding; the network's own where it is a transformer or "
-        "one's own, else 192",
+        description="embedding dimension; by default the network's own width if it is a "
+        "transformer or your own network, else 192",
     )
     space: Literal["student", "teacher"] = Field(
         default="student",
-        description="`teacher`: embeddings that can query an index the teacher built; "
-        "their width is the teacher's",
+        description="`teacher`: the embeddings can query an index of the teacher's "
+        "embeddings; they have the teacher's width",
     )
     pretrained: bool = Field(
         default=False,
-        description="start from timm's pretrained weights; of one's own network, from "
-        "those that the factory gives it",
+        description="start from timm's pretrained weights; your own network starts from "
+        "the weights that its factory sets",
     )
     checkpoint: str | None = Field(
         default=None,
-        description="start from these weights; as for the teacher, and of one's own "
-        "network a state dict (.safetensors or .pth) that fills it exactly",
+        description="start from these weights, given as for the teacher; for your own "
+        "network a state dict (.safetensors or .pth) with exactly its names and shapes",
     )
     mean: tuple[float, float, float] | None = Field(
         default=None,
-        description="of the pixels of one's own network, in units of [0, 1]; ImageNet's",
+        description="of your own network's pixels, in units of [0, 1]; by default "
+        "ImageNet's",
     )
     std: tuple[Std, Std, Std] | None = Field(
-        default=None, description="as `mean`; ImageNet's"
+        default=None, description="as `mean`; by default ImageNet's"
     )
     start: Literal["closed-form", "random"] | None = Field(
         default=None,
         description="of the embedding layer. closed-form: a ridge regression onto the "
-        "teacher, the default where the network has pretrained weights; else random",
+        "teacher, the default for a network with pretrained weights; else random",
     )
 
     @model_validator(mode="after")
@@ -78,7 +80,7 @@ class StudentSection(BaseModel):
 
     @property
     def normalisation(self) -> dict[str, tuple[float, float, float]]:
-        """The mean and the standard deviation of the pixels of one's own network."""
+        """The mean and the standard deviation of the user's own network's pixels."""
         return {"mean": self.mean or MEAN, "std": self.std or STD}
 
     @property

@@ -1,4 +1,4 @@
-"""The `[teacher]` table of a recipe: which model, and how its features are computed."""
+"""The table `[teacher]` of a recipe: which model, and how its features are computed."""
 
 from typing import Annotated, Any, Literal
 
@@ -14,18 +14,17 @@ from pydantic import (
 
 from distill.recipe.sections import formerly
 from isogon.bundle import is_import_path
+from isogon.images.preprocessing import Std
 
-Std = Annotated[float, Field(gt=0)]
+_VIEWS = 20_000  # of all images together, if a recipe does not say
 
-_VIEWS = 20_000  # of all images, where a recipe does not say
-
-# ImageNet's, which most published weights were trained with.
+# Of ImageNet; most published weights were trained with these.
 MEAN = (0.485, 0.456, 0.406)
 STD = (0.229, 0.224, 0.225)
 
 
 class TeacherSection(BaseModel):
-    """The model to learn from: a timm name, an import path, or its embeddings alone."""
+    """The model to learn from: a timm name, an import path, or a file of embeddings."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -33,7 +32,7 @@ class TeacherSection(BaseModel):
         default=None,
         description="a timm name, `hf-hub:org/name` and `local-dir:/path` among them; or "
         "`package.module:factory`, which is called without arguments and returns a "
-        "torch.nn.Module; with `path`, only what to call it",
+        "torch.nn.Module; with `path`, only a name for it",
     )
     checkpoint: str | None = Field(
         default=None,
@@ -43,10 +42,11 @@ class TeacherSection(BaseModel):
     )
     mean: tuple[float, float, float] | None = Field(
         default=None,
-        description="of an imported teacher's pixels, in units of [0, 1]; ImageNet's",
+        description="of an imported teacher's pixels, in units of [0, 1]; by default "
+        "ImageNet's",
     )
     std: tuple[Std, Std, Std] | None = Field(
-        default=None, description="as `mean`; ImageNet's"
+        default=None, description="as `mean`; by default ImageNet's"
     )
     path: str | None = Field(
         default=None,
@@ -62,20 +62,20 @@ class TeacherSection(BaseModel):
     size: int | None = Field(
         default=None,
         ge=8,
-        description="pixels, height and width, in which this teacher sees each view; the "
-        "student's `size` in [data]",
+        description="height and width of this teacher's views, in pixels; by default "
+        "`size` in [data]",
     )
     features: Literal["online", "embedding", "tokens"] = Field(
         default="online",
-        description="the teacher sees every view when it comes; or its embeddings, or "
-        "all its tokens, are computed once for `views` views of each image",
+        description="online: the teacher runs on every view during training; embedding or "
+        "tokens: its embeddings, or all its tokens, are computed once for `views` views of "
+        "each image",
     )
     views: int | None = Field(
         default=None,
         ge=1,
-        description="how many different views of an image are computed; training "
-        "replays them in turn. Without it so many that they are some 20,000 in all, "
-        "from 2 to 8",
+        description="how many different views of an image are computed; training repeats "
+        "them in turn. By default 2 to 8, so that there are about 20,000 in all",
     )
     cache: str = Field(
         default="teacher-features",
@@ -108,7 +108,7 @@ class TeacherSection(BaseModel):
         return cls.model_fields[key].default
 
     def views_of(self, images: int) -> int:
-        """Return how many views of each of so many images are computed."""
+        """Return how many views are computed of each of `images` images."""
         return self.views or min(8, max(2, _VIEWS // images))
 
     @property
@@ -129,17 +129,17 @@ def _one_or_several(value: Any) -> str:
 def _agreeing(
     sections: tuple[TeacherSection, ...],
 ) -> TeacherSection | tuple[TeacherSection, ...]:
-    """Refuse teachers whose views differ in number; one alone needs no table of its own."""
+    """Refuse teachers with different numbers of views; unpack a single teacher."""
     views = {section.views for section in sections if section.features != "online"}
     if len(views) > 1:
         raise ValueError(
-            f"expected the same `views` in every [[teacher]], because they teach on the "
-            f"same views, got {', '.join(sorted(str(one or 'none') for one in views))}"
+            f"expected the same `views` in every [[teacher]], because all use the same "
+            f"views, got {', '.join(sorted(str(one or 'none') for one in views))}"
         )
     return sections if len(sections) > 1 else sections[0]
 
 
-# One table `[teacher]`, or `[[teacher]]` for each of several that teach as one.
+# One table `[teacher]`, or `[[teacher]]` for each of several that are joined.
 Teachers = Annotated[
     Annotated[TeacherSection, Tag("one")]
     | Annotated[

@@ -1,4 +1,4 @@
-"""The report's figures, drawn without pyplot, and put into the page as text."""
+"""The report's figures: drawn without pyplot, and written into the page as SVG."""
 
 import base64
 import html
@@ -16,20 +16,25 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from PIL import Image
 
-from distill.evaluation import Corruptions
-from distill.report.drawn import SPOTLIT, UNFAMILIAR, CosinePairs, EmbeddingMap, Scores
+from distill.report.illustrations import (
+    SPOTLIT,
+    UNFAMILIAR,
+    CosinePairs,
+    EmbeddingMap,
+    PlottedScores,
+)
+from isogon.bundle.evaluation import Corruptions
 
-# Colours of the figures by role. Each is written into the SVG as `var(--role)`, so
-# that the page's style sheet decides, for light and for dark.
+# Colours of the figures by role. The SVG has `var(--role)` for each, so the page's style
+# sheet sets the colours, for light and for dark mode.
 ROLES = ("ink", "faint", "teacher", "student", "familiar", "unfamiliar")
-CLASSES = SPOTLIT  # colours of classes on a map: --class-0 …
+CLASSES = SPOTLIT  # number of class colours on a map: --class-0 …
 _MARKED = {
     name: f"#0e0d{number:02x}"
     for number, name in enumerate([*ROLES, *(f"class-{n}" for n in range(CLASSES))])
 }
-
 STYLE: dict[Any, Any] = {
-    "svg.fonttype": "none",  # text stays text: small, selectable, in the page's font
+    "svg.fonttype": "none",  # text stays text: smaller, selectable, in the page's font
     "path.simplify": False,  # dots are lines of length zero
     "font.size": 9.0,
     "axes.titlesize": 9.0,
@@ -50,67 +55,8 @@ STYLE: dict[Any, Any] = {
     "xtick.major.width": 0.7,
     "ytick.major.width": 0.7,
 }
-
-
-def colour(role: str) -> str:
-    """Return the colour to draw with, which the page replaces by `var(--role)`."""
-    return _MARKED[role]
-
-
-def svg(
-    figure: Figure, *, name: str, alt: str, words: Mapping[str, str] | None = None
-) -> Markup:
-    """Return the figure as an inline SVG element, the same for the same figure.
-
-    Args:
-        figure: drawn under `STYLE`.
-        name: unique on the page; ids inside start with it.
-        alt: what one sees, in words.
-        words: text drawn by placeholder -> the text to show. Words that are not ours
-            enter here, so that no font must know them and no markup is read in them.
-    """
-    buffer = io.StringIO()
-    nothing = dict.fromkeys(("Date", "Creator", "Format", "Type"))
-    with rc_context({**STYLE, "svg.hashsalt": name}):
-        figure.savefig(buffer, format="svg", transparent=True, metadata=nothing)
-    text = buffer.getvalue()
-    text = text[text.index("<svg") :]
-    text = re.sub(r"<style.*?</style>", "", text, count=1, flags=re.DOTALL)
-    text = re.sub(r'xmlns(:xlink)?="[^"]*" ?', "", text)
-    text = re.sub(r" font-family: [^;\"]*;?", "", text)
-    text = re.sub(r' transform="rotate\(-0 [^"]*"', "", text)
-    text = re.sub(r'\bid="', f'id="{name}-', text)
-    text = re.sub(r"url\(#", f"url(#{name}-", text)
-    text = re.sub(r'xlink:href="#', f'href="#{name}-', text)
-    text = text.replace("xlink:href=", "href=")
-    text = re.sub(r'"[^"]*"', _hundredths, text)  # of a point
-    text = re.sub(r"\s*\n\s*", " ", text)
-    for role, marked in _MARKED.items():
-        text = text.replace(marked, f"var(--{role})")
-    shown = words or {}
-    text = re.sub(
-        r">([a-z-]+-\d+)</text>",
-        lambda found: f">{html.escape(shown.get(found[1], found[1]))}</text>",
-        text,
-    )
-    label = f'<svg role="img" aria-label="{html.escape(alt)}" '
-    return Markup(text.replace("<svg ", label, 1))
-
-
-def _hundredths(quoted: re.Match[str]) -> str:
-    """Shorten the numbers of an attribute, not those that are printed as text."""
-    return re.sub(r"(\d\.\d\d)\d+", r"\1", quoted[0])
-
-
-def data_uri(pixels: UInt8[np.ndarray, "h w 3"]) -> str:
-    """Return an image as a `data:` address (WebP, about 2 kB for a thumbnail)."""
-    buffer = io.BytesIO()
-    Image.fromarray(pixels).save(buffer, format="WEBP", quality=82, method=4)
-    return "data:image/webp;base64," + base64.b64encode(buffer.getvalue()).decode()
-
-
 _WIDTH = 5.0  # inches; about 480 pixels on the page
-_MID_BLUE = "#4a8fc7"  # of the dots that are pixels: readable on light and on dark
+_MID_BLUE = "#4a8fc7"  # of dots drawn as pixels; visible in light and dark mode
 
 
 def cosine_scatter(pairs: CosinePairs) -> Markup:
@@ -142,7 +88,7 @@ def cosine_scatter(pairs: CosinePairs) -> Markup:
         )
 
 
-def score_histogram(scores: Scores, unfamiliar: str, number: int) -> Markup:
+def score_histogram(scores: PlottedScores, unfamiliar: str, number: int) -> Markup:
     """Draw the OOD scores of the test images and of one unfamiliar set."""
     others = scores.unfamiliar[unfamiliar]
     both = np.concatenate([scores.familiar, others])
@@ -151,7 +97,7 @@ def score_histogram(scores: Scores, unfamiliar: str, number: int) -> Markup:
     low, high = min(low, scores.threshold), max(high, scores.threshold)
     fewest = min(len(scores.familiar), len(others))
     width = (high - low) / np.clip(2 * np.sqrt(fewest), 24, 60) or 1e-3
-    # The threshold is an edge: no bin is half flagged.
+    # The threshold is an edge between two bins, so no bin is partly flagged.
     below, above = (np.ceil(abs(scores.threshold - end) / width) + 1 for end in (low, high))
     edges = scores.threshold + width * np.arange(-below, above + 1)
     with rc_context(STYLE):
@@ -179,7 +125,7 @@ def score_histogram(scores: Scores, unfamiliar: str, number: int) -> Markup:
 
 
 def corruption_bars(student: Corruptions, teacher: Corruptions | None) -> Markup:
-    """Draw the accuracy under every corruption, largest first, beside the clean one."""
+    """Draw the accuracy under each corruption, largest first, and the clean accuracy."""
     names = sorted(student.accuracy, key=lambda name: -student.accuracy[name])
     models = {"student": student} if teacher is None else {
         "teacher": teacher, "student": student,
@@ -209,7 +155,7 @@ def corruption_bars(student: Corruptions, teacher: Corruptions | None) -> Markup
 
 
 def training_curves(terms: tuple[Mapping[str, float], ...]) -> list[Markup]:
-    """Draw the total loss and each of its terms over the epochs, a figure for each."""
+    """Draw the total loss and each of its terms over the epochs, one figure each."""
     names = sorted({name for epoch in terms for name in epoch})
     curves = {name: [epoch.get(name, np.nan) for epoch in terms] for name in names}
     if len(names) > 1:
@@ -239,8 +185,7 @@ def map_plot(
 ) -> Markup:
     """Draw one model's map; the classes `shown` in their colours.
 
-    Their names stand in the map if these are all classes: names of a few among a
-    hundred would only hide the rest.
+    Their names are written into the map only if these are all classes.
     """
     named = shown if len(shown) == len(drawn.classes) else ()
     other = (drawn.labels != UNFAMILIAR) & ~np.isin(drawn.labels, shown)
@@ -274,6 +219,64 @@ def map_plot(
         )
 
 
+def data_uri(pixels: UInt8[np.ndarray, "h w 3"]) -> str:
+    """Return an image as a `data:` address (WebP, about 2 kB for a thumbnail)."""
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, format="WEBP", quality=82, method=4)
+    return "data:image/webp;base64," + base64.b64encode(buffer.getvalue()).decode()
+
+
+def svg(
+    figure: Figure, *, name: str, alt: str, words: Mapping[str, str] | None = None
+) -> Markup:
+    """Return the figure as an inline SVG element; the same figure gives the same text.
+
+    Args:
+        figure: drawn under `STYLE`.
+        name: unique on the page; ids inside start with it.
+        alt: a description, for screen readers.
+        words: from a placeholder in the figure to the text that replaces it. Text from
+            outside is inserted here, so that fonts need not have its characters and it
+            is not read as markup.
+    """
+    buffer = io.StringIO()
+    nothing = dict.fromkeys(("Date", "Creator", "Format", "Type"))
+    with rc_context({**STYLE, "svg.hashsalt": name}):
+        figure.savefig(buffer, format="svg", transparent=True, metadata=nothing)
+    text = buffer.getvalue()
+    text = text[text.index("<svg") :]
+    text = re.sub(r"<style.*?</style>", "", text, count=1, flags=re.DOTALL)
+    text = re.sub(r'xmlns(:xlink)?="[^"]*" ?', "", text)
+    text = re.sub(r" font-family: [^;\"]*;?", "", text)
+    text = re.sub(r' transform="rotate\(-0 [^"]*"', "", text)
+    text = re.sub(r'\bid="', f'id="{name}-', text)
+    text = re.sub(r"url\(#", f"url(#{name}-", text)
+    text = re.sub(r'xlink:href="#', f'href="#{name}-', text)
+    text = text.replace("xlink:href=", "href=")
+    text = re.sub(r'"[^"]*"', _hundredths, text)  # of a point
+    text = re.sub(r"\s*\n\s*", " ", text)
+    for role, marked in _MARKED.items():
+        text = text.replace(marked, f"var(--{role})")
+    shown = words or {}
+    text = re.sub(
+        r">([a-z-]+-\d+)</text>",
+        lambda found: f">{html.escape(shown.get(found[1], found[1]))}</text>",
+        text,
+    )
+    label = f'<svg role="img" aria-label="{html.escape(alt)}" '
+    return Markup(text.replace("<svg ", label, 1))
+
+
+def colour(role: str) -> str:
+    """Return the colour to draw with, which the page replaces by `var(--role)`."""
+    return _MARKED[role]
+
+
+def _hundredths(quoted: re.Match[str]) -> str:
+    """Round the numbers of an attribute; numbers in text are not changed."""
+    return re.sub(r"(\d\.\d\d)\d+", r"\1", quoted[0])
+
+
 def _panel(*, height: float, width: float = _WIDTH) -> tuple[Figure, Axes]:
     figure = Figure(figsize=(width, height), layout="constrained")
     return figure, figure.add_subplot()
@@ -284,7 +287,7 @@ def _bands(
 ) -> tuple[Float[np.ndarray, " bins"], Float[np.ndarray, "3 bins"]]:
     """Return the student's 10, 50 and 90 % quantiles along the teacher's cosine.
 
-    Bins hold equal numbers of pairs, so that every quantile rests on as many.
+    All bins hold the same number of pairs.
     """
     order = np.argsort(pairs.teacher, kind="stable")
     groups = np.array_split(order, min(24, max(1, len(order) // 20)))
@@ -294,14 +297,14 @@ def _bands(
 
 
 def _dots(axes: Axes, points: Float[np.ndarray, "n 2"], paint: str, size: float) -> None:
-    """Draw points as one path: lines of length zero with round ends, a third the text."""
+    """Draw points as one path of zero-length lines with round ends: a third of the text."""
     gap = np.full(len(points), np.nan)
     x, y = (np.stack([line, line, gap], axis=1).ravel() for line in points.T)
     axes.plot(x, y, color=paint, linewidth=size, solid_capstyle="round")
 
 
 def _centre(points: Float[np.ndarray, "n 2"]) -> Float[np.ndarray, " 2"]:
-    """Return the point nearest to the median: inside the crowd, not between crowds."""
+    """Return the point nearest to the median; unlike the median it is among the points."""
     distances = np.linalg.norm(points - np.median(points, axis=0), axis=1)
     nearest: Float[np.ndarray, " 2"] = points[distances.argmin()]
     return nearest

@@ -1,11 +1,13 @@
-"""What the report says in words and in large numbers, from the figures alone."""
+"""The report's sentences and its large numbers, made from the figures."""
 
 from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Float
 
-from distill.evaluation import (
+from distill.report.illustrations import CosinePairs, Illustrations, PlottedScores, Query
+from isogon.bundle import expected_rate
+from isogon.bundle.evaluation import (
     ClassAccuracy,
     Corruptions,
     Cost,
@@ -14,8 +16,6 @@ from distill.evaluation import (
     Kind,
     Quality,
 )
-from distill.report.drawn import CosinePairs, Drawn, Query, Scores
-from isogon.bundle import expected_rate
 
 _HEADLINES = 6
 _CLASSES_SHOWN = 100
@@ -43,8 +43,8 @@ def percent(share: float) -> str:
     return f"{100 * share:.1f}\N{NO-BREAK SPACE}%"
 
 
-def headlines(evaluation: Evaluation, drawn: Drawn) -> list[Headline]:
-    """Return the numbers to see first, of those that were measured; at most six."""
+def headlines(evaluation: Evaluation, drawn: Illustrations) -> list[Headline]:
+    """Return the most important of the measured numbers, at most six."""
     student, teacher = evaluation.student, evaluation.teacher
     before = evaluation.undistilled
     unkept = None if before is None else before.fidelity
@@ -64,7 +64,7 @@ def headlines(evaluation: Evaluation, drawn: Drawn) -> list[Headline]:
                 student=percent(evaluation.fidelity.neighbour_overlap),
                 teacher=None,
                 undistilled=None if unkept is None else percent(unkept.neighbour_overlap),
-                hint="of the teacher's ten nearest kept",
+                hint="share of the teacher's ten nearest",
             ),
         ]
     if student.knn_accuracy is not None:
@@ -112,8 +112,8 @@ def headlines(evaluation: Evaluation, drawn: Drawn) -> list[Headline]:
     return found[:_HEADLINES]
 
 
-def summary(evaluation: Evaluation, drawn: Drawn) -> list[str]:
-    """Return what the figures say, a sentence for each question, best first or not."""
+def summary(evaluation: Evaluation, drawn: Illustrations) -> list[str]:
+    """Return what the figures say, one sentence for each question."""
     student, teacher = evaluation.student, evaluation.teacher
     cards = drawn.manifest.student, drawn.manifest.teacher
     said = [
@@ -125,13 +125,13 @@ def summary(evaluation: Evaluation, drawn: Drawn) -> list[str]:
     if fidelity is not None:
         said.append(
             f"Its cosines differ from the teacher's by {fidelity.angle_distortion:.3f} on "
-            f"average, and of the teacher's ten nearest neighbours it keeps "
-            f"{10 * fidelity.neighbour_overlap:.1f}."
+            f"average, and it keeps {10 * fidelity.neighbour_overlap:.1f} of the teacher's "
+            f"ten nearest neighbours."
         )
     if student.knn_accuracy is not None:
-        accuracy = f"Its neighbours name the right class for {_share(student.knn_accuracy)}"
+        accuracy = f"kNN finds the right class for {_share(student.knn_accuracy)}"
         if teacher is not None and teacher.knn_accuracy is not None:
-            accuracy += f"; the teacher's do for {_share(teacher.knn_accuracy)}"
+            accuracy += f" (teacher {_share(teacher.knn_accuracy)})"
         said.append(accuracy + " of the test images.")
     for kind in evaluation.kinds():
         auroc = _auroc(evaluation, student, kind)
@@ -141,25 +141,25 @@ def summary(evaluation: Evaluation, drawn: Drawn) -> list[str]:
             names = ", ".join(evaluation.kinds()[kind])
             said.append(
                 f"It {_verdict(auroc)} {kind} unfamiliar images ({names}) from familiar "
-                f"ones: AUROC {auroc:.3f}{than}."
+                f"(in-distribution) ones: AUROC {auroc:.3f}{than}."
             )
     said += _corrupted(student.corruptions)
     return said
 
 
 def cost_words(cost: Cost) -> str:
-    """Return what the student weighs and how long an image takes, and where."""
+    """Return the size of the student's weights and the time of an image, and where."""
     return f"{_weight_and_time(cost)} alone, in eager torch on {cost.machine}"
 
 
 def worst_classes(evaluation: Evaluation) -> list[tuple[str, ClassAccuracy]]:
-    """Return the classes that the student knows worst, worst first; at most 100."""
+    """Return the classes with the lowest accuracy, worst first; at most 100."""
     ranked = sorted(evaluation.classes.items(), key=lambda one: one[1].student)
     return ranked[:_CLASSES_SHOWN]
 
 
 def scatter_words(pairs: CosinePairs) -> str:
-    """Return where the student's cosines lie, on the pairs that are drawn."""
+    """Return how the student's cosines differ from the teacher's, on the drawn pairs."""
     shift = float(np.mean(pairs.student - pairs.teacher))
     side = "lower" if shift < 0 else "higher"
     said = (
@@ -172,8 +172,8 @@ def scatter_words(pairs: CosinePairs) -> str:
     return f"{said}; the correlation is {related:.3f}."
 
 
-def score_words(scores: Scores, unfamiliar: str) -> str:
-    """Return what the threshold does to the test images and to one unfamiliar set."""
+def score_words(scores: PlottedScores, unfamiliar: str) -> str:
+    """Return what share of test images and of one unfamiliar set the threshold flags."""
     low, high = expected_rate(scores.calibrated_on, scores.alpha)
     return (
         f"The threshold {scores.threshold:.4g}, set for a false-alarm rate of "
@@ -182,13 +182,13 @@ def score_words(scores: Scores, unfamiliar: str) -> str:
         f"{percent(_flagged(scores, scores.unfamiliar[unfamiliar]))} of these "
         f"{len(scores.unfamiliar[unfamiliar]):,} unfamiliar ones. Set by "
         f"{scores.calibrated_on:,} images, it flags between {percent(low)} and "
-        f"{percent(high)} of all familiar ones, with a chance of 95 %: more images to "
-        f"calibrate on bring that nearer to {percent(scores.alpha)}."
+        f"{percent(high)} of all familiar ones, with 95 % probability. More calibration "
+        f"images bring this nearer to {percent(scores.alpha)}."
     )
 
 
-def kept(query: Query) -> frozenset[int]:
-    """Return the images that both models show among the nearest."""
+def in_both(query: Query) -> frozenset[int]:
+    """Return the images that are among the nearest of both models."""
     theirs = query.teacher or ()
     ours = frozenset(picture.index for picture in query.student)
     return ours & frozenset(picture.index for picture in theirs)
@@ -214,7 +214,7 @@ def _headline(
     )
 
 
-def _flagged(scores: Scores, values: Float[np.ndarray, " n"]) -> float:
+def _flagged(scores: PlottedScores, values: Float[np.ndarray, " n"]) -> float:
     passed = np.count_nonzero(values <= scores.threshold)  # NaN is flagged
     return 1 - passed / len(values) if len(values) else 0.0
 
@@ -225,8 +225,8 @@ def _corrupted(corruptions: Corruptions | None) -> list[str]:
     worst = min(corruptions.accuracy, key=lambda name: corruptions.accuracy[name])
     return [
         f"Corruptions lower its kNN accuracy from {percent(corruptions.clean_accuracy)} to "
-        f"{percent(corruptions.mean_accuracy)} on average; {worst.replace('_', ' ')} does "
-        f"most harm ({percent(corruptions.accuracy[worst])})."
+        f"{percent(corruptions.mean_accuracy)} on average; {worst.replace('_', ' ')} "
+        f"lowers it most ({percent(corruptions.accuracy[worst])})."
     ]
 
 
@@ -236,10 +236,10 @@ def _share(estimate: Estimate) -> str:
 
 def _verdict(auroc: float) -> str:
     if not auroc >= 0.6:
-        return "hardly tells"
+        return "hardly separates"
     if auroc < 0.8:
-        return "partly tells"
-    return "tells" if auroc < 0.95 else "clearly tells"
+        return "partly separates"
+    return "separates" if auroc < 0.95 else "clearly separates"
 
 
 def _weight_and_time(cost: Cost) -> str:

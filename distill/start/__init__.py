@@ -1,1 +1,1 @@
-"""Where training starts: the student's features, fitted to the teacher in closed form."""
+"""The closed-form start of training: an embedding layer fitted to the teacher."""

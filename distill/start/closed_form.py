@@ -1,10 +1,9 @@
 """The closed-form start: one ridge regression from the student's features to the teacher.
 
-A small network with pretrained weights already tells images apart. Its embedding layer
-is fitted to the teacher at once, before any training; fine-tuning then starts from
-there, because a random layer on top would first destroy what lies below it (Kumar et
-al., "Fine-Tuning can Distort Pretrained Features and Underperform Out-of-Distribution",
-arXiv:2202.10054).
+A small network with pretrained weights already separates images. Its embedding layer is
+fitted to the teacher in one step, before training. Fine-tuning starts from this layer,
+because a random layer would first damage the features below it (Kumar et al., "Fine-Tuning
+can Distort Pretrained Features and Underperform Out-of-Distribution", arXiv:2202.10054).
 """
 
 from dataclasses import dataclass
@@ -15,13 +14,13 @@ from jaxtyping import Float, Float32, Float64
 from isogon.ood.knn import directions
 from isogon.ood.neighbours import in_blocks
 
-# Strengths that are tried, in units of the mean eigenvalue of the second moments.
+# Ridge strengths to try, in units of the mean eigenvalue of the second moments.
 _STRENGTHS = np.logspace(-4, 1, 31)
-# Power of the lost spread that is given back: of 0, 1/4, ... 1 it kept most neighbours of
-# images that the layer had not seen, on each of four kinds of images.
+# Power of the lost spread that is restored. Among 0, 1/4, ... 1 it kept most neighbours of
+# unseen images, on each of four kinds of images.
 _POWER = 0.5
-_SHARES = np.linspace(-0.7, 0.7, 57)  # of the mean that may be taken off
-_PAIRED = 2048  # images whose pairs decide that share
+_SHARES = np.linspace(-0.7, 0.7, 57)  # shares of the mean to try to subtract
+_PAIRED = 2048  # images whose pairs choose the share
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -30,7 +29,7 @@ class ClosedForm:
 
     weight: Float32[np.ndarray, "width features"]
     strength: float  # of the ridge, in units of the mean eigenvalue
-    share: float  # of the mean prediction that was taken off
+    share: float  # of the mean prediction that was subtracted
 
 
 def closed_form(
@@ -38,27 +37,27 @@ def closed_form(
     targets: Float[np.ndarray, "n width"],
     teacher: Float[np.ndarray, "n _"],
 ) -> ClosedForm:
-    """Return the layer that brings the student's features to their targets.
+    """Return the layer that maps the student's features to their targets.
 
         W = argmin sum_i ||W u_i - z_i||^2 + strength * ||W||^2,  u_i = x_i / ||x_i||
 
-    The strength is the one with the least error by generalised cross-validation (Golub,
-    Heath and Wahba, 1979). Without a bias the layer is blind to the length of its input,
-    which for many networks says little about the image: with one, measured, unfamiliar
-    images are detected less well.
+    The strength has the least error by generalised cross-validation (Golub, Heath and
+    Wahba, 1979). Without a bias the layer ignores the length of its input, which for many
+    networks says little about the image. With a bias, unfamiliar (OOD) images are detected
+    less well (measured).
 
-    A ridge shrinks its predictions towards their mean, most along the directions that it
-    predicts least well. Both are undone, judged on predictions of images by a layer that
-    did not see them. First the spread along each target direction is multiplied by the
-    square root of what was lost, std(targets) / std(predictions): all of it would give the
-    worst predicted directions, which are mostly noise, too much say. Then, since directions
-    towards a common mean have too large cosines, a share of the mean is taken off: the one
-    whose cosines between images are nearest to the teacher's. (Targets whose own cosines
-    are too small ask for some of the mean to be added.)
+    A ridge regression shrinks its predictions towards their mean, most in the directions
+    that it predicts worst. Both effects are corrected, on leave-one-out predictions. First
+    the spread in each target direction is multiplied by the square root of the lost
+    factor std(targets) / std(predictions). The whole factor would give too much weight to
+    the directions that are predicted worst, which are mostly noise. Then a share of the
+    mean is subtracted, because a common mean makes cosines too large. The share is the one
+    whose cosines between images are nearest to the teacher's. (It is negative if the
+    targets' own cosines are too small.)
 
     Args:
         features: the student's pooled vectors of training images, of any norm.
-        targets: where each should point, in the student's width; their length counts.
+        targets: one target per image, in the student's width; their length counts.
         teacher: the teacher's pooled vectors of the same images, of any norm.
     """
     inputs = directions(features).astype(np.float64)
@@ -74,7 +73,7 @@ def closed_form(
     mean = unseen.mean(axis=0)
     gain = _lost_spread(unseen, wanted) ** _POWER
     share = _share((unseen - mean) * gain + mean, mean, directions(teacher))
-    # What predicts 1 for every image: the mean enters through it, as there is no bias.
+    # The weights that predict 1 for every image: the mean's part, as there is no bias.
     constant = vectors @ ((vectors.T @ inputs.sum(axis=0)) / damped)
     level = np.outer(constant, mean)
     weight = (weight - level) * gain + (1 - share) * level
@@ -91,8 +90,8 @@ def uncentred_pca(
 ) -> Float32[np.ndarray, "width d"]:
     """Return the leading principal axes of the vectors' directions, as rows.
 
-    Of all linear maps of this rank they lose least of the inner products. Where `width`
-    exceeds d the further rows are zero.
+    No linear map of this rank keeps more of the inner products. If `width` exceeds d, the
+    last rows are zero.
     """
     units = directions(vectors).astype(np.float64)
     _, axes = np.linalg.eigh(units.T @ units)
@@ -115,7 +114,7 @@ def _strength(
         damped = values + strength * values.mean()
         explained = 2 * (power / damped).sum() - (power * values / damped**2).sum()
         freedom = (values / damped).sum()
-        if freedom >= 0.9 * n:  # it interpolates: the error it sees says nothing
+        if freedom >= 0.9 * n:  # it interpolates, so its error means nothing
             continue
         error = (total - explained) / n / (1 - freedom / n) ** 2
         best = min(best, (error, float(strength)))
@@ -128,7 +127,7 @@ def _unseen(
     fitted: Float64[np.ndarray, "n width"],
     wanted: Float64[np.ndarray, "n width"],
 ) -> Float64[np.ndarray, "n width"]:
-    """Return each image's prediction by the layer fitted without it, in closed form."""
+    """Return each image's prediction by a layer fitted without it, in closed form."""
     leverage = (rotated**2 / damped).sum(axis=1).clip(max=0.99)
     unseen: np.ndarray = wanted - (wanted - fitted) / (1 - leverage)[:, None]
     return unseen
@@ -137,10 +136,10 @@ def _unseen(
 def _lost_spread(
     unseen: Float64[np.ndarray, "n width"], wanted: Float64[np.ndarray, "n width"]
 ) -> Float64[np.ndarray, " width"]:
-    """Return how many times wider the targets spread than what is predicted of them."""
+    """Return the ratio of the targets' spread to the predictions' spread."""
     predicted = unseen.std(axis=0)
     lost = wanted.std(axis=0) / np.maximum(predicted, np.finfo(np.float64).tiny)
-    # A direction that is not predicted at all is left alone: there is nothing to widen.
+    # A direction that is not predicted at all is not changed: it has no spread.
     return np.where(predicted > 1e-6 * predicted.max(initial=0), lost, 1.0)
 
 
@@ -149,7 +148,7 @@ def _share(
     mean: Float64[np.ndarray, " width"],
     teacher: Float[np.ndarray, "n _"],
 ) -> float:
-    """Return the share of the mean whose removal makes the cosines most faithful."""
+    """Return the share of the mean whose subtraction makes the cosines most faithful."""
     chosen = np.random.default_rng(0).permutation(len(unseen))[:_PAIRED]
     theirs = teacher[chosen] @ teacher[chosen].T
     best = (np.inf, 0.0)

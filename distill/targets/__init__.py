@@ -1,9 +1,11 @@
 """Teachers and their features: computed during training, computed before it, or given."""
 
-from distill.targets.choice import teacher_from_recipe as teacher_from_recipe
+from distill.targets.from_recipe import teacher_from_recipe as teacher_from_recipe
 from distill.targets.given import (
     GivenTargets as GivenTargets,
+    GivenTeacher as GivenTeacher,
     given_embeddings as given_embeddings,
+    in_batches as in_batches,
 )
 from distill.targets.joint import (
     BALANCE as BALANCE,
@@ -23,8 +25,6 @@ from distill.targets.targets import (
 )
 from distill.targets.teacher import (
     Embedder as Embedder,
-    GivenTeacher as GivenTeacher,
     Teacher as Teacher,
     Uncomputed as Uncomputed,
-    in_batches as in_batches,
 )

@@ -1,4 +1,4 @@
-"""Features that are not finite: an error of the teacher, reported with the image."""
+"""Features that are not finite: an error that names the teacher and the image."""
 
 from collections.abc import Sequence
 
@@ -11,7 +11,7 @@ from isogon.errors import UsageError
 def require_finite_features(
     tokens: Float[Tensor, "b n d"], teacher: str, images: Sequence[str]
 ) -> None:
-    """Refuse NaN and infinity, from which nothing can be learnt.
+    """Refuse NaN and infinity: no student can learn from them.
 
     Args:
         tokens: the teacher's, of a batch.
@@ -30,19 +30,19 @@ def require_finite_features(
 
 
 def not_finite(teacher: str, image: str, what: str, *, images: int = 1) -> UsageError:
-    """Return the error for images of which a teacher gives no finite features.
+    """Return the error for images whose teacher features are not finite.
 
     Args:
         teacher: its name.
-        image: the first of them.
-        what: it gives instead.
-        images: how many they are.
+        image: the name of the first such image.
+        what: the teacher gives for it.
+        images: how many such images there are.
     """
     more = f" and {images - 1:,} more" if images > 1 else ""
     them = "these images" if images > 1 else "this image"
     return UsageError(
-        f"The teacher {teacher} gives {what} for the image {image}{more}, and nothing can "
-        f"be learnt from that, nor compared with it. Leave {them} out (a network that "
-        f"divides by what an image varies fails on blank ones), or take another teacher; "
-        f'one in half precision may want float32, and [train] `precision = "32-true"`.'
+        f"The teacher {teacher} gives {what} for the image {image}{more}. A student cannot "
+        f"learn from that or be compared with it. Leave {them} out (a network that divides "
+        f"by an image's variance fails on blank images), or take another teacher. In half "
+        f'precision a teacher may need float32: [train] `precision = "32-true"`.'
     )

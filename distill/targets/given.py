@@ -1,6 +1,9 @@
-"""A teacher that is only known by its embeddings: an API's, another framework's."""
+"""A teacher without a network: its embeddings are given, one for each image.
 
-from collections.abc import Sequence
+They may come from an API or from another framework.
+"""
+
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -10,22 +13,26 @@ import pyarrow.parquet as pq
 import torch
 from jaxtyping import Float, Float32
 
-from distill.images.loading import Batch
+from distill.images.loading import ViewBatch
 from distill.targets.targets import Targets
+from distill.targets.teacher import Teacher, Uncomputed
+from isogon.bundle import TeacherCard
 from isogon.errors import UsageError
 from isogon.images import Images
 from isogon.images.collection import Indices
 from isogon.networks import Features
+from isogon.progress import Progress
 
-_CHECKED = 65_536  # rows looked at in one go
-_NAMED = 5  # offenders that a message names
+_CHECKED = 65_536  # rows checked at once
+_BATCH = 64  # rows of a batch
+_NAMED = 5  # images that a message names
 
 
 class GivenTargets(Targets):
     """One embedding per image.
 
-    A known limit: every view of an image has the embedding of the whole image, so that
-    strong crops teach the student what they do not show. Keep `scale` high.
+    A known limit: every view of an image has the embedding of the whole image, also a small
+    crop that shows little of it. Keep `scale` high.
     """
 
     def __init__(self, embeddings: Float[np.ndarray, "images d"]) -> None:
@@ -35,21 +42,68 @@ class GivenTargets(Targets):
     def place(self, device: torch.device) -> None:
         """Do nothing: there is no network to move."""
 
-    def features(self, batch: Batch) -> Features:
+    def features(self, batch: ViewBatch) -> Features:
         """Return the stored embeddings of the images."""
         rows = self._embeddings[batch.indices.numpy()].astype(np.float32)
         tokens = torch.from_numpy(rows)[:, None].to(batch.pixels.device)
         return Features(tokens=tokens, grid=(0, 0))
 
 
+class GivenTeacher(Teacher):
+    """A teacher whose embeddings are given, one for each image."""
+
+    def __init__(
+        self, embeddings: Float[np.ndarray, "images d"], card: TeacherCard
+    ) -> None:
+        self._embeddings = embeddings
+        self.card = card
+
+    @property
+    def embed(self) -> None:
+        """None: other images than these cannot be embedded."""
+        return None
+
+    def targets(
+        self, indices: Indices, device: torch.device, progress: Progress
+    ) -> Targets:
+        """Return the embeddings, the same for every view of an image."""
+        return GivenTargets(self._embeddings)
+
+    def sample(self, indices: Indices, device: torch.device) -> Iterator[Features]:
+        """Yield the embeddings, batch by batch."""
+        yield from in_batches(self._embeddings, indices, device)
+
+    def pooled(
+        self, indices: Indices, device: torch.device, progress: Progress
+    ) -> Float[np.ndarray, "n d"]:
+        """Return the embeddings."""
+        rows: Float[np.ndarray, "n d"] = self._embeddings[indices]
+        return rows
+
+    def uncomputed(
+        self, indices: Indices, device: torch.device, *, plain: bool = False
+    ) -> Uncomputed:
+        """Nothing has to be computed: the embeddings are given."""
+        return Uncomputed(views=0, size=0)
+
+
+def in_batches(
+    embeddings: Float[np.ndarray, "images d"], indices: Indices, device: torch.device
+) -> Iterator[Features]:
+    """Yield these rows as float32 features of one token, batch by batch."""
+    for first in range(0, len(indices), _BATCH):
+        rows = embeddings[indices[first : first + _BATCH]].astype(np.float32)
+        yield Features(tokens=torch.from_numpy(rows)[:, None].to(device), grid=(0, 0))
+
+
 def given_embeddings(path: Path, images: Images) -> Float[np.ndarray, "images d"]:
     """Return the embeddings in `path` by the images' index.
 
-    An .npy file is mapped into memory, not read.
+    An .npy file is memory-mapped.
 
     Raises:
-        UsageError: not such a file, images without an embedding, or embeddings that
-            have no direction.
+        UsageError: no file of embeddings, images without an embedding, or embeddings that
+            are zero or not finite.
     """
     if not path.is_file():
         raise UsageError(f"There are no embeddings at {path}; see `path` in [teacher].")
@@ -68,7 +122,7 @@ def _from_npy(path: Path, images: Images) -> Float[np.ndarray, "images d"]:
         embeddings = np.load(path, mmap_mode="r", allow_pickle=False)
     except (OSError, ValueError) as error:
         raise UsageError(
-            f"{path} is no .npy file of numbers: {error}. Write it with `numpy.save`."
+            f"{path} is not an .npy file of numbers: {error}. Write it with `numpy.save`."
         ) from error
     expected = f"Expected {path} to hold float embeddings [{len(images)}, d]"
     if embeddings.dtype.kind != "f" or embeddings.ndim != 2 or not embeddings.shape[1]:
@@ -93,7 +147,7 @@ def _from_parquet(path: Path, images: Images) -> Float32[np.ndarray, "images d"]
         table = pq.read_table(path, columns=[key, "embedding"])
     except (OSError, pa.ArrowException) as error:
         raise UsageError(f"{path} cannot be read as Parquet: {error}.") from error
-    names = [str(name) for name in table[key].to_pylist()]  # row numbers, perhaps
+    names = [str(name) for name in table[key].to_pylist()]  # they may be numbers
     rows = _rows_by_name(names, images, path)
     return _matrix(table["embedding"].take(pa.array(rows)), path)
 
@@ -107,8 +161,8 @@ def _rows_by_name(names: Sequence[str], images: Images, path: Path) -> Indices:
     if missing:
         raise UsageError(
             f"{path} has no embedding for {len(missing):,} of {len(images):,} images: "
-            f"{_listed(missing)}. Its own names are such as {_listed(names)}; they must "
-            f"be those of the images, relative to {images.where}."
+            f"{_listed(missing)}. Its own names are for example {_listed(names)}; they "
+            f"must be those of the images, relative to {images.where}."
         )
     return np.array([row_of[name] for name in images.names])
 

@@ -1,24 +1,24 @@
 """Several teachers as one: their balanced features side by side.
 
-What students learn from are cosines, so that is where the teachers are balanced. Each
-teacher's tokens are first brought to unit length: the cosine of the joint tokens is then a
-weighted mean of the teachers' own cosines, the same for all images,
+Students learn from cosines, so the teachers are balanced in cosines. Each teacher's tokens
+are first scaled to unit length. The cosine of the joint tokens is then a weighted mean of
+the teachers' own cosines, with the same weights for all images,
 
     cos(joint, joint') = sum_k w_k cos_k,    w_k ~ 1 / (1 - |mean_k|^2),
 
-and no teacher counts for more where its features happen to be long. The weights are those
-of PHI-S on the unit vectors: 1 - |mean|^2 is their whole variance and half the mean squared
-distance of two images, so that every teacher moves images apart by as much, whatever its
-width, and one whose cosines all lie above 0.9 still has its say. PHI-S also centres. We put
-the mean back: objectives, detectors and indices here work with uncentred cosines, and what
-is left of PHI-S, a rotation and one number, keeps those of each teacher exactly. With one
-teacher the joint cosines are its own.
+and the length of a teacher's features gives it no extra weight. The weights are those of
+PHI-S on the unit vectors: 1 - |mean|^2 is their total variance and half the mean squared
+distance of two images. So every teacher separates images equally, whatever its width, also
+one whose cosines are all above 0.9. PHI-S also centres. We do not, because
+objectives, detectors and indices here use uncentred cosines. What remains of PHI-S, a
+rotation and one number, keeps each teacher's cosines exactly. With one teacher the joint
+cosines are its own.
 
-The rotation changes no cosine; it gives the channels of a teacher the same variance, for
+The rotation changes no cosine. It gives the channels of a teacher the same variance, for
 objectives that compare channels (Proteus, VkD). The overall scale makes the mean variance
-of a channel 1. Cells are weighted as the pooled vectors are, and those of other grids
-resampled to the first teacher's; where one teacher has none, there are none. What an
-objective reads from norms (ND) is gone: the joint vector is equally long for all images.
+of a channel 1. Cells (patch tokens) are weighted as the pooled vectors are; other grids are
+resampled to the first teacher's grid. If one teacher has no cells, the joint features have
+none. Norms carry no information (ND reads them): all joint vectors have the same length.
 """
 
 import math
@@ -35,9 +35,9 @@ from filelock import FileLock
 from jaxtyping import Float, Float16, Float32
 from torch import Tensor
 
-from distill.images.loading import Batch
+from distill.images.loading import ViewBatch
 from distill.targets.phi_s import PhiS
-from distill.targets.store import written
+from distill.targets.store import write_errors_explained
 from distill.targets.targets import Targets
 from distill.targets.teacher import Embedder, Teacher, Uncomputed
 from isogon.bundle import TeacherCard
@@ -46,7 +46,7 @@ from isogon.images.collection import Indices, spread
 from isogon.networks import Features
 from isogon.progress import Progress, say
 
-_ESTIMATED_ON = 50_000  # most images that the balance is estimated on
+_ESTIMATED_ON = 50_000  # images for the balance, at most
 _BLOCK = 4096  # rows balanced at once
 
 # In the bundle: for each teacher, by its number, the matrix [d_k, d_k] that its unit-norm
@@ -58,9 +58,9 @@ Arrays = Mapping[str, np.ndarray]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Balance:
-    """For each teacher, what its unit-norm tokens are multiplied by: [d_k, d_k].
+    """For each teacher the matrix that its unit-norm tokens are multiplied by: [d_k, d_k].
 
-    A rotation times one number. The joint token is what comes out, side by side.
+    It is a rotation times one number. The products, side by side, are the joint token.
     """
 
     maps: tuple[Float32[Tensor, "_ _"], ...]
@@ -91,7 +91,7 @@ class Balance:
 
     @property
     def weights(self) -> tuple[float, ...]:
-        """The share of each teacher's cosine in the joint one."""
+        """The weight of each teacher's cosine in the joint cosine."""
         squares = [float((one[0].double() ** 2).sum()) for one in self.maps]
         return tuple(square / sum(squares) for square in squares)
 
@@ -100,7 +100,7 @@ class Balance:
         return Balance(maps=tuple(one.to(device) for one in self.maps))
 
     def __call__(self, tokens: Sequence[Float[Tensor, "*b _"]]) -> Float[Tensor, "*b d"]:
-        """Return the joint tokens, in float32 whatever the precision around."""
+        """Return the joint tokens, in float32 also under autocast."""
         with torch.autocast(tokens[0].device.type, enabled=False):
             return torch.cat(
                 [
@@ -137,18 +137,18 @@ class JointTargets(Targets):
         self._balance = self._balance.to(device)
 
     @torch.no_grad()
-    def features(self, batch: Batch) -> Features:
+    def features(self, batch: ViewBatch) -> Features:
         """Return the joint features of the views."""
         return self._balance.joint([each.features(batch) for each in self._several])
 
     def fault(self) -> UsageError | None:
-        """Return the first teacher's that has one."""
+        """Return the first fault of any teacher."""
         faults = [each.fault() for each in self._several]
         return next((fault for fault in faults if fault is not None), None)
 
 
 class JointTeacher(Teacher):
-    """Several teachers of the same images, which teach as one."""
+    """Several teachers of the same images, used as one."""
 
     def __init__(self, teachers: Sequence[Teacher], cache: Path) -> None:
         """Join the teachers; `prepare` finds their balance.
@@ -176,10 +176,10 @@ class JointTeacher(Teacher):
         folder: Path | None = None,
         arrays: Arrays | None = None,
     ) -> None:
-        """Find the balance on the plain crops of training images, or take it up again.
+        """Estimate the balance on plain crops of training images, or load it.
 
-        Of several processes one computes and the others wait. What is in `folder` is
-        never computed again: on another machine an eigenvector may point the other way.
+        One process computes and the others wait. A balance in `folder` is never computed
+        again: on another machine an eigenvector may have the opposite sign.
         """
         if arrays is not None:
             self._balance = Balance.from_arrays(arrays)
@@ -198,7 +198,7 @@ class JointTeacher(Teacher):
     def uncomputed(
         self, indices: Indices, device: torch.device, *, plain: bool = False
     ) -> Uncomputed:
-        """Return what all of them lack together."""
+        """Return the sum over the teachers."""
         found = [each.uncomputed(indices, device, plain=plain) for each in self.teachers]
         return Uncomputed(
             views=sum(each.views for each in found), size=sum(each.size for each in found)
@@ -222,7 +222,7 @@ class JointTeacher(Teacher):
 
     @property
     def embed(self) -> Embedder | None:
-        """Embed with every teacher and join; None where one has no network."""
+        """Embed with every teacher and join; None if one has no network."""
         embedders = [each.embed for each in self.teachers]
         found = [each for each in embedders if each is not None]
         if len(found) < len(embedders):
@@ -238,7 +238,7 @@ class JointTeacher(Teacher):
     def targets(
         self, indices: Indices, device: torch.device, progress: Progress
     ) -> Targets:
-        """Return the joint features of what each teacher gives; each has its own store."""
+        """Return the joint features; each teacher has its own store."""
         several = [each.targets(indices, device, progress) for each in self.teachers]
         return JointTargets(several, self.balance)
 
@@ -254,7 +254,7 @@ class JointTeacher(Teacher):
     ) -> Float[np.ndarray, "n d"]:
         """Return the joint pooled features, in float16, mapped from a file in the cache.
 
-        The file is named by the balance and the features that are joined.
+        The file's name is a hash of the balance and of the features that are joined.
 
         Raises:
             UsageError: it cannot be written, or see `filled_store`.
@@ -267,7 +267,7 @@ class JointTeacher(Teacher):
         path.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(path.with_suffix(".lock")):
             if not path.exists():
-                with written(path):
+                with write_errors_explained(path):
                     self._write(path, pooled)
         kept: Float16[np.ndarray, "n d"] = np.load(path, mmap_mode="r")
         return np.asarray(kept)
@@ -288,7 +288,7 @@ class JointTeacher(Teacher):
 
 
 def joint_card(cards: Sequence[TeacherCard]) -> TeacherCard:
-    """Return what a bundle says of several teachers, each of them named in it."""
+    """Return what a bundle says about several teachers; it names each of them."""
     return TeacherCard(
         architecture=" + ".join(card.architecture for card in cards),
         weights=" + ".join(card.weights for card in cards),
@@ -300,9 +300,9 @@ def joint_card(cards: Sequence[TeacherCard]) -> TeacherCard:
 
 
 def _kept_balance(folder: Path, pooled: Sequence[Float[np.ndarray, "n _"]]) -> Balance:
-    """Return the balance from its file in `folder`, written first if there is none.
+    """Return the balance from its file in `folder`; write the file first if there is none.
 
-    The file is named by the hash of the features.
+    The file's name is a hash of the features.
     """
     path = folder / f"balance-{_digest(pooled)[:16]}.safetensors"
     folder.mkdir(parents=True, exist_ok=True)
@@ -325,7 +325,7 @@ def _digest(pooled: Sequence[Float[np.ndarray, "n _"]]) -> str:
 
 
 def _unit(vectors: Float[np.ndarray, "n d"]) -> Float[np.ndarray, "n d"]:
-    """Return the directions, in float64; a vector of zeros stays one."""
+    """Return the unit vectors, in float64; a vector of zeros stays zero."""
     wide = vectors.astype(np.float64)
     norms = np.linalg.norm(wide, axis=1, keepdims=True)
     directions: Float[np.ndarray, "n d"] = wide / np.where(norms > 0, norms, 1.0)

@@ -1,4 +1,4 @@
-"""A teacher that is a network, its features computed as the recipe asks."""
+"""A teacher that is a network: its features are computed as the recipe asks."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -14,15 +14,15 @@ from distill.images.loading import plain_crops, views_in_order
 from distill.images.views import Views
 from distill.recipe import Recipe, TeacherSection
 from distill.targets.finite import require_finite_features
-from distill.targets.identity import crop_parts, network_parts, view_parts
 from distill.targets.store import (
     FeatureStore,
-    Parts,
     RowSource,
+    StoreParts,
     StoreRecord,
     filled_store,
     rows_done,
 )
+from distill.targets.store_key import crop_parts, network_parts, view_parts
 from distill.targets.targets import OnlineTargets, StoredTargets, Targets
 from distill.targets.teacher import Embedder, Teacher, Uncomputed
 from isogon.bundle import TeacherCard
@@ -31,7 +31,7 @@ from isogon.images.collection import Indices
 from isogon.networks import FeatureExtractor, Features
 from isogon.progress import Progress
 
-Precision = Literal["32-true", "bf16-mixed", "16-mixed"]
+TrainPrecision = Literal["32-true", "bf16-mixed", "16-mixed"]
 _Kind = Literal["embedding", "tokens", "plain"]
 
 
@@ -41,8 +41,8 @@ class _Pixels:
 
     indices: Indices
     views: int
-    parts: Parts
-    batches: Callable[[int], Iterator[UInt8[Tensor, "b h w 3"]]]  # from a view on
+    parts: StoreParts
+    batches: Callable[[int], Iterator[UInt8[Tensor, "b h w 3"]]]  # from a view's number on
 
 
 class NetworkTeacher(Teacher):
@@ -64,12 +64,12 @@ class NetworkTeacher(Teacher):
         """Freeze the network.
 
         Args:
-            network: in evaluation from now on.
-            card: what a bundle says of it.
-            images: what indices mean.
-            preprocessing: of the plain crops; its size is that of the views, too.
-            section: its [teacher].
-            recipe: its [data] and [train] say, beside `section`, what is computed.
+            network: put into evaluation mode.
+            card: what a bundle says about it.
+            images: the images that indices refer to.
+            preprocessing: of the plain crops; views have its size, too.
+            section: its table [teacher].
+            recipe: its [data] and [train] also say how features are computed.
             source: the file of the user's own network.
         """
         self.network = network.eval().requires_grad_(False)
@@ -83,9 +83,9 @@ class NetworkTeacher(Teacher):
     def targets(
         self, indices: Indices, device: torch.device, progress: Progress
     ) -> Targets:
-        """Return the network itself, or its features of `views` views of each image.
+        """Return the network itself, or stored features of `views` views of each image.
 
-        They are computed in the precision of [train], as they would be in training.
+        They are computed in the precision of [train], as in training.
         """
         kind = self._section.features
         if kind == "online":
@@ -125,7 +125,7 @@ class NetworkTeacher(Teacher):
     def uncomputed(
         self, indices: Indices, device: torch.device, *, plain: bool = False
     ) -> Uncomputed:
-        """Return what the stores on disk still lack."""
+        """Return how much the stores on disk still lack."""
         kind = self._section.features
         if plain:
             record, _ = self._record("plain", self._plain(indices), "32-true", device)
@@ -184,7 +184,7 @@ class NetworkTeacher(Teacher):
         self,
         kind: _Kind,
         pixels: _Pixels,
-        precision: Precision,
+        precision: TrainPrecision,
         device: torch.device,
         progress: Progress,
     ) -> FeatureStore:
@@ -200,17 +200,17 @@ class NetworkTeacher(Teacher):
             ),
             progress,
         )
-        self.network.cpu()  # training needs the room
+        self.network.cpu()  # training needs the device's memory
         return store
 
     def _record(
         self,
         kind: _Kind,
         pixels: _Pixels,
-        precision: Precision,
+        precision: TrainPrecision,
         device: torch.device,
     ) -> tuple[StoreRecord, Callable[[UInt8[Tensor, "b h w 3"]], Features]]:
-        """Return what the store of these views is, and what computes their features."""
+        """Return the record of the store of these views, and what computes its features."""
         network = network_parts(
             self.network, self.card.architecture, self._source, precision
         )
@@ -233,7 +233,10 @@ class NetworkTeacher(Teacher):
 
     @torch.no_grad()
     def _features(
-        self, pixels: UInt8[Tensor, "b h w 3"], device: torch.device, precision: Precision
+        self,
+        pixels: UInt8[Tensor, "b h w 3"],
+        device: torch.device,
+        precision: TrainPrecision,
     ) -> Features:
         mixed = precision != "32-true"
         dtype = torch.float16 if precision == "16-mixed" else torch.bfloat16

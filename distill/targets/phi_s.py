@@ -1,17 +1,17 @@
-"""PHI-S: features of different teachers on one scale, their inner structure unchanged.
+"""PHI-S: features of different teachers on one scale, with all distances unchanged.
 
-A rotation to the principal components, a Hadamard rotation that spreads their variance
-evenly over all channels, and one number for the scale: every channel gets the same
-variance, and all distances stay as they were, up to that number. Reference: Ranzinger et
+It is a rotation to the principal components, a Hadamard rotation that spreads their
+variance evenly over all channels, and one number for the scale. Every channel then has the
+same variance, and all distances are the same up to that number. Reference: Ranzinger et
 al., "PHI-S: Distribution Balancing for Label-Free Multi-Teacher Distillation",
 arXiv:2410.01680. Written from the formula: with the eigenvectors U and eigenvalues l of the
 covariance and a Hadamard matrix H of orthonormal rows,
 
     phi_s(x) = a H U^T (x - mean),    a = 1 / sqrt(mean(l)).
 
-Where we differ: there is no Hadamard matrix of a width that is not a multiple of 4, and of
-some that are we know none. A chain of plane rotations then does the same (Schur and Horn:
-a symmetric matrix can be rotated until its diagonal is constant).
+Where we differ: there is no Hadamard matrix whose width is not a multiple of 4, and for
+some multiples of 4 we know none. A chain of plane rotations then does the same (Schur and
+Horn: a symmetric matrix can be rotated until its diagonal is constant).
 """
 
 import math
@@ -35,7 +35,7 @@ class PhiS:
     def estimated(cls, features: Float[np.ndarray, "n d"]) -> "PhiS":
         """Return the map that gives these features unit variance in every channel.
 
-        Computed in float64. Where they do not vary at all the scale is 1.
+        Computed in float64. If the features do not vary, the scale is 1.
         """
         mean, covariance = _moments(features)
         values, vectors = np.linalg.eigh(covariance)
@@ -55,7 +55,7 @@ class PhiS:
         return balanced
 
     def inverse(self, balanced: Float[np.ndarray, "n d"]) -> Float[np.ndarray, "n d"]:
-        """Return the features that these are the balanced ones of."""
+        """Return the features from which the balanced ones were computed."""
         features: Float[np.ndarray, "n d"] = (
             balanced / self.scale
         ) @ self.rotation + self.mean
@@ -65,7 +65,7 @@ class PhiS:
 def _moments(
     features: Float[np.ndarray, "n d"],
 ) -> tuple[Float[np.ndarray, " d"], Float[np.ndarray, "d d"]]:
-    """Return mean and covariance in float64, block by block: they may be mapped."""
+    """Return mean and covariance in float64, block by block: features may be on disk."""
     count, width = features.shape
     mean = features.mean(axis=0, dtype=np.float64)
     covariance = np.zeros((width, width))
@@ -136,10 +136,10 @@ def _is_prime(number: int) -> bool:
 
 
 def _chain_of_rotations(values: Float[np.ndarray, " d"]) -> Float[np.ndarray, "d d"]:
-    """Return Q as in `_evenly_spreading`, one plane after the other.
+    """Return Q as in `_evenly_spreading`, by one plane rotation after another.
 
-    Each takes a channel of less than the mean variance and one of more, and turns them
-    until the first has the mean exactly; the other keeps the rest.
+    Each rotation takes a channel below the mean variance and one above it. Afterwards the
+    first has exactly the mean, and the other has the rest.
     """
     width = len(values)
     mean = float(values.mean())

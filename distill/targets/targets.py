@@ -1,4 +1,4 @@
-"""What the student learns from: the teacher's features of exactly the views it sees."""
+"""What the student learns from: the teacher's features of its own views."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Bool, Int64
 from torch import Tensor
 
-from distill.images.loading import Batch
+from distill.images.loading import ViewBatch
 from distill.targets.finite import not_finite
 from distill.targets.store import FeatureStore
 from isogon.errors import UsageError
@@ -17,24 +17,24 @@ from isogon.networks import FeatureExtractor, Features
 
 
 class Targets(ABC):
-    """The teacher's features of a batch of views, wherever they come from."""
+    """The interface of what gives the teacher's features of a batch of views."""
 
     width: int
-    replayed: int | None = None  # after how many views of an image they start again
-    sizes: tuple[int, ...] = ()  # in which views must come, beside the student's own
+    replayed: int | None = None  # views of an image after which they repeat; None: never
+    sizes: tuple[int, ...] = ()  # sizes in which it needs the views, beside the student's
 
     @abstractmethod
     def place(self, device: torch.device) -> None:
-        """Move what computes, if anything does, to `device`."""
+        """Move the network, if there is one, to `device`."""
 
     @abstractmethod
-    def features(self, batch: Batch) -> Features:
+    def features(self, batch: ViewBatch) -> Features:
         """Return the teacher's features of the views, on the device of their pixels."""
 
     def fault(self) -> UsageError | None:
-        """Return what was wrong with the features since the last call, if anything.
+        """Return the error for features that were not finite since the last call, if any.
 
-        Asked between steps, because the answer makes the host wait for the device.
+        Called between steps, because the host has to wait for the device.
         """
         return None
 
@@ -42,13 +42,13 @@ class Targets(ABC):
 class StoredTargets(Targets):
     """A teacher whose features of every view are on disk.
 
-    The store holds float16: up to 0.05 % off per value (2^-11), values below 6e-5 in
-    steps of 6e-8. A batch is copied out of the memory map in one go, crosses to the
-    device in float16 and becomes float32 there.
+    The store holds float16: a value is off by up to 0.05 % (2^-11), and values below 6e-5
+    have steps of 6e-8. A batch is copied out of the memory map at once, sent to the
+    device in float16 and converted to float32 there.
     """
 
     def __init__(self, store: FeatureStore, indices: Indices) -> None:
-        """Read from `store`, whose rows are the images `indices`, in this order."""
+        """Read from `store`, which holds the images `indices` in this order."""
         self._store = store
         self._rows = np.full(indices.max() + 1, -1)
         self._rows[indices] = np.arange(len(indices))
@@ -58,11 +58,11 @@ class StoredTargets(Targets):
     def place(self, device: torch.device) -> None:
         """Do nothing: there is no network to move."""
 
-    def features(self, batch: Batch) -> Features:
+    def features(self, batch: ViewBatch) -> Features:
         """Return the stored features of the views.
 
         Raises:
-            IndexError: a view that was not among those computed.
+            IndexError: the features of a view are not in the store.
         """
         rows = self._rows[batch.indices.numpy()]
         device = batch.pixels.device
@@ -86,8 +86,8 @@ class OnlineTargets(Targets):
 
         Args:
             teacher: the network.
-            size: of the views it looks at; None for the student's own.
-            name: by which messages call it.
+            size: of the views it takes; None for the student's own size.
+            name: of the teacher, for messages.
             images: the names of all images, for messages.
         """
         self._teacher = teacher
@@ -103,7 +103,7 @@ class OnlineTargets(Targets):
         self._teacher.to(device)
 
     @torch.no_grad()
-    def features(self, batch: Batch) -> Features:
+    def features(self, batch: ViewBatch) -> Features:
         """Run the teacher on the views."""
         pixels = batch.pixels if self._size is None else batch.pixels_at(self._size)
         features: Features = self._teacher(pixels)

@@ -1,4 +1,4 @@
-"""The teacher of a run: a network, or embeddings that someone else computed."""
+"""The interface of a run's teacher: a network, several, or given embeddings."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
@@ -10,7 +10,6 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
-from distill.targets.given import GivenTargets
 from distill.targets.targets import Targets
 from isogon.bundle import TeacherCard
 from isogon.images import Preprocessing
@@ -18,22 +17,20 @@ from isogon.images.collection import Indices
 from isogon.networks import Features
 from isogon.progress import Progress
 
-_BATCH = 64
-
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Uncomputed:
-    """Features that a run is going to compute and keep."""
+    """How much a run still has to compute and store."""
 
-    views: int  # of images, each through the network once
+    views: int  # that go through the network once each
     size: int  # in bytes, on disk
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Embedder:
-    """What embeds plain crops of images, on the device of their pixels."""
+    """Embeds plain crops of images, on the device of their pixels."""
 
-    crops: tuple[Preprocessing, ...]  # what it takes of each image, in this order
+    crops: tuple[Preprocessing, ...]  # of each image, in the order that `run` takes them
     run: Callable[..., Float[Tensor, "b d"]]
 
     def __call__(self, *pixels: UInt8[Tensor, "b _ _ 3"]) -> Float[Tensor, "b d"]:
@@ -54,30 +51,30 @@ class Teacher(ABC):
         folder: Path | None = None,
         arrays: Mapping[str, np.ndarray] | None = None,
     ) -> None:
-        """Learn what it needs of the training images before it teaches.
+        """Compute what the teacher needs from the training images, before training.
 
         Args:
             indices: of the training images.
             device: where networks compute.
             progress: where to show progress.
-            folder: of the run, which keeps it, so that a continued run has the same.
-            arrays: what it had learnt when the bundle was made, as `kept` gave it.
+            folder: of the run; the result is stored there for a continued run.
+            arrays: the result of an earlier run, as its bundle holds it (see `kept`).
         """
 
     @property
     def kept(self) -> dict[str, np.ndarray]:
-        """What it has learnt in `prepare`, for the bundle; empty where there is nothing."""
+        """The result of `prepare`, for the bundle; empty where there is none."""
         return {}
 
     @property
     def parts(self) -> dict[str, slice]:
-        """The channels of each of several teachers, by its name; empty for one."""
+        """The channels of each of several teachers, by name; empty for a single teacher."""
         return {}
 
     @property
     @abstractmethod
     def embed(self) -> Embedder | None:
-        """What embeds any image, from its own crops; None where there is no network."""
+        """Embeds any image; None where there is no network."""
 
     @abstractmethod
     def targets(
@@ -85,8 +82,8 @@ class Teacher(ABC):
     ) -> Targets:
         """Return what the student learns from on these images.
 
-        May take hours, where the features are computed once and are not there yet.
-        Every process of a run calls it, and one of them computes.
+        This may take hours, if features are stored and not computed yet. Every process of
+        a run calls it; one of them computes.
 
         Raises:
             UsageError: see `filled_store`.
@@ -96,16 +93,17 @@ class Teacher(ABC):
     def sample(self, indices: Indices, device: torch.device) -> Iterator[Features]:
         """Yield features of the plain crops in order, batch by batch, on `device`.
 
-        They are of the kind that the targets give: with cells, or pooled alone.
+        They have cells (patch tokens) where the targets have them; else only pooled.
         """
 
     @abstractmethod
     def pooled(
         self, indices: Indices, device: torch.device, progress: Progress
     ) -> Float[np.ndarray, "n d"]:
-        """Return the pooled features of the plain crops, in order; mapped from disk.
+        """Return the pooled features of the plain crops, in order; memory-mapped.
 
-        Computed once for these images and kept, in float16; given ones as they are.
+        They are computed once for these images and stored in float16. Given embeddings
+        are returned as they are.
 
         Raises:
             UsageError: see `filled_store`.
@@ -115,51 +113,4 @@ class Teacher(ABC):
     def uncomputed(
         self, indices: Indices, device: torch.device, *, plain: bool = False
     ) -> Uncomputed:
-        """Return what `targets`, or with `plain` what `pooled`, would have to compute."""
-
-
-class GivenTeacher(Teacher):
-    """A teacher known by one embedding for each image."""
-
-    def __init__(
-        self, embeddings: Float[np.ndarray, "images d"], card: TeacherCard
-    ) -> None:
-        self._embeddings = embeddings
-        self.card = card
-
-    @property
-    def embed(self) -> None:
-        """None: other images than these cannot be embedded."""
-        return None
-
-    def targets(
-        self, indices: Indices, device: torch.device, progress: Progress
-    ) -> Targets:
-        """Return the embeddings, the same for every view of an image."""
-        return GivenTargets(self._embeddings)
-
-    def sample(self, indices: Indices, device: torch.device) -> Iterator[Features]:
-        """Yield the embeddings, batch by batch."""
-        yield from in_batches(self._embeddings, indices, device)
-
-    def pooled(
-        self, indices: Indices, device: torch.device, progress: Progress
-    ) -> Float[np.ndarray, "n d"]:
-        """Return the embeddings."""
-        rows: Float[np.ndarray, "n d"] = self._embeddings[indices]
-        return rows
-
-    def uncomputed(
-        self, indices: Indices, device: torch.device, *, plain: bool = False
-    ) -> Uncomputed:
-        """Nothing has to be computed: the embeddings are given."""
-        return Uncomputed(views=0, size=0)
-
-
-def in_batches(
-    embeddings: Float[np.ndarray, "images d"], indices: Indices, device: torch.device
-) -> Iterator[Features]:
-    """Yield these rows as float32 features of one token, batch by batch."""
-    for first in range(0, len(indices), _BATCH):
-        rows = embeddings[indices[first : first + _BATCH]].astype(np.float32)
-        yield Features(tokens=torch.from_numpy(rows)[:, None].to(device), grid=(0, 0))
+        """Return how much `targets`, or with `plain` `pooled`, would have to compute."""

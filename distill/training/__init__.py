@@ -1,1 +1,1 @@
-"""One run: its loop, its processes, and what survives an interruption of it."""
+"""The training of a run: its loop, its processes and its checkpoints."""

@@ -1,7 +1,7 @@
-"""What the processes of a run must have in common, compared before the first step.
+"""Check before the first step that all processes of a run have the same images and recipe.
 
-Each lists the images and reads the recipe for itself. Were they to differ, the processes
-would wait for one another for ever, or train on something else than the checkpoint says.
+Each process lists the images and reads the recipe itself. If they differed, processes would
+wait for each other forever, or train on other images than the checkpoint says.
 """
 
 import hashlib
@@ -21,14 +21,14 @@ from isogon.images import Images
 
 _SHOWN = 3  # names in a message
 _REMEDY = (
-    "All processes must see the same images, recipe and models: copy what is missing, or "
+    "All processes need the same images, recipe and models: copy what is missing, or "
     "let the nodes share a folder. No step has been made."
 )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class _Outlook:
-    """What one process found, small enough to be sent to all."""
+class _ProcessState:
+    """What one process found; it is small, and sent to all processes."""
 
     process: str
     images: dict[str, tuple[int, str]]  # by source: how many, digest of names and sizes
@@ -37,7 +37,7 @@ class _Outlook:
     @classmethod
     def of(
         cls, rank: int, sources: Mapping[str, Images], settings: Mapping[str, Any]
-    ) -> "_Outlook":
+    ) -> "_ProcessState":
         versions = {f"version of {name}": version(name) for name in ("isogon", "torch")}
         return cls(
             process=f"process {rank} on {socket.gethostname()}",
@@ -49,22 +49,22 @@ class _Outlook:
 def require_agreement(
     fabric: Fabric, sources: Mapping[str, Images], settings: Mapping[str, Any]
 ) -> None:
-    """Refuse processes that would not do the same; every process must call this.
+    """Refuse processes with different images or settings; every process must call this.
 
     Args:
         fabric: the run's processes.
-        sources: the images, by what the recipe calls them.
-        settings: what else must be equal, by name; comparable and small.
+        sources: the images, by their names in the recipe.
+        settings: other values that must be equal, by name; small.
 
     Raises:
-        UsageError: a process found other images, or has another setting, than the first.
+        UsageError: a process has other images or settings than the first.
     """
     if fabric.world_size == 1:
         return
-    outlooks = _gathered(fabric, _Outlook.of(fabric.global_rank, sources, settings))
-    first = outlooks[0]
+    states = _gathered(fabric, _ProcessState.of(fabric.global_rank, sources, settings))
+    first = states[0]
     with in_common(fabric):
-        for rank, other in enumerate(outlooks):
+        for rank, other in enumerate(states):
             if other.settings != first.settings:
                 differing = _differing(first.settings, other.settings)
                 raise UsageError(

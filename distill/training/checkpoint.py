@@ -1,4 +1,4 @@
-"""Checkpoints: what an interrupted run continues from; and one run at a time."""
+"""Checkpoints, from which an interrupted run continues, and a lock: one run per folder."""
 
 import os
 from collections.abc import Iterable, Iterator
@@ -11,33 +11,14 @@ import torch
 from torch import Tensor
 
 from distill.recipe import Recipe, TrainSection
-from distill.targets.identity import VIEW_SETTINGS
+from distill.targets.store_key import VIEW_SETTINGS
 from distill.weights import why_unloadable
 from isogon.bundle.stage import exclusive
 from isogon.errors import UsageError
 from isogon.networks import source_of
 
-
-def generator_state(device: torch.device) -> Tensor:
-    """Return the state of the generators that dropout draws from, as bytes."""
-    states = [torch.get_rng_state()]
-    if torch.cuda.is_available():
-        states.append(torch.cuda.get_rng_state())
-    return torch.cat(states).to(device)
-
-
-def restore_generators(state: Tensor) -> None:
-    """Go on drawing where `generator_state` was taken."""
-    # A slice is copied: torch 2.15 reads a state from the start of its storage.
-    own = len(torch.get_rng_state())
-    torch.set_rng_state(state[:own].clone())
-    if torch.cuda.is_available() and len(state) > own:
-        torch.cuda.set_rng_state(state[own:].clone())
-
-
 NAME = "checkpoint.pt"
-
-# What may change between an interruption and its continuation, if that is asked for.
+# Keys that may change before a run is continued, with --accept-changes.
 _ADJUSTABLE = {
     "epochs",
     "steps",
@@ -52,12 +33,12 @@ _ADJUSTABLE = {
     "clip_norm",
     "precision",
 }
-# What does not shape the weights.
+# Keys that do not affect the weights.
 _FREE = {"workers", "checkpoint_minutes"}
 
 
 class Checkpoint:
-    """One file per run, tied to the recipe and the images it belongs to."""
+    """One file per run, which belongs to its recipe and images."""
 
     def __init__(
         self,
@@ -67,27 +48,27 @@ class Checkpoint:
         *,
         accept_changes: bool = False,
     ) -> None:
-        """Name the run.
+        """Describe the run.
 
         Args:
-            folder: where the checkpoint is kept.
-            recipe: what is run; only what shapes the weights counts.
-            trained: the names of the images that are learnt from.
-            accept_changes: whether to continue a run whose learning rate, length,
-                clipping or precision was another.
+            folder: of the checkpoint.
+            recipe: of the run; only keys that affect the weights count.
+            trained: the names of the images that steps learn from.
+            accept_changes: whether to continue a run that had another learning rate,
+                length, clipping or precision.
         """
         names = sha256("\0".join(trained).encode("utf-8", "surrogateescape"))
-        # What shapes the weights, by dotted key.
+        # What affects the weights, by dotted key.
         self.shaping = _shaping(recipe) | {"names of the images": names.hexdigest()}
         self._accept_changes = accept_changes
         self._folder = folder
         self.path = folder / NAME
 
     def save(self, state: dict[str, Any]) -> None:
-        """Replace the checkpoint; a run killed meanwhile leaves the previous one.
+        """Replace the checkpoint; if the run is killed meanwhile, the old one stays.
 
         Raises:
-            UsageError: it cannot be written, most often for want of room.
+            UsageError: it cannot be written, most often because the disk is full.
         """
         pending = self.path.with_suffix(".pending")
         try:
@@ -100,7 +81,7 @@ class Checkpoint:
         except (OSError, RuntimeError) as error:
             with suppress(OSError):
                 pending.unlink(missing_ok=True)
-            cause = error.__context__ or error  # torch's own error hides the file's
+            cause = error.__context__ or error  # torch's error hides that of the file
             kept = "; the last checkpoint is kept" if self.path.exists() else ""
             raise UsageError(
                 f"{self.path} cannot be written: {cause}. Make room, then run this "
@@ -108,10 +89,10 @@ class Checkpoint:
             ) from error
 
     def require_continuable(self) -> None:
-        """Raise what `load` would raise; before hours are spent on other things.
+        """Raise what `load` would raise, before other long work starts.
 
         Raises:
-            UsageError: also where the run has done more than the recipe now asks for.
+            UsageError: also if the run is already longer than the recipe now says.
         """
         state = self.load()
         if state is None:
@@ -123,12 +104,12 @@ class Checkpoint:
         if by_steps or (course["epoch"], course["step"]) > (epochs, 0):
             raise UsageError(
                 f"The run in {self._folder} has done {course['epoch']} epochs and "
-                f"{course['step']} steps, and the recipe now ends after {ends}. Raise "
-                f"`{ends.split()[1]}` in [train], or remove {self._folder} to start anew."
+                f"{course['step']} steps, but the recipe now ends after {ends}. Raise "
+                f"`{ends.split()[1]}` in [train], or remove {self._folder} to start again."
             )
 
     def load(self) -> dict[str, Any] | None:
-        """Return the saved state, or None where no run was interrupted.
+        """Return the saved state, or None if there is no checkpoint.
 
         Raises:
             UsageError: the checkpoint belongs to another recipe or other images.
@@ -140,10 +121,10 @@ class Checkpoint:
                 self.path, map_location="cpu", weights_only=True, mmap=True
             )
             theirs = state.pop("shaping")
-        except Exception as error:  # damaged bytes reach torch's and pickle's parsers
+        except Exception as error:  # torch's and pickle's parsers raise many types
             raise UsageError(
                 f"{self.path} is damaged: {why_unloadable(error)}. Remove {self._folder} "
-                f"to start anew."
+                f"to start again."
             ) from error
         changed = sorted(
             key
@@ -156,7 +137,7 @@ class Checkpoint:
         adjustable = {f"train.{name}" for name in _ADJUSTABLE}
         if not changed or (self._accept_changes and adjustable.issuperset(changed)):
             return state
-        remedy = f"Remove {self._folder} to start anew, or choose another --output"
+        remedy = f"Remove {self._folder} to start again, or choose another --output"
         if adjustable.issuperset(changed):
             remedy += ", or pass --accept-changes to continue with the new values"
         raise UsageError(
@@ -172,8 +153,52 @@ def remove_checkpoint(folder: Path) -> None:
     path.with_suffix(".pending").unlink(missing_ok=True)
 
 
+@contextmanager
+def sole_run(folder: Path, section: TrainSection) -> Iterator[None]:
+    """Let one run at a time use `folder`; the lock ends with its first process.
+
+    Raises:
+        UsageError: another run uses it.
+    """
+    if not is_first_process(section):
+        yield
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    busy = UsageError(
+        f"Another run is at work in {folder}. Wait for it or stop it, then run this "
+        f"again; or choose another --output."
+    )
+    with exclusive(folder, busy):
+        yield
+
+
+def is_first_process(section: TrainSection) -> bool:
+    """Return whether this process is the run's first; works before `launched`."""
+    if section.devices * section.nodes == 1:
+        return True
+    # `torchrun` sets the first variable, `processes.launched` the second.
+    return os.environ.get("RANK", os.environ.get("LOCAL_RANK", "0")) == "0"
+
+
+def generator_state(device: torch.device) -> Tensor:
+    """Return the state of the random generators of dropout, as bytes."""
+    states = [torch.get_rng_state()]
+    if torch.cuda.is_available():
+        states.append(torch.cuda.get_rng_state())
+    return torch.cat(states).to(device)
+
+
+def restore_generators(state: Tensor) -> None:
+    """Restore the random generators to a `generator_state`."""
+    # Slices are copied: torch 2.15 reads a state from the start of its storage.
+    own = len(torch.get_rng_state())
+    torch.set_rng_state(state[:own].clone())
+    if torch.cuda.is_available() and len(state) > own:
+        torch.cuda.set_rng_state(state[own:].clone())
+
+
 def _shaping(recipe: Recipe) -> dict[str, Any]:
-    """Return what shapes the weights, by dotted key."""
+    """Return what affects the weights, by dotted key."""
     document = recipe.model_dump(
         mode="json",
         include={
@@ -214,32 +239,5 @@ def _shaping(recipe: Recipe) -> dict[str, Any]:
 
 
 def _objectives(shaping: dict[str, Any]) -> list[str]:
-    """Return the objectives in their order, by which the optimiser knows their heads."""
+    """Return the objectives in their order, which is that of the optimiser's groups."""
     return [key for key in shaping if key.startswith("objective.")]
-
-
-@contextmanager
-def sole_run(folder: Path, section: TrainSection) -> Iterator[None]:
-    """Let one run at a time work in `folder`; the lock ends with its first process.
-
-    Raises:
-        UsageError: another run works there.
-    """
-    if not is_first_process(section):
-        yield
-        return
-    folder.mkdir(parents=True, exist_ok=True)
-    busy = UsageError(
-        f"Another run is at work in {folder}. Wait for it or stop it, then run this "
-        f"again; or choose another --output."
-    )
-    with exclusive(folder, busy):
-        yield
-
-
-def is_first_process(section: TrainSection) -> bool:
-    """Return whether this process is the run's first, also before it is `launched`."""
-    if section.devices * section.nodes == 1:
-        return True
-    # `torchrun` sets the first; Fabric, which starts processes on one machine, the second.
-    return os.environ.get("RANK", os.environ.get("LOCAL_RANK", "0")) == "0"

@@ -1,4 +1,4 @@
-"""Detect a diverged loss before it is written into a checkpoint."""
+"""Detect a diverged loss before it is saved in a checkpoint."""
 
 import math
 from collections import deque
@@ -18,23 +18,23 @@ Values = dict[str, float]
 class DivergenceWatch:
     """Compares the recent loss with that of the first steps.
 
-    A run has diverged if a term is not finite, or if the mean loss of the last 100
-    steps exceeds ten times the largest magnitude of the first 100: what a loss that
-    grows without bound does, and no loss that merely fails to fall.
+    A run has diverged if a term is not finite, or if the mean loss of the last 100 steps
+    exceeds ten times the largest magnitude in the first 100. A loss that only does not
+    fall never exceeds this.
     """
 
     def __init__(self, *, kept: Callable[[], bool] = lambda: False) -> None:
         """Watch from the start.
 
         Args:
-            kept: whether there is a checkpoint to go on from.
+            kept: returns whether there is a checkpoint to continue from.
         """
         self._kept = kept
         self._start = 0.0
         self._counted = 0
         self._recent: deque[float] = deque(maxlen=_WINDOW)
 
-    def see(self, step: int, terms: Values) -> None:
+    def record(self, step: int, terms: Values) -> None:
         """Record the loss of one step.
 
         Raises:
@@ -52,16 +52,16 @@ class DivergenceWatch:
             raise _diverged(what, step, terms, kept=self._kept())
 
     def state(self) -> dict[str, float]:
-        """Return what a continued run must know."""
+        """Return the state for the checkpoint."""
         return {"start": self._start, "counted": self._counted}
 
     def restore(self, state: dict[str, float]) -> None:
-        """Go on from `state`; the window of recent steps fills anew."""
+        """Continue from `state`; the window of recent steps starts empty."""
         self._start, self._counted = state["start"], int(state["counted"])
 
 
 def require_finite(module: nn.Module, step: int, *, kept: bool) -> None:
-    """Raise `UsageError` if a weight is not finite: nothing to continue from."""
+    """Raise `UsageError` if a weight is not finite: no run could continue from it."""
     for name, weight in module.named_parameters():
         if not bool(torch.isfinite(weight).all()):
             raise _diverged(f"left {name} not finite", step, {}, kept=kept)
@@ -72,7 +72,7 @@ def _diverged(what: str, step: int, terms: Values, *, kept: bool) -> UsageError:
     checkpoint = "The last good checkpoint is kept. " if kept else ""
     again = "run again"
     if kept:
-        again += " with --accept-changes to go on from there"
+        again += " with --accept-changes to continue from it"
     return UsageError(
         f"The loss {what} at step {step}{shown}. {checkpoint}"
         f'Lower `learning_rate`, set `clip_norm` or use `precision = "32-true"` in '

@@ -1,4 +1,4 @@
-"""Signals that ask a run to stop, answered between two steps rather than within one."""
+"""Signals that ask a run to stop: it stops after the current step, not within it."""
 
 import signal
 import threading
@@ -10,7 +10,7 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 class Interruption:
-    """Whether somebody asked to stop, and by which signal."""
+    """Whether a signal asked to stop, and which."""
 
     def __init__(self) -> None:
         self.signal: int | None = None
@@ -19,7 +19,7 @@ class Interruption:
         return self.signal is not None
 
     def end(self) -> None:
-        """End as the signal would have: by `KeyboardInterrupt` or `SystemExit`."""
+        """End as after the signal: by `KeyboardInterrupt` or `SystemExit`."""
         if self.signal == signal.SIGINT:
             raise KeyboardInterrupt
         raise SystemExit(128 + (self.signal or 0))
@@ -27,9 +27,9 @@ class Interruption:
 
 @contextmanager
 def interruption() -> Iterator[Interruption]:
-    """Remember the first signal to stop; a second one acts at once.
+    """Record the first signal to stop; a second one acts at once.
 
-    Outside the main thread, where Python delivers no signals, nothing is noted.
+    Nothing is recorded outside the main thread, where Python delivers no signals.
     """
     asked = Interruption()
     if threading.current_thread() is not threading.main_thread():

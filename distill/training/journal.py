@@ -1,4 +1,4 @@
-"""The log of a run: `metrics.jsonl` and TensorBoard's files."""
+"""The log of a run by step: `metrics.jsonl` and TensorBoard's files."""
 
 import json
 from pathlib import Path
@@ -9,13 +9,13 @@ METRICS = "metrics.jsonl"
 
 
 class Journal:
-    """Figures by step, in a folder beside the bundle; the first process writes them."""
+    """Writes figures by step into the run's folder; only in the first process."""
 
     def __init__(self, folder: Path, *, start: int) -> None:
-        """Open the journal, dropping what was written for step `start` or later.
+        """Open the journal and remove what was written for step `start` or later.
 
-        A run that was killed has written more steps than its checkpoint knows; these
-        are run, and written, again.
+        A killed run may have written steps after its checkpoint. They are run and written
+        again.
         """
         folder.mkdir(parents=True, exist_ok=True)
         path = folder / METRICS
@@ -27,7 +27,7 @@ class Journal:
         self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=start)
 
     def write(self, step: int, epoch: int, figures: dict[str, float]) -> None:
-        """Append one line, and one point to each of TensorBoard's curves."""
+        """Append a line, and a point to each of TensorBoard's curves."""
         line = {"step": step, "epoch": epoch} | figures
         self._file.write(json.dumps(line) + "\n")
         self._file.flush()
@@ -35,15 +35,15 @@ class Journal:
             self._board.add_scalar(name, value, step)
 
     def close(self) -> None:
-        """Write out what is buffered."""
+        """Write buffered figures and close the files."""
         self._file.close()
         self._board.close()
 
 
 def _before(path: Path, start: int) -> list[bytes]:
-    """Return the lines of steps before `start`, up to one that is damaged.
+    """Return the lines of steps before `start`, up to the first damaged line.
 
-    After a loss of power a file may end in NULs, or within a line.
+    After a power failure a file may end in NULs, or within a line.
     """
     if not path.exists():
         return []

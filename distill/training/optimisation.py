@@ -1,4 +1,4 @@
-"""From the recipe's `[train]` to an optimiser, its learning rate, a student's modes."""
+"""Optimiser and learning rate from the recipe's `[train]`, and modes of the student."""
 
 import math
 from collections.abc import Collection
@@ -14,47 +14,23 @@ from distill.recipe import TrainSection
 from isogon.networks import Backbone, Student
 
 BatchStatistics = Literal["free", "frozen", "re-estimated"]
-
-_BatchNorm = nn.modules.batchnorm._BatchNorm
-
-
-def freeze_statistics(student: Student, statistics: BatchStatistics) -> None:
-    """Put the student's BatchNorm layers into evaluation, unless they are to learn.
-
-    With the statistics of a batch a pretrained network computes another function at
-    once, and a folder of one kind of image moves the running ones away from what the
-    weights were trained for. Scale and shift of each channel are learnt all the same.
-    """
-    if statistics == "free":
-        return
-    for part in student.modules():
-        if isinstance(part, _BatchNorm):
-            part.eval()
-
-
-def channels_last(student: Student) -> None:
-    """Lay convolutions out channels last: the same sums, 1.4 times as fast on a CPU."""
-    backbone = student.backbone
-    if isinstance(backbone, Backbone) and backbone.pools_from_map:
-        backbone.to(memory_format=torch.channels_last)
-
-
-# Where the student's parts lie in what is optimised: timm's model, or one's own network.
+# Name prefixes of the student's parts: of timm's model, or of the user's own network.
 BACKBONES = ("student.backbone.model.", "student.backbone.network.")
 EMBEDDING = "student.embedding."
-_WARMUP_START = 1 / 500  # of the learning rate; CosPress's 1e-6 for 5e-4
+_WARMUP_START = 1 / 500  # of the learning rate; CosPress starts at 1e-6 for 5e-4
+_BatchNorm = nn.modules.batchnorm._BatchNorm
 
 
 def optimizer_for(
     module: nn.Module, section: TrainSection, *, undecayed: Collection[str]
 ) -> torch.optim.Optimizer:
-    """Return the optimiser; weight decay leaves vectors and `undecayed` alone.
+    """Return the optimiser; vectors and `undecayed` have no weight decay.
 
     Each parameter's rate is `learning_rate` times its `lr_scale`, which the schedule
-    knows: `layer_rate` for the student's embedding layer, and `layer_decay` to the power
-    of how many blocks lie between a block and the student's last (arXiv:2106.08254).
+    applies: `layer_rate` for the student's embedding layer, and for a block `layer_decay`
+    to the power of its distance in blocks to the last one (arXiv:2106.08254).
     """
-    # As many groups also where nothing decays: a continued run may change that.
+    # Separate groups even if nothing decays: a continued run may change the decay.
     groups: dict[tuple[bool, float], dict[str, Any]] = {}
     scales = _scales(module, section)
     for name, parameter in module.named_parameters():
@@ -73,30 +49,6 @@ def optimizer_for(
         momentum=section.momentum,
         nesterov=section.nesterov,
     )
-
-
-def _scales(module: nn.Module, section: TrainSection) -> dict[str, float]:
-    """Return the parameters whose rate is not `learning_rate`, and what it is of it."""
-    scales = {
-        name: section.layer_rate
-        for name, _ in module.named_parameters()
-        if name.startswith(EMBEDDING)
-    }
-    if section.layer_decay == 1:
-        return scales
-    names = {name for name, _ in module.named_modules()}
-    (backbone,) = (name for name in BACKBONES if name.removesuffix(".") in names)
-    model: Any = module.get_submodule(backbone.removesuffix("."))
-    if not hasattr(model, "group_matcher"):
-        return scales  # a network of the user's own has no blocks that are known here
-    depths: dict[str, int] = group_parameters(
-        model, model.group_matcher(coarse=True), reverse=True
-    )
-    deepest = max(depths.values())
-    return scales | {
-        backbone + name: section.layer_decay ** (deepest - depth)
-        for name, depth in depths.items()
-    }
 
 
 def schedule_for(
@@ -126,3 +78,48 @@ def schedule_for(
         warmup_lr_init=start,
         t_in_epochs=False,
     )
+
+
+def freeze_statistics(student: Student, statistics: BatchStatistics) -> None:
+    """Put the student's BatchNorm layers into evaluation mode, unless they are "free".
+
+    With batch statistics a pretrained network computes another function at once, and
+    images of one kind move the running statistics away from those that the weights were
+    trained with. Scale and shift of each channel are trained in any case.
+    """
+    if statistics == "free":
+        return
+    for part in student.modules():
+        if isinstance(part, _BatchNorm):
+            part.eval()
+
+
+def channels_last(student: Student) -> None:
+    """Use channels-last layout for convolutions: 1.4 times as fast on a CPU."""
+    backbone = student.backbone
+    if isinstance(backbone, Backbone) and backbone.pools_from_map:
+        backbone.to(memory_format=torch.channels_last)
+
+
+def _scales(module: nn.Module, section: TrainSection) -> dict[str, float]:
+    """Return the factor of each parameter whose rate is not `learning_rate`."""
+    scales = {
+        name: section.layer_rate
+        for name, _ in module.named_parameters()
+        if name.startswith(EMBEDDING)
+    }
+    if section.layer_decay == 1:
+        return scales
+    names = {name for name, _ in module.named_modules()}
+    (backbone,) = (name for name in BACKBONES if name.removesuffix(".") in names)
+    model: Any = module.get_submodule(backbone.removesuffix("."))
+    if not hasattr(model, "group_matcher"):
+        return scales  # the blocks of the user's own network are not known
+    depths: dict[str, int] = group_parameters(
+        model, model.group_matcher(coarse=True), reverse=True
+    )
+    deepest = max(depths.values())
+    return scales | {
+        backbone + name: section.layer_decay ** (deepest - depth)
+        for name, depth in depths.items()
+    }

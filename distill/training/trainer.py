@@ -1,4 +1,4 @@
-"""The training loop: a student, an objective, and the teacher's features of each view."""
+"""The training loop: a student learns an objective from the teacher's features."""
 
 import time
 from contextlib import AbstractContextManager, closing, nullcontext
@@ -11,7 +11,7 @@ from lightning_fabric import Fabric
 from timm.utils import ModelEmaV3
 from torch import Tensor, nn
 
-from distill.images.loading import Batch, TrainingViews
+from distill.images.loading import TrainingViews, ViewBatch
 from distill.objectives import Objective
 from distill.objectives.objective import Terms
 from distill.recipe import TrainSection
@@ -38,67 +38,29 @@ from distill.training.validation import Validation
 from isogon.networks import Features, Student
 from isogon.progress import Progress
 
-# The mean of each loss term over one epoch.
+# The mean of each loss term over an epoch.
 EpochMeans = dict[str, float]
-
-_LOOK = 10  # steps between looks at the loss: each makes the host wait for the device
-
-
-@dataclass(kw_only=True, slots=True)
-class _Course:
-    """The progress of a run, and what happened during it."""
-
-    epoch: int = 0
-    step: int = 0  # within the epoch
-    seconds: float = 0.0
-    sums: Values = field(default_factory=dict)  # of the terms, in this epoch
-    epochs: list[EpochMeans] = field(default_factory=list)
-    validated: list[tuple[int, float, float]] = field(default_factory=list)
+_LOOK = 10  # steps between readings of the loss, for which the host waits for the device
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TrainingLog:
-    """What happened during a finished run."""
+    """The log of a finished run."""
 
     epochs: tuple[EpochMeans, ...] = ()
     seconds_per_epoch: float | None = None
     steps: int = 0
-    kept_step: int = 0  # whose weights the student has
+    kept_step: int = 0  # the step after which the student has its weights
     validated: tuple[tuple[int, float, float], ...] = ()  # step, overlap, distortion
 
 
-class _Pair(nn.Module):
-    """Student and objective as one module: one forward, one set of parameters."""
-
-    def __init__(self, student: Student, objective: Objective) -> None:
-        super().__init__()
-        self.student = student
-        self.objective = objective
-
-    def forward(
-        self,
-        pixels: UInt8[Tensor, "b h w 3"],
-        teacher_tokens: Float[Tensor, "b n d"],
-        teacher_grid: tuple[int, int],
-        labels: Int64[Tensor, " b"] | None,
-    ) -> Terms:
-        """Return the objective's terms for a batch of views.
-
-        The teacher's features come in parts: Fabric casts inputs under mixed
-        precision, and reaches into tensors and tuples but not into our dataclass.
-        """
-        teacher = Features(tokens=teacher_tokens, grid=teacher_grid)
-        terms: Terms = self.objective(self.student(pixels), teacher, labels)
-        return terms
-
-
 class Trainer:
-    """One run of a recipe's `[train]`, continued from its checkpoint where there is one.
+    """One run of a recipe's `[train]`, continued from its checkpoint if there is one.
 
-    On CPU the weights after any number of kills and continuations are bit for bit those
-    of an uninterrupted run: views and their order are functions of seed and epoch, and
-    the checkpoint holds everything else (weights, heads, optimiser, average, gradient
-    scaler, generators, position).
+    On CPU the weights are bit for bit the same, however often a run is killed and
+    continued: views and their order are functions of seed and epoch, and the checkpoint
+    holds everything else (weights, heads, optimiser, average, gradient scaler,
+    generators, position).
     """
 
     def __init__(
@@ -114,18 +76,18 @@ class Trainer:
         *,
         validation: Validation | None = None,
     ) -> None:
-        """Set up the run, and take it up where it was interrupted.
+        """Set up the run, and restore its checkpoint if there is one.
 
         Args:
             fabric: the run's processes.
-            student: what is trained, at its start.
-            objective: the loss, started.
+            student: the student at its start.
+            objective: the loss, after `start`.
             targets: the teacher's features of the views.
-            views: what the student sees.
+            views: the batches of views.
             section: the recipe's [train].
-            checkpoint: where the run is kept.
-            progress: shows how far it is.
-            validation: by which the best weights are chosen; None keeps the last.
+            checkpoint: of the run.
+            progress: shows the step.
+            validation: chooses the best weights; None keeps the last.
         """
         self._fabric = fabric
         self._pair = _Pair(student, objective)
@@ -140,22 +102,26 @@ class Trainer:
         self._schedule = schedule_for(optimizer, section, len(views))
         self._validation = validation
         self._every = max(1, self._total // section.validations)
-        self._best: dict[str, Any] | None = None  # the weights that are kept, and why
+        self._best: dict[str, Any] | None = (
+            None  # the best weights so far, with step and score
+        )
         self._ema = None
         if section.ema_decay is not None:
             self._ema = ModelEmaV3(self._pair, section.ema_decay, use_warmup=True)
         if section.compile:
-            student.compile()  # which chooses layouts itself
+            student.compile()  # it chooses memory layouts itself
         else:
             channels_last(student)
         self._model, self._optimizer = fabric.setup(self._pair, optimizer)
         if self._ema is not None:
             self._ema.to(fabric.device)
         targets.place(fabric.device)
-        torch.manual_seed(section.seed + fabric.global_rank)  # of dropout, on each its own
+        torch.manual_seed(
+            section.seed + fabric.global_rank
+        )  # of dropout; differs by process
         self._watch = DivergenceWatch(kept=checkpoint.path.exists)
         self._course = _Course()
-        self._unseen: list[Terms] = []  # terms of the latest steps, still on the device
+        self._unseen: list[Terms] = []  # terms of the last steps, still on the device
         self._restore()
         lengths = {"steps": self._total, "steps done, by the checkpoint": self._done}
         require_agreement(fabric, {}, lengths)
@@ -163,7 +129,7 @@ class Trainer:
     def run(self) -> TrainingLog:
         """Train the student in place, to the end of the recipe.
 
-        Asked to stop by a signal it saves after the step it is in, and ends.
+        After a signal to stop it finishes its step, saves and ends.
 
         Raises:
             UsageError: the loss diverged, or the teacher's features are not finite; the
@@ -177,7 +143,7 @@ class Trainer:
         with self._journal() as journal, interruption() as asked:
             if not self._done and self._best is None:
                 self._validate(journal)
-                self._save()  # something to go back to, from the first step on
+                self._save()  # so that there is a checkpoint from the first step on
             while self._done < self._total:
                 self._pair.objective.at_epoch(float(course.epoch))
                 self._model.train()
@@ -207,7 +173,9 @@ class Trainer:
                         self._save()
                         saved = time.monotonic()
                     if stop and not self._fabric.is_global_zero:
-                        raise SystemExit(0)  # or the first would be ended before it saved
+                        raise SystemExit(
+                            0
+                        )  # else the first process would be ended before it saves
                     if stop:
                         asked.end()
                     if done:
@@ -227,7 +195,7 @@ class Trainer:
         )
 
     def _validate(self, journal: Journal | None) -> None:
-        """Look at the validation images; keep these weights if none were better."""
+        """Evaluate the validation images; keep the weights if they are the best so far."""
         if self._validation is None or not self._fabric.is_global_zero:
             return
         pair = self._pair if self._ema is None else self._ema.module
@@ -251,10 +219,10 @@ class Trainer:
 
     @property
     def _done(self) -> int:
-        """Steps of the whole run that are done."""
+        """The number of finished steps of the run."""
         return self._course.epoch * len(self._views) + self._course.step
 
-    def _step(self, micro_batches: tuple[Batch, ...]) -> None:
+    def _step(self, micro_batches: tuple[ViewBatch, ...]) -> None:
         self._schedule.step_update(self._done)
         self._optimizer.zero_grad()
         sums: Terms = {}
@@ -278,14 +246,17 @@ class Trainer:
             self._ema.update(self._pair, step=self._done)
         self._unseen.append(sums)
 
-    def _terms(self, batch: Batch) -> Terms:
+    def _terms(self, batch: ViewBatch) -> Terms:
         with torch.no_grad(), self._fabric.autocast():
             target = self._targets.features(batch)
         terms: Terms = self._model(batch.pixels, target.tokens, target.grid, batch.labels)
         return terms
 
     def _agreed(self, stop: bool, save: bool, last: bool) -> tuple[bool, ...]:
-        """Return what all processes do next: any of them may ask, at a look."""
+        """Return whether to stop and to save, for all processes: any may ask for it.
+
+        Processes agree only at steps at which the loss is read.
+        """
         if self._fabric.world_size == 1:
             return stop, save
         if not last and self._done % _LOOK:
@@ -293,7 +264,7 @@ class Trainer:
         return any_of_all(self._fabric, stop, save)
 
     def _look(self, seconds: float) -> Values:
-        """Bring the terms of the latest steps to the host, watch them, and sum up."""
+        """Read the terms of the last steps, check them, and return their means."""
         with in_common(self._fabric):
             require_sound(self._fabric, self._targets)
         names = list(self._unseen[0])
@@ -306,7 +277,7 @@ class Trainer:
         for step, row in enumerate(rows, start=first):
             terms = dict(zip(names, row, strict=True))
             with in_common(self._fabric):
-                self._watch.see(step, terms)
+                self._watch.record(step, terms)
             for name, value in terms.items():
                 self._course.sums[name] = self._course.sums.get(name, 0.0) + value
         self._course.seconds += seconds
@@ -321,7 +292,7 @@ class Trainer:
 
     def _close_epoch(self) -> None:
         course = self._course
-        steps = course.step  # fewer than an epoch's where the run ends within one
+        steps = course.step  # fewer than an epoch has if the run ends within it
         course.epochs.append({name: value / steps for name, value in course.sums.items()})
         course.sums = {}
         if steps == len(self._views):
@@ -348,7 +319,7 @@ class Trainer:
         )
 
     def _restore(self) -> None:
-        """Take up an interrupted run, if there is one."""
+        """Restore the state of an interrupted run, if there is one."""
         state: dict[str, Any] | None = self._checkpoint.load()
         if state is None:
             return
@@ -356,7 +327,7 @@ class Trainer:
         decays = [group["weight_decay"] for group in self._optimizer.param_groups]
         self._optimizer.load_state_dict(state["optimizer"])
         for group, decay in zip(self._optimizer.param_groups, decays, strict=True):
-            group["weight_decay"] = decay  # may have been changed between
+            group["weight_decay"] = decay  # the recipe may have changed it
         if self._ema is not None:
             self._ema.module.load_state_dict(state["ema"])
         if state["precision"]:  # the gradient scaler of 16-mixed
@@ -365,6 +336,43 @@ class Trainer:
         self._watch.restore(state["watch"])
         self._best = state["best"]
         self._course = _Course(**state["course"])
+
+
+@dataclass(kw_only=True, slots=True)
+class _Course:
+    """The position of a run, and its log so far."""
+
+    epoch: int = 0
+    step: int = 0  # within the epoch
+    seconds: float = 0.0
+    sums: Values = field(default_factory=dict)  # of the terms in this epoch
+    epochs: list[EpochMeans] = field(default_factory=list)
+    validated: list[tuple[int, float, float]] = field(default_factory=list)
+
+
+class _Pair(nn.Module):
+    """Student and objective as one module: one forward, one set of parameters."""
+
+    def __init__(self, student: Student, objective: Objective) -> None:
+        super().__init__()
+        self.student = student
+        self.objective = objective
+
+    def forward(
+        self,
+        pixels: UInt8[Tensor, "b h w 3"],
+        teacher_tokens: Float[Tensor, "b n d"],
+        teacher_grid: tuple[int, int],
+        labels: Int64[Tensor, " b"] | None,
+    ) -> Terms:
+        """Return the objective's terms for a batch of views.
+
+        The teacher's features are passed in parts: under mixed precision Fabric casts
+        tensors and tuples, but not tensors in our dataclass.
+        """
+        teacher = Features(tokens=teacher_tokens, grid=teacher_grid)
+        terms: Terms = self.objective(self.student(pixels), teacher, labels)
+        return terms
 
 
 def _shown(figures: Values) -> str:

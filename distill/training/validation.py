@@ -1,4 +1,7 @@
-"""Chooses which weights are kept, on images that no step learns from."""
+"""Figures of a student in training, on images that no step learns from.
+
+The trainer keeps the weights with the best score.
+"""
 
 from dataclasses import dataclass
 
@@ -14,26 +17,26 @@ from isogon.ood.neighbours import NEIGHBOURS, neighbour_overlap
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Validated:
-    """What the student keeps of the teacher among the validation images."""
+    """How much of the teacher the student keeps on the validation images."""
 
     step: int
-    overlap: float  # share of the teacher's 10 nearest that are the student's as well
+    overlap: float  # share of the teacher's 10 nearest that the student has too
     distortion: float  # mean |cos_student - cos_teacher|
 
     @property
     def score(self) -> float:
-        """Larger is better; both figures lie between 0 and 1 and count alike."""
+        """Larger is better; both figures have the same weight, and are between 0 and 1."""
         return self.overlap - self.distortion
 
 
 class Validation:
-    """Training images set aside, and how the teacher sees them."""
+    """Validation images, and the teacher's cosines between them."""
 
     def __init__(self, crops: Loader, teacher: Float32[np.ndarray, "n d"]) -> None:
-        """Describe the images.
+        """Compute the teacher's cosines.
 
         Args:
-            crops: their plain crops, uint8 [b, h, w, 3] a batch, as deployment has them.
+            crops: batches of their plain crops, uint8 [b, h, w, 3], as in deployment.
             teacher: the teacher's pooled vectors of the same images in the same order.
         """
         self._crops = crops
@@ -42,7 +45,7 @@ class Validation:
 
     @torch.no_grad()
     def measured(self, student: Student, step: int) -> Validated:
-        """Return the figures of the student as it is; its mode is put back."""
+        """Return the student's figures now; its modes are restored."""
         device = student.backbone.mean.device
         modes = [(module, module.training) for module in student.modules()]
         student.eval()
@@ -55,7 +58,7 @@ class Validation:
         for module, training in modes:
             module.training = training
         cosines = ours @ ours.T
-        # Of its own the image is nearest: one more is asked for than counts.
+        # Without the diagonal: else each image would be its own nearest.
         away = np.eye(len(ours), dtype=np.float32) * 4
         k = min(NEIGHBOURS, len(ours) - 1)
         return Validated(

@@ -16,7 +16,7 @@ from isogon.stages import require_own
 
 if TYPE_CHECKING:
     from distill import Recipe
-    from distill.evaluation.comparison import Figure
+    from distill.evaluation.comparison import ComparedFigure
 
 
 def distill(
@@ -162,7 +162,7 @@ def evaluate(
     """
     require_own("distill")
     from distill.evaluation.corruptions import CorruptionChoice
-    from distill.evaluation.reevaluation import Moved, reevaluate
+    from distill.evaluation.reevaluation import MovedSources, reevaluate
 
     sets: dict[str, tuple[str, Kind | None]] = {
         name: (str(one[0]), one[1]) if isinstance(one, tuple) else (str(one), None)
@@ -172,7 +172,7 @@ def evaluate(
     return reevaluate(
         opened_bundle(bundle, "evaluate"),
         shown(progress),
-        moved=Moved(images=_text(images), test=_text(test), unfamiliar=sets),
+        moved=MovedSources(images=_text(images), test=_text(test), unfamiliar=sets),
         with_teacher=teacher,
         corruptions=choice if corruptions else None,
     )
@@ -188,7 +188,7 @@ class Comparison:
     """The stored evaluations of several bundles, to compare."""
 
     subjects: Mapping[str, tuple[Manifest, Evaluation]]  # by the bundle's path
-    figures: "Sequence[Figure]"  # each with its value for each bundle
+    figures: "Sequence[ComparedFigure]"  # each with its value for each bundle
     worth: Mapping[str, Worth]  # whether distilling has paid, by the bundle's path
     warnings: Sequence[str]  # why the figures cannot be compared, if so
 

@@ -15,10 +15,10 @@ from isogon.cli.options import AsJson, BundlePath
 from isogon.cli.tables import add_row, figure_cell, titled
 
 if TYPE_CHECKING:
-    from distill.evaluation import Estimate, Evaluation, Fidelity, Kind, Quality
-    from distill.evaluation.comparison import Figure
+    from distill.evaluation.comparison import ComparedFigure
     from isogon.api import Comparison
     from isogon.bundle import Bundle
+    from isogon.bundle.evaluation import Estimate, Evaluation, Fidelity, Kind, Quality
 
 _UNBOUNDED = 10_000  # characters; a table's width without a terminal's limit
 
@@ -368,7 +368,7 @@ def _corruptions_table(found: "Evaluation") -> Table:
     return table
 
 
-def _compared_cell(figure: "Figure", name: str) -> Text:
+def _compared_cell(figure: "ComparedFigure", name: str) -> Text:
     value = figure.values.get(name)
     shown = "" if value is None else f"{value:,.0f}" if value > 1 else f"{value:.3f}"
     best = len(figure.best) < len(figure.values) and name in figure.best

@@ -15,8 +15,8 @@ from isogon.cli.options import AsJson, BundlePath
 from isogon.cli.tables import STYLE, add_detector, add_row, parity_table, titled
 
 if TYPE_CHECKING:
-    from distill.evaluation import Evaluation
     from isogon.bundle import Bundle, DetectorInForce
+    from isogon.bundle.evaluation import Evaluation
     from isogon.parity import ParityReport
 
 

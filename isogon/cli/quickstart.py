@@ -19,8 +19,8 @@ from isogon.cli.tables import add_row
 
 if TYPE_CHECKING:
     from distill import Chosen, Recipe
-    from distill.evaluation import Evaluation
     from isogon.bundle import Bundle
+    from isogon.bundle.evaluation import Evaluation
     from isogon.parity import ParityReport
 
 # Files of a run that are quickly made again: a lock, the plan, the readable images.
@@ -266,8 +266,8 @@ def _of_images(
         pictures = _sample_images("unfamiliar", progress)
         recipe = chosen(pictures).recipe
         with console.loading(progress, extra="distill"):
-            from distill.strangers import strangers
-        unfamiliar = strangers(recipe, pictures, progress)
+            from distill.unfamiliar_pictures import unfamiliar_pictures
+        unfamiliar = unfamiliar_pictures(recipe, pictures, progress)
     found = chosen(unfamiliar)
     show_recipe(found, whole=True)
     return found.recipe
@@ -307,7 +307,7 @@ def _made_by(recipe: "Recipe", bundle: "Bundle", *, any_length: bool) -> "Bundle
         UsageError: it was made with other choices.
     """
     from distill import recipe_from_toml
-    from distill.recipe.written import portable
+    from distill.recipe.writing import portable
     from isogon.errors import UsageError
 
     theirs, ours = (

@@ -82,12 +82,12 @@ def recipe(
 
 def show_recipe(chosen: "Chosen", *, whole: bool) -> None:
     """Print what will run: the whole recipe, or only the keys that the file left out."""
-    from distill import written
+    from distill import toml_text
 
     for text in chosen.renamed:
         note(text)
     if whole:
-        note(written(chosen.document, chosen.taken))
+        note(toml_text(chosen.document, chosen.taken))
         return
     for one in chosen.taken:
         note(f"[{one.section}] {one.key} = {one.value!r}: {one.reason}")
@@ -95,6 +95,6 @@ def show_recipe(chosen: "Chosen", *, whole: bool) -> None:
 
 def print_recipe(chosen: "Chosen") -> None:
     """Print the recipe as a file."""
-    from distill import written
+    from distill import toml_text
 
-    print(written(chosen.document, chosen.taken), end="")
+    print(toml_text(chosen.document, chosen.taken), end="")

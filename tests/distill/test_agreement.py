@@ -86,7 +86,7 @@ def test_a_process_that_never_joins_is_not_waited_for_hours(
             launched(TrainSection(devices=2))
 
     first, _ = two_processes(work)
-    assert "do not find one another at 127.0.0.1" in first
+    assert "did not find each other at 127.0.0.1" in first
     assert "within 0.02 minutes" in first
     assert "ISOGON_JOIN_MINUTES lets slow ones take longer." in first
     monkeypatch.setenv("ISOGON_JOIN_MINUTES", "soon")

@@ -9,7 +9,7 @@ import torch
 from rich.progress import Progress
 
 from distill import Recipe, recipe_from_document
-from distill.distillation import Learnt, learn
+from distill.distillation import TrainedStudent, learn
 from distill.images.data import set_aside
 from distill.objectives import objective_from_recipe
 from distill.recipe.defaults import PRETRAINED, completed
@@ -164,7 +164,7 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("features")
 
 
-def overlap(learnt: Learnt, student: Student) -> float:
+def overlap(learnt: TrainedStudent, student: Student) -> float:
     from distill.images.loading import plain_crops
     from distill.training.validation import Validation
 

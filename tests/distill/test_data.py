@@ -83,9 +83,9 @@ def test_other_classes_in_the_test_images_are_refused(
 ) -> None:
     test = Path(shutil.copytree(digits, tmp_path / "test"))
     (test / "9").rename(test / "nine")
-    with pytest.raises(UsageError, match=r"share 240 images.*on what is learnt from"):
+    with pytest.raises(UsageError, match=r"share 240 images.*would use training images"):
         prepare_data(changed(recipe, test=str(digits / "..") + f"/{digits.name}"), progress)
-    with pytest.raises(UsageError, match=r"share .*on what is learnt from"):
+    with pytest.raises(UsageError, match=r"share .*would use training images"):
         prepare_data(changed(recipe, test=str(digits / "3")), progress)
     with pytest.raises(UsageError, match=r"same classes.* only one of them has 9, nine\."):
         prepare_data(changed(recipe, test=str(test)), progress)

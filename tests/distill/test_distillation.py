@@ -10,10 +10,10 @@ from rich.progress import Progress
 
 from distill import Recipe, recipe_from_document
 from distill.distillation import distill
-from distill.evaluation import Evaluation
-from distill.evaluation.reevaluation import Moved, reevaluate
+from distill.evaluation.reevaluation import MovedSources, reevaluate
 from export import export_bundle
 from isogon.bundle import Bundle
+from isogon.bundle.evaluation import Evaluation
 from isogon.errors import UsageError
 from isogon.images import ImageFolder
 from isogon.networks import student_from_bundle
@@ -82,7 +82,7 @@ def test_a_student_learns_from_nothing_but_embeddings(
     assert found.teacher.ood == {}  # it never saw the unfamiliar images
     assert found.student.ood.keys() == {"photographs"}
     assert "do not cover the test images" not in capsys.readouterr().out
-    elsewhere = Moved(test=str(flat_digits))
+    elsewhere = MovedSources(test=str(flat_digits))
     again = reevaluate(bundle, progress, moved=elsewhere)
     assert (again.fidelity, again.teacher) == (None, None)
     assert "do not cover the test images" in capsys.readouterr().out
@@ -191,7 +191,7 @@ def test_an_embedding_that_nothing_teaches_is_refused(
 ) -> None:
     changes: Changes = {"student": {"name": name}, "data": {"size": 64}}
     alone = changed(recipe, changes, [{"name": "vkd"}])
-    with pytest.raises(UsageError, match=f"{embedding}, which nothing would teach"):
+    with pytest.raises(UsageError, match=f"{embedding}, which nothing would train"):
         distill(alone, tmp_path / "s.isogon", progress)
 
 
@@ -232,14 +232,14 @@ def test_an_image_that_disappears_is_named_also_by_a_worker(
     from distill.images.loading import (
         TrainingViews,
         plain_crops,
-        shuffled,
+        shuffled_plan,
         views_in_order,
     )
     from distill.images.views import Views
     from distill.preparation import preprocessing_for
 
     learnt, views = data.split.bank, Views(data.familiar, small.data, 0)
-    plan = shuffled(learnt, batch_size=16, parts=1, repeats=1, seed=0)
+    plan = shuffled_plan(learnt, batch_size=16, parts=1, repeats=1, seed=0)
     preprocessing = preprocessing_for(small, small.student.name)
     for batches in (
         TrainingViews(views, plan, labels=None, workers=1).epoch(0),

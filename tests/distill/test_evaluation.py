@@ -3,15 +3,20 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from distill.embedding import Embedded
-from distill.evaluation import Evaluation, OodFigures, Quality, Training, UnfamiliarSet
+from distill.embedding import RoleEmbeddings
 from distill.evaluation.accuracy import (
     BOOTSTRAP,
     AurocBootstrap,
     accuracy_estimate,
     knn_right,
 )
-from distill.evaluation.measured import BLOCK, Judge, fidelity, linear_cka, measured
+from distill.evaluation.model_figures import (
+    BLOCK,
+    Measurement,
+    fidelity,
+    linear_cka,
+    model_figures,
+)
 from distill.evaluation.ood import (
     detector_key,
     detectors_for,
@@ -19,6 +24,13 @@ from distill.evaluation.ood import (
     fpr95_ood_positive,
     ood_figures,
     ood_scores,
+)
+from isogon.bundle.evaluation import (
+    Evaluation,
+    OodFigures,
+    Quality,
+    Training,
+    UnfamiliarSet,
 )
 from isogon.ood import DetectorSpec, LinearProbe
 
@@ -32,15 +44,15 @@ def unit(vectors: np.ndarray) -> np.ndarray:
 
 def embedded(
     width: int, familiar: float = 0.0, unfamiliar: float = 0.0, bank: int = 60
-) -> Embedded:
-    return Embedded(
+) -> RoleEmbeddings:
+    return RoleEmbeddings(
         bank=unit(GENERATOR.normal(size=(bank, width)) + familiar),
         test=unit(GENERATOR.normal(size=(25, width)) + familiar),
         unfamiliar={"elsewhere": unit(GENERATOR.normal(size=(15, width)) + unfamiliar)},
     )
 
 
-def resamples(data: Embedded) -> dict[str, AurocBootstrap]:
+def resamples(data: RoleEmbeddings) -> dict[str, AurocBootstrap]:
     return {
         name: AurocBootstrap(len(data.test), len(vectors))
         for name, vectors in data.unfamiliar.items()
@@ -48,18 +60,18 @@ def resamples(data: Embedded) -> dict[str, AurocBootstrap]:
 
 
 def quality(
-    data: Embedded,
+    data: RoleEmbeddings,
     labels: np.ndarray | None,
     test_labels: np.ndarray | None,
     detector: DetectorSpec,
 ) -> Quality:
-    judge = Judge(
+    judge = Measurement(
         detector=detector,
         bank_labels=labels,
         test_labels=test_labels,
         resamples=resamples(data),
     )
-    return measured(data, judge).quality
+    return model_figures(data, judge).quality
 
 
 def test_fidelity_equals_a_naive_loop() -> None:
@@ -81,7 +93,7 @@ def test_fidelity_equals_a_naive_loop() -> None:
 def test_fidelity_in_blocks_is_that_of_all_rows_at_once() -> None:
     several = BLOCK + 300  # two blocks of different lengths
     teacher, student = (
-        Embedded(
+        RoleEmbeddings(
             bank=unit(GENERATOR.normal(size=(40, width))),
             test=unit(GENERATOR.normal(size=(several, width))),
             unfamiliar={},
@@ -96,7 +108,7 @@ def test_fidelity_in_blocks_is_that_of_all_rows_at_once() -> None:
 def test_a_rotated_teacher_is_undistorted_but_cannot_query_its_index() -> None:
     teacher = embedded(12)
     rotation = np.linalg.qr(GENERATOR.normal(size=(12, 12)))[0].astype(np.float32)
-    student = Embedded(
+    student = RoleEmbeddings(
         bank=teacher.bank @ rotation, test=teacher.test @ rotation, unfamiliar={}
     )
     found = fidelity(teacher, student, same_space=True)
@@ -191,7 +203,7 @@ def test_auroc_and_both_fpr95_are_those_of_openood() -> None:
 
 def test_accuracy_and_ood_are_absent_where_they_mean_nothing() -> None:
     data = embedded(6)
-    alone = Embedded(bank=data.bank, test=data.test, unfamiliar={})
+    alone = RoleEmbeddings(bank=data.bank, test=data.test, unfamiliar={})
     found = quality(alone, None, None, DetectorSpec(name="knn"))
     assert (found.knn_accuracy, found.linear_accuracy, found.ood) == (None, None, {})
 

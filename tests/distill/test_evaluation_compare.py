@@ -6,12 +6,12 @@ import pytest
 from rich.progress import Progress
 
 from distill import recipe_from_toml
-from distill.evaluation import Evaluation
 from distill.evaluation.comparison import compared, unfair
 from distill.evaluation.corruptions import CorruptionChoice
-from distill.evaluation.reevaluation import Moved, reevaluate
+from distill.evaluation.reevaluation import MovedSources, reevaluate
 from isogon.api import Comparison
 from isogon.bundle import Bundle, Manifest
+from isogon.bundle.evaluation import Evaluation
 from isogon.bundle.worth import worth_of
 from isogon.cli.evaluation import show_comparison
 from isogon.errors import UsageError
@@ -96,7 +96,7 @@ def test_what_is_not_comparable_is_said(subject: tuple[Manifest, Evaluation]) ->
 def test_a_sources_new_place_replaces_the_recipes(exported: Path) -> None:
     recipe = recipe_from_toml(Bundle.open(exported).file("recipe.toml"))
     name = recipe.unfamiliar[0].name
-    moved = Moved(
+    moved = MovedSources(
         images="here",
         unfamiliar={name: ("there", None), "new": ("new", "near")},
     ).applied(recipe)
@@ -119,10 +119,12 @@ def test_images_that_are_gone_are_asked_for_by_their_options(
     both = f"now, with --images SOURCE --unfamiliar {name}=SOURCE."
     with pytest.raises(UsageError, match=f"at /nowhere, found nothing.*{both}"):
         reevaluate(bundle, progress, with_teacher=False)
-    moved = Moved(images=str(flat_digits))
+    moved = MovedSources(images=str(flat_digits))
     with pytest.raises(UsageError, match=f"now, with --unfamiliar {name}=SOURCE."):
         reevaluate(bundle, progress, moved=moved, with_teacher=False)
-    too_few = Moved(images=str(photographs), unfamiliar={name: (str(flat_digits), None)})
+    too_few = MovedSources(
+        images=str(photographs), unfamiliar={name: (str(flat_digits), None)}
+    )
     with pytest.raises(UsageError, match="holds 12 readable images") as refused:
         reevaluate(bundle, progress, moved=too_few, with_teacher=False)
     assert "SOURCE" not in str(refused.value)  # they are there
@@ -136,7 +138,7 @@ def test_other_test_images_and_a_lost_log_are_told(
 ) -> None:
     evaluation = bundle.file("evaluation.json")
     before = bundle.record("evaluation.json", Evaluation)
-    moved = Moved(images=str(flat_digits))
+    moved = MovedSources(images=str(flat_digits))
     found = reevaluate(bundle, progress, moved=moved, with_teacher=False)
     assert found.test_digest != before.test_digest
     assert found.training == before.training
@@ -167,7 +169,7 @@ def test_test_images_of_other_classes_than_the_banks_are_told(
     found = reevaluate(
         bundle,
         progress,
-        moved=Moved(images=str(tmp_path / "by class")),
+        moved=MovedSources(images=str(tmp_path / "by class")),
         with_teacher=False,
         corruptions=CorruptionChoice(images=2),
     )
@@ -175,7 +177,7 @@ def test_test_images_of_other_classes_than_the_banks_are_told(
     assert (student.knn_accuracy, student.linear_accuracy) == (None, None)
     assert student.corruptions is None
     told = capsys.readouterr().out
-    assert re.search(r"left out: the \d+ test images are of other classes than the", told)
+    assert re.search(r"left out: the \d+ test images have other classes than the", told)
     assert "Corruptions are left out: accuracy cannot be measured." in told
 
 

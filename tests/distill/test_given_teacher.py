@@ -8,8 +8,8 @@ import torch
 from rich.progress import Progress
 
 from distill import Recipe
-from distill.images.listing import open_images
-from distill.images.loading import Batch
+from distill.images.listing import open_source
+from distill.images.loading import ViewBatch
 from distill.targets import GivenTeacher, Teacher, given_embeddings, teacher_from_recipe
 from isogon.errors import UsageError
 from isogon.images import ImageFolder
@@ -55,7 +55,7 @@ def test_rows_of_an_array_are_the_images_in_order_of_their_names(
     indices = np.array([7, 3, 7])
     expected = torch.from_numpy(vectors[indices].astype(dtype).astype(np.float32))
     targets = given.targets(np.arange(60), CPU, progress)
-    batch = Batch(
+    batch = ViewBatch(
         pixels=torch.zeros(3, 8, 8, 3, dtype=torch.uint8),
         indices=torch.from_numpy(indices),
         numbers=torch.tensor([0, 5, 9]),
@@ -97,7 +97,7 @@ def test_integers_name_images_that_are_named_by_their_row(
     order = np.random.default_rng(1).permutation(60)
     table = pa.table({"name": order, "embedding": list(vectors[order])})
     pq.write_table(table, tmp_path / "e.parquet")
-    rows = open_images(str(tmp_path / "images.parquet"))
+    rows = open_source(str(tmp_path / "images.parquet"))
     assert np.array_equal(given_embeddings(tmp_path / "e.parquet", rows), vectors)
 
 
@@ -143,7 +143,7 @@ def test_images_without_an_embedding_are_named(
     with pytest.raises(UsageError, match="no embedding for 8 of 60 images") as caught:
         given_embeddings(path, images)
     assert ", ".join(images.names[:5]) + ", …" in str(caught.value)
-    assert "such as /elsewhere/" in str(caught.value)
+    assert "for example /elsewhere/" in str(caught.value)
 
 
 def test_tables_that_do_not_do_are_refused(
@@ -170,10 +170,10 @@ def test_tables_that_do_not_do_are_refused(
     ("name", "said"),
     [
         ("none.npy", "There are no embeddings at"),
-        ("text.npy", "is no .npy file"),
+        ("text.npy", "is not an .npy file"),
         ("text.parquet", "cannot be read as Parquet"),
         ("text.csv", "ending in .npy or .parquet"),
-        ("objects.npy", "is no .npy file of numbers"),
+        ("objects.npy", "is not an .npy file of numbers"),
     ],
 )
 def test_files_that_are_no_embeddings_are_refused(

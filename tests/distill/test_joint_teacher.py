@@ -13,8 +13,8 @@ from rich.progress import Progress
 from distill import Recipe, recipe_from_document, recipe_from_toml
 from distill.distillation import distill
 from distill.evaluation.reevaluation import reevaluate
-from distill.images.loading import Batch
-from distill.recipe.written import portable
+from distill.images.loading import ViewBatch
+from distill.recipe.writing import portable
 from distill.targets import BALANCE, JointTeacher, teacher_from_recipe
 from distill.targets.joint import Balance, joint_card
 from distill.targets.store import RECORD
@@ -167,7 +167,7 @@ def test_targets_samples_pooled_and_embeddings_are_the_same_joint_features(
     targets = teacher.targets(indices, CPU, progress)
     assert (targets.width, targets.replayed, targets.sizes) == (36, 2, ())
     assert len(list(Path("teacher-features").glob(f"*/{RECORD}"))) == 4  # each its own
-    batch = Batch(
+    batch = ViewBatch(
         pixels=torch.zeros(5, 32, 32, 3, dtype=torch.uint8),
         indices=torch.arange(5),
         numbers=torch.ones(5, dtype=torch.int64),

@@ -79,7 +79,7 @@ def test_each_image_is_anchor_once_in_sixteen_epochs() -> None:
 @pytest.mark.parametrize(
     ("images", "size", "message"),
     [
-        (200, 40, "`batch_size = 40` is no multiple of that. Set it to 32"),
+        (200, 40, "`batch_size = 40` is not a multiple of that. Set it to 32"),
         (30, 32, "got 30 images"),
         (10, 16, "got 10 images with 9"),
     ],

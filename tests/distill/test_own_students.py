@@ -184,15 +184,15 @@ def test_an_own_student_gets_an_embedding_layer_where_it_needs_one(
         ("nothing", "found nothing of this name"),
         ("maps", r"gave \[2, 8, 30, 30\] for 2 images"),
         ("pairs", "gave a tuple"),
-        ("frozen", "No weight of .* would learn"),
-        ("detached", "No weight of .* would learn"),
+        ("frozen", "No weight of .* would be trained"),
+        ("detached", "No weight of .* would be trained"),
         ("by_length", r"neither exported nor served.*`x\.shape\[0\]`"),
         ("by_value", r"neither exported nor served.*no Python `if`"),
-        ("sparse", "dense tensors alone, got others at backbone.network.few"),
+        ("sparse", "only dense tensors in .*, got others at backbone.network.few"),
         ("trains_otherwise", "gave a tuple"),
     ],
 )
-def test_an_own_student_that_does_not_do_is_refused_before_any_image_is_read(
+def test_an_unsuitable_own_student_is_refused_before_any_image_is_read(
     recipe: Recipe,
     own_networks: str,
     tmp_path: Path,

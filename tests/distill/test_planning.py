@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.progress import Progress
 
 from distill import Recipe, recipe_from_document
-from distill.costs import measured
+from distill.costs import measured_costs
 from distill.distillation import distill
 from distill.images.data import prepare_data
 from distill.objectives import objective_names
@@ -139,10 +139,10 @@ def test_memory_that_will_not_do_is_refused_with_a_remedy(
     data = prepare_data(large, progress)
     models = prepare_models(large, data, CPU, progress)
     with pytest.raises(UsageError, match="Nothing has been started") as refused:
-        measured(large, data, models, CPU, progress, room=2**20)
+        measured_costs(large, data, models, CPU, progress, room=2**20)
     assert "memory" in str(refused.value)
     models = prepare_models(large, data, CPU, progress)
-    trial = measured(large, data, models, CPU, progress)
+    trial = measured_costs(large, data, models, CPU, progress)
     assert trial.free is not None
     assert trial.memory < trial.free
 
@@ -164,7 +164,7 @@ def test_a_remedy_can_be_pasted(given: Recipe, progress: Progress) -> None:
     data = prepare_data(large, progress)
     models = prepare_models(large, data, CPU, progress)
     with pytest.raises(UsageError, match="A step of 128 images") as refused:
-        measured(large, data, models, CPU, progress, room=400 * 2**20)
+        measured_costs(large, data, models, CPU, progress, room=400 * 2**20)
     for option in ("--accumulate", "--batch-size", "--size"):
         assert option in str(refused.value)
 

@@ -5,7 +5,7 @@ import pytest
 from distill import Recipe, recipe_from_document, recipe_from_toml
 from distill.recipe import renamed_in
 from distill.recipe.keys import keys_page
-from distill.recipe.written import portable
+from distill.recipe.writing import portable
 from isogon.errors import UsageError
 
 SMALL = {

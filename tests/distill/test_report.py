@@ -11,7 +11,20 @@ import pytest
 from rich.console import Console
 from rich.table import Table
 
-from distill.evaluation import (
+from distill.report import (
+    UNFAMILIAR,
+    Illustrations,
+    Picture,
+    PlottedScores,
+    embedding_map,
+    report_html,
+    report_thumbnail,
+    sample_cosines,
+    sample_queries,
+)
+from distill.report.plots import training_curves
+from isogon.bundle import Manifest, Provenance, StudentCard, TeacherCard
+from isogon.bundle.evaluation import (
     Baseline,
     Bootstrap,
     ClassAccuracy,
@@ -25,19 +38,6 @@ from distill.evaluation import (
     Training,
     UnfamiliarSet,
 )
-from distill.report import (
-    UNFAMILIAR,
-    Drawn,
-    Picture,
-    Scores,
-    embedding_map,
-    report_html,
-    sample_cosines,
-    sample_queries,
-    thumbnail,
-)
-from distill.report.plots import training_curves
-from isogon.bundle import Manifest, Provenance, StudentCard, TeacherCard
 from isogon.cli.evaluation import evaluation_table, print_evaluation, print_fitting
 from isogon.images import Preprocessing
 from isogon.ood import Calibration
@@ -128,7 +128,7 @@ def evaluation() -> Evaluation:
 
 
 @pytest.fixture(scope="module")
-def drawn() -> Drawn:
+def drawn() -> Illustrations:
     generator = np.random.default_rng(0)
     teacher = {n: unit(generator, n, 12) for n in (60, 25, 22)}
     student = {n: unit(generator, n, 6) for n in (60, 25, 22)}
@@ -137,7 +137,7 @@ def drawn() -> Drawn:
     def picture(place: int) -> Picture:
         pixels = np.full((90, 60, 3), place, dtype=np.uint8)
         name = CLASSES[place % len(CLASSES)]
-        return Picture(index=place, pixels=thumbnail(pixels), label=name)
+        return Picture(index=place, pixels=report_thumbnail(pixels), label=name)
 
     manifest = Manifest(
         name="pets",
@@ -158,11 +158,11 @@ def drawn() -> Drawn:
             classes=CLASSES, seed=0, versions={"torch": "2.15.0"},
         ),
     )  # fmt: skip
-    return Drawn(
+    return Illustrations(
         manifest=manifest,
         recipe='name = "</pre><script>"\n',
         cosines=sample_cosines(teacher[25], teacher[60], student[25], student[60]),
-        scores=Scores(
+        scores=PlottedScores(
             detector="knn_k1",
             alpha=0.05,
             calibrated_on=100,
@@ -184,7 +184,7 @@ def drawn() -> Drawn:
 
 
 @pytest.fixture(scope="module")
-def html(evaluation: Evaluation, drawn: Drawn) -> str:
+def html(evaluation: Evaluation, drawn: Illustrations) -> str:
     return report_html(evaluation, drawn)
 
 
@@ -263,13 +263,13 @@ def test_headings_are_in_order_and_tables_say_what_their_cells_are(page: Page) -
 
 
 def test_the_same_input_gives_the_same_page(
-    html: str, evaluation: Evaluation, drawn: Drawn
+    html: str, evaluation: Evaluation, drawn: Illustrations
 ) -> None:
     assert report_html(evaluation, drawn) == html
 
 
 def test_without_teacher_the_page_speaks_of_the_student_alone(
-    evaluation: Evaluation, drawn: Drawn
+    evaluation: Evaluation, drawn: Illustrations
 ) -> None:
     assert drawn.map is not None
     alone = replace(
@@ -288,7 +288,7 @@ def test_without_teacher_the_page_speaks_of_the_student_alone(
 
 
 def test_a_collapsed_student_is_reported_without_what_it_has_no_figure_for(
-    evaluation: Evaluation, drawn: Drawn, capsys: pytest.CaptureFixture[str]
+    evaluation: Evaluation, drawn: Illustrations, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert evaluation.fidelity is not None
     assert drawn.cosines is not None
@@ -306,7 +306,9 @@ def test_a_collapsed_student_is_reported_without_what_it_has_no_figure_for(
     assert "linear CKA" not in shown
 
 
-def test_what_was_not_measured_has_no_section(evaluation: Evaluation, drawn: Drawn) -> None:
+def test_what_was_not_measured_has_no_section(
+    evaluation: Evaluation, drawn: Illustrations
+) -> None:
     nothing = Quality(knn_accuracy=None, linear_accuracy=None, ood={})
     bare = evaluation.model_copy(
         update={
@@ -317,7 +319,7 @@ def test_what_was_not_measured_has_no_section(evaluation: Evaluation, drawn: Dra
             "training": Training(terms=()),
         }
     )
-    page = Page(report_html(bare, Drawn(manifest=drawn.manifest, recipe="")))
+    page = Page(report_html(bare, Illustrations(manifest=drawn.manifest, recipe="")))
     assert page.open == []
     assert page.named("figure") == []
     assert [section.get("id") for section in page.named("section")] == [
@@ -362,7 +364,7 @@ def beside(evaluation: Evaluation) -> Evaluation:
 
 
 def test_the_report_says_first_whether_distilling_has_paid(
-    beside: Evaluation, evaluation: Evaluation, drawn: Drawn
+    beside: Evaluation, evaluation: Evaluation, drawn: Illustrations
 ) -> None:
     html = report_html(beside, drawn)
     page = Page(html)
@@ -385,7 +387,7 @@ def test_the_report_says_first_whether_distilling_has_paid(
 
 
 def test_the_report_sets_the_network_before_training_beside_the_student(
-    beside: Evaluation, drawn: Drawn
+    beside: Evaluation, drawn: Illustrations
 ) -> None:
     page = Page(report_html(beside, drawn))
     for told in (
@@ -439,7 +441,7 @@ def rendered(table: Table, width: int) -> str:
 
 
 def test_a_map_without_classes_has_no_class_names(
-    evaluation: Evaluation, drawn: Drawn
+    evaluation: Evaluation, drawn: Illustrations
 ) -> None:
     vectors = unit(np.random.default_rng(1), 30, 5)
     plain = replace(drawn, map=embedding_map(vectors, None, None), queries=())
@@ -468,11 +470,11 @@ def test_a_map_shows_every_point_once_and_is_the_same_again() -> None:
 
 
 def test_a_large_map_is_bounded_and_gives_ten_of_many_classes_more_points() -> None:
-    from distill.report import drawn
+    from distill.report import illustrations
 
     generator = np.random.default_rng(3)
     labels = np.arange(9000) % 100
-    chosen = drawn._choose_familiar(generator, labels, 1000)
+    chosen = illustrations._choose_familiar(generator, labels, 1000)
     assert len(np.unique(chosen)) == len(chosen) == 1000
     counts = np.sort(np.bincount(labels[chosen], minlength=100))
     assert counts[:90].max() < counts[90:].min()

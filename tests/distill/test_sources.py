@@ -14,7 +14,7 @@ import pytest
 from rich.progress import Progress
 from timm.data.readers import create_reader
 
-from distill.images.listing import open_images
+from distill.images.listing import open_source
 from distill.images.loading import plain_crops
 from isogon.errors import UsageError
 from isogon.images import ImageFolder, Images, Preprocessing, decode
@@ -88,7 +88,7 @@ def equal(images: Images, folder: ImageFolder, progress: Progress) -> bool:
 def test_a_tar_holds_what_the_folder_held(
     digits: Path, tar: Path, progress: Progress
 ) -> None:
-    images, folder = open_images(str(tar)), open_images(str(digits))
+    images, folder = open_source(str(tar)), open_source(str(digits))
     assert isinstance(folder, ImageFolder)
     assert images.names == folder.names
     assert equal(images, folder, progress)
@@ -105,7 +105,7 @@ def test_a_tar_is_read_as_timm_reads_it(
             write_tar(tmp_path / "inner.tar", contents(folder))
             inner[f"{folder.name}.tar"] = (tmp_path / "inner.tar").read_bytes()
         path = write_tar(tmp_path / "outer.tar", inner)
-    ours, theirs = open_images(str(path)), create_reader("", root=str(path))
+    ours, theirs = open_source(str(path)), create_reader("", root=str(path))
     assert len(ours) == len(theirs) == 240
     assert ours.classes == tuple(sorted(theirs.class_name_to_idx))
     read = {}
@@ -125,7 +125,7 @@ def test_a_tar_is_read_as_timm_reads_it(
 def test_worker_processes_read_the_same_pixels(
     kind: str, request: pytest.FixtureRequest
 ) -> None:
-    images = open_images(str(request.getfixturevalue(kind)))
+    images = open_source(str(request.getfixturevalue(kind)))
     images.image(0)  # what is open in this process must not trouble its children
     order = np.random.default_rng(0).permutation(240)
     alone = list(plain_crops(images, order, EIGHT, batch_size=16))
@@ -148,14 +148,14 @@ def test_shards_of_webdataset_take_their_classes_from_cls_files(
         write_tar(tmp_path / f"shard-{shard:02}.tar", members)
     folder = ImageFolder.list(digits)
     for pattern in ("shard-{00..02}.tar", "shard-*.tar"):
-        images = open_images(f"wds/{tmp_path / pattern}")
+        images = open_source(f"wds/{tmp_path / pattern}")
         assert images.names[80] == "shard-01/0000.png"
         assert equal(images, folder, progress)
     write_tar(tmp_path / "shard-03.tar", {"more.png": files[0][1]})
     with pytest.raises(
         UsageError, match=r"`cls` for some images, but not for 1 of .* more\.png"
     ):
-        open_images(str(tmp_path / "shard-{00..03}.tar"))
+        open_source(str(tmp_path / "shard-{00..03}.tar"))
 
 
 @pytest.mark.parametrize(
@@ -172,10 +172,10 @@ def test_braces_are_expanded_as_a_shell_does(pattern: str, expanded: list[str]) 
 
 def test_hidden_members_and_other_files_are_no_images(tmp_path: Path) -> None:
     files = {"./a.png": b"1", "._a.png": b"2", ".x/b.png": b"3", "notes.txt": b"4"}
-    assert open_images(str(write_tar(tmp_path / "a.tar", files))).names == ("a.png",)
+    assert open_source(str(write_tar(tmp_path / "a.tar", files))).names == ("a.png",)
     empty = write_tar(tmp_path / "b.tar", {"notes.txt": b"4"})
     with pytest.raises(UsageError, match=r"b\.tar has no images; .*not images: 1 \(notes"):
-        open_images(str(empty))
+        open_source(str(empty))
 
 
 def test_one_name_twice_is_refused(tmp_path: Path) -> None:
@@ -183,7 +183,7 @@ def test_one_name_twice_is_refused(tmp_path: Path) -> None:
     with tarfile.open(path, "a") as archive:
         add(archive, "a.png", b"3")
     with pytest.raises(UsageError, match=r"names 1 images more than once: a\.png"):
-        open_images(str(path))
+        open_source(str(path))
 
 
 def damaged_header(data: bytes) -> bytes:
@@ -207,14 +207,14 @@ def test_a_damaged_tar_is_refused_and_not_read_in_part(
     path = tmp_path / "damaged.tar"
     path.write_bytes(damage(tar.read_bytes()))
     with pytest.raises(UsageError, match=says):
-        open_images(str(path))
+        open_source(str(path))
 
 
 def test_an_archive_that_goes_away_is_named_with_the_image(
     tar: Path, tmp_path: Path
 ) -> None:
     path = Path(shutil.copy(tar, tmp_path / "gone.tar"))
-    images = open_images(str(path))
+    images = open_source(str(path))
     path.unlink()
     with pytest.raises(
         UsageError, match=r"gone\.tar: 0/000\.png cannot be read: .*No such"
@@ -236,7 +236,7 @@ def test_a_list_names_paths_and_labels(
         pq.write_table(pa.Table.from_pylist(rows), path)
     else:
         write_csv(path, rows, "\t" if suffix == ".tsv" else ",")
-    images = open_images(str(path))
+    images = open_source(str(path))
     assert equal(images, folder, progress)
     assert images.names[0] == (before if absolute else "images/") + "0/000.png"
 
@@ -247,25 +247,25 @@ def test_a_text_file_names_a_path_on_every_line(digits: Path, tmp_path: Path) ->
     listed = "\n".join([*map(str, paths), "", odd.name])
     path = tmp_path / "list.txt"
     path.write_bytes(b"\xef\xbb\xbf" + listed.replace("\n", "\r\n").encode())
-    images = open_images(str(path))
+    images = open_source(str(path))
     assert images.names == (*map(str, paths), odd.name)
     assert images.classes == ()
     assert np.array_equal(images.image(3), images.image(0))
     path.write_bytes(b"\xff\xfe")
     with pytest.raises(UsageError, match="Expected a path on every line"):
-        open_images(str(path))
+        open_source(str(path))
 
 
 def test_labels_are_optional_but_not_for_some_images_only(
     digits: Path, tmp_path: Path
 ) -> None:
     rows = [{"path": str(path)} for path in sorted(digits.rglob("*.png"))[:3]]
-    assert open_images(str(write_csv(tmp_path / "a.csv", rows))).classes == ()
+    assert open_source(str(write_csv(tmp_path / "a.csv", rows))).classes == ()
     labelled = [{**row, "label": ""} for row in rows]
-    assert open_images(str(write_csv(tmp_path / "b.csv", labelled))).classes == ()
+    assert open_source(str(write_csv(tmp_path / "b.csv", labelled))).classes == ()
     labelled[1]["label"] = "zero"
     with pytest.raises(UsageError, match="1 of its 3 images, but not to image 1, 3"):
-        open_images(str(write_csv(tmp_path / "c.csv", labelled)))
+        open_source(str(write_csv(tmp_path / "c.csv", labelled)))
 
 
 @pytest.mark.parametrize(
@@ -284,7 +284,7 @@ def test_a_list_that_does_not_do_says_why(tmp_path: Path, text: str, says: str) 
     path = tmp_path / "list.csv"
     path.write_bytes(text.encode("latin-1"))
     with pytest.raises(UsageError, match=says):
-        open_images(str(path))
+        open_source(str(path))
 
 
 def test_listed_files_that_are_missing_are_counted_and_named(
@@ -292,7 +292,7 @@ def test_listed_files_that_are_missing_are_counted_and_named(
 ) -> None:
     rows = [{"path": str(path)} for path in sorted(digits.rglob("*.png"))[:20]]
     rows[7]["path"] = "nowhere.png"
-    images = open_images(str(write_csv(tmp_path / "list.csv", rows)))
+    images = open_source(str(write_csv(tmp_path / "list.csv", rows)))
     assert 7 not in images.readable(progress)
     assert "1 of 20 images cannot be read" in capsys.readouterr().out
     with pytest.raises(UsageError, match=r"nowhere\.png cannot be read: .*No such file"):
@@ -303,7 +303,7 @@ def test_parquet_holds_the_encoded_images(
     digits: Path, parquet: Path, tmp_path: Path, progress: Progress
 ) -> None:
     folder = ImageFolder.list(digits)
-    images = open_images(str(parquet))
+    images = open_source(str(parquet))
     assert images.names[17] == "17"
     assert equal(images, folder, progress)
     table = pq.read_table(parquet)
@@ -313,7 +313,7 @@ def test_parquet_holds_the_encoded_images(
         plain = rows.set_column(0, "image", rows["image"].combine_chunks().field("bytes"))
         file = tmp_path / f"part-{part}.parquet"
         pq.write_table(plain.append_column("path", names), file, row_group_size=30)
-    several = open_images(str(tmp_path / "part-{0..2}.parquet"))
+    several = open_source(str(tmp_path / "part-{0..2}.parquet"))
     assert several.names[80] == f"part-1/{folder.names[80]}"
     assert equal(several, folder, progress)
 
@@ -323,7 +323,7 @@ def test_parquet_that_does_not_do_says_why(
 ) -> None:
     def opened(columns: dict[str, list[object]]) -> Images:
         pq.write_table(pa.table(columns), tmp_path / "a.parquet")
-        return open_images(str(tmp_path / "a.parquet"))
+        return open_source(str(tmp_path / "a.parquet"))
 
     with pytest.raises(UsageError, match=r"has the columns label.*`path`"):
         opened({"label": [1]})
@@ -340,7 +340,7 @@ def test_parquet_that_does_not_do_says_why(
         opened({"image": [b"x" * 100]})
     (tmp_path / "a.parquet").write_bytes(b"no parquet")
     with pytest.raises(UsageError, match=r"a\.parquet cannot be read as Parquet"):
-        open_images(str(tmp_path / "a.parquet"))
+        open_source(str(tmp_path / "a.parquet"))
 
 
 @pytest.mark.skipif(
@@ -348,26 +348,26 @@ def test_parquet_that_does_not_do_says_why(
 )
 def test_a_missing_package_is_named_with_the_way_to_install_it() -> None:
     with pytest.raises(UsageError, match="`pip install datasets`"):
-        open_images("hfds/ylecun/mnist:test")
+        open_source("hfds/ylecun/mnist:test")
 
 
 def test_what_is_no_source_is_answered_with_what_is(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"read in order only.* tar archives first"):
-        open_images("tfds/mnist")
+        open_source("tfds/mnist")
     with pytest.raises(
         UsageError, match=r"nowhere, found nothing\. Write a folder; a \.tar"
     ):
-        open_images(str(tmp_path / "nowhere"))
+        open_source(str(tmp_path / "nowhere"))
     with pytest.raises(UsageError, match=r"shard-2\.tar, found nothing"):
         write_tar(tmp_path / "shard-1.tar", {})
-        open_images(str(tmp_path / "shard-{1..2}.tar"))
+        open_source(str(tmp_path / "shard-{1..2}.tar"))
     for name, says in (
         ("a.tar.gz", "is compressed"),
         ("a.zzz", "is not a source of images"),
     ):
         (tmp_path / name).write_bytes(b"")
         with pytest.raises(UsageError, match=says):
-            open_images(str(tmp_path / name))
+            open_source(str(tmp_path / name))
 
 
 def test_slices_of_a_hugging_face_split_name_their_rows(
@@ -378,8 +378,8 @@ def test_slices_of_a_hugging_face_split_name_their_rows(
     (tmp_path / "digits" / "data").mkdir(parents=True)
     for split in ("train", "test"):
         shutil.copy(parquet, tmp_path / "digits" / "data" / f"{split}-0.parquet")
-    first, second = (open_images(f"hfds/digits:train[{part}]") for part in (":50%", "50%:"))
+    first, second = (open_source(f"hfds/digits:train[{part}]") for part in (":50%", "50%:"))
     assert first.names == tuple(map(str, range(120)))
     assert second.names == tuple(map(str, range(120, 240)))
-    both = open_images("hfds/digits:train[:2]+test[5:6]")
+    both = open_source("hfds/digits:train[:2]+test[5:6]")
     assert both.names == ("train/0", "train/1", "test/5")

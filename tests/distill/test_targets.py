@@ -15,12 +15,12 @@ from rich.console import Console
 from rich.progress import Progress
 
 from distill import Recipe
-from distill.images.loading import Batch, TrainingViews, plain_crops, shuffled
+from distill.images.loading import TrainingViews, ViewBatch, plain_crops, shuffled_plan
 from distill.images.views import Views
 from distill.recipe import DataSection
 from distill.targets import NetworkTeacher, Targets, teacher_from_recipe
-from distill.targets.identity import VIEW_SETTINGS
 from distill.targets.store import FEATURES, RECORD
+from distill.targets.store_key import VIEW_SETTINGS
 from isogon.images import ImageFolder
 
 CPU = torch.device("cpu")
@@ -81,10 +81,10 @@ def teacher_of(recipe: Recipe) -> NetworkTeacher:
 
 def student_batches(
     recipe: Recipe, targets: Targets, indices: np.ndarray, *, epochs: int, workers: int
-) -> list[Batch]:
+) -> list[ViewBatch]:
     views = TrainingViews(
         Views(images_of(recipe), recipe.data, recipe.train.seed),
-        shuffled(indices, batch_size=8, parts=1, repeats=1, seed=3),
+        shuffled_plan(indices, batch_size=8, parts=1, repeats=1, seed=3),
         labels=None,
         workers=workers,
         replayed=targets.replayed,
@@ -137,7 +137,7 @@ def test_views_of_an_image_differ_and_so_do_their_features(
 ) -> None:
     targets = teacher_of(imported).targets(np.arange(8), CPU, progress)
     batches = [
-        Batch(
+        ViewBatch(
             pixels=torch.zeros(8, 32, 32, 3, dtype=torch.uint8),
             indices=torch.arange(8),
             numbers=torch.full((8,), number),
@@ -154,7 +154,7 @@ def test_a_view_that_was_not_computed_is_an_error(
     imported: Recipe, progress: Progress, index: int, number: int
 ) -> None:
     targets = teacher_of(imported).targets(np.array([2, 4, 6]), CPU, progress)
-    batch = Batch(
+    batch = ViewBatch(
         pixels=torch.zeros(1, 32, 32, 3, dtype=torch.uint8),
         indices=torch.tensor([index]),
         numbers=torch.tensor([number]),
@@ -268,7 +268,7 @@ def test_whatever_changes_is_computed_anew_and_named(
     said = StringIO()
     bars = Progress(console=Console(file=said, width=500), disable=True)
     teacher_of(recipe).targets(indices, CPU, bars)
-    assert "not these" not in said.getvalue()
+    assert "cannot be used" not in said.getvalue()
     assert "8 images x 8 views x 17 tokens x 24 values, 52.2 KB" in said.getvalue()
     if what == "names":
         indices = np.arange(1, 9)

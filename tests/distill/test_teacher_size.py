@@ -17,7 +17,7 @@ from distill.evaluation.comparison import unfair
 from distill.evaluation.corruptions import CorruptionChoice, embed_corrupted
 from distill.evaluation.reevaluation import reevaluate
 from distill.images.data import prepare_data
-from distill.images.loading import TrainingViews, shuffled
+from distill.images.loading import TrainingViews, shuffled_plan
 from distill.images.views import Views
 from distill.preparation import preprocessing_for
 from distill.targets import NetworkTeacher, Targets, teacher_from_recipe
@@ -67,7 +67,7 @@ def test_its_features_are_of_the_students_views_at_its_own_size(
     both = Views(teacher._images, sized.data, sized.train.seed, sizes=[64])
     batches = TrainingViews(
         views,
-        shuffled(indices, batch_size=8, parts=1, repeats=1, seed=0),
+        shuffled_plan(indices, batch_size=8, parts=1, repeats=1, seed=0),
         labels=None,
         workers=0,
         replayed=targets.replayed,

@@ -16,11 +16,10 @@ from rich.progress import Progress
 
 from distill import Recipe
 from distill.distillation import distill, work_folder
-from distill.evaluation import Evaluation
 from distill.images.data import prepare_data
-from distill.images.loading import Batch, TrainingViews, shuffled
+from distill.images.loading import TrainingViews, ViewBatch, shuffled_plan
 from distill.images.views import Views
-from distill.preparation import Models, prepare_models
+from distill.preparation import RunModels, prepare_models
 from distill.recipe import TrainSection
 from distill.targets import NetworkTeacher, OnlineTargets
 from distill.training.checkpoint import Checkpoint
@@ -29,6 +28,7 @@ from distill.training.journal import Journal
 from distill.training.processes import launched, parts_of
 from distill.training.trainer import Trainer, TrainingLog
 from isogon.bundle import Bundle
+from isogon.bundle.evaluation import Evaluation
 from isogon.errors import UsageError
 from isogon.images import ImageFolder
 from isogon.networks import FeatureExtractor, Features, Student
@@ -47,7 +47,7 @@ def views(
     replayed: int | None = None,
 ) -> TrainingViews:
     data = prepare_data(recipe, progress)
-    plan = shuffled(
+    plan = shuffled_plan(
         data.split.bank,
         batch_size=recipe.train.batch_size,
         parts=parts,
@@ -66,23 +66,23 @@ def views(
     )
 
 
-def pixels(steps: Iterable[tuple[Batch, ...]]) -> list[torch.Tensor]:
+def pixels(steps: Iterable[tuple[ViewBatch, ...]]) -> list[torch.Tensor]:
     return [torch.cat([batch.pixels for batch in step]) for step in steps]
 
 
-def models(recipe: Recipe) -> Models:
+def models(recipe: Recipe) -> RunModels:
     torch.manual_seed(0)
     quiet = Progress(disable=True)
     return prepare_models(recipe, prepare_data(recipe, quiet), CPU, quiet)
 
 
-def network(made: Models) -> FeatureExtractor:
+def network(made: RunModels) -> FeatureExtractor:
     assert isinstance(made.teacher, NetworkTeacher)
     return made.teacher.network
 
 
 def learn(
-    made: Models,
+    made: RunModels,
     recipe: Recipe,
     checkpoint: Checkpoint,
     progress: Progress,
@@ -364,7 +364,7 @@ def test_a_signal_saves_after_the_step_and_ends(
     class Signalled(OnlineTargets):
         seen = 0
 
-        def features(self, batch: Batch) -> Features:
+        def features(self, batch: ViewBatch) -> Features:
             self.seen += 1
             if self.seen == 2:
                 os.kill(os.getpid(), number)
@@ -489,7 +489,7 @@ def test_a_loss_that_is_not_finite_stops_with_a_remedy_and_keeps_the_last_checkp
     good = checkpoint.path.read_bytes()
 
     class Spoilt(OnlineTargets):
-        def features(self, batch: Batch) -> Features:
+        def features(self, batch: ViewBatch) -> Features:
             features = super().features(batch)
             return Features(tokens=features.tokens * torch.nan, grid=features.grid)
 
@@ -512,11 +512,11 @@ def test_a_loss_that_is_not_finite_stops_with_a_remedy_and_keeps_the_last_checkp
 def test_a_growing_loss_is_told_from_one_that_does_not_fall() -> None:
     flat = DivergenceWatch()
     for step in range(1000):
-        flat.see(step, {"loss": 1 + 0.5 * (-1) ** step, "other": -3.0})
+        flat.record(step, {"loss": 1 + 0.5 * (-1) ** step, "other": -3.0})
     growing = DivergenceWatch()
     with pytest.raises(UsageError, match="grew beyond 10 times"):
         for step in range(1000):
-            growing.see(step, {"loss": 1.05**step})
+            growing.record(step, {"loss": 1.05**step})
 
 
 def test_a_checkpoint_is_spoken_of_where_there_is_one() -> None:
@@ -525,7 +525,7 @@ def test_a_checkpoint_is_spoken_of_where_there_is_one() -> None:
         (False, "run again"),
     ):
         with pytest.raises(UsageError, match=said) as caught:
-            DivergenceWatch(kept=lambda kept=kept: kept).see(3, {"loss": float("nan")})
+            DivergenceWatch(kept=lambda kept=kept: kept).record(3, {"loss": float("nan")})
         assert ("checkpoint" in str(caught.value)) == kept
 
 

@@ -11,16 +11,22 @@ from torch import nn
 
 from distill import Recipe, recipe_from_document, recipe_from_toml
 from distill.distillation import distill
-from distill.embedding import Embedded, embed_all
-from distill.evaluation import Evaluation
+from distill.embedding import RoleEmbeddings, embed_all
 from distill.evaluation.accuracy import AurocBootstrap, PairedBootstrap, accuracy_estimate
-from distill.evaluation.measured import Judge, Measured, fidelity, measured
+from distill.evaluation.model_figures import (
+    Measurement,
+    ModelFigures,
+    fidelity,
+    model_figures,
+)
 from distill.evaluation.reevaluation import reevaluate
-from distill.evaluation.undistilled import by_class, gains, started, undistilled
+from distill.evaluation.undistilled import by_class, gains, through_layer, undistilled
 from distill.images.data import prepare_data
-from distill.preparation import preprocessing_for, student_from_recipe
+from distill.preparation import preprocessing_for
 from distill.start.fitting import START, start_arrays, start_from_bundle
+from distill.student import student_from_recipe
 from isogon.bundle import Bundle
+from isogon.bundle.evaluation import Evaluation
 from isogon.bundle.worth import worth_of
 from isogon.networks import student_from_bundle
 from isogon.ood import Calibration, DetectorSpec
@@ -34,8 +40,8 @@ def vectors(images: int, width: int = 40) -> np.ndarray:
     return (drawn * GENERATOR.uniform(0.1, 9, (images, 1))).astype(np.float32)
 
 
-def pooled(width: int = 40) -> Embedded:
-    return Embedded(
+def pooled(width: int = 40) -> RoleEmbeddings:
+    return RoleEmbeddings(
         bank=vectors(1500, width),  # more than one block
         test=vectors(30, width),
         unfamiliar={"elsewhere": vectors(20, width)},
@@ -83,7 +89,7 @@ def test_the_start_is_the_layer_on_the_vectors_as_they_come() -> None:
     raw, layer = pooled(), nn.Linear(40, 7)
     with torch.no_grad():
         expected = nn.functional.normalize(layer(torch.from_numpy(raw.test)), dim=1)
-    assert np.allclose(started(raw, layer).test, expected.numpy(), atol=1e-5)
+    assert np.allclose(through_layer(raw, layer).test, expected.numpy(), atol=1e-5)
 
 
 def test_a_paired_interval_is_that_of_the_differences_and_narrower_than_an_unpaired_one() -> (
@@ -131,16 +137,18 @@ def test_the_difference_of_two_aurocs_is_that_of_the_same_resampled_images() -> 
 
 
 def judged(
-    embedded: Embedded, teacher: Embedded | None = None, labels: np.ndarray | None = None
-) -> Measured:
-    judge = Judge(
+    embedded: RoleEmbeddings,
+    teacher: RoleEmbeddings | None = None,
+    labels: np.ndarray | None = None,
+) -> ModelFigures:
+    judge = Measurement(
         detector=DetectorSpec(name="knn"),
         bank_labels=None if labels is None else np.resize(labels, len(embedded.bank)),
         test_labels=labels,
         resamples={"elsewhere": AurocBootstrap(30, 20)},
         teacher=teacher,
     )
-    return measured(embedded, judge)
+    return model_figures(embedded, judge)
 
 
 def test_gains_are_the_differences_of_the_figures_that_both_have() -> None:
@@ -226,13 +234,13 @@ def test_distilling_measures_the_network_it_began_with(
     assert not np.allclose(np.linalg.norm(raw.test, axis=1), 1)
     before = undistilled(raw, 32)
     labels = data.held_out.labels(data.split.test)
-    judge = Judge(
+    judge = Measurement(
         detector=recipe.ood,
         bank_labels=data.familiar.labels(data.bank),
         test_labels=labels,
         resamples={"photographs": AurocBootstrap(len(before.test), 12)},
     )
-    naive = measured(before, judge)
+    naive = model_figures(before, judge)
     assert found.undistilled is not None
     assert found.undistilled.quality == naive.quality
     assert found.pretrained is False

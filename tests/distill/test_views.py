@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from PIL import Image
 from timm.data.transforms import RandomResizedCropAndInterpolation
 
-from distill.images.loading import TrainingViews, shuffled
+from distill.images.loading import TrainingViews, shuffled_plan
 from distill.images.views import Views
 from distill.recipe import DataSection
 from isogon.images import ImageFolder
@@ -154,7 +154,7 @@ def test_a_batch_brings_each_size_with_its_views(images: ImageFolder, workers: i
     views = Views(images, section("rand"), 3, sizes=[48, 96, 40])
     batches = TrainingViews(
         views,
-        shuffled(np.arange(12), batch_size=6, parts=1, repeats=2, seed=0),
+        shuffled_plan(np.arange(12), batch_size=6, parts=1, repeats=2, seed=0),
         labels=None,
         workers=workers,
         repeats=2,

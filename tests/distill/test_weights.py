@@ -96,11 +96,11 @@ def test_what_does_not_load_is_told_in_plain_words(tmp_path: Path) -> None:
         why(shapes)
         == "it has, beyond the model, more; weight is [4, 2] and should be [3, 2]"
     )
-    broken = "it breaks off, or is no file of weights"
+    broken = "it is cut off, or is not a file of weights"
     assert why(shapes, lambda data: data[: len(data) // 2]) == broken
     assert why(shapes, lambda data: b"") == broken
     assert why(shapes, lambda data: b"some text that is long enough" * 9) == broken
-    assert why(layer) == "it is no file of tensors alone"
+    assert why(layer) == "it holds other things than tensors"
     assert why_unloadable(KeyError("model.head")) == "it has no entry model.head"
 
 

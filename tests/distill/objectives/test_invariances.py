@@ -7,7 +7,7 @@ from distill.objectives import Objective
 from distill.objectives.cosine import Cosine
 from distill.objectives.cospress import CosPress
 from distill.objectives.coss import Coss
-from distill.objectives.isogon import Isogon
+from distill.objectives.isogon import IsogonObjective
 from distill.objectives.kd import Kd
 from distill.objectives.nd import Nd
 from distill.objectives.proteus import Proteus
@@ -30,7 +30,7 @@ def objectives(teacher: Features) -> dict[str, Objective]:
     made: dict[str, Objective] = {
         "cosine": Cosine(8, 6),
         "cospress": cospress,
-        "isogon": Isogon(8, 6, pairs_weight=10.0),
+        "isogon": IsogonObjective(8, 6, pairs_weight=10.0),
         "vkd": Vkd(8, 6, "layer_norm"),
         "vkd, standardise": Vkd(8, 6, "standardise"),
         "vkd, whiten": Vkd(8, 6, "whiten"),
@@ -171,7 +171,7 @@ def test_a_teacher_known_by_its_embeddings_alone_does_unless_tokens_are_needed(
     objective = objectives(teacher)[name]
     if objective.needs_tokens:
         assert name == "proteus"
-        with pytest.raises(ValueError, match="only embeddings are known"):
+        with pytest.raises(ValueError, match="gives only embeddings"):
             objective(student, embeddings, LABELS)
         return
     objective = objectives(embeddings)[name]

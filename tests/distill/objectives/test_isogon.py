@@ -2,7 +2,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from distill.objectives.isogon import Isogon
+from distill.objectives.isogon import IsogonObjective
 from isogon.networks import Features
 
 
@@ -12,7 +12,7 @@ def features(batch: int, grid: tuple[int, int], width: int, **options: object) -
 
 
 def test_isogon_is_the_naive_sum_of_its_terms() -> None:
-    objective = Isogon(12, 6, pairs_weight=3.0)
+    objective = IsogonObjective(12, 6, pairs_weight=3.0)
     student, teacher = features(4, (2, 2), 6), features(4, (2, 2), 12)
     terms = objective(student, teacher)
     z = torch.stack(
@@ -46,7 +46,7 @@ def test_isogon_is_the_naive_sum_of_its_terms() -> None:
 
 def test_isogon_starts_from_the_principal_axes_of_the_teachers_unit_vectors() -> None:
     torch.manual_seed(0)
-    objective = Isogon(12, 4, pairs_weight=3.0)
+    objective = IsogonObjective(12, 4, pairs_weight=3.0)
     vectors = torch.randn(50, 4) @ torch.randn(4, 12)  # of rank 4: nothing is lost
     teacher = Features(tokens=vectors[:, None], grid=(0, 0))
     objective.start([(teacher, None)])
@@ -58,13 +58,13 @@ def test_isogon_starts_from_the_principal_axes_of_the_teachers_unit_vectors() ->
 
 
 def test_isogon_has_nothing_of_its_own_to_train() -> None:
-    objective = Isogon(12, 6, pairs_weight=3.0)
+    objective = IsogonObjective(12, 6, pairs_weight=3.0)
     assert list(objective.parameters()) == []
     assert "compression" in objective.state_dict()
 
 
 def test_a_student_wider_than_its_teacher_is_possible() -> None:
-    objective = Isogon(4, 6, pairs_weight=1.0)
+    objective = IsogonObjective(4, 6, pairs_weight=1.0)
     teacher = features(5, (1, 2), 4)
     objective.start([(teacher, None)])
     targets = objective.student_targets(teacher.pooled)

@@ -21,7 +21,7 @@ from distill.objectives import Objective, Weighted
 from distill.objectives.cosine import Cosine
 from distill.objectives.cospress import CosPress
 from distill.objectives.coss import Coss
-from distill.objectives.isogon import Isogon
+from distill.objectives.isogon import IsogonObjective
 from distill.objectives.kd import Kd
 from distill.objectives.nd import Nd
 from distill.objectives.proteus import Proteus
@@ -61,8 +61,8 @@ def objectives() -> dict[str, tuple[Objective, int]]:
     def cospress() -> CosPress:
         return CosPress(TEACHER, STUDENT, TEMPERATURES, pca_start=True)
 
-    def isogon() -> Isogon:
-        return Isogon(TEACHER, STUDENT, pairs_weight=10.0)
+    def isogon() -> IsogonObjective:
+        return IsogonObjective(TEACHER, STUDENT, pairs_weight=10.0)
 
     def rkd() -> Rkd:
         return Rkd(distance_weight=1.0, angle_weight=2.0)

@@ -11,13 +11,12 @@ import safetensors.torch
 import tomli_w
 from torch import nn
 
-from distill.embedding import Embedded
-from distill.evaluation import Evaluation
-from distill.evaluation.drawing import drawn_from, write_evaluation
+from distill.embedding import RoleEmbeddings
+from distill.evaluation.report_files import illustrations_of, write_evaluation
 from distill.images.data import Data
 from distill.preparation import preprocessing_for
 from distill.recipe import Recipe
-from distill.recipe.written import portable
+from distill.recipe.writing import portable
 from distill.start.fitting import START, start_arrays
 from distill.targets import BALANCE, Teacher
 from isogon.bundle import (
@@ -33,6 +32,7 @@ from isogon.bundle import (
     Provenance,
     StudentCard,
 )
+from isogon.bundle.evaluation import Evaluation
 from isogon.bundle.names import portable_place
 from isogon.images.collection import SAMPLES
 from isogon.networks import WEIGHTS, Student
@@ -41,13 +41,13 @@ from isogon.progress import Progress
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Judged:
-    """The embeddings of every role, and what was measured on them."""
+class JudgedModels:
+    """The models' embeddings of every role, and their evaluation."""
 
-    teacher: Embedded | None
-    student: Embedded
+    teacher: RoleEmbeddings | None
+    student: RoleEmbeddings
     evaluation: Evaluation
-    layer: nn.Linear | None  # the closed-form one the student started from
+    layer: nn.Linear | None  # the closed-form layer that the student started from
 
 
 def write_bundle(
@@ -57,10 +57,10 @@ def write_bundle(
     teacher: Teacher,
     student: Student,
     student_card: StudentCard,
-    judged: Judged,
+    judged: JudgedModels,
     progress: Progress,
 ) -> Bundle:
-    """Write everything that later stages need; it appears whole, or not at all."""
+    """Write everything that later stages need; the bundle appears only if complete."""
     shipped = portable(recipe, output.parent)
     preprocessing = preprocessing_for(recipe, recipe.student.name)
     detector = recipe.ood.fit(judged.student.bank, data.familiar.labels(data.bank))
@@ -74,7 +74,7 @@ def write_bundle(
         provenance=_provenance(shipped, data),
     )
     text = tomli_w.dumps(shipped.model_dump(mode="json", exclude_none=True))
-    drawn = drawn_from(
+    illustrations = illustrations_of(
         data,
         judged.teacher,
         judged.student,
@@ -90,7 +90,7 @@ def write_bundle(
             writer.write_arrays(START, start_arrays(judged.layer))
         if teacher.kept:
             writer.write_arrays(BALANCE, teacher.kept)
-        write_evaluation(writer, judged.evaluation, drawn)
+        write_evaluation(writer, judged.evaluation, illustrations)
         if data.unreadable:
             left_out = _left_out(data, output.parent)
             writer.write("unreadable.json", json.dumps(left_out, indent=2))
@@ -113,11 +113,11 @@ def write_bundle(
 
 
 def _left_out(data: Data, folder: Path) -> dict[str, dict[str, str]]:
-    """Return why images were left out, by source and name; a list may name them by path."""
+    """Return why images were left out, by source and name, with portable paths."""
     place = partial(portable_place, folder=folder)
     return {
         place(source): {
-            # A reason begins with what it is about, the source and the name.
+            # A reason begins with the source and the name.
             place(name): reason.replace(source, place(source)).replace(name, place(name))
             for name, reason in faults.items()
         }
@@ -126,9 +126,9 @@ def _left_out(data: Data, folder: Path) -> dict[str, dict[str, str]]:
 
 
 def _false_alarms(
-    student: Embedded, spec: DetectorSpec, detector: Detector
+    student: RoleEmbeddings, spec: DetectorSpec, detector: Detector
 ) -> FalseAlarms | None:
-    """Return how many test images the detector flags, calibrated as an artifact is."""
+    """Return how many test images the detector flags, calibrated as artifacts are."""
     if student.calibration is None:
         return None
     calibration = Calibration.from_scores(detector.score(student.calibration), spec.alpha)
@@ -138,7 +138,7 @@ def _false_alarms(
 
 
 def _weights(student: Student) -> bytes:
-    state = {  # copies: a user's network may hold a tensor twice, or not in one piece
+    state = {  # copies: a user's network may share tensors, or have non-contiguous ones
         name: value.detach().cpu().contiguous().clone()
         for name, value in student.state_dict().items()
     }

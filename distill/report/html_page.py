@@ -5,8 +5,7 @@ from collections import Counter
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from distill.evaluation import Evaluation
-from distill.report.drawn import UNFAMILIAR, Drawn, EmbeddingMap
+from distill.report.illustrations import UNFAMILIAR, EmbeddingMap, Illustrations
 from distill.report.plots import (
     CLASSES,
     corruption_bars,
@@ -19,18 +18,18 @@ from distill.report.plots import (
 from distill.report.words import (
     cost_words,
     headlines,
-    kept,
+    in_both,
     percent,
     scatter_words,
     score_words,
     summary,
     worst_classes,
 )
-from isogon.bundle.evaluation import auroc_of
+from isogon.bundle.evaluation import Evaluation, auroc_of
 from isogon.bundle.worth import gains_of, worth_of
 
 
-def page(evaluation: Evaluation, drawn: Drawn) -> str:
+def page(evaluation: Evaluation, drawn: Illustrations) -> str:
     """Return the page; see `distill.report.report_html`."""
     environment = Environment(
         loader=PackageLoader("distill.report", "."),
@@ -56,14 +55,14 @@ def page(evaluation: Evaluation, drawn: Drawn) -> str:
         scatter_words=drawn.cosines and scatter_words(drawn.cosines),
         histograms=_histograms(drawn),
         corruptions=_corruptions(evaluation),
-        queries=[(query, kept(query)) for query in drawn.queries],
+        queries=[(query, in_both(query)) for query in drawn.queries],
         maps={} if drawn.map is None else _maps(drawn.map, shown),
         shown=shown,
         training=training_curves(evaluation.training.terms),
     )
 
 
-def _histograms(drawn: Drawn) -> list[tuple[str, Markup, str]]:
+def _histograms(drawn: Illustrations) -> list[tuple[str, Markup, str]]:
     scores = drawn.scores
     if scores is None:
         return []
@@ -91,7 +90,7 @@ def _maps(drawn: EmbeddingMap, shown: tuple[int, ...]) -> dict[str, Markup]:
 
 
 def _shown_classes(drawn: EmbeddingMap) -> tuple[int, ...]:
-    """Return the classes that get a colour: of the most frequent, spread over all."""
+    """Return the classes that get a colour: some of the most frequent, evenly chosen."""
     if not drawn.classes:
         return ()
     counts = Counter(int(label) for label in drawn.labels if label != UNFAMILIAR)

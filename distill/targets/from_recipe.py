@@ -7,10 +7,10 @@ import numpy as np
 from jaxtyping import Float
 
 from distill.recipe import Recipe, TeacherSection
-from distill.targets.given import given_embeddings
+from distill.targets.given import GivenTeacher, given_embeddings
 from distill.targets.joint import JointTeacher
 from distill.targets.network import NetworkTeacher
-from distill.targets.teacher import GivenTeacher, Teacher
+from distill.targets.teacher import Teacher
 from distill.weights import pretrained
 from isogon.bundle import TeacherCard
 from isogon.images import Images, Preprocessing
@@ -24,7 +24,7 @@ from isogon.networks import (
 
 
 def teacher_from_recipe(recipe: Recipe, images: Images) -> Teacher:
-    """Return the recipe's teacher for these images; of several tables, a joint one.
+    """Return the recipe's teacher for these images; several tables give a joint teacher.
 
     Raises:
         UsageError: a model, its weights or embeddings cannot be loaded.
@@ -38,7 +38,7 @@ def teacher_from_recipe(recipe: Recipe, images: Images) -> Teacher:
 def _one(section: TeacherSection, recipe: Recipe, images: Images) -> Teacher:
     if section.path is not None:
         return _given(Path(section.path), section.name, section.license, images)
-    assert section.name is not None  # the section sees to it
+    assert section.name is not None  # `TeacherSection` requires it
     if section.imported:
         return _imported(section.name, section, recipe, images)
     return _from_timm(section.name, section, recipe, images)

@@ -1,4 +1,7 @@
-"""What the report shows beside figures: which points, pictures, neighbours, and where."""
+"""What the report shows beside figures: points, pictures, neighbours and a map.
+
+Familiar images are in-distribution, unfamiliar ones out-of-distribution (OOD).
+"""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -11,6 +14,12 @@ from isogon.bundle import Manifest
 from isogon.ood.neighbours import in_blocks, nearest
 
 UNFAMILIAR = -1  # in `EmbeddingMap.labels`
+PAIRS = 4000  # points of the cosine scatter
+QUERIES = 6  # images whose neighbours are shown
+SHOWN = 8  # neighbours of each of them
+THUMBNAIL = 72  # pixels, the longer side
+MAPPED = 1200  # points of a map, at most
+SPOTLIT = 10  # classes that get a colour, at most
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -22,7 +31,7 @@ class CosinePairs:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Scores:
+class PlottedScores:
     """The student's OOD scores by the detector in force; larger is less familiar."""
 
     detector: str
@@ -35,7 +44,7 @@ class Scores:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Picture:
-    """One image of the data as it is shown: small."""
+    """One small image, as the report shows it."""
 
     index: int  # in its set; two pictures with one index are the same image
     pixels: UInt8[np.ndarray, "h w 3"]
@@ -62,21 +71,15 @@ class EmbeddingMap:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Drawn:
-    """Everything on the page that `evaluation.json` does not hold."""
+class Illustrations:
+    """Everything on the page that is not in `evaluation.json`."""
 
-    manifest: Manifest  # name, models and provenance; its `files` are not looked at
-    recipe: str  # the TOML that was run
+    manifest: Manifest  # name, models and provenance; `files` is not used
+    recipe: str  # as TOML
     cosines: CosinePairs | None = None  # None without teacher embeddings
-    scores: Scores | None = None
+    scores: PlottedScores | None = None
     queries: tuple[Query, ...] = ()
     map: EmbeddingMap | None = None
-
-
-PAIRS = 4000  # points of the cosine scatter
-QUERIES = 6  # images whose neighbours are shown
-SHOWN = 8  # neighbours of each
-THUMBNAIL = 72  # pixels, the longer side
 
 
 def sample_cosines(
@@ -89,9 +92,9 @@ def sample_cosines(
 ) -> CosinePairs:
     """Return the cosines of `PAIRS` test-bank pairs, half of them near neighbours.
 
-    Random pairs alone would show few high cosines, and those decide what a search
-    returns. So every second pair joins a test image to one of its ten nearest bank
-    images under the teacher.
+    Random pairs alone would have few high cosines, and high cosines decide what a search
+    returns. So every second pair is a test image and one of its ten nearest bank images
+    by the teacher.
     """
     generator = np.random.default_rng(seed)
     rows = generator.integers(0, len(teacher_test), PAIRS)
@@ -117,17 +120,17 @@ def sample_queries(
     test_picture: Callable[[int], Picture],
     bank_picture: Callable[[int], Picture],
 ) -> tuple[Query, ...]:
-    """Return `QUERIES` test images with their nearest of the bank, nearest first.
+    """Return `QUERIES` test images with their nearest bank images, nearest first.
 
-    The images are spread evenly from the one whose neighbours the student keeps worst
-    to the one it keeps best; without a teacher, over the test images.
+    The images are chosen evenly between the one whose neighbours the student keeps worst
+    and the one it keeps best; without a teacher, evenly among the test images.
 
     Args:
-        student_test: unit-norm embeddings, as all of these.
-        student_bank: of the images to search.
+        student_test: unit-norm embeddings of the test images.
+        student_bank: unit-norm embeddings of the images to search.
         teacher_test: the same images by the teacher; None without one.
-        teacher_bank: given when `teacher_test` is.
-        test_picture: from the place of a test image to what is shown of it.
+        teacher_bank: the same; None without a teacher.
+        test_picture: from a test image's position to its picture.
         bank_picture: the same for the bank.
     """
     ours = _ranked(student_test, student_bank)
@@ -152,28 +155,11 @@ def sample_queries(
     )
 
 
-def thumbnail(pixels: UInt8[np.ndarray, "h w 3"]) -> UInt8[np.ndarray, "_ _ 3"]:
+def report_thumbnail(pixels: UInt8[np.ndarray, "h w 3"]) -> UInt8[np.ndarray, "_ _ 3"]:
     """Return the image with its longer side at most `THUMBNAIL` pixels."""
     image = Image.fromarray(pixels)
     image.thumbnail((THUMBNAIL, THUMBNAIL), Image.Resampling.LANCZOS)
     return np.asarray(image)
-
-
-def _ranked(
-    test: Float32[np.ndarray, "test d"], bank: Float32[np.ndarray, "bank d"]
-) -> Int[np.ndarray, "test shown"]:
-    def ranked(some: Float32[np.ndarray, "n d"]) -> Int[np.ndarray, "n shown"]:
-        cosines = some @ bank.T
-        found = nearest(cosines, min(SHOWN, len(bank)))
-        values = np.take_along_axis(cosines, found, axis=1)
-        order = np.argsort(-values, axis=1, kind="stable")
-        return np.take_along_axis(found, order, axis=1)
-
-    return in_blocks(ranked, test)
-
-
-MAPPED = 1200  # points of a map
-SPOTLIT = 10  # classes that get a colour
 
 
 def embedding_map(
@@ -188,11 +174,11 @@ def embedding_map(
 ) -> EmbeddingMap:
     """Place at most `MAPPED` images in the plane: PCA to 50 axes, then t-SNE.
 
-    A fifth of the points, at most, are unfamiliar images. Of more than `SPOTLIT`
-    classes, so many are seen with more images than the rest.
+    At most a fifth of the points are unfamiliar images. If there are more than `SPOTLIT`
+    classes, `SPOTLIT` of them get more points than the rest.
 
     Reference: van der Maaten and Hinton, "Visualizing Data using t-SNE", JMLR 2008, in
-    scikit-learn's implementation; Euclidean distances, which order unit-norm vectors
+    scikit-learn's implementation; Euclidean distances, which sort unit-norm vectors
     as their cosines do.
     """
     generator = np.random.default_rng(seed)
@@ -210,10 +196,17 @@ def embedding_map(
     )
 
 
-def _choose(
-    generator: np.random.Generator, count: int, limit: int
-) -> Int[np.ndarray, " chosen"]:
-    return np.sort(generator.permutation(count)[:limit])
+def _ranked(
+    test: Float32[np.ndarray, "test d"], bank: Float32[np.ndarray, "bank d"]
+) -> Int[np.ndarray, "test shown"]:
+    def ranked(some: Float32[np.ndarray, "n d"]) -> Int[np.ndarray, "n shown"]:
+        cosines = some @ bank.T
+        found = nearest(cosines, min(SHOWN, len(bank)))
+        values = np.take_along_axis(cosines, found, axis=1)
+        order = np.argsort(-values, axis=1, kind="stable")
+        return np.take_along_axis(found, order, axis=1)
+
+    return in_blocks(ranked, test)
 
 
 def _choose_familiar(
@@ -228,6 +221,12 @@ def _choose_familiar(
     seen = seen[_choose(generator, len(seen), limit // 3)]
     rest = rest[_choose(generator, len(rest), limit - len(seen))]
     return np.concatenate([seen, rest])
+
+
+def _choose(
+    generator: np.random.Generator, count: int, limit: int
+) -> Int[np.ndarray, " chosen"]:
+    return np.sort(generator.permutation(count)[:limit])
 
 
 def _joined(
@@ -252,9 +251,9 @@ def _plane(embeddings: Float32[np.ndarray, "n d"], seed: int) -> Float[np.ndarra
     if len(embeddings) < 10:  # too few for neighbourhoods: the first two axes
         return np.stack([reduced[:, 0], reduced[:, min(1, axes - 1)]], axis=1)
     perplexity = min(30.0, (len(embeddings) - 1) / 3)
-    # 750 of the usual 1000 iterations: 3 s for 1200 points on one core, hardly different.
-    # One thread: the same sums in the same order, and no waiting for a busy second core,
-    # which took 70 s on a loaded machine of two.
+    # 750 of the usual 1000 iterations: 3 s for 1200 points on one core, and almost equal.
+    # One thread: sums in a fixed order, and no wait for a busy second core, which took 70 s
+    # on a loaded machine with two cores.
     tsne = TSNE(2, perplexity=perplexity, init="pca", max_iter=750, random_state=seed)
     with threadpool_limits(1):
         placed: np.ndarray = tsne.fit_transform(reduced)

@@ -1,22 +1,25 @@
-"""What the report shows of an evaluation: scores, cosines, neighbours and a map."""
+"""The files of an evaluation, `evaluation.json` and `report.html`, and their contents.
+
+Beside its figures a report shows scores, cosines, neighbours and a map of the embeddings.
+"""
 
 from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from distill.embedding import Embedded
+from distill.embedding import RoleEmbeddings
 from distill.evaluation.ood import detector_key
 from distill.images.data import Data
 from distill.report import (
-    Drawn,
     EmbeddingMap,
+    Illustrations,
     Picture,
-    Scores,
+    PlottedScores,
     embedding_map,
     report_html,
+    report_thumbnail,
     sample_cosines,
     sample_queries,
-    thumbnail,
 )
 from isogon.bundle import Manifest, StageWriter
 from isogon.bundle.evaluation import EVALUATION, Evaluation
@@ -26,33 +29,33 @@ from isogon.ood import Calibration, Detector, DetectorSpec
 from isogon.parity import REPORT, ParityReport
 
 
-def drawn_from(
+def illustrations_of(
     data: Data,
-    teacher: Embedded | None,
-    student: Embedded,
+    teacher: RoleEmbeddings | None,
+    student: RoleEmbeddings,
     *,
     detector: DetectorSpec,
     fitted: Detector,
     manifest: Manifest,
     recipe: str,
-) -> Drawn:
-    """Gather what the report shows beside the figures.
+) -> Illustrations:
+    """Return what the report shows beside the figures.
 
     Args:
         data: the images and their classes.
-        teacher: its embeddings, where it is at hand.
-        student: the student's.
+        teacher: its embeddings, if available.
+        student: its embeddings.
         detector: the recipe's; its threshold comes from the calibration images.
-        fitted: the same, fitted on the student's bank.
+        fitted: the same detector, fitted on the student's bank.
         manifest: of the bundle.
-        recipe: the TOML that was run.
+        recipe: the recipe as TOML.
     """
-    known = (None, None) if teacher is None else (teacher.test, teacher.bank)
+    theirs = (None, None) if teacher is None else (teacher.test, teacher.bank)
     cosines = None
     if teacher is not None:
         cosines = sample_cosines(teacher.test, teacher.bank, student.test, student.bank)
     crop = manifest.preprocessing
-    return Drawn(
+    return Illustrations(
         manifest=manifest,
         recipe=recipe,
         cosines=cosines,
@@ -60,7 +63,7 @@ def drawn_from(
         queries=sample_queries(
             student.test,
             student.bank,
-            *known,
+            *theirs,
             test_picture=_pictures(data.held_out, data.split.test, crop),
             bank_picture=_pictures(data.familiar, data.bank, crop),
         ),
@@ -71,27 +74,29 @@ def drawn_from(
 def write_evaluation(
     writer: StageWriter,
     evaluation: Evaluation,
-    drawn: Drawn,
+    drawn: Illustrations,
     parity: Sequence[ParityReport] = (),
 ) -> None:
-    """Add `evaluation.json` and `report.html`, which the stage `evaluate` owns.
+    """Write `evaluation.json` and `report.html`, the files of the stage `evaluate`.
 
     Args:
-        writer: of the stage `evaluate`, or of another one that runs it as well.
+        writer: of the stage `evaluate`, or of a stage that includes it.
         evaluation: the figures.
         drawn: what the report shows beside them.
-        parity: on the artifacts exported so far; the report shows it too.
+        parity: of the artifacts exported so far; the report shows it too.
     """
     stage = writer.also("evaluate")
     stage.write(EVALUATION, evaluation)
     stage.write(REPORT, report_html(evaluation, drawn, parity))
 
 
-def _scores(student: Embedded, spec: DetectorSpec, detector: Detector) -> Scores | None:
+def _scores(
+    student: RoleEmbeddings, spec: DetectorSpec, detector: Detector
+) -> PlottedScores | None:
     if student.calibration is None:
         return None
     scores = detector.score(student.calibration)
-    return Scores(
+    return PlottedScores(
         detector=detector_key(spec),
         alpha=spec.alpha,
         calibrated_on=len(scores),
@@ -112,14 +117,16 @@ def _pictures(
         index = int(indices[place])
         return Picture(
             index=index,
-            pixels=thumbnail(preprocessing.pixels(images.image(index))),
+            pixels=report_thumbnail(preprocessing.pixels(images.image(index))),
             label=None if labels is None else images.classes[labels[place]],
         )
 
     return picture
 
 
-def _map(data: Data, teacher: Embedded | None, student: Embedded) -> EmbeddingMap:
+def _map(
+    data: Data, teacher: RoleEmbeddings | None, student: RoleEmbeddings
+) -> EmbeddingMap:
     labels = data.held_out.labels(data.split.test)
     shared = [  # both maps show the same images
         name for name in student.unfamiliar if teacher is None or name in teacher.unfamiliar
@@ -136,6 +143,6 @@ def _map(data: Data, teacher: Embedded | None, student: Embedded) -> EmbeddingMa
     )
 
 
-def _unfamiliar(embedded: Embedded, names: list[str]) -> np.ndarray | None:
+def _unfamiliar(embedded: RoleEmbeddings, names: list[str]) -> np.ndarray | None:
     sets = [embedded.unfamiliar[name] for name in names]
     return np.concatenate(sets) if sets else None

@@ -1,10 +1,10 @@
-"""Which of the built-in pictures are out of distribution for a user's own images.
+"""Choose the built-in pictures that are out-of-distribution (OOD) for a user's images.
 
 A picture of a flower cannot test a detector that was trained on flowers. The teacher
-decides, before there is a student: a picture that is nearer to its nearest training image
-than a quarter of the training images are to theirs is in-distribution, and is left out.
-(Measured with EfficientNet-Lite2: among CIFAR-10's cats and dogs these are the five
-pictures of a cat.)
+decides, before there is a student. Each picture has a cosine to its nearest training
+image. If it is higher than for the lowest quarter of the training images themselves, the
+picture is in-distribution and is left out. (Measured with EfficientNet-Lite2: for
+CIFAR-10's cats and dogs these are the five pictures of a cat.)
 """
 
 import hashlib
@@ -19,24 +19,24 @@ from distill.recipe import Recipe
 from distill.targets import teacher_from_recipe
 from isogon.images import ImageFolder
 from isogon.images.collection import spread
+from isogon.ood.knn import directions
 from isogon.progress import Progress, Silent, say
 
 _QUANTILE = 0.25  # of the training images' cosines to their nearest
-_QUERIES = 1000  # training images that are asked for theirs
-_SHOWN = 12
+_QUERIES = 1000  # training images for that quantile, at most
+_SHOWN = 12  # names in a message
 
 
-def strangers(recipe: Recipe, pictures: Path, progress: Progress) -> Path:
-    """Return a list of those pictures that the recipe's teacher finds unfamiliar.
+def unfamiliar_pictures(recipe: Recipe, pictures: Path, progress: Progress) -> Path:
+    """Return a list file of the pictures that are unfamiliar to the recipe's teacher.
 
-    It lies beside their folder and is made once for these images and this teacher; what
-    is left out is counted and named. The folder itself where nothing is, or all.
-
-    The teacher's features of the images are kept, for the run.
+    The file is beside their folder, and is made once for these images and this teacher. The
+    pictures that are left out are printed. If none or all would be left out, the folder
+    itself is returned. The teacher's features of the images are stored, for the run.
 
     Args:
         recipe: the images and the teacher.
-        pictures: a folder of pictures that are unfamiliar to most images.
+        pictures: a folder of pictures that are OOD for most images.
         progress: where to show progress.
     """
     asked = recipe.model_dump_json(include={"data", "teacher"})
@@ -46,13 +46,13 @@ def strangers(recipe: Recipe, pictures: Path, progress: Progress) -> Path:
         return kept
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     quiet = Silent()
-    data = prepare_data(recipe, quiet)  # the run says what cannot be read
+    data = prepare_data(recipe, quiet)  # the run prints what cannot be read
     folder = ImageFolder.list(pictures)
     everything = np.arange(len(folder))
     teacher = teacher_from_recipe(recipe, data.familiar)
     bank = teacher.pooled(data.split.bank, device, progress)
     found = teacher_from_recipe(recipe, folder).pooled(everything, device, quiet)
-    familiar = nearer_than_usual(found, bank)
+    familiar = _nearer_than_usual(found, bank)
     names = [name for name, left in zip(folder.names, familiar, strict=True) if left]
     if not names or len(names) == len(folder):
         return pictures
@@ -72,25 +72,17 @@ def strangers(recipe: Recipe, pictures: Path, progress: Progress) -> Path:
     return pending.replace(kept)
 
 
-def nearer_than_usual(
+def _nearer_than_usual(
     asked: Float[np.ndarray, "n d"], bank: Float[np.ndarray, "m d"]
 ) -> np.ndarray:
     """Return for each vector whether its nearest of the bank is nearer than usual.
 
-    Usual is what three quarters of the bank have: the cosine to the nearest other one.
+    Three quarters of the bank have at least the usual cosine to their nearest other one.
     """
-    ours, theirs = _directions(bank), _directions(asked)
+    ours, theirs = (directions(one.astype(np.float32)) for one in (bank, asked))
     places = spread(len(ours), _QUERIES)
     among = ours[places] @ ours.T
     among[np.arange(len(places)), places] = -np.inf
     usual = np.quantile(among.max(axis=1), _QUANTILE)
     nearer: np.ndarray = (theirs @ ours.T).max(axis=1) > usual
     return nearer
-
-
-def _directions(vectors: Float[np.ndarray, "n d"]) -> Float[np.ndarray, "n d"]:
-    vectors = vectors.astype(np.float32)
-    unit: Float[np.ndarray, "n d"] = vectors / np.linalg.norm(
-        vectors, axis=1, keepdims=True
-    )
-    return unit

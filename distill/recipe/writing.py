@@ -1,4 +1,4 @@
-"""A recipe as a file: with reasons, with what every key means, or as a bundle ships it."""
+"""Write a recipe as TOML, and adapt its paths to a bundle's folder and back."""
 
 import json
 from collections.abc import Callable, Iterable
@@ -14,12 +14,12 @@ from isogon.bundle.names import found_place, portable_place
 _ORDER = ("teacher", "student", "data", "unfamiliar", "train", "objective", "ood")
 
 
-def written(document: dict[str, Any], taken: Iterable[Default] = ()) -> str:
-    """Return TOML that reads back as `document`; None is left out.
+def toml_text(document: dict[str, Any], taken: Iterable[Default] = ()) -> str:
+    """Return TOML that parses to `document`, without keys that are None.
 
     Args:
         document: as parsed from TOML.
-        taken: what was filled in; each reason becomes a comment.
+        taken: the defaults that were filled in; each reason becomes a comment.
     """
     reasons = {(one.section, one.key): one.reason for one in taken}
     lines = [
@@ -40,6 +40,24 @@ def written(document: dict[str, Any], taken: Iterable[Default] = ()) -> str:
     return "\n".join(lines).strip() + "\n"
 
 
+def value_text(value: Any) -> str:
+    """Return a value in TOML's syntax."""
+    if isinstance(value, list | tuple):
+        return f"[{', '.join(map(value_text, value))}]"
+    # JSON's strings, numbers and booleans are TOML's too, except for one character.
+    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
+
+
+def portable(recipe: Recipe, folder: Path) -> Recipe:
+    """Return the recipe with absolute paths made relative to the bundle's `folder`."""
+    return _with_places(recipe, partial(portable_place, folder=folder))
+
+
+def placed_here(recipe: Recipe, folder: Path) -> Recipe:
+    """Return the recipe of a bundle in `folder` with paths that work from here."""
+    return _with_places(recipe, partial(found_place, folder=folder))
+
+
 def _tables(value: Any) -> list[dict[str, Any]]:
     if isinstance(value, dict):
         return [value]
@@ -50,24 +68,6 @@ def _tables(value: Any) -> list[dict[str, Any]]:
 
 def _line(key: str, value: Any) -> str:
     return f"{key} = {value_text(value)}"
-
-
-def value_text(value: Any) -> str:
-    """Return a value as TOML has it."""
-    if isinstance(value, list | tuple):
-        return f"[{', '.join(map(value_text, value))}]"
-    # JSON's words for strings, numbers and truth are TOML's too, but for one character.
-    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
-
-
-def portable(recipe: Recipe, folder: Path) -> Recipe:
-    """Return the recipe with its absolute paths as seen from the bundle's `folder`."""
-    return _with_places(recipe, partial(portable_place, folder=folder))
-
-
-def here(recipe: Recipe, folder: Path) -> Recipe:
-    """Return the recipe of a bundle in `folder`, its paths for use from the current one."""
-    return _with_places(recipe, partial(found_place, folder=folder))
 
 
 def _with_places(recipe: Recipe, place: Callable[[str], str]) -> Recipe:

@@ -1,4 +1,4 @@
-"""What a store's features depend on, so that a change of any of it is another store."""
+"""What a store's features depend on. Any change of it makes another store."""
 
 import importlib.metadata
 from hashlib import sha256
@@ -8,17 +8,17 @@ import numpy as np
 import torch
 
 from distill.recipe import DataSection
-from distill.targets.store import Parts
+from distill.targets.store import StoreParts
 from isogon.images import Images, Preprocessing
 from isogon.images.collection import Indices
 from isogon.networks import FeatureExtractor
 
-# The keys of [data] that the pixels of a view depend on; a test holds `Views` to it.
+# The keys of [data] that the pixels of a view depend on; a test checks this with `Views`.
 VIEW_SETTINGS = {
     *("size", "scale", "plain", "flip", "augment", "color_jitter"),
     *("color_jitter_share", "gray", "blur", "erase"),
 }
-# Other versions of these may draw, resample or compute otherwise.
+# Another version of these may draw, resample or compute differently.
 _LIBRARIES = ("pillow", "timm", "torch", "torchvision")
 _SPREAD = 32  # images whose pixels are hashed where no files are known
 
@@ -31,22 +31,24 @@ def view_parts(
     size: int,
     seed: int,
     views: int,
-) -> Parts:
+) -> StoreParts:
     """Return what the pixels of the views 0 to `views` - 1 depend on, in this size.
 
-    They are those of every student, whatever its own size, unless they are blurred or
-    erased in part: these are drawn at the student's size.
+    They are the same for students of every size, unless views are blurred or erased in
+    part: blur and erased rectangles are drawn at the student's size.
     """
-    settings: Parts = data.model_dump(mode="json", include=VIEW_SETTINGS)
+    settings: StoreParts = data.model_dump(mode="json", include=VIEW_SETTINGS)
     settings["size"] = size
     if size != data.size and (data.blur or data.erase):
         settings["drawn_at"] = data.size
     return _image_parts(images, indices) | settings | {"seed": seed, "views": views}
 
 
-def crop_parts(images: Images, indices: Indices, preprocessing: Preprocessing) -> Parts:
+def crop_parts(
+    images: Images, indices: Indices, preprocessing: Preprocessing
+) -> StoreParts:
     """Return what the pixels of the plain crops depend on; normalisation comes later."""
-    geometry: Parts = preprocessing.model_dump(
+    geometry: StoreParts = preprocessing.model_dump(
         mode="json", include={"height", "width", "crop"}
     )
     return _image_parts(images, indices) | geometry
@@ -54,14 +56,14 @@ def crop_parts(images: Images, indices: Indices, preprocessing: Preprocessing) -
 
 def network_parts(
     network: FeatureExtractor, name: str, source: Path | None, precision: str
-) -> Parts:
+) -> StoreParts:
     """Return what the features depend on besides the pixels.
 
     Args:
-        network: every parameter and buffer counts, the normalisation among them.
-        name: by which it was found.
-        source: the file of the user's own network, whose code counts too; not that of
-            the modules it imports.
+        network: all its parameters and buffers count, also the normalisation.
+        name: of the network, as in the recipe.
+        source: the file of the user's own network. Its code counts too; the code of
+            modules that it imports does not.
         precision: as in `[train]`.
     """
     weights = sha256()
@@ -80,7 +82,7 @@ def network_parts(
     }
 
 
-def _image_parts(images: Images, indices: Indices) -> Parts:
+def _image_parts(images: Images, indices: Indices) -> StoreParts:
     names = sha256(np.ascontiguousarray(indices, dtype=np.int64).tobytes())
     for index in indices:
         names.update(f"{images.names[index]}\0".encode("utf-8", "surrogateescape"))
@@ -88,10 +90,10 @@ def _image_parts(images: Images, indices: Indices) -> Parts:
 
 
 def _content(images: Images, indices: Indices) -> str:
-    """Return a hash that changes when the images do, without reading all of them.
+    """Return a hash that changes when the images change, without reading all of them.
 
-    Size and time of change of every file of the source; where its files are not known,
-    the pixels of a few images.
+    It covers size and modification time of every file of the source. Where the files are
+    not known, it covers the pixels of a few images.
     """
     content, known = sha256(), False
     for path in images.files():
