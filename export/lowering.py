@@ -31,7 +31,7 @@ from isogon.runtimes import OnnxRunner, Pixels, Precision
 
 _RANKED_ON = 4  # images, in one batch
 
-Convert = Callable[..., onnx.ModelProto]  # with `keep`: names of nodes left in float32
+_Convert = Callable[..., onnx.ModelProto]  # with `keep`: names of nodes left in float32
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -99,7 +99,7 @@ def lowered(
         precision=precision,
         coarse=coarse,
     )
-    convert: Convert = partial(float16_model, float32)
+    convert: _Convert = partial(float16_model, float32)
     finetuning = None
     if precision == "int8":
         samples = deployed.samples()
@@ -134,7 +134,7 @@ def lowered(
 
 def _made(
     trial: "_Trial",
-    convert: Convert,
+    convert: _Convert,
     float32: onnx.ModelProto,
     pixels: Pixels,
     plan: ExportPlan,

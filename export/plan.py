@@ -5,7 +5,7 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import get_args
 
-from export.onnx import OPSET, Method
+from export.onnx import OPSET, RangeMethod
 from export.tensorrt import EngineOptions
 from isogon.errors import UsageError
 from isogon.parity import TOLERANCES, Tolerance
@@ -36,7 +36,7 @@ class ExportPlan:
     runtimes: tuple[str, ...] = ()  # in addition to the usual one, for the ONNX files
     bank: int | None = None  # vectors to keep of the detector's bank; None: all
     repair: bool = True  # keep nodes in float32 until a lower precision passes
-    ranges: Method = "percentile"  # of the activations, for int8
+    ranges: RangeMethod = "percentile"  # of the activations, for int8
     finetune: int = 0  # steps that train int8's weights towards float32's answers
     finetune_on: Pixels | None = None  # more pixels for that, besides the bundle's samples
     tolerances: Mapping[Precision, Tolerance] = field(default_factory=lambda: TOLERANCES)

@@ -39,7 +39,7 @@ def divergence_of(
         artifact: a name inside it (`onnx/model.fp16.onnx`), or any ONNX file, such as
             a rejected one.
         progress: where to show progress.
-        pixels: real images; None: 8 of the bundle's own, familiar and unfamiliar.
+        pixels: real images; None: 8 of the bundle's, in- and out-of-distribution.
         bound: see `first_divergence`.
 
     Raises:

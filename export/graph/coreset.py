@@ -54,7 +54,7 @@ def with_bank_of(detector: Banked, size: int, progress: Progress) -> Banked:
 
     A bank of at most `size` vectors is returned unchanged.
 
-    Measured: mean AUROC over five unfamiliar sets (other classes of Tiny ImageNet,
+    Measured: mean AUROC over five out-of-distribution sets (other classes of Tiny ImageNet,
     CIFAR-10, DTD textures, Fashion-MNIST, Omniglot) against 3,000 held-out images of a
     hundred classes of Tiny ImageNet; the bank is 14,000 vectors of EfficientNet-Lite0
     at 128 pixels, mapped to 192 dimensions by uncentred PCA. The columns are the factor

@@ -12,8 +12,8 @@ from export.onnx.int8 import (
     quantised as quantised,
 )
 from export.onnx.observation import (
-    Method as Method,
     ObservedActivations as ObservedActivations,
+    RangeMethod as RangeMethod,
     observe as observe,
 )
 from export.onnx.saving import (

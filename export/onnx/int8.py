@@ -9,7 +9,7 @@ from jaxtyping import Float
 from onnx import numpy_helper
 from onnxruntime.quantization import QDQQuantizer, QuantType
 
-from export.onnx.observation import OPERATORS, Method, ObservedActivations, observe
+from export.onnx.observation import OPERATORS, ObservedActivations, RangeMethod, observe
 from export.onnx.reading import ending, require_nodes
 from isogon.progress import Progress
 from isogon.runtimes import Pixels
@@ -39,7 +39,7 @@ def int8_model(
     model: onnx.ModelProto,
     pixels: Pixels,
     *,
-    method: Method = "percentile",
+    method: RangeMethod = "percentile",
     target: Target = "onnxruntime",
     keep: frozenset[str] = frozenset(),
     progress: Progress | None = None,

@@ -18,12 +18,12 @@ from onnxruntime.quantization.calibrate import TensorsData, create_calibrator
 from isogon.progress import Progress, Silent
 from isogon.runtimes import Pixels
 
-Method = Literal["percentile", "entropy"]
+RangeMethod = Literal["percentile", "entropy"]
 
 # Operators whose inputs and outputs may get a scale.
 OPERATORS = ("Conv", "MatMul", "Gemm", "Relu", "Clip", "MaxPool", "AveragePool")
 _BATCH = 8  # images whose activations are in memory at a time
-_SETTINGS: Mapping[Method, tuple[CalibrationMethod, Mapping[str, object]]] = {
+_SETTINGS: Mapping[RangeMethod, tuple[CalibrationMethod, Mapping[str, object]]] = {
     "percentile": (CalibrationMethod.Percentile, {"percentile": 99.99, "symmetric": False}),
     # ONNX Runtime's default, 128 bins for 128 steps, leaves nothing to choose.
     "entropy": (CalibrationMethod.Entropy, {"num_bins": 512, "symmetric": False}),
@@ -42,7 +42,7 @@ def observe(
     model: onnx.ModelProto,
     pixels: Pixels,
     *,
-    method: Method = "percentile",
+    method: RangeMethod = "percentile",
     progress: Progress | None = None,
 ) -> ObservedActivations:
     """Run `model` on `pixels` and return the ranges and means of its activations.

@@ -123,7 +123,7 @@ def _read_graph(path: Path) -> onnx.ModelProto:
     inputs = [value.name for value in model.graph.input]
     if inputs != ["images"]:
         raise UsageError(
-            f"{path} should take `images` alone, it takes {inputs}. Write it with "
+            f"{path} must have the single input `images`, it has {inputs}. Write it with "
             f"`isogon export`."
         )
     return model

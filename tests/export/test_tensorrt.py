@@ -208,7 +208,7 @@ def test_a_file_that_is_no_graph_is_refused(tmp_path: Path, progress: Progress) 
     with pytest.raises(UsageError, match="cannot be read as an ONNX file"):
         build_engine(path, rtx(), profile=PROFILE, progress=progress)
     path.write_bytes(b"")
-    with pytest.raises(UsageError, match="should take `images` alone"):
+    with pytest.raises(UsageError, match="must have the single input `images`"):
         build_engine(path, rtx(), profile=PROFILE, progress=progress)
 
 
