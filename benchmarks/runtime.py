@@ -39,7 +39,13 @@ import numpy as np
 import torch
 from conditions import conditions
 from rich.progress import Progress
-from runners import TorchDeviceRunner, interleaved, one_line
+from runners import (
+    TorchDeviceRunner,
+    cuda_runners,
+    exact_float32,
+    interleaved,
+    one_line,
+)
 from students import PRECISIONS, deployed, onnx_name, photographs, write_files
 
 from export import ExportPlan
@@ -126,8 +132,6 @@ def columns(artifacts: Artifacts, threads: int) -> dict[str, Callable[[], Runner
         ),
     }
     if torch.cuda.is_available() and threads == THREADS[0]:
-        from runners import cuda_runners, exact_float32  # needs a CUDA device
-
         exact_float32()
         makers = cuda_runners(graph, artifacts.folder)
         found |= {name: make for name, (_, make) in makers.items()}
@@ -148,7 +152,7 @@ class Cell:
 
 
 def measure(artifacts: Artifacts, threads: int, options: argparse.Namespace) -> list[Cell]:
-    """Return the cells of one student with so many threads; they are set already."""
+    """Return the cells of one student; the number of threads is already set."""
     pixels: Pixels = np.load(artifacts.pixels)
     runners, broken = {}, {}
     makers = columns(artifacts, threads)

@@ -44,9 +44,8 @@ from isogon.runtimes import OnnxRunner, Precision
 _BATCH = 32
 _DETECTED_AT_ONCE = 8
 _SAME = 1 - 1e-5  # cosine of an image with itself, up to rounding
-_BY_CHANCE = (
-    0.1  # share of the thumbnails that may match by chance: blank images, duplicates
-)
+# Share of the thumbnails that may match by chance: blank images, duplicates.
+_BY_CHANCE = 0.1
 
 
 def calibrate(
@@ -196,7 +195,7 @@ def _say_if_learnt(
 class Detection:
     """How many out-of-distribution (unfamiliar) images the float32 file flags."""
 
-    where: str  # the images are
+    where: str  # the folder of the images, or "the bundle"
     images: int
     flagged: int
     alpha: float  # the false-alarm rate of the threshold
