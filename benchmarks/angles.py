@@ -1,9 +1,9 @@
-"""The teacher's cosines against the small network's, before and after distilling.
+"""Draw the teacher's cosines against the small network's, before and after distilling.
 
     python benchmarks/angles.py textures.isogon > docs/pictures/angles.svg
 
-The images and the teacher of the bundle's recipe have to be at hand. The picture follows
-the reader's colours, light or dark; its description tells where the figures come from.
+The images and the teacher of the bundle's recipe must be available. The picture has light
+and dark colours; its description names the source of the figures.
 """
 
 import sys
@@ -134,7 +134,7 @@ def main() -> None:
     """Print the picture of the bundle that is named."""
     bundle = Bundle.open(Path(sys.argv[1]))
     recipe = placed_here(recipe_from_toml(bundle.file("recipe.toml")), bundle.path.parent)
-    recipe = recipe.model_copy(update={"unfamiliar": ()})  # not looked at here
+    recipe = recipe.model_copy(update={"unfamiliar": ()})  # not used here
     with Progress(console=Console(stderr=True), disable=True) as progress:
         found = measured(bundle, recipe, progress)
     told = (

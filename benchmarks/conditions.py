@@ -1,4 +1,4 @@
-"""Under which conditions a benchmark ran: the sentence above its table."""
+"""The conditions of a benchmark run: the sentence above its table."""
 
 import os
 import platform
@@ -15,7 +15,7 @@ def conditions(*packages: str) -> str:
     """Return command, machine, versions, commit and load; call it before the work.
 
     Args:
-        packages: whose versions matter, beside torch and timm.
+        packages: packages whose versions to name, besides torch and timm.
     """
     cpu = f"{os.cpu_count()} {processor()} cores, {torch.get_num_threads()} threads"
     device = f"{torch.cuda.get_device_name()}, " if torch.cuda.is_available() else ""
@@ -33,7 +33,7 @@ def conditions(*packages: str) -> str:
 
 
 def _shown(argument: str) -> str:
-    """Return an argument as it was given, of an absolute path its last part."""
+    """Return an argument as given; for an absolute path, its last part."""
     path = Path(argument)
     return path.name if path.is_absolute() else argument
 
@@ -53,7 +53,7 @@ def processor() -> str:
 
 
 def machine_name() -> str:
-    """Return the GPU's name as part of a file's name, `cpu` where there is none."""
+    """Return the GPU's name, as a part of file names; `cpu` without a GPU."""
     if not torch.cuda.is_available():
         return "cpu"
     return re.sub(r"[^a-z0-9]+", "-", torch.cuda.get_device_name().lower()).strip("-")

@@ -1,11 +1,11 @@
-"""What a smaller bank costs in detection: centres of clusters, random vectors, k-centre.
+"""The AUROC of smaller banks: cluster centres, random vectors, k-centre.
 
     python benchmarks/coreset.py --data DIR [--features FILE] > results/coreset-cpu.md
 
-DIR is that of `benchmarks/detectors.py`. The bank is Tiny-ImageNet's train, familiar is
-val; features of a pretrained network, unit norm, through the bank's principal components
-to `--width`. FILE keeps the features, which take minutes; without it they are made anew.
-AUROC is the mean over the unfamiliar sets.
+DIR is as in `benchmarks/detectors.py`. The bank is Tiny-ImageNet's train, familiar images
+are val. Features of a pretrained network have unit norm and are reduced by the bank's
+principal components to `--width`. FILE caches the features, which take minutes. AUROC is
+the mean over the unfamiliar sets.
 """
 
 import argparse
@@ -64,7 +64,7 @@ def centres(detector: Knn, size: int) -> Knn:
 
 
 def unscaled(detector: Knn, size: int) -> Knn:
-    """The same centres, k as before."""
+    """The same centres, with k unchanged."""
     return replace(centres(detector, size), k=min(detector.k, size))
 
 
@@ -75,7 +75,7 @@ def drawn(detector: Knn, size: int) -> Knn:
 
 
 def spread_out(detector: Knn, size: int) -> Knn:
-    """Take the vector farthest from those taken, again and again (arXiv:2106.08265)."""
+    """Greedily take the vector farthest from those taken (arXiv:2106.08265)."""
     bank = detector.bank
     near = np.full(len(bank), -2.0)
     chosen = [int((bank @ bank.mean(axis=0)).argmax())]

@@ -1,12 +1,12 @@
-"""Whether distilling pays with the defaults alone, on several sets, against the goals.
+"""Is distilling worth it with the defaults? Several sets, compared with goals.
 
     python benchmarks/defaults.py --jobs 1 > benchmarks/results/defaults-cpu.md
 
-No recipe here has a key in [train] but the seed and the loader's processes, as one that
-`isogon distill --images ... --teacher ... --student ... --width ... --size ...` makes.
-Beside the student: the teacher, the student's network undistilled (its unit pooled
+Recipes set nothing in [train] except the seed and the loader's processes, like those of
+`isogon distill --images ... --teacher ... --student ... --width ... --size ...`. The
+student is compared with the teacher, the student's network undistilled (its unit pooled
 vectors by uncentred PCA at the same width) and the closed-form start (`epochs = 0`). A
-goal that is missed is bold. Times hold for `--jobs 1` on a machine that does nothing else.
+missed goal is bold. Times are valid for `--jobs 1` on an idle machine.
 """
 
 from collections.abc import Iterable
@@ -39,7 +39,7 @@ class Goal:
     what: str
     found: float
     bound: float
-    least: bool = True  # whether the bound is the least, or the most
+    least: bool = True  # whether the bound is a minimum; else a maximum
 
     def __str__(self) -> str:
         sign = "≥" if self.least else "≤"
@@ -48,7 +48,7 @@ class Goal:
 
     @property
     def reached(self) -> bool:
-        """Whether it is reached; what was not measured is not."""
+        """Whether it is reached; False if it was not measured."""
         return self.found >= self.bound if self.least else self.found <= self.bound
 
 
@@ -62,7 +62,7 @@ class Rows:
 
     @classmethod
     def of(cls, place: str, seeds: Iterable[int], ground: Ground) -> "Rows":
-        """Return what is done of the trials."""
+        """Return the trials that are done."""
         undistilled, start, student = trials(place, seeds)
         return cls(
             undistilled=Row.of([undistilled], ground),
@@ -192,7 +192,7 @@ def main() -> None:
     options, ground = parsed(parser)
     heading_line = conditions()
     if not options.table_only:
-        # The seeds in turn, so that a page early on has every set.
+        # Seed by seed, so that an early page already has every set.
         undone = [one for place in options.sets for one in trials(place, [])[:2]]
         undone += [
             one

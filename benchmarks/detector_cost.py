@@ -1,4 +1,4 @@
-"""What the OOD score of a large bank adds to the embedding, in one session each."""
+"""The time that the OOD score of a large bank adds to the embedding."""
 
 import statistics
 from collections.abc import Sequence
@@ -9,8 +9,7 @@ import numpy as np
 import onnx
 import onnxruntime
 from onnx.utils import Extractor
-from served_students import unit_vectors
-from timing import interleaved
+from runners import interleaved
 
 from isogon.bundle import Bundle
 from isogon.ood import Knn
@@ -19,18 +18,18 @@ from isogon.runtimes import Outputs, Pixels, Runner
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class DetectorCost:
-    """Milliseconds an image, with the score and without it, medians over rounds."""
+    """Milliseconds per image and the score's share of them, medians over rounds."""
 
     vectors: int
     width: int
     batch: int
     embedding: float
-    share: float  # of the embedding's time that the score adds, as it is exported
-    plain: float  # the same with the search in float32
+    share: float  # time that the score adds / the embedding's time, as exported
+    plain: float  # the same with the search in float32 only
 
 
 class _Session(Runner):
-    """A session that may have no score."""
+    """A session whose graph may have no score output."""
 
     def __init__(self, path: Path, threads: int) -> None:
         options = onnxruntime.SessionOptions()
@@ -55,15 +54,15 @@ def detector_costs(
     rounds: int,
     seconds: float,
 ) -> list[DetectorCost]:
-    """Measure a bundle's student with a knn bank of so many vectors, on one thread.
+    """Measure a bundle's student with a knn bank of `vectors` vectors, on one thread.
 
     Args:
         path: of the bundle.
         folder: where the graphs are written.
-        vectors: of the bank, random directions.
-        batches: sizes to measure.
-        rounds: that alternate between the graphs.
-        seconds: of one graph in a round.
+        vectors: size of the bank; random directions.
+        batches: batch sizes to measure.
+        rounds: rounds that alternate between the graphs.
+        seconds: per graph in a round.
     """
     bundle = Bundle.open(path)
     width = bundle.manifest.width
@@ -95,15 +94,22 @@ def detector_costs(
 
 def _graphs(bundle: Bundle, folder: Path, vectors: int) -> dict[str, Path]:
     """Write the student with the bank, as exported and plain, and without its score."""
-    from export.graph import Graph
+    from export.graph import DeployedGraph
     from export.onnx import coarse_bank, reranked, save_onnx
     from isogon.networks import student_from_bundle
 
     graphs = {name: folder / f"{name}.onnx" for name in ("whole", "plain", "bare")}
-    detector = Knn(bank=unit_vectors(vectors, bundle.manifest.width), k=1)
-    graph = Graph(student_from_bundle(bundle), detector)
+    detector = Knn(bank=_unit_vectors(vectors, bundle.manifest.width), k=1)
+    graph = DeployedGraph(student_from_bundle(bundle), detector)
     save_onnx(graph, bundle.manifest.preprocessing, graphs["plain"])
     plain = onnx.load(graphs["plain"])
     onnx.save(reranked(plain, coarse_bank(plain)), graphs["whole"])
     onnx.save(Extractor(plain).extract_model(["images"], ["embedding"]), graphs["bare"])
     return graphs
+
+
+def _unit_vectors(count: int, width: int) -> np.ndarray:
+    """Return random directions as a bank, [count, width] float32."""
+    vectors = np.random.default_rng(0).normal(size=(count, width)).astype(np.float32)
+    found: np.ndarray = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+    return found

@@ -1,13 +1,13 @@
-"""How well each OOD detector tells unfamiliar images, on features of a pretrained network.
+"""AUROC of each OOD detector on features of a pretrained network.
 
     python benchmarks/detectors.py --data DIR > benchmarks/results/detectors-cpu.md
 
 DIR holds `tiny-imagenet/{train,val,near-ood}.tar` and `far-ood/*.tar`, which timm's reader
-opens as they are. Bank and probe come from train, familiar images from val. Embeddings
-are unit norm, at the network's own width and at `--width`, through the uncentred principal
-components of the bank, as a compressed student's. AUROC: 0.5 is chance, below it the
-unfamiliar images are ranked as the more familiar ones. Each seed draws another bank and
-other noise; the table has their mean, and the largest standard deviation below it.
+opens. Bank and probe come from train, familiar (in-distribution) images from val.
+Embeddings have unit norm, at the network's own width and at `--width`, by the bank's
+uncentred principal components, like a compressed student's. AUROC: 0.5 is chance; below
+it, unfamiliar images score as more familiar. Each seed draws another bank and other noise;
+the table has the mean, and the largest standard deviation below it.
 """
 
 import argparse
@@ -71,12 +71,12 @@ def embedder(backbone: Backbone) -> Embed:
 def images_of(
     tar: Path, most: int, preprocessing: Preprocessing
 ) -> tuple[list[np.ndarray], np.ndarray]:
-    """Return pixels and class numbers of at most so many images, evenly spread."""
+    """Return pixels and class numbers of at most `most` images, evenly spread."""
     dataset = create_dataset("", root=str(tar))
     images, labels = [], []
     for place in np.unique(np.linspace(0, len(dataset) - 1, most).astype(int)):
         image, label = dataset[int(place)]
-        with image:  # an open one keeps its decoder's buffers
+        with image:  # close it to free its decoder's buffers
             images.append(preprocessing.pixels(image.convert("RGB")))
         labels.append(label)
     return images, np.array(labels)
@@ -90,7 +90,7 @@ def noise(count: int, size: int, seed: int) -> Iterable[np.ndarray]:
 
 
 def drawn(labels: np.ndarray, per_class: int, seed: int) -> np.ndarray:
-    """Return the places of so many images of each class."""
+    """Return the indices of `per_class` images of each class."""
     generator = np.random.default_rng(seed)
     classes = [np.flatnonzero(labels == c) for c in np.unique(labels)]
     chosen = [generator.permutation(places)[:per_class] for places in classes]

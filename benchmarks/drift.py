@@ -1,11 +1,11 @@
-"""How often the drift test alarms without drift, and how soon with it: by simulation.
+"""Simulate the drift test: false alarms without drift, delays with it.
 
     python benchmarks/drift.py > results/drift.md
 
 It also draws benchmarks/results/drift.svg. Scores of familiar images are standard normal,
-which costs no generality: the test is one of ranks. Each run draws calibration images and
-traffic anew and feeds the real `serving.observability.drift.DriftTest`. No machine matters
-to the figures; the seed is fixed.
+without loss of generality, because the test uses ranks. Each run draws new calibration
+images and traffic and feeds the real `serving.observability.drift.DriftTest`. The figures
+do not depend on the machine; the seed is fixed.
 """
 
 import argparse
@@ -21,18 +21,18 @@ CALIBRATIONS = (100, 270, 1000, 5000)
 WINDOWS = (200, 1000)
 RUN_LENGTHS = (1e5, 1e6)
 LENGTH = 20  # windows of familiar traffic in a run
-LATEST = 20  # windows within which drift is to be found
+LATEST = 20  # windows within which drift should be detected
 
 Traffic = Callable[[np.random.Generator, int], np.ndarray]
 
 
 def shifted(by: float) -> Traffic:
-    """Return traffic whose every score is larger by so many standard deviations."""
+    """Return traffic whose scores are all larger by `by` standard deviations."""
     return lambda random, images: random.normal(by, 1, images)
 
 
 def mixed(share: float) -> Traffic:
-    """Return traffic of which a share is unfamiliar: scores beyond all familiar ones."""
+    """Return traffic with a share of unfamiliar images, whose scores exceed all others."""
 
     def traffic(random: np.random.Generator, images: int) -> np.ndarray:
         unfamiliar = random.random(images) < share
@@ -55,7 +55,7 @@ DRIFTS: dict[str, Traffic] = {
 def first_alarm(
     test: DriftTest, traffic: Traffic, random: np.random.Generator, windows: int
 ) -> int | None:
-    """Return after how many further images the test alarms, None if it does not."""
+    """Return the number of further images until the alarm, or None."""
     stride = max(1, test.window // 10)
     for look in range(1, 10 * windows + 1):
         test.add(traffic(random, stride))

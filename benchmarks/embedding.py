@@ -1,20 +1,20 @@
-r"""How much of the bare speed `isogon embed` keeps: ratios of one invocation.
+r"""The speed of `isogon embed` relative to a bare loop.
 
     python benchmarks/embedding.py --bundle quickstart.isogon --images photographs.tar \
         > benchmarks/results/embedding-cpu.md
 
 The bare loop reads, decodes, preprocesses and runs batches of 8 with one thread of ONNX
-Runtime, keeps nothing and reports nothing; several of them divide the images evenly. The
-engine does the same and makes Parquet of it, part by part, and each part is written to
-the disk as in a run. Start-up, of seconds, is left out on both sides: the engine's clock
-starts when each worker has handed in its first part. Rounds go through all columns, every
-time in another order; a ratio is the median over the rounds of the engine's throughput
-divided by the bare loop's of the same round.
+Runtime, and keeps and reports nothing; several loops divide the images evenly. The engine
+does the same and writes Parquet, part by part, to the disk as in a run. Start-up takes
+seconds and is left out on both sides: the engine's clock starts when each worker has
+delivered its first part. Rounds go through all columns, each time in another order; a
+ratio is the median over rounds of the engine's throughput divided by the bare loop's in
+the same round.
 
-Each worker of the engine decodes on a thread beside the one that runs the model, and so
-takes a larger share of cores that others want too. The ratio of CPU time per image
-depends little on what else the machine does: above 1 the engine spends more. What a run
-of one part per worker takes, imports above all, is subtracted on both sides.
+Each worker of the engine decodes on a second thread, so it takes a larger share of a busy
+machine's cores. The ratio of CPU time per image depends little on other work: above 1 the
+engine uses more. The CPU time of a run of one part per worker, mostly imports, is
+subtracted on both sides.
 """
 
 import argparse
@@ -43,7 +43,7 @@ BATCH, PART = 8, 32
 
 
 def copies(images: Images, folder: Path, number: int) -> ImageFolder:
-    """Write the images to a folder as files, each under so many names."""
+    """Write the images to a folder as files, each under `number` names."""
     folder.mkdir()
     for index in range(len(images)):
         first = folder / f"0-{index:04}.jpg"
@@ -54,7 +54,7 @@ def copies(images: Images, folder: Path, number: int) -> ImageFolder:
 
 
 def bare(job: BulkJob, indices: range, ready: BarrierType, times: "Queue[float]") -> None:
-    """Embed these images and forget the answers; tell when it began and ended."""
+    """Embed these images and drop the answers; report the start and the end."""
     model = model_for_job(job)
     preprocessing = model.preprocessing
     ready.wait()
@@ -68,7 +68,7 @@ def bare(job: BulkJob, indices: range, ready: BarrierType, times: "Queue[float]"
 
 
 def bare_speed(job: BulkJob, workers: int) -> float:
-    """Return the images per second of so many bare loops."""
+    """Return the images per second of `workers` bare loops."""
     ready = Barrier(workers)
     times: Queue[float] = Queue()
     share = -(-len(job.images) // workers)
@@ -103,27 +103,27 @@ def engine_speed(job: BulkJob, workers: int) -> float:
 COLUMNS = {"bare loop": bare_speed, "isogon embed": engine_speed}
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ColumnRound:
+    """The figures of one column in one round."""
+
+    speed: float  # images per second
+    cost: float  # CPU seconds, start-up included
+
+
 def cpu_seconds() -> float:
-    """Return the CPU time of this process and of those that have ended."""
+    """Return the CPU time of this process and its finished children."""
     ours, theirs = (
         resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
     )
     return ours.ru_utime + ours.ru_stime + theirs.ru_utime + theirs.ru_stime
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Round:
-    """What one column did in one round."""
-
-    speed: float  # images per second
-    cost: float  # seconds of CPU, start-up included
-
-
-def measured(name: str, job: BulkJob, workers: int) -> Round:
+def measured(name: str, job: BulkJob, workers: int) -> ColumnRound:
     """Run a column once."""
     before = cpu_seconds()
     speed = COLUMNS[name](job, workers)
-    return Round(speed=speed, cost=cpu_seconds() - before)
+    return ColumnRound(speed=speed, cost=cpu_seconds() - before)
 
 
 def ratios(above: list[float], below: list[float]) -> str:
@@ -142,7 +142,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     options = parser.parse_args()
     set_start_method("spawn")
-    from conditions import conditions  # imports torch, which no worker has to
+    from conditions import conditions  # imports torch, which workers do not need
 
     heading = conditions("onnxruntime-gpu", "pyarrow")
     model = opened_model(options.bundle, ONNX)
@@ -159,7 +159,7 @@ def main() -> None:
             part=PART,
             decoders=1,
         )
-        found: dict[tuple[int, str], list[Round]] = {}
+        found: dict[tuple[int, str], list[ColumnRound]] = {}
         for number in range(options.rounds):
             columns = [(workers, name) for workers in options.workers for name in COLUMNS]
             for column in random.Random(number).sample(columns, len(columns)):

@@ -1,38 +1,36 @@
-r"""What this machine's GPU makes of a bundle's artifacts: right answers first, then speed.
+r"""Check a bundle's artifacts on this machine's GPU: parity first, then speed.
 
     make gpu-check
     python benchmarks/gpu_check.py --bundle my-student.isogon
     python benchmarks/gpu_check.py --dry-run
 
-It prints its figures and writes them to `benchmarks/results/gpu-check-<gpu>.md`. From one
-bundle come the float32, float16 and int8 ONNX files, and each is run by ONNX Runtime's
-CUDA provider and as an engine built here: by TensorRT where it is installed, by TensorRT
-for RTX where it is installed and the GPU is one of its targets. Each is compared with
-eager float32 torch on the CPU, at every batch size of the profile, and judged by the
-tolerance of its precision; then its throughput is measured beside eager float32 torch on
-the GPU (TF32 off), in rounds of one run.
+It prints its figures and writes them to `benchmarks/results/gpu-check-<gpu>.md`. The
+bundle's float32, float16 and int8 ONNX files run in ONNX Runtime's CUDA provider and as
+engines built here: by TensorRT if it is installed, by TensorRT for RTX if it is installed
+and supports the GPU. Each is compared with eager float32 torch on the CPU, at every batch
+size of the profile, and judged by the tolerance of its precision; then its throughput is
+measured against eager float32 torch on the GPU (TF32 off), in interleaved rounds.
 
-The steps come by worth, and the page is written after each: a machine that is taken away
-has left what it found until then. `--dry-run` takes every step up to the device, on a
-machine without one: it writes the files, builds the engines that can be built anywhere,
-and says which steps only lacked a GPU.
+The most important steps come first, and the page is written after each, so that a lost
+machine leaves its results so far. `--dry-run` takes every step up to the device, on a
+machine without one: it writes the files, builds the engines that need no GPU, and lists
+the steps that only lacked a GPU.
 
-Every step is guarded: one that fails is reported with its reason, and the others go on.
-Exit status: 0 everything passed; 1 a step failed, or no engine could be built; 2 there is
-no CUDA device, so nothing was checked.
+A step that fails is reported with its reason, and the others continue. Exit status: 0
+everything passed; 1 a step failed, or no engine could be built; 2 there is no CUDA device,
+so nothing was checked.
 
-Without `--bundle` a small one is distilled on the spot, from handwritten digits and a
-packaged teacher. A machine that has nothing but this working tree and a torch of its own
-(a lent one) needs besides: timm, onnx, onnxscript, onnxruntime-gpu, cuda-bindings,
-jaxtyping, pydantic, rich, filelock and safetensors, those that it lacks as
-wheels (`pip install --no-deps --target DIR WHEELS`), and a bundle that was made
-elsewhere (`isogon quickstart`), since distilling wants more:
+Without `--bundle` a small one is distilled first, from handwritten digits and a packaged
+teacher. A machine with only this working tree and torch (a lent one) also needs timm, onnx,
+onnxscript, onnxruntime-gpu, cuda-bindings, jaxtyping, pydantic, rich, filelock and
+safetensors, as wheels (`pip install --no-deps --target DIR WHEELS`), and a bundle made
+elsewhere (`isogon quickstart`), because distilling needs more packages:
 
     PYTHONPATH=DIR:. python3 benchmarks/gpu_check.py --bundle quickstart.isogon \
         --output "$OUT/gpu-check.md"
 
-What cannot be carried there (onnxruntime-gpu and TensorRT are hundreds of megabytes) is a
-failed step with its reason; torch's parity and speed on the GPU are measured all the same.
+Packages too large to copy (onnxruntime-gpu and TensorRT are hundreds of megabytes) give a
+failed step with its reason; torch's parity and speed on the GPU are still measured.
 """
 
 import argparse
@@ -61,7 +59,7 @@ def main() -> int:
             file=sys.stderr,
         )
         return NO_DEVICE
-    from gpu_steps import checked  # torch, and all that only such a machine needs
+    from gpu_steps import checked  # imports torch, only needed with a GPU
 
     return FAILED if checked(device, options) else 0
 

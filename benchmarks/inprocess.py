@@ -1,13 +1,13 @@
-"""The in-process limit: the service's decoding and session, and nothing around them.
+"""The in-process limit: the service's decoding and session without HTTP and batching.
 
-A process of its own, like the service. Each line of stdin is a JSON object, each line of
-stdout the answer to it:
+It is a separate process, like the service. Each line of stdin is a JSON object, each line
+of stdout its answer:
 
     {"images": "folder", "seconds": 3, "batch": 1, "workers": 2, "threads": 1}
 
 `workers` threads take images in turn, decode `batch` of them as the service does and run
-them through one session that they share, whose runs use `threads` threads. With
-`"decoded": true` the pixels are there before the clock runs: the bare session.
+them in one shared session with `threads` threads per run. With `"decoded": true` images
+are decoded before the clock starts: the bare session.
 """
 
 import json

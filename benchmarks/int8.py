@@ -3,10 +3,10 @@ r"""Int8 before and after fine-tuning, on finished bundles and on families of ti
     GOMP_SPINCOUNT=3000 python benchmarks/int8.py --bundle quickstart.isogon \
         --bundle photos.isogon --images photographs.tar > benchmarks/results/int8.md
 
-A bundle brings its own images; a family of `families.py` (`--model NAME`) has trained
-weights where a package holds them, `lively` ones otherwise, and takes `--images`. Before
-and after are the gate's figures with no node kept in float32, so that what the repair
-does is not counted. A row is printed to stderr as soon as it is done.
+A bundle has its own images. A family of `families.py` (`--model NAME`) has trained weights
+if a package contains them, otherwise `lively` ones, and uses `--images`. Before and after
+are the gate's figures with no node kept in float32, so the repair does not count. A row is
+printed to stderr when it is done.
 """
 
 import argparse
@@ -18,14 +18,12 @@ from pathlib import Path
 
 import onnx
 from conditions import conditions
-from families import FAMILIES
-from family_row import COMPARED, WIDTH
-from photographs import photographs
+from families import COMPARED, FAMILIES, WIDTH
 from rich.progress import Progress
-from students import deployed
+from students import deployed, photographs
 
 from export import FINETUNING_STEPS, ExportPlan
-from export.deployed import Deployed
+from export.deployed import DeployedFunction
 from export.finetuning import finetuned
 from export.gate import Gate
 from export.onnx import float32_model, observe, quantised
@@ -40,11 +38,16 @@ _HEADER = (
 _QUIET = Progress(disable=True)
 
 
-def named(options: argparse.Namespace, folder: Path) -> Iterator[tuple[str, Deployed]]:
-    """Yield what is to be measured, with its name."""
+def named(
+    options: argparse.Namespace, folder: Path
+) -> Iterator[tuple[str, DeployedFunction]]:
+    """Yield the students to measure, with their names."""
     for path in options.bundle:
         bundle = Bundle.open(path)
-        yield f"{bundle.manifest.student.architecture}, {path.stem}", Deployed.of(bundle)
+        yield (
+            f"{bundle.manifest.student.architecture}, {path.stem}",
+            DeployedFunction.of(bundle),
+        )
     for _, name, size, checkpoint in FAMILIES:
         if name in options.model:
             photos = photographs(
@@ -57,7 +60,7 @@ def named(options: argparse.Namespace, folder: Path) -> Iterator[tuple[str, Depl
             yield f"{name}, {kind}", deployed(name, size, checkpoint, photos, width=WIDTH)
 
 
-def row(name: str, subject: Deployed, steps: int, folder: Path) -> str:
+def row(name: str, subject: DeployedFunction, steps: int, folder: Path) -> str:
     """Quantise, fine-tune and judge one student; return its line of the table."""
     gate = Gate.of(subject, ExportPlan(), _QUIET)
     model = float32_model(subject.graph, subject.preprocessing, _QUIET)
@@ -81,7 +84,7 @@ def row(name: str, subject: Deployed, steps: int, folder: Path) -> str:
 
 
 def entry(report: ParityReport) -> str:
-    """Return what the table says of one int8 file."""
+    """Return the table's cell for one int8 file."""
     seen = report.figures
     return (
         f"{'ok' if report else '**fails**'} {seen.min_cosine:.4f} / "
@@ -110,9 +113,9 @@ def main() -> None:
             print(lines[-1], file=sys.stderr, flush=True)
     print(
         f"# Int8, before and after fine-tuning\n\n{heading}\n\n{options.steps} steps on "
-        f"as many images as the table says, ONNX Runtime's encoding, no node kept in "
-        f"float32, judged on others by `isogon/parity/tolerance.py`: the least cosine with "
-        f"float32 has to be 0.99.\n\n{_HEADER}\n" + "\n".join(lines)
+        f"the number of images in the table, ONNX Runtime's encoding, no node kept in "
+        f"float32, judged on other images by `isogon/parity/tolerance.py`: the least "
+        f"cosine with float32 must be 0.99.\n\n{_HEADER}\n" + "\n".join(lines)
     )
 
 

@@ -1,10 +1,10 @@
-"""Weights that are as hard to round as trained ones, where no trained ones can be had.
+"""Synthetic weights that are as hard to round as trained ones.
 
-A network fresh from its initialisation is easy for every artifact: its norms multiply by
-one and add nothing, LayerScale and the position embeddings are all but zero, attention is
-uniform, and in many families all images get one embedding, to four digits. What breaks
-in practice (ranges that differ between channels, a few channels far larger than the rest,
-statistics that are folded into convolutions, sums that cancel) does not happen in it.
+A newly initialised network is easy to convert: its norms multiply by one and add nothing,
+LayerScale and position embeddings are almost zero, attention is uniform, and in many
+families all images get the same embedding, to four digits. It lacks what causes errors in
+practice: ranges that differ between channels, outlier channels, statistics folded into
+convolutions, sums that cancel.
 """
 
 import torch
@@ -18,35 +18,35 @@ OUTLIER_SHARE = 0.01  # of a norm's channels, at least one
 
 
 def lively(student: Student, pixels: Pixels, seed: int) -> Student:
-    """Give `student` random weights with the habits of trained ones; return it.
+    """Give `student` random weights with the properties of trained ones; return it.
 
     * Linear layers and convolutions: normal, of standard deviation 1 / sqrt(fan-in)
-      times a factor of its own for every output channel (log-normal, 0.25), so that
-      activations keep their size, attention is not uniform and channels differ in range;
-      biases of order 0.1. Depthwise kernels are positive: they smooth, as many trained
-      ones do, and what the images differ in survives the pooling.
+      times a factor per output channel (log-normal, 0.25), so that activations keep
+      their size, attention is not uniform and channels differ in range; biases of order
+      0.1. Depthwise kernels are positive: they smooth, like many trained ones, and the
+      differences of images survive the pooling.
     * Norms: gains log-normal around one (0.3); one channel in a hundred, at least one,
       has a larger gain, 8 times in layer and RMS norms (compare the massive activations
       of arXiv:2402.17762) and 3 times in batch norms. Offsets of order 0.2, in batch
-      norms 1.5 give or take 0.5, so that ReLUs let most of it pass.
-    * LayerScale: uniform in 0.1 to 1, which is where trained ones end, not 1e-5.
+      norms 1.5 ± 0.5, so that ReLUs pass most values.
+    * LayerScale: uniform in 0.1 to 1, like trained ones, not 1e-5.
     * Class, register and position embeddings of order 0.3; relative position biases of
-      order 0.5. What else there is (temperatures of attention) stays.
-    * Batch norm: running statistics as `pixels` give them layer by layer, then moved by
-      5 %, so that they are neither 0 and 1 nor what a batch would give.
+      order 0.5. Other parameters (temperatures of attention) stay.
+    * Batch norm: running statistics of `pixels`, layer by layer, then moved by 5 %, so
+      that they are neither 0 and 1 nor those of a batch.
 
-    The figures of batch norm are chosen by int8. With offsets around 0 and signed
-    depthwise kernels a deep random network multiplies every rounding: unrepaired int8 of
-    tf_efficientnet_lite0 had a mean cosine of 0.42, with these it has 0.99, and with its
-    trained weights 0.996. So lively weights remain the harder ones.
+    The figures for batch norm were chosen by int8. With offsets around 0 and signed
+    depthwise kernels a deep random network amplifies every rounding error: unrepaired int8
+    of tf_efficientnet_lite0 had a mean cosine of 0.42. With these figures it has 0.99, and
+    with trained weights 0.996. So lively weights are still harder than trained ones.
 
-    An embedding layer takes the mean feature of `pixels` away: a random network gives all
-    images one direction in common, which would flatter every cosine.
+    The embedding layer subtracts the mean feature of `pixels`: a random network gives all
+    images a common direction, which would raise every cosine.
 
     Args:
         student: in any state; changed in place and left in evaluation mode.
         pixels: images of the student's size, some dozens.
-        seed: of all of this.
+        seed: of the random weights.
     """
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
@@ -103,7 +103,7 @@ def _value(
 def _settle_batch_norms(
     student: Student, pixels: Pixels, generator: torch.Generator
 ) -> None:
-    """Take the statistics of `pixels` in one pass, then move them."""
+    """Set the statistics of `pixels` in one pass, then move them."""
     student.eval()
     norms = [module for module in student.modules() if isinstance(module, _BatchNorm)]
     for norm in norms:

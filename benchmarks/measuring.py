@@ -1,4 +1,4 @@
-"""Rounds of load on servers and on the in-process limit, beside one another."""
+"""Rounds of load on servers and on the in-process limit, interleaved."""
 
 import random
 import statistics
@@ -9,24 +9,23 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
-from children import Child, Server
-from contenders import CORES, OURS, Contender
+from servers import CORES, OURS, Child, Contender, Server
 from uploads import Uploads
 
 LIMIT = "in process"
 BARE = "bare session"
-WARM_UP = 0.1  # of the seconds of a measurement, before it
+WARM_UP = 0.1  # of a measurement's seconds, before it starts
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Load:
-    """What is asked of everybody, for as long as a round lasts."""
+    """The requests of a measurement, the same for every server."""
 
     title: str
     uploads: Uploads
-    images: int  # in a request
-    concurrency: int = 16  # requests under way at once
-    plain: bool = False  # the body is the image itself, which only we take
+    images: int  # per request
+    concurrency: int = 16  # concurrent requests
+    plain: bool = False  # the body is the image; only Isogon accepts that
 
     @property
     def workers(self) -> int:
@@ -35,28 +34,28 @@ class Load:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Figures:
+class LoadFigures:
     """One measurement."""
 
     images_per_second: float
-    median: float  # milliseconds of a request
+    median: float  # milliseconds per request
     p99: float
-    cpu: float  # milliseconds of CPU time for an image, all processes of the server
+    cpu: float  # CPU milliseconds per image, all processes of the server
     generator: float = 0.0  # share of a core that the load generator used
 
 
 @dataclass(kw_only=True, slots=True)
 class Field:
-    """Everybody who is measured, and what was found so far."""
+    """All that is measured together: servers, the in-process limit, the generator."""
 
     generator: Child
     limit: Child
     servers: Mapping[str, tuple[Contender, Server]]
-    bare: bool = False  # measure the session without decoding too
+    bare: bool = False  # also measure the session without decoding
     failures: dict[str, dict[str, int]] = field(default_factory=dict)
 
     def rounds(self, loads: list[Load], count: int, seconds: float) -> "Rounds":
-        """Measure every load on everybody `count` times, each time in another order."""
+        """Measure every load on everything `count` times, each time in another order."""
         found = Rounds()
         for number in range(count):
             for load in loads:
@@ -67,8 +66,8 @@ class Field:
                 print(f"round {number + 1}: {load.title}", file=sys.stderr, flush=True)
         return found
 
-    def _ways(self, load: Load) -> dict[str, Callable[[float], Figures]]:
-        ways: dict[str, Callable[[float], Figures]] = {}
+    def _ways(self, load: Load) -> dict[str, Callable[[float], LoadFigures]]:
+        ways: dict[str, Callable[[float], LoadFigures]] = {}
         for batch in sorted({1, load.images}):
             name = LIMIT if batch == 1 else f"{LIMIT}, batches of {batch}"
             ways[name] = partial(self.in_process, load, batch)
@@ -81,8 +80,8 @@ class Field:
 
     def in_process(
         self, load: Load, batch: int, seconds: float, *, decoded: bool = False
-    ) -> Figures:
-        """Measure the limit, or the session alone."""
+    ) -> LoadFigures:
+        """Measure the in-process limit, or the session alone."""
         command = {
             "images": str(load.uploads.images),
             "batch": batch,
@@ -98,8 +97,8 @@ class Field:
 
     def served(
         self, load: Load, name: str, seconds: float, *, rate: float | None = None
-    ) -> Figures:
-        """Measure a server: at the load's concurrency, or with `rate` requests a second."""
+    ) -> LoadFigures:
+        """Measure a server at the load's concurrency, or at `rate` requests per second."""
         contender, server = self.servers[name]
         folder = load.uploads.requests(contender.path, load.images, plain=load.plain)
         command = {"port": server.port, "requests": str(folder)}
@@ -119,12 +118,12 @@ class Field:
 
 
 class Rounds:
-    """Figures by load and name, one of each round."""
+    """Figures by load and name, one per round."""
 
     def __init__(self) -> None:
-        self._found: dict[tuple[str, str], list[Figures]] = defaultdict(list)
+        self._found: dict[tuple[str, str], list[LoadFigures]] = defaultdict(list)
 
-    def add(self, load: str, name: str, figures: Figures) -> None:
+    def add(self, load: str, name: str, figures: LoadFigures) -> None:
         """Keep a measurement."""
         self._found[load, name].append(figures)
 
@@ -133,7 +132,7 @@ class Rounds:
         return {load for load, _ in self._found}
 
     def names(self) -> list[str]:
-        """Return who was measured, the limit first, then we."""
+        """Return the names of what was measured: the limit, then Isogon, then others."""
         names = {name for _, name in self._found}
 
         def place(name: str) -> int:
@@ -143,17 +142,17 @@ class Rounds:
 
         return sorted(names, key=lambda name: (place(name), name))
 
-    def median(self, load: str, name: str, what: Callable[[Figures], float]) -> float:
-        """Return the median over the rounds; NaN where nothing was measured."""
+    def median(self, load: str, name: str, what: Callable[[LoadFigures], float]) -> float:
+        """Return the median over the rounds; NaN without measurements."""
         found = self._found.get((load, name))
         return statistics.median(map(what, found)) if found else float("nan")
 
     def ratio(
-        self, load: str, name: str, other: str, what: Callable[[Figures], float]
+        self, load: str, name: str, other: str, what: Callable[[LoadFigures], float]
     ) -> float:
-        """Return the median over the rounds of one's figure by another's of that round.
+        """Return the median over rounds of the ratio of two figures in the same round.
 
-        NaN where either was not measured.
+        NaN if either was not measured.
         """
         ones, twos = (self._found.get((load, each), []) for each in (name, other))
         if not ones or not twos:
@@ -163,10 +162,10 @@ class Rounds:
         return statistics.median(ratios) if ratios else float("nan")
 
 
-def _figures(answer: Mapping[str, Any], images: int, cpu: float) -> Figures:
-    """Return the figures of an answer that counts in so many images, per image."""
+def _figures(answer: Mapping[str, Any], images: int, cpu: float) -> LoadFigures:
+    """Return the figures of an answer, with `images` images per request."""
     median, p99 = (answer[each] or float("nan") for each in ("median", "p99"))
-    return Figures(
+    return LoadFigures(
         images_per_second=answer["per_second"] * images,
         median=1000 * median,
         p99=1000 * p99,

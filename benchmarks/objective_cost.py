@@ -1,11 +1,11 @@
-"""What CosPress's loss costs: the closed-form gradient beside plain autograd.
+"""Cost of CosPress's loss: the closed-form gradient compared with plain autograd.
 
-    python benchmarks/objective_cost.py            # both, side by side, on CPU and any GPU
+    python benchmarks/objective_cost.py            # on the CPU, and on a GPU if any
 
 Each variant runs forward and backward in a process of its own, at b = 32 images of
 n = 257 tokens, 384 -> 192 wide (ViT-S/14 to ViT-Ti/14 at 224 pixels). Time is the median
-of the runs; memory is the peak above what was held before the first run: resident set on
-the CPU, allocated bytes on a GPU. A claim is a ratio of one invocation.
+of the runs; memory is the peak above that before the first run: resident set on the
+CPU, allocated bytes on a GPU. Only ratios of one invocation are claimed.
 """
 
 import argparse

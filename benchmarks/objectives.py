@@ -1,16 +1,16 @@
-"""The comparison that matters: every objective, from the same start and from its own.
+"""Compare every objective on the same budget, from two starts.
 
     python benchmarks/objectives.py --jobs 2 > benchmarks/results/objectives-cpu.md
 
 The student is tf_efficientnet_lite0 with ImageNet weights, the teacher
 tf_efficientnet_lite2; both come in packages, and the images are those of `image_sets.py`.
 Each objective is trained from the closed-form start and from a random embedding layer,
-with the recipe's defaults but for the learning rate, which is chosen on validation images
-from one grid: the one with the most overlap@10 on average over `--choose-on`. LightlyTrain
-is a program beside this one, with its own objective, views and optimiser, on the same
-images, batches and steps; its rate comes from the same grid or is its own.
+with the recipe's defaults except the learning rate: from one grid, the rate with the
+largest mean overlap@10 on validation images of `--choose-on` is taken. LightlyTrain is a
+separate program with its own objective, views and optimiser, on the same images, batches
+and steps; its rate comes from the same grid or is its default.
 
-Every trial is a process of its own and is not repeated; see `trials.py`.
+Every trial is a process and is not repeated; see `trials.py`.
 """
 
 import argparse
@@ -41,26 +41,26 @@ _TOKENS = {"features": "tokens"}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Contender:
-    """What is compared: the `[[objective]]` tables, and whether it wants cells."""
+class Variant:
+    """One variant: its `[[objective]]` tables, and whether it needs patch tokens."""
 
     objective: tuple[dict[str, Any], ...]
     cells: bool = False
 
 
 CONTENDERS = {
-    "isogon": Contender(objective=({"name": "isogon"},)),
-    "isogon with cells": Contender(objective=({"name": "isogon"},), cells=True),
-    "cosine": Contender(objective=({"name": "cosine"},)),
-    "RKD": Contender(objective=({"name": "rkd"},)),
-    "Proteus": Contender(objective=({"name": "proteus"},), cells=True),
-    "CosPress": Contender(objective=({"name": "cospress"},), cells=True),
-    "VkD": Contender(objective=({"name": "vkd"},), cells=True),
-    "queue": Contender(objective=({"name": "queue"},), cells=True),
-    "KD (labels)": Contender(objective=({"name": "kd"},)),
-    "KD++ (labels)": Contender(objective=({"name": "kd"}, {"name": "nd"})),
-    "CoSS": Contender(objective=({"name": "coss"},)),
-    "CoSS, neighbour batches": Contender(
+    "isogon": Variant(objective=({"name": "isogon"},)),
+    "isogon with cells": Variant(objective=({"name": "isogon"},), cells=True),
+    "cosine": Variant(objective=({"name": "cosine"},)),
+    "RKD": Variant(objective=({"name": "rkd"},)),
+    "Proteus": Variant(objective=({"name": "proteus"},), cells=True),
+    "CosPress": Variant(objective=({"name": "cospress"},), cells=True),
+    "VkD": Variant(objective=({"name": "vkd"},), cells=True),
+    "queue": Variant(objective=({"name": "queue"},), cells=True),
+    "KD (labels)": Variant(objective=({"name": "kd"},)),
+    "KD++ (labels)": Variant(objective=({"name": "kd"}, {"name": "nd"})),
+    "CoSS": Variant(objective=({"name": "coss"},)),
+    "CoSS, neighbour batches": Variant(
         objective=({"name": "coss", "batches": "neighbours"},)
     ),
 }
@@ -92,7 +92,7 @@ class Entry:
         if self.start is None:
             return Trial(row=label, place=place, kind="lightly-train", train=train, **more)
         if self.start == "random":
-            train["layer_rate"] = 1.0  # a new layer has all to learn
+            train["layer_rate"] = 1.0  # a new layer learns at the full rate
         contender = CONTENDERS[self.name]
         return Trial(
             row=label,
@@ -106,7 +106,7 @@ class Entry:
 
 
 def entries(options: argparse.Namespace) -> Iterator[Entry]:
-    """Yield the rows that are wanted."""
+    """Yield the rows that are asked for."""
     for name in options.objectives:
         for start in [None] if name == LIGHTLY else options.starts:
             yield Entry(name=name, start=start)
@@ -118,7 +118,7 @@ def rates_of(entry: Entry, options: argparse.Namespace) -> list[float | None]:
 
 
 def choosing(entry: Entry, rate: float | None, options: argparse.Namespace) -> list[Trial]:
-    """Return the trials on validation images that speak for a learning rate."""
+    """Return the trials on validation images that rate a learning rate."""
     return [
         entry.trial(place, rate, options, phase="choosing") for place in options.choose_on
     ]
@@ -139,7 +139,7 @@ def chosen(
 
 
 def before(place: str) -> dict[str, Trial]:
-    """Return the rows that no objective has made."""
+    """Return the rows without an objective."""
     return {
         "undistilled": Trial(row="undistilled", place=place, kind="undistilled"),
         "closed-form start": Trial(
@@ -156,7 +156,7 @@ def final(
 
 
 def run(ground: Ground, options: argparse.Namespace) -> None:
-    """Run what is missing: first what chooses the rates, then what is shown."""
+    """Run missing trials: first those that choose the rates, then those of the table."""
     wanted = list(entries(options))
     run_all(
         (

@@ -1,4 +1,4 @@
-"""One trial of `trials.py`, in this process: train a student, judge it, keep figures."""
+"""Run one trial of `trials.py` in this process: train, evaluate, save the figures."""
 
 import contextlib
 import json
@@ -41,19 +41,19 @@ from isogon.errors import UsageError
 from isogon.networks import Backbone, preprocessing_of
 from isogon.ood import DetectorSpec
 
-_PARTS = 8  # of the time in which memory is told
-_EVERY = 0.2  # seconds between looks at the memory
+_PARTS = 8  # parts of the time, each with its peak of memory
+_EVERY = 0.2  # seconds between samples of memory
 
 
 class Memory:
-    """The resident set of this process, looked at while something runs."""
+    """The resident set of this process, sampled while something runs."""
 
     def __init__(self) -> None:
         self._seen: list[float] = []
 
     @contextlib.contextmanager
     def watched(self) -> Iterator[None]:
-        """Look at it in another thread."""
+        """Sample it in another thread."""
         process, stop = psutil.Process(), threading.Event()
 
         def look() -> None:
@@ -70,13 +70,13 @@ class Memory:
 
     @property
     def peaks(self) -> tuple[float, ...]:
-        """The peaks of equal parts of the time, in MiB."""
+        """The peak of each equal part of the time, in MiB."""
         parts = np.array_split(self._seen, _PARTS)
         return tuple(float(part.max()) for part in parts if len(part))
 
 
 def device() -> torch.device:
-    """Return where networks run."""
+    """Return the device that networks run on."""
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
@@ -100,7 +100,7 @@ def embedded(
 
 
 def _digest_of(data: Data) -> str:
-    """Return a digest of which images have which role."""
+    """Return a digest of the images of every role."""
     digest = sha256()
     roles = (
         [data.familiar.names[index] for index in data.bank],
@@ -135,13 +135,13 @@ def teachers(
 
 
 def judged(data: Data, theirs: RoleEmbeddings, ours: RoleEmbeddings) -> Figures:
-    """Return the figures of embeddings beside the teacher's."""
+    """Return the figures of embeddings compared with the teacher's."""
     close = fidelity(theirs, ours, same_space=False)
     labels = data.familiar.labels(data.bank)
     asked = data.held_out.labels(data.split.test)
     assert labels is not None and asked is not None
     aurocs: dict[str, list[float]] = {"near": [], "far": []}
-    with contextlib.suppress(UsageError):  # a bank that its detector cannot be fitted on
+    with contextlib.suppress(UsageError):  # the detector cannot be fitted on this bank
         detector = DetectorSpec().fit(ours.bank, labels)
         familiar = detector.score(ours.test)
         for name, vectors in ours.unfamiliar.items():

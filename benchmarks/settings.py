@@ -1,10 +1,10 @@
-"""Why a pretrained student has the defaults it has: one setting at a time, varied.
+"""The evidence for a pretrained student's defaults: one setting varied at a time.
 
     python benchmarks/settings.py --jobs 2 > benchmarks/results/settings-cpu.md
 
-Around the recipe's defaults each setting takes the values of a grid, and the rest stay.
-All is judged on validation images, which are a part of those to learn from, and on halves
-of the unfamiliar sets that no other table shows. The mark ● is on what the defaults have.
+Each setting takes the values of a grid, with the recipe's defaults for the rest. All is
+evaluated on validation images, a part of the training images, and on halves of the
+unfamiliar sets that no other table uses. ● marks the default.
 """
 
 import argparse
@@ -46,14 +46,14 @@ GRID: dict[tuple[str, str], tuple[Any, ...]] = {
 
 
 def default_of(recipe: Recipe, table: str, key: str) -> Any:
-    """Return the value a setting has where it is left out."""
+    """Return a setting's default."""
     return getattr(getattr(recipe, table), key)
 
 
 def values_of(
     table: str, key: str, options: argparse.Namespace, ground: Ground
 ) -> tuple[Any, ...]:
-    """Return the grid of a setting, with the default where it is missing."""
+    """Return the grid of a setting; the default is added if missing."""
     recipe = ground.recipe(_trial(options.sets[0], {}, options))
     default = default_of(recipe, table, key)
     return GRID[table, key] if default in GRID[table, key] else (*GRID[table, key], default)

@@ -1,7 +1,7 @@
 """Write the tables of README and docs from the results: `python benchmarks/tables.py`.
 
-A table stands between `<!-- table: NAME -->` and `<!-- /table -->`; a test fails where it
-differs from the results.
+A table is between `<!-- table: NAME -->` and `<!-- /table -->`; a test fails if it differs
+from the results.
 """
 
 import re
@@ -35,7 +35,7 @@ def measured(page: str, name: str) -> list[list[str]]:
 
 
 def front_table() -> str:
-    """Return what distilling is worth on Tiny ImageNet."""
+    """Return the table of figures on Tiny ImageNet."""
     lines = [f"| | {' | '.join(_FIGURES)} |", f"|---|{'---|' * len(_FIGURES)}"]
     for what, *figures in measured(DEFAULTS.read_text(encoding="utf-8"), "tiny-64"):
         shown = "**student**" if what == "student" else what
@@ -44,7 +44,7 @@ def front_table() -> str:
 
 
 def defaults_table() -> str:
-    """Return the same on every set that was measured."""
+    """Return the table of figures on every set that was measured."""
     page = DEFAULTS.read_text(encoding="utf-8")
     lines = [
         f"| set (training images) | | {' | '.join(_FIGURES)} |",
@@ -62,7 +62,7 @@ _TABLES = {"front": front_table, "defaults": defaults_table}
 
 
 def with_tables(page: str) -> str:
-    """Return a page with its tables as the results have them."""
+    """Return a page with its tables rewritten from the results."""
 
     def written(match: re.Match[str]) -> str:
         return f"<!-- table: {match[1]} -->\n{_TABLES[match[1]]()}\n<!-- /table -->"

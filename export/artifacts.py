@@ -1,4 +1,4 @@
-"""Export: every artifact asked for is made, gated, and published if it passes."""
+"""Make every artifact of a plan, compare it with the reference, publish what passes."""
 
 import shutil
 from collections.abc import Iterator
@@ -8,17 +8,17 @@ from pathlib import Path
 
 import onnx
 
-from export.deployed import Deployed
+from export.deployed import DeployedFunction
 from export.engines import built_engine
 from export.gate import Gate, write_golden
 from export.lowering import Lowered, lowered
-from export.onnx import Coarse, Target, coarse_bank, float32_model, reranked, save_model
+from export.onnx import CoarseBank, Target, coarse_bank, float32_model, reranked, save_model
 from export.parity import ParityFailedError, quantisation_pixels, show_parity
 from export.plan import ExportPlan
 from export.reduction import reduce_bank
 from export.tensorrt import usual_timing_cache
 from export.withdrawal import (
-    Rejected,
+    RejectedArtifact,
     files_of,
     forget_rejected,
     is_whole,
@@ -45,8 +45,8 @@ from isogon.runtimes import How, Precision
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Failed:
-    """An artifact that could not be made, and why; the others are as if not asked."""
+class FailedArtifact:
+    """An artifact that could not be made, and why. The others are not affected."""
 
     artifact: str
     error: Exception
@@ -54,26 +54,26 @@ class Failed:
 
 @dataclass(kw_only=True, slots=True)
 class Exported:
-    """What an export made of its plan. Truthy only if all of it entered."""
+    """What an export made of its plan. Truthy only if every artifact passed."""
 
     reduction: Reduction | None
-    withdrawn: tuple[str, ...] = ()  # older artifacts, of another function or damaged
-    damaged: tuple[str, ...] = ()  # those of them that were
-    reports: list[ParityReport] = field(default_factory=list)  # of what entered
+    withdrawn: tuple[str, ...] = ()  # older artifacts: another function, or damaged
+    damaged: tuple[str, ...] = ()  # the damaged ones among the withdrawn
+    reports: list[ParityReport] = field(default_factory=list)  # of artifacts that passed
     lowered: list[Lowered] = field(default_factory=list)  # how fp16 and int8 were made
-    unvouched: list[str] = field(default_factory=list)  # engines that could not be run
-    rejected: list[Rejected] = field(default_factory=list)
-    failed: list[Failed] = field(default_factory=list)
+    unvouched: list[str] = field(default_factory=list)  # engines that could not run here
+    rejected: list[RejectedArtifact] = field(default_factory=list)
+    failed: list[FailedArtifact] = field(default_factory=list)
 
     def __bool__(self) -> bool:
         return bool(self.reports) and not self.rejected and not self.failed
 
     def require(self) -> None:
-        """Raise the first failure there was, if any.
+        """Raise the first failure, if there is one.
 
         Raises:
             ParityFailedError: an artifact was rejected.
-            Exception: one could not be made, for this reason.
+            Exception: an artifact could not be made; this is the reason.
         """
         for one in self.rejected:
             raise ParityFailedError(one.report, one.advice)
@@ -86,8 +86,8 @@ def export_bundle(
 ) -> Exported:
     """Add the artifacts of the plan, each with its parity report and calibration.
 
-    All that pass are published in one moment. Artifacts made before stay as long as
-    they compute the same function; others are withdrawn.
+    All that pass are published in one step. Older artifacts stay if they compute the
+    same function; the others are withdrawn.
 
     Args:
         bundle: a distilled bundle.
@@ -96,17 +96,18 @@ def export_bundle(
 
     Raises:
         UsageError: the plan cannot be carried out here, or with this bundle.
-        ParityFailedError: float32 does not pass; the bundle stays as it was. What else
-            does not pass is in `Exported.rejected`, what could not be made in `failed`.
+        ParityFailedError: float32 does not pass; the bundle is unchanged. Other artifacts
+            that do not pass are in `Exported.rejected`; those that could not be made are
+            in `Exported.failed`.
     """
     plan = plan or ExportPlan()
     plan.require_possible()
     with bundle.stage("export") as stage:
-        if "int8" in plan.lower:  # what is missing is said before any work
+        if "int8" in plan.lower:  # fail before any work, not after
             quantisation_pixels(bundle, plan.extra)
-        # A reduction in force is not read then: it may be damaged, and gives way.
+        # The present reduction is replaced, so it is not read: it may be damaged.
         reduced = None if plan.bank is None else reduce_bank(bundle, plan.bank, progress)
-        deployed = Deployed.of(bundle, plan.extra, reduced)
+        deployed = DeployedFunction.of(bundle, plan.extra, reduced)
         if reduced is not None:
             reduced.write(stage)
         return add_artifacts(bundle, stage, deployed, plan, progress)
@@ -115,11 +116,11 @@ def export_bundle(
 def add_artifacts(
     bundle: Bundle,
     stage: StageWriter,
-    deployed: Deployed,
+    deployed: DeployedFunction,
     plan: ExportPlan,
     progress: Progress,
 ) -> Exported:
-    """Write every artifact of `deployed` and what vouches for it; see `export_bundle`."""
+    """Write every artifact of `deployed` with its parity report; see `export_bundle`."""
     withdrawn = withdraw_others(bundle, stage, deployed.function)
     exported = Exported(
         reduction=deployed.reduction,
@@ -159,16 +160,16 @@ class _Making:
     """The artifacts of one export, kept in a scratch folder until all are made."""
 
     bundle: Bundle
-    deployed: Deployed
+    deployed: DeployedFunction
     plan: ExportPlan
     gate: Gate
     folder: Path
     exported: Exported
     progress: Progress
-    coarse: Coarse | None = None  # in which ONNX files search the bank
+    coarse: CoarseBank | None = None  # the low-bit bank that ONNX files search first
     models: dict[Precision, onnx.ModelProto] = field(default_factory=dict)  # that passed
     passed: list[tuple[Path, ParityRun, ParityReport]] = field(default_factory=list)
-    # What vouches for the same files in other runtimes.
+    # Parity of the same files in other runtimes.
     also: list[tuple[ParityRun, ParityReport]] = field(default_factory=list)
 
     def float32(self) -> Calibration:
@@ -181,22 +182,22 @@ class _Making:
         run = self.gate.try_model(reranked(model, self.coarse), file, ONNX, "fp32")
         report = self.gate.judge(run)
         if self.coarse is not None and not report:
-            self.coarse = None  # it may have missed the nearest of a rare, narrow class
+            self.coarse = None  # it may miss the nearest vector in a small, dense class
             run = self.gate.try_model(model, file, ONNX, "fp32")
             report = self.gate.judge(run)
         self._put(file, run, report)
-        self.exported.require()  # everything else is made from it
+        self.exported.require()  # every other artifact is made from it
         assert report.calibration is not None  # or it would have been rejected
         self.models["fp32"] = model
         return report.calibration
 
     @contextmanager
     def attempt(self, artifact: str) -> Iterator[None]:
-        """Note what goes wrong with an artifact, for the sake of those already made."""
+        """Record an artifact's failure, so that the others are still published."""
         try:
             yield
         except Exception as error:
-            self.exported.failed.append(Failed(artifact=artifact, error=error))
+            self.exported.failed.append(FailedArtifact(artifact=artifact, error=error))
 
     def lower(self, precision: Precision) -> None:
         """Make the ONNX file of a lower precision."""
@@ -217,11 +218,11 @@ class _Making:
             made = self._lowered(precision, "tensorrt")
             file, passed = made.file, bool(made.report)
         elif passed:
-            save_model(self.models[precision], file)  # whose search is plain
+            save_model(self.models[precision], file)  # with the exact search
         if not passed:
             raise UsageError(
                 f"The {precision} engine was not built: the {precision} ONNX file that it "
-                f"comes from did not pass. Mend that first."
+                f"comes from did not pass. Make that one pass first."
             )
         engine = built_engine(
             file,
@@ -233,14 +234,14 @@ class _Making:
         )
         if engine.run is None or engine.report is None:
             for name in files_of(self.bundle, engine.artifact):
-                stage.withdraw(name)  # what vouched for the engine of that name before
+                stage.withdraw(name)  # the report of the older engine of that name
             engine.file.replace(stage.path(engine.artifact))
             self.exported.unvouched.append(engine.artifact)
         else:
             self._put(engine.file, engine.run, engine.report)
 
     def elsewhere(self) -> None:
-        """Judge the ONNX files that passed in the other runtimes asked for, too."""
+        """Run and judge the ONNX files that passed in the other requested runtimes too."""
         for file, _, passed in self.passed:
             for artifact in in_other_runtimes(passed.artifact):
                 runtime = runtime_of(artifact)
@@ -254,13 +255,13 @@ class _Making:
                     if not report:
                         raise ParityFailedError(
                             report,
-                            f"{passed.artifact} is vouched for in its usual runtime alone.",
+                            f"{passed.artifact} has passed in its usual runtime only.",
                         )
                     self.also.append((run, report))
                     self.exported.reports.append(report)
 
     def publish(self, stage: StageWriter) -> None:
-        """Hand every artifact that passed to the stage, with what vouches for it."""
+        """Hand every artifact that passed to the stage, with its parity report and run."""
         for file, run, report in self.passed:
             name = report.artifact
             self._withdraw_elsewhere(stage, report)
@@ -278,7 +279,7 @@ class _Making:
             run.save(stage.path(parity_run_name(report.artifact)))
 
     def _withdraw_elsewhere(self, stage: StageWriter, fresh: ParityReport) -> None:
-        """Withdraw what vouched in other runtimes for other bytes than the fresh file's."""
+        """Withdraw other runtimes' parity reports unless they are about the new file."""
         for artifact in in_other_runtimes(fresh.artifact):
             if parity_name(artifact) not in self.bundle:
                 continue
@@ -305,7 +306,7 @@ class _Making:
         )
 
     def _put(self, file: Path, run: ParityRun, report: ParityReport) -> bool:
-        """Keep an artifact that passed, reject one that did not; return which it was."""
+        """Keep an artifact that passed, reject one that did not; return if it passed."""
         if report:
             self.passed.append((file, run, report))
             self.exported.reports.append(report)
@@ -320,7 +321,7 @@ class _Making:
 
 @contextmanager
 def _scratch(bundle: Bundle) -> Iterator[Path]:
-    """Yield an empty folder on the bundle's disk, hence inside it; it is removed after."""
+    """Yield an empty folder, inside the bundle to be on its disk; remove it afterwards."""
     folder = bundle.path / ".exporting"
     shutil.rmtree(folder, ignore_errors=True)  # of an export that was killed
     folder.mkdir()

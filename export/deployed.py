@@ -1,10 +1,10 @@
-"""The function to deploy, and the images on which its artifacts prove that they are it."""
+"""The function to deploy, and the images on which artifacts are compared with it."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
-from export.graph import Graph, graph_from_bundle
+from export.graph import DeployedGraph, graph_from_bundle
 from export.parity import ParityImages, quantisation_pixels
 from export.reduction import ReducedBank
 from isogon.bundle import (
@@ -20,14 +20,14 @@ from isogon.runtimes import Pixels
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Deployed:
-    """One student with one detector; every artifact of a bundle computes it."""
+class DeployedFunction:
+    """One student with one detector; every artifact of a bundle computes this function."""
 
-    graph: Graph
-    function: str  # SHA-256 of what fixes it, the same in any precision
+    graph: DeployedGraph
+    function: str  # SHA-256 of all that defines it; the same in any precision
     preprocessing: Preprocessing
     images: ParityImages
-    samples: Callable[[], Pixels]  # real ones that the gate does not use; for int8
+    samples: Callable[[], Pixels]  # real images that the gate does not use; for int8
     reduction: Reduction | None  # of the detector's bank
 
     @classmethod
@@ -36,20 +36,20 @@ class Deployed:
         bundle: Bundle,
         extra: Pixels | None = None,
         reduced: ReducedBank | None = None,
-    ) -> "Deployed":
+    ) -> "DeployedFunction":
         """Return the function that the bundle's artifacts compute.
 
         Args:
             bundle: a distilled bundle.
-            extra: real pixels beside the held-out ones.
-            reduced: takes the place of the bank in force.
+            extra: real pixels in addition to the held-out ones.
+            reduced: replaces the bank in force.
         """
         folder = detector_in_force(bundle)
         if reduced is None:
             graph = graph_from_bundle(bundle)
             reduction = reduction_in_force(bundle, folder)
         else:
-            graph = Graph(student_from_bundle(bundle), reduced.detector)
+            graph = DeployedGraph(student_from_bundle(bundle), reduced.detector)
             reduction = None if reduced.record.whole else reduced.record
         return cls(
             graph=graph,

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from export.deployed import Deployed
+from export.deployed import DeployedFunction
 from export.gate import Gate
 from export.parity import ParityFailedError, batch_sizes, show_parity
 from export.plan import ExportPlan
@@ -17,7 +17,7 @@ from isogon.runtimes import EngineStamp, Machine, Precision, TensorRTRunner, cud
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class BuiltEngine:
-    """An engine's file, and what the gate said of it if it could run here."""
+    """An engine's file, and its parity report if it could run here."""
 
     artifact: str
     file: Path
@@ -34,11 +34,11 @@ def built_engine(
     timing_cache: Path | None,
     progress: Progress,
 ) -> BuiltEngine:
-    """Build the engine of the plan's flavour beside an ONNX file; judge what it computes.
+    """Build the engine of the plan's flavour beside an ONNX file, run it and judge it.
 
     Raises:
-        UsageError: it cannot be built on this machine.
-        EngineMismatchError: it can, but not for this machine's GPU.
+        UsageError: the engine cannot be built on this machine.
+        EngineMismatchError: it can be built, but not for this machine's GPU.
     """
     options = plan.engine_options(precision)
     stamp = options.stamp()
@@ -60,13 +60,13 @@ def built_engine(
 
 
 def vouch_for_engines(bundle: Bundle, progress: Progress, plan: ExportPlan) -> None:
-    """Let in the engines that were only built and run on this machine, if they pass.
+    """Run the engines that were only built; those that pass here get their report.
 
-    The plan says within which bounds, and on which images beside the bundle's own.
+    The plan gives the bounds and the images in addition to the bundle's own.
 
     Raises:
-        IsogonError: one does not load, or does not pass; it stays as it was, the others
-            are let in.
+        IsogonError: an engine does not load or does not pass. It stays without a report;
+            the others get theirs.
     """
     machine = Machine.here()
     waiting = [
@@ -77,7 +77,7 @@ def vouch_for_engines(bundle: Bundle, progress: Progress, plan: ExportPlan) -> N
     runnable = [stamp for stamp in waiting if stamp.matches(machine)]
     if not runnable:
         return
-    gate = Gate.of(Deployed.of(bundle, plan.extra), plan, progress)
+    gate = Gate.of(DeployedFunction.of(bundle, plan.extra), plan, progress)
     with bundle.stage("export") as stage:
         reports: list[ParityReport] = []
         faults: list[IsogonError] = []
@@ -92,9 +92,7 @@ def vouch_for_engines(bundle: Bundle, progress: Progress, plan: ExportPlan) -> N
                 continue
             report = gate.judge(run)
             if not report:
-                faults.append(
-                    ParityFailedError(report, "It stays unvouched for, and unused.")
-                )
+                faults.append(ParityFailedError(report, "It stays unused."))
                 continue
             stage.write(parity_name(stamp.name), report)
             run.save(stage.path(parity_run_name(stamp.name)))

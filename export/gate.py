@@ -1,4 +1,4 @@
-"""The gate: a file is calibrated, stamped, measured and judged before it may enter."""
+"""The gate: a file is calibrated, stamped, run and judged before it enters a bundle."""
 
 import statistics
 import time
@@ -11,7 +11,7 @@ import numpy as np
 import onnx
 from jaxtyping import Int
 
-from export.deployed import Deployed
+from export.deployed import DeployedFunction
 from export.graph import TorchRunner
 from export.onnx import save_model, stamp
 from export.parity import ParityImages, batch_sizes, measure
@@ -30,68 +30,31 @@ from isogon.parity import Claim, ParityReport, ParityRun, Tolerance
 from isogon.progress import Progress
 from isogon.runtimes import OnnxRunner, Outputs, Pixels, Precision, Runner
 
-_WARM_UP = 10
-_RUNS = 100
-
-
-def latency(runner: Runner, pixels: Pixels) -> float:
-    """Return the median time, in milliseconds, that `runner` takes for `pixels`."""
-    for _ in range(_WARM_UP):
-        runner.run(pixels)
-    times = []
-    for _ in range(_RUNS):
-        start = time.perf_counter()
-        runner.run(pixels)
-        times.append(time.perf_counter() - start)
-    return 1000 * statistics.median(times)
-
-
-_IMAGES = 8
-_MARGIN = 1e-3  # of the range of scores; rounding moves them by 1e-6 of it
-
-
-def write_golden(
-    stage: StageWriter, expected: Outputs, images: ParityImages, calibration: Calibration
-) -> None:
-    """Add `golden.safetensors`: the most and the least familiar images."""
-    chosen = _chosen(expected, calibration)
-    outputs = Outputs(
-        embeddings=expected.embeddings[chosen], ood_scores=expected.ood_scores[chosen]
-    )
-    stage.write_arrays(GOLDEN, golden_arrays(images.pixels[chosen], outputs))
-
-
-def _chosen(expected: Outputs, calibration: Calibration) -> Int[np.ndarray, " n"]:
-    """Choose images whose decision no rounding flips."""
-    scores = expected.ood_scores
-    margin = _MARGIN * (scores.max() - scores.min())
-    flagged, spared = (calibration.is_ood(scores + d) for d in (margin, -margin))
-    order = np.argsort(scores)
-    settled = order[(flagged == spared)[order]]
-    half = _IMAGES // 2
-    return np.unique(np.concatenate([settled[:half], settled[-half:]]))
-
-
 _REFERENCE_BATCH = 32
+_GOLDEN_IMAGES = 8
+# Of the range of scores; rounding moves them by 1e-6 of it.
+_GOLDEN_MARGIN = 1e-3
+_WARM_UP = 10  # runs before latency is measured
+_RUNS = 100
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Gate:
-    """The reference's answers about real images, and the bounds around them."""
+    """The reference's answers about real images, and the bounds of the comparison."""
 
-    reference: str  # what ran it, and where
+    reference: str  # the runtime and device that ran it
     expected: Outputs
     images: ParityImages
-    sizes: tuple[int, ...]  # of batches, that the engines' profile allows
-    onnx_sizes: tuple[int, ...]  # of an ONNX file, which answers any
+    sizes: tuple[int, ...]  # batch sizes that the engines' profile allows
+    onnx_sizes: tuple[int, ...]  # batch sizes for ONNX files, which take any
     tolerances: Mapping[Precision, Tolerance]
-    function: str  # SHA-256 of the one that every artifact has to compute
+    function: str  # SHA-256 of the function that every artifact must compute
     preprocessing: Preprocessing
     progress: Progress
 
     @classmethod
-    def of(cls, deployed: Deployed, plan: ExportPlan, progress: Progress) -> "Gate":
-        """Ask the reference about every image."""
+    def of(cls, deployed: DeployedFunction, plan: ExportPlan, progress: Progress) -> "Gate":
+        """Run the reference on every image."""
         reference = TorchRunner(deployed.graph)
         return cls(
             reference=reference.name,
@@ -117,7 +80,7 @@ class Gate:
         familiar = self.images.pixels[: self.images.familiar]
         outputs = OnnxRunner(file).run_all(familiar, self.onnx_sizes[0])
         calibration = self.images.calibrate(outputs)
-        if calibration is not None:  # or it fails at the gate
+        if calibration is not None:  # without one it fails at the gate
             metadata = Metadata(
                 preprocessing=self.preprocessing,
                 calibration=calibration,
@@ -134,7 +97,7 @@ class Gate:
         precision: Precision,
         sizes: tuple[int, ...] | None = None,
     ) -> ParityRun:
-        """Run a file beside the reference; None: at every batch size of the profile."""
+        """Run a file on the images; `sizes` None: at every batch size of the profile."""
         tensors = file.with_name(tensors_name(file.name))
         claim = Claim(
             artifact=artifact,
@@ -156,3 +119,37 @@ class Gate:
     def judge(self, run: ParityRun) -> ParityReport:
         """Return the report under the bounds of the run's precision."""
         return run.judge(self.tolerances[run.claim.precision])
+
+
+def write_golden(
+    stage: StageWriter, expected: Outputs, images: ParityImages, calibration: Calibration
+) -> None:
+    """Add `golden.safetensors`: the images with the lowest and the highest OOD scores."""
+    chosen = _chosen(expected, calibration)
+    outputs = Outputs(
+        embeddings=expected.embeddings[chosen], ood_scores=expected.ood_scores[chosen]
+    )
+    stage.write_arrays(GOLDEN, golden_arrays(images.pixels[chosen], outputs))
+
+
+def _chosen(expected: Outputs, calibration: Calibration) -> Int[np.ndarray, " n"]:
+    """Choose images whose decision does not change with rounding."""
+    scores = expected.ood_scores
+    margin = _GOLDEN_MARGIN * (scores.max() - scores.min())
+    flagged, spared = (calibration.is_ood(scores + d) for d in (margin, -margin))
+    order = np.argsort(scores)
+    settled = order[(flagged == spared)[order]]
+    half = _GOLDEN_IMAGES // 2
+    return np.unique(np.concatenate([settled[:half], settled[-half:]]))
+
+
+def latency(runner: Runner, pixels: Pixels) -> float:
+    """Return the median time, in milliseconds, that `runner` takes for `pixels`."""
+    for _ in range(_WARM_UP):
+        runner.run(pixels)
+    times = []
+    for _ in range(_RUNS):
+        start = time.perf_counter()
+        runner.run(pixels)
+        times.append(time.perf_counter() - start)
+    return 1000 * statistics.median(times)

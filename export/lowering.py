@@ -1,4 +1,4 @@
-"""Float16 and int8: converted from float32, gated, and repaired where they fail."""
+"""Float16 and int8: convert float32, judge the result, repair it where it fails."""
 
 import time
 from collections.abc import Callable
@@ -9,12 +9,12 @@ from pathlib import Path
 import numpy as np
 import onnx
 
-from export.deployed import Deployed
+from export.deployed import DeployedFunction
 from export.divergence import StoredRunner
 from export.finetuning import finetuned
 from export.gate import Gate, latency
 from export.onnx import (
-    Coarse,
+    CoarseBank,
     Target,
     float16_model,
     observe,
@@ -31,12 +31,12 @@ from isogon.runtimes import OnnxRunner, Pixels, Precision
 
 _RANKED_ON = 4  # images, in one batch
 
-Convert = Callable[..., onnx.ModelProto]  # with `keep`: names of nodes left in float32
+_Convert = Callable[..., onnx.ModelProto]  # with `keep`: names of nodes left in float32
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Finetuning:
-    """What fine-tuning int8 changed at the gate, before any repair."""
+    """Int8's parity before and after fine-tuning, before any repair."""
 
     steps: int
     seconds: float
@@ -44,7 +44,7 @@ class Finetuning:
     after: ParityReport
 
     def __bool__(self) -> bool:
-        """Whether the fine-tuned weights are the better ones, and so the file's."""
+        """Whether the fine-tuned weights are better; only then are they used."""
         if bool(self.before) != bool(self.after):
             return bool(self.after)
         return self.after.figures.min_cosine > self.before.figures.min_cosine
@@ -52,19 +52,19 @@ class Finetuning:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Lowered:
-    """An artifact below float32: what became of it at the gate, and by which repair."""
+    """An artifact below float32: its parity report and its repair."""
 
     file: Path
-    model: onnx.ModelProto  # what an engine is built from: the file's, its search plain
+    model: onnx.ModelProto  # for an engine: the file's graph with the exact search
     run: ParityRun
     report: ParityReport
-    repair: Repair | None  # None where none was needed, or none was to be tried
-    time_cost: float | None  # of one image after the repair, over before it
-    finetuning: Finetuning | None = None  # None where none was asked for
+    repair: Repair | None  # None: not needed, or switched off
+    time_cost: float | None  # time for one image after the repair / before
+    finetuning: Finetuning | None = None  # None: not asked for
 
 
 def lowered(
-    deployed: Deployed,
+    deployed: DeployedFunction,
     float32: onnx.ModelProto,
     precision: Precision,
     folder: Path,
@@ -73,23 +73,23 @@ def lowered(
     plan: ExportPlan,
     progress: Progress,
     target: Target = "onnxruntime",
-    coarse: Coarse | None = None,
+    coarse: CoarseBank | None = None,
 ) -> Lowered:
     """Write the artifact of a lower precision to `folder` and judge it.
 
     Args:
         deployed: what is lowered.
         float32: its graph.
-        precision: to lower it to.
+        precision: the lower precision.
         folder: where the file is written.
         gate: what the artifact has to pass.
-        plan: how int8 takes its ranges, and whether a failure is repaired.
+        plan: how int8 ranges are chosen, and whether a failure is repaired.
         progress: where to show progress.
         target: what will run the file.
-        coarse: in what it searches its bank; None: as torch does.
+        coarse: the low-bit bank to search first; None: exact search only.
 
     Raises:
-        UsageError: int8 without images to take the ranges of activations from.
+        UsageError: int8, but no images to observe activation ranges on.
     """
     suffix = "" if target == "onnxruntime" else f".{target}"
     trial = _Trial(
@@ -99,7 +99,7 @@ def lowered(
         precision=precision,
         coarse=coarse,
     )
-    convert: Convert = partial(float16_model, float32)
+    convert: _Convert = partial(float16_model, float32)
     finetuning = None
     if precision == "int8":
         samples = deployed.samples()
@@ -134,14 +134,14 @@ def lowered(
 
 def _made(
     trial: "_Trial",
-    convert: Convert,
+    convert: _Convert,
     float32: onnx.ModelProto,
     pixels: Pixels,
     plan: ExportPlan,
     folder: Path,
     progress: Progress,
 ) -> Lowered:
-    """Convert and judge, and repair what does not pass."""
+    """Convert, judge, and repair if it does not pass."""
     if not plan.repair:
         return trial.lowered(convert())
     ranked_on = pixels[:: max(1, len(pixels) // _RANKED_ON)]
@@ -166,7 +166,7 @@ def _made(
 
 
 class _Trial:
-    """Asks the gate about one conversion after the other, and remembers the last."""
+    """Runs conversions through the gate, one after the other, and keeps the last run."""
 
     def __init__(
         self,
@@ -175,7 +175,7 @@ class _Trial:
         file: Path,
         artifact: str,
         precision: Precision,
-        coarse: Coarse | None,
+        coarse: CoarseBank | None,
     ) -> None:
         self._gate = gate
         self._file = file
@@ -185,15 +185,15 @@ class _Trial:
         self._last: tuple[onnx.ModelProto, ParityRun] | None = None
 
     def shipped(self, model: onnx.ModelProto) -> onnx.ModelProto:
-        """Return what becomes the file of a conversion."""
+        """Return the graph that is written to the file for a conversion."""
         return reranked(model, self._coarse)
 
     def accepts(self, model: onnx.ModelProto) -> ParityReport:
-        """Return the report on a conversion; it is false if the gate is closed."""
+        """Return the report on a conversion; falsy if it does not pass."""
         return self._gate.judge(self._run(model))
 
     def lowered(self, model: onnx.ModelProto, repair: Repair | None = None) -> Lowered:
-        """Return what the gate says of the conversion that was chosen."""
+        """Return the artifact of the chosen conversion, with its report."""
         run = self._run(model)
         return Lowered(
             file=self._file,
@@ -215,10 +215,10 @@ class _Trial:
         return self._last[1]
 
     def _stored(self, model: onnx.ModelProto) -> ParityRun | None:
-        """Return the run that fails once every tensor really is float16, if one does.
+        """Run with every tensor stored as float16; return that run only if it fails.
 
-        ONNX Runtime's CPU kernels pass float32 to one another, in which nothing
-        overflows; a GPU's do not.
+        ONNX Runtime's CPU kernels pass float32 to each other, so nothing overflows.
+        A GPU's kernels pass float16.
         """
         run = self._gate.run(
             StoredRunner(model),

@@ -1,4 +1,4 @@
-"""Run a candidate beside the reference, on real images and at several batch sizes."""
+"""Compare a candidate with the reference, on real images and at several batch sizes."""
 
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
@@ -24,29 +24,6 @@ from isogon.progress import Progress
 from isogon.runtimes import BatchProfile, Outputs, Pixels, Runner
 
 
-def quantisation_pixels(bundle: Bundle, extra: Pixels | None = None) -> Pixels:
-    """Return images that the student learnt from, or the site's where it has its own.
-
-    Behind them come unfamiliar ones, where training had more than parity needs.
-    A bundle that is older than its samples gives `extra`, the images named beside it.
-
-    Raises:
-        UsageError: it has none, and none were named.
-    """
-    for name in (f"{SITE_DETECTOR}/{SAMPLES}", SAMPLES):
-        if name in bundle:
-            familiar: Pixels = bundle.arrays(name)["familiar"]
-            others = bundle.arrays(SAMPLES) if SAMPLES in bundle else {}
-            return np.concatenate([familiar, others.get("unfamiliar", familiar[:0])])
-    if extra is not None:
-        return extra
-    raise UsageError(
-        f"{bundle.path} holds no {SAMPLES}, on which the ranges of int8 are chosen: an "
-        f"older Isogon made it. Name images of its kind with `--images FOLDER`, or distil "
-        f"again."
-    )
-
-
 class ParityFailedError(CheckFailedError):
     """An artifact does not compute what the reference computes."""
 
@@ -60,17 +37,20 @@ class ParityFailedError(CheckFailedError):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ParityImages:
-    """Real pixels: familiar ones, which also calibrate, then unfamiliar ones."""
+    """Real pixels: in-distribution (familiar) images first, then out-of-distribution ones.
+
+    The familiar ones also calibrate the detector.
+    """
 
     pixels: Pixels
-    familiar: int
-    alpha: float
+    familiar: int  # how many of the first are in-distribution
+    alpha: float  # the false-alarm rate
 
     @classmethod
     def joined(
         cls, familiar: Pixels, *others: Pixels | None, alpha: float
     ) -> "ParityImages":
-        """Return the familiar images with whichever others there are behind them."""
+        """Return the familiar images, followed by the others that are not None."""
         present = [pixels for pixels in others if pixels is not None]
         return cls(
             pixels=np.concatenate([familiar, *present]),
@@ -80,7 +60,7 @@ class ParityImages:
 
     @classmethod
     def of(cls, bundle: Bundle, extra: Pixels | None = None) -> "ParityImages":
-        """Return the images held out for the detector in force, and `extra` ones."""
+        """Return the images held out for the detector in force, followed by `extra`."""
         folder = detector_in_force(bundle)
         return cls.joined(
             bundle.arrays(held_out_for(folder))["familiar"],
@@ -102,15 +82,39 @@ class ParityImages:
 
 
 def unfamiliar_pixels(bundle: Bundle) -> Pixels | None:
-    """Return the unfamiliar images kept in training, where there were any."""
+    """Return the unfamiliar images that training kept, or None."""
     return bundle.arrays(HELD_OUT).get("unfamiliar")
+
+
+def quantisation_pixels(bundle: Bundle, extra: Pixels | None = None) -> Pixels:
+    """Return real images for int8 that the gate does not use.
+
+    These are images of the calibration site if the bundle was calibrated, else of the
+    training set; then out-of-distribution ones, if training had more than parity
+    needs. An older bundle holds no samples; then `extra` is returned.
+
+    Raises:
+        UsageError: the bundle has none, and no `extra` was given.
+    """
+    for name in (f"{SITE_DETECTOR}/{SAMPLES}", SAMPLES):
+        if name in bundle:
+            familiar: Pixels = bundle.arrays(name)["familiar"]
+            others = bundle.arrays(SAMPLES) if SAMPLES in bundle else {}
+            return np.concatenate([familiar, others.get("unfamiliar", familiar[:0])])
+    if extra is not None:
+        return extra
+    raise UsageError(
+        f"{bundle.path} holds no {SAMPLES}, which int8 needs to choose its ranges: an "
+        f"older Isogon made it. Name similar images with `--images FOLDER`, or distil "
+        f"again."
+    )
 
 
 def batch_sizes(profile: BatchProfile) -> tuple[int, ...]:
     """Return the batch sizes to compare at: 1, 2, 7 and the three of the profile.
 
-    Those that the profile does not allow are left out; in place of 7 comes the odd
-    size next to it that it does allow.
+    Sizes outside the profile are left out; instead of 7 the nearest odd size that is
+    allowed is taken.
     """
     smallest, largest = profile.minimum, profile.maximum
     odd = min(max(7, smallest | 1), largest - 1 + largest % 2)
@@ -130,22 +134,22 @@ def measure(
     *,
     claim: Claim,
 ) -> ParityRun:
-    """Run `candidate` at every batch size and keep all it answers; judge nothing.
+    """Run `candidate` at every batch size and keep all its answers; judge nothing.
 
-    Every batch is whole: the last one is filled with images from the start, whose
-    answers are dropped. So an engine sees only sizes of its profile, and a batch
-    larger than the images are many is one nevertheless.
+    Every batch is full: the last one is filled with images from the start, whose
+    answers are dropped. So an engine sees only sizes of its profile, and a batch may
+    be larger than the number of images.
 
     Args:
         reference: the reference's answers about the images.
-        candidate: what runs the artifact.
-        images: what both were asked.
+        candidate: the runner of the artifact.
+        images: the images that both are run on.
         progress: where to show progress.
-        batch_sizes: at which to run; see the function of that name.
-        claim: which file this is, and what it is said to equal.
+        batch_sizes: see the function of that name.
+        claim: which file this is, and which reference it should equal.
 
     Raises:
-        UsageError: the reference's own scores allow no calibration.
+        UsageError: the reference's scores are not finite.
     """
     if images.calibrate(reference) is None:
         raise UsageError(
@@ -195,16 +199,16 @@ def show_parity(
     fresh: Sequence[ParityReport],
     withdrawn: Collection[str] = (),
 ) -> None:
-    """Rewrite the section on parity of `report.html`, where the bundle has that page.
+    """Rewrite the parity section of `report.html`, if the bundle has that page.
 
     Args:
-        bundle: as it was before this stage.
-        stage: where the fresh reports are written.
-        fresh: they take the place of older reports on the same artifacts.
-        withdrawn: artifacts that leave the bundle, and the page.
+        bundle: its state before this stage.
+        stage: where the new reports are written.
+        fresh: new reports; they replace older ones on the same artifacts.
+        withdrawn: artifacts that leave the bundle and the page.
 
     Raises:
-        BundleError: the report of another artifact is of an earlier version.
+        BundleError: an earlier version wrote the report of another artifact.
     """
     if REPORT not in bundle:
         return

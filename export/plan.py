@@ -1,11 +1,11 @@
-"""What `isogon export` is asked to make, and within which bounds."""
+"""The plan of an export: which artifacts to make, and the bounds they must keep."""
 
 import math
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import get_args
 
-from export.onnx import OPSET, Method
+from export.onnx import OPSET, RangeMethod
 from export.tensorrt import EngineOptions
 from isogon.errors import UsageError
 from isogon.parity import TOLERANCES, Tolerance
@@ -24,31 +24,31 @@ PRECISIONS: tuple[Precision, ...] = get_args(Precision)
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ExportPlan:
-    """The artifacts to make; float32 ONNX always comes first, the others from it."""
+    """The artifacts to make. Float32 ONNX always comes first; others are made from it."""
 
     lower: tuple[Precision, ...] = ()  # precisions below float32
-    engine: Flavour | None = None  # in each lower precision, or else in float32
-    build_only: bool = False  # engines that cannot run here; nothing vouches for them
+    engine: Flavour | None = None  # in each lower precision; without one in float32
+    build_only: bool = False  # for engines that cannot run here: no parity report
     version_compatible: bool = False  # engines for later versions of TensorRT too
     hardware_compatible: bool = False  # engines for every GPU from sm80 on
     profile: BatchProfile = field(default_factory=BatchProfile)
-    opset: int = OPSET  # of ONNX's operators; fewer for an older ONNX Runtime
-    runtimes: tuple[str, ...] = ()  # other ones that shall run the ONNX files too
-    bank: int | None = None  # vectors of the detector's bank to keep; None: as it is
+    opset: int = OPSET  # of ONNX's operators; lower for an older ONNX Runtime
+    runtimes: tuple[str, ...] = ()  # in addition to the usual one, for the ONNX files
+    bank: int | None = None  # vectors to keep of the detector's bank; None: all
     repair: bool = True  # keep nodes in float32 until a lower precision passes
-    ranges: Method = "percentile"  # of the activations, for int8
-    finetune: int = 0  # steps in which int8's weights learn to answer as float32 does
-    finetune_on: Pixels | None = None  # real pixels for that, beside the bundle's samples
+    ranges: RangeMethod = "percentile"  # of the activations, for int8
+    finetune: int = 0  # steps that train int8's weights towards float32's answers
+    finetune_on: Pixels | None = None  # more pixels for that, besides the bundle's samples
     tolerances: Mapping[Precision, Tolerance] = field(default_factory=lambda: TOLERANCES)
-    extra: Pixels | None = None  # real pixels to compare on, beside the held-out ones
+    extra: Pixels | None = None  # more pixels to compare on, besides the held-out ones
 
     @property
     def engine_precisions(self) -> tuple[Precision, ...]:
-        """The precisions of the engines, if any are wanted."""
+        """The precisions of the engines; empty without engines."""
         return (self.lower or ("fp32",)) if self.engine else ()
 
     def engine_options(self, precision: Precision) -> EngineOptions:
-        """Return what engine is wanted in a precision; some flavour must be."""
+        """Return the options of the engine in a precision; `engine` must be set."""
         assert self.engine is not None
         return EngineOptions(
             flavour=self.engine,
@@ -58,30 +58,29 @@ class ExportPlan:
         )
 
     def require_possible(self) -> None:
-        """Raise if something is wanted that cannot be made, or not be proven, here.
+        """Raise if something in the plan cannot be made, or cannot be checked, here.
 
         Raises:
-            UsageError: another runtime is unknown or not installed, there is no GPU, the
-                flavour is not installed, or something is
-                asked of engines without an engine, or of this flavour's that only the
-                other's have, or fine-tuning without int8.
+            UsageError: a runtime is unknown or not installed; there is no GPU; the
+                flavour is not installed; an option is for engines but there is none, or
+                for the other flavour; fine-tuning without int8.
             EngineMismatchError: the engine could be built, but not for this GPU.
         """
         self._require_runtimes()
         if self.finetune and "int8" not in self.lower:
             raise UsageError(
-                "--finetune is about int8, and none is asked for. Add `--int8`, or leave "
-                "it out."
+                "--finetune is for int8, which is not asked for. Add `--int8`, or leave "
+                "--finetune out."
             )
         if self.engine is None:
             self._require_nothing_of_engines()
             return
         if not self.build_only and cuda_device() is None:
             raise UsageError(
-                "An engine enters the bundle only once it has answered as the reference "
-                "does, and this process sees no CUDA device to run it on. Export on the "
+                "An engine enters the bundle only after it gave the reference's answers, "
+                "and this process sees no CUDA device to run it on. Export on the "
                 "machine that will serve it. `--build-only` builds engines of "
-                "tensorrt-rtx here; `isogon verify --vouch` then proves them there."
+                "tensorrt-rtx here; `isogon verify --vouch` then checks them there."
             )
         for precision in self.engine_precisions:
             stamp = self.engine_options(precision).stamp()
@@ -94,10 +93,10 @@ class ExportPlan:
             if name not in others:
                 raise UsageError(
                     f"Expected --runtime to be one of {', '.join(others)}, got {name}. "
-                    f"What an ONNX file or an engine usually runs by needs no asking for."
+                    f"The usual runtimes of ONNX files and engines need no --runtime."
                 )
             if reason := others[name].absent():
-                raise UsageError(f"--runtime {name} cannot be proven here. {reason}")
+                raise UsageError(f"--runtime {name} cannot be checked here. {reason}")
 
     def _require_nothing_of_engines(self) -> None:
         asked = {
@@ -108,13 +107,13 @@ class ExportPlan:
         for option, wanted in asked.items():
             if wanted:
                 raise UsageError(
-                    f"{option} is about engines, and none is asked for. Add `--engine "
+                    f"{option} is for engines, and none is asked for. Add `--engine "
                     f"tensorrt` or `--engine tensorrt-rtx`, or leave it out."
                 )
 
 
 def lower_precisions(*, fp16: bool, int8: bool) -> tuple[Precision, ...]:
-    """Return those precisions below float32 that are asked for, for `ExportPlan.lower`."""
+    """Return the precisions below float32 that are asked for, for `ExportPlan.lower`."""
     asked: dict[Precision, bool] = {"fp16": fp16, "int8": int8}
     return tuple(precision for precision, wanted in asked.items() if wanted)
 
@@ -122,15 +121,15 @@ def lower_precisions(*, fp16: bool, int8: bool) -> tuple[Precision, ...]:
 def tolerances(
     bounds: Iterable[str], made: Collection[Precision] = PRECISIONS
 ) -> Mapping[Precision, Tolerance]:
-    """Return the default bounds with these in their place.
+    """Return the default bounds, with these values instead of theirs.
 
     Args:
         bounds: `NAME=VALUE` for every precision, or `PRECISION.NAME=VALUE` for one, for
             example `int8.min_cosine=0.98`.
-        made: the precisions that there are; a bound of another is a mistake.
+        made: the precisions that are judged; a bound of another is an error.
 
     Raises:
-        UsageError: no such bound or precision, or no number.
+        UsageError: an unknown bound or precision, or not a number.
     """
     changed: dict[Precision, Tolerance] = dict(TOLERANCES)
     for text in bounds:
@@ -147,8 +146,8 @@ def tolerances(
             )
         if prefix not in ("", *made):
             raise UsageError(
-                f"--bound {text} is about {prefix}, and nothing is judged in that: here "
-                f"it is {', '.join(made)}. Ask for {prefix} too, or leave the bound out."
+                f"--bound {text} is for {prefix}, but only {', '.join(made)} is judged "
+                f"here. Ask for {prefix} too, or leave the bound out."
             )
         for precision, tolerance in changed.items():
             if prefix in ("", precision):

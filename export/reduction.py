@@ -1,4 +1,4 @@
-"""Reduce the bank in the graph, and measure what that costs in detection."""
+"""Reduce the detector's bank in the graph, and measure the change in AUROC."""
 
 import hashlib
 from dataclasses import dataclass
@@ -8,7 +8,14 @@ import numpy as np
 import safetensors.numpy
 from jaxtyping import Float
 
-from export.graph import Graph, TorchRunner, bank_of, banked, full_detector, with_bank_of
+from export.graph import (
+    DeployedGraph,
+    TorchRunner,
+    bank_of,
+    banked,
+    full_detector,
+    with_bank_of,
+)
 from export.parity import ParityImages
 from isogon.bundle import (
     REDUCED,
@@ -27,7 +34,7 @@ _BATCH = 32
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ReducedBank:
-    """A detector with its smaller bank, and the record of what was done."""
+    """A detector with its smaller bank, and the record of the reduction."""
 
     detector: Detector
     record: Reduction
@@ -35,7 +42,7 @@ class ReducedBank:
     def write(self, stage: StageWriter) -> None:
         """Add both to the bundle; from then on `graph_from_bundle` uses them.
 
-        Where the bank is whole, a reduction that was in force is withdrawn.
+        If the bank is whole, the reduction in force is withdrawn.
         """
         if self.record.whole:
             stage.withdraw(REDUCTION)
@@ -48,11 +55,11 @@ class ReducedBank:
 def reduce_bank(bundle: Bundle, size: int, progress: Progress) -> ReducedBank:
     """Reduce the bank of the detector in force to `size` vectors.
 
-    Starts from the whole bank, also where a reduction is in force. A `size` of the
-    whole bank or more reduces nothing, and the record says `whole`.
+    Starts from the whole bank, even if a reduction is in force. A `size` of the whole
+    bank or more reduces nothing, and the record says `whole`.
 
-    The AUROC is that of the bundle's held-out images, familiar against unfamiliar ones,
-    before and after; it is None where there are no unfamiliar ones.
+    The AUROC before and after is measured on the bundle's held-out images,
+    in-distribution (familiar) against out-of-distribution; None without the latter.
 
     Raises:
         UsageError: the detector has no bank, or `size` is less than 1.
@@ -62,7 +69,7 @@ def reduce_bank(bundle: Bundle, size: int, progress: Progress) -> ReducedBank:
     after = with_bank_of(before, size, progress)
     images = ParityImages.of(bundle)
     embeddings = (
-        TorchRunner(Graph(student_from_bundle(bundle), after))
+        TorchRunner(DeployedGraph(student_from_bundle(bundle), after))
         .run_all(
             images.pixels,
             _BATCH,
@@ -94,8 +101,8 @@ def _content(detector: Detector) -> bytes:
 def _auroc(
     detector: Detector, embeddings: Float[np.ndarray, "n d"], familiar: int
 ) -> float | None:
-    """Return the AUROC of unfamiliar against familiar images; None without either."""
-    from sklearn.metrics import roc_auc_score  # takes a second, and few reduce a bank
+    """Return the AUROC of unfamiliar against familiar images; None without unfamiliar."""
+    from sklearn.metrics import roc_auc_score  # takes a second to import, rarely needed
 
     is_unfamiliar = np.arange(len(embeddings)) >= familiar
     if not is_unfamiliar.any():

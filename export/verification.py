@@ -1,11 +1,11 @@
-"""Verify: every parity claim of a bundle again, on this machine."""
+"""Verify: repeat every parity claim of a bundle on this machine."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 
-from export.deployed import Deployed
+from export.deployed import DeployedFunction
 from export.engines import vouch_for_engines
 from export.gate import Gate
 from export.parity import ParityFailedError
@@ -32,25 +32,25 @@ from isogon.runtimes import Pixels, Precision
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Verified:
-    """What was measured again, what was wrong, and what this machine cannot tell.
+    """What was measured again, what was wrong, and what cannot run here.
 
-    Truthy only if an artifact could be run and every one that could be holds.
+    Truthy only if at least one artifact ran and every one that ran passed.
     """
 
-    reports: tuple[ParityReport, ...]  # of the artifacts that hold
-    faults: tuple[IsogonError, ...]  # of those that do not
-    skipped: Mapping[str, str]  # artifact -> why
+    reports: tuple[ParityReport, ...]  # of artifacts that passed
+    faults: tuple[IsogonError, ...]  # of artifacts that did not
+    skipped: Mapping[str, str]  # artifact -> reason
 
     def __bool__(self) -> bool:
         return bool(self.reports) and not self.faults
 
     def require(self) -> None:
-        """Raise unless every artifact that could be run holds, and at least one could.
+        """Raise unless at least one artifact ran and every one that ran passed.
 
         Raises:
-            BundleError: nothing vouches for an artifact.
+            BundleError: an artifact has no parity report.
             CheckFailedError: an artifact does not compute what its report claims, or
-                nothing could be run.
+                nothing could run.
         """
         if self.faults:
             first, *others = self.faults
@@ -72,22 +72,22 @@ def verify(
     tolerances: Mapping[Precision, Tolerance] = TOLERANCES,
     extra: Pixels | None = None,
 ) -> Verified:
-    """Repeat the golden check and the parity claim of every artifact, here and now.
+    """Repeat the golden check and the parity comparison of every artifact.
 
-    Opening the bundle has verified every hash already. Engines that were built for
-    another machine, and runtimes that are not installed, are skipped, and named.
+    Opening the bundle has already verified every hash. Engines for another machine and
+    runtimes that are not installed are skipped; `Verified.skipped` names them.
 
     Args:
         bundle: an exported bundle.
         progress: where to show progress.
-        vouch: let engines in that were only built, if they pass here.
-        tolerances: the bounds for those; every other artifact has to keep those that
-            it was let in under.
-        extra: real pixels to compare on, beside the bundle's held-out ones.
+        vouch: also judge engines that were only built; those that pass get a report.
+        tolerances: the bounds for those engines; every other artifact is judged by the
+            bounds in its report.
+        extra: more pixels to compare on, besides the bundle's held-out ones.
 
     Raises:
         UnvouchedArtifactError: the bundle has no artifact.
-        ParityFailedError: an engine to be let in does not pass.
+        ParityFailedError: an engine that was only built does not pass.
     """
     if vouch:
         vouch_for_engines(bundle, progress, ExportPlan(tolerances=tolerances, extra=extra))
@@ -96,7 +96,7 @@ def verify(
         raise UnvouchedArtifactError(
             f"{bundle.path} has no artifact to verify. Run `isogon export {bundle.path}`."
         )
-    gate = Gate.of(Deployed.of(bundle, extra), ExportPlan(), progress)
+    gate = Gate.of(DeployedFunction.of(bundle, extra), ExportPlan(), progress)
     reports: list[ParityReport] = []
     faults: list[IsogonError] = []
     skipped: dict[str, str] = {}
@@ -114,7 +114,7 @@ def verify(
 
 
 def _repeated(bundle: Bundle, artifact: Artifact, gate: Gate) -> ParityReport:
-    """Return what is measured of an artifact now, if it holds."""
+    """Return the new report on an artifact, or raise if it does not pass."""
     claimed = artifact.report
     runner = proven_runner(bundle, artifact)
     run = gate.run(
@@ -132,7 +132,7 @@ def _repeated(bundle: Bundle, artifact: Artifact, gate: Gate) -> ParityReport:
 def _require_calibration(
     artifact: Artifact, fresh: Calibration | None, bundle: Bundle
 ) -> None:
-    """Raise `CheckFailedError` unless the stored calibration is what is measured here."""
+    """Raise `CheckFailedError` unless the stored calibration equals the measured one."""
     stored = artifact.calibration
     if fresh is not None and len(stored.scores) == len(fresh.scores):
         ours, theirs = np.array(stored.scores), np.array(fresh.scores)
@@ -141,6 +141,6 @@ def _require_calibration(
         if error <= bound and stored.alpha == fresh.alpha:
             return
     raise CheckFailedError(
-        f"{bundle.path}: the calibration of {artifact.name} is not what its own scores "
-        f"on the held-out images give. Run `isogon export {bundle.path}` again."
+        f"{bundle.path}: the calibration of {artifact.name} does not match its own scores "
+        f"on the held-out images. Run `isogon export {bundle.path}` again."
     )

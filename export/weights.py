@@ -1,4 +1,4 @@
-"""The student's weights as a plain state dict, for timm, torch and whoever trains on."""
+"""The student's weights as a plain state dict, for timm, torch and further training."""
 
 import os
 from collections.abc import Callable, Iterator
@@ -17,12 +17,12 @@ from isogon.errors import CheckFailedError, UsageError
 from isogon.networks import Student, module_from_path, student_from_bundle, timm_model
 
 State = dict[str, Tensor]
-# How the embedding's input is had from the plain network, as written and as done.
+# How to get the embedding's input from the plain network: as source and as a function.
 Way = tuple[str, Callable[[Any, Tensor], Tensor]]
 
 _SUFFIXES = (".safetensors", ".pth", ".pt")
-_IMAGES = 8  # that the files are tried on
-_TOLERANCE = 1e-5  # of unit-norm coordinates: the same sums, in another order at most
+_IMAGES = 8  # to check the files on
+_TOLERANCE = 1e-5  # of unit-norm coordinates; only the order of sums may differ
 
 _TIMM_WAYS: tuple[Way, ...] = (
     ("model(images)", lambda model, images: model(images)),
@@ -47,10 +47,10 @@ _OWN_WAYS: tuple[Way, ...] = (
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PlainWeights:
-    """The files that were written, and lines of Python that use them."""
+    """The files that were written, and Python code that uses them."""
 
     backbone: Path
-    embedding: Path | None  # of the layer behind it, `weight` and `bias`, if it has one
+    embedding: Path | None  # its embedding layer, `weight` and `bias`; None: it has none
     zeros: tuple[str, ...]  # entries of layers that the student does not have
     snippet: str
 
@@ -58,17 +58,17 @@ class PlainWeights:
 def export_weights(bundle: Bundle, file: Path) -> PlainWeights:
     """Write the student's backbone as the state dict of its plain network.
 
-    `timm.create_model(name, num_classes=0)`, or the user's own factory, takes it
-    strictly. An embedding layer goes into a second file beside it. Both are read back
-    into a new network, which must give the student's embeddings of held-out images.
+    `timm.create_model(name, num_classes=0)`, or the user's own factory, loads it with
+    `strict=True`. An embedding layer goes into a second file. Both are read back into a
+    new network, which must give the student's embeddings of held-out images.
 
     Args:
         bundle: a distilled bundle; it is not changed.
-        file: .safetensors or .pth; what is there is not overwritten.
+        file: .safetensors, .pth or .pt; an existing file is not overwritten.
 
     Raises:
-        UsageError: another kind of file, or one that is there already.
-        CheckFailedError: what was written does not give the student's embeddings.
+        UsageError: another kind of file, or the file exists.
+        CheckFailedError: the written weights do not give the student's embeddings.
     """
     layer_file = file.with_name(f"{file.stem}.embedding{file.suffix}")
     _require_new(file, layer_file)
@@ -112,7 +112,7 @@ def _require_new(file: Path, layer_file: Path) -> None:
 
 
 def _new_network(card: StudentCard, size: tuple[int, int]) -> tuple[nn.Module, str]:
-    """Return the network as anybody makes it, and the line that does."""
+    """Return a new network of the student's architecture, and the code that makes it."""
     if card.imported:
         network, _ = module_from_path(card.architecture, "student")
         factory = card.architecture.partition(":")[2]
@@ -148,7 +148,7 @@ def _read(file: Path) -> State:
 def _proven_way(
     student: Student, model: nn.Module, layer_file: Path, bundle: Bundle
 ) -> str:
-    """Return how to get the embedding's input, by trying; see `_TIMM_WAYS`."""
+    """Return the first way in `_TIMM_WAYS` or `_OWN_WAYS` that gives the embeddings."""
     layer: nn.Module = nn.Identity()
     if student.embedding is not None:
         layer = nn.Linear(student.embedding.in_features, student.embedding.out_features)
@@ -167,8 +167,8 @@ def _proven_way(
                 return way
     raise CheckFailedError(
         f"In a new network the weights of {bundle.path} do not give its embeddings: none "
-        f"of {', '.join(way for way, _ in ways)} is the vector that it embeds. Nothing was "
-        f"written; `backbones.student_from_bundle` returns the student in torch."
+        f"of {', '.join(way for way, _ in ways)} is the embedding's input. Nothing was "
+        f"written; `isogon.networks.student_from_bundle` returns the student in torch."
     )
 
 

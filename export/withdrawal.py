@@ -1,4 +1,4 @@
-"""What leaves a bundle when an export adds to it, and what never enters."""
+"""Artifacts that an export withdraws from the bundle, and those that it rejects."""
 
 import shutil
 from dataclasses import dataclass
@@ -23,8 +23,8 @@ from isogon.runtimes import EngineStamp
 def withdraw_others(bundle: Bundle, stage: StageWriter, function: str) -> tuple[str, ...]:
     """Withdraw the artifacts of another function, and damaged ones; return their names.
 
-    An engine that nothing vouches for yet was made beside the float32 file, and stays
-    or goes with it.
+    An engine without a report was made together with the float32 file, so it stays or
+    leaves with that file.
     """
     computes_it = is_whole(bundle, ONNX) and _computes(bundle, ONNX, function)
     others = tuple(
@@ -44,9 +44,9 @@ def withdraw_others(bundle: Bundle, stage: StageWriter, function: str) -> tuple[
 
 
 def files_of(bundle: Bundle, artifact: str) -> tuple[str, ...]:
-    """Return the names of an artifact and of what belongs to it in the bundle.
+    """Return an artifact's files in the bundle: itself, its tensors, its parity files.
 
-    In another runtime than the file's usual one, those are only what vouches for it.
+    In another runtime than the file's usual one: only its parity files.
     """
     reports = (parity_name(artifact), parity_run_name(artifact))
     own = (artifact, tensors_name(artifact)) if artifact == file_of(artifact) else ()
@@ -55,7 +55,7 @@ def files_of(bundle: Bundle, artifact: str) -> tuple[str, ...]:
 
 
 def is_whole(bundle: Bundle, artifact: str) -> bool:
-    """Whether an artifact is there undamaged: before an export nobody has looked."""
+    """Whether an artifact is in the bundle undamaged; opening for export does not check."""
     files = {*files_of(bundle, artifact), *files_of(bundle, file_of(artifact))}
     return file_of(artifact) in bundle and not any(map(bundle.fault, files))
 
@@ -70,33 +70,33 @@ def _computes(bundle: Bundle, artifact: str, function: str) -> bool:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Rejected:
+class RejectedArtifact:
     """An artifact that failed, and where its file and its parity run are."""
 
     bundle: Path
     report: ParityReport
     file: Path
-    older: bool  # whether one of the same name passed before, and is still in force
+    older: bool  # whether the bundle has an older one of this name, still in use
 
     @property
     def advice(self) -> str:
-        """What to do about it, as commands."""
+        """What to do next, as commands."""
         bundle, file = quote(str(self.bundle)), quote(str(self.file))
         run = quote(f"{self.file}.safetensors")
         diverge = (
             f"`isogon verify {bundle} --diverge {file}` names the first layer that "
             f"differs; "
         )
-        if self.file.suffix == ".engine":  # which shows no tensors
+        if self.file.suffix == ".engine":  # an engine shows no tensors
             diverge = ""
         older = ""
         if self.older:
             older = f"The {self.report.artifact} exported before stays in the bundle. "
         return (
             f"It did not enter the bundle and is kept as {self.file}. {older}{diverge}"
-            f"`isogon verify --judge {run} --bound NAME=VALUE` judges the same run within "
+            f"`isogon verify --judge {run} --bound NAME=VALUE` judges the same run by "
             f"other bounds, and `isogon export {bundle}{self._asked} --bound NAME=VALUE` "
-            f"lets it in under them."
+            f"exports with those bounds."
         )
 
     @property
@@ -109,35 +109,35 @@ class Rejected:
         return asked
 
 
-def rejected_folder(bundle: Bundle) -> Path:
-    """Return the folder beside the bundle where rejected artifacts are kept."""
-    path = bundle.path
-    if path.name in ("", ".."):  # `.` has no name, and what is beside `..` is inside it
-        path = path.resolve()
-    return path.with_name(f"{path.name}.rejected")
-
-
 def reject(
     bundle: Bundle, file: Path, run: ParityRun, report: ParityReport, *, older: bool
-) -> Rejected:
-    """Move a file out of the way, with its run and its report beside it."""
-    folder = rejected_folder(bundle)
+) -> RejectedArtifact:
+    """Move a file to the folder of rejected artifacts, with its run and its report."""
+    folder = _rejected_folder(bundle)
     folder.mkdir(exist_ok=True)
     name = Path(report.artifact).name
     tensors = file.with_name(tensors_name(file.name))
     if tensors.exists():
         shutil.move(tensors, folder / tensors.name)
     kept = folder / name
-    shutil.move(file, kept)  # the bundle may be a disk of its own
+    shutil.move(file, kept)  # the bundle may be on its own disk
     run.save(folder / f"{name}.safetensors")
     (folder / f"{name}.json").write_text(report.model_dump_json(indent=2) + "\n")
-    return Rejected(bundle=bundle.path, report=report, file=kept, older=older)
+    return RejectedArtifact(bundle=bundle.path, report=report, file=kept, older=older)
 
 
 def forget_rejected(bundle: Bundle, artifact: str) -> None:
-    """Remove what was kept of an artifact that has passed since."""
-    folder, name = rejected_folder(bundle), Path(artifact).name
+    """Remove the rejected files of an artifact that has now passed."""
+    folder, name = _rejected_folder(bundle), Path(artifact).name
     for suffix in ("", ".data", ".safetensors", ".json"):
         (folder / f"{name}{suffix}").unlink(missing_ok=True)
     if folder.is_dir() and not any(folder.iterdir()):
         folder.rmdir()
+
+
+def _rejected_folder(bundle: Bundle) -> Path:
+    """Return the folder beside the bundle where rejected artifacts are kept."""
+    path = bundle.path
+    if path.name in ("", ".."):  # `.` has no name; beside `..` would be inside it
+        path = path.resolve()
+    return path.with_name(f"{path.name}.rejected")

@@ -164,7 +164,7 @@ def test_rounds_alternate_and_measure_every_runner(exported: Path, benchmark: Lo
     bundle = Bundle.open(exported)
     runner = OnnxRunner(bundle.file("onnx/model.onnx"), provider="cpu")
     pixels = bundle.arrays("held_out.safetensors")["familiar"][:4]
-    times = benchmark("timing").interleaved(
+    times = benchmark("runners").interleaved(
         {"one": runner, "other": runner}, pixels, rounds=3, seconds=0.01
     )
     assert {name: len(values) for name, values in times.items()} == {"one": 3, "other": 3}

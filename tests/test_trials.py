@@ -209,7 +209,7 @@ def test_what_was_not_measured_reaches_no_goal(benchmark: Load) -> None:
 
 
 def test_the_race_is_over_the_time_to_the_peers_overlap(benchmark: Load) -> None:
-    race = benchmark("peer_race")
+    race = benchmark("lightly_peer")
     found = {
         race.OURS: [
             outcome(benchmark, overlap=0.2, seconds=10.0),

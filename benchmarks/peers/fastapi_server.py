@@ -1,4 +1,4 @@
-"""Bare FastAPI: one function that FastAPI runs in its threads, behind uvicorn.
+"""Plain FastAPI: one function that FastAPI runs in its threads, with uvicorn.
 
 PEER_BUNDLE=my.isogon PEER_THREADS=1 \
         uvicorn --app-dir benchmarks/peers --workers 2 fastapi_server:app

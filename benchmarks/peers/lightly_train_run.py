@@ -2,24 +2,23 @@
 
     python lightly_train_run.py TASK.json
 
-It runs in an environment of its own, which has LightlyTrain (AGPL-3.0) and timm and not
-this project; `lightly_peer.py` makes the environment and the task. Student and teacher
-are given by the wrapper for custom models that its documentation describes; all else is
-its default, but for the size, the normalisation, the batch, the length and the learning
-rate. The task:
+It runs in its own environment, which has LightlyTrain (AGPL-3.0) and timm but not this
+project; `lightly_peer.py` makes the environment and the task. Student and teacher use the
+wrapper for custom models from its documentation. Everything has its default except the
+size, the normalisation, the batch, the length and the learning rate. The task:
 
-    out: a folder for what it writes
-    images: the files to learn from
+    out: a folder for the output
+    images: the training images
     teacher, student: {"name": a timm name, "weights": a file with a state dict}
     teacher_size, student_size: pixels; images come at the larger, each network resizes
     mean, std: of the pixels
     batch, steps, epochs: the length is the lesser of the last two
-    learning_rate: of AdamW, or null for its own choice
+    learning_rate: of AdamW, or null for its default
     workers, seed
 
 `student.pt` in `out` is the student's state dict, and `figures.json` has the seconds per
 step and in all, and the peak of memory in MiB. There is no embedding layer: with its
-`embed_dim` 0.18 refuses to distil (shapes that do not fit).
+`embed_dim` 0.18 fails to distil (mismatched shapes).
 """
 
 import json
@@ -45,7 +44,7 @@ class Wrapped(nn.Module):
         self._model = timm.create_model(name, num_classes=0)
         self._model.load_state_dict(torch.load(weights, weights_only=True))
         self._size = size
-        self.seen: list[float] = []  # when a training batch came
+        self.seen: list[float] = []  # times at which training batches came
 
     def get_model(self) -> nn.Module:
         """Return the network, which is exported."""
@@ -69,7 +68,7 @@ class Wrapped(nn.Module):
         return width
 
     def architecture_info(self) -> dict[str, str]:
-        """Return what kind of network it is."""
+        """Return the kind of network."""
         return {"model_type": "convolutional", "norm_type": "batchnorm"}
 
 

@@ -35,7 +35,7 @@ class Embedding(litserve.LitAPI):
         self._preprocessing = bundle.manifest.preprocessing
 
     def decode_request(self, request: Request) -> np.ndarray:
-        """Return the pixels of the images, [b, h, w, 3]; what comes is the form."""
+        """Return the pixels of the images, [b, h, w, 3], of an uploaded form."""
         files = cast(FormData, request).getlist("images")
         images = [decode(cast(UploadFile, file).file.read()) for file in files]
         return np.stack([self._preprocessing.pixels(image) for image in images])
@@ -45,7 +45,7 @@ class Embedding(litserve.LitAPI):
         return self._runner.run(x)
 
     def encode_response(self, output: Outputs) -> dict[str, Any]:
-        """Return what is answered as JSON."""
+        """Return the answer for JSON."""
         return {
             "embeddings": output.embeddings.tolist(),
             "ood_scores": output.ood_scores.tolist(),

@@ -1,4 +1,4 @@
-"""The plain BentoML service: a batchable method over images, as its documentation has it.
+"""The plain BentoML service: a batchable method over images, as in its documentation.
 
     PEER_BUNDLE=my.isogon PEER_WORKERS=1 PEER_THREADS=2 \
         bentoml serve plain_bentoml:Plain --working-dir benchmarks/peers

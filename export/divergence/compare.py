@@ -1,4 +1,4 @@
-"""Two graphs node by node: where the candidate first leaves the reference."""
+"""Compare two graphs node by node: where does the candidate first differ?"""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -7,25 +7,26 @@ import numpy as np
 import onnx
 from jaxtyping import Num
 
-from export.divergence.record import Divergence, NodeError
+from export.divergence.node_errors import Divergence, NodeError
 from export.divergence.tensors import as_stored, exposing, groups, open_session, run
 from export.onnx.reading import module_of, precision_of
 from isogon.errors import CheckFailedError, UsageError
 from isogon.progress import Progress, Silent
 from isogon.runtimes import Pixels, Precision
 
-BATCH = 2  # images at a time: the least that can mix up a batch
+BATCH = 2  # images at a time: 2 is enough to show mixed-up batch axes
 
-# Relative errors, by precision: for fp16 and int8 what the gate lets the embedding have,
-# a cosine of c being an error of sqrt(2 (1 - c)); for fp32 the gate's largest absolute
-# error. Largest error of a node on tf_efficientnet_lite0 with its trained weights at 224
-# pixels, 8 photographs: fp32 2.2e-6 (beside eager torch), fp16 6.9e-3, int8 0.09 and 0.11.
+# Relative errors, by precision. For fp16 and int8: the error that the gate allows the
+# embedding (a cosine of c is an error of sqrt(2 (1 - c))); for fp32: the gate's largest
+# absolute error. Measured largest error of a node on tf_efficientnet_lite0 with its trained
+# weights at 224 pixels, 8 photographs: fp32 2.2e-6 (against eager torch),
+# fp16 6.9e-3, int8 0.09 and 0.11.
 BOUNDS: Mapping[Precision, float] = {"fp32": 1e-4, "fp16": 1.4e-2, "int8": 0.14}
 
 
 @dataclass(slots=True)
-class Difference:
-    """Sums over the images seen so far of one tensor, a the reference's, b the other's."""
+class TensorDifference:
+    """Sums for one tensor over the images so far: a is the reference's, b the other's."""
 
     aa: float = 0.0
     bb: float = 0.0
@@ -33,7 +34,7 @@ class Difference:
     squares: float = 0.0  # of a - b
 
     def add(self, a: Num[np.ndarray, "..."], b: Num[np.ndarray, "..."]) -> None:
-        """Count one batch. Equal infinities are equal; another shape is infinitely off."""
+        """Add one batch. Equal infinities are equal; another shape is an infinite error."""
         if a.shape != b.shape:
             self.squares = np.inf
             return
@@ -50,7 +51,7 @@ class Difference:
 
     @property
     def error(self) -> float:
-        """||a - b|| / ||a||; infinite where anything is not finite."""
+        """||a - b|| / ||a||; infinite if anything is not finite."""
         if self.squares == 0.0:
             return 0.0
         if not np.isfinite(self.squares) or self.aa == 0.0:
@@ -59,7 +60,7 @@ class Difference:
 
     @property
     def cosine(self) -> float:
-        """The cosine of a and b as long vectors; NaN where anything is not finite."""
+        """The cosine of a and b, flattened; NaN if anything is not finite."""
         if self.squares == 0.0:
             return 1.0
         if not np.isfinite(self.squares) or not self.aa or not self.bb:
@@ -70,7 +71,7 @@ class Difference:
 def matched(
     reference: onnx.ModelProto, candidate: onnx.ModelProto
 ) -> list[tuple[onnx.NodeProto, onnx.NodeProto]]:
-    """Return the nodes that have the same name in both graphs, in the reference's order."""
+    """Return the pairs of nodes with the same name, in the reference's order."""
     named = {node.name: node for node in candidate.graph.node if node.name}
     return [(node, named[node.name]) for node in reference.graph.node if node.name in named]
 
@@ -83,27 +84,27 @@ def first_divergence(
     bound: float | None = None,
     progress: Progress | None = None,
 ) -> Divergence:
-    """Compare the outputs of all nodes that both graphs name alike.
+    """Compare the outputs of all nodes that have the same name in both graphs.
 
-    Both run in ONNX Runtime on the CPU, without its optimisations: fused nodes have no
-    tensors to compare, but then the fused kernels are not what runs either. So the
-    outputs are compared once more with the optimisations on (`fused_error`). A float16
-    candidate runs `as_stored`, because the CPU's kernels would hide its overflows.
+    Both run in ONNX Runtime on the CPU without optimisations, because fused nodes have
+    no tensors to compare. The served graph does use the fused kernels, so the outputs
+    are compared once more with optimisations on (`fused_error`). A float16 candidate
+    runs `as_stored`, because the CPU's kernels would hide its overflows.
 
-    A node's error is that of its first output, before whatever the candidate puts
-    behind it: rounding to int8 (Q/DQ) or a cast counts for the node that reads the
-    rounded tensor, because keeping that node in float32 takes the rounding away.
+    A node's error is that of its first output. Rounding to int8 (Q/DQ) or a cast after
+    it counts for the node that reads the rounded tensor, because keeping that node in
+    float32 removes the rounding.
     Integer tensors (shapes, indices) are not compared, except pixels.
 
     Args:
         reference: the float32 graph.
-        candidate: another graph of the same function, whose nodes keep their names.
+        candidate: another graph of the same function, with the same node names.
         pixels: a few real images; memory does not grow with their number.
         bound: the largest relative error allowed; None: `BOUNDS` of the precision.
         progress: where to show progress.
 
     Raises:
-        CheckFailedError: the graphs have no node in common, so nothing is compared.
+        CheckFailedError: the graphs have no node in common.
         UsageError: there are no images, or a graph does not load in ONNX Runtime.
     """
     if not len(pixels):
@@ -139,10 +140,10 @@ def _differences(
     pairs: list[tuple[onnx.NodeProto, onnx.NodeProto]],
     pixels: Pixels,
     progress: Progress,
-) -> dict[str, Difference]:
-    """Return the differences of the comparable first outputs, by the reference's name."""
+) -> dict[str, TensorDifference]:
+    """Return the differences of first outputs, by the tensor's name in the reference."""
     theirs = {ours.output[0]: other.output[0] for ours, other in pairs}
-    found: dict[str, Difference] = {}
+    found: dict[str, TensorDifference] = {}
     task = progress.add_task("Comparing nodes", total=len(theirs))
     for names in groups(reference, list(theirs), BATCH):
         others = [theirs[name] for name in names]
@@ -152,7 +153,7 @@ def _differences(
             left, right = run(ours, names, batch), run(other, others, batch)
             for name in names:
                 if left[name].dtype.kind == "f" or left[name].dtype == np.uint8:
-                    difference = found.setdefault(name, Difference())
+                    difference = found.setdefault(name, TensorDifference())
                     difference.add(left[name], right[theirs[name]])
         progress.advance(task, len(names))
     return found
@@ -165,11 +166,11 @@ def batches(pixels: Pixels) -> Iterator[Pixels]:
 
 
 def records(
-    reference: onnx.ModelProto, differences: Mapping[str, Difference]
+    reference: onnx.ModelProto, differences: Mapping[str, TensorDifference]
 ) -> Iterator[NodeError]:
-    """Give every compared node its error and that of its inputs.
+    """Yield every compared node with its error and that of its inputs.
 
-    A node that was not compared hands on the error of what it reads.
+    A node that was not compared passes on the largest error of its inputs.
     """
     errors: dict[str, float] = {}
     depth = 0
@@ -194,12 +195,12 @@ def records(
 def fused_error(
     reference: onnx.ModelProto, candidate: onnx.ModelProto, pixels: Pixels
 ) -> float:
-    """Return the largest error of an output when the candidate runs as it is served."""
+    """Return the largest error of an output with optimisations on, as it is served."""
     theirs = {value.name for value in candidate.graph.output}
     names = [value.name for value in reference.graph.output if value.name in theirs]
     ours = open_session(reference, fused=False)
     other = open_session(candidate, fused=True)
-    differences = {name: Difference() for name in names}
+    differences = {name: TensorDifference() for name in names}
     for batch in batches(pixels):
         left, right = run(ours, names, batch), run(other, names, batch)
         for name in names:

@@ -1,4 +1,4 @@
-"""ONNX beside eager torch, module by module: for an exporter that is wrong itself."""
+"""Compare ONNX with eager torch, module by module: finds errors of the exporter itself."""
 
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
@@ -8,10 +8,16 @@ import onnx
 import torch
 from torch import Tensor, nn
 
-from export.divergence.compare import BOUNDS, Difference, batches, fused_error, records
-from export.divergence.record import Divergence
+from export.divergence.compare import (
+    BOUNDS,
+    TensorDifference,
+    batches,
+    fused_error,
+    records,
+)
+from export.divergence.node_errors import Divergence
 from export.divergence.tensors import exposing, groups, open_session, run
-from export.graph import Graph
+from export.graph import DeployedGraph
 from export.onnx.reading import scopes_of
 from isogon.errors import CheckFailedError
 from isogon.progress import Progress, Silent
@@ -21,7 +27,7 @@ Hook = Callable[[nn.Module, object, object], None]
 
 
 def module_divergence(
-    graph: Graph,
+    graph: DeployedGraph,
     model: onnx.ModelProto,
     pixels: Pixels,
     *,
@@ -30,17 +36,17 @@ def module_divergence(
 ) -> Divergence:
     """Compare the outputs of torch's modules with the float32 graph exported from them.
 
-    A module's counterpart is the last node that the exporter made inside it, where that
-    has the same shape; of modules that end in one node the innermost is taken. The
-    nodes of the result are these counterparts and the outputs.
+    A module is compared with the last node that the exporter made inside it, if the
+    shapes agree. If several modules end in one node, the innermost is taken. The nodes
+    of the result are these last nodes and the outputs.
 
     Raises:
-        CheckFailedError: no node says from which module it comes.
+        CheckFailedError: no node names the module that it comes from.
     """
     progress = progress or Silent()
     modules = _modules_by_tensor(graph, model)
     outputs = [value.name for value in model.graph.output]
-    differences: dict[str, Difference] = {}
+    differences: dict[str, TensorDifference] = {}
     names = list(dict.fromkeys([*modules, *outputs]))
     task = progress.add_task("Comparing modules with torch", total=len(names))
     for group in groups(model, names, len(pixels)):
@@ -50,7 +56,9 @@ def module_divergence(
             ours = _torch_tensors(graph, outputs, {n: modules.get(n) for n in group}, batch)
             for name in group:
                 if name in ours and ours[name].shape == theirs[name].shape:
-                    differences.setdefault(name, Difference()).add(ours[name], theirs[name])
+                    differences.setdefault(name, TensorDifference()).add(
+                        ours[name], theirs[name]
+                    )
         progress.advance(task, len(group))
     nodes = tuple(records(model, differences))
     if len(nodes) <= len(outputs):
@@ -70,8 +78,8 @@ def module_divergence(
     )
 
 
-def _modules_by_tensor(graph: Graph, model: onnx.ModelProto) -> dict[str, str]:
-    """Return the module paths by the first output of the last node inside each."""
+def _modules_by_tensor(graph: DeployedGraph, model: onnx.ModelProto) -> dict[str, str]:
+    """Return module paths, by the first output of the last node inside the module."""
     paths = {path for path, _ in graph.named_modules() if path}
     last = {
         path: node.output[0]
@@ -83,14 +91,17 @@ def _modules_by_tensor(graph: Graph, model: onnx.ModelProto) -> dict[str, str]:
 
 
 def _torch_tensors(
-    graph: Graph, outputs: list[str], wanted: Mapping[str, str | None], pixels: Pixels
+    graph: DeployedGraph,
+    outputs: list[str],
+    wanted: Mapping[str, str | None],
+    pixels: Pixels,
 ) -> dict[str, np.ndarray]:
-    """Return what modules give in one pass, and the outputs, by the ONNX tensor's name."""
+    """Return the outputs of modules and of the graph, by the ONNX tensor's name."""
     seen: dict[str, np.ndarray] = {}
 
     def keep(name: str) -> Hook:
         def hook(module: nn.Module, inputs: object, output: object) -> None:
-            if isinstance(output, Tensor):  # copied: what follows may be in place
+            if isinstance(output, Tensor):  # copied: later operations may be in place
                 seen[name] = output.detach().numpy().copy()
 
         return hook

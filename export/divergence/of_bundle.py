@@ -1,4 +1,4 @@
-"""An artifact beside a fresh float32 export of its bundle."""
+"""Compare an artifact with a new float32 export of its bundle."""
 
 from pathlib import Path
 
@@ -7,7 +7,7 @@ import onnx
 
 from export.divergence.compare import first_divergence
 from export.divergence.modules import module_divergence
-from export.divergence.record import Divergence
+from export.divergence.node_errors import Divergence
 from export.graph import graph_from_bundle
 from export.onnx import float32_model
 from export.onnx.reading import read_onnx
@@ -28,22 +28,22 @@ def divergence_of(
     pixels: Pixels | None = None,
     bound: float | None = None,
 ) -> Divergence:
-    """Compare an ONNX artifact, node by node, with what the bundle's own graph computes.
+    """Compare an ONNX artifact, node by node, with the bundle's own float32 graph.
 
-    The reference is exported afresh, whatever the artifact's precision: its nodes have
-    the same names each time. If no node leaves it, the fresh export itself is compared
-    with eager torch, module by module; the result is that if its outputs are off.
+    The reference is exported again, whatever the artifact's precision: its nodes get
+    the same names each time. If no node diverges, the new export is compared with eager
+    torch, module by module; if its outputs diverge, that comparison is returned.
 
     Args:
         bundle: a distilled bundle.
         artifact: a name inside it (`onnx/model.fp16.onnx`), or any ONNX file, such as
-            one that was refused.
+            a rejected one.
         progress: where to show progress.
-        pixels: real images; None: 8 of the bundle's own, familiar and unfamiliar.
+        pixels: real images; None: 8 of the bundle's, in- and out-of-distribution.
         bound: see `first_divergence`.
 
     Raises:
-        UsageError: the artifact is an engine, or no ONNX file.
+        UsageError: the artifact is an engine, or not an ONNX file.
         CheckFailedError: it has no node in common with the bundle's graph.
     """
     candidate = _load(bundle, artifact)
@@ -61,7 +61,7 @@ def divergence_of(
 
 
 def _few_images(bundle: Bundle, count: int = _IMAGES) -> Pixels:
-    """Return golden images, which lie at both ends of the scores, and held-out ones."""
+    """Return golden images (lowest and highest OOD scores) and held-out ones."""
     chosen = ParityImages.of(bundle).pixels[:count]
     if GOLDEN in bundle:
         golden = bundle.arrays(GOLDEN)["pixels"]

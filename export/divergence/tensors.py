@@ -1,4 +1,4 @@
-"""Intermediate tensors of an ONNX graph, a few at a time; float16 as a GPU stores it."""
+"""Read the intermediate tensors of an ONNX graph, with float16 stored as on a GPU."""
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
@@ -13,8 +13,8 @@ from isogon.errors import UsageError
 from isogon.runtimes import Outputs, Pixels, Runner
 
 _GROUP_BYTES = 128 * 2**20  # of tensors held at a time, for each of two models
-_UNKNOWN = 2**20  # elements of a tensor whose shape the file does not tell
-
+_UNKNOWN = 2**20  # elements assumed for a tensor without a shape in the file
+_STORED = "/stored"
 Tensors = Mapping[str, np.ndarray]
 
 
@@ -22,11 +22,11 @@ def open_session(model: onnx.ModelProto, *, fused: bool) -> onnxruntime.Inferenc
     """Return a session on the CPU, with or without ONNX Runtime's optimisations.
 
     Raises:
-        UsageError: it does not load.
+        UsageError: the model does not load.
     """
     level = onnxruntime.GraphOptimizationLevel
     options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3  # warnings about initialisers that nothing reads
+    options.log_severity_level = 3  # no warnings about unused initialisers
     options.graph_optimization_level = (
         level.ORT_ENABLE_ALL if fused else level.ORT_DISABLE_ALL
     )
@@ -53,7 +53,7 @@ def exposing(model: onnx.ModelProto, names: Sequence[str]) -> onnx.ModelProto:
 def groups(
     model: onnx.ModelProto, names: Sequence[str], batch: int
 ) -> Iterator[Sequence[str]]:
-    """Split tensors into groups of about 128 MB, by the shapes that `model` tells."""
+    """Split tensors into groups of about 128 MB, by the shapes in `model`."""
     sizes = {value.name: _elements(value, batch) for value in model.graph.value_info}
     group: list[str] = []
     held = 0
@@ -68,13 +68,6 @@ def groups(
         yield group
 
 
-def run(
-    session: onnxruntime.InferenceSession, names: Sequence[str], pixels: Pixels
-) -> Tensors:
-    """Return the tensors `names` of one batch."""
-    return dict(zip(names, session.run(list(names), {"images": pixels}), strict=True))
-
-
 def _elements(value: onnx.ValueInfoProto, batch: int) -> int:
     if not value.type.tensor_type.HasField("shape"):
         return _UNKNOWN
@@ -82,14 +75,18 @@ def _elements(value: onnx.ValueInfoProto, batch: int) -> int:
     return math.prod(axis.dim_value or batch for axis in axes)
 
 
-_STORED = "/stored"
+def run(
+    session: onnxruntime.InferenceSession, names: Sequence[str], pixels: Pixels
+) -> Tensors:
+    """Return the tensors `names` for one batch."""
+    return dict(zip(names, session.run(list(names), {"images": pixels}), strict=True))
 
 
 @final
 class StoredRunner(Runner):
-    """A float16 graph on the CPU, with every tensor rounded as a GPU stores it.
+    """A float16 graph on the CPU, with every tensor rounded to float16 as on a GPU.
 
-    Slower than `OnnxRunner`, and stricter: what it refuses may pass there.
+    Slower and stricter than `OnnxRunner`: a graph that fails here may pass there.
     """
 
     def __init__(self, model: onnx.ModelProto) -> None:
@@ -104,19 +101,19 @@ class StoredRunner(Runner):
 
 
 def as_stored(model: onnx.ModelProto) -> onnx.ModelProto:
-    """Return the same graph with two Identities behind every node, for the CPU to run.
+    """Return the graph with two Identity nodes after every node, so the CPU rounds.
 
     ONNX Runtime's CPU provider has float16 kernels for few operators. It casts to float32
-    around the others and drops the casts between two of them, also where its
-    optimisations are off, so tensors of type float16 stay float32 and an overflow does not
-    show: through Conv, Relu and Conv in float16, a million in between comes out unharmed
-    (1.31). Where a tensor is really stored as float16, as a GPU may, it is infinite.
+    around the others and drops the casts between two of them, even with optimisations
+    off. So float16 tensors stay float32 and an overflow does not show: in Conv, Relu,
+    Conv in float16 a million in between stays finite (1.31). Where a tensor is really
+    stored as float16, as a GPU may do, it becomes infinite.
 
-    The CPU moves float16 data of any size through an Identity, which it cannot cast away
-    unless one stands alone between float32 kernels: hence two. Run the result without
-    optimisations (`open_session(..., fused=False)`), or they are removed.
+    The CPU passes float16 data through an Identity. It removes a single one between
+    float32 kernels, so there are two. Run the result without optimisations
+    (`open_session(..., fused=False)`); with them both are removed.
 
-    What a kernel of a GPU holds inside (a LayerNorm's sum of squares) is not shown.
+    Overflows inside a GPU's kernel (a LayerNorm's sum of squares) are not shown.
     """
     stored = onnx.ModelProto()
     stored.CopyFrom(model)
@@ -136,7 +133,7 @@ def as_stored(model: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def identities(source: str, target: str) -> list[onnx.NodeProto]:
-    """Return the nodes that round `source` to its type, as `target`; see `as_stored`."""
+    """Return two Identity nodes from `source` to `target`; see `as_stored`."""
     between = f"{target}/between"
     return [
         helper.make_node("Identity", [source], [between], f"Identity_{between}"),

@@ -1,4 +1,4 @@
-"""Fine-tuning of int8: the graph that is exported, trained against its float32 self."""
+"""Fine-tuning of int8: train the exported graph to give its float32 version's answers."""
 
 from export.finetuning.tuning import (
     FINETUNING_STEPS as FINETUNING_STEPS,

@@ -1,8 +1,8 @@
 """An int8 ONNX graph as a torch module: what ONNX Runtime computes, with gradients.
 
-QuantizeLinear rounds and clamps in the forward pass and passes gradients through where
-nothing is clamped (straight-through: arXiv:1308.3432), so the graph is simulated at the
-very places, scales and zero points that the exporter wrote, whatever network it came from.
+QuantizeLinear rounds and clamps in the forward pass; gradients pass through wherever
+nothing is clamped (straight-through: arXiv:1308.3432). So the graph is simulated with the
+exporter's own Q/DQ nodes, scales and zero points, for any network.
 """
 
 from collections.abc import Collection, Mapping
@@ -19,27 +19,28 @@ from export.finetuning.operators import OPERATORS, Attributes
 from isogon.errors import UsageError
 
 _TRAINED = {"Conv": (1, 2), "Gemm": (1, 2), "MatMul": (1,), "LayerNormalization": (1, 2)}
-_STORED = "_quantized"  # what ONNX Runtime's quantiser appends to a weight's name
+_QUANTISERS = {"QuantizeLinear", "DequantizeLinear"}
+_STORED = "_quantized"  # ONNX Runtime's quantiser appends this to a weight's name
 
 
 class QuantisedNetwork(nn.Module):
-    """The part of an int8 graph that makes the embedding, with float32 weights to train.
+    """The part of an int8 graph that computes the embedding, with float32 weights to train.
 
     The weights of Conv, Gemm, MatMul and LayerNormalization nodes and their biases are
-    parameters; everything else stays. An int8 weight's scale is the one that the exporter
-    would choose for the parameter as it is now: its channel's largest magnitude over 127.
+    parameters; everything else is constant. An int8 weight's scale is what the exporter
+    would choose for the present parameter: its channel's largest magnitude over 127.
 
-    Parameters are in units of such a step as it was at the start, channel by channel (of
-    a vector, 1/127 of its largest value), over the square root of the fan-in. So one
-    learning rate does for all: channels behind a folded batch norm differ by factors of
-    thousands, and where all of 1152 weights move alike, the sum moves most.
+    The unit of a parameter is the initial scale of its channel (for a vector: 1/127 of
+    its largest value) over the square root of the fan-in. So one learning rate suits
+    all: channels of a folded batch norm differ by factors of thousands, and a sum of
+    1152 weights moves more than one of few.
     """
 
     def __init__(self, quantised: onnx.ModelProto, float32: onnx.ModelProto) -> None:
-        """Take the graph of `quantised` and the weights of `float32`, which it came from.
+        """Take the graph of `quantised` and the weights of `float32`, its source.
 
         Raises:
-            UsageError: the graph has an operator that is not known here.
+            UsageError: the graph has an operator that is not implemented here.
         """
         super().__init__()
         graph = quantised.graph
@@ -48,13 +49,13 @@ class QuantisedNetwork(nn.Module):
         if unknown:
             raise UsageError(
                 f"Int8 cannot be fine-tuned here: the student's graph has the operators "
-                f"{', '.join(sorted(unknown))}, which fine-tuning does not know. Leave "
+                f"{', '.join(sorted(unknown))}, which fine-tuning does not support. Leave "
                 f"--finetune out."
             )
         originals = {w.name: w for w in float32.graph.initializer}
         self._attributes = [_attributes(node) for node in self._nodes]
         self._constants = {w.name: _tensor(w) for w in graph.initializer}
-        self._stored: dict[str, str] = {}  # of a DequantizeLinear's output: its parameter
+        self._stored: dict[str, str] = {}  # DequantizeLinear output -> its parameter
         makers = {name: node for node in self._nodes for name in node.output}
         self._units: dict[str, Tensor] = {}
         self.weights = nn.ParameterDict()
@@ -66,7 +67,7 @@ class QuantisedNetwork(nn.Module):
                     source = back.input[0].removesuffix(_STORED)
                     self._stored[name] = _key(source)
                 if source not in originals:
-                    continue  # a product of two activations, or a bias left out
+                    continue  # a product of two activations, or no bias
                 self._constants.pop(name, None)
                 value = _tensor(originals[source])
                 unit = _scales(value, 1 if node.op_type == "MatMul" else 0)
@@ -91,9 +92,9 @@ class QuantisedNetwork(nn.Module):
 
         Args:
             images: pixels.
-            names: of what is wanted.
-            given: what the nodes behind such a tensor read in place of it, to see what
-                each node makes of another runtime's numbers.
+            names: the tensors to return.
+            given: values that later nodes read instead of the computed tensor, to see
+                what each node makes of another runtime's numbers.
         """
         found: dict[str, Tensor] = {}
         values: dict[str, Tensor] = {"images": images, **self._constants}
@@ -112,7 +113,7 @@ class QuantisedNetwork(nn.Module):
         return found
 
     def trained(self, float32: onnx.ModelProto) -> onnx.ModelProto:
-        """Return a copy of `float32` with the weights as they are now."""
+        """Return a copy of `float32` with the present weights."""
         result = onnx.ModelProto()
         result.CopyFrom(float32)
         for tensor in result.graph.initializer:
@@ -123,7 +124,7 @@ class QuantisedNetwork(nn.Module):
         return result
 
     def _weight(self, key: str) -> Tensor:
-        """Return a weight as the graph has it, from its parameter."""
+        """Return a weight in the graph's units."""
         weight: Tensor = self.weights[key] * self._units[key]
         return weight
 
@@ -133,7 +134,7 @@ class QuantisedNetwork(nn.Module):
         attributes: Attributes,
         values: Mapping[str, Tensor],
     ) -> Tensor:
-        """Return what QuantizeLinear or DequantizeLinear makes."""
+        """Return the output of a QuantizeLinear or DequantizeLinear."""
         scale, zero = (values[name] for name in node.input[1:3])
         key = self._stored.get(node.output[0], "")
         if node.op_type == "QuantizeLinear":
@@ -141,17 +142,14 @@ class QuantisedNetwork(nn.Module):
         if key not in self.weights:
             return (values[node.input[0]] - zero) * scale
         weight, axis = values[self._originals[key]], attributes.get("axis", 1)
-        if zero.dtype != torch.int8:  # a bias, on a grid so fine that its scale may stay
+        if zero.dtype != torch.int8:  # a bias: its grid is so fine that the scale may stay
             return _rounded(weight, scale, zero) * scale
         scale = _scales(weight.detach(), axis)
         return _rounded(weight, scale, zero[:1]) * scale
 
 
-_QUANTISERS = {"QuantizeLinear", "DequantizeLinear"}
-
-
 def _rounded(x: Tensor, scale: Tensor, zero: Tensor) -> Tensor:
-    """Return the whole numbers that stand for `x`, held in float32."""
+    """Return `x` as quantised integers, held in float32."""
     steps = x / scale
     steps = steps + (steps.round() - steps).detach()
     if zero.dtype == torch.int32:
@@ -168,12 +166,12 @@ def _scales(weight: Tensor, axis: int) -> Tensor:
 
 
 def _fan_in(weight: Tensor, scales: Tensor) -> float:
-    """Return how many weights make one output."""
+    """Return the number of weights per output."""
     return weight.numel() / scales.numel()
 
 
 def _needed(graph: onnx.GraphProto, output: str) -> list[onnx.NodeProto]:
-    """Return the nodes that `output` is made by, in order."""
+    """Return the nodes that `output` depends on, in order."""
     wanted, found = {output}, []
     for node in reversed(graph.node):
         if wanted.intersection(node.output):
@@ -191,5 +189,5 @@ def _tensor(weight: onnx.TensorProto) -> Tensor:
 
 
 def _key(name: str) -> str:
-    """Return a name that a torch module takes."""
+    """Return the name with dots replaced: torch allows none in parameter names."""
     return name.replace(".", "/")

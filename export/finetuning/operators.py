@@ -1,6 +1,6 @@
-"""ONNX operators in torch, for what the exporter writes of a student, with gradients.
+"""ONNX operators in torch, with gradients: those that the exporter writes for students.
 
-Each takes the node's inputs, None for one left out, and its attributes, and returns what
+Each takes the node's inputs (None for an absent one) and its attributes, and returns what
 the operator's specification says: https://onnx.ai/onnx/operators.
 """
 
@@ -87,7 +87,7 @@ def _average_pool(given: list[Any], at: Attributes) -> Tensor:
 
 
 def _symmetric(at: Attributes) -> list[int]:
-    """Return the padding of each axis, which has to be the same on both sides."""
+    """Return the padding of each axis; it must be the same on both sides."""
     pads: list[int] = at.get("pads", [0, 0, 0, 0])
     half = len(pads) // 2
     if pads[:half] != pads[half:]:
@@ -98,7 +98,7 @@ def _symmetric(at: Attributes) -> list[int]:
 def _unknown(what: str) -> UsageError:
     return UsageError(
         f"Int8 cannot be fine-tuned here: the student's graph has {what}, which "
-        f"fine-tuning does not know. Leave --finetune out."
+        f"fine-tuning does not support. Leave --finetune out."
     )
 
 
@@ -242,7 +242,7 @@ def _norm(x: Tensor, axes: list[int], keep: bool) -> Tensor:
 
 
 def _of_all(function: Callable[[Tensor, Tensor], Tensor]) -> Operator:
-    """Return an operator of any number of inputs, taken two by two."""
+    """Return an operator of any number of inputs from a function of two."""
     return lambda given, at: list(accumulate(given, function))[-1]
 
 

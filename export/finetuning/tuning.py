@@ -1,4 +1,4 @@
-"""A few hundred steps in which an int8 graph learns to answer as float32 does."""
+"""Train an int8 graph for a few hundred steps to give float32's embeddings."""
 
 import numpy as np
 import onnx
@@ -10,13 +10,13 @@ from torch import Tensor
 
 from export.finetuning.network import QuantisedNetwork
 from export.onnx.int8 import Target, corrected_biases, quantised, unquantised
-from export.onnx.observation import Observed
+from export.onnx.observation import ObservedActivations
 from isogon.progress import Progress, Silent
 from isogon.runtimes import Pixels
 
-FINETUNING_STEPS = 300  # that `isogon export --finetune` makes
+FINETUNING_STEPS = 300  # of `isogon export --finetune`
 _BATCH = 16
-_LEARNING_RATE = 0.02  # in steps of the grid over sqrt(fan-in)
+_LEARNING_RATE = 0.02  # in units of a weight's scale over sqrt(fan-in)
 _WARMUP = 0.1  # share of the steps
 _LEAST_AREA = 0.4  # of a crop
 _SEED = 0
@@ -24,7 +24,7 @@ _SEED = 0
 
 def finetuned(
     model: onnx.ModelProto,
-    observed: Observed,
+    observed: ObservedActivations,
     pixels: Pixels,
     *,
     target: Target = "onnxruntime",
@@ -32,13 +32,12 @@ def finetuned(
     steps: int,
     progress: Progress | None = None,
 ) -> onnx.ModelProto:
-    """Return `model` with weights that suit int8; `quantised` writes them uncorrected.
+    """Return `model` with weights trained for int8; quantise them with `correct=False`.
 
-    The int8 graph of `model` is run in torch (`QuantisedNetwork`) and its weights are
-    trained so that its embeddings are those of the float32 graph, on the same pixels:
-    what the gate asks for. Half of each batch are images as they are, half are crops of
-    them; no label and no teacher are needed, since float32 has an
-    answer to every picture. Scales and zero points of activations stay.
+    The int8 graph of `model` runs in torch (`QuantisedNetwork`). Its weights are trained
+    so that its embeddings equal the float32 graph's on the same pixels, which is what the
+    gate measures. Half of each batch are whole images, half are crops. Neither labels nor
+    a teacher are needed. Scales and zero points of activations do not change.
 
     On CPU the same input gives the same result.
 
@@ -46,13 +45,13 @@ def finetuned(
         model: the float32 graph.
         observed: its ranges and means.
         pixels: real images that the gate does not use.
-        target: whose encoding the int8 graph has.
+        target: the runtime whose int8 encoding is used.
         keep: names of nodes that stay in float32.
         steps: of Adam, on 16 images each.
         progress: where to show progress.
 
     Raises:
-        UsageError: the graph has an operator that fine-tuning does not know.
+        UsageError: the graph has an operator that fine-tuning does not support.
     """
     shown = progress or Silent()
     base = corrected_biases(model, observed, unquantised(model, keep))
@@ -92,7 +91,7 @@ def _distance(
 def _views(
     images: UInt8[Tensor, "b h w 3"], generator: np.random.Generator
 ) -> UInt8[Tensor, "b h w 3"]:
-    """Return the images, every other one as a random crop of it, maybe mirrored."""
+    """Return the images, every second one randomly cropped and perhaps mirrored."""
     views = images.clone()
     crops = torch.stack([_crop(image, generator) for image in images[::2]])
     views[::2] = crops.round().clamp(0, 255).to(torch.uint8)

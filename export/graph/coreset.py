@@ -1,10 +1,10 @@
 """A smaller bank: fewer vectors in the graph, for nearly the same scores.
 
-The bank's vectors are replaced by the centres of as many clusters as are wanted,
+The bank's vectors are replaced by the centres of `size` clusters,
 found by spherical k-means (Dhillon and Modha, Machine Learning 42, 2001). In knn, k
-shrinks in proportion, because the k-th nearest of n vectors is about as far away as
+is reduced in proportion, because the k-th nearest of n vectors is about as far away as
 the (k N / n)-th of N. PatchCore (arXiv:2106.08265) chooses by greedy k-centre instead,
-which keeps the outliers of the bank first; here that costs more than a random choice.
+which keeps the bank's outliers first; measured here, that is worse than a random choice.
 """
 
 from dataclasses import replace
@@ -18,24 +18,24 @@ from isogon.ood.knn import directions
 from isogon.ood.neighbours import BLOCK
 from isogon.progress import Progress
 
-_ROUNDS = 10  # of k-means; 25 change no AUROC below by more than 0.0004
+_ROUNDS = 10  # of k-means; with 25 no AUROC below changes by more than 0.0004
 _SEED = 0
 
 
-Banked = Knn | NnGuide  # the detectors that compare with vectors of a bank
+Banked = Knn | NnGuide  # the detectors that compare embeddings with a bank
 
 
 def banked(detector: Detector) -> Banked:
-    """Return the detector, if it has a bank.
+    """Return the detector if it has a bank.
 
     Raises:
-        UsageError: it has none.
+        UsageError: it has no bank.
     """
     if isinstance(detector, Banked):
         return detector
     raise UsageError(
-        f"Only the detectors knn and nnguide have a bank that can be reduced, this "
-        f"bundle's is {type(detector).__name__}. Leave out --bank, or fit another one "
+        f"Only the detectors knn and nnguide have a bank that can be reduced; this "
+        f"bundle has {type(detector).__name__}. Leave out --bank, or fit another detector "
         f"with `isogon calibrate BUNDLE --images DIR --detector knn`."
     )
 
@@ -52,13 +52,13 @@ def bank_of(detector: Banked) -> Float[np.ndarray, "n d"]:
 def with_bank_of(detector: Banked, size: int, progress: Progress) -> Banked:
     """Return the detector with its bank reduced to `size` vectors.
 
-    A bank that has no more than `size` is left as it is.
+    A bank of at most `size` vectors is returned unchanged.
 
-    Measured: mean AUROC over five unfamiliar sets (other classes of Tiny ImageNet,
+    Measured: mean AUROC over five out-of-distribution sets (other classes of Tiny ImageNet,
     CIFAR-10, DTD textures, Fashion-MNIST, Omniglot) against 3,000 held-out images of a
     hundred classes of Tiny ImageNet; the bank is 14,000 vectors of EfficientNet-Lite0
-    at 128 pixels, mapped to 192 dimensions by uncentred PCA. The columns are how many
-    vectors share one place; k is divided by as much and rounded, but is at least 1.
+    at 128 pixels, mapped to 192 dimensions by uncentred PCA. The columns are the factor
+    by which the bank shrinks; k is divided by the same factor, rounded, and at least 1.
 
                                      1      2      5     10     20
         knn, k = 1   centres     0.8325 0.8455 0.8593 0.8594 0.8601   <- this
@@ -68,18 +68,18 @@ def with_bank_of(detector: Banked, size: int, progress: Progress) -> Banked:
         knn, k = 10  centres     0.8609 0.8649 0.8653 0.8594 0.8601   <- this
                      random             0.8555 0.8447 0.8219 0.8163
                      k-centre           0.8598 0.8394 0.7905 0.7926
-        knn, k = 10 whatever the bank:
+        knn, k = 10 kept:
                      centres            0.8615 0.8495 0.8288 0.8080
                      random             0.8563 0.8441 0.8226 0.8046
         nnguide,     centres     0.8402 0.8486 0.8552 0.8580 0.8619   <- this
         k = 10       k divided          0.8448 0.8442 0.8385 0.8432
         kept         random             0.8408 0.8485 0.8487 0.8531
 
-    Medoids are the bank's vectors nearest to the centres: indices would do to store
-    them, but they give up what the averaging gains. Random is one draw; another differs
-    by up to 0.016. At the full 1280 dimensions the order is the same (knn, k = 1:
-    0.8508 whole, 0.8693 for a tenth as centres, k-centre 0.8061). On handwritten digits
-    against photographs (1,257 vectors, k = 1) every choice stays above 0.998.
+    Medoids are the bank's vectors nearest to the centres: they could be stored as
+    indices, but lose the gain of averaging. Random is one draw; another differs by up
+    to 0.016. With all 1280 dimensions the order is the same (knn, k = 1: 0.8508 whole,
+    0.8693 for a tenth as centres, k-centre 0.8061). For handwritten digits against
+    photographs (1,257 vectors, k = 1) every choice stays above 0.998.
 
     Raises:
         UsageError: `size` is less than 1.
@@ -100,9 +100,9 @@ def centres(
 ) -> Float[np.ndarray, "count d"]:
     """Return the unit-norm centres of `count` clusters of unit vectors.
 
-    Starts from `count` of them, drawn with a fixed seed. A cluster that becomes empty
-    keeps its centre. The products are formed for a block of the bank at a time. On one
-    core, 14,000 vectors of width 192 take 3 s for 1,400 centres.
+    The start is `count` of the vectors, drawn with a fixed seed. An empty cluster keeps
+    its centre. Products are computed for one block of the bank at a time. On one core,
+    14,000 vectors of 192 dimensions and 1,400 centres take 3 s.
     """
     drawn = np.random.default_rng(_SEED).permutation(len(bank))[:count]
     found = bank[np.sort(drawn)]

@@ -1,4 +1,4 @@
-"""ONNX: the deployed graph as one file, in every precision."""
+"""ONNX: the deployed graph as one file, in float32, float16 or int8."""
 
 from export.onnx.float16 import float16_model as float16_model
 from export.onnx.float32 import (
@@ -11,18 +11,18 @@ from export.onnx.int8 import (
     int8_model as int8_model,
     quantised as quantised,
 )
-from export.onnx.metadata import (
+from export.onnx.observation import (
+    ObservedActivations as ObservedActivations,
+    RangeMethod as RangeMethod,
+    observe as observe,
+)
+from export.onnx.saving import (
     save_model as save_model,
     set_metadata as set_metadata,
     stamp as stamp,
 )
-from export.onnx.observation import (
-    Method as Method,
-    Observed as Observed,
-    observe as observe,
-)
 from export.onnx.search import (
-    Coarse as Coarse,
+    CoarseBank as CoarseBank,
     coarse_bank as coarse_bank,
     reranked as reranked,
 )

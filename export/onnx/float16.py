@@ -1,10 +1,10 @@
-"""Float16: the inside of the graph in half precision; its ends and its types as before.
+"""Float16: convert the inside of the graph to half precision; inputs and outputs stay.
 
-ONNX Runtime 1.24 to 1.31 dereferences a null pointer on x86-64 when it opens a graph in
-which a Transpose that moves the first axis feeds a MatMul by a weight through a Cast, its
-own Casts of float16 included: https://github.com/microsoft/onnxruntime/issues/28392. Every
-`nn.TransformerEncoder` has that row. A Reshape to the same shape between the two, which
-costs nothing, hides it.
+A workaround is built in. ONNX Runtime 1.24 to 1.31 dereferences a null pointer on x86-64
+when it opens a graph in which a Transpose that moves the first axis feeds a MatMul with a
+weight through a Cast, its own float16 Casts included:
+https://github.com/microsoft/onnxruntime/issues/28392. Every `nn.TransformerEncoder` has
+this sequence. A Reshape to the same shape between the two avoids it and costs nothing.
 """
 
 from collections import defaultdict
@@ -23,72 +23,22 @@ from export.onnx.reading import (
 from isogon.errors import UsageError
 
 
-def separated(model: onnx.ModelProto) -> onnx.ModelProto:
-    """Return `model`, changed in place: a Reshape before each MatMul in such a row."""
-    makers = {name: node for node in model.graph.node for name in node.output}
-    weights = {tensor.name for tensor in model.graph.initializer}
-    nodes, reshaped = [], {}
-    for node in model.graph.node:
-        if node.op_type == "MatMul" and _source(node.input[1], makers) in weights:
-            transpose = makers.get(_source(node.input[0], makers))
-            if transpose is not None and _axes(transpose):
-                name = node.input[0]
-                if name not in reshaped:
-                    reshaped[name] = f"{name}_separated"
-                    shape = _same_shape(transpose, reshaped[name])
-                    model.graph.initializer.append(shape)
-                    nodes.append(
-                        helper.make_node(
-                            "Reshape",
-                            [name, shape.name],
-                            [reshaped[name]],
-                            f"Reshape_{reshaped[name]}",
-                        )
-                    )
-                node.input[0] = reshaped[name]
-        nodes.append(node)
-    del model.graph.node[:]
-    model.graph.node.extend(nodes)
-    return model
-
-
-def _source(name: str, makers: dict[str, onnx.NodeProto]) -> str:
-    """Return the tensor behind Casts."""
-    while name in makers and makers[name].op_type == "Cast":
-        name = makers[name].input[0]
-    return name
-
-
-def _same_shape(transpose: onnx.NodeProto, name: str) -> onnx.TensorProto:
-    """Return the shape that keeps every axis of what a Transpose gives."""
-    shape = np.zeros(_axes(transpose), np.int64)
-    return numpy_helper.from_array(shape, f"{name}_shape")
-
-
-def _axes(node: onnx.NodeProto) -> int:
-    """Return how many axes a Transpose names; 0 for other nodes."""
-    if node.op_type != "Transpose":
-        return 0
-    return sum(len(attribute.ints) for attribute in node.attribute)
-
-
 def float16_model(
     model: onnx.ModelProto, *, keep: frozenset[str] = frozenset()
 ) -> onnx.ModelProto:
     """Return `model` with everything between pixels and embedding in float16.
 
-    The result is strongly typed: each node computes in the type of its inputs, and a
-    Cast stands wherever two types meet. In float32 stay the outputs, the end of the
-    graph (unit norm and detector), the nodes in `keep`, those whose operator ONNX
-    defines for no float16, and those with a constant that float16 cannot hold: one
-    beyond 65504 (a mask of -1e9), or a scalar that would vanish (an epsilon of 1e-12).
+    The result is strongly typed: each node computes in the type of its inputs, with a
+    Cast wherever two types meet. These stay in float32: the outputs, the end of the
+    graph (unit norm and detector), the nodes in `keep`, operators that ONNX does not
+    define for float16, and nodes with a constant that float16 cannot hold: beyond
+    65504 (a mask of -1e9), or a scalar that would become 0 (an epsilon of 1e-12).
 
     Nodes, tensors and metadata keep their names; the copy of a tensor in the other type
     is named `<tensor>_float16` or `<tensor>_float32`, and its Cast `Cast_<copy>`.
 
-    `onnxruntime.transformers.float16` does not do: it clamps constants, sends what
-    passes between two kept nodes through float16, and leaves its Casts out of order.
-    One of ONNX Runtime's crashes is kept away, see `separated`.
+    `onnxruntime.transformers.float16` is not usable here: it clamps constants, converts
+    tensors between two kept nodes to float16, and leaves its Casts unsorted.
 
     Args:
         model: the float32 model that `save_onnx` writes; it is not changed.
@@ -129,7 +79,7 @@ def float16_model(
     for value in converted.graph.value_info:
         if value.name in halved:
             value.type.tensor_type.elem_type = TensorProto.FLOAT16
-    return separated(converted)
+    return _separated(converted)
 
 
 def _require_convertible(model: onnx.ModelProto, keep: frozenset[str]) -> None:
@@ -137,8 +87,8 @@ def _require_convertible(model: onnx.ModelProto, keep: frozenset[str]) -> None:
     for node in model.graph.node:
         if any(attribute.HasField("g") or attribute.graphs for attribute in node.attribute):
             raise UsageError(
-                f"The {node.op_type} {node.name} holds a graph of its own, which is not "
-                f"converted. Build the student without control flow that depends on data."
+                f"The {node.op_type} {node.name} contains a graph of its own, which "
+                f"cannot be converted. Build the student without data-dependent branches."
             )
 
 
@@ -175,7 +125,7 @@ def _kept(
     for node in reversed(model.graph.node):
         for name in node.input:
             users[name].append(node.name)
-        # What makes floats of none, for kept nodes alone, would only lose digits.
+        # A node that makes floats from integers, for kept nodes only, would lose digits.
         made = [user for name in node.output for user in users[name]]
         if made and kept.issuperset(made) and not floats.intersection(node.input):
             kept.add(node.name)
@@ -185,9 +135,9 @@ def _kept(
 def _halved(
     model: onnx.ModelProto, floats: frozenset[str], kept: frozenset[str]
 ) -> frozenset[str]:
-    """Return the names of the tensors that are made, or stored, as float16.
+    """Return the names of the tensors that are computed or stored as float16.
 
-    A weight is stored so if every node that reads it wants it so.
+    A weight is stored as float16 if every node that reads it computes in float16.
     """
     opset = opset_of(model)
     made: set[str] = set()
@@ -205,7 +155,7 @@ def _halved(
 
 
 def _constants(node: onnx.NodeProto) -> list[onnx.TensorProto]:
-    """Return the float32 tensors that a node holds as attributes."""
+    """Return a node's float32 tensors among its attributes."""
     tensors = [a.t for a in node.attribute if a.HasField("t")]
     if node.op_type == "Constant":
         numbers = [a for a in node.attribute if a.name in ("value_float", "value_floats")]
@@ -215,7 +165,7 @@ def _constants(node: onnx.NodeProto) -> list[onnx.TensorProto]:
 
 
 def _is_float_by_definition(node: onnx.NodeProto) -> bool:
-    """Whether it makes float32 because no attribute says otherwise."""
+    """Whether the node makes float32 because no attribute gives another type."""
     if node.op_type == "Constant":
         return not any(attribute.name == "value" for attribute in node.attribute)
     return node.op_type == "ConstantOfShape" and not node.attribute
@@ -224,7 +174,7 @@ def _is_float_by_definition(node: onnx.NodeProto) -> bool:
 def _holdable(tensor: onnx.TensorProto, *, whole: bool = False) -> bool:
     """Whether float16 holds the values: none overflows, and no scalar becomes 0.
 
-    Among many weights a vanishing one does no harm; with `whole` none may.
+    In larger tensors values may become 0, unless `whole`.
     """
     single = numpy_helper.to_array(tensor)
     with np.errstate(over="ignore"):
@@ -248,3 +198,55 @@ def _half(tensor: onnx.TensorProto) -> onnx.TensorProto:
     return numpy_helper.from_array(
         numpy_helper.to_array(tensor).astype(np.float16), tensor.name
     )
+
+
+def _separated(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Return `model`, changed in place: a Reshape before each MatMul after a Transpose.
+
+    It avoids the crash described at the top of this file.
+    """
+    makers = {name: node for node in model.graph.node for name in node.output}
+    weights = {tensor.name for tensor in model.graph.initializer}
+    nodes, reshaped = [], {}
+    for node in model.graph.node:
+        if node.op_type == "MatMul" and _source(node.input[1], makers) in weights:
+            transpose = makers.get(_source(node.input[0], makers))
+            if transpose is not None and _axes(transpose):
+                name = node.input[0]
+                if name not in reshaped:
+                    reshaped[name] = f"{name}_separated"
+                    shape = _same_shape(transpose, reshaped[name])
+                    model.graph.initializer.append(shape)
+                    nodes.append(
+                        helper.make_node(
+                            "Reshape",
+                            [name, shape.name],
+                            [reshaped[name]],
+                            f"Reshape_{reshaped[name]}",
+                        )
+                    )
+                node.input[0] = reshaped[name]
+        nodes.append(node)
+    del model.graph.node[:]
+    model.graph.node.extend(nodes)
+    return model
+
+
+def _source(name: str, makers: dict[str, onnx.NodeProto]) -> str:
+    """Return the tensor before any Casts."""
+    while name in makers and makers[name].op_type == "Cast":
+        name = makers[name].input[0]
+    return name
+
+
+def _same_shape(transpose: onnx.NodeProto, name: str) -> onnx.TensorProto:
+    """Return the Reshape shape that keeps every axis of a Transpose's output."""
+    shape = np.zeros(_axes(transpose), np.int64)
+    return numpy_helper.from_array(shape, f"{name}_shape")
+
+
+def _axes(node: onnx.NodeProto) -> int:
+    """Return how many axes a Transpose names; 0 for other nodes."""
+    if node.op_type != "Transpose":
+        return 0
+    return sum(len(attribute.ints) for attribute in node.attribute)

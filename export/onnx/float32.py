@@ -1,4 +1,4 @@
-"""ONNX through torch's dynamo exporter: one file that takes uint8 pixels."""
+"""Float32: export the graph with torch's dynamo exporter to a file that takes uint8."""
 
 import contextlib
 import io
@@ -11,9 +11,9 @@ import onnx
 import torch
 from torch.export import Dim
 
-from export.graph import Graph
-from export.onnx.metadata import save_model
+from export.graph import DeployedGraph
 from export.onnx.reading import SCOPES
+from export.onnx.saving import save_model
 from isogon.images import Preprocessing
 from isogon.progress import Progress
 from isogon.runtimes import PREPROCESSING_KEY
@@ -21,13 +21,31 @@ from isogon.runtimes import PREPROCESSING_KEY
 OPSET = 20  # of ONNX's operators
 
 
+def float32_model(
+    graph: DeployedGraph,
+    preprocessing: Preprocessing,
+    progress: Progress,
+    description: str = "Exporting to ONNX",
+    *,
+    opset: int = OPSET,
+) -> onnx.ModelProto:
+    """Return `graph` as a model in memory; see `save_onnx`."""
+    task = progress.add_task(description, total=None)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "model.onnx"
+        save_onnx(graph, preprocessing, path, opset=opset)
+        model = onnx.load(path)
+    progress.update(task, total=1, completed=1)
+    return model
+
+
 def save_onnx(
-    graph: Graph, preprocessing: Preprocessing, path: Path, *, opset: int = OPSET
+    graph: DeployedGraph, preprocessing: Preprocessing, path: Path, *, opset: int = OPSET
 ) -> None:
     """Write `graph` to `path`: `images` uint8 [b, h, w, 3] -> `embedding`, `ood_score`.
 
-    The batch is dynamic, normalisation and detector are inside. The metadata holds the
-    preprocessing, so that the file's hash vouches for it too.
+    The batch size is dynamic; normalisation and detector are in the graph. The metadata
+    holds the preprocessing, so the file's hash covers it too.
     """
     shape = (2, preprocessing.height, preprocessing.width, 3)
     example = torch.zeros(shape, dtype=torch.uint8)
@@ -42,17 +60,17 @@ def save_onnx(
             opset_version=opset,
             verbose=False,
         )
-    assert program is not None  # only without dynamo
+    assert program is not None  # it is None only without dynamo
     program.model.metadata_props[PREPROCESSING_KEY] = preprocessing.model_dump_json()
     save_model(_bare(program.model_proto), path)
 
 
 def _bare(model: onnx.ModelProto) -> onnx.ModelProto:
-    """Return the model without what its exporter noted of itself; it is changed.
+    """Return the model, changed in place, without the exporter's notes.
 
-    Notes on nodes quote our source by its place on this machine. The shapes of weights
-    are with the weights: said once more, they contradict them after tools such as ONNX
-    Runtime's `quantize_dynamic` have transposed one, and shape inference then fails.
+    Notes on nodes quote our source with its path on this machine. The weights' shapes are
+    stored twice; tools such as ONNX Runtime's `quantize_dynamic` transpose a weight and
+    update one of them, and shape inference then fails.
     """
     graph = model.graph
     weights = {weight.name for weight in graph.initializer}
@@ -63,24 +81,6 @@ def _bare(model: onnx.ModelProto) -> onnx.ModelProto:
         kept = [note for note in noted.metadata_props if note.key == SCOPES]
         del noted.metadata_props[:]
         noted.metadata_props.extend(kept)
-    return model
-
-
-def float32_model(
-    graph: Graph,
-    preprocessing: Preprocessing,
-    progress: Progress,
-    description: str = "Exporting to ONNX",
-    *,
-    opset: int = OPSET,
-) -> onnx.ModelProto:
-    """Return `graph` as a model in memory; see `save_onnx`."""
-    task = progress.add_task(description, total=None)
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "model.onnx"
-        save_onnx(graph, preprocessing, path, opset=opset)
-        model = onnx.load(path)
-    progress.update(task, total=1, completed=1)
     return model
 
 

@@ -1,4 +1,4 @@
-"""Int8: weights and activations of the inside in eight bits, by pairs of Q and DQ."""
+"""Int8: quantise weights and activations of the graph with QuantizeLinear pairs (Q/DQ)."""
 
 from collections.abc import Mapping
 from typing import Any, Literal
@@ -9,83 +9,12 @@ from jaxtyping import Float
 from onnx import numpy_helper
 from onnxruntime.quantization import QDQQuantizer, QuantType
 
-from export.onnx.observation import OPERATORS, Method, Observed, observe
+from export.onnx.observation import OPERATORS, ObservedActivations, RangeMethod, observe
 from export.onnx.reading import ending, require_nodes
 from isogon.progress import Progress
 from isogon.runtimes import Pixels
 
-_LARGEST = 127  # of symmetric int8
-_LEAST_SCALE = 2.0**-24  # what float16 can hold, where TensorRT wants the scales in it
-
-
-def corrected_biases(
-    model: onnx.ModelProto, observed: Observed, untouched: frozenset[str]
-) -> onnx.ModelProto:
-    """Return `model` with the biases its Conv and Gemm nodes need once they are int8.
-
-    Rounding turns the weights W into W + e, and the output's mean moves by e E[x], which
-    no range of activations mends; a derivative filter, whose weights should cancel, is
-    hit hardest. The mean input E[x] is observed, so e E[x] is subtracted from the bias.
-    On tf_efficientnet_lite0 this takes the mean cosine of int8 from 0.985 to 0.996.
-
-    Reference: Nagel et al., "Data-free quantization through weight equalization and bias
-    correction", arXiv:1906.04721, section 4.2. We observe E[x] as they do where there are
-    images (appendix D), but all layers' at once, in float32, and without the padding.
-
-    A bias that several nodes share becomes one for each, named after its node. The weights
-    of a dead channel, too small for a scale in float16, become 0 for the same price.
-    """
-    result = onnx.ModelProto()
-    result.CopyFrom(model)
-    graph = result.graph
-    weights = {tensor.name: tensor for tensor in graph.initializer}
-    for node in graph.node:
-        constant = len(node.input) == 3 and set(node.input[1:]) <= weights.keys()
-        if node.op_type not in ("Conv", "Gemm") or not constant or node.name in untouched:
-            continue
-        weight, bias = (numpy_helper.to_array(weights[name]) for name in node.input[1:])
-        attributes = {a.name: onnx.helper.get_attribute_value(a) for a in node.attribute}
-        turned = node.op_type == "Gemm" and not attributes.get("transB")
-        rows = weight.T if turned else weight  # output channels first
-        scale = _scale(rows)
-        rounded = np.round(rows / np.where(scale, scale, 1)) * scale
-        moved = _moved(
-            rounded - rows, observed.means[node.input[0]], attributes.get("group", 1)
-        )
-        alive = rows * (scale != 0)
-        weights[node.input[1]].CopyFrom(
-            numpy_helper.from_array(alive.T if turned else alive, node.input[1])
-        )
-        own = f"{node.input[2]}_{node.name}"
-        graph.initializer.append(
-            numpy_helper.from_array((bias - moved).astype(np.float32), own)
-        )
-        node.input[2] = own
-    return result
-
-
-def _scale(weight: Float[np.ndarray, "out ..."]) -> Float[np.ndarray, "out ..."]:
-    """Return the step of each output channel's int8 weights; 0 where it is dead."""
-    largest = np.abs(weight).max(axis=tuple(range(1, weight.ndim)), keepdims=True)
-    scale = largest / _LARGEST
-    return np.where(scale < _LEAST_SCALE, 0, scale).astype(np.float32)
-
-
-def _moved(
-    error: Float[np.ndarray, "out in_group ..."],
-    mean: Float[np.ndarray, " in"],
-    groups: int,
-) -> Float[np.ndarray, " out"]:
-    """Return by how much the error of a weight moves the mean of each output."""
-    by_input = error.reshape(groups, len(error) // groups, error.shape[1], -1).sum(axis=3)
-    moved: Float[np.ndarray, " out"] = np.einsum(
-        "goi,gi->go", by_input, mean.reshape(groups, -1)
-    ).ravel()
-    return moved
-
-
 Target = Literal["onnxruntime", "tensorrt"]
-
 _WEIGHTED = ("Conv", "MatMul", "Gemm")
 _OPERATORS: Mapping[Target, tuple[str, ...]] = {
     "onnxruntime": OPERATORS,
@@ -102,13 +31,15 @@ _OPTIONS: Mapping[Target, Mapping[str, Any]] = {
         "QuantizeBias": False,
     },
 }
+_LARGEST = 127  # of symmetric int8
+_LEAST_SCALE = 2.0**-24  # the least float16 number: TensorRT may store scales in it
 
 
 def int8_model(
     model: onnx.ModelProto,
     pixels: Pixels,
     *,
-    method: Method = "percentile",
+    method: RangeMethod = "percentile",
     target: Target = "onnxruntime",
     keep: frozenset[str] = frozenset(),
     progress: Progress | None = None,
@@ -120,7 +51,7 @@ def int8_model(
 
 def quantised(
     model: onnx.ModelProto,
-    observed: Observed,
+    observed: ObservedActivations,
     *,
     target: Target = "onnxruntime",
     keep: frozenset[str] = frozenset(),
@@ -129,21 +60,21 @@ def quantised(
     """Return `model` with int8 Conv, Gemm and MatMul nodes (those with weights).
 
     Weights are symmetric int8 with a scale per output channel. Biases are corrected
-    (`corrected_biases`), unless `correct` is false: those of a fine-tuned model are as
-    int8 needs them. In float32 stay the inputs and outputs, the end of the graph (unit
-    norm and detector), the nodes in `keep`, and products of two activations, as in
-    attention. No encoding of activations suits everyone, hence `target`:
+    (`corrected_biases`) if `correct`; a fine-tuned model needs no correction. These stay
+    in float32: inputs and outputs, the end of the graph (unit norm and detector), the
+    nodes in `keep`, and products of two activations, as in attention. No encoding of
+    activations suits both runtimes, so there is `target`:
 
-    * "onnxruntime": asymmetric uint8, int32 biases, and outputs quantised behind their
-      Relu or Clip, which the range then replaces, so that these nodes are gone. This is
-      what ONNX Runtime's CPU kernels fuse: with VNNI 1.4 to 1.6 times as fast as float32
+    * "onnxruntime": asymmetric uint8, int32 biases, and outputs quantised after their
+      Relu or Clip; the range replaces these nodes, so they are removed. ONNX Runtime's
+      CPU kernels fuse this encoding: with VNNI 1.4 to 1.6 times as fast as float32
       on tf_efficientnet_lite0 at 128 pixels, 2.1 to 3 times on resnet18, 1.5 to 1.9 times
       on a ViT-Tiny, but no faster on mobilenetv4_conv_small, whose float32 takes 2.4 ms.
       TensorRT refuses it.
-    * "tensorrt": symmetric int8 on inputs alone, float32 biases. ONNX Runtime runs it at
-      0.3 to 0.9 of float32's speed, because a Relu no longer fuses.
+    * "tensorrt": symmetric int8 on inputs only, float32 biases. ONNX Runtime runs it at 0.3
+      to 0.9 of float32's speed, because Relu is not fused.
 
-    Other nodes and tensors keep their names; new ones are called after the tensor, as in
+    Other nodes and tensors keep their names; new ones are named after the tensor:
     `<tensor>_QuantizeLinear`.
 
     Raises:
@@ -180,3 +111,69 @@ def unquantised(model: onnx.ModelProto, keep: frozenset[str]) -> frozenset[str]:
         if node.op_type == "MatMul" and not weights.intersection(node.input)
     }
     return keep | ending(model) | products
+
+
+def corrected_biases(
+    model: onnx.ModelProto, observed: ObservedActivations, untouched: frozenset[str]
+) -> onnx.ModelProto:
+    """Return `model` with Conv and Gemm biases that correct for int8 weights.
+
+    Rounding turns the weights W into W + e and moves the output's mean by e E[x]. No
+    range of activations corrects this; filters whose weights should cancel out suffer
+    most. The mean input E[x] is observed, so e E[x] is subtracted from the bias. On
+    tf_efficientnet_lite0 this raises the mean cosine of int8 from 0.985 to 0.996.
+
+    Reference: Nagel et al., "Data-free quantization through weight equalization and bias
+    correction", arXiv:1906.04721, section 4.2. Like them (appendix D) we observe E[x] on
+    images, but for all layers at once, in float32, and without the padding.
+
+    A bias shared by several nodes is copied for each, named after the node. The weights of
+    a dead channel, too small for a float16 scale, become 0.
+    """
+    result = onnx.ModelProto()
+    result.CopyFrom(model)
+    graph = result.graph
+    weights = {tensor.name: tensor for tensor in graph.initializer}
+    for node in graph.node:
+        constant = len(node.input) == 3 and set(node.input[1:]) <= weights.keys()
+        if node.op_type not in ("Conv", "Gemm") or not constant or node.name in untouched:
+            continue
+        weight, bias = (numpy_helper.to_array(weights[name]) for name in node.input[1:])
+        attributes = {a.name: onnx.helper.get_attribute_value(a) for a in node.attribute}
+        turned = node.op_type == "Gemm" and not attributes.get("transB")
+        rows = weight.T if turned else weight  # output channels first
+        scale = _scale(rows)
+        rounded = np.round(rows / np.where(scale, scale, 1)) * scale
+        moved = _moved(
+            rounded - rows, observed.means[node.input[0]], attributes.get("group", 1)
+        )
+        alive = rows * (scale != 0)
+        weights[node.input[1]].CopyFrom(
+            numpy_helper.from_array(alive.T if turned else alive, node.input[1])
+        )
+        own = f"{node.input[2]}_{node.name}"
+        graph.initializer.append(
+            numpy_helper.from_array((bias - moved).astype(np.float32), own)
+        )
+        node.input[2] = own
+    return result
+
+
+def _scale(weight: Float[np.ndarray, "out ..."]) -> Float[np.ndarray, "out ..."]:
+    """Return the scale of each output channel's int8 weights; 0 for a dead channel."""
+    largest = np.abs(weight).max(axis=tuple(range(1, weight.ndim)), keepdims=True)
+    scale = largest / _LARGEST
+    return np.where(scale < _LEAST_SCALE, 0, scale).astype(np.float32)
+
+
+def _moved(
+    error: Float[np.ndarray, "out in_group ..."],
+    mean: Float[np.ndarray, " in"],
+    groups: int,
+) -> Float[np.ndarray, " out"]:
+    """Return how much a weight's rounding error moves the mean of each output."""
+    by_input = error.reshape(groups, len(error) // groups, error.shape[1], -1).sum(axis=3)
+    moved: Float[np.ndarray, " out"] = np.einsum(
+        "goi,gi->go", by_input, mean.reshape(groups, -1)
+    ).ravel()
+    return moved

@@ -1,4 +1,4 @@
-"""What real images show of a float32 graph: each activation's range, and its mean."""
+"""Observe the ranges and means of a float32 graph's activations on real images."""
 
 import contextlib
 import io
@@ -18,23 +18,23 @@ from onnxruntime.quantization.calibrate import TensorsData, create_calibrator
 from isogon.progress import Progress, Silent
 from isogon.runtimes import Pixels
 
-Method = Literal["percentile", "entropy"]
+RangeMethod = Literal["percentile", "entropy"]
 
-# Operators whose inputs and outputs may get a scale of their own.
+# Operators whose inputs and outputs may get a scale.
 OPERATORS = ("Conv", "MatMul", "Gemm", "Relu", "Clip", "MaxPool", "AveragePool")
 _BATCH = 8  # images whose activations are in memory at a time
-_SETTINGS: Mapping[Method, tuple[CalibrationMethod, Mapping[str, object]]] = {
+_SETTINGS: Mapping[RangeMethod, tuple[CalibrationMethod, Mapping[str, object]]] = {
     "percentile": (CalibrationMethod.Percentile, {"percentile": 99.99, "symmetric": False}),
-    # Of ONNX Runtime's default, 128 bins for 128 steps, there is nothing to choose.
+    # ONNX Runtime's default, 128 bins for 128 steps, leaves nothing to choose.
     "entropy": (CalibrationMethod.Entropy, {"num_bins": 512, "symmetric": False}),
 }
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Observed:
-    """What was seen on real images, for `quantised` to be called on as often as needed."""
+class ObservedActivations:
+    """Ranges and means on real images; `quantised` may use them several times."""
 
-    ranges: TensorsData  # by tensor
+    ranges: TensorsData  # by tensor name
     means: Mapping[str, Float64[np.ndarray, " channels"]]  # of what Conv and Gemm read
 
 
@@ -42,16 +42,16 @@ def observe(
     model: onnx.ModelProto,
     pixels: Pixels,
     *,
-    method: Method = "percentile",
+    method: RangeMethod = "percentile",
     progress: Progress | None = None,
-) -> Observed:
+) -> ObservedActivations:
     """Run `model` on `pixels` and return the ranges and means of its activations.
 
-    `percentile` leaves the 0.005 % of the values at each end out; `entropy` takes the
-    range of least Kullback-Leibler divergence (of 512 bins). The default is measured, as
-    the cosine to float32 (least, mean) on 128 crops of photographs after 128 others, in
-    ONNX Runtime, on tf_efficientnet_lite0 with ImageNet weights and on a ViT-Tiny with
-    random ones, both at 128 pixels:
+    `percentile` leaves out 0.005 % of the values at each end; `entropy` takes the range
+    of least Kullback-Leibler divergence (of 512 bins). The default was chosen by the
+    cosine to float32 (least, mean) on 128 crops of photographs, with ranges from 128
+    others, in ONNX Runtime, for tf_efficientnet_lite0 with ImageNet weights and a
+    ViT-Tiny with random weights, both at 128 pixels:
 
                           lite0             ViT-Tiny
         percentile 99.9   0.9753  0.9939    0.9950  0.9986
@@ -59,8 +59,8 @@ def observe(
         percentile 99.999 0.9781  0.9958    0.9984  0.9995
         entropy           0.8447  0.9538    0.9971  0.9994
 
-    Histograms are kept, not values, so memory holds the activations of 8 images at a
-    time, however many there are: 1 GB for tf_efficientnet_lite0 at 224 pixels.
+    Only histograms are kept, so memory holds the activations of 8 images at a time:
+    1 GB for tf_efficientnet_lite0 at 224 pixels.
     """
     shown = progress or Silent()
     batches = [pixels[start : start + _BATCH] for start in range(0, len(pixels), _BATCH)]
@@ -86,11 +86,11 @@ def observe(
             ranges = calibrator.compute_data()
         shown.update(task, total=1, completed=1)
         means = _means(model, batches, folder, shown)
-    return Observed(ranges=ranges, means=means)
+    return ObservedActivations(ranges=ranges, means=means)
 
 
 class _Reader(CalibrationDataReader):  # type: ignore[misc]  # untyped in ONNX Runtime
-    """Batches of pixels, as ONNX Runtime asks for them."""
+    """Batches of pixels behind ONNX Runtime's interface."""
 
     def __init__(self, batches: Iterable[Pixels]) -> None:
         self._batches: Iterator[Pixels] = iter(batches)
@@ -120,7 +120,7 @@ def _means(
 
 
 def _with_outputs(model: onnx.ModelProto, names: Iterable[str]) -> onnx.ModelProto:
-    """Return a copy that also gives the tensors `names`."""
+    """Return a copy of the model with the tensors `names` as further outputs."""
     copy = onnx.ModelProto()
     copy.CopyFrom(model)
     given = {output.name for output in model.graph.output}

@@ -1,4 +1,4 @@
-"""What an ONNX graph says of itself: its precision, its types, its nodes and its end."""
+"""Read an ONNX graph: its precision, tensor types, torch modules and final nodes."""
 
 import ast
 import math
@@ -12,26 +12,110 @@ from onnx import TensorProto, helper
 from isogon.errors import UsageError
 from isogon.runtimes import Precision
 
+# Prefix of the nodes that `export.onnx.search` adds; they are the same in every precision.
+SEARCH = "search/"
+# Metadata key under which the exporter notes a node's torch modules.
+SCOPES = "pkg.torch.onnx.name_scopes"
+_NO_MODULE = "_empty_nn_module_stack"
+_FLOAT16 = "tensor(float16)"
+_SMALL = 1024  # elements; shape inference needs the values of small tensors only
+
+
+def read_onnx(path: Path) -> onnx.ModelProto:
+    """Return the ONNX model in a file.
+
+    Raises:
+        UsageError: the file cannot be read, or is not an ONNX file.
+    """
+    try:
+        model: onnx.ModelProto = onnx.load(path, format="protobuf")
+    except (DecodeError, OSError) as error:
+        raise UsageError(
+            f"{path} cannot be read as an ONNX file: {error}. Give one that `isogon "
+            f"export` wrote."
+        ) from error
+    return model
+
 
 def require_nodes(model: onnx.ModelProto, names: frozenset[str]) -> None:
-    """Raise `UsageError` unless all `names` are those of nodes of `model`."""
+    """Raise `UsageError` unless `model` has nodes of all these names."""
     unknown = sorted(names - {node.name for node in model.graph.node})
     if unknown:
         raise UsageError(
-            f"`keep` names {', '.join(unknown[:3])}, and the model has no such node. "
+            f"`keep` names {', '.join(unknown[:3])}, but the model has no such node. "
             f"Name nodes of the float32 model."
         )
 
 
-_FLOAT, _FLOAT16 = "tensor(float)", "tensor(float16)"
-_SMALL = 1024  # elements; shape inference reads the values of shapes, never of weights
+def opset_of(model: onnx.ModelProto) -> int:
+    """Return the opset (the version of ONNX's operators) that the model imports."""
+    return next(int(o.version) for o in model.opset_import if o.domain in ("", "ai.onnx"))
+
+
+def precision_of(model: onnx.ModelProto) -> Precision:
+    """Return the precision of a graph: int8 if it quantises, fp16 if it holds float16."""
+    nodes = [node for node in model.graph.node if not node.name.startswith(SEARCH)]
+    if any(node.op_type in ("QuantizeLinear", "DequantizeLinear") for node in nodes):
+        return "int8"
+    half = onnx.TensorProto.FLOAT16
+    casts = (a.i for node in nodes if node.op_type == "Cast" for a in node.attribute)
+    weights = (tensor.data_type for tensor in model.graph.initializer)
+    return "fp16" if half in casts or half in weights else "fp32"
+
+
+def module_of(node: onnx.NodeProto) -> str:
+    """Return the torch module path of a node; "" outside all modules.
+
+    This is the innermost scope that the exporter wrote. A convolution with a folded batch
+    norm has the norm's scope, so its path is taken from the weight's name. (Not for other
+    nodes: of equal weights, such as norms of ones, the exporter keeps only one.)
+    """
+    if node.op_type == "Conv" and node.input[1].endswith(".weight"):
+        return str(node.input[1]).removesuffix(".weight")
+    scopes = scopes_of(node)
+    return scopes[-1] if scopes else ""
+
+
+def scopes_of(node: onnx.NodeProto) -> list[str]:
+    """Return the paths of the torch modules around a node, the innermost last."""
+    for entry in node.metadata_props:
+        if entry.key == SCOPES:
+            scopes: list[str] = ast.literal_eval(entry.value)
+            return [path for path in scopes[:-1] if not path.startswith(_NO_MODULE)]
+    return []
+
+
+def ending(model: onnx.ModelProto) -> frozenset[str]:
+    """Return the names of the final nodes: the embedding's normalisation and the detector.
+
+    These are all nodes that depend on the vector before it is divided by its norm. The
+    division is the exported form of `isogon.networks.student.unit`.
+
+    Raises:
+        UsageError: `embedding` is not the result of a Div, so the graph is not ours.
+    """
+    nodes = model.graph.node
+    made_by = {name: node for node in nodes for name in node.output}
+    division = made_by.get("embedding")
+    if division is None or division.op_type != "Div":
+        found = "nothing" if division is None else f"the {division.op_type} {division.name}"
+        raise UsageError(
+            f"Expected an ONNX graph whose `embedding` is the result of a Div, found "
+            f"{found}. Export it again with `isogon export`."
+        )
+    reached, names = {division.input[0]}, set()
+    for node in nodes:  # ONNX sorts nodes: inputs come first
+        if reached.intersection(node.input):
+            reached.update(node.output)
+            names.add(node.name)
+    return frozenset(names)
 
 
 def float32_tensors(model: onnx.ModelProto) -> frozenset[str]:
     """Return the names of all float32 tensors, weights included.
 
-    The weights' values are left out of what is inferred on, because a protobuf of more
-    than 2 GB cannot pass to ONNX.
+    Types are inferred on a copy without large weights, because ONNX takes no protobuf of
+    more than 2 GB.
     """
     light = onnx.ModelProto(ir_version=model.ir_version, opset_import=model.opset_import)
     graph = light.graph
@@ -56,20 +140,15 @@ def float32_tensors(model: onnx.ModelProto) -> frozenset[str]:
 
 
 def may_be_float16(node: onnx.NodeProto, opset: int) -> tuple[list[bool], list[bool]]:
-    """Return for each input and each output of `node` whether float16 may stand there.
+    """Return for each input and each output of `node` whether it may be float16.
 
-    So says the operator's definition in ONNX: `scales` of Resize is always float32, and
-    Range has no float16 at all. An operator that ONNX does not define has none.
+    The operator's definition in ONNX decides: `scales` of Resize is always float32, and
+    Range has no float16. Operators that ONNX does not define may not use float16.
     """
     if not onnx.defs.has(node.op_type, opset, node.domain):
         return [False] * len(node.input), [False] * len(node.output)
     inputs, outputs = _allowances(node.op_type, opset, node.domain)
     return _spread(inputs, len(node.input)), _spread(outputs, len(node.output))
-
-
-def opset_of(model: onnx.ModelProto) -> int:
-    """Return the version of ONNX's own operators that the model imports."""
-    return next(int(o.version) for o in model.opset_import if o.domain in ("", "ai.onnx"))
 
 
 @cache
@@ -88,88 +167,5 @@ def _allowances(
 
 
 def _spread(allowances: tuple[bool, ...], count: int) -> list[bool]:
-    """Repeat the last place of an operator that takes any number of them (Concat)."""
+    """Repeat the last entry for an operator with any number of inputs (Concat)."""
     return [allowances[min(place, len(allowances) - 1)] for place in range(count)]
-
-
-# Begins the names of what `export.onnx.search` adds, which is alike in every precision.
-SEARCH = "search/"
-
-# Where the exporter notes of a node which modules it is from.
-SCOPES = "pkg.torch.onnx.name_scopes"
-_NO_MODULE = "_empty_nn_module_stack"
-
-
-def read_onnx(path: Path) -> onnx.ModelProto:
-    """Return the ONNX model in a file.
-
-    Raises:
-        UsageError: it cannot be read, or is no ONNX file.
-    """
-    try:
-        model: onnx.ModelProto = onnx.load(path, format="protobuf")
-    except (DecodeError, OSError) as error:
-        raise UsageError(
-            f"{path} is no ONNX file that can be read: {error}. Give one that `isogon "
-            f"export` wrote."
-        ) from error
-    return model
-
-
-def precision_of(model: onnx.ModelProto) -> Precision:
-    """Return the precision of a graph: int8 if it quantises, fp16 if it holds float16."""
-    nodes = [node for node in model.graph.node if not node.name.startswith(SEARCH)]
-    if any(node.op_type in ("QuantizeLinear", "DequantizeLinear") for node in nodes):
-        return "int8"
-    half = onnx.TensorProto.FLOAT16
-    casts = (a.i for node in nodes if node.op_type == "Cast" for a in node.attribute)
-    weights = (tensor.data_type for tensor in model.graph.initializer)
-    return "fp16" if half in casts or half in weights else "fp32"
-
-
-def module_of(node: onnx.NodeProto) -> str:
-    """Return the torch module path of a node, "" where the graph itself computes.
-
-    It is the innermost scope that the exporter wrote. A convolution that took in its
-    batch norm carries the norm's scope; its weight's name says where it stands. (Of other
-    nodes it may not: the exporter keeps one of equal weights, such as norms of ones.)
-    """
-    if node.op_type == "Conv" and node.input[1].endswith(".weight"):
-        return str(node.input[1]).removesuffix(".weight")
-    scopes = scopes_of(node)
-    return scopes[-1] if scopes else ""
-
-
-def scopes_of(node: onnx.NodeProto) -> list[str]:
-    """Return the paths of the torch modules around a node, the innermost last."""
-    for entry in node.metadata_props:
-        if entry.key == SCOPES:
-            scopes: list[str] = ast.literal_eval(entry.value)
-            return [path for path in scopes[:-1] if not path.startswith(_NO_MODULE)]
-    return []
-
-
-def ending(model: onnx.ModelProto) -> frozenset[str]:
-    """Return the names of the nodes from the embedding's normalisation on.
-
-    That is whatever depends on the vector that is divided by its norm to become
-    `embedding`; the division is what `isogon.networks.student.unit` exports to.
-
-    Raises:
-        UsageError: no division makes `embedding`; the graph is not one of ours.
-    """
-    nodes = model.graph.node
-    made_by = {name: node for node in nodes for name in node.output}
-    division = made_by.get("embedding")
-    if division is None or division.op_type != "Div":
-        found = "nothing" if division is None else f"the {division.op_type} {division.name}"
-        raise UsageError(
-            f"Expected an ONNX graph whose `embedding` a Div makes by unit norm, found "
-            f"{found}. Export it again with `isogon export`."
-        )
-    reached, names = {division.input[0]}, set()
-    for node in nodes:  # in an order in which inputs come first
-        if reached.intersection(node.input):
-            reached.update(node.output)
-            names.add(node.name)
-    return frozenset(names)

@@ -1,4 +1,4 @@
-"""The search for the nearest of a large bank: found in few bits, scored in float32."""
+"""Search a large bank in two steps: candidates in 4 or 8 bits, scores in float32."""
 
 from collections import Counter
 from collections.abc import Mapping
@@ -12,43 +12,44 @@ from onnx import NodeProto, TensorProto, helper, numpy_helper
 
 from export.onnx.reading import SEARCH
 
-SPARE = 64  # candidates beside the k that count
-BLOCK = 64  # numbers of a vector that share a scale
-# Numbers in a bank (10,923 vectors of 192); a smaller one takes 0.1 ms at most.
-SMALLEST = 2**21
-# Numbers in a vector; of narrower ones batches lose more than one image gains.
-NARROWEST = 96
-_SHARE = 8  # the bank has to have so many times the candidates
-_ASKED = 256  # vectors of the bank, and as many random ones, to be answered right
-
 Vectors = Float32[np.ndarray, "n d"]
 Bits = Literal[4, 8]
+SPARE = 64  # candidates in addition to k
+BLOCK = 64  # consecutive numbers of a vector that share a scale
+# Numbers in a bank (10,923 vectors of 192); smaller banks take 0.1 ms at most.
+SMALLEST = 2**21
+# Numbers in a vector; with narrower ones, batches lose more than single images gain.
+NARROWEST = 96
+_SHARE = 8  # the bank must have this many times the number of candidates
+_ASKED = 256  # test queries from the bank, and as many random ones
+_BLOCKWISE = 21  # the first opset whose DequantizeLinear has blocks and 4 bits
+_TYPES = {4: TensorProto.INT4, 8: TensorProto.INT8}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Search:
-    """The product with the bank and the TopK behind it, as the exporter writes them."""
+class BankSearch:
+    """The product with the bank and the TopK after it, as the exporter writes them."""
 
-    cosines: str  # what the product makes and TopK alone reads
+    cosines: str  # the product's output, which only TopK reads
     weight: str
-    bank: Vectors  # unit norm for knn, energy times that for NNGuide
+    bank: Vectors  # unit norm for knn; times the energy for NNGuide
     k: int
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Coarse:
-    """Vectors in few bits: `BLOCK` numbers in a row share a scale."""
+class CoarseBank:
+    """A bank in 4 or 8 bits; `BLOCK` consecutive numbers share a scale."""
 
     bits: Bits
     codes: Int8[np.ndarray, "n d"]
     scales: Float32[np.ndarray, "n blocks"]
 
     @classmethod
-    def of(cls, vectors: Vectors, bits: Bits) -> "Coarse":
-        """Return vectors rounded to so many bits.
+    def of(cls, vectors: Vectors, bits: Bits) -> "CoarseBank":
+        """Return vectors rounded to `bits` bits.
 
-        The number farthest from 0 in a block becomes the lowest code, whatever its sign:
-        there is one more of those below 0 than above.
+        The number farthest from 0 in a block becomes the lowest code, whatever its sign,
+        because there is one more code below 0 than above.
         """
         count, width = vectors.shape
         blocks = np.pad(vectors, ((0, 0), (0, -width % BLOCK))).reshape(count, -1, BLOCK)
@@ -64,37 +65,37 @@ class Coarse:
         )
 
     def vectors(self) -> Vectors:
-        """Return what the codes stand for."""
+        """Return the vectors that the codes represent."""
         scales = np.repeat(self.scales, BLOCK, axis=1)[:, : self.codes.shape[1]]
         found: np.ndarray = self.codes * scales
         return found
 
 
-def coarse_bank(model: onnx.ModelProto) -> Coarse | None:
-    """Return the bank of a float32 graph in as few bits as find the nearest.
+def coarse_bank(model: onnx.ModelProto) -> CoarseBank | None:
+    """Return the bank of a float32 graph in 4 or 8 bits, whichever suffices.
 
-    The bank's mean is taken off first, which changes an embedding's products alike.
-    Embeddings of one student share a direction; without it the codes have only what tells
-    them apart to express, and err in proportion to that.
+    The bank's mean is subtracted first, which changes all products of an embedding by the
+    same amount. Embeddings of one student share a direction; without it the codes only
+    represent the differences, and their error is smaller.
 
     Returns:
-        The bank in 4 bits, or in 8, or None: there is no large bank, or its classes are so
-        narrow that 8 bits cannot order their members (cosines of 0.995 to their mean).
+        The bank in 4 bits, or in 8. None: there is no large bank, or its classes are so
+        dense that 8 bits cannot order their vectors (cosines of 0.995 to their mean).
     """
-    search = bank_search(model)
+    search = _bank_search(model)
     if search is None:
         return None
     centred = search.bank - search.bank.mean(axis=0, dtype=np.float64).astype(np.float32)
     choices: tuple[Bits, ...] = (4, 8)
     for bits in choices:
-        coarse = Coarse.of(centred, bits)
+        coarse = CoarseBank.of(centred, bits)
         if _suffices(search, coarse):
             return coarse
     return None
 
 
-def bank_search(model: onnx.ModelProto) -> Search | None:
-    """Return the search of a bank that is large enough to gain."""
+def _bank_search(model: onnx.ModelProto) -> BankSearch | None:
+    """Return the search in a bank that is large enough to gain from two steps."""
     graph = model.graph
     weights = {weight.name: weight for weight in graph.initializer}
     made_by = {node.output[0]: node for node in graph.node}
@@ -109,7 +110,7 @@ def bank_search(model: onnx.ModelProto) -> Search | None:
             or not {product.input[1], top.input[1]} <= weights.keys()
             or read[product.input[1]] > 1
             or read[top.input[0]] > 1
-            or any(read[name] for name in top.output[1:])  # places in the bank
+            or any(read[name] for name in top.output[1:])  # indices into the bank
         ):
             continue
         options = {a.name: helper.get_attribute_value(a) for a in top.attribute}
@@ -126,42 +127,38 @@ def bank_search(model: onnx.ModelProto) -> Search | None:
         ):
             bank = np.ascontiguousarray(bank)
             weight = product.input[1]
-            return Search(cosines=top.input[0], weight=weight, bank=bank, k=k)
+            return BankSearch(cosines=top.input[0], weight=weight, bank=bank, k=k)
     return None
 
 
-def _suffices(search: Search, coarse: Coarse) -> bool:
-    """Whether half of the spare candidates answer what is asked here as the bank does.
+def _suffices(search: BankSearch, coarse: CoarseBank) -> bool:
+    """Whether half of the spare candidates suffice for exact answers to test queries.
 
-    A vector of the bank finds itself first, hence one neighbour more.
+    A vector of the bank finds itself first, so one more neighbour is compared.
     """
     generator = np.random.default_rng(0)
     bank, count = search.bank, search.k + 1
     own = bank[generator.choice(len(bank), _ASKED, replace=False)]
     asked = np.concatenate([own, generator.normal(size=own.shape).astype(np.float32)])
     cosines = asked @ bank.T
-    found = Coarse.of(asked, 8).vectors() @ coarse.vectors().T
+    found = CoarseBank.of(asked, 8).vectors() @ coarse.vectors().T
     chosen = np.argpartition(found, -count - SPARE // 2)[:, -count - SPARE // 2 :]
     among = np.partition(np.take_along_axis(cosines, chosen, axis=1), -count)[:, -count]
     return bool((among == np.partition(cosines, -count)[:, -count]).all())
 
 
-_BLOCKWISE = 21  # the opset in which DequantizeLinear has blocks and 4 bits
-_TYPES = {4: TensorProto.INT4, 8: TensorProto.INT8}
+def reranked(model: onnx.ModelProto, coarse: CoarseBank | None) -> onnx.ModelProto:
+    """Return `model` with a two-step search for the nearest vectors of its bank.
 
+    Scoring against a large bank takes as long as reading the bank from memory. So a copy
+    in 4 or 8 bits chooses the k + `SPARE` largest cosines; their float32 vectors are
+    gathered and ranked again by exact cosines. The score is the same if the true k are
+    among the candidates. The gate checks that on real images (`max_score_error`,
+    `decision_agreement`); before, `coarse_bank` checks it on the bank's own vectors and
+    random directions.
 
-def reranked(model: onnx.ModelProto, coarse: Coarse | None) -> onnx.ModelProto:
-    """Return `model` with the search for the nearest of its bank in two steps.
-
-    The score of a large bank takes as long as reading the bank does. So a copy in 4 or 8
-    bits chooses the k + `SPARE` largest cosines; their float32 vectors are gathered, and
-    their cosines, as exact as before, ranked again. The score is the same wherever the
-    true k are among the candidates. Whether they are, the gate asks with real images
-    (`max_score_error`, `decision_agreement`); before, `coarse_bank` asks with the bank's
-    own vectors and random directions.
-
-    Milliseconds an image, plain and so, k = 1, random directions, ONNX Runtime 1.31, one
-    thread with VNNI, best of 60:
+    Milliseconds per image, one step and two steps, k = 1, random directions, ONNX Runtime
+    1.31, one thread with VNNI, best of 60:
 
         vectors x width    batch 1        batch 8        batch 32
         50,000 x 1280      6.83   1.48    1.57   0.59    0.81   0.51
@@ -171,27 +168,27 @@ def reranked(model: onnx.ModelProto, coarse: Coarse | None) -> onnx.ModelProto:
         50,000 x 96        0.37   0.14    0.11   0.12    0.08   0.13
         32,768 x 64        0.101  0.065   0.031  0.072   0.032  0.078
 
-    So it gains one image at a time, as the CPU serves them, and loses 10 to 50
-    microseconds an image from batch 8 or 32 on, where the bank is small or narrow.
-    Behind tf_efficientnet_lite0 at 224 pixels, which evicts the bank from the cache,
-    50,000 x 192 cost 27 % of the embedding's time and cost 5 to 10 % so (8 bits: 13 %),
-    at batch 1. On Tiny ImageNet no score of 76,000 differed by more than 1e-6: features
-    of EfficientNet-Lite0 (1280 wide; 192 by PCA or projection) and of a student hardly
-    trained, k = 1 and 10, banks of 14,000, asked with held-out images and five other
-    sets. The student took 8 bits, the others mostly 4.
+    So two steps are faster for single images, as the CPU serves them, and 10 to 50
+    microseconds per image slower from batch 8 or 32 on if the bank is small or narrow.
+    After tf_efficientnet_lite0 at 224 pixels, which evicts the bank from the cache,
+    50,000 x 192 takes 27 % of the embedding's time in one step and 5 to 10 % in two
+    (8 bits: 13 %), at batch 1. On Tiny ImageNet none of 76,000 scores differed by more
+    than 1e-6: features of EfficientNet-Lite0 (1280 dimensions; 192 by PCA or projection)
+    and of a barely trained student, k = 1 and 10, banks of 14,000, queried with held-out
+    images and five other sets. The student needed 8 bits, the others mostly 4.
 
-    The file and its memory grow by a seventh of the bank in 4 bits, a quarter in 8. Only
-    standard operators are written; on the CPU ONNX Runtime fuses the first two to one
+    File and memory grow by a seventh of the bank in 4 bits, a quarter in 8. Only standard
+    operators are written; ONNX Runtime on the CPU fuses the first two to one
     (`MatMulNBits`; 8 bits since 1.25). Its CUDA and TensorRT providers were not measured.
 
     Args:
         model: as `save_onnx` writes it, in any precision; it is not changed.
-        coarse: of the float32 graph that `model` comes from, as `coarse_bank` returns it.
+        coarse: what `coarse_bank` returns for the float32 graph that `model` comes from.
 
     Returns:
-        A model of the same function; `model` itself without a `coarse` bank.
+        A model of the same function; `model` itself if `coarse` is None.
     """
-    search = None if coarse is None else bank_search(model)
+    search = None if coarse is None else _bank_search(model)
     if coarse is None or search is None:
         return model
     result = onnx.ModelProto()
@@ -223,7 +220,7 @@ def reranked(model: onnx.ModelProto, coarse: Coarse | None) -> onnx.ModelProto:
 
 
 def _nodes() -> list[NodeProto]:
-    """Return the nodes from `embedding` to the candidates' cosines."""
+    """Return the nodes from `embedding` to the candidates' exact cosines."""
 
     def node(
         op_type: str, inputs: str, output: str, options: Mapping[str, Any] | None = None
@@ -246,8 +243,8 @@ def _nodes() -> list[NodeProto]:
     ]
 
 
-def _tensors(search: Search, coarse: Coarse) -> list[TensorProto]:
-    """Return the weights that those nodes read."""
+def _tensors(search: BankSearch, coarse: CoarseBank) -> list[TensorProto]:
+    """Return the weights that the nodes of `_nodes` read."""
     codes = coarse.codes.T.astype(helper.tensor_dtype_to_np_dtype(_TYPES[coarse.bits]))
     arrays = {
         "bank": search.bank,

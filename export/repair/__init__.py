@@ -1,4 +1,4 @@
-"""Repair: which nodes to keep in float32, so that a lower precision passes the gate."""
+"""Repair: choose nodes to keep in float32 so that a lower precision passes the gate."""
 
 from export.repair.repairing import (
     Repair as Repair,

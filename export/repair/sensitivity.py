@@ -1,4 +1,4 @@
-"""How much each node alone spoils, which says which to keep in float32 first."""
+"""Rank nodes by the harm that each does alone: which to keep in float32 first."""
 
 import math
 from dataclasses import dataclass
@@ -8,7 +8,7 @@ import onnx
 import onnxruntime
 from jaxtyping import Bool
 
-from export.divergence.compare import BATCH, Difference
+from export.divergence.compare import BATCH, TensorDifference
 from export.divergence.tensors import Tensors, as_stored, exposing, groups, open_session
 from export.onnx.reading import module_of, precision_of
 from export.repair.switches import SWITCHES, candidates_own, switchable, switched_model
@@ -16,31 +16,31 @@ from isogon.errors import CheckFailedError
 from isogon.progress import Progress
 from isogon.runtimes import Pixels
 
-# Nodes whose effect on the outputs is measured, a run of both graphs each.
+# Nodes whose effect on the outputs is measured; each takes a run of both graphs.
 _MEASURED = 96
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Sensitivity:
-    """What one node of the candidate does to exact inputs, and to the outputs.
+    """The error of one converted node with exact inputs, and its effect on the outputs.
 
-    Both are relative errors, infinite where something is not finite.
+    Both are relative errors, infinite if something is not finite.
     """
 
     name: str
     op_type: str
     module: str
-    own_error: float  # of its output, given the reference's inputs
-    effect: float | None  # on the worst output, were it alone converted; None: not run
+    own_error: float  # of its output, with the reference's inputs
+    effect: float | None  # on the worst output, if it alone is converted; None: not run
 
     @property
     def breaks(self) -> bool:
-        """Whether it makes what is not finite."""
+        """Whether its output, or an output of the graph, is not finite."""
         return math.isinf(self.own_error) or self.effect == math.inf
 
     @property
     def rank(self) -> float:
-        """The larger, the more harmful."""
+        """Larger is more harmful."""
         if self.breaks:
             return math.inf
         return -1.0 if self.effect is None else self.effect
@@ -52,11 +52,11 @@ def sensitivities(
     pixels: Pixels,
     progress: Progress,
 ) -> list[Sensitivity]:
-    """Return the nodes that the candidate computes otherwise, the most harmful first.
+    """Return the nodes whose results the candidate changes, the most harmful first.
 
-    Every node gets the reference's inputs, so its error is not its predecessors'. The
-    96 with the largest own error are then tried one by one: how far do the outputs move
-    if nothing but this node is converted? In this order they come; the others behind them.
+    Every node gets the reference's inputs, so its error is its own. The 96 with the
+    largest own error are then converted one by one, and the change of the outputs is
+    measured. They are sorted by this change; the others follow.
 
     Raises:
         CheckFailedError: the graphs have no node in common.
@@ -66,8 +66,8 @@ def sensitivities(
     pairs = switchable(reference, candidate)
     if not pairs:
         raise CheckFailedError(
-            "The converted graph has no node of the reference's name, so no node can be "
-            "kept in float32. Convert the float32 graph of this bundle."
+            "The converted graph has no node with a name of the reference's, so no node "
+            "can be kept in float32. Convert the float32 graph of this bundle."
         )
     model = switched_model(reference, candidate, pairs)
     own = _own_errors(reference, model, pairs, pixels, progress)
@@ -94,10 +94,10 @@ def _own_errors(
     pixels: Pixels,
     progress: Progress,
 ) -> list[float]:
-    """Return the error of each node's output, given the reference's inputs."""
+    """Return the error of each node's output, with the reference's inputs."""
     theirs = {ours.output[0]: candidates_own(other.output[0]) for ours, other in pairs}
     off = np.zeros(len(pairs), dtype=bool)
-    found = {name: Difference() for name in theirs}
+    found = {name: TensorDifference() for name in theirs}
     task = progress.add_task("Measuring each node's own error", total=len(theirs))
     for names in groups(reference, list(theirs), BATCH):
         exposed = [*names, *(theirs[name] for name in names)]
@@ -117,7 +117,7 @@ def _effects(
     pixels: Pixels,
     progress: Progress,
 ) -> dict[int, float]:
-    """Return by how much the worst output moves if one node alone is converted."""
+    """Return the error of the worst output if one node alone is converted."""
     names = [value.name for value in model.graph.output]
     session = open_session(model, fused=False)
     switches = np.zeros(count, dtype=bool)
@@ -129,7 +129,7 @@ def _effects(
         switches[number] = False
         errors = []
         for name in names:
-            difference = Difference()
+            difference = TensorDifference()
             difference.add(expected[name], tensors[name])
             errors.append(difference.error)
         effects[number] = max(errors)

@@ -1,4 +1,4 @@
-"""Both graphs in one, with a switch at every node that says whose result goes on."""
+"""Both graphs in one, with a switch at every node that selects whose result is used."""
 
 from collections.abc import Mapping, Sequence
 from graphlib import TopologicalSorter
@@ -14,14 +14,14 @@ _THEIRS, _OURS, _GIVEN = "candidate/", "reference/", "given/"
 
 
 def candidates_own(tensor: str) -> str:
-    """Return the name, in the switched graph, of what the candidate makes of a tensor."""
+    """Return the name of a candidate's tensor in the switched graph."""
     return f"{_THEIRS}{tensor}"
 
 
 def switchable(
     reference: onnx.ModelProto, candidate: onnx.ModelProto
 ) -> list[tuple[onnx.NodeProto, onnx.NodeProto]]:
-    """Return the matched nodes whose first output may be exchanged: it is a float."""
+    """Return the matched nodes whose first output is a float and may be exchanged."""
     floats = (TensorProto.FLOAT, TensorProto.FLOAT16)
     typed = [*reference.graph.value_info, *reference.graph.output]
     types = {value.name: value.type.tensor_type.elem_type for value in typed}
@@ -37,13 +37,13 @@ def switched_model(
     candidate: onnx.ModelProto,
     pairs: Sequence[tuple[onnx.NodeProto, onnx.NodeProto]],
 ) -> onnx.ModelProto:
-    """Return the reference with the candidate's node beside each of its own.
+    """Return one graph with the nodes of both, and a switch for every pair.
 
-    Every node of `pairs` is computed twice from the same inputs, by the reference and
-    by the candidate (with the casts, Q and DQ in front of it), and input `switches`,
-    bool [pairs], says of each which result goes on: False the reference's. So
-    with all of them False the candidate's tensors are what its nodes do to the
-    reference's inputs, and with one True the outputs show what that node alone spoils.
+    Every node of `pairs` is computed twice from the same inputs: by the reference and by
+    the candidate (with the casts, Q and DQ before it). The input `switches`, bool
+    [pairs], selects which result later nodes use: False is the reference's. With all
+    False the candidate's tensors show each node's own error on the reference's inputs;
+    with one True the outputs show the effect of that node alone.
     """
     theirs = {other.output[0]: ours.output[0] for ours, other in pairs}
     nodes = [
@@ -78,7 +78,7 @@ def switched_model(
 def _reference_nodes(
     reference: onnx.ModelProto, switched: set[str]
 ) -> list[onnx.NodeProto]:
-    """Return the reference's nodes; a switched tensor gets another name at its maker."""
+    """Return the reference's nodes, with the outputs that are switched renamed."""
     return [
         _renamed(node, node.name, outputs={name: _OURS + name for name in switched})
         for node in reference.graph.node
@@ -88,7 +88,7 @@ def _reference_nodes(
 def _candidate_nodes(
     candidate: onnx.ModelProto, theirs: Mapping[str, str]
 ) -> list[onnx.NodeProto]:
-    """Return the candidate's nodes, which read switched tensors in their own type."""
+    """Return the candidate's nodes; they read switched tensors, cast to their own type."""
     given = {value.name for value in candidate.graph.input}
     own = {
         name: name if name in given else candidates_own(name) for name in _names(candidate)
@@ -145,7 +145,7 @@ def _names(model: onnx.ModelProto) -> set[str]:
 
 
 def _sorted(nodes: Sequence[onnx.NodeProto]) -> list[onnx.NodeProto]:
-    """Return the nodes in an order in which inputs come first, as ONNX demands."""
+    """Return the nodes sorted so that inputs come first, as ONNX requires."""
     maker = {name: number for number, node in enumerate(nodes) for name in node.output}
     needs = {
         number: [maker[name] for name in node.input if name in maker]

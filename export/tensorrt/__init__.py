@@ -1,4 +1,4 @@
-"""TensorRT engines from the bundle's ONNX files, by `tensorrt` or `tensorrt-rtx`."""
+"""Build TensorRT engines from the bundle's ONNX files, by `tensorrt` or `tensorrt-rtx`."""
 
 from export.tensorrt.builder import (
     build_engine as build_engine,

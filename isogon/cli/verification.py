@@ -206,7 +206,7 @@ def _diverge(
     opened = Bundle.open(bundle)
     with console.progress() as progress:
         with console.loading(progress, extra="export"):
-            from export.divergence.record import draw
+            from export.divergence.node_errors import draw
         found = api.diverge(opened, artifact, bound=bound, progress=progress)
         draw(found, drawn)
     if as_json:

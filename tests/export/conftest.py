@@ -8,7 +8,7 @@ import onnx
 import pytest
 from onnx import numpy_helper
 
-from export.graph import Graph
+from export.graph import DeployedGraph
 from export.onnx import save_onnx
 from export.onnx.reading import module_of
 from isogon.networks import Student, preprocessing_of, timm_model
@@ -72,12 +72,12 @@ def changed() -> Callable[[onnx.ModelProto, str, Change], onnx.ModelProto]:
 
 
 @pytest.fixture
-def torch_vit() -> Graph:
+def torch_vit() -> DeployedGraph:
     """The vision transformer in torch, to be changed."""
     return small_graph("test_vit")
 
 
-def small_graph(name: str) -> Graph:
+def small_graph(name: str) -> DeployedGraph:
     """Return an untrained student with its detector, the same each time."""
     import torch
 
@@ -88,10 +88,10 @@ def small_graph(name: str) -> Graph:
     _settle_norms(student)
     bank = np.random.default_rng(0).normal(size=(100, 32))
     bank = (bank / np.linalg.norm(bank, axis=1, keepdims=True)).astype(np.float32)
-    return Graph(student, DetectorSpec(name="knn", k=5).fit(bank, None))
+    return DeployedGraph(student, DetectorSpec(name="knn", k=5).fit(bank, None))
 
 
-def exported_graph(graph: Graph, folder: Path) -> onnx.ModelProto:
+def exported_graph(graph: DeployedGraph, folder: Path) -> onnx.ModelProto:
     """Return the graph as ONNX."""
     path = folder / "model.onnx"
     save_onnx(graph, preprocessing_of("test_vit", SIZE, 1.0), path)
@@ -99,7 +99,7 @@ def exported_graph(graph: Graph, folder: Path) -> onnx.ModelProto:
 
 
 @pytest.fixture
-def as_onnx(tmp_path: Path) -> Callable[[Graph], onnx.ModelProto]:
+def as_onnx(tmp_path: Path) -> Callable[[DeployedGraph], onnx.ModelProto]:
     """Export a graph."""
     return lambda graph: exported_graph(graph, tmp_path)
 

@@ -212,7 +212,7 @@ def test_calibrating_makes_the_lower_precisions_again_and_says_what_is_flagged(
     assert vouched.calibration.alpha == 0.1
     assert vouched.report.tolerance.min_cosine == 0.98
     assert verify(again, loud)
-    assert "among those it learnt from" in capsys.readouterr().err
+    assert "among its training images" in capsys.readouterr().err
 
     kept, named = (
         detection(again, loud),

@@ -13,11 +13,11 @@ from rich.progress import Progress
 from distill import Recipe, recipe_from_document
 from distill.distillation import distill
 from export import ExportPlan, artifacts, export_bundle, verify
-from export.deployed import Deployed
+from export.deployed import DeployedFunction
 from export.divergence import divergence_of
 from export.engines import BuiltEngine, built_engine
 from export.gate import Gate
-from export.onnx import Coarse, coarse_bank, float32_model, reranked
+from export.onnx import CoarseBank, coarse_bank, float32_model, reranked
 from export.onnx.reading import SEARCH
 from export.onnx.search import SMALLEST
 from isogon.bundle import ONNX, Bundle, onnx_name
@@ -79,7 +79,7 @@ def test_every_precision_enters_and_searches_in_few_bits(
 def test_a_search_that_finds_the_wrong_ones_does_not_pass_the_gate(
     bundle: Bundle, progress: Progress, tmp_path: Path
 ) -> None:
-    deployed = Deployed.of(bundle)
+    deployed = DeployedFunction.of(bundle)
     gate = Gate.of(deployed, ExportPlan(), progress)
     model = float32_model(deployed.graph, deployed.preprocessing, progress)
     quick = reranked(model, coarse_bank(model))
@@ -96,7 +96,7 @@ def test_a_search_that_finds_the_wrong_ones_does_not_pass_the_gate(
 def test_where_few_bits_miss_the_nearest_the_plain_search_ships(
     bundle: Bundle, progress: Progress, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def misled(model: onnx.ModelProto) -> Coarse:
+    def misled(model: onnx.ModelProto) -> CoarseBank:
         right = coarse_bank(model)
         assert right is not None
         return replace(right, codes=np.random.default_rng(0).permutation(right.codes))

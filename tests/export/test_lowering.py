@@ -187,7 +187,7 @@ def test_a_bundle_is_exported_from_inside_it(
 )
 def test_what_is_about_engines_is_refused_without_one(wish: str) -> None:
     option = f"--{wish.replace('_', '-')}"
-    with pytest.raises(UsageError, match=f"{option} is about engines, and none"):
+    with pytest.raises(UsageError, match=f"{option} is for engines, and none"):
         ExportPlan(**{wish: True}).require_possible()
 
 
@@ -210,7 +210,9 @@ def test_a_bound_that_is_no_number_is_refused(text: str) -> None:
 
 
 def test_a_bound_of_a_precision_that_is_not_made_is_refused() -> None:
-    with pytest.raises(UsageError, match=r"about int8, and .*: here it is fp32, fp16\."):
+    with pytest.raises(
+        UsageError, match=r"is for int8, but only fp32, fp16 is judged here"
+    ):
         tolerances(["int8.min_cosine=0.9"], made=("fp32", "fp16"))
 
 
@@ -247,7 +249,7 @@ def test_a_graph_of_more_than_two_gigabytes_keeps_its_weights_beside_it(
     bundle: Bundle, progress: Progress, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """With the limit lowered: what is larger takes the same way."""
-    monkeypatch.setattr("export.onnx.metadata.LARGEST", 1000)
+    monkeypatch.setattr("export.onnx.saving.LARGEST", 1000)
     assert export_bundle(bundle, progress)
     again = Bundle.open(bundle.path)
     graph = onnx.load(again.file(onnx_name("fp32")), load_external_data=False)

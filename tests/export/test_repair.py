@@ -154,7 +154,7 @@ def test_a_model_that_breaks_everywhere_is_given_up_at_once(
     found = repaired(convert, gate, vit, pixels, progress=progress)
     assert not found
     assert gate.asked == 1
-    assert "make what is not finite" in found.reason
+    assert "are not finite" in found.reason
 
 
 def test_nodes_of_other_names_cannot_be_repaired(

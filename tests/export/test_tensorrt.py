@@ -11,7 +11,7 @@ import torch
 from onnx import TensorProto, helper
 from rich.progress import Progress
 
-from export.graph import Graph
+from export.graph import DeployedGraph
 from export.onnx import save_onnx
 from export.onnx.float16 import float16_model
 from export.tensorrt import EngineOptions, build_engine, options as engine_options
@@ -68,7 +68,7 @@ def vit(tmp_path_factory: pytest.TempPathFactory) -> Path:
     labels = generator.integers(0, 4, 60)
     detector = DetectorSpec(name="vim", dim=8).fit(embeddings, labels)
     path = tmp_path_factory.mktemp("vit") / "model.onnx"
-    save_onnx(Graph(student, detector), preprocessing, path)
+    save_onnx(DeployedGraph(student, detector), preprocessing, path)
     return path
 
 
@@ -100,7 +100,7 @@ def test_a_vits_engine_is_built_in_the_types_of_its_graph(
     weights = vit.stat().st_size
     assert len(plan) > weights / (2 if precision == "fp16" else 1)
     other: Precision = "fp32" if precision == "fp16" else "fp16"
-    with pytest.raises(UsageError, match=f"computes in {precision}.*stamped {other}"):
+    with pytest.raises(UsageError, match=f"computes in {precision}.*cannot be a {other}"):
         build_engine(path, rtx(other), profile=PROFILE, progress=progress)
 
 
@@ -160,7 +160,9 @@ def test_tensorrt_is_stamped_by_the_gpu_that_is_there(
         stamp(None)
     with pytest.raises(UsageError, match="on sm80 or later, and this GPU is sm75"):
         stamp("sm75", hardware_compatible=True)
-    with pytest.raises(UsageError, match="builds for the GPU that is there, not for sm86"):
+    with pytest.raises(
+        UsageError, match="builds for the GPU of this machine, not for sm86"
+    ):
         stamp("sm90", architectures=("sm86",))
 
 
@@ -200,13 +202,13 @@ def test_a_node_that_tensorrt_does_not_take_is_named_with_its_torch_module(
 
 def test_a_file_that_is_no_graph_is_refused(tmp_path: Path, progress: Progress) -> None:
     path = tmp_path / "broken.onnx"
-    with pytest.raises(UsageError, match="is no ONNX file that can be read"):
+    with pytest.raises(UsageError, match="cannot be read as an ONNX file"):
         build_engine(path, rtx(), profile=PROFILE, progress=progress)
     path.write_bytes(b"not protobuf")
-    with pytest.raises(UsageError, match="is no ONNX file that can be read"):
+    with pytest.raises(UsageError, match="cannot be read as an ONNX file"):
         build_engine(path, rtx(), profile=PROFILE, progress=progress)
     path.write_bytes(b"")
-    with pytest.raises(UsageError, match="should take `images` alone"):
+    with pytest.raises(UsageError, match="must have the single input `images`"):
         build_engine(path, rtx(), profile=PROFILE, progress=progress)
 
 

@@ -1,6 +1,6 @@
-"""The numpy detectors of `isogon.ood` as torch modules: a file for each, or for a family.
+"""The numpy detectors of `isogon.ood` as torch modules, one file per detector or family.
 
-Every module of this folder is imported here, and registers its detectors.
+Every module of this folder is imported here and registers its detectors.
 """
 
 import pkgutil

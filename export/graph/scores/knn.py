@@ -1,16 +1,16 @@
-"""Distance to the k-th nearest of the bank."""
+"""knn: distance to the k-th nearest vector of the bank."""
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from export.graph.constants import float32
+from export.graph.operations import float32
 from export.graph.scores.score import score_of
 from isogon.ood import Knn
 
 
 class _KnnScore(nn.Module):
-    """2 - 2 cos to the k-th nearest of the bank; embeddings are unit norm already."""
+    """2 - 2 cos to the k-th nearest vector of the bank; embeddings have unit norm."""
 
     bank: Tensor
 

@@ -1,10 +1,10 @@
-"""The detectors that see the logits of a linear probe alone."""
+"""msp, max_logit, energy and gen: detectors on the logits of a linear probe."""
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from export.graph.constants import float32, log_sum_exp
+from export.graph.operations import float32, log_sum_exp
 from export.graph.scores.score import score_of
 from isogon.ood import GEN_CLASSES, GEN_GAMMA, Energy, Gen, LinearProbe, MaxLogit, Msp
 
@@ -61,7 +61,7 @@ class GenScore(nn.Module):
         ordered = torch.topk(logits, logits.shape[1], dim=1).values
         total = log_sum_exp(ordered)[:, None]
         chosen = ordered[:, :GEN_CLASSES] - total
-        # Rounding may lift the second of two equal classes above 1/2, by an ulp.
+        # With two equal classes, rounding may put the second above 1/2 by one ulp.
         rest = torch.log(1 - torch.exp(chosen[:, 1:]))
         first = log_sum_exp(ordered[:, 1:])[:, None] - total
         others = torch.cat([first, rest], dim=1)

@@ -1,9 +1,9 @@
-"""Mahalanobis distance to the nearest class, alone and relative to all data."""
+"""mahalanobis: distance to the nearest class, absolute and relative to all data."""
 
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from export.graph.constants import float32, smallest
+from export.graph.operations import float32, smallest
 from export.graph.scores.score import score_of
 from isogon.ood import Gaussians, Mahalanobis, RelativeMahalanobis
 

@@ -1,17 +1,17 @@
-"""The energy, guided by the confidence of the nearest familiar embeddings."""
+"""nnguide: the energy times the guidance of the nearest bank embeddings."""
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from export.graph.constants import float32, log_sum_exp
+from export.graph.operations import float32, log_sum_exp
 from export.graph.scores.logit import Logits
 from export.graph.scores.score import score_of
 from isogon.ood import NnGuide
 
 
 class _NnGuideScore(nn.Module):
-    """-E(f) times the mean of the k largest E_j cos(f, f_j); f is unit norm already."""
+    """-E(f) times the mean of the k largest E_j cos(f, f_j); f has unit norm."""
 
     guides: Tensor
 

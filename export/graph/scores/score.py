@@ -1,4 +1,4 @@
-"""From a fitted detector to the module that computes its score in the graph."""
+"""From a fitted detector to the torch module that computes its score in the graph."""
 
 from functools import singledispatch
 
@@ -11,7 +11,7 @@ from isogon.ood import Detector
 def score_of(detector: Detector) -> nn.Module:
     """Return a module from embeddings [b, d] to the detector's scores [b], float32.
 
-    Each file of this package registers the detectors it knows:
+    Each file of this package registers its detectors:
     `@score_of.register(TheDetector)`.
     """
     raise TypeError(

@@ -1,9 +1,9 @@
-"""Agreement with the stored pattern of the predicted class."""
+"""she: inner product with the stored pattern of the predicted class."""
 
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from export.graph.constants import float32
+from export.graph.operations import float32
 from export.graph.scores.logit import Logits
 from export.graph.scores.score import score_of
 from isogon.ood import She

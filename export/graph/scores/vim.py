@@ -1,9 +1,9 @@
-"""How far an embedding leaves the principal subspace, alone and as a logit."""
+"""residual and vim: distance from the principal subspace, alone and with the energy."""
 
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from export.graph.constants import float32, length, log_sum_exp
+from export.graph.operations import float32, length, log_sum_exp
 from export.graph.scores.logit import Logits
 from export.graph.scores.score import score_of
 from isogon.ood import Residual, Vim

@@ -8,7 +8,7 @@ import onnx
 import pytest
 import torch
 
-from export.graph import Graph
+from export.graph import DeployedGraph
 from export.onnx import save_onnx
 from isogon.bundle import ONNX, Bundle
 from isogon.networks import Student, preprocessing_of, timm_model
@@ -35,7 +35,7 @@ def transformer(tmp_path_factory: pytest.TempPathFactory) -> onnx.ModelProto:
     bank /= np.linalg.norm(bank, axis=1, keepdims=True)
     detector = DetectorSpec(name="knn", k=5).fit(bank, np.arange(50) % 5)
     path = tmp_path_factory.mktemp("transformer") / "model.onnx"
-    save_onnx(Graph(student.eval(), detector), preprocessing, path)
+    save_onnx(DeployedGraph(student.eval(), detector), preprocessing, path)
     return onnx.load(path)
 
 

@@ -13,7 +13,7 @@ from onnx import TensorProto, helper, numpy_helper
 from export.finetuning import finetuned
 from export.finetuning.network import QuantisedNetwork
 from export.finetuning.operators import OPERATORS
-from export.onnx import Observed, Target, observe, quantised
+from export.onnx import ObservedActivations, Target, observe, quantised
 from export.onnx.int8 import corrected_biases, unquantised
 from export.parity import quantisation_pixels
 from isogon.bundle import Bundle
@@ -29,17 +29,17 @@ def samples(exported: Any) -> Pixels:
 
 
 @pytest.fixture(scope="module")
-def observed(model: onnx.ModelProto, samples: Pixels) -> Observed:
+def observed(model: onnx.ModelProto, samples: Pixels) -> ObservedActivations:
     return observe(model, samples[:64])
 
 
-def corrected(model: onnx.ModelProto, observed: Observed) -> onnx.ModelProto:
+def corrected(model: onnx.ModelProto, observed: ObservedActivations) -> onnx.ModelProto:
     return corrected_biases(model, observed, unquantised(model, frozenset()))
 
 
 @pytest.mark.parametrize("target", ["onnxruntime", "tensorrt"])
 def test_every_quantised_tensor_is_within_one_step_of_onnx_runtime_s(
-    model: onnx.ModelProto, observed: Observed, pixels: Pixels, target: Target
+    model: onnx.ModelProto, observed: ObservedActivations, pixels: Pixels, target: Target
 ) -> None:
     """Each node reads ONNX Runtime's numbers, so that one step does not become many."""
     base = corrected(model, observed)
@@ -65,7 +65,7 @@ def test_every_quantised_tensor_is_within_one_step_of_onnx_runtime_s(
 
 
 def test_what_is_written_is_what_was_trained(
-    model: onnx.ModelProto, observed: Observed, samples: Pixels
+    model: onnx.ModelProto, observed: ObservedActivations, samples: Pixels
 ) -> None:
     tuned = finetuned(model, observed, samples[:16], steps=3)
     written = quantised(tuned, observed, correct=False)
@@ -91,7 +91,7 @@ def test_what_is_written_is_what_was_trained(
 
 def test_it_brings_int8_closer_to_float32(
     model: onnx.ModelProto,
-    observed: Observed,
+    observed: ObservedActivations,
     samples: Pixels,
     outputs: Run,
 ) -> None:

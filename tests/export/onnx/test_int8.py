@@ -15,7 +15,7 @@ from rich.progress import Progress
 
 from export import calibrate
 from export.onnx import (
-    Observed,
+    ObservedActivations,
     Target,
     float16_model,
     int8_model,
@@ -41,7 +41,7 @@ def samples(exported: Path) -> Pixels:
 
 
 @pytest.fixture(scope="session")
-def observed(model: onnx.ModelProto, samples: Pixels) -> Observed:
+def observed(model: onnx.ModelProto, samples: Pixels) -> ObservedActivations:
     return observe(model, samples)
 
 
@@ -69,7 +69,7 @@ def reading(model: onnx.ModelProto) -> dict[str, list[str | None]]:
 
 @pytest.mark.parametrize("target", TARGETS)
 def test_weighted_nodes_read_int8_and_nothing_of_the_end_does(
-    model: onnx.ModelProto, observed: Observed, target: Target
+    model: onnx.ModelProto, observed: ObservedActivations, target: Target
 ) -> None:
     result = quantised(model, observed, target=target)
     onnx.checker.check_model(result, full_check=True)
@@ -87,7 +87,7 @@ def test_weighted_nodes_read_int8_and_nothing_of_the_end_does(
 
 @pytest.mark.parametrize("target", TARGETS)
 def test_weights_are_symmetric_int8_by_output_channel(
-    model: onnx.ModelProto, observed: Observed, target: Target
+    model: onnx.ModelProto, observed: ObservedActivations, target: Target
 ) -> None:
     result = quantised(model, observed, target=target)
     stored, before = weights(result), weights(model)
@@ -137,7 +137,7 @@ def test_activations_are_as_each_runtime_wants_them(
 @pytest.mark.parametrize("batch", [1, 2, 7])
 def test_int8_is_close_to_float32(
     model: onnx.ModelProto,
-    observed: Observed,
+    observed: ObservedActivations,
     pixels: Pixels,
     outputs: Run,
     target: Target,
@@ -160,12 +160,14 @@ def test_entropy_is_offered_too(
     assert (ours.embeddings * theirs.embeddings).sum(axis=1).mean() > 0.9
 
 
-def test_it_is_a_third_of_the_size(model: onnx.ModelProto, observed: Observed) -> None:
+def test_it_is_a_third_of_the_size(
+    model: onnx.ModelProto, observed: ObservedActivations
+) -> None:
     assert quantised(model, observed).ByteSize() < 0.5 * model.ByteSize()
 
 
 def test_what_remains_keeps_its_names_and_metadata(
-    model: onnx.ModelProto, observed: Observed
+    model: onnx.ModelProto, observed: ObservedActivations
 ) -> None:
     original = model.SerializeToString()
     for target in TARGETS:
@@ -189,7 +191,7 @@ def test_what_remains_keeps_its_names_and_metadata(
 
 @pytest.mark.parametrize("target", TARGETS)
 def test_exactly_the_nodes_asked_for_stay_in_float32(
-    model: onnx.ModelProto, observed: Observed, target: Target
+    model: onnx.ModelProto, observed: ObservedActivations, target: Target
 ) -> None:
     chosen = list(weighted(model))[1::3]
     result = quantised(model, observed, target=target, keep=frozenset(chosen))
@@ -332,7 +334,7 @@ def test_samples_are_spread_evenly() -> None:
 
 def test_tensorrt_takes_its_own_encoding_in_float16_too(
     model: onnx.ModelProto,
-    observed: Observed,
+    observed: ObservedActivations,
     parsed: Callable[[onnx.ModelProto], list[str]],
 ) -> None:
     result = quantised(model, observed, target="tensorrt")

@@ -110,7 +110,7 @@ def test_without_the_package_the_others_go_on(
     assert "pip install openvino" in found.passed_over[ELSEWHERE]
     with pytest.raises(UsageError, match="needs the package `openvino`"):
         OpenVinoRunner(bundle.file(ONNX))
-    with pytest.raises(UsageError, match="cannot be proven here"):
+    with pytest.raises(UsageError, match="cannot be checked here"):
         ExportPlan(runtimes=("openvino",)).require_possible()
 
 

@@ -11,9 +11,9 @@ from onnx import numpy_helper
 from onnx.utils import Extractor
 
 from export.divergence import first_divergence
-from export.graph import Graph
+from export.graph import DeployedGraph
 from export.onnx import (
-    Coarse,
+    CoarseBank,
     coarse_bank,
     float16_model,
     int8_model,
@@ -55,7 +55,7 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Detector], Pa
         torch.manual_seed(0)
         preprocessing = preprocessing_of("test_resnet", SIZE, 1.0)
         model = timm_model("test_resnet", size=(SIZE, SIZE))
-        graph = Graph(Student.new(model, preprocessing, width=WIDTH), detector)
+        graph = DeployedGraph(Student.new(model, preprocessing, width=WIDTH), detector)
         path = tmp_path_factory.mktemp("large") / "model.onnx"
         save_onnx(graph, preprocessing, path)
         return path
@@ -227,7 +227,7 @@ def test_the_file_grows_by_a_share_of_the_bank(
 def test_codes_stand_for_their_vectors(width: int, bits: Bits) -> None:
     vectors = np.random.default_rng(0).normal(size=(50, width)).astype(np.float32)
     vectors[0] = 0
-    error = np.abs(Coarse.of(vectors, bits).vectors() - vectors)
+    error = np.abs(CoarseBank.of(vectors, bits).vectors() - vectors)
     for start in range(0, width, BLOCK):
         block = slice(start, start + BLOCK)
         step = np.abs(vectors[:, block]).max(axis=1) / 2 ** (bits - 1)

@@ -1,8 +1,8 @@
-"""Numpy statistics as constants, and reductions whose shapes every tool infers.
+"""Operations that the detectors' graphs share, exported so that every tool reads them.
 
-`amin`, `logsumexp` and `vector_norm` become ReduceMin, ReduceLogSumExp and ReduceL2. Their
-axes are an input since opset 18, which ONNX Runtime's `quant_pre_process` does not read:
-it fails where their results are subtracted or multiplied. TopK and ReduceSum it knows.
+`amin`, `logsumexp` and `vector_norm` would become ReduceMin, ReduceLogSumExp and ReduceL2.
+Since opset 18 their axes are an input, which ONNX Runtime's `quant_pre_process` does not
+read: it fails if their results are subtracted or multiplied. TopK and ReduceSum work.
 """
 
 import numpy as np
@@ -22,7 +22,7 @@ def smallest(values: Float[Tensor, "b n"]) -> Float[Tensor, " b"]:
 
 
 def log_sum_exp(values: Float[Tensor, "b n"]) -> Float[Tensor, " b"]:
-    """Return log(sum(exp(values))) of each row, of values of any size."""
+    """Return log(sum(exp(values))) of each row; large values do not overflow."""
     largest = torch.topk(values, 1, dim=1).values
     return torch.exp(values - largest).sum(dim=1).log() + largest[:, 0]
 

@@ -1,4 +1,4 @@
-"""Calibrate: refit the detector where it will run, and count what it then flags."""
+"""Calibrate the detector on images of the site where it runs; count what it flags."""
 
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -9,8 +9,8 @@ import numpy as np
 from jaxtyping import Float32
 
 from export.artifacts import Exported, add_artifacts
-from export.deployed import Deployed
-from export.graph import Graph, TorchRunner, full_detector
+from export.deployed import DeployedFunction
+from export.graph import DeployedGraph, TorchRunner, full_detector
 from export.parity import ParityImages, unfamiliar_pixels
 from export.plan import PRECISIONS, ExportPlan
 from export.withdrawal import is_whole
@@ -41,77 +41,11 @@ from isogon.parity import TOLERANCES, ParityReport
 from isogon.progress import Progress, say
 from isogon.runtimes import OnnxRunner, Precision
 
-_DETECTED_AT_ONCE = 8
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Detection:
-    """What the float32 file decides about images that it should not know."""
-
-    where: str  # the images
-    images: int
-    flagged: int
-    alpha: float  # the false-alarm rate at which it decides
-
-    @property
-    def sentence(self) -> str:
-        """The figures in a sentence."""
-        share = f"{self.flagged / self.images:.0%}"
-        return (
-            f"Flags {self.flagged:,} of {self.images:,} ({share}) unfamiliar images, those "
-            f"of {self.where}, at alpha = {self.alpha:g}."
-        )
-
-    def as_document(self) -> dict[str, Any]:
-        """Return the figures for JSON."""
-        return asdict(self)
-
-
-def detection(
-    bundle: Bundle, progress: Progress, *, unfamiliar: str | None = None
-) -> Detection | None:
-    """Ask the bundle's float32 ONNX file about unfamiliar images.
-
-    Args:
-        bundle: an exported bundle.
-        progress: where to show progress, and which images cannot be read.
-        unfamiliar: where they are; None: those that the bundle keeps from training.
-
-    Returns:
-        The figures; None where the bundle keeps no such images and none are named.
-
-    Raises:
-        UsageError: no images are there.
-        UnvouchedArtifactError: the bundle has no such file.
-    """
-    artifact = vouched_artifact(bundle)
-    if unfamiliar is None:
-        pixels, where = unfamiliar_pixels(bundle), "the bundle"
-    else:
-        images = open_images(unfamiliar)
-        readable = images.readable(progress)
-        pixels = images.pixels(readable, bundle.manifest.preprocessing, progress)
-        where = images.where
-    if pixels is None:
-        return None
-    scores = (
-        OnnxRunner(artifact.path)
-        .run_all(
-            pixels, _DETECTED_AT_ONCE, partial(progress.track, description="Detecting")
-        )
-        .ood_scores
-    )
-    return Detection(
-        where=where,
-        images=len(scores),
-        flagged=int(artifact.calibration.is_ood(scores).sum()),
-        alpha=artifact.calibration.alpha,
-    )
-
-
 _BATCH = 32
-_SAME = 1 - 1e-5  # cosine of an image with itself, to rounding
-_BY_CHANCE = 0.1  # of the thumbnails; so many may be blank, or twins
+_DETECTED_AT_ONCE = 8
+_SAME = 1 - 1e-5  # cosine of an image with itself, up to rounding
+# Share of the thumbnails that may match by chance: blank images, duplicates.
+_BY_CHANCE = 0.1
 
 
 def calibrate(
@@ -121,24 +55,24 @@ def calibrate(
     *,
     spec: DetectorSpec | None = None,
 ) -> Exported:
-    """Fit the detector on the site's images and export the artifact with it, gated.
+    """Fit the detector on the site's images and export the ONNX files with it.
 
-    Most images become the detector's bank; the rest, which it never sees, calibrate
-    it. The detector fitted in training stays in the bundle beside the site's. The ONNX
-    files that the bundle has are made again, within the bounds they were let in under;
-    engines, which hold the detector before, are withdrawn: `Exported.withdrawn` names them.
+    Most images become the detector's bank; the rest calibrate it. The detector from
+    training stays in the bundle, next to the site's. The bundle's ONNX files are made
+    again and judged by the bounds they passed before. Engines hold the old detector, so
+    they are withdrawn: `Exported.withdrawn` names them.
 
     Args:
         bundle: a distilled bundle.
-        images: a folder of images that are familiar at the site. It is said where they
-            are images that the student learnt from.
+        images: a folder of in-distribution (familiar) images of the site. A warning is
+            shown if the student was trained on them.
         progress: where to show progress.
-        spec: another detector or false-alarm rate than the recipe's.
+        spec: detector and false-alarm rate; None: the recipe's.
 
     Raises:
-        UsageError: too few images for the false-alarm rate, or images that do not do
-            for the detector, such as images without classes.
-        ParityFailedError: the new artifact does not pass; the old one stays.
+        UsageError: too few images for the false-alarm rate, or images unusable for the
+            detector, such as images without classes.
+        ParityFailedError: the new float32 file does not pass; the old one stays.
     """
     spec = spec or detector_spec(bundle, TRAINING_DETECTOR)
     preprocessing = bundle.manifest.preprocessing
@@ -151,14 +85,16 @@ def calibrate(
         usable,
         Shares(test=0.0),
         alpha=spec.alpha,
-        pictures=pictures(examined.thumbnails),  # copies must not calibrate the bank
+        pictures=pictures(
+            examined.thumbnails
+        ),  # copies of an image stay on one side of the split
     )
     labels = folder.labels(roles.bank)
     spec.require_bank(len(roles.bank), labels, bundle.manifest.width)
     bank = folder.pixels(roles.bank, preprocessing, progress)
     familiar = folder.pixels(roles.calibration, preprocessing, progress)
     student = student_from_bundle(bundle)
-    before = Graph(student, full_detector(bundle, TRAINING_DETECTOR))
+    before = DeployedGraph(student, full_detector(bundle, TRAINING_DETECTOR))
     embeddings = (
         TorchRunner(before)
         .run_all(
@@ -179,7 +115,7 @@ def calibrate(
         stage.write_arrays(f"{SITE_DETECTOR}/{HELD_OUT}", {"familiar": familiar})
         samples = bank[spread(len(bank))]
         stage.write_arrays(f"{SITE_DETECTOR}/{SAMPLES}", {"familiar": samples})
-        if THUMBNAILS in bundle:  # or the recipe asked for none
+        if THUMBNAILS in bundle:  # the recipe may ask for none
             limit = len(Thumbnails.load(bundle.file(THUMBNAILS), student.width))
             chosen = spread(len(bank), limit)
             thumbnails = Thumbnails.of(
@@ -190,8 +126,8 @@ def calibrate(
                 else [folder.classes[number] for number in labels[chosen]],
             )
             stage.write(f"{SITE_DETECTOR}/{THUMBNAILS}", thumbnails.to_bytes())
-        deployed = Deployed(
-            graph=Graph(student, detector),
+        deployed = DeployedFunction(
+            graph=DeployedGraph(student, detector),
             function=function_digest(
                 bundle.manifest,
                 detector=stage.sha256(f"{SITE_DETECTOR}/detector.json"),
@@ -232,9 +168,9 @@ def _say_if_learnt(
     embeddings: Float32[np.ndarray, "n d"],
     progress: Progress,
 ) -> None:
-    """Warn of images that the student learnt from: it knows them too well.
+    """Warn if the student was trained on these images: their OOD scores are too low.
 
-    They are known by their folder, or by the embeddings kept with the thumbnails.
+    They are recognised by their folder, or by the embeddings kept with the thumbnails.
     """
     known = 0
     if THUMBNAILS in bundle:
@@ -245,11 +181,76 @@ def _say_if_learnt(
     at_home = Path(learnt).expanduser().resolve() == Path(images.where).resolve()
     if not known and not at_home:
         return
-    which = f"{known:,} of the pictures the bundle keeps are" if known else "They are"
+    which = f"{known:,} of the bundle's thumbnails are" if known else "They are"
     say(
         progress,
-        f"Warning: the images in {images.where} are not new to the student. {which} among "
-        f"those it learnt from, which look more familiar to it than new ones will: new "
+        f"Warning: the student was trained on images in {images.where}. {which} among its "
+        f"training images, whose OOD scores are lower than those of new images: new "
         f"familiar images will be flagged more often than alpha says. Calibrate on images "
-        f"of the site that it has not seen.",
+        f"of the site that it was not trained on.",
+    )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Detection:
+    """How many out-of-distribution (unfamiliar) images the float32 file flags."""
+
+    where: str  # the folder of the images, or "the bundle"
+    images: int
+    flagged: int
+    alpha: float  # the false-alarm rate of the threshold
+
+    @property
+    def sentence(self) -> str:
+        """The figures in a sentence."""
+        share = f"{self.flagged / self.images:.0%}"
+        return (
+            f"Flags {self.flagged:,} of {self.images:,} ({share}) unfamiliar images, those "
+            f"of {self.where}, at alpha = {self.alpha:g}."
+        )
+
+    def as_document(self) -> dict[str, Any]:
+        """Return the figures for JSON."""
+        return asdict(self)
+
+
+def detection(
+    bundle: Bundle, progress: Progress, *, unfamiliar: str | None = None
+) -> Detection | None:
+    """Count the unfamiliar images that the bundle's float32 ONNX file flags.
+
+    Args:
+        bundle: an exported bundle.
+        progress: where to show progress and unreadable images.
+        unfamiliar: a folder of them; None: those that the bundle keeps from training.
+
+    Returns:
+        The figures; None if the bundle keeps no such images and none are named.
+
+    Raises:
+        UsageError: there are no images.
+        UnvouchedArtifactError: the bundle has no such file.
+    """
+    artifact = vouched_artifact(bundle)
+    if unfamiliar is None:
+        pixels, where = unfamiliar_pixels(bundle), "the bundle"
+    else:
+        images = open_images(unfamiliar)
+        readable = images.readable(progress)
+        pixels = images.pixels(readable, bundle.manifest.preprocessing, progress)
+        where = images.where
+    if pixels is None:
+        return None
+    scores = (
+        OnnxRunner(artifact.path)
+        .run_all(
+            pixels, _DETECTED_AT_ONCE, partial(progress.track, description="Detecting")
+        )
+        .ood_scores
+    )
+    return Detection(
+        where=where,
+        images=len(scores),
+        flagged=int(artifact.calibration.is_ood(scores).sum()),
+        alpha=artifact.calibration.alpha,
     )

@@ -1,4 +1,4 @@
-"""The deployed function in torch: pixels to embedding and OOD score. The reference."""
+"""The deployed function in torch: pixels to embedding and OOD score; the reference."""
 
 import torch
 from jaxtyping import Float, UInt8
@@ -17,7 +17,7 @@ from isogon.ood import Detector
 from isogon.runtimes import Outputs, Pixels, Runner
 
 
-class Graph(nn.Module):
+class DeployedGraph(nn.Module):
     """Normalisation, student, unit norm and detector in one traceable function."""
 
     def __init__(self, student: Student, detector: Detector) -> None:
@@ -34,9 +34,9 @@ class Graph(nn.Module):
 
 
 class TorchRunner(Runner):
-    """A graph in eager float32 torch on the CPU: what artifacts are compared with."""
+    """The graph in eager float32 torch on the CPU: artifacts are compared with this."""
 
-    def __init__(self, graph: Graph) -> None:
+    def __init__(self, graph: DeployedGraph) -> None:
         self._graph = graph.eval()
         self.name = f"torch {torch.__version__} eager float32 on CPU"
 
@@ -48,15 +48,15 @@ class TorchRunner(Runner):
 
 
 def full_detector(bundle: Bundle, folder: str) -> Detector:
-    """Return the detector kept in `folder`, with its whole bank if it has one."""
+    """Return the detector stored in `folder`, with its whole bank if it has one."""
     statistics = bundle.arrays(f"{folder}/reference.safetensors")
     return detector_spec(bundle, folder).load(statistics)
 
 
-def graph_from_bundle(bundle: Bundle, folder: str | None = None) -> Graph:
+def graph_from_bundle(bundle: Bundle, folder: str | None = None) -> DeployedGraph:
     """Return the bundle's student with the detector in `folder`, or the one in force.
 
-    Its bank is the reduced one where `isogon export --bank` has made one of it.
+    The bank is the reduced one if `isogon export --bank` has made one.
     """
     folder = folder or detector_in_force(bundle)
     reduction = reduction_in_force(bundle, folder)
@@ -64,4 +64,4 @@ def graph_from_bundle(bundle: Bundle, folder: str | None = None) -> Graph:
         detector = full_detector(bundle, folder)
     else:
         detector = reduced_detector(bundle, detector_spec(bundle, folder), reduction)
-    return Graph(student_from_bundle(bundle), detector)
+    return DeployedGraph(student_from_bundle(bundle), detector)
