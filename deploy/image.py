@@ -1,7 +1,7 @@
 """Build the service's image: `python deploy/image.py BUNDLE --tag isogon:latest`.
 
-Two builds: the service without a bundle (Dockerfile), and upon it the bundle
-(bundle.Dockerfile). pip's configuration of this machine holds in the build.
+There are two builds: the service without a bundle (Dockerfile), and on top of it the bundle
+(bundle.Dockerfile). Both use this machine's pip configuration.
 """
 
 import argparse
@@ -20,8 +20,8 @@ from isogon.errors import IsogonError
 
 _HERE = Path(__file__).resolve().parent
 _ROOT = _HERE.parent
-_CERTIFICATES = "/run/secrets/certificates"  # where the Dockerfile has the secret
-# The extras bring CUDA's libraries, without which ONNX Runtime falls back to the CPU.
+_CERTIFICATES = "/run/secrets/certificates"  # where the Dockerfile mounts the secret
+# The extras install CUDA's libraries. Without them ONNX Runtime falls back to the CPU.
 _WHEELS = {"cpu": "onnxruntime", "gpu": "onnxruntime-gpu[cuda,cudnn]"}
 
 
@@ -45,7 +45,7 @@ def build_service(tag: str, *, variant: str, options: list[str]) -> None:
 
 
 def build_with_bundle(path: Path, service: str, tag: str) -> None:
-    """Put a bundle into the image `service`, under another tag.
+    """Add a bundle to the image `service`, under another tag.
 
     Raises:
         BundleError: the bundle is damaged, or nothing vouches for its ONNX file.
@@ -60,9 +60,9 @@ def build_with_bundle(path: Path, service: str, tag: str) -> None:
 
 
 def docker() -> str:
-    """Return the first `docker` of PATH that can build with BuildKit.
+    """Return the first `docker` on PATH that can build with BuildKit.
 
-    From Docker 23 on, `docker build` needs the plugin buildx for it.
+    From Docker 23 on, this needs the plugin buildx.
     """
     for folder in os.environ["PATH"].split(os.pathsep):
         found = shutil.which("docker", path=folder)
@@ -93,7 +93,7 @@ def _docker_build(*arguments: str) -> None:
 
 @contextmanager
 def _pip_secrets() -> Iterator[list[str]]:
-    """Yield the options that show pip's configuration to the build, and to no layer."""
+    """Yield options that give pip's configuration to the build, but to no layer."""
     listed = subprocess.run(
         [sys.executable, "-m", "pip", "config", "list"],
         check=True,
@@ -118,7 +118,7 @@ def _pip_secrets() -> Iterator[list[str]]:
 def main() -> None:
     """Build what the command line asks for."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("bundle", type=Path, nargs="?", help="without: mount it at /bundle")
+    parser.add_argument("bundle", type=Path, nargs="?", help="none: mount it at /bundle")
     parser.add_argument("--tag", default="isogon:latest")
     parser.add_argument("--gpu", action="store_true", help="with CUDA's libraries")
     parser.add_argument("--network", help="of the build, such as `host`")

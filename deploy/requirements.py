@@ -1,8 +1,8 @@
 """Write the image's requirements.txt and pinned.txt.
 
-They come from pyproject.toml and constraints.txt.
-`python requirements.py onnxruntime` puts ONNX Runtime's wheel for CPUs in the place of
-`onnxruntime-gpu`, whose versions are the same and which is far larger.
+They are made from pyproject.toml and constraints.txt.
+`python requirements.py onnxruntime` replaces `onnxruntime-gpu` by ONNX Runtime's wheel for
+CPUs, which has the same version numbers and is much smaller.
 """
 
 import re

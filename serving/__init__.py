@@ -1,9 +1,9 @@
-"""Serving: a bundle's vouched artifact over HTTP. No torch, no other stage."""
+"""Serving: a bundle's vouched artifact answers over HTTP. No torch, no other stage."""
 
 import os
 from typing import TYPE_CHECKING, Any
 
-# BentoML tells its makers of every command unless this is set before it is loaded.
+# Set before BentoML is imported, or it reports every command to its makers.
 os.environ.setdefault("BENTOML_DO_NOT_TRACK", "True")
 
 if TYPE_CHECKING:

@@ -1,29 +1,29 @@
-"""The application: its routes, and what every request passes through."""
+"""The application: its routes, and the middleware that every request passes."""
 
 from functools import cache, partial
 
 from fastapi import FastAPI
 
+from serving import page
 from serving.api import (
-    cards,
     embedding,
+    evidence,
     kserve,
-    listing,
-    machines,
+    model_card,
+    model_list,
     openai,
     openapi,
-    reference,
+    probes,
 )
 from serving.api.problems import ForeignErrors, install_handlers
 from serving.limits import CrossOrigin, Rates, RequireKey, UploadLimits
 from serving.observability import install_observability
-from serving.page import page
 
 
 def create_app() -> FastAPI:
-    """Return the application; `app.state.models` must be set before it is asked."""
-    # FastAPI's pages for people load scripts from another host; ours is at `/`.
-    # Its redirects of `/v1/embed/` lose the https of a proxy, and most clients the body.
+    """Return the application; set `app.state.models` before the first request."""
+    # FastAPI's documentation pages load scripts from another host; our page is at `/`.
+    # Its redirect of `/v1/embed/` loses a proxy's https, and most clients drop the body.
     app = FastAPI(
         title="Isogon",
         version="1",
@@ -33,20 +33,22 @@ def create_app() -> FastAPI:
     )
     app.state.complete = True  # False while one of several processes is missing
     app.openapi = cache(partial(openapi.document, app))  # type: ignore[method-assign]
-    # From the inside out; a request passes the last one first.
+    # Middleware from the inside out: a request passes the last one first.
     app.add_middleware(UploadLimits)
     app.add_middleware(RequireKey, rates=Rates())
-    install_handlers(app)  # catches what fails in all of the above
+    install_handlers(app)  # handles errors of all above
     completions = {openai.PATH: openai.complete, kserve.FOLDER: kserve.complete}
-    app.add_middleware(ForeignErrors, completions=completions)  # of all of the above
-    app.add_middleware(CrossOrigin)  # a preflight has no key, and refusals are marked too
+    app.add_middleware(ForeignErrors, completions=completions)  # of all above
+    app.add_middleware(
+        CrossOrigin
+    )  # a preflight request has no key; refusals need CORS too
     app.include_router(embedding.router)
     app.include_router(openai.router)
     app.include_router(kserve.router)
-    app.include_router(cards.router)
-    app.include_router(listing.router)
-    app.include_router(reference.router)
-    app.include_router(machines.router)
+    app.include_router(model_card.router)
+    app.include_router(model_list.router)
+    app.include_router(evidence.router)
+    app.include_router(probes.router)
     app.include_router(page.router)
-    install_observability(app)  # last: it watches all of the above
+    install_observability(app)  # last: it observes all above
     return app

@@ -1,4 +1,4 @@
-"""The bundles behind one service: loaded, proven, measured, and looked at for changes."""
+"""The bundles of one service: loaded, proven, measured, and reloaded when they change."""
 
 import logging
 from dataclasses import dataclass
@@ -6,27 +6,27 @@ from typing import Self
 
 from isogon.errors import IsogonError, UsageError
 from serving.batching import BatchPlan, plan_for
-from serving.served import ServedModel
+from serving.locations import Stamp, stamp
+from serving.served_model import ServedModel
 from serving.settings import Settings, Source
-from serving.stored import Stamp, stamp
 
 _log = logging.getLogger("isogon.serving")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Loaded:
-    """A model that is ready to run, and how; it has no threads yet."""
+    """A model and its batch plan, ready to run; it has no threads yet."""
 
-    stamp: Stamp  # how its bundle looked from outside
+    stamp: Stamp  # of the bundle's files when it was loaded
     model: ServedModel
     plan: BatchPlan
 
     @classmethod
     def of(cls, source: Source, settings: Settings) -> Self:
-        """Load a bundle: golden check and measurement included.
+        """Load a bundle, check its golden images, and measure it.
 
         Raises:
-            IsogonError: the bundle or its golden check is not in order.
+            IsogonError: the bundle is faulty, or its golden check fails.
         """
         found = stamp(source.path)
         model = ServedModel.load(source.path, settings, source.name)
@@ -34,12 +34,14 @@ class Loaded:
 
 
 class _Place:
-    """Where a bundle comes from, and what was loaded from there."""
+    """A bundle's source, and what was loaded from it."""
 
     def __init__(self, source: Source, loaded: Loaded) -> None:
         self.source = source
         self.loaded = loaded
-        self.tried = loaded.stamp  # refused since then, if it is not that of `loaded`
+        self.tried = (
+            loaded.stamp
+        )  # last tried; it was refused if it is not that of `loaded`
 
     @property
     def name(self) -> str:
@@ -47,7 +49,7 @@ class _Place:
 
 
 class Bundles:
-    """What was loaded from each of the operator's places; the first is the default."""
+    """The bundles loaded from the operator's sources; the first is the default."""
 
     def __init__(self, settings: Settings, places: tuple[_Place, ...]) -> None:
         self.settings = settings
@@ -58,8 +60,8 @@ class Bundles:
         """Load what `settings` name.
 
         Raises:
-            IsogonError: a bundle or its golden check is not in order, or two have the
-                same name.
+            IsogonError: a bundle is faulty, its golden check fails, or two have the same
+                name.
         """
         places: list[_Place] = []
         for source in settings.bundle:
@@ -70,21 +72,21 @@ class Bundles:
 
     @property
     def loaded(self) -> tuple[Loaded, ...]:
-        """What is in force, in the order of the places."""
+        """What is loaded now, in the order of the sources."""
         return tuple(place.loaded for place in self._places)
 
     def stamps(self) -> tuple[Stamp, ...]:
-        """Return how the bundles look from outside, right now."""
+        """Return the current stamps of the bundles' files."""
         return tuple(stamp(place.source.path) for place in self._places)
 
     def refresh(self, *, again: bool = False) -> tuple[int, ...]:
-        """Load every bundle that changed; one that is not in order changes nothing.
+        """Load every bundle that changed; a faulty one changes nothing.
 
         Args:
-            again: try those too that were refused and have not changed since.
+            again: also try those that were refused and have not changed since.
 
         Returns:
-            The indices of the places from which something else is in force now.
+            The indices of the sources that were loaded again.
         """
         return tuple(
             index
@@ -102,9 +104,9 @@ class Bundles:
             others = [other for other in self._places if other is not place]
             _require_unused(loaded.model.name, place.source, others)
         except (IsogonError, OSError) as error:
-            _log.error("Not taken up: %s %s answers as before.", error, place.name)
+            _log.error("Not loaded: %s %s answers as before.", error, place.name)
         except Exception:
-            _log.exception("Not taken up; %s answers as before.", place.name)
+            _log.exception("Not loaded; %s answers as before.", place.name)
         else:
             place.loaded = loaded
             place.tried = loaded.stamp
@@ -117,6 +119,6 @@ def _require_unused(name: str, source: Source, places: list[_Place]) -> None:
         if place.name == name:
             raise UsageError(
                 f"Two bundles are called {name!r}: {place.source} and {source}. Requests "
-                f"tell models apart by name: give one another, as in "
+                f"choose a model by its name. Give one another name, such as "
                 f"`{name}-2={source.path}`."
             )

@@ -1,4 +1,4 @@
-"""The models behind one service: which answers, and how one is replaced."""
+"""The models that answer, by name, and how one is replaced while the service runs."""
 
 import asyncio
 import logging
@@ -9,15 +9,14 @@ from typing import Never, Self
 
 from serving.batching import Observer, Pipeline, Room
 from serving.bundles import Bundles, Loaded
-from serving.served import ServedModel
+from serving.locations import Stamp
+from serving.served_model import ServedModel
 from serving.settings import Settings
-from serving.stored import Stamp
 
 Observing = Callable[[ServedModel], Observer]
 Forgetting = Callable[[str], None]
-
 _BRIEF = 80  # characters of a name that is not known
-
+_EVERY = 1.0  # seconds between two checks of the bundles
 _log = logging.getLogger("isogon.serving")
 
 
@@ -33,8 +32,8 @@ class UnknownModelError(Exception):
 class Models:
     """The served models by name; the first is the default.
 
-    A request holds the pipeline it uses. One that is replaced goes on until the last
-    request lets go of it, and is closed then.
+    A request holds the pipeline it uses. A replaced pipeline is closed when no request
+    holds it any more.
     """
 
     def __init__(
@@ -47,11 +46,11 @@ class Models:
 
         Args:
             bundles: loaded.
-            observing: returns who hears of a model's pipeline.
-            forgetting: hears the name of a model that is served no more.
+            observing: returns the observer of a model's pipeline.
+            forgetting: is called with the name of a model that is no longer served.
         """
         self._bundles = bundles
-        # That large images of all models share, of the memory that the models have left.
+        # Memory for the large images of all models: what the loaded models have left.
         self.room = Room.of(bundles.settings)
         self._observing = observing
         self._forgetting = forgetting
@@ -64,8 +63,8 @@ class Models:
         """Load what `settings` name, ready to answer.
 
         Raises:
-            IsogonError: a bundle or its golden check is not in order, or two have the
-                same name.
+            IsogonError: a bundle is faulty, its golden check fails, or two have the same
+                name.
         """
         return cls(Bundles.load(settings))
 
@@ -76,16 +75,16 @@ class Models:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """What requests may call the models, the default first."""
+        """The names that requests may use, the default first."""
         return tuple(held.name for held in self._held_models)
 
     @property
     def default(self) -> str:
-        """The model that answers where a request names none."""
+        """The model that answers requests that name none."""
         return self.names[0]
 
     def stamps(self) -> tuple[Stamp, ...]:
-        """Return how the bundles look from outside, right now."""
+        """Return the current stamps of the bundles' files."""
         return self._bundles.stamps()
 
     @asynccontextmanager
@@ -105,10 +104,10 @@ class Models:
             held.release()
 
     async def reload(self, *, again: bool = False) -> None:
-        """Take up every bundle that changed; one that is not in order changes nothing.
+        """Load every bundle that changed; a faulty one changes nothing.
 
         Args:
-            again: try those too that were refused and have not changed since.
+            again: also try those that were refused and have not changed since.
         """
         async with self._reloading:
             for index in await asyncio.to_thread(self._bundles.refresh, again=again):
@@ -119,11 +118,11 @@ class Models:
                 if before.name != loaded.model.name:
                     self._forgetting(before.name)
                 _log.info(
-                    "Taken up: %s, %s", loaded.model.name, loaded.model.artifact.fingerprint
+                    "Reloaded: %s, %s", loaded.model.name, loaded.model.artifact.fingerprint
                 )
 
     async def close(self) -> None:
-        """Finish what was accepted, and let go of every model."""
+        """Finish accepted requests, and close every model."""
         for held in self._held_models:
             self._retire(held)
         await asyncio.gather(*self._retiring)
@@ -144,43 +143,12 @@ class Models:
         task.add_done_callback(self._retiring.discard)
 
 
-class _Held:
-    """A pipeline, and how many requests hold it."""
-
-    def __init__(self, pipeline: Pipeline) -> None:
-        self.pipeline = pipeline
-        self._holders = 0
-        self._free = asyncio.Event()
-        self._free.set()
-
-    @property
-    def name(self) -> str:
-        return self.pipeline.model.name
-
-    def take(self) -> None:
-        self._holders += 1
-        self._free.clear()
-
-    def release(self) -> None:
-        self._holders -= 1
-        if not self._holders:
-            self._free.set()
-
-    async def retire(self) -> None:
-        """Close the pipeline after the last request has let go of it."""
-        await self._free.wait()
-        await self.pipeline.close()
-
-
-_EVERY = 1.0  # seconds
-
-
 @asynccontextmanager
 async def kept_current(models: Models) -> AsyncIterator[None]:
-    """Take up new bundles at SIGHUP and, where the settings say so, unasked.
+    """Load changed bundles at SIGHUP and, with `ISOGON_WATCH`, by itself.
 
-    Watching waits until a changed bundle has been the same for a second: it may still
-    be being copied. SIGHUP waits for nothing, and tries refused bundles again.
+    Watching waits until a changed bundle has been unchanged for a second: it may still be
+    copied. SIGHUP loads at once, and tries refused bundles again.
     """
     hangup = asyncio.Event()
     loop = asyncio.get_running_loop()
@@ -210,5 +178,33 @@ async def _keep_current(models: Models, hangup: asyncio.Event) -> Never:
             if now == before:
                 await models.reload()
             before = now
-        except Exception:  # such as of a disk that does not answer; the next look may
-            _log.exception("Could not look for new bundles")
+        except Exception:  # for example a disk error; the next check may succeed
+            _log.exception("Could not check for changed bundles")
+
+
+class _Held:
+    """A pipeline, with a count of the requests that hold it."""
+
+    def __init__(self, pipeline: Pipeline) -> None:
+        self.pipeline = pipeline
+        self._holders = 0
+        self._free = asyncio.Event()
+        self._free.set()
+
+    @property
+    def name(self) -> str:
+        return self.pipeline.model.name
+
+    def take(self) -> None:
+        self._holders += 1
+        self._free.clear()
+
+    def release(self) -> None:
+        self._holders -= 1
+        if not self._holders:
+            self._free.set()
+
+    async def retire(self) -> None:
+        """Close the pipeline when no request holds it."""
+        await self._free.wait()
+        await self.pipeline.close()

@@ -1,4 +1,4 @@
-"""The service as a process: started, waited for, and ended by its own id."""
+"""The service as a process: `serve` is the process, `running_service` starts one."""
 
 import os
 import subprocess
@@ -27,18 +27,18 @@ def serve(
     uds: Path | None = None,
     given: Mapping[str, object] | None = None,
 ) -> None:
-    """Serve `bundles` until SIGTERM or SIGINT, and finish what came.
+    """Serve `bundles` until SIGTERM or SIGINT, and finish accepted requests.
 
     Args:
-        bundles: each a directory, or `NAME=DIRECTORY`; the first is the default; without
-            any, those of ISOGON_BUNDLE.
+        bundles: directories, or `NAME=DIRECTORY`; the first is the default. None given:
+            those of ISOGON_BUNDLE.
         host: the address to listen on.
         port: the TCP port.
         uds: the path of a unix socket, instead of host and port.
-        given: settings by name, before their environment variables.
+        given: settings by name; they override environment variables.
 
     Raises:
-        IsogonError: a setting, a bundle or its golden check is not in order.
+        IsogonError: a setting or a bundle is faulty, or a golden check fails.
     """
     if not bundles and not os.environ.get("ISOGON_BUNDLE"):
         raise UsageError(
@@ -53,7 +53,9 @@ def serve(
 
     with bound(host=host, port=port, uds=uds) as sockets:
         if settings.processes > 1:
-            from serving.launch.supervisor import supervise  # BentoML takes a second
+            from serving.launch.supervisor import (
+                supervise,  # importing BentoML takes a second
+            )
 
             supervise(sockets, settings, announce)
         else:
@@ -74,8 +76,8 @@ def running_service(
 
     Args:
         bundles: as of `serve`.
-        log: a file for what the service prints.
-        environment: variables besides this process's.
+        log: a file for the service's output.
+        environment: variables in addition to this process's.
 
     Raises:
         CheckFailedError: it ended or was not ready within a minute.
@@ -99,7 +101,7 @@ def running_service(
 
 
 def free_port() -> int:
-    """Return a loopback port that nobody listens on right now."""
+    """Return a loopback port that is free now."""
     with socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
@@ -129,7 +131,7 @@ def wait_until_ready(process: subprocess.Popen[bytes], url: str, log: Path) -> N
 
 
 def _environment(sources: Sequence[Source], added: Mapping[str, str]) -> dict[str, str]:
-    # Absolute, but not resolved: a link may come to lead to another bundle.
+    # Absolute, but not resolved: a link may later point to another bundle.
     places = (Source(name=source.name, path=source.path.absolute()) for source in sources)
     return {
         **os.environ,
@@ -139,7 +141,7 @@ def _environment(sources: Sequence[Source], added: Mapping[str, str]) -> dict[st
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
-    """End the service, gently first."""
+    """End the service: SIGTERM first, SIGKILL if that is not enough."""
     process.terminate()
     try:
         process.wait(_STOPPED_WITHIN)

@@ -1,4 +1,4 @@
-"""A bundle as a model of BentoML's store, and inside a Bento."""
+"""`isogon publish`: copy a bundle into BentoML's model store."""
 
 import json
 import shutil
@@ -23,67 +23,13 @@ from isogon.bundle.false_alarms import detection_sentence
 from isogon.bundle.worth import worth_of
 from isogon.errors import BundleError, UsageError
 from isogon.progress import Progress
-from serving.served import Evaluated
+from serving.served_model import Evaluated
 
 if TYPE_CHECKING:
     from bentoml import Tag
 
-
 _MEGABYTE = 10**6
-_SPARE = 10 * _MEGABYTE  # for directories and what else is written meanwhile
-
-
-def require_room(folder: Path, size: int) -> None:
-    """Raise `UsageError` unless `size` bytes fit where `folder` is."""
-    free = shutil.disk_usage(folder).free
-    if free < size + _SPARE:
-        raise UsageError(
-            f"The bundle has {size / _MEGABYTE:,.1f} MB, but {folder} has only "
-            f"{free / _MEGABYTE:,.1f} MB free. Make room (`bentoml models list`), or set "
-            f"BENTOML_HOME to a folder on another disk."
-        )
-
-
-@contextmanager
-def whole(target: Path, size: int) -> Iterator[None]:
-    """Leave nothing at `target` if the block does not come to its end."""
-    try:
-        yield
-    except BaseException as error:
-        shutil.rmtree(target, ignore_errors=True)
-        with suppress(OSError):
-            target.parent.rmdir()  # empty, if this was the first version
-        if isinstance(error, OSError):
-            # shutil.Error lists (source, copy, reason) of every file.
-            listed = isinstance(error, shutil.Error)
-            reason = error.args[0][0][2] if listed else error
-            raise UsageError(
-                f"Copying {size / _MEGABYTE:,.1f} MB to {target} failed: {reason}. "
-                f"Nothing was published."
-            ) from error
-        raise
-
-
-@contextmanager
-def watched(progress: Progress, folder: Path, size: int) -> Iterator[None]:
-    """Show how many of `size` bytes have arrived in `folder` until the block ends."""
-    task = progress.add_task("Copying, MB", total=size // _MEGABYTE)
-    done = Event()
-
-    def follow() -> None:
-        while not done.wait(0.3):
-            with suppress(OSError):  # a file that was there a moment ago
-                arrived = sum(file.stat().st_size for file in folder.rglob("*"))
-                progress.update(task, completed=arrived // _MEGABYTE)
-
-    thread = Thread(target=follow)
-    thread.start()
-    try:
-        yield
-        progress.update(task, completed=size // _MEGABYTE)
-    finally:
-        done.set()
-        thread.join()
+_SPARE = 10 * _MEGABYTE  # bytes for directories and for other writers
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -93,22 +39,22 @@ class Published:
     tag: str
     path: Path
     bytes: int
-    already: bool  # the store held it; nothing was copied
+    already: bool  # it was in the store; nothing was copied
 
 
 def publish(path: Path, progress: Progress, *, tag: str | None = None) -> Published:
-    """Copy a bundle into BentoML's model store; a second time changes nothing.
+    """Copy a bundle into BentoML's model store; publishing it again changes nothing.
 
     Args:
         path: the bundle's directory.
-        progress: bars of the check and the copy.
+        progress: of the check and the copy.
         tag: `NAME[:VERSION]`; without a version, the first 16 digits of the manifest's
             checksum; without a name, the bundle's.
 
     Raises:
         BundleError: the bundle is damaged, or nothing vouches for its ONNX file.
-        CheckFailedError: the golden images do not come out as they should.
-        UsageError: not a tag, one that is taken, or no room for the copy.
+        CheckFailedError: the golden images give other outputs than they should.
+        UsageError: the tag is malformed or in use, or there is no room for the copy.
     """
     task = progress.add_task("Checking the bundle", total=1)
     bundle = Bundle.open(path)
@@ -128,12 +74,12 @@ def publish(path: Path, progress: Progress, *, tag: str | None = None) -> Publis
             require_room(_store(), size)
             with watched(progress, target, size), whole(target, size):
                 _copy(bundle, wanted, _facts(bundle, artifact, checksum))
-                Bundle.open(target)  # what was copied is what was read
+                Bundle.open(target)  # check the copy
     return Published(tag=str(wanted), path=target, bytes=size, already=held)
 
 
 def _checksum(path: Path) -> str:
-    """Return what the manifest says of itself: it hashes every file's hash."""
+    """Return the manifest's checksum, which covers the hashes of all files."""
     checksum: str = json.loads((path / MANIFEST).read_bytes())["checksum"]
     return checksum
 
@@ -144,13 +90,13 @@ def _tag(wanted: str, checksum: str) -> "Tag":
     name, _, version = wanted.lower().partition(":")
     if version == "latest":
         raise UsageError(
-            f"`latest` is what BentoML calls the newest version, got {wanted!r}. Give "
-            f"another version, or --tag {name}."
+            f"BentoML reserves the version `latest` for the newest one, got {wanted!r}. "
+            f"Give another version, or --tag {name}."
         )
     try:
         return Tag(name, version or checksum[:16])
     except ValueError as error:
-        raise UsageError(f"{error}, got {wanted!r}. Give one with --tag NAME.") from error
+        raise UsageError(f"{error}, got {wanted!r}. Give a tag with --tag NAME.") from error
 
 
 def _store() -> Path:
@@ -172,7 +118,7 @@ def _alone() -> Iterator[None]:
 
 
 def _held(target: Path, checksum: str) -> bool:
-    """Whether the store holds the bundle with this checksum, intact."""
+    """Return whether the store has the bundle with this checksum, undamaged."""
     if not (target / "model.yaml").is_file():
         return False
     try:
@@ -183,12 +129,65 @@ def _held(target: Path, checksum: str) -> bool:
 
 
 def _require_leftover(target: Path, tag: "Tag", checksum: str) -> None:
-    """Raise `UsageError` unless a killed copy of this very content may be replaced."""
+    """Raise `UsageError` unless the target is an incomplete copy of this bundle."""
     if tag.version != checksum[:16]:
         raise UsageError(
-            f"{tag} exists already, at {target}, and is not this bundle. Choose another "
+            f"{tag} exists already, at {target}, and is another bundle. Choose another "
             f"--tag, or remove it with `bentoml models delete {tag}`."
         )
+
+
+def require_room(folder: Path, size: int) -> None:
+    """Raise `UsageError` unless `size` bytes fit on the disk of `folder`."""
+    free = shutil.disk_usage(folder).free
+    if free < size + _SPARE:
+        raise UsageError(
+            f"The bundle has {size / _MEGABYTE:,.1f} MB, but {folder} has only "
+            f"{free / _MEGABYTE:,.1f} MB free. Make room (`bentoml models list`), or set "
+            f"BENTOML_HOME to a folder on another disk."
+        )
+
+
+@contextmanager
+def whole(target: Path, size: int) -> Iterator[None]:
+    """Remove `target` if the block fails."""
+    try:
+        yield
+    except BaseException as error:
+        shutil.rmtree(target, ignore_errors=True)
+        with suppress(OSError):
+            target.parent.rmdir()  # empty, if this was the first version
+        if isinstance(error, OSError):
+            # shutil.Error lists (source, copy, reason) of every file.
+            listed = isinstance(error, shutil.Error)
+            reason = error.args[0][0][2] if listed else error
+            raise UsageError(
+                f"Copying {size / _MEGABYTE:,.1f} MB to {target} failed: {reason}. "
+                f"Nothing was published."
+            ) from error
+        raise
+
+
+@contextmanager
+def watched(progress: Progress, folder: Path, size: int) -> Iterator[None]:
+    """Show how many of `size` bytes are in `folder`, until the block ends."""
+    task = progress.add_task("Copying, MB", total=size // _MEGABYTE)
+    done = Event()
+
+    def follow() -> None:
+        while not done.wait(0.3):
+            with suppress(OSError):  # a file vanished meanwhile
+                arrived = sum(file.stat().st_size for file in folder.rglob("*"))
+                progress.update(task, completed=arrived // _MEGABYTE)
+
+    thread = Thread(target=follow)
+    thread.start()
+    try:
+        yield
+        progress.update(task, completed=size // _MEGABYTE)
+    finally:
+        done.set()
+        thread.join()
 
 
 def _copy(bundle: Bundle, tag: "Tag", facts: dict[str, Any]) -> None:
@@ -204,12 +203,12 @@ def _copy(bundle: Bundle, tag: "Tag", facts: dict[str, Any]) -> None:
         for name in (MANIFEST, *bundle.manifest.files):
             link = Path(model.path_of(name))
             link.parent.mkdir(parents=True, exist_ok=True)
-            # The end of the block copies what links lead to: once, not twice.
+            # The end of the block copies the files that links point to: one copy, not two.
             link.symlink_to(bundle.path.resolve() / name)
 
 
 def _facts(bundle: Bundle, artifact: Artifact, checksum: str) -> dict[str, Any]:
-    """Return what `bentoml models get` shows: of basic types only."""
+    """Return the metadata for `bentoml models get`: basic types only."""
     manifest = bundle.manifest
     return {
         "name": manifest.name,
@@ -228,7 +227,7 @@ def _facts(bundle: Bundle, artifact: Artifact, checksum: str) -> dict[str, Any]:
 
 
 def _worth(bundle: Bundle) -> dict[str, str]:
-    """Return whether distilling has paid and how well the model detects, in words."""
+    """Return the gain of distillation and the quality of detection, as sentences."""
     evaluated = Evaluated.of(bundle)
     if evaluated is None:
         return {"distillation": "not measured", "detection": "not measured"}

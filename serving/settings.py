@@ -1,4 +1,4 @@
-"""What an operator may set, each by an environment variable `ISOGON_<NAME>`."""
+"""The settings of the service, each an environment variable `ISOGON_<NAME>`."""
 
 import os
 import re
@@ -24,22 +24,31 @@ from isogon.errors import UsageError
 from isogon.images import ImageLimits
 from isogon.runtimes import Device
 from isogon.runtimes.device import usable_cores
-from serving.memory import machine_memory
-from serving.stored import bundle_path, split_places
+from isogon.runtimes.memory import machine_memory
+from serving.locations import bundle_path, split_places
 
-# `/healthz` and `/health` are what most proxies ask, `/v2/health/…` is KServe's.
+# Most proxies probe `/healthz` or `/health`; `/v2/health/…` is KServe's.
 LIVE = ("/livez", "/healthz", "/health", "/v2/health/live")
 READY = ("/readyz", "/v2/health/ready")
 METRICS = "/metrics"
 FOR_MACHINES = frozenset((*LIVE, *READY, METRICS))
+LONGEST_DEADLINE = 540.0  # seconds
+_HELD = 512 * 2**20  # bytes of all bodies, if not set
+_HELD_SHARE = 8  # the memory divided by this, if that is less
+_NEARLY = 0.85  # difflib's ratio of a misspelt variable to a known one
+# These limits for all requests must have room for one request of the largest size.
+_ONE_OF = {
+    "queue": ("max_images", "images of a request"),
+    "max_held_bytes": ("max_body_bytes", "bytes of a body"),
+}
 
-
-Origin = str
+LogFormat = Literal["json", "text"]
+LogLevel = Literal["debug", "info", "warning", "error"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Source:
-    """Where a model's bundle is, and what to call it if not what the bundle says."""
+    """Where a model's bundle is, and a name to use in place of the bundle's."""
 
     path: Path
     name: str | None = None
@@ -54,8 +63,8 @@ def sources_from(value: object) -> tuple[Source, ...]:
     A path may be `bentoml:NAME[:VERSION]` too, see `bundle_path`.
 
     Raises:
-        ValueError: there is none.
-        UsageError: BentoML's store has no such model, or a name is not of that form.
+        ValueError: there is no source.
+        UsageError: BentoML's store has no such model, or a name is malformed.
     """
     if isinstance(value, str):
         value = split_places(value)
@@ -70,15 +79,15 @@ def keys_from(value: object) -> tuple[object, ...]:
     """Return the keys of a comma-separated text.
 
     Raises:
-        ValueError: a key is missing, or could not travel in a header. Its message does
-            not repeat what was given.
+        ValueError: a key is missing or cannot be sent in a header. The message does not
+            quote the value.
     """
     keys = _separated(value)
-    none = isinstance(value, str) and not keys  # set, but empty: open by mistake
+    none = isinstance(value, str) and not keys  # set but empty: probably by mistake
     if none or not all(re.fullmatch(r"[!-~]+", str(key)) for key in keys):
         raise ValueError(
-            "expected keys of ASCII letters, digits and signs, without spaces in them, "
-            "separated by commas; unset the variable to ask for no key"
+            "expected keys of ASCII letters, digits and signs, without spaces, separated "
+            "by commas; unset the variable to require no key"
         )
     return keys
 
@@ -87,7 +96,7 @@ def origins_from(value: object) -> tuple[object, ...]:
     """Return the origins of a comma-separated text.
 
     Raises:
-        ValueError: one is no origin: scheme, host and port, or `*` for any.
+        ValueError: one is not an origin: scheme, host and port, or `*` for any.
     """
     origins = _separated(value)
     for origin in origins:
@@ -120,29 +129,16 @@ def _source(value: object) -> Source:
     return Source(path=bundle_path(text))
 
 
-LogFormat = Literal["json", "text"]
-LogLevel = Literal["debug", "info", "warning", "error"]
-LONGEST_DEADLINE = 540.0  # seconds
-_HELD = 512 * 2**20  # bytes of bodies, and the share of the memory, if not set
-_HELD_SHARE = 8
-_NEARLY = 0.85  # of the letters, by difflib's ratio
-# What has room for all requests has room for the largest one: the limit on that.
-_ONE_OF = {
-    "queue": ("max_images", "images of a request"),
-    "max_held_bytes": ("max_body_bytes", "bytes of a body"),
-}
-
-
 def _a_device(text: str) -> str:
     try:
         Device.parse(text)
-    except UsageError as error:  # is told with the variable's name
+    except UsageError as error:  # pydantic reports it with the variable's name
         raise ValueError("a device is auto, cpu, cuda or cuda:1") from error
     return text
 
 
 class Settings(BaseSettings):
-    """The bundles to serve and the limits under which they are served."""
+    """The bundles to serve, and the limits of the service."""
 
     model_config = SettingsConfigDict(env_prefix="ISOGON_", frozen=True)
 
@@ -150,15 +146,17 @@ class Settings(BaseSettings):
         description="the bundles, the default first: PATH or bentoml:NAME[:VERSION]"
     )
     processes: int = Field(
-        default=1, ge=1, description="that answer on one port; more: small models, CPU"
+        default=1,
+        ge=1,
+        description="processes that answer on one port; several: for small models on CPUs",
     )
     watch: bool = Field(
-        default=False, description="take up a bundle that changed, as at SIGHUP"
+        default=False, description="reload a bundle that changed, as SIGHUP does"
     )
     artifact: str = Field(
         default=ONNX,
         min_length=1,
-        description="what answers: an artifact's name in the bundle, or `fastest`",
+        description="the artifact that answers: its name in the bundle, or `fastest`",
     )
     alpha: float | None = Field(
         default=None, gt=0, lt=1, description="false-alarm rate; None: the bundle's"
@@ -166,23 +164,26 @@ class Settings(BaseSettings):
     cores: int | None = Field(
         default=None,
         ge=1,
-        description="CPU cores that a model keeps busy; None: those it may use",
+        description="CPU cores that a model keeps busy; None: all that it may use",
     )
     deadline: float = Field(
         default=30.0, gt=0, le=LONGEST_DEADLINE, description="seconds for a request"
     )
     threads: int = Field(
-        default=1, ge=1, description="of one run on the CPU; more: one image is faster"
+        default=1,
+        ge=1,
+        description="threads of one run on the CPU; more: one image is faster",
     )
     device: Annotated[str, AfterValidator(_a_device)] = Field(
         default="auto", description="auto, cpu, cuda or cuda:1; only auto falls back"
     )
     cuda_graphs: bool = Field(
-        default=False, description="replay a TensorRT engine's runs, without launches"
+        default=False,
+        description="run a TensorRT engine by CUDA graphs: no kernel launches",
     )
     max_images: int = Field(default=64, ge=1, description="images in one request")
     queue: int = Field(
-        default=512, ge=1, description="images that may wait for a run, of each model"
+        default=512, ge=1, description="images that may wait for a run, for each model"
     )
     max_body_bytes: int = Field(
         default=96 * 2**20, ge=1, description="bytes of a request's body"
@@ -190,14 +191,14 @@ class Settings(BaseSettings):
     max_held_bytes: int | None = Field(
         default=None,
         ge=1,
-        description="bytes of all requests' bodies at a time; None: 512 MiB, or an eighth "
+        description="bytes of all requests' bodies together; None: 512 MiB, or an eighth "
         "of the memory if that is less",
     )
     max_decoding_bytes: int | None = Field(
         default=None,
         ge=1,
-        description="bytes that large images may take together while they are decoded; "
-        "None: what the memory has left",
+        description="bytes for decoding all large images together; None: the memory that "
+        "is left",
     )
     max_image_bytes: int = Field(
         default=ImageLimits().bytes, ge=1, description="bytes of one encoded image"
@@ -206,38 +207,47 @@ class Settings(BaseSettings):
         default=ImageLimits().pixels, ge=1, description="width x height of one image"
     )
     upload_seconds: float = Field(
-        default=300.0, gt=0, description="for a request's body to arrive"
+        default=300.0, gt=0, description="seconds for a request's body to arrive"
     )
     api_keys: Annotated[tuple[SecretStr, ...], NoDecode, BeforeValidator(keys_from)] = (
-        Field(default=(), description="of which a request must show one; none: open")
+        Field(
+            default=(), description="a request must show one of these; none: no key needed"
+        )
     )
     keys_file: Path | None = Field(
         default=None,
-        description="more keys: `NAME KEY [RATE]` on each line; read again when it changes",
+        description="file of more keys, each line `NAME KEY [RATE]`; reread when changed",
     )
-    cors_origins: Annotated[tuple[Origin, ...], NoDecode, BeforeValidator(origins_from)] = (
-        Field(default=(), description="whose pages in a browser may ask; none: no other")
+    cors_origins: Annotated[tuple[str, ...], NoDecode, BeforeValidator(origins_from)] = (
+        Field(
+            default=(),
+            description="sites whose pages may send requests; none: no other site",
+        )
     )
     drift_window: int = Field(
-        default=1000, ge=10, description="images that the drift test looks back upon"
+        default=1000,
+        ge=10,
+        description="number of last images that the drift test compares",
     )
     drift_run_length: float = Field(
-        default=1e6, ge=1e3, description="familiar images until it alarms, on average"
+        default=1e6,
+        ge=1e3,
+        description="familiar images until a false drift alarm, on average",
     )
     log_format: LogFormat = Field(
-        default="json", description="of the log on stderr: json, or text for people"
+        default="json", description="format of the log on stderr: json, or text for people"
     )
     log_level: LogLevel = Field(
-        default="info", description="from which on: debug, info, warning, error"
+        default="info", description="lowest level to log: debug, info, warning or error"
     )
 
     @field_validator("threads")
     @classmethod
     def _of_one_process(cls, threads: int, info: ValidationInfo) -> int:
-        # A fork has none of the threads that ONNX Runtime gave its session.
+        # After a fork the thread pool of an ONNX Runtime session is gone.
         if threads > 1 and (processes := info.data.get("processes", 1)) > 1:
             raise ValueError(
-                f"runs of several threads are for one process, and ISOGON_PROCESSES or "
+                f"runs of several threads need a single process, but ISOGON_PROCESSES or "
                 f"--processes is {processes}"
             )
         return threads
@@ -248,14 +258,14 @@ class Settings(BaseSettings):
         limit, needed = _ONE_OF[info.field_name or ""]
         if room is not None and room < (one := info.data.get(limit, 0)):
             raise ValueError(
-                f"it should hold the {one} {needed}, which is ISOGON_{limit.upper()}"
+                f"it should be at least ISOGON_{limit.upper()}, the {one} {needed}"
             )
         return room
 
     def of_each_process(self) -> Self:
         """Return the settings of one of several processes: its share of the machine.
 
-        What has to hold one request still does.
+        Each limit still has room for one request.
         """
         decoding = self.max_decoding_bytes
         share: dict[str, object] = {
@@ -268,7 +278,7 @@ class Settings(BaseSettings):
 
     @property
     def held_bytes(self) -> int:
-        """The bytes of all bodies at a time: what is set, or what this machine has."""
+        """The bytes of all bodies together: as set, or by this machine's memory."""
         if self.max_held_bytes is not None:
             return self.max_held_bytes
         return max(self.max_body_bytes, min(_HELD, machine_memory() // _HELD_SHARE))
@@ -286,11 +296,11 @@ def settings_from_environment(
     """Return the settings.
 
     Args:
-        bundle: one or several; they go before ISOGON_BUNDLE.
-        given: other settings by name; they go before their variables.
+        bundle: one or several; they override ISOGON_BUNDLE.
+        given: other settings by name; they override environment variables.
 
     Raises:
-        UsageError: a variable is missing or has a value that does not do.
+        UsageError: a variable is missing, misspelt or has an invalid value.
     """
     _require_known(os.environ)
     try:
@@ -306,22 +316,22 @@ def settings_from_environment(
 
 
 def _require_known(environment: Mapping[str, str]) -> None:
-    """Raise `UsageError` for a name that is nearly a setting's.
+    """Raise `UsageError` for a variable whose name is almost that of a setting.
 
-    A limit or a key that was mistyped would not be in force, and nobody would hear of it.
-    Others may begin with ISOGON_ too: Kubernetes names a service's ports so.
+    A misspelt limit or key would silently have no effect. Other variables may begin with
+    ISOGON_: Kubernetes sets some for a service of that name.
     """
     known = {f"ISOGON_{name.upper()}" for name in Settings.model_fields}
     for name in environment:
         if name.startswith("ISOGON_") and name not in known:
             for meant in get_close_matches(name, known, n=1, cutoff=_NEARLY):
                 raise UsageError(
-                    f"The environment variable {name} is no setting; {meant} is. Set "
-                    f"that one, or unset it."
+                    f"The environment variable {name} is not a setting; did you mean "
+                    f"{meant}? Set that one, or unset {name}."
                 )
 
 
 def _told(field: str, fault: Any) -> str:
-    """Return what is wrong with a value, and the value unless it is a secret."""
+    """Return what is wrong with a value, and the value, unless it is a secret."""
     message = str(fault["msg"]).removeprefix("Value error, ")
     return message if field == "api_keys" else f"{message}, got {fault['input']!r}"

@@ -177,7 +177,7 @@ def test_the_client_example_finds_the_image_itself_and_keeps_an_index(
     np.savez(folder / "embeddings.npz", **index | {"fingerprint": np.array("0" * 64)})
     refused = run(*arguments)
     assert refused.returncode == 1
-    assert "do not compare" in refused.stderr
+    assert "cannot be compared" in refused.stderr
 
 
 def test_the_openai_example_answers_as_the_edge_example(

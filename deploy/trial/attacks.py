@@ -1,4 +1,4 @@
-"""Hostile clients: what they send, and how others fare meanwhile."""
+"""Hostile clients, and another client that measures how the service answers meanwhile."""
 
 import io
 import random
@@ -12,19 +12,19 @@ import httpx
 import numpy as np
 from PIL import Image
 
-# 34 bytes that say 8000 x 8000 pixels of one colour: the most that is accepted.
+# 34 bytes: a WebP of 8000 x 8000 pixels of one colour, the largest that is accepted.
 BOMB = bytes.fromhex("524946461a000000574542505650384c0d0000002f3fdfcf07a856f1ead1ff020000")
 
 
 class Others:
-    """A client that asks `/livez` all the time, and remembers the longest wait."""
+    """A client that requests `/livez` again and again, and keeps the longest wait."""
 
     def __init__(self) -> None:
         self.longest = 0.0  # seconds
         self.failed = 0
 
     def ask(self, url: str, ended: threading.Event) -> None:
-        """Ask until told to end."""
+        """Ask until `ended` is set."""
         with httpx.Client(base_url=url, trust_env=False, timeout=60) as client:
             while not ended.is_set():
                 started = time.monotonic()
@@ -38,7 +38,7 @@ class Others:
 
 @contextmanager
 def others(url: str) -> Iterator[Others]:
-    """Let another client ask while the block runs."""
+    """Run another client during the block."""
     client, ended = Others(), threading.Event()
     thread = threading.Thread(target=client.ask, args=(url, ended))
     thread.start()
@@ -66,7 +66,7 @@ def endless_header(port: int, seconds: float) -> str:
 
 @contextmanager
 def slow_bodies(port: int, sizes: list[int]) -> Iterator[None]:
-    """Hold requests open, each with so many bytes of a body that never ends."""
+    """Hold requests open; each sends `sizes` bytes of a body that never ends."""
     head = (
         b"POST /v1/embed HTTP/1.1\r\nHost: x\r\n"
         b"Content-Type: multipart/form-data; boundary=b\r\n"
@@ -78,7 +78,7 @@ def slow_bodies(port: int, sizes: list[int]) -> Iterator[None]:
         for size in sizes:
             connection = socket.create_connection(("127.0.0.1", port), timeout=5)
             opened.append(connection)
-            with suppress(OSError):  # refused before all of it came, which is as well
+            with suppress(OSError):  # may be refused before all of it is sent
                 connection.sendall(head)
                 connection.sendall(b"\0" * size)
         yield
@@ -88,7 +88,7 @@ def slow_bodies(port: int, sizes: list[int]) -> Iterator[None]:
 
 
 def photograph(side: int, seed: int = 0) -> bytes:
-    """Return a JPEG of this many pixels a side, smooth as photographs are."""
+    """Return a square JPEG with `side` pixels a side, smooth like a photograph."""
     rough = np.random.default_rng(seed).integers(0, 255, (16, 16, 3), dtype=np.uint8)
     encoded = io.BytesIO()
     Image.fromarray(rough).resize((side, side)).save(encoded, "JPEG", quality=85)
@@ -96,7 +96,7 @@ def photograph(side: int, seed: int = 0) -> bytes:
 
 
 def noise(seed: int) -> bytes:
-    """Return a PNG of nothing but noise."""
+    """Return a PNG of random noise."""
     pixels = random.Random(seed).randbytes(64 * 64 * 3)
     encoded = io.BytesIO()
     Image.frombytes("RGB", (64, 64), pixels).save(encoded, "PNG")

@@ -1,7 +1,7 @@
 """`make cluster`: train and embed on two hosts, and lose one of them.
 
-`python -m deploy.trial.cluster BUNDLE`: the bundle, with its ONNX file, embeds; a small
-student is trained. The hosts are network namespaces (hosts.py); the result goes to
+`python -m deploy.trial.cluster BUNDLE` trains a small student, and embeds images with the
+bundle's ONNX file. The hosts are network namespaces (hosts.py). The result goes to
 docs/deployed.md.
 """
 
@@ -19,20 +19,20 @@ from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from deploy.trial.findings import Findings, TrialRow
 from deploy.trial.hosts import Host, two_hosts
 from deploy.trial.needs import require
-from deploy.trial.page import Findings, Row
 
-_PATIENCE = 1800  # seconds, for each step: the machine may be busy
+_PATIENCE = 1800  # seconds for each step; the machine may be busy
 _PORT = 29555
 _ISOGON = [sys.executable, "-m", "isogon"]
 _RAY = [sys.executable, "-m", "ray.scripts.scripts", "start", "--block", "--num-cpus", "1"]
-# Given, so that a node does not wait for its agents to choose: on a busy machine in vain.
+# Fixed ports: otherwise a node waits for its agents to choose, which fails when busy.
 _PORTS = [
     *("--dashboard-agent-listen-port", "52365", "--dashboard-agent-grpc-port", "52366"),
     *("--runtime-env-agent-port", "52367", "--metrics-export-port", "52368"),
 ]
-# gloo takes the interface that the name of the host leads to; NCCL has a variable too.
+# gloo uses the interface of the host's name.
 _TRAINING = {"OMP_NUM_THREADS": "1"}
 _RECIPE = """\
 name = "two-hosts"
@@ -62,7 +62,7 @@ _EPOCHS = 8
 
 
 def digits(folder: Path, count: int) -> None:
-    """Write handwritten digits of scikit-learn into a folder for each class."""
+    """Write scikit-learn's handwritten digits, with a folder for each class."""
     from PIL import Image
     from sklearn.datasets import load_digits
 
@@ -75,7 +75,7 @@ def digits(folder: Path, count: int) -> None:
 
 
 def until(condition: Callable[[], bool], *, what: str) -> None:
-    """Return when the condition holds."""
+    """Return when the condition holds; raise TimeoutError after `_PATIENCE` seconds."""
     deadline = time.monotonic() + _PATIENCE
     while not condition():
         if time.monotonic() > deadline:
@@ -83,8 +83,8 @@ def until(condition: Callable[[], bool], *, what: str) -> None:
         time.sleep(0.2)
 
 
-class Training:
-    """One recipe, started by torchrun on every host."""
+class TrainingTrial:
+    """A training run, started by torchrun on both hosts."""
 
     def __init__(self, hosts: list[Host], folder: Path, images: Path) -> None:
         self.hosts = hosts
@@ -96,7 +96,7 @@ class Training:
         )
 
     def start(self) -> list["subprocess.Popen[bytes]"]:
-        """Start the run on both hosts, as its operator does."""
+        """Start the run on both hosts, as an operator would."""
         identity = secrets.token_hex(4)
         first = self.hosts[0]
         return [
@@ -117,18 +117,18 @@ class Training:
         ]
 
     def log(self, host: Host) -> Path:
-        """Return where a host's output goes."""
+        """Return the file of a host's output."""
         return self.folder / f"{host.name}.log"
 
     def steps(self) -> list[int]:
-        """Return the numbers of the steps that were noted."""
+        """Return the steps in metrics.jsonl."""
         metrics = Path(f"{self.output}.work") / "metrics.jsonl"
         lines = metrics.read_text().splitlines() if metrics.exists() else []
         return [json.loads(line)["step"] for line in lines]
 
 
-def train(found: Findings, training: Training) -> None:
-    """Kill a host while both train; start both again."""
+def train(found: Findings, training: TrainingTrial) -> None:
+    """Kill a host while both train; then start both again."""
     first, second = training.hosts
     with found.trying("torchrun on two hosts; one is killed: the other ends") as row:
         running = training.start()
@@ -164,8 +164,8 @@ def train(found: Findings, training: Training) -> None:
         )
 
 
-class Embedding:
-    """A folder embedded on this machine alone, and by Ray on two hosts."""
+class EmbeddingTrial:
+    """A folder embedded on this machine, and by Ray on two hosts."""
 
     def __init__(self, hosts: list[Host], folder: Path, bundle: Path, images: Path) -> None:
         self.first, self.second = hosts
@@ -184,16 +184,16 @@ class Embedding:
         self.address = f"{self.first.address}:6379"
 
     def command(self, output: Path) -> list[str]:
-        """Return the command line, as for one machine."""
+        """Return the command line for one machine."""
         return [*_ISOGON, "embed", str(self.bundle), str(self.images), "-o", str(output)]
 
     def embed_alone(self) -> None:
-        """Make the file that the others are compared with."""
+        """Write the file that the others are compared with."""
         subprocess.run(self.command(self.alone), check=True, capture_output=True)
 
     @contextmanager
     def cluster(self, name: str) -> Iterator[Path]:
-        """Start Ray on both hosts; yield where their output goes."""
+        """Start Ray on both hosts; yield the file of their output."""
         log = self.folder / f"{name}.log"
         store = [*_PORTS, "--object-store-memory", "100000000", "--node-ip-address"]
         head = ["--head", "--port", "6379", "--include-dashboard", "false"]
@@ -232,8 +232,8 @@ class Embedding:
         return self.first.start(self.command(output) + asked, log, self.environment)
 
 
-def embed(found: Findings, embedding: Embedding, missing: Path) -> None:
-    """Lose the second host in three ways; the file has to be the same, to the byte."""
+def embed(found: Findings, embedding: EmbeddingTrial, missing: Path) -> None:
+    """Lose the second host in three ways; the file must be the same, byte for byte."""
     embedding.embed_alone()
     cases: dict[str, Callable[[], None] | None] = {
         "killed": embedding.second.kill,
@@ -253,7 +253,7 @@ def embed(found: Findings, embedding: Embedding, missing: Path) -> None:
 
 
 def _embed_with(
-    embedding: Embedding, case: str, harm: Callable[[], None] | None, row: Row
+    embedding: EmbeddingTrial, case: str, harm: Callable[[], None] | None, row: TrialRow
 ) -> None:
     output = embedding.folder / f"{case}.parquet"
     parts = Path(f"{output}.parts")
@@ -320,11 +320,11 @@ def main() -> None:
         }
         with two_hosts(folder, mounts) as hosts:
             if only != "embed":
-                train(training, Training(hosts, folder, few))
+                train(training, TrainingTrial(hosts, folder, few))
                 training.write()
             if only != "train":
                 shutil.copytree(many, seen, dirs_exist_ok=True)  # for this machine alone
-                embed(embedding, Embedding(hosts, folder, bundle, seen), other)
+                embed(embedding, EmbeddingTrial(hosts, folder, bundle, seen), other)
                 embedding.write()
     sys.exit(not all(row.held for row in training.rows + embedding.rows))
 

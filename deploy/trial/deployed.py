@@ -1,7 +1,7 @@
-"""`make deployed`: build the image, bring it up, ask it, attack it and watch it.
+"""`make deployed`: build the image, run it, send requests and attacks, check the alerts.
 
-`python -m deploy.trial.deployed BUNDLE`. Docker's engine, Prometheus and the base image
-are started and made here; the result goes to docs/deployed.md.
+`python -m deploy.trial.deployed BUNDLE` starts its own Docker engine and Prometheus, and
+makes the base image. The result goes to docs/deployed.md.
 """
 
 import argparse
@@ -26,8 +26,8 @@ from prometheus_client.parser import text_string_to_metric_families
 from deploy.image import build_service, build_with_bundle
 from deploy.trial import attacks
 from deploy.trial.engine import docker_engine, import_base
+from deploy.trial.findings import Findings
 from deploy.trial.needs import require
-from deploy.trial.page import Findings
 from deploy.trial.prometheus import (
     Prometheus,
     alert_names,
@@ -76,7 +76,7 @@ def compose(*arguments: str) -> str:
 
 
 def until_ready(url: str, container: str) -> None:
-    """Return when the service answers; raise with its log where it ended."""
+    """Return when the service answers; raise with its log if it ended."""
     for _ in range(1200):
         with suppress(httpx.TransportError):
             if httpx.get(f"{url}/readyz", trust_env=False).status_code == 200:
@@ -150,7 +150,7 @@ def brought_up(found: Findings, port: int) -> Iterator[str]:
 
 
 def ask(found: Findings, url: str) -> None:
-    """Ask for embeddings, the model's card and what the metrics call it."""
+    """Request embeddings and the model card, and compare the metrics' labels."""
     with found.trying("it embeds, and says what it is") as row:
         answer = httpx.post(
             f"{url}/v1/embed",
@@ -187,7 +187,7 @@ def resident(container: str) -> float:
 
 
 def give_back(found: Findings, url: str, container: str) -> None:
-    """Send large photographs, several at once, and look at the memory afterwards."""
+    """Send large photographs, several at once, and measure the memory afterwards."""
     with found.trying("memory is given back after large uploads") as row:
         before = resident(container)
         large = attacks.photograph(5000)
@@ -203,7 +203,7 @@ def give_back(found: Findings, url: str, container: str) -> None:
 
 
 def _embed(url: str, image: bytes, **options: Any) -> int:
-    """Return the status of a request with one image; 0 where it was not answered."""
+    """Return the status of a request with one image; 0: not answered."""
     try:
         return httpx.post(
             f"{url}/v1/embed",
@@ -222,7 +222,7 @@ def _counted(statuses: list[int]) -> str:
 
 
 def attack(found: Findings, url: str, port: int, container: str) -> None:
-    """Do three things that once stopped the service for everybody."""
+    """Send three attacks that once stopped the service for all clients."""
     before = _restarts(container, 0)
     with found.trying("two WebPs of 34 bytes, each of 8000 x 8000 pixels") as row:
         with attacks.others(url) as other, ThreadPoolExecutor(2) as senders:
@@ -247,7 +247,7 @@ def attack(found: Findings, url: str, port: int, container: str) -> None:
     before = _restarts(container, 0)
     with found.trying("bodies that stop, until none is taken any more") as row:
         photo = attacks.photograph(2000)
-        # Large ones, and smaller ones into the room that is left.
+        # Large bodies, and smaller ones to fill the remaining room.
         sizes = [40 * _MIB] * 7 + [4 * _MIB] * 10 + [_MIB // 2] * 10 + [_MIB // 16] * 10
         with attacks.slow_bodies(port, sizes):
             answers = [_embed(url, photo) for _ in range(10)]
@@ -258,13 +258,13 @@ def attack(found: Findings, url: str, port: int, container: str) -> None:
 
 
 def _restarts(container: str, before: int) -> int:
-    """Return how often Docker has started it again since it had done so `before` times."""
+    """Return how often Docker has restarted the container, minus `before`."""
     time.sleep(1)
     return int(inspected(container)["RestartCount"]) - before
 
 
 def stop(found: Findings, container: str) -> None:
-    """Stop it as compose does."""
+    """Stop the container as compose does."""
     with found.trying("it ends by itself at SIGTERM") as row:
         started = time.monotonic()
         docker("stop", "--time", "45", container)
@@ -275,7 +275,7 @@ def stop(found: Findings, container: str) -> None:
 
 
 def watch(found: Findings, folder: Path) -> None:
-    """Scrape a service that is made to suffer; every alert fires for its own reason."""
+    """Scrape an overloaded service: every alert must fire."""
     with found.trying("`promtool check rules` and `test rules`") as row:
         row.seen = promtool()
         row.held = True
@@ -299,7 +299,7 @@ def watch(found: Findings, folder: Path) -> None:
     try:
         until_ready(url, "watched")
         with prometheus(folder, f"127.0.0.1:{port}") as asked:
-            fired = _suffer(url, asked)
+            fired = _overload(url, asked)
             _run_dashboard(found, asked)
             docker("stop", "watched")
             _until(lambda: {"IsogonDown", "IsogonMissing"} <= asked.firing(), 60)
@@ -313,8 +313,8 @@ def watch(found: Findings, folder: Path) -> None:
         docker("rm", "--force", "watched", check=False)
 
 
-def _suffer(url: str, asked: Prometheus) -> set[str]:
-    """Send noise, too much and too slowly; return the alerts that fired."""
+def _overload(url: str, asked: Prometheus) -> set[str]:
+    """Send noise, too many and too slow requests; return the alerts that fired."""
     ended = threading.Event()
     large = attacks.photograph(5000)
     for seed in range(40):
@@ -365,7 +365,7 @@ def _run_dashboard(found: Findings, asked: Prometheus) -> None:
 
 
 def _until(condition: Callable[[], bool], seconds: float) -> None:
-    """Wait for a condition, and go on without it after a while."""
+    """Return when the condition holds, or after `seconds`."""
     ends = time.monotonic() + seconds
     while not condition() and time.monotonic() < ends:
         time.sleep(0.5)

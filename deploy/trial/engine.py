@@ -1,7 +1,8 @@
-"""A Docker engine of our own, and the base image without an image registry.
+"""Our own Docker engine, and a base image made without an image registry.
 
-Its data, socket and pid file are in one folder. It leaves this machine's firewall and
-bridges alone: containers are reached by published ports, builds use the host's network.
+The engine's data, socket and pid file are in one folder. It does not change this machine's
+firewall and bridges: containers are reached by published ports, and builds use the host's
+network.
 """
 
 import os
@@ -16,7 +17,7 @@ from pathlib import Path
 
 _DOCKERFILE = Path(__file__).parents[1] / "Dockerfile"
 _PACKAGES = "python3,python3-venv,ca-certificates"
-# What Debian's own images leave out.
+# Debian's own images leave these out.
 _SLIMMED = ("var/cache/apt", "var/lib/apt/lists", "usr/share/doc", "usr/share/man")
 
 
@@ -43,7 +44,7 @@ def docker_engine(folder: Path) -> Iterator[None]:
     finally:
         daemon.terminate()
         daemon.wait(60)
-        # Of containers in the host's network; dockerd leaves it mounted.
+        # dockerd leaves these mounted, from containers in the host's network.
         for mounted in (folder / "exec" / "netns").glob("*"):
             subprocess.run(["umount", mounted], capture_output=True)
         shutil.rmtree(folder / "exec", ignore_errors=True)
@@ -62,10 +63,10 @@ def _wait(daemon: "subprocess.Popen[bytes]", log: Path) -> None:
 
 
 def import_base(archive: Path) -> str:
-    """Give the engine the image that the Dockerfile starts from; return its name.
+    """Import the Dockerfile's base image into the engine; return its name.
 
     Args:
-        archive: its files; made by debootstrap if it is not there, and kept.
+        archive: a tar of its files; made by debootstrap if it is missing, and kept.
     """
     if not archive.exists():
         _bootstrap(archive)

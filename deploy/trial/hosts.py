@@ -1,6 +1,6 @@
 """Two hosts on one machine: network namespaces joined by a veth pair.
 
-Each has its own name, address, loopback and mounts; processors and disk are shared.
+Each has its own name, address, loopback and mounts. They share processors and disk.
 """
 
 import os
@@ -16,12 +16,12 @@ NETWORK = "10.77.0"
 
 @dataclass(frozen=True, kw_only=True)
 class Host:
-    """A network namespace, and the files that its processes see."""
+    """A network namespace, with its own mounts."""
 
     name: str
     address: str
     device: str  # its end of the pair
-    mounts: Mapping[Path, Path]  # by where they are seen
+    mounts: Mapping[Path, Path]  # mount point: folder
 
     def start(
         self, command: list[str], log: Path, environment: Mapping[str, str]
@@ -44,7 +44,7 @@ class Host:
             )
 
     def kill(self) -> None:
-        """End every process of the host at once, as a power failure does."""
+        """Kill every process of the host at once, as a power failure would."""
         listed = _ip("netns", "pids", self.name)
         for pid in map(int, listed.split()):
             try:
@@ -53,7 +53,7 @@ class Host:
                 continue
 
     def connect(self, *, up: bool) -> None:
-        """Plug the cable in, or pull it."""
+        """Bring the network link up or down."""
         _ip("-n", self.name, "link", "set", self.device, "up" if up else "down")
 
 
@@ -61,11 +61,11 @@ class Host:
 def two_hosts(
     folder: Path, mounts: Mapping[str, Mapping[Path, Path]]
 ) -> Iterator[list[Host]]:
-    """Yield two hosts that reach one another; nothing of them is left afterwards.
+    """Yield two connected hosts; remove both afterwards.
 
     Args:
-        folder: for the file in the place of /etc/hosts.
-        mounts: of each host, by its name: where a folder is seen, and which it is.
+        folder: for the file mounted as /etc/hosts.
+        mounts: of each host, by its name: mount point and folder.
     """
     names = folder / "hosts"
     hosts = [
@@ -95,7 +95,7 @@ def two_hosts(
         for host in hosts:
             if host.name in existing:
                 host.kill()
-                _ip("netns", "delete", host.name)  # and with it its end of the pair
+                _ip("netns", "delete", host.name)  # this also deletes its end of the pair
 
 
 def _ip(*arguments: str) -> str:

@@ -1,4 +1,4 @@
-"""A real Prometheus beside the service: its alerts and the dashboard's expressions."""
+"""A real Prometheus for the trial: it runs our alerts and the dashboard's expressions."""
 
 import json
 import subprocess
@@ -16,7 +16,7 @@ from serving.process import free_port
 _DEPLOY = Path(__file__).parents[1]
 ALERTS = _DEPLOY / "prometheus" / "alerts.yml"
 _DASHBOARD = _DEPLOY / "grafana" / "isogon.json"
-# What Grafana puts in the place of its variables.
+# Values in place of Grafana's variables.
 _VARIABLES = {"$instance": ".+", "$model": ".+", "$__rate_interval": "1m"}
 
 
@@ -34,7 +34,7 @@ class Prometheus:
             return False
 
     def result(self, expression: str) -> list[Any]:
-        """Return the series of an expression, of now.
+        """Return the current series of an expression.
 
         Raises:
             ValueError: Prometheus does not understand it.
@@ -59,7 +59,7 @@ class Prometheus:
 
 @contextmanager
 def prometheus(folder: Path, target: str) -> Iterator[Prometheus]:
-    """Run Prometheus with our alerts, which do not wait (`for: 0s`), on `target`."""
+    """Run Prometheus on `target`, with our alerts set to fire at once (`for: 0s`)."""
     document = yaml.safe_load(ALERTS.read_text())
     for group in document["groups"]:
         for rule in group["rules"]:

@@ -1,4 +1,4 @@
-"""From a model's outputs to the body of an answer, in the format that a client takes."""
+"""From a request's images to its answer: the model's outputs, decisions, and formats."""
 
 import base64
 import io
@@ -20,58 +20,21 @@ from serving.api.schemas import Encoding
 from serving.api.uploads import Upload
 from serving.models import Models
 from serving.observability.observations import Observations
-from serving.served import ServedModel
-
-
-def negotiated(accept: str | None, offers: Sequence[str]) -> str:
-    """Return the media type that the client likes best; the first offer, if all alike.
-
-    Raises:
-        ProblemError: 406, it takes none of them.
-    """
-    if not accept or not accept.strip():
-        return offers[0]
-    ranges = [_range(part) for part in accept.split(",")]
-    best = max(offers, key=lambda offer: _quality(offer, ranges))
-    if _quality(best, ranges) > 0:
-        return best
-    raise ProblemError(
-        HTTPStatus.NOT_ACCEPTABLE,
-        f"The Accept header is {accept[:80]!r}. This answer comes as "
-        f"{' or '.join(offers)}; name one of them.",
-    )
-
-
-def _quality(offer: str, ranges: Sequence[tuple[str, float]]) -> float:
-    """Return the weight of the most specific range that holds the offer; 0 for none."""
-    weights = dict(reversed(ranges))  # of equal ranges, the first
-    family = offer.partition("/")[0] + "/*"
-    return next((weights[kind] for kind in (offer, family, "*/*") if kind in weights), 0.0)
-
-
-def _range(part: str) -> tuple[str, float]:
-    kind, *parameters = (piece.strip().lower() for piece in part.split(";"))
-    for parameter in parameters:
-        name, _, value = parameter.partition("=")
-        if name.strip() == "q":
-            try:
-                return kind, float(value)
-            except ValueError:
-                return kind, 0.0
-    return kind, 1.0
-
+from serving.served_model import ServedModel
 
 JSON, NPY = "application/json", "application/x-npy"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Answer:
-    """What a model says about the images of one request."""
+class RequestAnswer:
+    """A model's outputs and decisions for the images of one request."""
 
     model: str
     fingerprint: str  # SHA-256 of the artifact that ran
     embeddings: Float32[np.ndarray, "b d"]  # unit norm
-    scores: Float32[np.ndarray, " b"]  # larger is less familiar
+    scores: Float32[
+        np.ndarray, " b"
+    ]  # larger: less familiar, so more likely out-of-distribution
     p_values: Float[np.ndarray, " b"]
     is_ood: Bool[np.ndarray, " b"]
     thumbnails: Thumbnails | None  # of reference images, where the bundle ships them
@@ -96,11 +59,12 @@ class Answer:
         ]
 
 
-async def answered(request: Request, upload: Upload) -> Answer:
-    """Ask the model that the upload names.
+async def answered(request: Request, upload: Upload) -> RequestAnswer:
+    """Run the model that the upload names on its images.
 
     Raises:
-        RefusedImageError: an image does not decode or is past a limit.
+        UnknownModelError: no model has this name.
+        RefusedImageError: an image does not decode or exceeds a limit.
         QueueFullError: too many images are waiting.
         DeadlineError: it took too long.
         ClientDisconnect: the client left.
@@ -114,10 +78,10 @@ async def answered(request: Request, upload: Upload) -> Answer:
     return answer
 
 
-def _judged(model: ServedModel, outputs: Outputs) -> Answer:
-    """Decide about each image; every outcome of every route passes here."""
+def _judged(model: ServedModel, outputs: Outputs) -> RequestAnswer:
+    """Return the answer with a decision for each image; every route uses this."""
     p_values = model.calibration.p_values(outputs.ood_scores)
-    return Answer(
+    return RequestAnswer(
         model=model.name,
         fingerprint=model.artifact.fingerprint,
         embeddings=outputs.embeddings,
@@ -128,26 +92,64 @@ def _judged(model: ServedModel, outputs: Outputs) -> Answer:
     )
 
 
-def as_json(answer: Answer, document: Mapping[str, Any]) -> Response:
-    """Return a JSON answer, written at once; NaN becomes null.
+def negotiated(accept: str | None, offers: Sequence[str]) -> str:
+    """Return the media type that the client prefers; of equal ones, the first offer.
 
-    Numbers of NumPy's float32 are the shortest decimals that read back as the same: as
-    float64 they would be written with 17 digits, of which 9 tell float32 apart.
+    Raises:
+        ProblemError: 406, the client accepts none of them.
+    """
+    if not accept or not accept.strip():
+        return offers[0]
+    ranges = [_range(part) for part in accept.split(",")]
+    best = max(offers, key=lambda offer: _quality(offer, ranges))
+    if _quality(best, ranges) > 0:
+        return best
+    raise ProblemError(
+        HTTPStatus.NOT_ACCEPTABLE,
+        f"The Accept header is {accept[:80]!r}. This answer comes as "
+        f"{' or '.join(offers)}; name one of them.",
+    )
 
-    `document` is not validated again: that took ten times as long as writing it. The
-    tests hold what is answered against the OpenAPI document.
+
+def _range(part: str) -> tuple[str, float]:
+    kind, *parameters = (piece.strip().lower() for piece in part.split(";"))
+    for parameter in parameters:
+        name, _, value = parameter.partition("=")
+        if name.strip() == "q":
+            try:
+                return kind, float(value)
+            except ValueError:
+                return kind, 0.0
+    return kind, 1.0
+
+
+def _quality(offer: str, ranges: Sequence[tuple[str, float]]) -> float:
+    """Return the weight of the most specific range with the offer; 0 if none has it."""
+    weights = dict(reversed(ranges))  # of equal ranges, the first
+    family = offer.partition("/")[0] + "/*"
+    return next((weights[kind] for kind in (offer, family, "*/*") if kind in weights), 0.0)
+
+
+def as_json(answer: RequestAnswer, document: Mapping[str, Any]) -> Response:
+    """Return a JSON answer; NaN becomes null.
+
+    A float32 of NumPy is written as the shortest decimal that reads back as the same
+    number: at most 9 digits, while float64 takes 17.
+
+    `document` is not validated by pydantic: that took ten times as long as writing it.
+    The tests check the answers against the OpenAPI document instead.
     """
     content = orjson.dumps(document, option=orjson.OPT_SERIALIZE_NUMPY)
     return _response(answer, content, JSON)
 
 
-def as_npy(answer: Answer, array: np.ndarray) -> Response:
+def as_npy(answer: RequestAnswer, array: np.ndarray) -> Response:
     """Return an array as a NumPy file, which `numpy.load` reads."""
     file = io.BytesIO()
     np.save(file, np.ascontiguousarray(array), allow_pickle=False)
     return _response(answer, file.getvalue(), NPY)
 
 
-def _response(answer: Answer, content: bytes, media_type: str) -> Response:
+def _response(answer: RequestAnswer, content: bytes, media_type: str) -> Response:
     headers = {"x-isogon-fingerprint": answer.fingerprint}
     return Response(content, media_type=media_type, headers=headers)

@@ -1,11 +1,19 @@
-"""`/v1/embed` and `/v1/score`."""
+"""`/v1/embed` and `/v1/score`: embeddings and OOD scores of a request's images."""
 
 from typing import Annotated, Any
 
 import numpy as np
 from fastapi import APIRouter, Query, Request, Response
 
-from serving.api.answers import JSON, NPY, Answer, answered, as_json, as_npy, negotiated
+from serving.api.answers import (
+    JSON,
+    NPY,
+    RequestAnswer,
+    answered,
+    as_json,
+    as_npy,
+    negotiated,
+)
 from serving.api.problems import bad_field
 from serving.api.routes import FINGERPRINT, NOT_ACCEPTABLE, OF_IMAGES, QueryRoute, Refusals
 from serving.api.schemas import (
@@ -22,7 +30,7 @@ _BINARY = {"type": "string", "format": "binary"}
 BODY: dict[str, Any] = {
     "requestBody": {
         "required": True,
-        "description": "One image as it is, or several in a form or in JSON.",
+        "description": "One image as the body itself, or several in a form or in JSON.",
         "content": {
             "multipart/form-data": {
                 "schema": {
@@ -46,8 +54,8 @@ BODY: dict[str, Any] = {
 ModelQuery = Annotated[
     str | None,
     Query(
-        description="which model answers, where the body does not say; absent or empty: "
-        "the default"
+        description="name of the model that answers, if the body does not name one; "
+        "absent or empty: the default"
     ),
 ]
 
@@ -78,10 +86,10 @@ async def embed(
     ] = "float",
     model: ModelQuery = None,
 ) -> Response:
-    """Embed each image of the request and say how unfamiliar it is.
+    """Return the embedding and the OOD score of each image of the request.
 
-    With `Accept: application/x-npy` the answer is a NumPy file of the embeddings alone;
-    for the scores in the same answer take JSON, compactly with `encoding=base64`.
+    With `Accept: application/x-npy` the answer is a NumPy file of the embeddings alone.
+    JSON has the scores too; `encoding=base64` makes it compact.
     """
     kind = negotiated(request.headers.get("accept"), (JSON, NPY))
     answer = await ask(request, model)
@@ -103,14 +111,14 @@ async def embed(
     "/v1/score",
     summary="Score images",
     response_model=ScoreResponse,
-    responses=_documented("float64 [images, 3]: score, p-value, and 1 where flagged"),
+    responses=_documented("float64 [images, 3]: score, p-value, and 1 if flagged, else 0"),
     openapi_extra=BODY,
 )
 async def score(request: Request, model: ModelQuery = None) -> Response:
-    """Say of each image of the request how unfamiliar it is.
+    """Return the OOD score of each image of the request, and the decision.
 
     With `Accept: application/x-npy` the answer is a NumPy file with a row for each
-    image: score, p-value, and 1 where it is flagged, or 0.
+    image: score, p-value, and 1 if it is flagged, else 0.
     """
     kind = negotiated(request.headers.get("accept"), (JSON, NPY))
     answer = await ask(request, model)
@@ -121,8 +129,8 @@ async def score(request: Request, model: ModelQuery = None) -> Response:
     return as_json(answer, {"model": model_name(answer), "results": results})
 
 
-async def ask(request: Request, model: str | None) -> Answer:
-    """Read the images of a request and ask the model that it names."""
+async def ask(request: Request, model: str | None) -> RequestAnswer:
+    """Read the images of a request and run the model that it names on them."""
     models: Models = request.app.state.models
     upload = await read_upload(request, models.settings)
     if model and upload.model and model != upload.model:
@@ -131,6 +139,6 @@ async def ask(request: Request, model: str | None) -> Answer:
     return await answered(request, chosen)
 
 
-def model_name(answer: Answer) -> dict[str, str]:
+def model_name(answer: RequestAnswer) -> dict[str, str]:
     """Return `schemas.ModelName`."""
     return {"name": answer.model, "fingerprint": answer.fingerprint}

@@ -1,9 +1,9 @@
-"""`/v2/models/…`: KServe's open inference protocol over HTTP, as Triton's clients speak it.
+"""`/v2/models/…`: KServe's open inference protocol over HTTP, as Triton's clients use it.
 
 https://kserve.github.io/website/docs/concepts/architecture/data-plane/v2-protocol, with
-Triton's extension for binary tensors. One input, `images`, either encoded (BYTES [b]) or as
-pixels (UINT8 [b, h, w, 3], RGB); pixels are prepared as a decoded image would be. The
-outputs `embedding` and `ood_score` are named as in the ONNX graph.
+Triton's extension for binary tensors. The one input, `images`, holds encoded images
+(BYTES [b]) or pixels (UINT8 [b, h, w, 3], RGB), which are preprocessed like decoded images.
+The outputs `embedding` and `ood_score` are named as in the ONNX graph.
 """
 
 import struct
@@ -15,14 +15,14 @@ import orjson
 from fastapi import APIRouter, Path, Request, Response
 from pydantic import BaseModel, ConfigDict, Field
 
-from serving.api.answers import Answer, answered
+from serving.api.answers import RequestAnswer, answered
 from serving.api.bodies import body_of
-from serving.api.documents import beside, from_base64, parsed
+from serving.api.json_bodies import beside, from_base64, parsed
 from serving.api.problems import bad_field, require_size, too_many
 from serving.api.routes import FINGERPRINT, OF_ANY, OF_IMAGES, KnownQueryRoute
 from serving.api.uploads import Upload
 from serving.models import Models
-from serving.served import ServedModel
+from serving.served_model import ServedModel
 from serving.settings import Settings
 
 FOLDER = "/v2/models/"
@@ -31,7 +31,7 @@ _HEADER_LENGTH = "inference-header-content-length"
 _EXPECTED = (
     '{"inputs": [{"name": "images", "datatype": "BYTES", "shape": [1], "data": [base64]}]}'
 )
-_MOST_NUMBERS = 4_000_000  # in JSON: pixels of some 25 images of 224 x 224
+_MOST_NUMBERS = 4_000_000  # in JSON: the pixels of about 25 images of 224 x 224
 _LENGTH = struct.Struct("<I")
 _DATATYPES = {"embedding": "FP32", "ood_score": "FP32", "p_value": "FP64", "is_ood": "BOOL"}
 _Parameters = dict[str, bool | int | float | str]
@@ -42,15 +42,15 @@ router = APIRouter(tags=["KServe"], route_class=KnownQueryRoute)
 
 
 class Tensor(BaseModel):
-    """What a tensor is, without its values."""
+    """A tensor's name, type and shape."""
 
     name: str
     datatype: str
-    shape: list[int] = Field(description="-1 where any size does")
+    shape: list[int] = Field(description="-1: any size")
 
 
 class ServerMetadata(BaseModel):
-    """What serves."""
+    """The server."""
 
     name: str
     version: str
@@ -75,7 +75,7 @@ class ModelReady(BaseModel):
 
 
 class InferInput(BaseModel):
-    """The images: in `data`, or after the JSON where `binary_data_size` says so."""
+    """The images: in `data`, or after the JSON if `binary_data_size` is set."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
@@ -112,7 +112,7 @@ class InferRequest(BaseModel):
 
 
 class OutputTensor(Tensor):
-    """An output with its values, unless they follow the JSON."""
+    """An output with its values, unless they come after the JSON."""
 
     parameters: _Parameters | None = None
     data: list[Any] | None = None
@@ -129,15 +129,15 @@ class InferResponse(BaseModel):
 
 @router.get("/v2", responses=OF_ANY, summary="Describe the server")
 async def server() -> ServerMetadata:
-    """Name the server and the extensions of the protocol that it has."""
+    """Return the server's name and its extensions of the protocol."""
     return ServerMetadata(name="isogon", version="2", extensions=["binary_tensor_data"])
 
 
 @router.get(FOLDER + "{name}", responses=OF_ANY, summary="Describe a model's tensors")
 async def metadata(name: Name, request: Request) -> ModelMetadata:
-    """Name a model's inputs and outputs.
+    """Return a model's inputs and outputs.
 
-    The input may be UINT8 [b, h, w, 3], RGB pixels of images of one size, as well.
+    The input may also be UINT8 [b, h, w, 3]: RGB pixels of images of one size.
     """
     models: Models = request.app.state.models
     async with models.use(name) as pipeline:
@@ -155,7 +155,7 @@ async def metadata(name: Name, request: Request) -> ModelMetadata:
     FOLDER + "{name}/ready", responses=OF_ANY, summary="Ask whether a model answers"
 )
 async def model_ready(name: Name, request: Request) -> ModelReady:
-    """Say that a model is loaded and proven; 404 where there is none of this name."""
+    """Say that a model is loaded and proven; 404 if no model has this name."""
     models: Models = request.app.state.models
     async with models.use(name) as pipeline:
         return ModelReady(name=pipeline.model.name, ready=True)
@@ -176,10 +176,10 @@ async def model_ready(name: Name, request: Request) -> ModelReady:
     },
 )
 async def infer(name: Name, request: Request) -> Response:
-    """Embed each image and say how unfamiliar it is.
+    """Return the embedding and the OOD score of each image.
 
-    `p_value` and `is_ood` are decisions beside what the model itself returns. Outputs
-    come as JSON, or binary where `binary_data` asks for it.
+    `p_value` and `is_ood` are not outputs of the model: they are computed from its score.
+    Outputs come as JSON, or binary if `binary_data` asks for it.
     """
     models: Models = request.app.state.models
     settings = models.settings
@@ -206,7 +206,7 @@ def _tensors(model: ServedModel) -> list[Tensor]:
 
 
 def _header_length(request: Request) -> int | None:
-    """Return the bytes of JSON before binary tensors, None where all is JSON."""
+    """Return the bytes of JSON before binary tensors; None if all of it is JSON."""
     text = request.headers.get(_HEADER_LENGTH)
     if text is None:
         return None
@@ -221,7 +221,7 @@ def _header_length(request: Request) -> int | None:
 def _read(
     body: bytes, length: int | None, settings: Settings
 ) -> tuple[InferRequest, list[bytes]]:
-    """Return what is asked, and the encoded images.
+    """Return the request and the encoded images.
 
     Raises:
         ProblemError: 400, 413, 415 or 422, as for the other routes.
@@ -245,7 +245,7 @@ def _read(
 
 
 def _count(given: InferInput, settings: Settings) -> int:
-    """Return how many images a tensor's shape announces, 1 or more."""
+    """Return how many images a tensor's shape says there are, at least 1."""
     axes = len(given.shape)
     good = axes in (1, 2) if given.datatype == "BYTES" else axes == 4
     if not good or min(given.shape) < 1 or max(given.shape) > 2**31:
@@ -264,10 +264,10 @@ def _count(given: InferInput, settings: Settings) -> int:
 
 
 def _tensor_bytes(given: InferInput, binary: memoryview | None) -> memoryview | None:
-    """Return a tensor's binary values, None where they are in `data`.
+    """Return a tensor's binary values; None if they are in `data`.
 
     Raises:
-        ProblemError: 422, they are in neither, in both, or cut off.
+        ProblemError: 422, the values are in neither place, in both, or cut off.
     """
     size = given.parameters.get("binary_data_size")
     if (size is None) == (given.data is None):
@@ -295,23 +295,23 @@ def _encoded(
     else:
         found = list(_elements(values))
     if len(found) != count:
-        raise bad_field(f"images: the shape says {count} and there are {len(found)}.")
+        raise bad_field(f"images: expected {count} by the shape, got {len(found)}.")
     return found
 
 
 def _flat(texts: Sequence[Any]) -> list[Any]:
-    """Return the texts of [[…], […]] as one list."""
+    """Return the texts of a nested list [[…], […]] as one list."""
     return [one for text in texts for one in (text if isinstance(text, list) else [text])]
 
 
 def _from_text(text: object, index: int, settings: Settings) -> bytes:
     if not isinstance(text, str):
-        raise bad_field(f"images[{index}] is no text; expected base64.", index)
+        raise bad_field(f"images[{index}] is not text; expected base64.", index)
     return from_base64(text, index, settings)
 
 
 def _elements(values: memoryview) -> Iterable[bytes]:
-    """Yield the elements of a binary BYTES tensor: a length of 4 bytes before each."""
+    """Yield the elements of a binary BYTES tensor; 4 bytes of length precede each."""
     at = 0
     while at < len(values):
         begin = at + _LENGTH.size
@@ -344,20 +344,20 @@ def _pixels(given: InferInput, binary: memoryview | None) -> np.ndarray:
         found = numbers.astype(np.uint8).reshape(-1)
     if found.size != count:
         raise bad_field(
-            f"images: the shape {given.shape} has {count:,} values, and there are "
+            f"images: the shape {given.shape} has {count:,} values, but there are "
             f"{found.size:,}."
         )
     return found.reshape(given.shape)
 
 
 def _as_ppm(pixels: np.ndarray) -> bytes:
-    """Return pixels [h, w, 3] as a file that the decoder reads back as they are."""
+    """Return pixels [h, w, 3] as a PPM file, which decodes to the same pixels."""
     height, width, _ = pixels.shape
     return b"P6 %d %d 255\n" % (width, height) + pixels.tobytes()
 
 
-def _written(answer: Answer, asked: InferRequest) -> Response:
-    """Return the outputs that are wanted, binary ones after the JSON."""
+def _written(answer: RequestAnswer, asked: InferRequest) -> Response:
+    """Return the outputs asked for, binary ones after the JSON."""
     values = {
         "embedding": answer.embeddings,
         "ood_score": answer.scores,

@@ -1,4 +1,4 @@
-"""`/v1/embeddings`: OpenAI's API, for images as data URLs."""
+"""`/v1/embeddings`: OpenAI's embeddings API, for images as data URLs."""
 
 from http import HTTPStatus
 from typing import Any
@@ -7,7 +7,7 @@ from fastapi import APIRouter, Request, Response
 
 from serving.api.answers import answered, as_json
 from serving.api.bodies import body_of, content_type
-from serving.api.documents import beside, from_data_url, parsed
+from serving.api.json_bodies import beside, from_data_url, parsed
 from serving.api.problems import bad_content_type, bad_field, too_many
 from serving.api.routes import FINGERPRINT, OF_IMAGES, QueryRoute, Refusals
 from serving.api.schemas import EXAMPLE_IMAGE, EmbeddingsRequest, EmbeddingsResponse
@@ -48,8 +48,8 @@ router = APIRouter(tags=["images"], route_class=QueryRoute)
 async def embeddings(request: Request) -> Response:
     """Embed images given as data URLs, for clients of OpenAI's embeddings API.
 
-    Nothing is fetched: `http:`, `https:` and `file:` URLs are refused, and so are text
-    and tokens. Each result has an `ood` beside what OpenAI's has, and each problem an
+    The service fetches nothing: `http:`, `https:` and `file:` URLs are refused, and so
+    are text and tokens. Each result has OpenAI's fields and an `ood`. Each problem has an
     `error`, whose `message` such clients show.
     """
     if (kind := content_type(request)) != "application/json":
@@ -94,10 +94,10 @@ def _require_width(dimensions: int | None, width: int) -> None:
 
 
 def complete(problem: dict[str, Any]) -> None:
-    """Give a problem the `error` that OpenAI's clients look for.
+    """Give a problem the `error` that OpenAI's clients expect.
 
-    Their exceptions show `error.message` and nothing else of a body. An image is
-    `input[…]` there.
+    Their exceptions show only `error.message` of a body. An image is called `input[…]`
+    there.
     """
     if problem["detail"].startswith("images["):  # as the other routes call it
         problem["detail"] = "input" + problem["detail"].removeprefix("images")

@@ -1,6 +1,6 @@
 """The OpenAPI document, committed beside this module as `openapi.json`.
 
-After a change of the interface, write it anew:
+After a change of the interface, write it again:
 `python -m serving.api.openapi > serving/api/openapi.json`.
 """
 
@@ -19,24 +19,24 @@ COMMITTED = Path(__file__).with_name("openapi.json")
 _ABOUT = f"""\
 Unit-norm embeddings of images, and calibrated out-of-distribution scores.
 
-* **Embeddings** compare by cosine. An index belongs to one `fingerprint`: embeddings of
-  different fingerprints do not compare, and every answer names its own.
+* **Embeddings** are compared by cosine. An index belongs to one `fingerprint`: embeddings
+  of different fingerprints cannot be compared. Every answer has its fingerprint.
 * **Scores** are larger when an image is less familiar. Decide by the p-value, the chance
-  that a familiar image scores at least as much: `is_ood` is `p_value <= alpha`, which
-  flags at most a share `alpha` of familiar images.
+  that a familiar (in-distribution) image scores at least as much: `is_ood` is
+  `p_value <= alpha`, which flags at most a share `alpha` of familiar images.
 * **Images** are {ACCEPTED},
-  in the body of the request; no URL is ever fetched. Colours become sRGB, transparency is
-  laid on white, and of an animation or of several pages the first image counts. An image
-  that does not decode refuses its own request and no other; the problem's
-  `index` says which it was.
+  in the body of the request; the service fetches no URL. Colours are converted to sRGB,
+  transparent images are put on white, and the first image of an animation or of several
+  pages is used. If an image does not decode, only its own request is refused; the
+  problem's `index` says which image it was.
 * **Problems** are `application/problem+json` (RFC 9457); `detail` says what to do.
-* **Keys**, where the operator wants them, go into `Authorization: Bearer …` or
+* **Keys**, if the operator asks for them, go into `Authorization: Bearer …` or
   `X-API-Key: …`.
 """
 _TAGS = [
     {"name": "images", "description": "Images in, embeddings and scores out."},
-    {"name": "KServe", "description": "The same by KServe's protocol, as Triton has it."},
-    {"name": "models", "description": "What is served, and what vouches for it."},
+    {"name": "KServe", "description": "The same with KServe's protocol, as Triton has it."},
+    {"name": "models", "description": "What is served, and the evidence for it."},
 ]
 _KEYS = {
     "bearer": {"type": "http", "scheme": "bearer"},
@@ -59,12 +59,12 @@ def document(app: FastAPI) -> dict[str, Any]:
         components["schemas"].pop(name, None)
     components["schemas"]["Problem"] = Problem.model_json_schema()
     components["securitySchemes"] = _KEYS
-    found["security"] = [{}, {"bearer": []}, {"key": []}]  # {}: where none are wanted
+    found["security"] = [{}, {"bearer": []}, {"key": []}]  # {}: for a service without keys
     return found
 
 
 def written(app: FastAPI) -> str:
-    """Return the document as it is committed: keys sorted, so that changes show."""
+    """Return the document as it is committed: with sorted keys, for readable diffs."""
     return json.dumps(document(app), indent=2, sort_keys=True, ensure_ascii=False) + "\n"
 
 

@@ -1,4 +1,4 @@
-"""Routes that know their query, and how they may refuse."""
+"""What routes share: the refusals that OpenAPI lists, and a check of the query."""
 
 from collections.abc import Callable, Coroutine
 from typing import Any
@@ -9,7 +9,7 @@ from fastapi.routing import APIRoute
 from serving.api.problems import MEDIA_TYPE, bad_field
 
 Refusals = dict[int | str, dict[str, Any]]
-
+Handler = Callable[[Request], Coroutine[Any, Any, Response]]
 _SCHEMA = {"$ref": "#/components/schemas/Problem"}
 
 
@@ -28,64 +28,63 @@ def _refusal(description: str, **headers: str) -> dict[str, Any]:
 
 OF_ANY: Refusals = {
     401: _refusal(
-        "The service wants an API key, and this is none of them.",
+        "The request shows no API key that the service knows.",
         WWW_Authenticate="How to send one: `Bearer`.",
     ),
     404: _refusal("No model of that name is served here; the detail lists those that are."),
     422: _refusal("A field is missing, unknown or malformed; the detail says which."),
-    500: _refusal("The service failed, through no fault of the request; its log says why."),
+    500: _refusal(
+        "The service failed; the request is not to blame. Its log has the reason."
+    ),
 }
 
 OF_IMAGES: Refusals = OF_ANY | {
     400: _refusal(
-        "An image does not decode, or a body is malformed: no multipart, or no JSON."
+        "An image does not decode, or the body is not well-formed multipart or JSON."
     ),
     408: _refusal("The body did not arrive in time, or too slowly while others waited."),
     413: _refusal(
-        "Past a limit on bytes, pixels or images. The connection may be closed before "
-        "the body is read to its end."
+        "The request exceeds a limit on bytes, pixels or images. The service may close "
+        "the connection before it has read the whole body."
     ),
     415: _refusal(
         "A content type, a content encoding or a kind of image that is not accepted."
     ),
     429: _refusal(
-        "The queue is full, memory for bodies is, or this client has its share of it. "
-        "Wait, then send the same request again.",
+        "The queue or the memory for bodies is full, or this client uses all of its share "
+        "of that memory. Wait, then send the same request again.",
         Retry_After="After how many seconds to try again.",
     ),
     503: _refusal(
         "The service is shutting down, or the machine has no memory left.",
         Retry_After="After how many seconds to try again.",
     ),
-    504: _refusal("No answer within the deadline; the work was dropped."),
+    504: _refusal("The request was not answered within the deadline, and was dropped."),
 }
 
 NOT_ACCEPTABLE: Refusals = {
     406: _refusal("None of the formats of this answer is in the Accept header."),
 }
 
-# Of every answer about images.
+# The headers of every answer about images.
 FINGERPRINT = {
     "x-isogon-fingerprint": {
         "description": "SHA-256 of the artifact that ran. Embeddings of different "
-        "fingerprints do not compare.",
+        "fingerprints cannot be compared.",
         "schema": {"type": "string", "pattern": "^[0-9a-f]{64}$"},
     }
 }
 
 
-Handler = Callable[[Request], Coroutine[Any, Any, Response]]
-
-
 class KnownQueryRoute(APIRoute):
-    """A route that refuses a query parameter it does not have.
+    """A route that refuses unknown and repeated query parameters.
 
-    One that is mistyped would be taken for absent, and the request answered by another
-    model or in another encoding than was asked for.
+    FastAPI ignores a misspelt parameter: the request would be answered by another model
+    or in another encoding than the client asked for.
     """
 
     def get_route_handler(self) -> Handler:
-        """Return what answers a request."""
+        """Return the function that answers a request."""
         solved = super().get_route_handler()
         known = {parameter.alias for parameter in self.dependant.query_params}
 
@@ -100,15 +99,14 @@ class KnownQueryRoute(APIRoute):
 
 
 class QueryRoute(KnownQueryRoute):
-    """One whose endpoint takes the request and, beside it, optional query parameters.
+    """A `KnownQueryRoute` whose endpoint takes the request and optional query parameters.
 
-    Without a query they all have their defaults, and the endpoint is called as it is. To
-    find that out by FastAPI's dependencies was an eighth of what a request of one image
-    costs the event loop.
+    Without a query the endpoint is called directly, with the defaults. FastAPI's
+    dependencies took an eighth of the event loop's time for a request of one image.
     """
 
     def get_route_handler(self) -> Handler:
-        """Return what answers a request."""
+        """Return the function that answers a request."""
         solved = super().get_route_handler()
 
         async def handle(request: Request) -> Response:

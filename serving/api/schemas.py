@@ -1,4 +1,4 @@
-"""The bodies of requests and responses."""
+"""The bodies of requests and responses, as pydantic models."""
 
 import re
 from typing import Annotated, Literal
@@ -9,7 +9,7 @@ from isogon.bundle import FalseAlarms, Provenance, StudentCard, TeacherCard
 from isogon.images import FORMATS, Preprocessing
 from isogon.parity import Figures, Stability, Tolerance
 from isogon.runtimes import Precision
-from serving.api.evaluation import EvaluationCard
+from serving.api.evaluation_card import EvaluationCard
 
 Encoding = Literal["float", "base64"]
 
@@ -25,7 +25,7 @@ _DataUrl = Annotated[
         }
     ),
 ]
-# A field that there is not may be null, as if absent; see `documents.py`.
+# An unknown field may be null, and is ignored then; see `json_bodies.py`.
 _REQUEST = ConfigDict(
     extra="forbid",
     strict=True,
@@ -33,7 +33,7 @@ _REQUEST = ConfigDict(
 )
 _Model = Annotated[
     str | None,
-    Field(description="which model answers, by its name; absent or empty: the default"),
+    Field(description="name of the model that answers; absent or empty: the default"),
 ]
 
 # A PNG of one grey pixel, for the OpenAPI document.
@@ -53,7 +53,7 @@ class Base64Images(BaseModel):
 
 
 def _listed(value: object) -> object:
-    """Return one image as a list of one; refuse tokens, one text's or several texts'."""
+    """Return a list of images; refuse token ids, of one text or of several."""
     if isinstance(value, str):
         return [value]
     if isinstance(value, list) and value:
@@ -74,22 +74,23 @@ class EmbeddingsRequest(BaseModel):
         Field(
             min_length=1,
             description="an image, or several: `data:image/jpeg;base64,…`. Other URLs, "
-            "text and tokens are refused; nothing is fetched",
+            "text and tokens are refused; the service fetches nothing",
         ),
     ]
     model: _Model = None
     encoding_format: Encoding | None = Field(
         default=None,
-        description="float, if absent: numbers; base64: of little-endian float32",
+        description="float (the default): numbers; base64: little-endian float32",
     )
     dimensions: int | None = Field(
-        default=None, description="the model's width, if given; it is not shortened"
+        default=None,
+        description="must be the model's embedding dimension; embeddings are not shortened",
     )
-    user: str | None = Field(default=None, description="taken, and not looked at")
+    user: str | None = Field(default=None, description="accepted and ignored")
 
 
 class ModelName(BaseModel):
-    """Which model answered; embeddings of different fingerprints do not compare."""
+    """Which model answered; embeddings of different fingerprints cannot be compared."""
 
     name: str
     fingerprint: str = Field(
@@ -98,11 +99,13 @@ class ModelName(BaseModel):
 
 
 class Ood(BaseModel):
-    """How unfamiliar an image is."""
+    """How unfamiliar (out-of-distribution) an image is, and the decision."""
 
     score: float = Field(description="larger means less familiar; the detector's scale")
     p_value: float = Field(
-        ge=0, le=1, description="chance that a familiar image scores at least this"
+        ge=0,
+        le=1,
+        description="chance that a familiar (in-distribution) image scores at least this",
     )
     is_ood: bool = Field(description="p_value <= the false-alarm rate asked for")
 
@@ -117,8 +120,8 @@ class EmbedResult(ScoreResult):
     """One image's unit-norm embedding and OOD score."""
 
     embedding: list[float] | str = Field(
-        description="numbers, each the shortest that reads back as the same float32; or "
-        "with encoding=base64 little-endian float32 bytes"
+        description="numbers, each the shortest that reads back as the same float32; with "
+        "encoding=base64: little-endian float32 bytes"
     )
 
 
@@ -138,7 +141,7 @@ class EmbedResponse(BaseModel):
 
 
 class Embedding(BaseModel):
-    """One image's embedding as OpenAI's API has it, with the OOD score beside it."""
+    """One image's embedding as in OpenAI's API, and its OOD score."""
 
     object: Literal["embedding"]
     index: int = Field(description="which image of the request, from 0")
@@ -149,10 +152,10 @@ class Embedding(BaseModel):
 
 
 class Usage(BaseModel):
-    """What OpenAI counts in tokens: here each image is one."""
+    """The usage that OpenAI counts in tokens: here each image counts as one."""
 
     prompt_tokens: int = Field(description="images in the request")
-    total_tokens: int = Field(description="the same")
+    total_tokens: int = Field(description="the same number")
 
 
 class EmbeddingsResponse(BaseModel):
@@ -165,14 +168,14 @@ class EmbeddingsResponse(BaseModel):
 
 
 class ParityCard(Figures):
-    """How far the artifact is from the reference it was gated against, at worst."""
+    """The largest differences between the artifact and its reference."""
 
     precision: Precision
     reference: str = Field(description="what the artifact was compared with")
-    candidate: str = Field(description="what ran the artifact then")
+    candidate: str = Field(description="what ran the artifact for the comparison")
     batch_sizes: tuple[int, ...]
     stability: Stability
-    bounds: Tolerance = Field(description="which the figures had to keep")
+    bounds: Tolerance = Field(description="the bounds that the figures had to keep")
 
 
 class RateRange(BaseModel):
@@ -183,20 +186,20 @@ class RateRange(BaseModel):
 
 
 class CalibrationCard(BaseModel):
-    """What decisions rest on, and what is known of their false alarms."""
+    """What decisions are based on, and what is known of their false alarms."""
 
     alpha: float = Field(
-        description="the false-alarm rate asked for: flagged is p_value <= alpha"
+        description="the false-alarm rate asked for: flagged if p_value <= alpha"
     )
-    images: int = Field(description="held-out familiar images that calibrate")
+    images: int = Field(description="held-out in-distribution images used for calibration")
     expected: RateRange = Field(
-        description="where the false-alarm rate of this calibration lies with a chance "
-        "of 95 %, on traffic like the calibration images: it depends on how many they "
-        "are, and on nothing else (Vovk, arXiv:1209.2673)"
+        description="the 95 % interval of this calibration's false-alarm rate, on traffic "
+        "like the calibration images; it depends only on how many they are (Vovk, "
+        "arXiv:1209.2673)"
     )
     realised: FalseAlarms | None = Field(
-        description="the share of other held-out familiar images that was flagged, with "
-        "its 95 % interval; null where it was not measured for this detector and alpha"
+        description="the share of other held-out in-distribution images that was flagged, "
+        "with its 95 % interval; null if it was not measured for this detector and alpha"
     )
 
 
@@ -210,13 +213,11 @@ class LimitsCard(BaseModel):
 
 
 class ModelResponse(ModelName):
-    """What is served, and what vouches for it."""
+    """What is served, and the evidence for it."""
 
     schema_version: int = Field(description="of the bundle's format")
     width: int = Field(description="of the embedding")
-    space: Literal["student", "teacher"] = Field(
-        description="whose space embeddings live in"
-    )
+    space: Literal["student", "teacher"] = Field(description="the space of the embeddings")
     artifact: str
     runner: str = Field(description="what runs the artifact now")
     preprocessing: Preprocessing
@@ -226,13 +227,13 @@ class ModelResponse(ModelName):
     parity: ParityCard
     calibration: CalibrationCard
     evaluation: EvaluationCard | None = Field(
-        description="null where the bundle has none that this version reads"
+        description="null if the bundle has none that this version can read"
     )
     limits: LimitsCard
 
 
 class Problem(BaseModel):
-    """An error, as RFC 9457 has it (`application/problem+json`)."""
+    """An error, as in RFC 9457 (`application/problem+json`)."""
 
     type: str = "about:blank"
     title: str

@@ -1,4 +1,4 @@
-"""From a request's body to the bytes of its images, under limits, before any decoding."""
+"""From a request's body to its encoded images, within limits, before any decoding."""
 
 from collections.abc import AsyncGenerator
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ from starlette.datastructures import FormData, Headers, UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 
 from serving.api.bodies import body_of, content_type, pieces_of
-from serving.api.documents import beside, from_base64, parsed
+from serving.api.json_bodies import beside, from_base64, parsed
 from serving.api.problems import (
     ProblemError,
     bad_content_type,
@@ -31,7 +31,7 @@ _ACCEPTED = (
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Upload:
-    """What a request brings: at least one image, and which model is to answer."""
+    """What a request holds: at least one image, and the name of the model."""
 
     images: list[bytes]
     model: str | None = None  # None: the default
@@ -41,8 +41,8 @@ async def read_upload(request: Request, settings: Settings) -> Upload:
     """Return the encoded images of a request, in order.
 
     Raises:
-        ProblemError: 413 past a limit on bytes or images, 415 for a content type not
-            accepted, 422 for a field that is missing, unknown or malformed.
+        ProblemError: 413 if it exceeds a limit on bytes or images, 415 for a content type
+            that is not accepted, 422 for a field that is missing, unknown or malformed.
     """
     kind = content_type(request)
     if kind == "multipart/form-data":
@@ -56,7 +56,7 @@ async def read_upload(request: Request, settings: Settings) -> Upload:
 
 
 async def _alone(request: Request, settings: Settings) -> bytes:
-    """Return a body that is one image; it is refused before it is read to its end."""
+    """Return a body that is one image; reading stops at the limit for one image."""
     try:
         return await body_of(request, settings, settings.max_image_bytes)
     except ProblemError as error:
@@ -74,11 +74,11 @@ def _from_json(body: bytes, settings: Settings) -> Upload:
 
 
 class _Parser(MultiPartParser):
-    """Starlette's parser, but it refuses a body cut off before its last boundary.
+    """Starlette's parser, which also refuses a body cut off before its last boundary.
 
-    It also says at once which part is no image, or too large for one. To Starlette a
-    part without a filename is text, of which it takes a mebibyte. Nothing is written to
-    a temporary folder: what is held is counted, and a folder may be full.
+    It refuses a part that is not an image, or is too large, before it has read the whole
+    part. Starlette takes a part without a filename for text, of at most 1 MiB. Nothing is
+    written to a temporary folder: the folder may be full, and only memory is counted.
     """
 
     spool_max_size = 0  # no limit: files stay in memory
@@ -103,20 +103,20 @@ class _Parser(MultiPartParser):
 
     def on_headers_finished(self) -> None:
         part = self._current_part
-        # A name that is not ASCII, as older clients write it (RFC 5987); it is not used.
+        # Older clients write a name that is not ASCII so (RFC 5987). The name is not used.
         part.content_disposition = (part.content_disposition or b"").replace(
             b"filename*=", b"filename="
         )
         super().on_headers_finished()
         if part.field_name not in ("images", "model"):
             raise bad_field(
-                f"Expected parts named `images`, and `model` if need be, got "
+                f"Expected parts named `images`, and at most one `model`, got "
                 f"{part.field_name[:80]!r}."
             )
         if part.field_name == "images" and part.file is None:
             index = sum(name == "images" for name, _ in self.items)
             raise bad_field(
-                f"images[{index}] has no filename, which makes the part a text field. "
+                f"images[{index}] has no filename, so it is a text field. "
                 f"Name the file: with curl write `-F images=@photo.jpg`, with fetch "
                 f'`form.append("images", blob, "photo.jpg")`.',
                 index,
@@ -140,7 +140,7 @@ async def _from_multipart(request: Request, settings: Settings) -> Upload:
     except UnicodeError as error:
         raise ProblemError(
             HTTPStatus.BAD_REQUEST,
-            f"The multipart body names fields in a charset that does not fit: {error}.",
+            f"The names of the multipart body's fields do not fit its charset: {error}.",
         ) from error
     except MultiPartException as error:
         if error.message.startswith("Too many files"):
@@ -156,7 +156,7 @@ async def _from_multipart(request: Request, settings: Settings) -> Upload:
         images = [
             await _from_part(part, i)
             for i, part in enumerate(parts)
-            if isinstance(part, UploadFile)  # as `_Parser` sees to
+            if isinstance(part, UploadFile)  # `_Parser` has checked it
         ]
         return Upload(images=images, model=model)
     finally:
@@ -185,5 +185,5 @@ async def _from_part(part: UploadFile, index: int) -> bytes:
         )
     require_image_type(part.content_type or "", f"images[{index}]", index)
     image = await part.read()
-    await part.close()  # or it would be there twice
+    await part.close()  # frees its copy
     return image

@@ -1,4 +1,4 @@
-"""From encoded images to answers: decoding, batches, runs, and their limits."""
+"""From encoded images to outputs: decoding, batches, runs, and their limits."""
 
 from serving.batching.job import (
     ClosedError as ClosedError,

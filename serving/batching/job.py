@@ -1,11 +1,11 @@
-"""A request's images on their way, what became of them, and why one got no answer.
+"""One request in the pipeline, the work on its images, and the errors it can end with.
 
-RefusedImageError   one of its images does not decode, or is past a limit
-QueueFullError      too many images are waiting; nothing of it was decoded
-DeadlineError       it took too long; what was left of it was dropped
+RefusedImageError   an image does not decode, or exceeds a limit
+QueueFullError      too many images are waiting; none of the request was decoded
+DeadlineError       it took too long; the rest of it was dropped
 ClosedError         the service is shutting down
-NoMemoryError       the machine has no memory left for one of its images
-RunError            the runtime failed on a batch that held an image of it
+NoMemoryError       the machine has no memory left for an image
+RunError            the runtime failed on a batch with an image of the request
 """
 
 from collections.abc import Callable
@@ -20,50 +20,15 @@ from serving.batching.observer import Trail
 from serving.batching.room import Ticket
 
 
-class RefusedImageError(Exception):
-    """One image of a request is refused; no other request is affected."""
+class RequestJob:
+    """One request: its images, their outputs, and its error if it fails.
 
-    def __init__(self, error: ImageError, index: int) -> None:
-        super().__init__(f"images[{index}] {error}")
-        self.problem = error.problem
-        self.index = index
-
-
-class QueueFullError(Exception):
-    """The images do not fit into the queue.
-
-    Args:
-        retry_after: seconds until there should be room.
-    """
-
-    def __init__(self, message: str, retry_after: float) -> None:
-        super().__init__(message)
-        self.retry_after = retry_after
-
-
-class DeadlineError(Exception):
-    """The request was not answered in time."""
-
-
-class ClosedError(Exception):
-    """The pipeline takes no more requests."""
-
-
-class NoMemoryError(Exception):
-    """The system refused memory for an image: others have it, or the limit is too near."""
-
-
-class RunError(Exception):
-    """The runtime failed on a batch; the log has its own error."""
-
-
-class Job:
-    """One request. All but `settle` is done under the schedule's lock.
+    All methods but `settle` are called under the schedule's lock.
 
     Args:
         images: encoded; at least one.
-        deliver: takes the outputs or the error, once, on any thread.
-        trail: hears of the steps of this request.
+        deliver: is called with the outputs or the error, once, on any thread.
+        trail: is told the steps of this request.
     """
 
     def __init__(
@@ -73,13 +38,13 @@ class Job:
         trail: Trail | None = None,
     ) -> None:
         if not images:
-            raise ValueError("A request has at least one image, this one has none.")
+            raise ValueError("A request needs at least one image, got none.")
         self.images = images
         self.trail = trail
-        self.admitted = 0.0  # when
-        self.begun = 0  # images whose decoding was begun: the first ones
-        self.decoding = 0  # of them, those that are being decoded now
-        self.over = False  # answered, failed or dropped: nothing more is done for it
+        self.admitted = 0.0  # when it was admitted
+        self.begun = 0  # how many images are, or were, in decoding: the first ones
+        self.decoding = 0  # how many are in decoding now
+        self.over = False  # answered, failed or dropped: no more work is done for it
         self._deliver = deliver
         self._answers: dict[int, tuple[np.ndarray, np.floating]] = {}
         self._error: tuple[int, Exception] | None = None
@@ -94,7 +59,7 @@ class Job:
 
     @property
     def failed(self) -> bool:
-        """Whether an image failed, and so the request."""
+        """Whether an image, and so the request, failed."""
         return self._error is not None
 
     def answer(self, index: int, embedding: np.ndarray, score: np.floating) -> None:
@@ -102,12 +67,12 @@ class Job:
         self._answers[index] = (embedding, score)
 
     def fail(self, index: int, error: Exception) -> None:
-        """Keep an image's error, if no image before it has one."""
+        """Keep an image's error, unless an earlier image has one."""
         if self._error is None or index < self._error[0]:
             self._error = (index, error)
 
     def needs(self, index: int) -> bool:
-        """Return whether it still matters what becomes of an image."""
+        """Return whether the result of an image still matters."""
         return not self.over and (self._error is None or index < self._error[0])
 
     def settle(self) -> None:
@@ -131,10 +96,10 @@ class Decoding:
     Args:
         job: whose image it is.
         index: which one.
-        ticket: of a large image for which there is room now; None: its size is not known.
+        ticket: of a large image that has room now; None: its size is not known yet.
     """
 
-    job: Job
+    job: RequestJob
     index: int
     ticket: Ticket | None = None
 
@@ -143,14 +108,51 @@ class Decoding:
 class Decoded:
     """One image that is ready to run."""
 
-    job: Job
+    job: RequestJob
     index: int
     pixels: UInt8[np.ndarray, "h w 3"]
     since: float  # when it was decoded
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Batch:
-    """Images to run together."""
+class ImageBatch:
+    """Decoded images to run together, possibly of several requests."""
 
     images: tuple[Decoded, ...]
+
+
+class RefusedImageError(Exception):
+    """One image of a request is refused; other requests are not affected."""
+
+    def __init__(self, error: ImageError, index: int) -> None:
+        super().__init__(f"images[{index}] {error}")
+        self.problem = error.problem
+        self.index = index
+
+
+class QueueFullError(Exception):
+    """The request's images do not fit into the queue.
+
+    Args:
+        retry_after: seconds until there should be room.
+    """
+
+    def __init__(self, message: str, retry_after: float) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
+
+
+class DeadlineError(Exception):
+    """The request was not answered in time."""
+
+
+class ClosedError(Exception):
+    """The pipeline accepts no more requests."""
+
+
+class NoMemoryError(Exception):
+    """The system refused memory for an image."""
+
+
+class RunError(Exception):
+    """The runtime failed on a batch; the log has the runtime's error."""

@@ -1,4 +1,8 @@
-"""How long things take here: measured at the start, and learned from what has run."""
+"""Measured times: `measured_plan` decides on batches at the start; `Pace` learns later.
+
+The plan has the batch limit, the runs at a time and the number of threads. The pace
+predicts the seconds of decodings and runs, and is updated with each one.
+"""
 
 import math
 import time
@@ -11,75 +15,26 @@ import numpy as np
 
 from isogon.runtimes import Pixels, Runner
 
-_RATE = 0.05  # of each observation: about the last twenty count
-_OUTLIER = math.log(2)  # one slow run, such as a preempted one, moves no more than this
-_FLOOR = 0.01  # of one image's run: what is learned by factors may not be nothing
-
-
-class Pace:
-    """The seconds of a decoding, and of a run: `fixed + each * images`.
-
-    Both parts are positive and are learned by their logarithms: a run that took r times
-    as long as predicted scales each part by r to the power of its share in the
-    prediction, times a rate. That is a step of gradient descent on the squared
-    logarithm of r; it needs no units, and where all batches are of one size, and say
-    nothing of the parts, their ratio drifts least.
-    """
-
-    def __init__(self, *, fixed: float, each: float) -> None:
-        least = _FLOOR * max(fixed + each, 1e-6)
-        self.fixed = max(fixed, least)
-        self.each = max(each, least)
-        self.decoding = 0.0
-
-    @classmethod
-    def fitted(cls, seconds: Mapping[int, float]) -> Self:
-        """Return the pace that best predicts the seconds of runs by batch size.
-
-        Least squares of the relative errors; with one size, all is `each`.
-        """
-        sizes = np.array(list(seconds), dtype=float)
-        took = np.array(list(seconds.values()))
-        if len(sizes) == 1:
-            return cls(fixed=0.0, each=float(took[0] / sizes[0]))
-        rows = np.stack([1 / took, sizes / took], axis=1)
-        fixed, each = np.linalg.lstsq(rows, np.ones(len(sizes)), rcond=None)[0].tolist()
-        return cls(fixed=fixed, each=each)
-
-    def run(self, images: int) -> float:
-        """Return the seconds that a run of so many images should take."""
-        return self.fixed + self.each * images
-
-    def learn_run(self, images: int, seconds: float) -> None:
-        """Take in that a run took so long."""
-        predicted = self.run(images)
-        error = math.log(max(seconds, 1e-9) / predicted)
-        step = _RATE * max(-_OUTLIER, min(error, _OUTLIER))
-        share = self.fixed / predicted
-        self.fixed *= math.exp(step * share)
-        self.each *= math.exp(step * (1 - share))
-
-    def learn_decoding(self, seconds: float) -> None:
-        """Take in that an image took so long to decode."""
-        rate = _RATE if self.decoding else 1.0
-        self.decoding += rate * (seconds - self.decoding)
-
-
-_SECONDS = 0.4  # that the measurement may take; a run in progress is not interrupted
-_LARGEST = 64  # images in a batch, where the artifact has no profile
-_ROUNDS = 5  # through all sizes: the fastest counts, which other processes disturb least
-_WITHIN = 1.1  # a smaller batch is preferred at up to this many times the best's time
-_PAYS = 1.1  # times as fast: what two runs at a time on a device must be
+_SECONDS = 0.4  # for the measurement; a run in progress is not interrupted
+_LARGEST = 64  # images in a batch, if the artifact has no profile
+_ROUNDS = 5  # over all sizes; the fastest counts: other processes disturbed it least
+_WITHIN = 1.1  # times the best time per image, up to which a smaller batch is preferred
+_PAYS = 1.1  # two runs at a time on a device must be this many times as fast
+_RATE = 0.05  # weight of each observation: about the last twenty count
+_OUTLIER = math.log(
+    2
+)  # one slow run, such as a preempted one, changes the pace no more than this
+_FLOOR = 0.01  # of one image's run; learning multiplies, so no part may be zero
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class BatchPlan:
-    """What the measurement decided, and on which figures.
+    """The decisions of the measurement, and the times they are based on.
 
     Args:
         batch_limit: the most images in one run.
         in_flight: the most runs at a time.
-        workers: threads that decode images and drive runs.
+        workers: threads that decode images and start runs.
         run_ms: milliseconds of the fastest run, by images in it.
     """
 
@@ -97,22 +52,23 @@ class BatchPlan:
 def measured_plan(runner: Runner, image: Pixels, *, cores: int, threads: int) -> BatchPlan:
     """Return the plan for a runner that has already run once.
 
-    The batch limit is the smallest size whose runs are, per image, within a tenth of
-    the fastest: beyond it batches only make images wait. On a CPU that is mostly one.
+    The batch limit is the smallest size whose time per image is within 10 % of the
+    fastest: larger batches only make images wait. On a CPU it is mostly one.
 
-    On a CPU as many runs at a time as the cores have room for is a rule, not measured:
-    runs of one thread share nothing but memory's bandwidth, and on a machine that is
-    busy at the start a measurement would choose one for good. On a device two at a time
-    are taken where they pay, as one batch is copied while another one computes.
+    On a CPU the runs at a time are the cores divided by the threads of a run. This is not
+    measured: runs of one thread share only the memory bandwidth, and a measurement on a
+    machine that is busy at the start could wrongly choose one run for good. On a device
+    two runs at a time are used if that is faster: one batch is copied while another one
+    computes.
 
-    There is a thread more than runs keep busy: it decodes while another one waits, for
-    a device or for the interpreter's lock, which the event loop takes too. On two cores
-    it made a tenth more of single images, and a second one made no more.
+    There is one thread more than runs keep busy. It decodes while another one waits for
+    a device or for the GIL, which the event loop needs too. On two cores this gave 10 %
+    more single images; a second additional thread gave no more.
 
     Args:
         runner: what is to be measured.
         image: pixels [1, h, w, 3] of the size it takes.
-        cores: that may be kept busy.
+        cores: the cores that it may keep busy.
         threads: of one run on the CPU.
     """
     end = time.perf_counter() + _SECONDS
@@ -123,7 +79,7 @@ def measured_plan(runner: Runner, image: Pixels, *, cores: int, threads: int) ->
     limit = min(size for size, value in each.items() if value <= _WITHIN * best)
     if runner.on_device:
         in_flight = 2 if _two_pay(runner, _batch(image, limit), seconds[limit], end) else 1
-        workers = cores + in_flight  # who waits for a device keeps no core busy
+        workers = cores + in_flight  # a thread that waits for a device keeps no core busy
     else:
         in_flight = max(1, cores // threads)
         workers = cores + 1
@@ -149,7 +105,7 @@ def _fastest(runner: Runner, image: Pixels, largest: int, end: float) -> dict[in
         except Exception:
             if not seconds:
                 raise
-            break  # a size that does not run here, such as for want of memory
+            break  # this size does not run here, for example for lack of memory
         spare = time.perf_counter() + first < end
         seconds[size] = _seconds(runner, batch) if spare else first
         size *= 2
@@ -162,13 +118,13 @@ def _fastest(runner: Runner, image: Pixels, largest: int, end: float) -> dict[in
 
 
 def _flat(seconds: dict[int, float]) -> bool:
-    """Say whether the last two doublings of the batch saved next to nothing."""
+    """Return whether the last two doublings of the batch saved almost no time per image."""
     *_, before, _, last = (total / size for size, total in seconds.items())
     return last > 0.95 * before
 
 
 def _two_pay(runner: Runner, batch: Pixels, alone: float, end: float) -> bool:
-    """Say whether two runs at a time get more done, if there is time to find out."""
+    """Return whether two runs at a time are faster; False without time to measure."""
     if time.perf_counter() + 8 * alone > end:
         return False
 
@@ -193,3 +149,52 @@ def _seconds(runner: Runner, batch: Pixels) -> float:
     start = time.perf_counter()
     runner.run(batch)
     return time.perf_counter() - start
+
+
+class Pace:
+    """The seconds of a decoding, and of a run: `fixed + each * images`.
+
+    Both parts are positive and are learned in the logarithm. A run that took r times as
+    long as predicted multiplies each part by r ** (rate * the part's share of the
+    prediction). This is a step of gradient descent on the squared logarithm of r. It does
+    not depend on units. If all batches have one size, which tells nothing about the parts,
+    the ratio of the parts changes least.
+    """
+
+    def __init__(self, *, fixed: float, each: float) -> None:
+        least = _FLOOR * max(fixed + each, 1e-6)
+        self.fixed = max(fixed, least)
+        self.each = max(each, least)
+        self.decoding = 0.0
+
+    @classmethod
+    def fitted(cls, seconds: Mapping[int, float]) -> Self:
+        """Return the pace that best predicts the seconds of runs by batch size.
+
+        By least squares of the relative errors; with one batch size, `fixed` is 0.
+        """
+        sizes = np.array(list(seconds), dtype=float)
+        took = np.array(list(seconds.values()))
+        if len(sizes) == 1:
+            return cls(fixed=0.0, each=float(took[0] / sizes[0]))
+        rows = np.stack([1 / took, sizes / took], axis=1)
+        fixed, each = np.linalg.lstsq(rows, np.ones(len(sizes)), rcond=None)[0].tolist()
+        return cls(fixed=fixed, each=each)
+
+    def run(self, images: int) -> float:
+        """Return the predicted seconds of a run of so many images."""
+        return self.fixed + self.each * images
+
+    def learn_run(self, images: int, seconds: float) -> None:
+        """Learn from the time of a run."""
+        predicted = self.run(images)
+        error = math.log(max(seconds, 1e-9) / predicted)
+        step = _RATE * max(-_OUTLIER, min(error, _OUTLIER))
+        share = self.fixed / predicted
+        self.fixed *= math.exp(step * share)
+        self.each *= math.exp(step * (1 - share))
+
+    def learn_decoding(self, seconds: float) -> None:
+        """Learn from the time of an image's decoding."""
+        rate = _RATE if self.decoding else 1.0
+        self.decoding += rate * (seconds - self.decoding)

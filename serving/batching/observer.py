@@ -1,48 +1,48 @@
-"""Who hears of what happens to images on their way."""
+"""Observers of the pipeline: they are told of each step of the images."""
 
 from abc import ABC, abstractmethod
 
 
 class Trail(ABC):
-    """Hears of the steps of one request's images, with their times, for its trace."""
+    """Is told the steps of one request's images, with their times, for its trace."""
 
     @abstractmethod
     def step(self, name: str, start: float, end: float, images: int) -> None:
-        """Hear of a step: queue, decode, batch or run.
+        """Take note of a step: queue, decode, batch or run.
 
         Args:
             name: of the step.
             start: when, by `time.perf_counter`.
             end: likewise.
-            images: of the request that took it together.
+            images: how many of the request took the step together.
         """
 
 
 class Observer:
-    """Hears of every step and does nothing; a subclass counts what it cares for.
+    """Is told every step, and does nothing; subclasses count what they need.
 
-    The methods are called from several threads at once and in the way of requests:
-    they must be safe, quick, and raise nothing.
+    The methods are called from several threads at once, while requests wait: they must be
+    thread-safe and quick, and must not raise.
     """
 
     def trail(self) -> Trail | None:
-        """Return who traces the request that the caller serves; mostly nobody."""
+        """Return what traces the current request; None if it is not traced."""
         return None
 
     def depth(self, images: int) -> None:
-        """Hear how many images are now admitted and do not yet run.
+        """Take note of how many images are now admitted and do not run yet.
 
-        One call at a time and in the order of events, unlike the others.
+        Unlike the others, this is called once at a time and in the order of events.
         """
 
     def queued(self, seconds: float) -> None:
-        """Hear how long an image waited, from its admission to its decoding."""
+        """Take note of how long an image waited, from its admission to its decoding."""
 
     def decoded(self, seconds: float) -> None:
-        """Hear how long an image took to decode, or to be found undecodable."""
+        """Take note of how long an image took to decode, or to fail."""
 
     def batched(self, seconds: float) -> None:
-        """Hear how long a decoded image waited for its run."""
+        """Take note of how long a decoded image waited for its run."""
 
     def ran(self, images: int, seconds: float) -> None:
-        """Hear how long the runtime took for a batch of so many images."""
+        """Take note of how long the runtime took for a batch of so many images."""

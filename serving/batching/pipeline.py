@@ -1,4 +1,4 @@
-"""One model's way from encoded images to outputs."""
+"""One model's pipeline from encoded images to outputs: decode, batch, run."""
 
 import asyncio
 import contextlib
@@ -8,29 +8,29 @@ import numpy as np
 
 from isogon.runtimes import Outputs
 from isogon.runtimes.device import usable_cores
-from serving.batching.job import DeadlineError, Job
+from serving.batching.job import DeadlineError, RequestJob
 from serving.batching.measurement import BatchPlan, measured_plan
 from serving.batching.observer import Observer
 from serving.batching.room import Room
 from serving.batching.schedule import Schedule
 from serving.batching.workers import Workers
-from serving.served import ServedModel
+from serving.served_model import ServedModel
 
-# Of the deadline: as much work may wait. A request is done within twice that.
+# The work that may wait, as a share of the deadline. Requests finish within twice that.
 _PATIENCE = 0.45
 
 
 class Pipeline:
-    """Decodes every image on its own and runs them in batches, where those pay.
+    """Decodes images one by one and runs them in batches, if batches are faster.
 
-    Making one starts its threads; it needs no event loop. `plan` says what was measured
-    and decided.
+    The constructor starts the threads and needs no event loop. `plan` has what was
+    measured and decided.
 
     Args:
         model: what answers.
-        observer: hears of every step; from nobody else's pipeline, if it shall tell.
+        observer: is told every step; give each pipeline its own.
         plan: of this model; None: it is measured now, within half a second.
-        room: what large images share with other models'; None: room of its own.
+        room: memory for large images, shared with other models; None: its own.
     """
 
     def __init__(
@@ -57,10 +57,10 @@ class Pipeline:
     async def answer(self, images: list[bytes]) -> Outputs:
         """Return the outputs of a request's images, at least one, in their order.
 
-        If the caller is cancelled, what was not yet begun of the request is dropped.
+        If the caller is cancelled, images not yet begun are dropped.
 
         Raises:
-            RefusedImageError: an image does not decode or is past a limit.
+            RefusedImageError: an image does not decode or exceeds a limit.
             QueueFullError: too many images are waiting; none of these was decoded.
             DeadlineError: it took longer than `ISOGON_DEADLINE`.
             ClosedError: the pipeline was closed.
@@ -69,7 +69,7 @@ class Pipeline:
         """
         loop = asyncio.get_running_loop()
         future: asyncio.Future[Outputs] = loop.create_future()
-        job = Job(images, partial(_deliver, loop, future), self.observer.trail())
+        job = RequestJob(images, partial(_deliver, loop, future), self.observer.trail())
         self._workers.submit(job)
         try:
             async with asyncio.timeout(self._deadline):
@@ -81,7 +81,7 @@ class Pipeline:
             ) from error
         finally:
             self._workers.drop(job)
-            del future, job  # an error's traceback holds this frame, and they hold it
+            del future, job  # they hold the error, whose traceback holds this frame
 
     async def close(self) -> None:
         """Accept nothing more, finish what was accepted, and end the threads."""
@@ -104,7 +104,7 @@ def _deliver(
     future: asyncio.Future[Outputs],
     result: Outputs | Exception,
 ) -> None:
-    """Hand a result from a worker's thread to the loop on which it is waited for."""
+    """Hand a result from a worker's thread to the event loop that waits for it."""
     with contextlib.suppress(RuntimeError):  # the loop ended: nobody waits
         loop.call_soon_threadsafe(_resolve, future, result)
 

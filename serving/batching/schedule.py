@@ -1,4 +1,4 @@
-"""What is to be done next: the one place where order, batches and limits are decided."""
+"""The schedule: it decides the order of work, the batches, and what the queue accepts."""
 
 import math
 from collections import deque
@@ -8,24 +8,24 @@ import numpy as np
 from jaxtyping import UInt8
 
 from isogon.runtimes import Outputs
-from serving.batching.job import Batch, Decoded, Decoding, Job, QueueFullError
+from serving.batching.job import Decoded, Decoding, ImageBatch, QueueFullError, RequestJob
 from serving.batching.measurement import BatchPlan, Pace
 from serving.batching.room import Ticket
 
 
 class Schedule:
-    """Every admitted image: to be decoded, being decoded, ready, or running.
+    """All admitted images: to be decoded, in decoding, ready, or running.
 
-    Runs go before decodings, so that what was begun is finished. Decodings go round
-    between requests, so that one of many images keeps no small one waiting; a request
-    that has waited for `patience` goes first. It knows neither threads nor clocks:
-    callers hold a lock and tell the time in seconds.
+    Runs come before decodings, so that begun work is finished. Requests take turns in
+    decoding, so that a request of many images does not delay a small one; a request that
+    has waited for `patience` comes first. The schedule has no threads and no clock:
+    callers hold a lock and pass the time in seconds.
 
     Args:
         plan: batch limit and runs at a time.
-        capacity: the most images that are admitted and do not yet run.
-        patience: seconds of work that may wait. A request that waited as long is then
-            done within twice this time, for all before it are no more work than that.
+        capacity: the most images that are admitted and do not run yet.
+        patience: seconds of work that may wait. After that time a request comes first, and
+            the work before it is no more than that, so it is done within twice the time.
     """
 
     def __init__(self, plan: BatchPlan, capacity: int, patience: float = math.inf) -> None:
@@ -33,27 +33,27 @@ class Schedule:
         self._capacity = capacity
         self._most_seconds = patience
         self._pace = Pace.fitted(plan.run_seconds)
-        self._rotation: deque[Job] = deque()  # those with images to be decoded
-        self._oldest: dict[Job, None] = {}  # the same ones, in the order they came
+        self._rotation: deque[RequestJob] = deque()  # requests with images to decode
+        self._oldest: dict[RequestJob, None] = {}  # the same requests, in order of arrival
         self._to_decode = 0
-        self._decoding = 0  # with those that are parked or called
-        self._parked: dict[Ticket, Decoding] = {}  # large ones that stand in line
-        self._called: deque[Decoding] = deque()  # large ones whose turn it is
+        self._decoding = 0  # including those parked or called
+        self._parked: dict[Ticket, Decoding] = {}  # large images that wait for memory
+        self._called: deque[Decoding] = deque()  # large images that have memory
         self._ready: deque[Decoded] = deque()
         self._running = 0
 
     @property
     def waiting(self) -> int:
-        """How many images are admitted and do not yet run."""
+        """How many images are admitted and do not run yet."""
         return self._to_decode + self._decoding + len(self._ready)
 
     @property
     def idle(self) -> bool:
-        """Whether nothing is left to do or being done."""
+        """Whether no work waits or is being done."""
         return self.waiting == self._running == 0
 
-    def admit(self, job: Job, now: float) -> None:
-        """Take a request in, all of it or nothing.
+    def admit(self, job: RequestJob, now: float) -> None:
+        """Accept a request, with all of its images.
 
         Raises:
             QueueFullError: its images do not fit.
@@ -78,17 +78,17 @@ class Schedule:
         self._oldest[job] = None
         self._to_decode += len(job)
 
-    def drop(self, job: Job) -> None:
-        """Let go of all that was not yet begun of a request."""
+    def drop(self, job: RequestJob) -> None:
+        """Drop all work of a request that was not begun."""
         if job.over:
             return
         job.over = True
         self._let_go(job)
 
-    def next(self, now: float) -> Batch | Decoding | float:
-        """Return what a free thread shall do, or how many seconds it may wait.
+    def next(self, now: float) -> ImageBatch | Decoding | float:
+        """Return the next work for a free thread, or for how many seconds to wait.
 
-        A wait is for whatever comes first: its end, or something new to be done.
+        The wait ends earlier if new work arrives.
         """
         wait = math.inf
         if self._ready and self._running < self._plan.in_flight:
@@ -101,8 +101,8 @@ class Schedule:
             return self._begin(now)
         return wait
 
-    def park(self, work: Decoding, ticket: Ticket) -> list[Job]:
-        """Put a decoding off until its ticket is called; return requests to be settled."""
+    def park(self, work: Decoding, ticket: Ticket) -> list[RequestJob]:
+        """Put off a decoding until its ticket is called; return requests to settle."""
         job = work.job
         if job.needs(work.index):
             self._parked[ticket] = work
@@ -112,7 +112,7 @@ class Schedule:
         return [job] if not job.over and _ends(job) else []
 
     def call(self, ticket: Ticket) -> bool:
-        """Hear that there is room for a large image; return whether it is still wanted."""
+        """Accept the memory for a large image; return whether it is still needed."""
         work = self._parked.pop(ticket, None)
         if work is None:
             return False
@@ -125,8 +125,8 @@ class Schedule:
         found: UInt8[np.ndarray, "h w 3"] | Exception,
         seconds: float,
         now: float,
-    ) -> list[Job]:
-        """Take in what became of a decoding; return the requests to be settled."""
+    ) -> list[RequestJob]:
+        """Accept the result of a decoding; return the requests to settle."""
         job = work.job
         self._decoding -= 1
         job.decoding -= 1
@@ -140,10 +140,12 @@ class Schedule:
             self._ready.append(Decoded(job=job, index=work.index, pixels=found, since=now))
         return [job] if _ends(job) else []
 
-    def ran(self, batch: Batch, found: Outputs | Exception, seconds: float) -> list[Job]:
-        """Take in what became of a run; return the requests to be settled."""
+    def ran(
+        self, batch: ImageBatch, found: Outputs | Exception, seconds: float
+    ) -> list[RequestJob]:
+        """Accept the result of a run; return the requests to settle."""
         self._running -= 1
-        jobs: list[Job] = []
+        jobs: list[RequestJob] = []
         if not isinstance(found, Exception):
             self._pace.learn_run(len(batch.images), seconds)
         for row, image in enumerate(batch.images):
@@ -160,14 +162,14 @@ class Schedule:
         return jobs
 
     def _patience(self, now: float) -> float:
-        """Return the seconds for which a batch may still be filled; 0 to run it now.
+        """Return for how many seconds a batch may still be filled; 0: run it now.
 
-        An image that joins spares the run's fixed cost, and every image on its way is
-        done sooner by as much. So the images that are ready may wait, all together, for
-        `fixed` times those on their way. That stays within twice the cost of knowing
-        the future: Dooly, Goldman and Scott, "On-line analysis of the TCP
-        acknowledgment delay problem", J. ACM 48(2), 2001, which has one in place of our
-        number on their way. And nothing waits where the next image is expected later.
+        Each image that joins a batch saves the fixed cost of a run. So the waiting times
+        of the ready images may add up to `fixed` times the number of images that are
+        coming. The cost is then at most twice that of an optimal schedule that knows the
+        future: Dooly, Goldman and Scott, "On-line analysis of the TCP acknowledgment delay
+        problem", J. ACM 48(2), 2001 (their rule has 1 in place of the number of coming
+        images). The batch runs now if the next image is expected later than that.
         """
         coming = self._to_decode + self._decoding - len(self._parked)
         ready = len(self._ready)
@@ -175,14 +177,14 @@ class Schedule:
             return 0.0
         waited = sum(now - image.since for image in self._ready)
         left = (self._pace.fixed * coming - waited) / ready
-        # The caller may decode too.
+        # The calling thread may decode too.
         hands = self._decoding - len(self._parked) + bool(self._to_decode)
         return left if self._pace.decoding / hands <= left else 0.0
 
-    def _cut(self) -> Batch:
+    def _cut(self) -> ImageBatch:
         size = min(len(self._ready), self._plan.batch_limit)
         self._running += 1
-        return Batch(images=tuple(self._ready.popleft() for _ in range(size)))
+        return ImageBatch(images=tuple(self._ready.popleft() for _ in range(size)))
 
     def _begin(self, now: float) -> Decoding:
         job = next(iter(self._oldest))
@@ -201,7 +203,7 @@ class Schedule:
             del self._oldest[job]
         return work
 
-    def _let_go(self, job: Job) -> None:
+    def _let_go(self, job: RequestJob) -> None:
         if job.begun < len(job):
             self._rotation.remove(job)
             del self._oldest[job]
@@ -223,11 +225,11 @@ class Schedule:
         return self._pace.decoding / self._plan.workers + run / self._plan.in_flight
 
 
-def _ends(job: Job) -> bool:
-    """Say whether a request is to be settled now, and mark it as over.
+def _ends(job: RequestJob) -> bool:
+    """Return whether a request is to be settled now, and mark it as over.
 
-    One that failed is when none of its images is being decoded: those before the one
-    that failed may fail too, and the first one is to be named.
+    A failed request waits for its images in decoding: an earlier image may fail too, and
+    the error names the first one.
     """
     job.over = job.answered or (job.failed and not job.decoding)
     return job.over

@@ -1,4 +1,4 @@
-"""The threads that do what the schedule says: decodings and runs share them."""
+"""The threads that do the work of the schedule: both decodings and runs."""
 
 import logging
 import math
@@ -13,12 +13,12 @@ from isogon.errors import ImageError, ImageProblem
 from isogon.images import DecodingCost
 from isogon.runtimes import Outputs, Runner
 from serving.batching.job import (
-    Batch,
     ClosedError,
     Decoding,
-    Job,
+    ImageBatch,
     NoMemoryError,
     RefusedImageError,
+    RequestJob,
     RunError,
 )
 from serving.batching.observer import Observer, Trail
@@ -31,22 +31,21 @@ _log = logging.getLogger("isogon.serving")
 
 
 class Workers:
-    """Threads that take their work themselves.
+    """Threads that fetch their work from the schedule.
 
-    One that has finished something looks for the next under the schedule's lock, and no
-    event loop stands between: an image on its own costs two wake-ups, a thread's and
-    the loop's, whatever the loop is busy with. Of several that rest the last to lie down
-    is woken first: its core and caches are still warm, which made single images a
-    thirtieth faster, one at a time.
+    A thread that has finished fetches its next work under the schedule's lock, without the
+    event loop: a single image costs two wake-ups, of a thread and of the loop. Idle threads
+    are woken last-in, first-out: their cores and caches are warm (3 % faster for single
+    images, one at a time).
 
     Args:
         count: of threads.
-        schedule: what they ask.
-        decode: from an encoded image to the runner's pixels; raises ImageError. It tells
-            what that will take before it begins.
+        schedule: where the work comes from.
+        decode: turns an encoded image into the runner's pixels; raises ImageError. It
+            calls its second argument with the cost before it begins.
         runner: what runs batches, several at a time.
-        observer: hears of every step.
-        room: what large images share.
+        observer: is told every step.
+        room: memory for large images.
     """
 
     def __init__(
@@ -64,7 +63,7 @@ class Workers:
         self._observer = observer
         self._room = room
         self._lock = threading.Lock()
-        self._resting: list[threading.Condition] = []  # the alarms of threads that wait
+        self._idle: list[threading.Condition] = []  # one for each thread that waits
         self._closed = False
         self._threads = [
             threading.Thread(target=self._work, name=f"isogon-{number}", daemon=True)
@@ -73,22 +72,24 @@ class Workers:
         for thread in self._threads:
             thread.start()
 
-    def submit(self, job: Job) -> None:
+    def submit(self, job: RequestJob) -> None:
         """Accept a request.
 
         Raises:
             QueueFullError: its images do not fit.
-            ClosedError: nothing is accepted any more.
+            ClosedError: the threads are closed.
         """
         with self._lock:
             if self._closed:
-                raise ClosedError("The service is shutting down. Ask again in a moment.")
+                raise ClosedError(
+                    "The service is shutting down. Send the request again in a moment."
+                )
             self._schedule.admit(job, time.perf_counter())
             self._observer.depth(self._schedule.waiting)
             self._wake(len(job))
 
-    def drop(self, job: Job) -> None:
-        """Let go of all that was not yet begun of a request; nobody waits for it."""
+    def drop(self, job: RequestJob) -> None:
+        """Drop all work of a request that was not begun; nobody waits for it."""
         if job.over:
             return
         with self._lock:
@@ -99,49 +100,49 @@ class Workers:
         """Accept nothing more, finish what was accepted, and end the threads."""
         with self._lock:
             self._closed = True
-            self._wake(len(self._resting))
+            self._wake(len(self._idle))
         for thread in self._threads:
             thread.join()
 
     def _wake(self, count: int) -> None:
-        for _ in range(min(count, len(self._resting))):
-            self._resting.pop().notify()
+        for _ in range(min(count, len(self._idle))):
+            self._idle.pop().notify()
 
     def _work(self) -> None:
-        alarm = threading.Condition(self._lock)
-        while (work := self._next(alarm)) is not None:
-            # Each step guards what may fail; this is for what should not, in observers.
+        wake = threading.Condition(self._lock)
+        while (work := self._next(wake)) is not None:
+            # Each step handles its own errors. This is for errors in observers.
             try:
-                if isinstance(work, Batch):
+                if isinstance(work, ImageBatch):
                     self._run(work)
                 else:
                     self._decode(work)
             except Exception:
-                _log.exception("A step of the pipeline failed for a reason of its own")
-            del work  # or the request's images stay while this thread rests
+                _log.exception("A step of the pipeline failed unexpectedly")
+            del work  # an idle thread would keep the request's images
 
-    def _next(self, alarm: threading.Condition) -> Batch | Decoding | None:
-        """Return what to do, once there is something; None if nothing will come."""
+    def _next(self, wake: threading.Condition) -> ImageBatch | Decoding | None:
+        """Wait for work and return it; None after `close`, when all work is done."""
         with self._lock:
             while True:
                 found = self._schedule.next(time.perf_counter())
-                if isinstance(found, Batch):
+                if isinstance(found, ImageBatch):
                     self._observer.depth(self._schedule.waiting)
                 if not isinstance(found, float):
                     return found
                 if self._closed and self._schedule.idle:
-                    self._wake(len(self._resting))
+                    self._wake(len(self._idle))
                     return None
-                self._resting.append(alarm)
-                alarm.wait(None if found == math.inf else found)
-                if alarm in self._resting:  # nobody woke it, the time was over
-                    self._resting.remove(alarm)
+                self._idle.append(wake)
+                wake.wait(None if found == math.inf else found)
+                if wake in self._idle:  # the wait timed out
+                    self._idle.remove(wake)
 
     def _decode(self, work: Decoding) -> None:
         start = time.perf_counter()
         found: UInt8[np.ndarray, "h w 3"] | Exception
-        # An error's traceback holds the images, and the request holds its error. Only the
-        # garbage collector would free them.
+        # An error's traceback holds the images, and the request holds the error. Without
+        # `with_traceback(None)` only the garbage collector would free them.
         try:
             found = self._pixels(work)
         except LargeImageError as large:
@@ -149,13 +150,13 @@ class Workers:
         except ImageError as error:
             found = RefusedImageError(error, work.index)
         except MemoryError:
-            _log.error("There was no memory for an image")
+            _log.error("No memory for an image")
             found = NoMemoryError(
-                f"There is no memory for images[{work.index}] right now. Send the request "
-                f"again later."
+                f"There is no memory for images[{work.index}] now. Send the request again "
+                f"later."
             )
         except Exception as error:  # of this image
-            _log.exception("An image was not decoded for a reason that is our fault")
+            _log.exception("Decoding an image failed because of an error in the service")
             found = error.with_traceback(None)
         end = time.perf_counter()
         with self._lock:
@@ -171,7 +172,7 @@ class Workers:
 
         Raises:
             ImageError: it does not decode.
-            LargeImageError: it is large, and has no ticket.
+            LargeImageError: it is large and has no ticket.
         """
         image = work.job.images[work.index]
         if work.ticket is None:
@@ -182,15 +183,15 @@ class Workers:
             self._room.leave(work.ticket)
 
     def _park(self, work: Decoding, cost: DecodingCost) -> None:
-        """Let a large image stand in line; refuse one for which there is never room."""
+        """Let a large image wait for memory; refuse one that is too large to ever fit."""
         ticket = Ticket(cost.bytes, self._call)
         with self._lock:
             if cost.bytes > self._room.size:
                 refused = RefusedImageError(
                     ImageError(
                         ImageProblem.TOO_LARGE,
-                        f"takes {cost.bytes:,} bytes to decode, and this service has "
-                        f"{self._room.size:,} for that. Scale it down.",
+                        f"needs {cost.bytes:,} bytes of memory for decoding; the limit of "
+                        f"this service is {self._room.size:,}. Scale it down.",
                     ),
                     work.index,
                 )
@@ -209,7 +210,7 @@ class Workers:
                 self._wake(1)
             return wanted
 
-    def _run(self, batch: Batch) -> None:
+    def _run(self, batch: ImageBatch) -> None:
         start = time.perf_counter()
         found: Outputs | Exception
         try:
@@ -227,14 +228,14 @@ class Workers:
         finally:
             _settle(settled)
 
-    def _tell_of_decoding(self, job: Job, start: float, end: float) -> None:
+    def _tell_of_decoding(self, job: RequestJob, start: float, end: float) -> None:
         self._observer.queued(start - job.admitted)
         self._observer.decoded(end - start)
         if job.trail is not None:
             job.trail.step("queue", job.admitted, start, 1)
             job.trail.step("decode", start, end, 1)
 
-    def _tell_of_run(self, batch: Batch, start: float, end: float) -> None:
+    def _tell_of_run(self, batch: ImageBatch, start: float, end: float) -> None:
         since: dict[Trail, list[float]] = {}
         for image in batch.images:
             self._observer.batched(start - image.since)
@@ -245,9 +246,9 @@ class Workers:
             trail.step("batch", min(times), start, len(times))
             trail.step("run", start, end, len(times))
 
-    def _outputs(self, batch: Batch) -> Outputs:
+    def _outputs(self, batch: ImageBatch) -> Outputs:
         if len(batch.images) == 1:
-            pixels = batch.images[0].pixels[None]  # spares the copy
+            pixels = batch.images[0].pixels[None]  # saves the copy
         else:
             pixels = np.stack([image.pixels for image in batch.images])
         outputs = self._runner.run(pixels)
@@ -256,6 +257,6 @@ class Workers:
         return outputs
 
 
-def _settle(jobs: Iterable[Job]) -> None:
+def _settle(jobs: Iterable[RequestJob]) -> None:
     for job in jobs:
         job.settle()

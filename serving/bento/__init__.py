@@ -1,1 +1,1 @@
-"""What BentoML needs of us and we of it; README.md says why each part is there."""
+"""The adapter to BentoML; README.md says why each part is needed."""

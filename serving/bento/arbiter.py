@@ -1,23 +1,23 @@
-"""What Isogon asks of the process in which `bentoml serve` looks after its worker."""
+"""Options for the supervisor of `bentoml serve` and for its worker."""
 
 from functools import partial
 from typing import Any
 
 import bentoml.serving
 
-COULD_NOT_START = 3  # the exit status, as uvicorn has it
-KEPT_ALIVE = 75  # seconds; proxies keep an idle connection for 60 and want to end it
-GRACE = 35  # seconds; ISOGON_DEADLINE and 5, unless it was set
+COULD_NOT_START = 3  # exit status, as in uvicorn
+KEPT_ALIVE = 75  # seconds; proxies keep an idle connection for 60 and should end it first
+GRACE = 35  # seconds; the default of ISOGON_DEADLINE, and 5
 
 
 def supervise() -> None:
-    """Give BentoML's arbiter (circus) and its worker the options that we want.
+    """Set options of BentoML's supervisor (circus) and of its worker.
 
-    Circus answers SIGHUP with a new worker while the old one closes its connections, and
-    starts a worker that cannot load its models again for ever. The worker closes idle
-    connections after 5 seconds, and waits without end for those that hang. BentoML hands
-    the first two through not at all, and the others only from its command line. So this
-    goes before its `create_watcher` and `construct_timeouts_args` are called.
+    By default circus replaces the worker at SIGHUP, which closes its connections, and
+    restarts a worker that cannot load its models for ever. The worker closes idle
+    connections after 5 seconds, and waits for hung ones without a limit. BentoML has no
+    setting for the first two, and only command-line options for the others. So this wraps
+    its `create_watcher` and `construct_timeouts_args` before they are called.
     """
     bentoml.serving.create_watcher = partial(
         bentoml.serving.create_watcher,

@@ -7,7 +7,7 @@ from tempfile import TemporaryDirectory
 from isogon.errors import UsageError
 from serving.publishing import Published
 
-# What a Bento calls the bundle inside it; bentofile.yaml says ISOGON_BUNDLE=bentoml:bundle.
+# The bundle's name inside a Bento; bentofile.yaml sets ISOGON_BUNDLE=bentoml:bundle.
 ALIAS = "bundle"
 _ROOT = Path(__file__).resolve().parents[2]
 
@@ -16,7 +16,7 @@ def bento_with(published: Published) -> str:
     """Build a Bento that holds a published bundle and serves it; return its tag.
 
     Raises:
-        UsageError: this is not a checkout of the repository, which a Bento is made of.
+        UsageError: this is not a checkout of the repository, which a Bento is built from.
     """
     import bentoml
 

@@ -1,4 +1,4 @@
-"""The BentoML service: `isogon serve` listens for it, and `bentoml serve` can."""
+"""The BentoML service; `isogon serve` listens for it, and `bentoml serve` can, too."""
 
 import gc
 import logging
@@ -30,14 +30,14 @@ supervise()
 
 
 class _Direct(bentoml.Service[Any]):  # type: ignore[misc]
-    """Hands every HTTP request to the application, past BentoML's own.
+    """Passes every HTTP request to our application, not to BentoML's.
 
-    BentoML's routes and errors are of another shape than ours, its middleware costs
-    more than all of ours, and its timeout keeps a timer of each request for minutes.
+    BentoML's routes and errors have other formats than ours, its middleware costs more
+    than all of ours, and its timeout keeps a timer for each request for minutes.
     """
 
     def to_asgi(self, is_main: bool = True) -> ASGIApp:
-        """Return the application, with BentoML's start and end around it."""
+        """Return the application, with BentoML's startup and shutdown (lifespan)."""
         bento = super().to_asgi(is_main)
 
         async def asgi(scope: Scope, receive: Receive, send: Send) -> None:
@@ -48,13 +48,13 @@ class _Direct(bentoml.Service[Any]):  # type: ignore[misc]
 
 
 def load(settings: Settings) -> Models:
-    """Make the application ready to answer: golden checks and measurements included.
+    """Load the models, check golden images, measure, and let the application answer.
 
     Raises:
-        IsogonError: a setting, a bundle or its golden check is not in order.
+        IsogonError: a setting or a bundle is faulty, or a golden check fails.
     """
     start_observability(app, settings, bentoml.server_context.worker_index)
-    KeyRing.of(settings)  # raises now what the first request would
+    KeyRing.of(settings)  # raises here what the first request would raise
     freeze()
     models = answer_from(Bundles.load(settings))
     app.state.beside = kept_current(models)
@@ -62,7 +62,7 @@ def load(settings: Settings) -> Models:
 
 
 def answer_from(bundles: Bundles) -> Models:
-    """Let the application answer from loaded bundles, and tell what memory it has."""
+    """Let the application answer from loaded bundles, and set its gauges of memory."""
     observations: Observations = app.state.observations
     models = Models(bundles, observations.observer, observations.forget)
     metrics: Metrics = app.state.metrics
@@ -74,18 +74,18 @@ def answer_from(bundles: Bundles) -> Models:
 
 
 def freeze() -> None:
-    """Look for garbage once more, and no more among what there is now.
+    """Collect garbage once more, and exclude all present objects from later collections.
 
-    Of all that was imported nothing will be garbage. To go through it now and then takes
-    80 ms, in which every request waits.
+    Imported modules never become garbage. Scanning them takes 80 ms each time, in which
+    every request waits.
     """
     gc.collect()
     gc.freeze()
 
 
 @bentoml.service(name="isogon", service_class=_Direct)
-class Isogon:
-    """Listens only once the models are loaded; a worker of BentoML's loads them here."""
+class IsogonService:
+    """Loads the models before it listens, unless `load` was called before."""
 
     def __init__(self) -> None:
         if hasattr(app.state, "models"):
@@ -94,12 +94,12 @@ class Isogon:
             load(settings_from_environment())
         except IsogonError as error:
             _log.error("%s", error)
-            # Nothing is open yet; an exception would bury the message in tracebacks.
+            # Nothing is open yet. An exception would hide the message in tracebacks.
             os._exit(COULD_NOT_START)
 
     @bentoml.on_startup
     async def start(self) -> None:
-        """Begin what goes on beside answering, such as to keep the models current."""
+        """Start background work, for example reloading changed bundles."""
         self._open = AsyncExitStack()
         self._open.callback(stop_observability, app)
         self._open.push_async_callback(app.state.models.close)
@@ -107,5 +107,5 @@ class Isogon:
 
     @bentoml.on_shutdown
     async def stop(self) -> None:
-        """Let go of the models; the requests accepted have been answered by now."""
+        """Close the models; all accepted requests have been answered."""
         await self._open.aclose()

@@ -1,6 +1,6 @@
 """A typed client of the service, synchronous and asynchronous.
 
-It needs httpx and numpy, and no server and no runtime:
+It needs httpx and numpy, but no server and no runtime:
 
     with IsogonClient("http://127.0.0.1:3000") as client:
         answer = client.embed([Path("photo.jpg")])

@@ -1,9 +1,9 @@
-"""What the service says, as arrays, or as errors.
+"""The service's answers: as arrays, or as errors.
 
 ClientError
 ├── RefusedError        the service answered with a problem
-├── UnreachableError    it did not answer, or not as the service does
-└── FingerprintError    another model answers than is expected
+├── UnreachableError    no service answered, or something else than the service
+└── FingerprintError    another model answered than expected
 """
 
 import base64
@@ -16,71 +16,9 @@ import numpy as np
 from jaxtyping import Bool, Float, Float32
 
 
-class ClientError(Exception):
-    """The base of every error of a client."""
-
-
-class RefusedError(ClientError):
-    """The service refused a request; `detail` says what to do."""
-
-    def __init__(
-        self, status: int, title: str, detail: str, index: int | None = None
-    ) -> None:
-        super().__init__(f"{status} {title}: {detail}")
-        self.status = status
-        self.title = title
-        self.detail = detail
-        self.index = index  # which of the images given, where it is about one
-
-
-class UnreachableError(ClientError):
-    """No service answered at the address."""
-
-
-class FingerprintError(ClientError):
-    """Another model answers than the one whose embeddings these are to be compared with."""
-
-    def __init__(self, expected: str, found: str) -> None:
-        super().__init__(
-            f"Expected the model with the fingerprint {expected[:12]}…, but "
-            f"{found[:12]}… answers. Their embeddings do not compare: embed the index "
-            f"anew, or serve the model that made it."
-        )
-        self.expected = expected
-        self.found = found
-
-
-def refusal(response: httpx.Response, start: int) -> RefusedError:
-    """Return the error for an answer that is no success.
-
-    Args:
-        response: the service's, or that of something in between.
-        start: which of the images given is the first of this request.
-    """
-    title, detail, index = response.reason_phrase, response.text[:300], None
-    problem = _problem(response)
-    if problem:
-        title, detail = problem.get("title", title), problem.get("detail", detail)
-        index = problem.get("index")
-        if isinstance(index, int):
-            detail = detail.replace(f"images[{index}]", f"images[{start + index}]", 1)
-            index += start
-    return RefusedError(response.status_code, title, detail, index)
-
-
-def _problem(response: httpx.Response) -> dict[str, Any]:
-    if not response.headers.get("content-type", "").startswith("application/problem+json"):
-        return {}
-    try:
-        problem = response.json()
-    except ValueError:  # it broke off
-        return {}
-    return problem if isinstance(problem, dict) else {}
-
-
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Scores:
-    """How unfamiliar images are, in the order in which they were given."""
+    """How unfamiliar (out-of-distribution) images are, in the order given."""
 
     scores: Float[np.ndarray, " b"]  # larger is less familiar
     p_values: Float[np.ndarray, " b"]  # chance that a familiar image scores as much
@@ -101,7 +39,7 @@ class Embeddings:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ModelCard:
-    """What is served; `document` holds all that `GET /v1/model` says."""
+    """What is served; `document` is the whole answer of `GET /v1/model`."""
 
     name: str
     fingerprint: str
@@ -130,7 +68,7 @@ class ModelCard:
 def scores_of(results: Sequence[Mapping[str, Any]], fingerprint: str) -> Scores:
     """Return the scores in the results of one model."""
     oods = [result["ood"] for result in results]
-    # A score that is not a number comes as null.
+    # NaN is sent as null.
     return Scores(
         scores=np.array([ood["score"] for ood in oods], dtype=np.float64),
         p_values=np.array([ood["p_value"] for ood in oods], dtype=np.float64),
@@ -142,7 +80,7 @@ def scores_of(results: Sequence[Mapping[str, Any]], fingerprint: str) -> Scores:
 def embeddings_of(
     results: Sequence[Mapping[str, Any]], fingerprint: str, width: int
 ) -> Embeddings:
-    """Return the embeddings, sent in base64, and the scores of one model's results."""
+    """Return the embeddings (sent in base64) and scores in one model's results."""
     packed = b"".join(base64.b64decode(result["embedding"]) for result in results)
     numbers = np.frombuffer(packed, "<f4").astype(np.float32)
     scores = scores_of(results, fingerprint)
@@ -153,3 +91,65 @@ def embeddings_of(
         is_ood=scores.is_ood,
         fingerprint=fingerprint,
     )
+
+
+class ClientError(Exception):
+    """The base of every error of a client."""
+
+
+class RefusedError(ClientError):
+    """The service refused a request; `detail` says what to do."""
+
+    def __init__(
+        self, status: int, title: str, detail: str, index: int | None = None
+    ) -> None:
+        super().__init__(f"{status} {title}: {detail}")
+        self.status = status
+        self.title = title
+        self.detail = detail
+        self.index = index  # of the image it is about, among all given; None: not one image
+
+
+class UnreachableError(ClientError):
+    """No service answered at the address."""
+
+
+class FingerprintError(ClientError):
+    """Another model answered than expected, so its embeddings cannot be compared."""
+
+    def __init__(self, expected: str, found: str) -> None:
+        super().__init__(
+            f"Expected the model with the fingerprint {expected[:12]}…, but "
+            f"{found[:12]}… answered. Their embeddings cannot be compared: embed the index "
+            f"again, or serve the model that made it."
+        )
+        self.expected = expected
+        self.found = found
+
+
+def refusal(response: httpx.Response, start: int) -> RefusedError:
+    """Return the error for an answer that is not a success.
+
+    Args:
+        response: of the service, or of a proxy.
+        start: index of this request's first image, among all given.
+    """
+    title, detail, index = response.reason_phrase, response.text[:300], None
+    problem = _problem(response)
+    if problem:
+        title, detail = problem.get("title", title), problem.get("detail", detail)
+        index = problem.get("index")
+        if isinstance(index, int):
+            detail = detail.replace(f"images[{index}]", f"images[{start + index}]", 1)
+            index += start
+    return RefusedError(response.status_code, title, detail, index)
+
+
+def _problem(response: httpx.Response) -> dict[str, Any]:
+    if not response.headers.get("content-type", "").startswith("application/problem+json"):
+        return {}
+    try:
+        problem = response.json()
+    except ValueError:  # it was cut off
+        return {}
+    return problem if isinstance(problem, dict) else {}

@@ -1,4 +1,7 @@
-"""The two clients: they send and wait, `conversation.py` says what and how long."""
+"""The synchronous and the asynchronous client.
+
+Both run the generators of `conversation.py`, which decide what to send and when.
+"""
 
 import asyncio
 import time
@@ -11,13 +14,13 @@ import httpx
 from serving.client.answers import Embeddings, ModelCard, Scores
 from serving.client.conversation import (
     DEFAULT_RETRIES,
-    Ask,
     Conversation,
+    HttpRequest,
     Pause,
     Reply,
     Result,
     Retries,
-    Talk,
+    Steps,
 )
 from serving.client.images import Image
 
@@ -33,8 +36,8 @@ def _options(url: str, api_key: str | None, timeout: float) -> dict[str, Any]:
     if api_key is not None:
         if not (api_key.isascii() and api_key.isprintable()):
             raise ValueError(
-                "Expected an API key of printable ASCII characters, got one that no header "
-                "can hold. Was it copied with quotation marks?"
+                "Expected an API key of printable ASCII characters, got one with others. "
+                "Was it copied with quotation marks?"
             )
         headers["authorization"] = f"Bearer {api_key}"
     return {"base_url": url, "headers": headers, "timeout": timeout}
@@ -45,17 +48,17 @@ class IsogonClient:
 
     Args:
         url: of the service, such as `http://127.0.0.1:3000`, without `/v1`.
-        model: which model answers, where several are served; None or "": the default.
-        api_key: where the service wants one.
-        fingerprint: of the model that made the index to be queried; another that
-            answers is a `FingerprintError`.
+        model: name of the model that answers; None or "": the default.
+        api_key: if the service needs one.
+        fingerprint: of the model that made your index; if another one answers, a
+            `FingerprintError` is raised.
         retries: how often a full queue or a broken connection is tried again.
         timeout: seconds for each step of one request; the service's own deadline is 30
-            unless its operator chose another.
-        transport: how requests travel; None: over the network.
+            by default.
+        transport: of httpx; None: over the network.
 
     Raises:
-        ValueError: the URL is none, or no header can hold the key.
+        ValueError: the URL is not one, or a header cannot hold the key.
     """
 
     def __init__(
@@ -77,23 +80,23 @@ class IsogonClient:
 
         Args:
             images: encoded bytes, files, or Pillow's images; any number, since they
-                are sent in as many requests as the service's limits ask for. Bytes and
-                files are sent as they are, and so is what Pillow has just opened, upright;
-                what was made of it in memory means its pixels, not turned by its EXIF.
-                An image of Pillow's beyond the service's limits is sent as JPEG, or
-                smaller.
+                are sent in as many requests as the service's limits require. Bytes and
+                files are sent unchanged, and so is an image that Pillow has just opened,
+                including its EXIF rotation. An image made in memory is sent by its
+                pixels, without EXIF rotation. A Pillow image beyond the service's limits
+                is sent as JPEG, or smaller.
 
         Raises:
-            RefusedError: the service refused; its `index` says which image, if one.
+            RefusedError: the service refused; its `index` is the image it is about.
             UnreachableError: no service answered.
-            FingerprintError: another model answered than was expected.
+            FingerprintError: another model answered than expected.
             OSError: a file cannot be read.
-            TypeError: this is no sequence, or something in it no image.
+            TypeError: `images` is not a sequence, or an item is not an image.
         """
         return self._run(self._service.embed(images))
 
     def score(self, images: Sequence[Image]) -> Scores:
-        """Return scores alone; else as `embed`."""
+        """Return scores only; otherwise like `embed`."""
         return self._run(self._service.score(images))
 
     def model(self) -> ModelCard:
@@ -115,17 +118,17 @@ class IsogonClient:
     ) -> None:
         self.close()
 
-    def _run(self, talk: Talk[Result]) -> Result:
+    def _run(self, steps: Steps[Result]) -> Result:
         reply: Reply = None
         while True:
             try:
-                step = talk.send(reply)
+                step = steps.send(reply)
             except StopIteration as end:
                 result: Result = end.value
                 return result
             reply = self._taken(step)
 
-    def _taken(self, step: Ask | Pause) -> Reply:
+    def _taken(self, step: HttpRequest | Pause) -> Reply:
         if isinstance(step, Pause):
             time.sleep(step.seconds)
             return None
@@ -161,7 +164,7 @@ class AsyncIsogonClient:
         return await self._run(self._service.embed(images))
 
     async def score(self, images: Sequence[Image]) -> Scores:
-        """Return scores alone; else as `embed`."""
+        """Return scores only; otherwise like `embed`."""
         return await self._run(self._service.score(images))
 
     async def model(self) -> ModelCard:
@@ -183,17 +186,17 @@ class AsyncIsogonClient:
     ) -> None:
         await self.close()
 
-    async def _run(self, talk: Talk[Result]) -> Result:
+    async def _run(self, steps: Steps[Result]) -> Result:
         reply: Reply = None
         while True:
             try:
-                step = talk.send(reply)
+                step = steps.send(reply)
             except StopIteration as end:
                 result: Result = end.value
                 return result
             reply = await self._taken(step)
 
-    async def _taken(self, step: Ask | Pause) -> Reply:
+    async def _taken(self, step: HttpRequest | Pause) -> Reply:
         if isinstance(step, Pause):
             await asyncio.sleep(step.seconds)
             return None

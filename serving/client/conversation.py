@@ -1,7 +1,7 @@
-"""What a client says, when it says it again, and what it makes of the answers.
+"""The logic of both clients: what to send, when to try again, how to read the answers.
 
-Each method returns a generator that yields what to send, or how long to wait, and is
-sent what came of it; its value is the result. Who runs it, and how, is in `clients.py`.
+Each method of `Conversation` returns a generator. It yields requests to send, or pauses,
+receives the replies, and returns the result. `clients.py` runs it.
 """
 
 import random
@@ -24,10 +24,10 @@ from serving.client.answers import (
     refusal,
     scores_of,
 )
-from serving.client.images import Image, Limits, batches
+from serving.client.images import Image, ServiceLimits, split_into_requests
 
-# Nothing was lost in these, or nothing that cannot be asked again. A timeout is not
-# among them: a service that is slow is not helped by more requests.
+# After these errors the request is sent again. Not after a timeout: more requests do not
+# help a slow service.
 _BROKEN = (
     httpx.ConnectError,
     httpx.ConnectTimeout,
@@ -37,20 +37,22 @@ _BROKEN = (
 )
 _LATER = frozenset({429, 503})
 
+Result = TypeVar("Result")
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Retries:
     """How often to try, and how long to wait in between.
 
-    The pause doubles from one attempt to the next, and its second half is random, so
-    that clients that were refused together do not come back together. What the
-    service asks for in Retry-After is added.
+    The pause doubles with each attempt, and its second half is random, so that clients
+    that were refused together do not return together. The service's Retry-After is
+    added.
     """
 
     attempts: int = 5  # in all
     pause: float = 0.25  # seconds, at most, after the first attempt
     longest_pause: float = 8.0
-    longest_wait: float = 60.0  # a Retry-After beyond is not waited for
+    longest_wait: float = 60.0  # seconds; for a longer Retry-After the client gives up
 
     def wait(
         self, reply: httpx.Response | httpx.RequestError, attempt: int
@@ -58,7 +60,7 @@ class Retries:
         """Return after how many seconds to try again; None: the reply is final.
 
         Args:
-            reply: what came of the attempt.
+            reply: to the attempt.
             attempt: its number, from 1.
         """
         asked = 0.0
@@ -78,7 +80,7 @@ DEFAULT_RETRIES = Retries()
 
 
 def _retry_after(response: httpx.Response) -> float:
-    """Return the seconds asked for, given as a number or a date; 0 if not."""
+    """Return the seconds of Retry-After, given as a number or a date; 0 without one."""
     text = response.headers.get("retry-after", "").strip()
     if text.isdecimal():
         return float(text)
@@ -91,12 +93,9 @@ def _retry_after(response: httpx.Response) -> float:
     return max(0.0, (date - datetime.now(UTC)).total_seconds())
 
 
-Result = TypeVar("Result")
-
-
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Ask:
-    """A request to be sent."""
+class HttpRequest:
+    """A request to send."""
 
     method: str
     path: str
@@ -112,17 +111,17 @@ class Ask:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Pause:
-    """A wait."""
+    """A pause before the next request."""
 
     seconds: float
 
 
 Reply = httpx.Response | httpx.RequestError | None
-Talk = Generator[Ask | Pause, Reply, Result]
+Steps = Generator[HttpRequest | Pause, Reply, Result]
 
 
 class Conversation:
-    """The service's side of the API, as seen by a client."""
+    """A client's exchange with the service."""
 
     def __init__(
         self, *, model: str | None, fingerprint: str | None, retries: Retries
@@ -132,50 +131,50 @@ class Conversation:
         self._retries = retries
         self._card: ModelCard | None = None
 
-    def model(self) -> Talk[ModelCard]:
+    def model(self) -> Steps[ModelCard]:
         """Ask what is served."""
-        ask = Ask(method="GET", path="/v1/model", params=self._chosen)
-        self._card = ModelCard.of((yield from self._exchange(ask, _is_card)))
+        request = HttpRequest(method="GET", path="/v1/model", params=self._chosen)
+        self._card = ModelCard.of((yield from self._exchange(request, _is_card)))
         self._require(self._card.fingerprint, self._fingerprint)
         return self._card
 
-    def embed(self, images: Sequence[Image]) -> Talk[Embeddings]:
+    def embed(self, images: Sequence[Image]) -> Steps[Embeddings]:
         """Ask for embeddings and scores."""
         results, answerer = yield from self._results(
             "/v1/embed", images, {"encoding": "base64"}
         )
         return embeddings_of(results, answerer.fingerprint, answerer.width)
 
-    def score(self, images: Sequence[Image]) -> Talk[Scores]:
+    def score(self, images: Sequence[Image]) -> Steps[Scores]:
         """Ask for scores."""
         results, answerer = yield from self._results("/v1/score", images, {})
         return scores_of(results, answerer.fingerprint)
 
     def _results(
         self, path: str, images: Sequence[Image], params: dict[str, str]
-    ) -> Talk[tuple[list[dict[str, Any]], ModelCard]]:
-        """Ask in as many requests as it takes; one model answers them all."""
+    ) -> Steps[tuple[list[dict[str, Any]], ModelCard]]:
+        """Ask in as many requests as needed; the same model must answer all of them."""
         card = self._card
         if card is None:
             card = yield from self.model()
         results: list[dict[str, Any]] = []
-        limits = Limits(
+        limits = ServiceLimits(
             images=card.max_images,
             body_bytes=card.max_body_bytes,
             image_bytes=card.max_image_bytes,
             image_pixels=card.max_image_pixels,
         )
-        for batch in batches(images, limits):
-            ask = Ask(
+        for batch in split_into_requests(images, limits):
+            request = HttpRequest(
                 method="POST",
                 path=path,
                 params=self._chosen | params,
                 images=batch.images,
             )
             answers = partial(_answers, images=len(batch.images))
-            document = yield from self._exchange(ask, answers, start=batch.start)
+            document = yield from self._exchange(request, answers, start=batch.start)
             found = document["model"]["fingerprint"]
-            if found != card.fingerprint:  # another bundle was taken up meanwhile
+            if found != card.fingerprint:  # another bundle was loaded meanwhile
                 if results:
                     raise FingerprintError(card.fingerprint, found)
                 card = yield from self.model()
@@ -184,28 +183,28 @@ class Conversation:
         return results, card
 
     def _exchange(
-        self, ask: Ask, fits: Callable[[dict[str, Any]], bool], start: int = 0
-    ) -> Talk[dict[str, Any]]:
-        """Return the document of an answer that fits what was asked."""
-        response = yield from self._answer(ask)
+        self, request: HttpRequest, fits: Callable[[dict[str, Any]], bool], start: int = 0
+    ) -> Steps[dict[str, Any]]:
+        """Return the JSON document of an answer that fits the request."""
+        response = yield from self._answer(request)
         if response.status_code != httpx.codes.OK:
             raise refusal(response, start)
         document = _document(response)
         if not fits(document):
             raise UnreachableError(
-                f"{ask.method} {ask.path} was answered, but not by an Isogon service: "
-                f"{response.text[:80]!r}. Give the URL under which /v1/model is."
+                f"{request.method} {request.path} was answered, but not by an Isogon "
+                f"service: {response.text[:80]!r}. Give the URL above /v1/model."
             )
         return document
 
-    def _answer(self, ask: Ask) -> Talk[httpx.Response]:
-        """Send until there is a final reply."""
+    def _answer(self, request: HttpRequest) -> Steps[httpx.Response]:
+        """Send, and try again, until there is a final reply."""
         attempt = 0
         while True:
             attempt += 1
-            reply = yield ask
+            reply = yield request
             if reply is None:
-                raise TypeError("A conversation is told what came of each request.")
+                raise TypeError("Expected the reply to the request, got None.")
             wait = self._retries.wait(reply, attempt)
             if wait is not None:
                 yield Pause(seconds=wait)
@@ -213,7 +212,7 @@ class Conversation:
                 return reply
             else:
                 raise UnreachableError(
-                    f"{ask.method} {ask.path}: {reply or type(reply).__name__}, at the "
+                    f"{request.method} {request.path}: {reply or type(reply).__name__}, at "
                     f"attempt {attempt}. {_remedy(reply)}"
                 ) from reply
 
@@ -235,8 +234,8 @@ def _answers(document: dict[str, Any], images: int) -> bool:
 
 def _remedy(error: httpx.RequestError) -> str:
     if isinstance(error, httpx.ReadTimeout | httpx.WriteTimeout):
-        return "The service was reached and is slow: give the client a longer `timeout`."
-    return "Is the service there? `isogon serve BUNDLE` starts it."
+        return "The service was reached but is slow: give the client a longer `timeout`."
+    return "Is the service running? `isogon serve BUNDLE` starts it."
 
 
 def _document(response: httpx.Response) -> dict[str, Any]:

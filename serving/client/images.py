@@ -1,23 +1,23 @@
-"""Images on their way to the service: encoded, and divided into requests."""
+"""Images for the service: encoded, and divided into requests."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:  # only those who have pictures need Pillow
+if TYPE_CHECKING:  # Pillow is needed only for Pillow's images
     from PIL import Image as PillowImage
 
     Image = bytes | Path | PillowImage.Image
 else:
     Image = object
 
-_PART = 256  # bytes that a form spends on each image, at most
+_PART = 256  # the most bytes of a form for each image, besides the image
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Limits:
-    """What the service takes, as its model card says."""
+class ServiceLimits:
+    """The service's limits, as in its model card."""
 
     images: int  # in one request
     body_bytes: int
@@ -26,18 +26,20 @@ class Limits:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Batch:
+class RequestImages:
     """The images of one request."""
 
-    start: int  # which of all images is the first
+    start: int  # index of the first one among all images
     images: list[bytes]  # encoded
 
 
-def batches(images: Sequence[Image], limits: Limits) -> Iterator[Batch]:
-    """Yield the images in requests that are as large as may be; files are read late.
+def split_into_requests(
+    images: Sequence[Image], limits: ServiceLimits
+) -> Iterator[RequestImages]:
+    """Yield the images in as few requests as the limits allow; files are read when needed.
 
     Raises:
-        TypeError: what is given is no sequence, or something in it no image.
+        TypeError: `images` is not a sequence, or an item is not an image.
     """
     if isinstance(images, bytes | str | Path) or not hasattr(images, "__len__"):
         raise TypeError(
@@ -49,14 +51,14 @@ def batches(images: Sequence[Image], limits: Limits) -> Iterator[Batch]:
         encoded = _encoded(image, limits)
         size += len(encoded) + _PART
         if batch and (len(batch) == limits.images or size > limits.body_bytes):
-            yield Batch(start=number - len(batch), images=batch)
+            yield RequestImages(start=number - len(batch), images=batch)
             batch, size = [], len(encoded) + _PART
         batch.append(encoded)
     if batch:
-        yield Batch(start=len(images) - len(batch), images=batch)
+        yield RequestImages(start=len(images) - len(batch), images=batch)
 
 
-def _encoded(image: Image, limits: Limits) -> bytes:
+def _encoded(image: Image, limits: ServiceLimits) -> bytes:
     if isinstance(image, bytes):
         return image
     if isinstance(image, Path):
@@ -64,13 +66,13 @@ def _encoded(image: Image, limits: Limits) -> bytes:
     if not hasattr(image, "getexif"):
         raise TypeError(
             f"Expected an encoded image as bytes, a pathlib.Path or an image of Pillow's, "
-            f"got {type(image).__name__}. Pillow's Image.fromarray makes one of an array."
+            f"got {type(image).__name__}. Pillow's Image.fromarray converts an array."
         )
     return _fitting(image, limits)
 
 
-def _fitting(image: "PillowImage.Image", limits: Limits) -> bytes:
-    """Encode the pixels: without loss, as a fine JPEG if that is too large, or smaller."""
+def _fitting(image: "PillowImage.Image", limits: ServiceLimits) -> bytes:
+    """Encode the pixels: losslessly; else as JPEG of quality 95; else scaled down."""
     from isogon.images.in_memory import saved, storable, without_loss
 
     image = storable(image)

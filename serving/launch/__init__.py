@@ -1,1 +1,1 @@
-"""How the service is started and ended: sockets, one process or several, signals."""
+"""Starting and ending the service: sockets, one process or several, signals."""

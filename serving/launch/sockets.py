@@ -1,4 +1,4 @@
-"""The sockets that the service listens on: bound before anything is loaded."""
+"""The sockets that the service listens on: TCP or unix, bound before models are loaded."""
 
 import contextlib
 import errno
@@ -33,17 +33,17 @@ _ABSENT = (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT)
 def bound(*, host: str, port: int, uds: Path | None) -> Iterator[list[socket]]:
     """Yield bound sockets; they are closed at the end.
 
-    Nobody listens on a TCP port before the models answer. A unix socket is listened on at
-    once, and who connects waits: that is how another process sees that it is taken.
+    A TCP port is not listened on before the models are ready. A unix socket is listened on
+    at once, and clients wait: this shows other processes that it is in use.
 
     Args:
-        host: a name or an address. `::` is every address, of IPv4 too; where the kernel
-            has no IPv6 it is 0.0.0.0. A name that has several addresses is bound to all.
+        host: a name or an address. `::` is every address, IPv4 included; without IPv6 in
+            the kernel it means 0.0.0.0. A name with several addresses is bound to all.
         port: the TCP port.
         uds: the path of a unix socket, instead of host and port.
 
     Raises:
-        UsageError: the address is taken, or is none of this machine.
+        UsageError: the address is in use, or is not one of this machine.
     """
     opened = [_unix(uds)] if uds else _inet(host, port)
     try:
@@ -56,7 +56,7 @@ def bound(*, host: str, port: int, uds: Path | None) -> Iterator[list[socket]]:
 
 
 def shown(*, host: str, port: int, uds: Path | None) -> str:
-    """Return the address as a person would write it."""
+    """Return the address as a URL, for people."""
     if uds:
         return f"unix:{uds}"
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
@@ -72,7 +72,7 @@ def _inet(host: str, port: int) -> list[socket]:
             try:
                 opened.append(_bound(family, address, dual=host == "::"))
             except OSError as error:
-                # `localhost` is ::1 too, which a container may lack.
+                # `localhost` is also ::1, which a container may not have.
                 if error.errno not in _ABSENT or len(found) == 1:
                     raise
         if not opened:
@@ -105,7 +105,7 @@ def _unix(path: Path) -> socket:
     opened = socket(AF_UNIX, SOCK_STREAM)
     try:
         _remove_leftover(path)
-        # Nobody else may connect, not even between bind and chmod.
+        # By umask, not chmod: others must not connect in between.
         before = os.umask(0o777 & ~_UDS_MODE)
         try:
             opened.bind(str(path))
@@ -123,14 +123,14 @@ def _unix(path: Path) -> socket:
 
 
 def _remove_leftover(path: Path) -> None:
-    """Remove a socket that nobody answers on: of a service that was killed.
+    """Remove the unused socket of a service that was killed.
 
     Raises:
-        OSError: something else is there, or somebody answers.
+        OSError: the path is not a socket, or a process answers on it.
     """
     with contextlib.suppress(FileNotFoundError):
         if not stat.S_ISSOCK(path.stat().st_mode):
-            raise OSError(errno.EEXIST, "something else than a socket is there")
+            raise OSError(errno.EEXIST, "the path is not a socket")
         with socket(AF_UNIX, SOCK_STREAM) as probe:
             try:
                 probe.connect(str(path))

@@ -1,12 +1,12 @@
-"""Several processes on one port: loaded once, forked, counted together, replaced.
+"""Several processes on one port: a supervisor loads the models and forks the workers.
 
-The supervisor loads and proves the bundles, and answers nothing. Its workers are forked
-from it: they share the memory of what was imported and of the weights, and one that died
-is replaced within milliseconds. They accept from the same sockets, so no connection is
-lost with the process that it would have come to.
+The supervisor loads and proves the bundles, and answers no requests. Its workers are
+forked from it: they share the memory of imported modules and weights, and a dead worker is
+replaced within milliseconds. They accept from the same sockets, so a dead worker loses no
+connection that waits to be accepted. The supervisor sums the metrics of all workers.
 
-ONNX Runtime's sessions outlive a fork because they have no threads of their own where a
-run has one. Runs with several threads, and GPUs, are for one process.
+ONNX Runtime's sessions survive a fork because a run with one thread has no thread pool.
+Runs with several threads, and GPUs, need a single process.
 """
 
 import logging
@@ -30,17 +30,24 @@ from isogon.errors import CheckFailedError, UsageError
 from serving.bento.service import app, freeze
 from serving.bundles import Bundles
 from serving.launch.listening import BEYOND_DEADLINE
-from serving.launch.worker import Answer, Complete, Exposed, Ready, Report, work
+from serving.launch.worker import (
+    ServiceComplete,
+    StartAnswering,
+    SummedMetrics,
+    WorkerReady,
+    WorkerReport,
+    work,
+)
 from serving.limits import KeyRing
 from serving.observability import Observations, start_logging, traces_are_asked_for
 from serving.observability.metrics import Summed, kept, summed
 from serving.settings import Settings
 
-_BACKLOG = 2048  # connections that wait to be accepted, as uvicorn has it
-_EVERY = 1.0  # seconds between two looks at what is due
-_AGAIN = 1.0  # seconds until another worker follows one that never answered
-_SPARE = 2.0  # seconds beyond what a worker takes to end by itself
-_ASKED = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+_BACKLOG = 2048  # connections that wait to be accepted, as in uvicorn
+_EVERY = 1.0  # seconds between two checks of bundles and workers
+_AGAIN = 1.0  # seconds before a worker that failed to start is replaced
+_SPARE = 2.0  # seconds beyond the time that a worker may take to end
+_HANDLED = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 _fork = get_context("fork")
 _log = logging.getLogger("isogon.serving")
@@ -51,24 +58,24 @@ def supervise(
     settings: Settings,
     announce: Callable[[Sequence[str]], None],
 ) -> None:
-    """Answer by several processes until SIGTERM or SIGINT, and finish what came.
+    """Answer with several processes until SIGTERM or SIGINT, and finish what was accepted.
 
     Args:
-        sockets: bound; they are listened on once every process is ready.
+        sockets: bound; listened on once every process is ready.
         settings: of the operator, for all processes together.
-        announce: hears the models' names once they are loaded.
+        announce: is called with the models' names once they are loaded.
 
     Raises:
         IsogonError: a setting, a bundle or its golden check is not in order.
     """
     start_logging(settings)
-    traces_are_asked_for()  # raises what every worker would
+    traces_are_asked_for()  # raises here what every worker would raise
     KeyRing.of(settings)  # likewise
     bundles = Bundles.load(settings.of_each_process())
     for loaded in bundles.loaded:
         if loaded.model.runner.on_device:
             raise UsageError(
-                f"{loaded.model.name} runs on a GPU, which one process keeps busy. Leave "
+                f"{loaded.model.name} runs on a GPU, which needs a single process. Leave "
                 f"--processes out."
             )
     announce([loaded.model.name for loaded in bundles.loaded])
@@ -79,14 +86,14 @@ def supervise(
 class _Worker:
     process: BaseProcess
     channel: Connection
-    generation: int  # of the bundles that it answers from
+    generation: int  # counts reloads; the bundles that it answers from
     ready: bool = False
     retired: bool = False  # told to end
     families: tuple[Metric, ...] = ()  # of its last report
 
 
 class Supervisor:
-    """Starts the workers, counts for them, replaces those that died, ends them."""
+    """Starts the workers, sums their metrics, replaces dead ones, and ends them."""
 
     def __init__(self, sockets: Sequence[socket], bundles: Bundles, count: int) -> None:
         self._sockets = sockets
@@ -94,10 +101,10 @@ class Supervisor:
         self._count = count
         self._generation = 0
         self._workers: list[_Worker] = []
-        self._past: tuple[Metric, ...] = ()  # of workers that ended
+        self._past: tuple[Metric, ...] = ()  # metrics of workers that ended
         self._signals: list[int] = []
-        self._started = False  # all were ready once
-        self._end: float | None = None  # when those that still answer are killed
+        self._started = False  # all were ready at the same time once
+        self._end: float | None = None  # when remaining workers are killed
         self._not_before = 0.0  # when a worker may be started
         self._stamps = bundles.stamps()
         self._observations: Observations = app.state.observations
@@ -107,7 +114,7 @@ class Supervisor:
         )
         self._restarts = Counter(
             "isogon_process_restarts",
-            "Processes that ended unasked and were replaced.",
+            "Processes that ended unexpectedly and were replaced.",
             registry=registry,
         )
         for loaded in bundles.loaded:
@@ -119,7 +126,7 @@ class Supervisor:
         Raises:
             CheckFailedError: a worker could not be started at all.
         """
-        # Python 3.12 warns where a process with threads forks; they are OpenBLAS's here.
+        # Python 3.12 warns about a fork with threads; here they are OpenBLAS's.
         warnings.filterwarnings("ignore", ".*fork", DeprecationWarning)
         freeze()
         with self._signalled() as wakeup:
@@ -127,9 +134,9 @@ class Supervisor:
                 while self._end is None or self._workers:
                     self._start_missing()
                     self._wait(wakeup)
-                    self._obey()
+                    self._handle_signals()
                     if self._end is None:
-                        self._look_at_bundles()
+                        self._check_bundles()
                     elif time.monotonic() > self._end:
                         self._kill()
             finally:
@@ -137,14 +144,14 @@ class Supervisor:
 
     @contextmanager
     def _signalled(self) -> Iterator[socket]:
-        """Yield a socket that can be read from when a signal came."""
+        """Yield a socket that becomes readable when a signal arrives."""
         reading, writing = socketpair()
         with reading, writing:
             for each in (reading, writing):
                 each.setblocking(False)
             before = {
                 number: signal.signal(number, lambda came, _: self._signals.append(came))
-                for number in _ASKED
+                for number in _HANDLED
             }
             signal.set_wakeup_fd(writing.fileno())
             try:
@@ -155,7 +162,7 @@ class Supervisor:
                     signal.signal(number, handler)
 
     def _wait(self, wakeup: socket) -> None:
-        """Hear what comes within a second, of workers and of their ends."""
+        """Handle what workers send within a second, and workers that ended."""
         open_channels = {
             each.channel: each for each in self._workers if not each.channel.closed
         }
@@ -166,7 +173,7 @@ class Supervisor:
             elif isinstance(found, Connection):
                 self._hear(open_channels[found])
         for worker in [each for each in self._workers if not each.process.is_alive()]:
-            self._bury(worker)
+            self._remove(worker)
 
     def _hear(self, worker: _Worker) -> None:
         try:
@@ -175,10 +182,10 @@ class Supervisor:
             worker.channel.close()
             return
         match message:
-            case Ready():
+            case WorkerReady():
                 worker.ready = True
                 self._admit()
-            case Report():
+            case WorkerReport():
                 worker.families = message.families
                 for (name, fingerprint), scores in message.scores.items():
                     self._observations.judge(name, fingerprint, scores)
@@ -186,7 +193,7 @@ class Supervisor:
                     self._expose(worker, message.ticket, message.accept)
 
     def _admit(self) -> None:
-        """Let workers answer, all at once at the start, and those before them end."""
+        """Let ready workers answer; once all are ready, end those of older bundles."""
         current = [each for each in self._current() if each.ready]
         if len(current) == self._count and not self._started:
             self._started = True
@@ -194,21 +201,21 @@ class Supervisor:
                 each.listen(_BACKLOG)
         if self._started:
             for worker in current:
-                _tell(worker, Answer())
+                _send(worker, StartAnswering())
         if len(current) == self._count:
             for worker in self._workers:
                 if worker.generation < self._generation:
                     self._retire(worker)
-        self._say_whether_complete()
+        self._update_complete()
 
-    def _say_whether_complete(self) -> None:
+    def _update_complete(self) -> None:
         answering = [each for each in self._workers if each.ready and not each.retired]
         self._answering.set(len(answering))
         complete = not self._started or len(answering) >= self._count
         if complete is not app.state.complete:
-            app.state.complete = complete  # of those that are forked from now on, too
+            app.state.complete = complete  # workers forked later inherit it
             for worker in self._workers:
-                _tell(worker, Complete(complete=complete))
+                _send(worker, ServiceComplete(complete=complete))
 
     def _expose(self, worker: _Worker, ticket: int, accept: str) -> None:
         families = summed(
@@ -221,7 +228,7 @@ class Supervisor:
         encode, kind = choose_encoder(accept)
         registry = CollectorRegistry(auto_describe=False)
         registry.register(Summed(families))
-        _tell(worker, Exposed(ticket=ticket, content=encode(registry), kind=kind))
+        _send(worker, SummedMetrics(ticket=ticket, content=encode(registry), kind=kind))
 
     def _start_missing(self) -> None:
         if self._end is None and time.monotonic() >= self._not_before:
@@ -233,17 +240,17 @@ class Supervisor:
         inherited = [ours, *(each.channel for each in self._workers)]
         arguments = (theirs, inherited, self._sockets, self._bundles)
         process = _fork.Process(target=work, args=arguments)
-        # Until the worker has its own handlers, signals to it wait.
-        signal.pthread_sigmask(signal.SIG_BLOCK, _ASKED)
+        # Signals to the worker wait until it has its own handlers.
+        signal.pthread_sigmask(signal.SIG_BLOCK, _HANDLED)
         try:
             process.start()
         finally:
-            signal.pthread_sigmask(signal.SIG_UNBLOCK, _ASKED)
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, _HANDLED)
         theirs.close()
         return _Worker(process=process, channel=ours, generation=self._generation)
 
-    def _bury(self, worker: _Worker) -> None:
-        """Keep what a worker counted, and say so if it ended unasked."""
+    def _remove(self, worker: _Worker) -> None:
+        """Keep the metrics of a worker that ended, and log it if that was unexpected."""
         while not worker.channel.closed and worker.channel.poll():
             self._hear(worker)
         worker.channel.close()
@@ -256,24 +263,24 @@ class Supervisor:
             if not self._started:
                 raise CheckFailedError(
                     f"A process of the service ended with {how} before it was ready. Its "
-                    f"message is above, if it had one; try without --processes."
+                    f"message, if any, is above; try without --processes."
                 )
             _log.error(
-                "Process %d of the service ended with %s. Another one is started.",
+                "Process %d of the service ended with %s. A new one is started.",
                 worker.process.pid,
                 how,
             )
             self._restarts.inc()
             if not worker.ready:
                 self._not_before = time.monotonic() + _AGAIN
-        self._say_whether_complete()
+        self._update_complete()
 
-    def _obey(self) -> None:
-        """Do what the signals that came ask for."""
+    def _handle_signals(self) -> None:
+        """Handle the signals that arrived."""
         while self._signals:
             number = self._signals.pop(0)
             if number == signal.SIGHUP:
-                self._take_up(again=True)
+                self._reload(again=True)
             elif self._end is None:
                 _log.info("Finishing what was accepted")
                 for each in self._sockets:
@@ -283,19 +290,20 @@ class Supervisor:
                 for worker in self._workers:
                     self._retire(worker)
             elif number == signal.SIGINT:
-                self._kill()  # whoever presses Ctrl-C twice waits for nothing
+                self._kill()  # Ctrl-C was pressed twice
 
-    def _look_at_bundles(self) -> None:
-        """Take up what changed, once it has been the same for a second."""
+    def _check_bundles(self) -> None:
+        """Reload changed bundles, once they have been unchanged for a second."""
         if self._bundles.settings.watch:
             before, self._stamps = self._stamps, self._bundles.stamps()
             if self._stamps == before:
-                self._take_up(again=False)
+                self._reload(again=False)
 
-    def _take_up(self, *, again: bool) -> None:
-        """Load what changed and start workers that answer from it.
+    def _reload(self, *, again: bool) -> None:
+        """Load changed bundles and start workers that answer from them.
 
-        Until they are ready, those before go on. Nothing else is done while it loads.
+        The old workers answer until the new ones are ready. The supervisor does nothing
+        else while it loads.
         """
         before = self._bundles.loaded
         changed = self._bundles.refresh(again=again)
@@ -304,7 +312,7 @@ class Supervisor:
         for index in changed:
             model = self._bundles.loaded[index].model
             self._observations.follow(model)
-            _log.info("Taken up: %s, %s", model.name, model.artifact.fingerprint)
+            _log.info("Reloaded: %s, %s", model.name, model.artifact.fingerprint)
         if changed:
             freeze()
             self._generation += 1
@@ -322,11 +330,13 @@ class Supervisor:
             _signal(worker, signal.SIGKILL)
 
 
-def _tell(worker: _Worker, message: Answer | Complete | Exposed) -> None:
+def _send(
+    worker: _Worker, message: StartAnswering | ServiceComplete | SummedMetrics
+) -> None:
     if not worker.channel.closed:
         try:
             worker.channel.send(message)
-        except OSError:  # it died; its sentinel says so
+        except OSError:  # it died; `_wait` sees its sentinel
             worker.channel.close()
 
 

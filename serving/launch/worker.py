@@ -1,4 +1,8 @@
-"""One of several processes that answer, and what it and the supervisor tell each other."""
+"""A worker: one of several processes that answer, and its messages with the supervisor.
+
+The worker sends `WorkerReady` and `WorkerReport`. The supervisor sends `StartAnswering`,
+`ServiceComplete` and `SummedMetrics`.
+"""
 
 import asyncio
 import itertools
@@ -22,22 +26,25 @@ from serving.bundles import Bundles
 from serving.launch.listening import listen
 from serving.observability import Observations, start_tracing
 
+_EVERY = 1.0  # seconds between reports
+_EXPOSED_WITHIN = 8.0  # seconds; Prometheus waits for 10
 Scores = dict[tuple[str, str], Float[np.ndarray, " b"]]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Ready:
-    """From a worker: its threads are there, and it waits for `Answer`."""
+class WorkerReady:
+    """From a worker: its threads run, and it waits for `StartAnswering`."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Report:
-    """From a worker, each second and when `/metrics` is asked for.
+class WorkerReport:
+    """From a worker, every second and when it is asked for `/metrics`.
 
     Args:
         families: all of its metrics.
-        scores: OOD scores since the report before, by model's name and fingerprint.
-        ticket: of the request for `/metrics` that waits for `Exposed`.
+        scores: OOD scores since the last report, by the model's name and fingerprint.
+        ticket: of a request for `/metrics` that waits for `SummedMetrics`.
+        accept: the Accept header of that request.
     """
 
     families: tuple[Metric, ...]
@@ -47,28 +54,24 @@ class Report:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Answer:
-    """To a worker: take connections, until SIGTERM."""
+class StartAnswering:
+    """To a worker: accept connections, until SIGTERM."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Complete:
+class ServiceComplete:
     """To a worker: whether every process answers."""
 
     complete: bool
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Exposed:
-    """To a worker: what `/metrics` says of all processes."""
+class SummedMetrics:
+    """To a worker: the answer to `/metrics`, summed over all processes."""
 
     ticket: int
     content: bytes
     kind: str
-
-
-_EVERY = 1.0  # seconds between reports
-_EXPOSED_WITHIN = 8.0  # seconds; Prometheus waits for 10
 
 
 def work(
@@ -77,20 +80,21 @@ def work(
     sockets: Sequence[socket],
     bundles: Bundles,
 ) -> None:
-    """Answer from models that the supervisor has loaded, until SIGTERM or its end.
+    """Answer from models that the supervisor has loaded, until SIGTERM or until it ends.
 
     Args:
         channel: to the supervisor.
-        others: the supervisor's ends, inherited; open, they would hide its end.
-        sockets: listened on by all processes together.
+        others: the supervisor's pipe ends, inherited; closed here, or this worker would
+            not notice when the supervisor ends.
+        sockets: shared by all processes.
         bundles: loaded.
     """
     for each in others:
         each.close()
-    # These come to the whole terminal; the supervisor decides.
+    # The terminal sends these to all processes; the supervisor handles them.
     for number in (signal.SIGINT, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # until it listens there is no request
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # it has no requests yet
     signal.set_wakeup_fd(-1)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, signal.valid_signals())
     start_tracing(app)
@@ -101,9 +105,9 @@ def work(
     app.state.beside = link.open()
     app.state.expose = link.exposed
     try:
-        channel.send(Ready())
-        while not isinstance(message := channel.recv(), Answer):
-            if isinstance(message, Complete):
+        channel.send(WorkerReady())
+        while not isinstance(message := channel.recv(), StartAnswering):
+            if isinstance(message, ServiceComplete):
                 app.state.complete = message.complete
     except (EOFError, OSError):
         return  # the supervisor is gone
@@ -117,17 +121,17 @@ class Link:
         self._channel = channel
         self._app = application
         self._tickets = itertools.count()
-        self._waiting: dict[int, asyncio.Future[Exposed]] = {}
+        self._waiting: dict[int, asyncio.Future[SummedMetrics]] = {}
         self._sending = asyncio.Lock()
 
     @asynccontextmanager
     async def open(self) -> AsyncIterator[None]:
-        """Report and listen to the supervisor, to the end of the block."""
-        # A thread, for the loop would make the pipe non-blocking, and messages that come
-        # in pieces look like its end.
+        """Send reports and receive messages, until the end of the block."""
+        # In a thread: the loop would make the pipe non-blocking, and a message that arrives
+        # in pieces would look like the end of the pipe.
         loop = asyncio.get_running_loop()
         threading.Thread(target=self._listen, args=(loop,), daemon=True).start()
-        task = asyncio.create_task(self._report_again_and_again())
+        task = asyncio.create_task(self._keep_reporting())
         try:
             yield
         finally:
@@ -137,10 +141,10 @@ class Link:
             await self._report()
 
     async def exposed(self, accept: str) -> tuple[bytes, str]:
-        """Return what `/metrics` says of all processes, and its content type.
+        """Return the metrics of all processes, and their content type.
 
         Raises:
-            TimeoutError: the supervisor is busy, such as with loading a bundle.
+            TimeoutError: the supervisor is busy, for example loading a bundle.
         """
         ticket = next(self._tickets)
         answer = self._waiting[ticket] = asyncio.get_running_loop().create_future()
@@ -152,41 +156,41 @@ class Link:
             del self._waiting[ticket]
         return found.content, found.kind
 
-    async def _report_again_and_again(self) -> Never:
+    async def _keep_reporting(self) -> Never:
         while True:
             await asyncio.sleep(_EVERY)
             await self._report()
 
     async def _report(self, ticket: int | None = None, accept: str = "") -> None:
-        report = Report(
+        report = WorkerReport(
             families=tuple(self._app.state.metrics.registry.collect()),
             scores=self._app.state.observations.taken(),
             ticket=ticket,
             accept=accept,
         )
-        # In a thread: it waits while the supervisor is busy.
+        # In a thread: it blocks while the supervisor is busy.
         with suppress(OSError):
             async with self._sending:
                 await asyncio.to_thread(self._channel.send, report)
 
     def _listen(self, loop: asyncio.AbstractEventLoop) -> None:
-        """Hand what the supervisor says to the loop, to the end of either."""
+        """Hand the supervisor's messages to the event loop, until either ends."""
         with suppress(RuntimeError):  # the loop is closed
             while True:
                 try:
                     message = self._channel.recv()
                 except (EOFError, OSError):
-                    os.kill(os.getpid(), signal.SIGTERM)  # no supervisor: finish and end
+                    os.kill(os.getpid(), signal.SIGTERM)  # the supervisor has ended
                     return
                 loop.call_soon_threadsafe(self._hear, message)
 
-    def _hear(self, message: Answer | Complete | Exposed) -> None:
+    def _hear(self, message: StartAnswering | ServiceComplete | SummedMetrics) -> None:
         match message:
-            case Complete(complete=complete):
+            case ServiceComplete(complete=complete):
                 self._app.state.complete = complete
-            case Exposed(ticket=ticket) if ticket in self._waiting:
+            case SummedMetrics(ticket=ticket) if ticket in self._waiting:
                 waiting = self._waiting[ticket]
                 if not waiting.done():
                     waiting.set_result(message)
-            case Answer() | Exposed():
-                pass  # nobody waits for it any more
+            case StartAnswering() | SummedMetrics():
+                pass  # nothing waits for it any more

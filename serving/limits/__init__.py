@@ -1,4 +1,4 @@
-"""What every request must pass before it costs anything: key, origin, upload."""
+"""What every request is checked for before it costs anything: key, origin, upload."""
 
 from serving.limits.keys import KeyRing as KeyRing, Rates as Rates, RequireKey as RequireKey
 from serving.limits.origins import CrossOrigin as CrossOrigin

@@ -1,4 +1,9 @@
-"""API keys: who may ask, and how often; of the environment, or a file that may change."""
+"""API keys: which requests are answered, and how often.
+
+`KeyRing` has the keys: those of ISOGON_API_KEYS, and those of a file, which may change
+while the service runs. `Rates` counts requests against each key's rate, in memory that all
+processes of the service share. `RequireKey` is the middleware that asks both.
+"""
 
 import fcntl
 import hashlib
@@ -30,8 +35,8 @@ from serving.observability.metrics import Metrics
 from serving.observability.requests import current_request
 from serving.settings import FOR_MACHINES, Settings
 
-_LOOKED_AT = 1.0  # seconds between two looks at the file
-_MOST = 1000  # keys in a file; each costs every request a comparison
+_CHECK_EVERY = 1.0  # seconds between two checks of the file
+_MOST = 1000  # keys in a file; every request is compared with each
 _SECONDS = {"s": 1, "min": 60, "h": 3600, "d": 86400}
 _NAME = r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}"
 _LINE = re.compile(
@@ -42,6 +47,14 @@ _EXPECTED = (
     "expected `NAME KEY [RATE [burst=REQUESTS]]`, such as `app 3f9c2b71d05e 50/s`, with a "
     "key of 8 printable characters or more, or `sha256:` and the 64 digits of its hash"
 )
+
+_SLOT = struct.Struct("=32sd")  # digest of the key's name; when its bucket is full again
+_SLOTS = 1024
+
+# Without a key: probes and scrapers have none, and the page's files and the API's
+# description tell nothing about the model.
+_OPEN = FOR_MACHINES | {"/", "/openapi.json"}
+_OPEN_FOLDER = "/page/"
 
 _log = logging.getLogger("isogon.serving")
 
@@ -56,7 +69,7 @@ class Rate:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Key:
-    """A key by its digest; the key itself is not kept."""
+    """A key's name, digest and rate; the key itself is not kept."""
 
     name: str  # in logs and metrics
     digest: bytes  # SHA-256
@@ -64,13 +77,13 @@ class Key:
 
 
 class KeyRing:
-    """The keys in force. The file is looked at each second, and read when it changed.
+    """The valid keys. The file is checked every second, and read when it has changed.
 
-    A file that can no longer be read, or is wrong, changes nothing: the keys before stay,
-    and the log says why.
+    If the changed file cannot be read or has an error, the keys stay as they were, and
+    the log says why.
 
     Raises:
-        UsageError: the file is not in order at the start.
+        UsageError: the file cannot be read or has an error at the start.
     """
 
     def __init__(self, settings: Settings) -> None:
@@ -88,16 +101,16 @@ class KeyRing:
 
     @classmethod
     def of(cls, settings: Settings) -> Self | None:
-        """Return the operator's keys; None where everybody may ask."""
+        """Return the operator's keys; None if requests need no key."""
         if not settings.api_keys and settings.keys_file is None:
             return None
         return cls(settings)
 
     def find(self, shown: Iterable[str]) -> Key | None:
-        """Return the key that is among those shown, None if none is.
+        """Return the valid key among those shown; None if there is none.
 
-        Digests are compared, all of them, each in constant time: the time taken tells
-        nothing of a key, nor of which one came close.
+        The digests of all keys are compared, each in constant time, so the time taken
+        reveals nothing about a key.
         """
         self._look()
         found = None
@@ -109,7 +122,7 @@ class KeyRing:
 
     def _look(self) -> None:
         now = time.monotonic()
-        if self._path is None or now < self._looked + _LOOKED_AT:
+        if self._path is None or now < self._looked + _CHECK_EVERY:
             return
         self._looked = now
         if (stamp := _stamp(self._path)) == self._stamp:
@@ -124,15 +137,15 @@ class KeyRing:
 
 
 def keys_of(path: Path) -> tuple[Key, ...]:
-    """Return the keys of a file: one a line; a line that begins with `#` is a comment.
+    """Return the keys of a file, one on each line; lines that begin with # are comments.
 
     Raises:
-        UsageError: it cannot be read, or a line is wrong. No message repeats a line.
+        UsageError: it cannot be read, or a line is wrong. Messages never quote a line.
     """
     try:
         lines = path.read_text().splitlines()
     except (OSError, UnicodeError) as error:
-        reason = getattr(error, "strerror", None) or "it is no UTF-8 text"
+        reason = getattr(error, "strerror", None) or "it is not UTF-8 text"
         raise UsageError(
             f"The keys of {path} cannot be read: {reason}. Name a file that this user may "
             f"read with --keys or ISOGON_KEYS_FILE."
@@ -148,14 +161,14 @@ def keys_of(path: Path) -> tuple[Key, ...]:
         key = _key(match)
         if key.name in found:
             raise UsageError(
-                f"{path}, line {number}: the name {key.name!r} is there already. Give each "
-                f"key a name of its own, such as {key.name}-2."
+                f"{path}, line {number}: an earlier line has the name {key.name!r}. Give "
+                f"each key its own name, such as {key.name}-2."
             )
         found[key.name] = key
     if not 0 < len(found) <= _MOST:
         raise UsageError(
-            f"{path} holds {len(found):,} keys; expected 1 to {_MOST:,}, one a line. To "
-            f"ask for no key, leave --keys and ISOGON_KEYS_FILE out."
+            f"{path} holds {len(found):,} keys; expected 1 to {_MOST:,}, one on each line. "
+            f"To require no key, leave --keys and ISOGON_KEYS_FILE out."
         )
     return tuple(found.values())
 
@@ -188,16 +201,12 @@ def _stamp(path: Path) -> tuple[int, ...] | None:
     return (status.st_ino, status.st_size, status.st_mtime_ns)
 
 
-_SLOT = struct.Struct("=32sd")  # digest of the key's name; when its bucket is full again
-_SLOTS = 1024
-
-
 class Rates:
-    """Token buckets by key, as the generic cell rate algorithm keeps them.
+    """Token buckets by key, stored as in the generic cell rate algorithm (GCRA).
 
-    A bucket is one number: the moment at which it will be full again. It is written under
-    a lock that ends with its process, so that one that is killed stops nobody. Make one
-    before the processes are forked.
+    A bucket is one number: the time at which it will be full again. The lock ends with its
+    process, so a killed process does not block the others. Make one object before the
+    processes are forked: they share its memory.
     """
 
     def __init__(self) -> None:
@@ -209,13 +218,13 @@ class Rates:
                 self._file = os.dup(file.fileno())
         os.ftruncate(self._file, size)
         self._memory = mmap.mmap(self._file, size)
-        self._places: dict[str, int] = {}  # where a key was found last
+        self._places: dict[str, int] = {}  # where a key's bucket was last
 
     def wait(self, key: Key, now: float | None = None) -> float:
-        """Take one request from a key's bucket, or return the seconds until there is one.
+        """Take one request from a key's bucket; if it is empty, return the seconds to wait.
 
         Args:
-            key: with a rate or without.
+            key: without a rate it never waits.
             now: by `time.monotonic`, which all processes of a machine share.
         """
         if key.rate is None:
@@ -228,15 +237,15 @@ class Rates:
             missing = full - moment - key.rate.burst * each
             if missing > 1e-9:
                 return missing
-            self._write(place, _named(key.name), full)
+            self._write(place, _digest(key.name), full)
         return 0.0
 
     def _bucket(self, name: str, now: float) -> tuple[int, float]:
-        """Return a key's place and when its bucket is full.
+        """Return the place of a key's bucket and when it is full.
 
-        A bucket that is full says nothing: its place is free for another key.
+        The place of a full bucket is free for another key: a full bucket is the default.
         """
-        digest = _named(name)
+        digest = _digest(name)
         place = self._places.get(name)
         if place is not None and (found := self._read(place))[0] == digest:
             return place, found[1]
@@ -268,24 +277,14 @@ class Rates:
             fcntl.lockf(self._file, fcntl.LOCK_UN)
 
 
-def _named(name: str) -> bytes:
-    return hashlib.sha256(name.encode()).digest()
-
-
-# Probes and scrapers carry no keys; the page's files and the API's description hold
-# nothing that is the model's.
-_OPEN = FOR_MACHINES | {"/", "/openapi.json"}
-_OPEN_FOLDER = "/page/"
-
-
 class RequireKey:
-    """Answer 401 to who shows no key of the operator's, 429 to one that asks too often.
+    """Answer 401 to a request without a valid key, and 429 to a key that asks too often.
 
-    That is before the body is read. A key comes as `Authorization: Bearer KEY` or as
-    `X-API-Key: KEY`; logs and metrics know it by its name.
+    The body is not read before. A key is sent as `Authorization: Bearer KEY` or as
+    `X-API-Key: KEY`; logs and metrics show its name.
 
     Args:
-        app: what answers who may ask.
+        app: what answers requests with a key.
         rates: of all keys, made before processes are forked.
     """
 
@@ -293,10 +292,10 @@ class RequireKey:
         self._app = app
         self._rates = rates
         self._ring: KeyRing | None = None
-        self._settings: Settings | None = None  # that the ring is of
+        self._settings: Settings | None = None  # the settings that the ring was made of
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass the call on if it shows a key, needs none, or none are set."""
+        """Pass the call on if it shows a valid key or needs none."""
         if scope["type"] != "http" or _is_open(scope["path"]):
             return await self._app(scope, receive, send)
         application: FastAPI = scope["app"]
@@ -338,7 +337,7 @@ def _shown(headers: Headers) -> list[str]:
 def _unknown() -> Response:
     response = problem_response(
         HTTPStatus.UNAUTHORIZED,
-        "This service asks for an API key, and the request shows none that it knows. "
+        "This service needs an API key, and the request shows no valid one. "
         "Send `Authorization: Bearer KEY` or `X-API-Key: KEY`.",
     )
     response.headers["www-authenticate"] = "Bearer"
@@ -347,11 +346,9 @@ def _unknown() -> Response:
 
 def _too_often(key: Key, wait: float) -> Response:
     assert key.rate is not None
-    seconds = math.ceil(wait)
-    response = problem_response(
+    return problem_response(
         HTTPStatus.TOO_MANY_REQUESTS,
         f"The key {key.name!r} may send {key.rate.per_second:g} requests a second, and "
-        f"{key.rate.burst} at once. Send the request again after {seconds} s.",
+        f"{key.rate.burst} at once. Send the request again after {math.ceil(wait)} s.",
+        retry_after=wait,
     )
-    response.headers["retry-after"] = str(seconds)
-    return response

@@ -1,4 +1,4 @@
-"""CORS: which other sites' pages may ask from within a browser."""
+"""CORS: which other sites' pages may send requests from a browser."""
 
 from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -7,14 +7,14 @@ from serving.models import Models
 
 
 class CrossOrigin:
-    """Starlette's CORS for ISOGON_CORS_ORIGINS; without them no other site may ask."""
+    """Starlette's CORS for ISOGON_CORS_ORIGINS; without that, no other site is allowed."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
         self._cors: CORSMiddleware | None = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer preflights and mark answers, where origins are set."""
+        """Answer preflight requests and add CORS headers, if origins are set."""
         models: Models | None = getattr(scope["app"].state, "models", None)
         if models is None or not models.settings.cors_origins:
             return await self._app(scope, receive, send)

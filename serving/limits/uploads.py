@@ -1,4 +1,8 @@
-"""What bodies may take while they arrive and are worked on: time, and memory together."""
+"""Limits on request bodies: the time to arrive, and the memory of all bodies together.
+
+`UploadLimits` is the middleware. It counts received bytes in `HeldBodies`, which refuses
+more bytes when the memory is full, or cuts off bodies that arrive slowly.
+"""
 
 import asyncio
 import ipaddress
@@ -19,18 +23,20 @@ from serving.observability.metrics import Metrics
 from serving.observability.requests import current_request
 from serving.settings import Settings
 
-_SLOW = 64 * 1024  # bytes a second: a body below that gives way to another client's
-_WINDOW = 2.0  # seconds in which its rate is taken
-_RECENT = 10.0  # seconds in which what became free says when more will
-_LONGEST = 30.0  # seconds that a client is told to wait, at most
+_SLOW = 64 * 1024  # bytes a second; slower bodies are cut off when there is no room
+_WINDOW = 2.0  # seconds over which the rate is measured
+_RECENT = 10.0  # seconds; bytes released in them predict when there is room
+_LONGEST = 30.0  # the most seconds of a Retry-After
+_SHARE = 2  # one client may hold the limit divided by this
+_HOST_BITS = 64  # of an IPv6 address; a host usually has a whole /64 network
 
 
 class NoRoomError(Exception):
-    """There is no room for more of a body, and nobody gives way.
+    """There is no room for more of a body, and cutting off slow bodies does not help.
 
     Args:
-        reason: `memory`, all of it is held; `client`, this client has its share.
-        held: bytes, by whoever has too many.
+        reason: `memory`: all of it is used; `client`: this client uses all of its share.
+        held: bytes that are held, of all clients or of this one.
         limit: bytes.
         retry_after: seconds after which there should be room.
     """
@@ -44,36 +50,36 @@ class NoRoomError(Exception):
 
 
 @dataclass(eq=False, slots=True)
-class Body:
-    """A request's body on its way.
+class IncomingBody:
+    """A request's body, from its arrival to the end of the answer.
 
     Args:
-        client: whose it is.
-        began: when, in seconds of the loop's clock.
-        give_way: cuts it off.
+        client: the key's name or the address that sends it.
+        began: when it began, in seconds of the loop's clock.
+        cut_off: stops reading it.
     """
 
     client: str
     began: float
-    give_way: Callable[[], None]
+    cut_off: Callable[[], None]
     bytes: int = 0
-    over: bool = False  # it gave way: nothing of it is held any more
+    over: bool = False  # answered or cut off: none of it is held any more
     _last: float = field(init=False)
-    _marks: deque[tuple[float, int]] = field(init=False)  # when it had so many bytes
+    _marks: deque[tuple[float, int]] = field(init=False)  # (time, bytes at that time)
 
     def __post_init__(self) -> None:
         self._last = self.began
         self._marks = deque([(self.began, 0)], maxlen=2)
 
     def add(self, size: int, now: float) -> None:
-        """Count what came."""
+        """Count `size` bytes that arrived."""
         if now - self._marks[-1][0] > _WINDOW:
             self._marks.append((now, self.bytes))
         self._last = now
         self.bytes += size
 
     def rate(self, now: float) -> float:
-        """Return the bytes a second of late; infinite while that cannot be told."""
+        """Return the recent rate in bytes a second; infinite if it is too early to tell."""
         if now - self._last > _WINDOW:
             return 0.0
         since, had = self._marks[0]
@@ -81,15 +87,15 @@ class Body:
         return (self.bytes - had) / lasted if lasted > _WINDOW else float("inf")
 
 
-class Held:
-    """All bodies; on one event loop, so without a lock.
+class HeldBodies:
+    """All bodies held in memory; used on one event loop, so without a lock.
 
-    Where there is no room, bodies that come slowly give way, the slowest first. So who
-    sends much and then nothing keeps others out for two seconds at most.
+    If there is no room for more, slow bodies are cut off, the slowest first. So a client
+    that stops sending blocks others for two seconds at most.
 
     Args:
         limit: bytes of all bodies at a time.
-        share: bytes of one client's.
+        share: bytes of one client's bodies at a time.
     """
 
     def __init__(self, limit: int, share: int) -> None:
@@ -97,15 +103,15 @@ class Held:
         self._limit = limit
         self._share = share
         self._clients: dict[str, int] = {}  # bytes
-        self._arriving: set[Body] = set()
-        self._freed: deque[tuple[float, int]] = deque()  # when so many bytes became free
+        self._arriving: set[IncomingBody] = set()
+        self._freed: deque[tuple[float, int]] = deque()  # (time, bytes released)
 
-    def begin(self, body: Body) -> None:
-        """Take in a body that begins to arrive."""
+    def begin(self, body: IncomingBody) -> None:
+        """Register a body that begins to arrive."""
         self._arriving.add(body)
 
-    def add(self, body: Body, size: int, now: float) -> None:
-        """Take in `size` more bytes of a body.
+    def add(self, body: IncomingBody, size: int, now: float) -> None:
+        """Count `size` more bytes of a body.
 
         Raises:
             NoRoomError: there is no room for them.
@@ -113,7 +119,7 @@ class Held:
         if body.over:
             return
         own = self._clients.get(body.client, 0)
-        alone = own == body.bytes  # it has a limit of its own, on one body
+        alone = own == body.bytes  # one body has its own limit
         if own + size > self._share and not alone:
             excess = own + size - self._share
             if not self._cut_off(excess, now, body, within=body.client):
@@ -126,12 +132,12 @@ class Held:
         body.add(size, now)
         self._count(body.client, size)
 
-    def complete(self, body: Body) -> None:
-        """Hear that a body is all there; it gives way no more."""
+    def complete(self, body: IncomingBody) -> None:
+        """Note that a body has arrived; it is not cut off any more."""
         self._arriving.discard(body)
 
-    def release(self, body: Body, now: float) -> None:
-        """Let go of a body, once its request is answered."""
+    def release(self, body: IncomingBody, now: float) -> None:
+        """Release a body's bytes, once its request is answered or it is cut off."""
         self._arriving.discard(body)
         if body.over:
             return
@@ -142,9 +148,9 @@ class Held:
             self._freed.popleft()
 
     def _cut_off(
-        self, excess: int, now: float, new: Body, within: str | None = None
+        self, excess: int, now: float, new: IncomingBody, within: str | None = None
     ) -> bool:
-        """Cut slow bodies off to free `excess` bytes; none of them if that is too many."""
+        """Cut off slow bodies that free `excess` bytes; none if they do not suffice."""
         slow = sorted(
             (rate, body.began, id(body), body)
             for body in self._arriving
@@ -159,7 +165,7 @@ class Held:
             if excess <= 0:
                 for each in going:
                     self.release(each, now)
-                    each.give_way()
+                    each.cut_off()
                 return True
         return False
 
@@ -172,37 +178,32 @@ class Held:
             self._clients.pop(client, None)
 
     def _until(self, excess: int, now: float) -> float:
-        """Return in how many seconds so many bytes are free, as it went of late."""
+        """Return in how many seconds `excess` bytes should be free, at the recent rate."""
         freed = sum(size for when, size in self._freed if when >= now - _RECENT)
         return min(_LONGEST, excess * _RECENT / freed) if freed else _WINDOW
 
 
-_SHARE = 2  # a client may hold the limit divided by this
-_HOST_BITS = 64  # of an IPv6 address: a host has all addresses of such a network
-
-
 class UploadLimits:
-    """Refuse a body with 408 if it comes too slowly, with 429 if there is no room for it.
+    """Refuse a body with 408 if it arrives too slowly, with 429 if there is no room for it.
 
-    Only reading is timed, and only until the body is complete; what the service then
-    does with it has its own deadline. Its bytes count towards ISOGON_MAX_HELD_BYTES from
-    their arrival to the end of the answer; only received bytes count, not
-    Content-Length. One client, a key or an address, may hold half of them. Where there
-    is no room, bodies that arrive slowly are cut off, see `Held`.
+    Time is counted until the body is complete; the work that follows has its own deadline.
+    A body's bytes count towards ISOGON_MAX_HELD_BYTES from their arrival to the end of the
+    answer. Only received bytes count, not Content-Length. One client (a key or an address)
+    may hold half of the limit. When there is no room, slow bodies are cut off.
     """
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
-        self._held: Held | None = None
+        self._held: HeldBodies | None = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass the call on with a body that is read within the limits."""
+        """Pass the call on; reading its body keeps the limits."""
         if scope["type"] != "http":
             return await self._app(scope, receive, send)
         clock = asyncio.get_running_loop().time
         began = clock()
         reading = asyncio.timeout(None)
-        body: Body | None = None
+        body: IncomingBody | None = None
         complete = False
 
         async def limited() -> Message:
@@ -211,9 +212,9 @@ class UploadLimits:
                 return await receive()
             settings = _settings(scope)
             held = self._held_within(scope, settings)
-            if body is None:  # one clock for a body, which comes in pieces
+            if body is None:  # the first piece starts the clock
                 reading.reschedule(began + settings.upload_seconds)
-                body = Body(_client(scope), began, partial(_cut_off, reading))
+                body = IncomingBody(_client(scope), began, partial(_cut_off, reading))
                 held.begin(body)
             message = await receive()
             if size := len(message.get("body", b"")):
@@ -234,25 +235,25 @@ class UploadLimits:
         except TimeoutError:
             if not reading.expired():
                 raise
-            gave_way = body is not None and body.over
-            response = _too_slow(_settings(scope), gave_way)
+            was_cut_off = body is not None and body.over
+            response = _too_slow(_settings(scope), was_cut_off)
             await response(scope, receive, send)
         finally:
             if body is not None and self._held is not None:
                 self._held.release(body, clock())
 
-    def _held_within(self, scope: Scope, settings: Settings) -> Held:
+    def _held_within(self, scope: Scope, settings: Settings) -> HeldBodies:
         if self._held is None:
             limit = settings.held_bytes
             share = max(settings.max_body_bytes, limit // _SHARE)
-            held = self._held = Held(limit, share)
+            held = self._held = HeldBodies(limit, share)
             metrics = _metrics(scope)
             metrics.held.set_function(lambda: held.total)
         return self._held
 
 
 def _client(scope: Scope) -> str:
-    """Return whose request it is: a key's name, or the address it comes from."""
+    """Return who sent the request: a key's name, or the address."""
     if (request := current_request()) is not None and request.key:
         return request.key
     address = scope["client"][0] if scope.get("client") else ""
@@ -278,11 +279,11 @@ def _metrics(scope: Scope) -> Metrics:
     return metrics
 
 
-def _too_slow(settings: Settings, gave_way: bool) -> Response:
+def _too_slow(settings: Settings, was_cut_off: bool) -> Response:
     within = f"did not arrive within {settings.upload_seconds:g} s"
     return problem_response(
         HTTPStatus.REQUEST_TIMEOUT,
-        f"The body {'arrived too slowly while others waited' if gave_way else within}. "
+        f"The body {'arrived too slowly while others waited' if was_cut_off else within}. "
         f"Send fewer or smaller images.",
         close=True,
     )
@@ -293,7 +294,7 @@ def _no_room(error: NoRoomError) -> HTTPException:
     each = " for one client" if error.reason == "client" else ""
     return HTTPException(
         HTTPStatus.TOO_MANY_REQUESTS,
-        f"Bodies {whose}of {error.held:,} bytes are being worked on; the service holds "
+        f"Request bodies {whose}of {error.held:,} bytes are in memory; the limit is "
         f"{error.limit:,}{each}. Send the request again later.",
         {
             "connection": "close",

@@ -1,10 +1,9 @@
-"""What the service tells of itself: metrics, logs, traces, and drift of its traffic."""
+"""Observability of the service: metrics, logs, traces, and drift of its traffic."""
 
 import os
 
-# BentoML sets it for several worker processes; ours keep values in memory, and their
-# supervisor adds them up.
-# prometheus_client reads it as it is imported.
+# BentoML sets this for several worker processes. Ours keep values in memory, and their
+# supervisor sums them. prometheus_client reads the variable when it is imported.
 os.environ.pop("PROMETHEUS_MULTIPROC_DIR", None)
 
 from serving.observability.installation import (

@@ -1,27 +1,26 @@
-"""Drift: does the traffic of late still look like the calibration images?
+"""Drift: does recent traffic still look like the calibration images?
 
-Conformal p-values of familiar traffic are uniform if the calibration images stand for
-it. But the calibration set is finite: against n = 270 images even familiar traffic is
-off by about 1 / sqrt(n), and a test of uniformity that only looks at enough traffic will
-alarm, whatever its memory (a conformal test martingale, Vovk et al., arXiv:2102.10439,
-or a test of p-values over a long window). So we test what can be true: that the scores
-of the last m images and the n calibration scores have one distribution. That is the
-two-sample test of Kolmogorov and Smirnov (Smirnov 1939; on learned scores as detector
-of dataset shift: Rabanser et al., "Failing Loudly", arXiv:1810.11953). Being a test of
-ranks, it is the same on scores as on p-values, and no detector's scale matters.
+Conformal p-values of familiar (in-distribution) traffic are uniform if the calibration
+images represent it. But the calibration set is finite: with n = 270 images, even familiar
+traffic deviates from uniform by about 1 / sqrt(n). A test of uniformity (a conformal test
+martingale, Vovk et al., arXiv:2102.10439, or a test of p-values over a long window) always
+alarms in the end, if it sees enough traffic. So we test whether the scores of the last m
+images and the n calibration scores have the same distribution, with the two-sample test of
+Kolmogorov and Smirnov (Smirnov 1939; for detecting dataset shift by learned scores:
+Rabanser et al., "Failing Loudly", arXiv:1810.11953). It is a test of ranks, so it gives the
+same result for scores and p-values, whatever the scale of the detector.
 
 Where we differ: the p-value is the bound of Dvoretzky, Kiefer and Wolfowitz for two
-samples, 2.17 exp(-2 D^2 nm / (n + m)), in place of the exact distribution (Wei and
-Dudley, arXiv:1107.5356: 2.17 where n = m, and 2 in every other case of theirs from n = 4
-on, by computation up to 200 and conjectured beyond). In the tail it is close.
+samples, 2.17 exp(-2 D^2 nm / (n + m)), in place of the exact distribution. The constant is
+from Wei and Dudley, arXiv:1107.5356: 2.17 for n = m, and 2 in their other cases from n = 4
+on (computed up to 200, conjectured beyond). The bound is close in the tail.
 
-The window slides, and is looked at ten times in its length. Looking again and again is
-paid for: the first alarm comes at look T, P(T <= K) <= K p by the union bound, so
-E[T] >= 1 / (2 p), and p is chosen such that familiar traffic runs for `run_length`
-images on average before a false alarm. Like every promise of a calibration, it is an
-average over the draw of calibration images, and for traffic whose images are exchangeable
-with them: one image sent a thousand times is drift, and rightly reported.
-`benchmarks/drift.py` shows false alarms and delays by simulation.
+The window slides, and the test looks at it ten times per window length. Repeated looks are
+corrected for: if the first alarm comes at look T, the union bound gives P(T <= K) <= K p,
+so E[T] >= 1 / (2 p). p is chosen such that familiar traffic runs for `run_length` images on
+average before a false alarm. This is an average over draws of the calibration images, and
+holds for traffic that is exchangeable with them. One image sent a thousand times is drift,
+and is reported. `benchmarks/drift.py` simulates false alarms and delays.
 """
 
 import math
@@ -43,7 +42,7 @@ class DriftTest:
 
         Args:
             calibration: the scores of familiar images, finite, in any order.
-            window: images to look back upon, m.
+            window: number of last images to compare, m.
             run_length: familiar images, on average at least, until a false alarm.
         """
         self.window = window
@@ -61,22 +60,22 @@ class DriftTest:
 
     @property
     def threshold(self) -> float:
-        """The distance at which traffic counts as drifted; 1 or more is never reached."""
+        """The distance above which traffic is drifted; 1 or more is never reached."""
         return math.sqrt(math.log(_CONSTANT / self._level) / (2 * self._weight))
 
     @property
     def full(self) -> bool:
-        """Whether the window has filled once; before, there is no verdict."""
+        """Whether the window has filled once; before that, there is no result."""
         return self._seen >= self.window
 
     @property
     def distance(self) -> float:
-        """Largest difference of the distribution functions at the last look, 0 to 1."""
+        """Largest difference of the two distribution functions at the last look, 0 to 1."""
         return self._distance
 
     @property
     def p_value(self) -> float:
-        """Chance, at most, that familiar traffic is this far off at one look."""
+        """Upper bound of the chance of this distance for familiar traffic, at one look."""
         return min(1.0, _CONSTANT * math.exp(-2 * self._weight * self._distance**2))
 
     @property
@@ -85,9 +84,9 @@ class DriftTest:
         return self._distance > self.threshold
 
     def add(self, scores: Float[np.ndarray, " b"]) -> None:
-        """Take the scores of further images in, and look where a look is due.
+        """Add the scores of further images, and look at the window when it is due.
 
-        A score that is NaN counts as larger than any.
+        NaN counts as larger than any score.
         """
         bins = np.searchsorted(self._values, scores, side="left")
         bins += np.searchsorted(self._values, scores, side="right")
@@ -97,7 +96,7 @@ class DriftTest:
             bins = bins[due:]
 
     def _take(self, bins: Int[np.ndarray, " b"]) -> None:
-        """Replace the oldest scores; at most up to the next look."""
+        """Replace the oldest scores, at most up to the next look."""
         places = (self._seen + np.arange(len(bins))) % self.window
         if self._seen >= self.window:
             np.subtract.at(self._counts, self._recent[places], 1)

@@ -1,4 +1,4 @@
-"""Observability in the application's life: installed with it, started, stopped."""
+"""Observability of an application: installed, started, and stopped with it."""
 
 from functools import partial
 
@@ -8,22 +8,22 @@ from isogon.errors import UsageError
 from serving.observability.logs import configure_logs
 from serving.observability.metrics import Metrics
 from serving.observability.observations import Observations
-from serving.observability.requests import Observed
+from serving.observability.requests import ObserveRequests
 from serving.observability.traces import tracing_from_environment
 from serving.settings import Settings
 
 
 def install_observability(app: FastAPI) -> None:
-    """Watch every request of `app`; call it last, so that it is the outermost.
+    """Observe every request of `app`; call this last, so that it is outermost.
 
-    `app.state.observations` is to be told of models and of their answers;
-    `app.state.expose` returns what `/metrics` says.
+    It sets `app.state.metrics`; `app.state.observations`, which is told of models and
+    their answers; and `app.state.expose`, which returns the content of `/metrics`.
     """
     metrics = Metrics()
     app.state.metrics = metrics
     app.state.observations = Observations(metrics)
     app.state.expose = partial(_exposed, metrics)
-    app.add_middleware(Observed, metrics=metrics, traced=app.state.observations)
+    app.add_middleware(ObserveRequests, metrics=metrics, traced=app.state.observations)
 
 
 def start_observability(app: FastAPI, settings: Settings, worker: int | None) -> None:
@@ -32,18 +32,18 @@ def start_observability(app: FastAPI, settings: Settings, worker: int | None) ->
     Args:
         app: the application, installed.
         settings: of the operator.
-        worker: the process's number among BentoML's workers, from 1; None if it is none.
+        worker: the process's number among BentoML's workers, from 1; None: not a worker.
 
     Raises:
-        UsageError: it is not the only worker, or traces cannot go where they should.
+        UsageError: it is not the only worker, or the settings of traces are invalid.
     """
     start_logging(settings)
     if worker is not None and worker > 1:
-        # Each would answer `/metrics` with its own counts, as if requests were undone.
+        # Each worker would answer `/metrics` with its own counts: they would go down.
         raise UsageError(
-            f"BentoML serves Isogon from one worker process, and this is number {worker}: "
-            f"its workers share no metrics. Leave `workers` of the service at 1; `isogon "
-            f"serve --processes` answers from several."
+            f"Isogon needs one worker process of BentoML, and this is number {worker}: "
+            f"BentoML's workers share no metrics. Leave `workers` of the service at 1, or "
+            f"use `isogon serve --processes`, which answers from several."
         )
     start_tracing(app)
 
@@ -54,16 +54,16 @@ def start_logging(settings: Settings) -> None:
 
 
 def start_tracing(app: FastAPI) -> None:
-    """Send traces, where the environment asks for them.
+    """Send traces, if the environment asks for them.
 
     Raises:
-        UsageError: traces cannot go where they should.
+        UsageError: an exporter or a protocol that this service does not have.
     """
     app.state.observations.tracing = tracing_from_environment()
 
 
 def stop_observability(app: FastAPI) -> None:
-    """Send the spans that have not been sent."""
+    """Send the remaining spans."""
     if app.state.observations.tracing is not None:
         app.state.observations.tracing.close()
 

@@ -1,8 +1,8 @@
 """Logs on stderr: one line per event, as JSON for machines or as text for people.
 
-An event's line has time, level, logger, message, the request's id and trace where it
-belongs to one, the event's own fields, and an error's traceback. No line holds an
-image, a header or a query; a request's path is logged as its route's template.
+A line has time, level, logger, message, the id and trace of its request (if any), the
+event's own fields, and an error's traceback. No line holds an image, a header or a query.
+A request's path is logged as the template of its route.
 """
 
 import json
@@ -33,12 +33,12 @@ class JsonFormatter(logging.Formatter):
             event["traceback"] = self.formatException(record.exc_info)
         try:
             return orjson.dumps(event, default=str).decode()
-        except TypeError:  # such as the name of a file that is no UTF-8
+        except TypeError:  # for example a file name that is not UTF-8
             return json.dumps(event, default=str)
 
 
 class TextFormatter(logging.Formatter):
-    """Writes a record as one line, and a traceback below."""
+    """Writes a record as one line, with a traceback below."""
 
     def format(self, record: logging.LogRecord) -> str:
         """Return the text."""
@@ -51,12 +51,12 @@ class TextFormatter(logging.Formatter):
 
 
 def configure_logs(form: LogFormat, level: LogLevel) -> None:
-    """Send this process's logs to stderr: ours from `level`, others' from warning on.
+    """Send this process's logs to stderr: ours from `level` on, others' from warning on.
 
-    BentoML has configured its own by then, to stdout and in another form; uvicorn's
-    access log would say everything twice.
+    This replaces BentoML's configuration, which writes to stdout in another format.
+    uvicorn's access log is off: it would repeat ours.
     """
-    # None of these is in a line, and each costs every record.
+    # No line has these, and each would cost time for every record.
     logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonFormatter() if form == "json" else TextFormatter())
@@ -79,7 +79,7 @@ def _time(record: logging.LogRecord) -> str:
 
 
 def _fields(record: logging.LogRecord) -> dict[str, Any]:
-    """Return what is known beyond the message, without what is None."""
+    """Return the fields besides the message, without those that are None."""
     request = current_request()
     known = {
         "request_id": request and request.id,

@@ -1,10 +1,9 @@
-"""What Prometheus reads at `/metrics`, of one process or of several as one service.
+"""The metrics at `/metrics`, for Prometheus; and their sum over several processes.
 
-Values live in the process that answers, in a registry of their own; of several processes
-the supervisor adds them up (`serving.launch`). BentoML's files for several workers
-(`PROMETHEUS_MULTIPROC_DIR`) stay unused. BentoML's own request metrics are off: they are
-labelled by the raw path, which any client can make grow. Ours are labelled by the route's
-template.
+Each process keeps its values in memory, in its own registry. With several processes the
+supervisor (`serving.launch`) sums them by `summed`. BentoML's files for several workers
+(`PROMETHEUS_MULTIPROC_DIR`) are not used. BentoML's own request metrics are off: their
+label is the raw path, so any client can create new series. Ours have the route's template.
 """
 
 import copy
@@ -31,70 +30,16 @@ from serving.batching import Observer, Trail
 if TYPE_CHECKING:
     from serving.observability.spans import Tracing
 
-
-_ADDED = ("counter", "histogram")
-_LEAST = ("process_max_fds", "process_start_time_seconds")
-
-
-@dataclass(frozen=True, slots=True, eq=False)  # a registry hashes it
-class Summed(Collector):
-    """Families of several processes, as a registry wants them."""
-
-    families: tuple[Metric, ...]
-
-    def collect(self) -> Iterator[Metric]:
-        """Yield each family."""
-        yield from self.families
-
-
-def summed(processes: Iterable[Iterable[Metric]]) -> tuple[Metric, ...]:
-    """Return the families of all processes as one.
-
-    Counters, histograms and gauges are added; of what is 1 to carry labels (`…_info`)
-    there stays one, and of the start and the limit of open files the least.
-    """
-    found: dict[str, Metric] = {}
-    for families in processes:
-        for family in families:
-            if family.name in found:
-                _add(found[family.name], family)
-            else:
-                found[family.name] = copy.copy(family)
-    return tuple(found.values())
-
-
-def kept(families: Iterable[Metric]) -> tuple[Metric, ...]:
-    """Return what outlives a process: its counters and histograms."""
-    return tuple(family for family in families if family.type in _ADDED)
-
-
-def _add(into: Metric, family: Metric) -> None:
-    values = {_key(sample): sample for sample in into.samples}
-    for sample in family.samples:
-        known = values.get(_key(sample))
-        if known is None:
-            values[_key(sample)] = sample
-        elif family.name.endswith("_info"):
-            pass
-        elif family.name in _LEAST:
-            values[_key(sample)] = min(known, sample, key=lambda each: each.value)
-        else:
-            values[_key(sample)] = sample._replace(value=known.value + sample.value)
-    into.samples = list(values.values())
-
-
-def _key(sample: object) -> tuple[str, tuple[tuple[str, str], ...]]:
-    return sample.name, tuple(sorted(sample.labels.items()))  # type: ignore[attr-defined]
-
-
+_ADDED = ("counter", "histogram")  # types kept after a process has ended
+_LEAST = ("process_max_fds", "process_start_time_seconds")  # not summed: the least counts
 _SECONDS = (
     *(0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05),
     *(0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0),
 )
-# They are a second series for each one, of which Prometheus makes nothing.
-disable_created_metrics()  # type: ignore[no-untyped-call]
-
 _IMAGES = (1, 2, 4, 8, 16, 32, 64, 128, 256)
+
+# `…_created` would be a second series for each metric, which Prometheus does not use.
+disable_created_metrics()  # type: ignore[no-untyped-call]
 
 
 class Metrics:
@@ -105,17 +50,17 @@ class Metrics:
         ProcessCollector(registry=self.registry)
         self.requests = self._counter(
             "isogon_http_requests",
-            "Requests answered; 499 where the client left before.",
+            "Requests answered; 499: the client left before.",
             ("method", "route", "status"),
         )
         self.request_seconds = self._seconds(
             "isogon_http_request_duration_seconds",
-            "From a request's head to the end of its answer.",
+            "From a request's headers to the end of its answer.",
             ("method", "route"),
         )
         self.keys = self._counter(
             "isogon_key_requests",
-            "Requests that showed a key, by its name; refused: it asked too often.",
+            "Requests with a valid key, by its name; refused: beyond its rate.",
             ("key", "outcome"),
         )
         self.images = self._counter("isogon_images", "Images answered.")
@@ -147,8 +92,8 @@ class Metrics:
         )
         self.refused = self._counter(
             "isogon_refused_requests",
-            "Requests answered with 429: the queue is full, memory for bodies is, or this "
-            "client has its share of it.",
+            "Requests answered with 429: the queue or the memory for bodies is full, or "
+            "this client uses all of its share of that memory.",
             ("reason",),
         )
         for reason in ("queue", "memory", "client"):
@@ -158,16 +103,16 @@ class Metrics:
             "isogon_held_limit_bytes", "Bytes of bodies that may be held.", ()
         )
         self.decoding = self._gauge(
-            "isogon_decoding_bytes", "Bytes set aside for large images in decoding.", ()
+            "isogon_decoding_bytes", "Bytes reserved for decoding large images.", ()
         )
         self.decoding_limit = self._gauge(
             "isogon_decoding_limit_bytes",
-            "Bytes that large images may take together while they are decoded.",
+            "Bytes for decoding all large images together.",
             (),
         )
         self.info = self._gauge(
             "isogon_model_info",
-            "Always 1; its labels say what answers.",
+            "Always 1; its labels name the model that answers.",
             ("model", "fingerprint", "artifact", "runner"),
         )
         build = self._gauge(
@@ -179,7 +124,7 @@ class Metrics:
         build.labels(_version("isogon"), _version("bentoml"), python).set(1)
 
     def expose(self, accept: str) -> tuple[bytes, str]:
-        """Return all values and their content type, as an `Accept` header asks."""
+        """Return all values and their content type, by an `Accept` header."""
         encode, content_type = choose_encoder(accept)
         return encode(self.registry), content_type
 
@@ -198,7 +143,7 @@ class Metrics:
 
 
 class Metered(Observer):
-    """Hears of every step of one model's pipeline and counts it."""
+    """Counts every step of one model's pipeline."""
 
     def __init__(
         self, metrics: Metrics, model: str, tracing: "Tracing | None" = None
@@ -212,7 +157,7 @@ class Metered(Observer):
         self._batch_images = metrics.batch_images.labels(model)
 
     def trail(self) -> Trail | None:
-        """Return who traces the current request's steps, None where nobody does."""
+        """Return what traces the current request's steps; None if it is not traced."""
         return None if self._tracing is None else self._tracing.trail()
 
     def depth(self, images: int) -> None:
@@ -237,8 +182,59 @@ class Metered(Observer):
         self._batch_images.observe(images)
 
 
+@dataclass(frozen=True, slots=True, eq=False)  # a registry hashes it
+class Summed(Collector):
+    """Metrics of several processes, as a collector for a registry."""
+
+    families: tuple[Metric, ...]
+
+    def collect(self) -> Iterator[Metric]:
+        """Yield each family."""
+        yield from self.families
+
+
+def summed(processes: Iterable[Iterable[Metric]]) -> tuple[Metric, ...]:
+    """Return the sum of the metrics of all processes.
+
+    Counters, histograms and gauges are added. `…_info`, which is always 1, stays 1. The
+    least counts for the start time and the limit of open files.
+    """
+    found: dict[str, Metric] = {}
+    for families in processes:
+        for family in families:
+            if family.name in found:
+                _add(found[family.name], family)
+            else:
+                found[family.name] = copy.copy(family)
+    return tuple(found.values())
+
+
+def kept(families: Iterable[Metric]) -> tuple[Metric, ...]:
+    """Return the metrics that are kept after a process has ended: counters, histograms."""
+    return tuple(family for family in families if family.type in _ADDED)
+
+
+def _add(into: Metric, family: Metric) -> None:
+    values = {_key(sample): sample for sample in into.samples}
+    for sample in family.samples:
+        known = values.get(_key(sample))
+        if known is None:
+            values[_key(sample)] = sample
+        elif family.name.endswith("_info"):
+            pass
+        elif family.name in _LEAST:
+            values[_key(sample)] = min(known, sample, key=lambda each: each.value)
+        else:
+            values[_key(sample)] = sample._replace(value=known.value + sample.value)
+    into.samples = list(values.values())
+
+
+def _key(sample: object) -> tuple[str, tuple[tuple[str, str], ...]]:
+    return sample.name, tuple(sorted(sample.labels.items()))  # type: ignore[attr-defined]
+
+
 def _version(package: str) -> str:
     try:
         return version(package)
-    except PackageNotFoundError:  # in a Bento, whose own tag says which it is
+    except PackageNotFoundError:  # in a Bento, whose tag has the version
         return "unknown"

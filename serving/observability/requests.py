@@ -1,4 +1,4 @@
-"""What every request passes first and last: its id, its span, its metrics, its log line."""
+"""The outermost middleware: a request's id, trace span, metrics and log line."""
 
 import logging
 import random
@@ -24,7 +24,7 @@ REQUEST_ID = "x-request-id"
 
 _WELL_FORMED = re.compile(r"[A-Za-z0-9._:/+=-]{1,128}", re.ASCII)
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
-_CLIENT_LEFT = 499  # as nginx logs it; no status was sent
+_CLIENT_LEFT = 499  # as in nginx's log; no status was sent
 _FAILED = 500
 
 _access = logging.getLogger("isogon.access")
@@ -32,11 +32,11 @@ _access = logging.getLogger("isogon.access")
 
 @dataclass(slots=True)
 class ServedRequest:
-    """What becomes known of a request while it is served."""
+    """Facts about a request, collected while it is served."""
 
     id: str
     model: str | None = None
-    key: str | None = None  # the name of the API key that it showed
+    key: str | None = None  # the name of its API key
     images: int = 0
     received: int = 0  # bytes of its body
     sent: int = 0
@@ -48,18 +48,18 @@ _current: ContextVar[ServedRequest | None] = ContextVar("request", default=None)
 
 
 def current_request() -> ServedRequest | None:
-    """Return the request that the caller serves, None outside of any."""
+    """Return the request that is being served here; None outside of requests."""
     return _current.get()
 
 
 class Traced(Protocol):
-    """What knows whether requests are traced, and by what."""
+    """An object with what traces requests, if they are traced."""
 
     tracing: "Tracing | None"
 
 
-class Observed:
-    """ASGI middleware, the outermost: it sees each answer, that to an error too."""
+class ObserveRequests:
+    """Gives each request an id, measures it, and logs it; also those that fail."""
 
     def __init__(self, app: ASGIApp, *, metrics: Metrics, traced: Traced) -> None:
         self._app = app
@@ -70,7 +70,7 @@ class Observed:
         """Serve the request, then count and log it."""
         if scope["type"] != "http":
             return await self._app(scope, receive, send)
-        scope.pop("route", None)  # BentoML's mount; ours is set where one matches
+        scope.pop("route", None)  # BentoML's mount; set again if a route of ours matches
         headers = Headers(scope=scope)
         request = ServedRequest(id=_request_id(headers))
 
@@ -133,7 +133,7 @@ class Observed:
 
 
 def _request_id(headers: Headers) -> str:
-    """Return the client's id if it is fit for headers and logs, else a new one."""
+    """Return the client's id if it is well-formed, else a new one."""
     given = headers.get(REQUEST_ID, "")
     return given if _WELL_FORMED.fullmatch(given) else f"{random.getrandbits(128):032x}"
 
@@ -143,7 +143,7 @@ def _method(scope: Scope) -> str:
 
 
 def _route(scope: Scope) -> str:
-    """Return the template of the route that matched: of these there are few."""
+    """Return the template of the route that matched: a small set of values."""
     path = getattr(scope.get("route"), "path", None)
     if path is None and "endpoint" in scope:
         for route in scope["app"].routes:

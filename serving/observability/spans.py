@@ -1,4 +1,4 @@
-"""The spans of a request: itself, and the steps of its images; imported when traced."""
+"""The trace spans of a request and its images' steps; imported only if traces are sent."""
 
 import time
 from collections.abc import Iterator, Mapping
@@ -23,7 +23,7 @@ class Tracing:
     """Makes spans and hands them to a processor.
 
     Args:
-        processor: takes each span as it ends.
+        processor: receives each span when it ends.
     """
 
     def __init__(self, processor: SpanProcessor) -> None:
@@ -35,12 +35,12 @@ class Tracing:
 
     @classmethod
     def to_collector(cls) -> Self:
-        """Send spans in the background, to the collector that the environment names."""
+        """Return one that sends spans to the collector that the environment names."""
         return cls(BatchSpanProcessor(OTLPSpanExporter()))
 
     @contextmanager
     def request(self, headers: Mapping[str, str], method: str) -> Iterator[Span]:
-        """Open the span of a request, within the trace that its headers name, if any."""
+        """Open the span of a request, in the trace that its headers name, if any."""
         with self._tracer.start_as_current_span(
             method,
             context=propagate.extract(headers),
@@ -50,7 +50,7 @@ class Tracing:
             yield span
 
     def describe(self, span: Span, method: str, route: str, request: ServedRequest) -> None:
-        """Give a request's span its name and attributes, by the conventions for HTTP."""
+        """Set a span's name and attributes, by OpenTelemetry's conventions for HTTP."""
         span.update_name(f"{method} {route}")
         span.set_attributes(
             {
@@ -65,25 +65,25 @@ class Tracing:
             span.set_status(Status(StatusCode.ERROR))
 
     def close(self) -> None:
-        """Send what has not been sent."""
+        """Send the remaining spans."""
         self._provider.shutdown()
 
     def trail(self) -> Trail | None:
-        """Return who makes spans of the steps of the current request's images."""
+        """Return what makes spans of the current request's steps; None: not sampled."""
         if not trace.get_current_span().is_recording():
-            return None  # not sampled
+            return None
         return SpanTrail(self._tracer, trace.set_span_in_context(trace.get_current_span()))
 
 
 class SpanTrail(Trail):
-    """Makes a span of each step, as child of the request's span."""
+    """Makes a span of each step, as a child of the request's span."""
 
     def __init__(self, tracer: trace.Tracer, parent: Context) -> None:
         self._tracer = tracer
         self._parent = parent
 
     def step(self, name: str, start: float, end: float, images: int) -> None:
-        """Make the span, afterwards; from any thread."""
+        """Make the span of a step that has ended; from any thread."""
         epoch = time.time_ns() - time.perf_counter_ns()
         span = self._tracer.start_span(
             name,

@@ -1,10 +1,10 @@
-"""OpenTelemetry traces, where the standard environment variables ask for them.
+"""OpenTelemetry traces, if the standard environment variables ask for them.
 
-Nothing of OpenTelemetry is imported otherwise, and a request pays one branch. BentoML
-has a middleware of its own, which costs half of its throughput and knows nothing of
-images; `serving.bento` turns it off. No global provider is set: FastAPI would add
-spans of its own. Sampling, limits, headers, the service's name and so on are the SDK's
-variables (`OTEL_TRACES_SAMPLER`, `OTEL_EXPORTER_OTLP_HEADERS`, `OTEL_SERVICE_NAME`, …).
+Otherwise nothing of OpenTelemetry is imported, and a request costs one branch. BentoML's
+own middleware costs half of its throughput and does not trace images; `serving.bento`
+turns it off. No global provider is set: FastAPI would add its own spans. Sampling, limits,
+headers, the service's name and so on are set by the SDK's variables
+(`OTEL_TRACES_SAMPLER`, `OTEL_EXPORTER_OTLP_HEADERS`, `OTEL_SERVICE_NAME`, …).
 """
 
 import os
@@ -22,10 +22,10 @@ _HTTP = "http/protobuf"
 
 
 def traces_are_asked_for(environment: Mapping[str, str] = os.environ) -> bool:
-    """Say whether traces are to be sent.
+    """Return whether the environment asks for traces.
 
-    They are asked for by an OTLP endpoint or `OTEL_TRACES_EXPORTER=otlp`, and not with
-    `OTEL_TRACES_EXPORTER=none` or `OTEL_SDK_DISABLED=true`.
+    An OTLP endpoint or `OTEL_TRACES_EXPORTER=otlp` asks for them;
+    `OTEL_TRACES_EXPORTER=none` or `OTEL_SDK_DISABLED=true` turns them off.
 
     Raises:
         UsageError: an exporter or a protocol that this service does not have.
@@ -38,7 +38,7 @@ def traces_are_asked_for(environment: Mapping[str, str] = os.environ) -> bool:
     if exporter != "otlp":
         raise UsageError(
             f"OTEL_TRACES_EXPORTER: expected otlp or none, got {exporter!r}. Send traces "
-            f"by OTLP; a collector passes them on to any other system."
+            f"by OTLP; a collector can forward them to any other system."
         )
     protocols = (environment.get(name) for name in _PROTOCOLS)
     protocol = next(filter(None, protocols), _HTTP)
@@ -51,7 +51,7 @@ def traces_are_asked_for(environment: Mapping[str, str] = os.environ) -> bool:
 
 
 def tracing_from_environment() -> "Tracing | None":
-    """Return what makes spans, None where no traces are asked for.
+    """Return what makes spans; None if no traces are asked for.
 
     Raises:
         UsageError: an exporter or a protocol that this service does not have.

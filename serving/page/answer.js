@@ -1,4 +1,4 @@
-// One image's place in the list: waiting, refused, or answered.
+// The entry of one image in the list: waiting, refused, or answered.
 
 import { element } from "./element.js";
 import { histogram } from "./histogram.js";
@@ -23,17 +23,17 @@ export function entry(image, name) {
   const article = made.firstChild;
   return {
     element: made,
-    /** Say what goes on. */
+    /** Show the progress. */
     note(text) {
       said.replaceChildren(element("p", { class: "hint busy" }, text));
     },
-    /** Say why there is no answer; return the sentence. */
+    /** Show why there is no answer; return it as a sentence. */
     refuse(text) {
       settled("refused");
       said.replaceChildren(badge("refused", "!", "Refused"), element("p", {}, text));
       return `${name}: ${text}`;
     },
-    /** Show an answer; return it in a sentence. */
+    /** Show an answer; return it as a sentence. */
     show(result, calibration, referenceImages) {
       const { ood } = result;
       const words = verdict(ood, calibration);

@@ -1,11 +1,11 @@
-// Requests to this service: an API key where one is wanted, patience where it is busy.
+// Requests to this service: with an API key if it needs one, repeated while it is busy.
 
 const KEY = "isogon-api-key"; // in sessionStorage: it ends with the tab
 const PATIENCE = 6; // attempts while the service is busy
 const BUSY = new Set([429, 503]);
 const IN_A_HEADER = /^[\x20-\x7e]+$/;
 
-/** A refusal, with the service's own words. */
+/** A refused request; the message is the service's. */
 export class Refusal extends Error {
   constructor(status, message) {
     super(message);
@@ -16,7 +16,7 @@ export class Refusal extends Error {
 let key = sessionStorage.getItem(KEY);
 let asking = null;
 
-/** Say whether requests show a key. */
+/** Return whether requests have a key. */
 export const keyed = () => key !== null;
 
 /** Return the JSON that `path` answers; `waiting(seconds)` is called before a new attempt. */
@@ -92,7 +92,7 @@ function keyInsteadOf(refused) {
       key = shown;
       input.value = "";
       form.hidden = true;
-      document.querySelector("#files").focus(); // what had the focus is gone
+      document.querySelector("#files").focus(); // the focused element is hidden now
       asking = null;
       given();
     };

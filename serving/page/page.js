@@ -1,4 +1,4 @@
-// The page's course: load the model, take images, ask about each, show what comes.
+// The page: load the model, accept images, send each to the service, show the answers.
 
 import { entry } from "./answer.js";
 import { Refusal, ask, keyed } from "./ask.js";
@@ -38,7 +38,7 @@ async function load() {
   showRequests();
 }
 
-/** Complete the requests with curl: the key where one is wanted, the model where it was chosen. */
+/** Complete the curl commands: with a key if one is needed, and the model if one was chosen. */
 function showRequests() {
   const say = (selector, text) => {
     for (const place of document.querySelectorAll(selector)) place.textContent = text;
@@ -90,14 +90,14 @@ function exampleButton(image, name) {
   return button;
 }
 
-/** The file behind a data: address; `fetch` of one would need a wider policy. */
+/** Return the file of a data: URL; `fetch` would need a wider Content-Security-Policy. */
 function fileOf(address, name) {
   const [head, text] = address.split(",");
   const data = Uint8Array.from(atob(text), (letter) => letter.charCodeAt(0));
   return new File([data], name, { type: head.slice(5).split(";")[0] });
 }
 
-/** Put images at the top of the list and ask about them. */
+/** Put images at the top of the list and send them to the service. */
 function take(images) {
   if (!images.length) return;
   if (counted.done === counted.all) {
@@ -125,7 +125,7 @@ async function work() {
   running -= 1;
 }
 
-/** Ask about one image; return what came of it, and a sentence about it. */
+/** Send one image; return the kind of result, and a sentence about it. */
 async function answered(image, shown) {
   const limit = model?.limits.image_bytes;
   if (limit && image.size > limit) {
@@ -140,7 +140,7 @@ async function answered(image, shown) {
       body,
       waiting: (seconds) => shown.note(`The service is busy; asking again in ${seconds} s …`),
     });
-    if (answer.model.fingerprint !== model?.fingerprint) await load(); // it was replaced
+    if (answer.model.fingerprint !== model?.fingerprint) await load(); // another bundle was loaded
     const [result] = answer.results;
     const sentence = shown.show(result, calibration, answer.reference_images);
     return [result.ood.is_ood ? "unfamiliar" : "familiar", sentence];
@@ -148,7 +148,7 @@ async function answered(image, shown) {
     if (error instanceof Refusal) {
       return ["refused", shown.refuse(error.message.replace(/^images\[0\]/, "It"))];
     }
-    console.error(error); // and the images after it have their turn
+    console.error(error); // and go on with the next image
     return ["refused", shown.refuse(`Its answer could not be shown: ${error.message}.`)];
   }
 }
@@ -181,7 +181,7 @@ function listen() {
   const files = find("#files");
   files.onchange = () => {
     take(named(files.files));
-    files.value = ""; // so that the same file may be chosen again
+    files.value = ""; // so that the same file can be chosen again
   };
   const holdsFiles = (event) => event.dataTransfer.types.includes("Files");
   document.ondragover = (event) => {

@@ -1,13 +1,13 @@
-// What the numbers mean, in words.
+// Numbers and decisions in words.
 
-/** A score or p-value, short; null is how JSON has what is no number. */
+/** A score or p-value with two or three digits; NaN comes as null in JSON. */
 export const short = (value) =>
   value === null ? "not a number" : String(Number(value.toPrecision(value < 0.1 ? 2 : 3)));
 
 /** A whole number with separators. */
 export const whole = (value) => value.toLocaleString("en");
 
-/** Bytes, as people say them. */
+/** Bytes in kB or MB. */
 export const bytes = (value) =>
   value < 2 ** 20 ? `${Math.round(value / 2 ** 10)} kB` : `${Math.round(value / 2 ** 20)} MB`;
 

@@ -1,4 +1,4 @@
-// What the student is worth: did distilling pay, and how well does it detect.
+// The student's evaluation: the gain of distillation, and the quality of detection.
 
 import { element, row } from "./element.js";
 import { short, whole } from "./words.js";
@@ -52,7 +52,7 @@ const withCode = (text) =>
 
 const badge = (kind, text) => element("span", { class: `badge ${kind}` }, text);
 
-/** The figures that people ask for, each beside the other networks'. */
+/** The main figures, each with those of the other networks. */
 function inShort({ student, undistilled, teacher }) {
   return ["knn_accuracy", "neighbour_overlap"]
     .filter((key) => valueOf(student[key]) !== null)

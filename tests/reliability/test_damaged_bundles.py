@@ -16,7 +16,7 @@ import pytest
 
 from isogon.bundle import MANIFEST, Bundle
 from isogon.errors import IsogonError
-from serving.served import ServedModel
+from serving.served_model import ServedModel
 from serving.settings import Settings
 
 COUNT = int(os.environ.get("ISOGON_DAMAGED", "150"))

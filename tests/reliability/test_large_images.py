@@ -75,6 +75,6 @@ def test_an_image_that_can_never_fit_is_refused_with_the_reason(attacked: Any) -
         )
         assert answer.status_code == 413
         assert answer.json()["detail"] == (
-            "images[0] takes 1,088,000,000 bytes to decode, and this service has "
-            "209,715,200 for that. Scale it down."
+            "images[0] needs 1,088,000,000 bytes of memory for decoding; the limit of "
+            "this service is 209,715,200. Scale it down."
         )

@@ -58,7 +58,7 @@ def isogon_serve(tmp_path: Path) -> Serve:
                 "-m",
                 "bentoml",
                 "serve",
-                "serving.bento.service:Isogon",
+                "serving.bento.service:IsogonService",
             )
             environment["ISOGON_BUNDLE"] = os.pathsep.join(given)
         with (

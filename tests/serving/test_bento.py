@@ -1,4 +1,4 @@
-"""`bentoml build`: what the Bento holds, and that it serves with nothing else around.
+"""`bentoml build`: the content of the Bento, and that it serves without anything else.
 
 The Bento is exported, unpacked and started by the script that is its container's entry
 point, in a virtual environment of the packages that its requirements ask for.

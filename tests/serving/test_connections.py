@@ -1,4 +1,4 @@
-"""What only a raw connection shows: refusals before a body has come to its end."""
+"""Tests on a raw connection: requests refused before their body is complete."""
 
 import json
 import socket
@@ -111,7 +111,7 @@ def test_bodies_for_which_there_is_no_room_are_429(service: httpx.Client) -> Non
             break
     assert 1 <= int(refused.headers["retry-after"]) <= 30
     assert refused.json()["detail"] == (
-        "Bodies from this client of 999,999 bytes are being worked on; the service holds "
+        "Request bodies from this client of 999,999 bytes are in memory; the limit is "
         "1,000,000 for one client. Send the request again later."
     )
     time.sleep(0.1)

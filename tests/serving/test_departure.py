@@ -1,4 +1,4 @@
-"""A client that leaves, over a real connection, and how refusals are told."""
+"""A client that disconnects, over a real connection; and how its request is reported."""
 
 import dataclasses
 import socket
@@ -25,7 +25,7 @@ from serving.batching import (
     RunError,
 )
 from serving.observability import Metrics
-from serving.served import ServedModel
+from serving.served_model import ServedModel
 from serving.settings import Settings
 
 PATIENCE = 30.0  # seconds; for what takes milliseconds on a machine at rest

@@ -1,10 +1,10 @@
-"""Memory for bodies, without a server: the test tells the time."""
+"""Memory for bodies, without a server; the test sets the time."""
 
 from typing import Any
 
 import pytest
 
-from serving.limits.uploads import Body, Held, NoRoomError
+from serving.limits.uploads import HeldBodies, IncomingBody, NoRoomError
 
 MEBIBYTE = 2**20
 
@@ -13,16 +13,16 @@ class Bodies:
     """What is held, and which bodies were cut off."""
 
     def __init__(self, limit: int, share: int) -> None:
-        self.held = Held(limit, share)
+        self.held = HeldBodies(limit, share)
         self.cut_off: list[str] = []
 
-    def begin(self, client: str, now: float = 0.0) -> Body:
-        body = Body(client, now, lambda: self.cut_off.append(client))
+    def begin(self, client: str, now: float = 0.0) -> IncomingBody:
+        body = IncomingBody(client, now, lambda: self.cut_off.append(client))
         self.held.begin(body)
         return body
 
 
-def refused(held: Held, *arguments: Any) -> NoRoomError:
+def refused(held: HeldBodies, *arguments: Any) -> NoRoomError:
     with pytest.raises(NoRoomError) as caught:
         held.add(*arguments)
     return caught.value

@@ -162,7 +162,7 @@ def test_keys_of_a_file_are_known_by_name_and_read_again(
     assert counted("app", "accepted")._value.get() == 1
     assert counted("key-1", "accepted")._value.get() == 1
 
-    monkeypatch.setattr("serving.limits.keys._LOOKED_AT", 0.0)
+    monkeypatch.setattr("serving.limits.keys._CHECK_EVERY", 0.0)
     written(file, "app second-of-app\n")
     assert [status(key) for key in ("first-of-app", "second-of-app")] == [401, 200]
     file.write_text("what is this")
@@ -177,7 +177,7 @@ def test_keys_of_a_file_are_known_by_name_and_read_again(
         ("", "holds 0 keys"),
         ("app short", "line 1: expected `NAME KEY"),
         ("a 12345678\n\nb 12345678 5/week", "line 3: expected"),
-        ("a 12345678\na 87654321", "line 2: the name 'a' is there already"),
+        ("a 12345678\na 87654321", "line 2: an earlier line has the name 'a'"),
         ("a sha256:12", "line 1"),
     ],
 )

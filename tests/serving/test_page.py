@@ -119,7 +119,7 @@ def test_the_page_is_files_of_the_service_with_a_strict_policy(url: str) -> None
         assert found.headers["x-content-type-options"] == "nosniff"
         known = {"if-none-match": found.headers["etag"]}
         assert httpx.get(f"{url}/{part}", headers=known).status_code == 304
-    assert httpx.get(f"{url}/page/page.py").status_code == 404
+    assert httpx.get(f"{url}/page/__init__.py").status_code == 404
     assert httpx.get(f"{url}/docs").status_code == 404  # it asks a CDN
 
 

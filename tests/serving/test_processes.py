@@ -1,4 +1,4 @@
-"""`isogon serve --processes 2`: one port, one set of figures, and none that is missed."""
+"""`isogon serve --processes 2`: one port, summed metrics, and replaced processes."""
 
 import itertools
 import os
@@ -82,7 +82,7 @@ def test_two_processes_answer_as_one_service(
         assert len(second) == 2
         assert len(first & second) == 1
         log = serving.log.read_text()
-        assert log.count("ended with signal 9. Another one is started.") == 1
+        assert log.count("ended with signal 9. A new one is started.") == 1
 
         # A new bundle comes with new processes, which are there before the old ones go.
         served.unlink()
@@ -110,7 +110,7 @@ def test_several_threads_are_for_one_process(
     exported: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("ISOGON_THREADS", "2")
-    with pytest.raises(UsageError, match=r"for one process, and .* --processes is 2"):
+    with pytest.raises(UsageError, match=r"a single process, but .* --processes is 2"):
         settings_from_environment(exported, {"processes": 2})
 
 

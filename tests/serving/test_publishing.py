@@ -20,9 +20,9 @@ from isogon.bundle import GOLDEN, ONNX, Bundle
 from isogon.bundle.evaluation import EVALUATION, Evaluation
 from isogon.bundle.worth import worth_of
 from isogon.errors import UsageError
+from serving.locations import bundle_path, split_places
 from serving.process import free_port
 from serving.publishing import require_room, watched, whole
-from serving.stored import bundle_path, split_places
 
 
 @pytest.fixture
@@ -218,7 +218,7 @@ def test_a_path_is_left_as_it_is(tmp_path: Path) -> None:
 
 def test_a_model_that_is_not_there_is_told(home: Path) -> None:
     for tag, says in (
-        ("never-published", "bentoml:never-published names no model"),
+        ("never-published", "bentoml:never-published is not a model"),
         ("not a tag", "isogon publish BUNDLE"),
     ):
         refused = subprocess.run(

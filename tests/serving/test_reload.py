@@ -1,4 +1,4 @@
-"""A new bundle is taken up while requests run; a bad one is not. Over real HTTP."""
+"""A changed bundle is loaded while requests run; a faulty one is not. Over real HTTP."""
 
 import re
 import shutil

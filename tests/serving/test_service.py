@@ -358,7 +358,7 @@ def test_no_bad_image_costs_another_request_anything(
 
 
 def test_unknown_paths_and_methods_are_4xx(service: httpx.Client) -> None:
-    assert "There are /v1/embed, " in problem(service.get("/nowhere"), 404)["detail"]
+    assert "The paths are /v1/embed, " in problem(service.get("/nowhere"), 404)["detail"]
     for near in ("/v1/embed/", "/V1/embed", "/embed"):  # no redirect, which loses bodies
         found = problem(service.post(near, content=b"x"), 404)
         assert found["detail"] == f"There is nothing at {near}. Did you mean /v1/embed?"

@@ -1,4 +1,4 @@
-"""The end of the service: what was accepted is answered. And a start that cannot be."""
+"""Shutdown answers all accepted requests; and a start that fails."""
 
 import os
 import signal
@@ -72,7 +72,13 @@ def test_what_takes_longer_than_its_deadline_is_told_that_the_service_ended(
 def test_a_worker_that_cannot_load_ends_the_service(tmp_path: Path) -> None:
     found = subprocess.run(
         [
-            *(sys.executable, "-m", "bentoml", "serve", "serving.bento.service:Isogon"),
+            *(
+                sys.executable,
+                "-m",
+                "bentoml",
+                "serve",
+                "serving.bento.service:IsogonService",
+            ),
             *("--host", "127.0.0.1", "--port", str(free_port())),
         ],
         cwd=ROOT,

@@ -1,4 +1,4 @@
-"""Where the service listens: both kinds of addresses, or a file."""
+"""Sockets that the service listens on: IPv4, IPv6 or a unix socket."""
 
 import os
 import stat
@@ -74,7 +74,7 @@ def test_a_unix_socket_is_for_its_user_and_group(tmp_path: Path) -> None:
         assert path.exists()
     path.write_text("a file")
     with (
-        pytest.raises(UsageError, match="something else than a socket"),
+        pytest.raises(UsageError, match="the path is not a socket"),
         bound(host="", port=0, uds=path),
     ):
         pass

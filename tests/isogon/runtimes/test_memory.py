@@ -9,12 +9,14 @@ import pytest
 from isogon.runtimes.memory import (
     available_memory,
     forget_peak,
+    machine_memory,
     peak_memory,
     private_memory,
     resident_memory,
 )
 
 GIB = 2**30
+MACHINE = machine_memory(Path("/nowhere"), Path("/nowhere"))
 
 
 @pytest.fixture
@@ -74,6 +76,34 @@ def test_a_group_beyond_its_limit_leaves_nothing(proc: Path, tmp_path: Path) -> 
     (proc / "self" / "cgroup").write_text("0::/\n")
     group(tmp_path, second(GIB, 2 * GIB, 0))
     assert available_memory(proc, tmp_path) == 0
+
+
+def test_without_control_groups_the_limit_is_the_machines_memory() -> None:
+    assert MACHINE > 2**28
+    assert 2**20 < resident_memory() < MACHINE
+
+
+@pytest.mark.parametrize(
+    ("line", "file"),
+    [
+        ("0::/app", "app/memory.max"),
+        ("0::/app/worker", "app/memory.max"),  # the limit of a group around it
+        ("0::/docker/1f", "memory.max"),  # inside of a container
+        ("0::/app", "unified/app/memory.max"),  # both versions are mounted
+        ("7:memory:/app", "memory/app/memory.limit_in_bytes"),
+        ("7:cpu,memory:/docker/1f", "memory/memory.limit_in_bytes"),
+    ],
+)
+def test_a_limit_of_either_version_counts(
+    proc: Path, tmp_path: Path, line: str, file: str
+) -> None:
+    (proc / "self" / "cgroup").write_text(f"3:pids:/\n{line}\n")
+    limit = tmp_path / "groups" / file
+    limit.parent.mkdir(parents=True)
+    limit.write_text("268435456\n")
+    assert machine_memory(proc, tmp_path / "groups") == 268435456
+    limit.write_text("max\n")
+    assert machine_memory(proc, tmp_path / "groups") == MACHINE
 
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="without /proc")

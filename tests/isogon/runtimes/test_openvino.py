@@ -24,7 +24,7 @@ from isogon.bundle import (
 )
 from isogon.errors import BundleError, UnvouchedArtifactError, UsageError
 from isogon.runtimes import How, OnnxRunner, OpenVinoRunner, runtime_for
-from serving.served import ServedModel
+from serving.served_model import ServedModel
 from serving.settings import Settings
 
 pytestmark = pytest.mark.alone

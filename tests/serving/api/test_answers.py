@@ -1,4 +1,4 @@
-"""Formats of answers: which is chosen, and that nothing is lost in any."""
+"""Formats of answers: which one is chosen, and that none loses precision."""
 
 import base64
 import io
@@ -8,15 +8,15 @@ import httpx
 import numpy as np
 import pytest
 
-from serving.api.answers import Answer, as_json, negotiated
+from serving.api.answers import RequestAnswer, as_json, negotiated
 from serving.api.problems import ProblemError
 
 JSON, NPY = "application/json", "application/x-npy"
 
 
-def answer(embeddings: np.ndarray) -> Answer:
+def answer(embeddings: np.ndarray) -> RequestAnswer:
     count = len(embeddings)
-    return Answer(
+    return RequestAnswer(
         model="digits",
         fingerprint="0" * 64,
         embeddings=embeddings,
@@ -41,7 +41,7 @@ def test_numbers_in_json_read_back_as_the_same_float32_and_are_short() -> None:
 
 
 def test_a_score_that_is_no_number_is_null_and_not_broken_json() -> None:
-    strange = Answer(
+    strange = RequestAnswer(
         model="digits",
         fingerprint="0" * 64,
         embeddings=np.ones((2, 1), np.float32),

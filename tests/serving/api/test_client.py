@@ -1,4 +1,4 @@
-"""The typed client against the live service, and its patience against a fake wire."""
+"""The typed client with the live service, and its retries with a fake transport."""
 
 import asyncio
 import io
@@ -27,7 +27,7 @@ from serving.client import (
     Retries,
     UnreachableError,
 )
-from serving.client.images import Limits, batches
+from serving.client.images import ServiceLimits, split_into_requests
 from serving.process import free_port
 
 QUICK = Retries(attempts=4, pause=0.001)
@@ -144,7 +144,7 @@ def test_deep_samples_are_judged_by_the_service(client: IsogonClient) -> None:
     assert (refused.value.status, refused.value.index) == (415, 1)
 
 
-LIMITS = Limits(images=2, body_bytes=60_000, image_bytes=50_000, image_pixels=90_000)
+LIMITS = ServiceLimits(images=2, body_bytes=60_000, image_bytes=50_000, image_pixels=90_000)
 
 
 @pytest.mark.parametrize("mode", ["RGB", "L", "RGBA", "P", "CMYK", "I;16"])
@@ -158,7 +158,7 @@ def test_a_large_picture_is_sent_within_the_limits(
         image = Image.fromarray(noise[..., 0].astype(np.uint16) << 8)
     elif mode != "RGB":
         image = image.convert(mode)
-    (batch,) = batches([image], LIMITS)
+    (batch,) = split_into_requests([image], LIMITS)
     sent = Image.open(io.BytesIO(batch.images[0]))
     assert len(batch.images[0]) <= LIMITS.image_bytes
     assert sent.width * sent.height <= LIMITS.image_pixels
@@ -170,7 +170,7 @@ def test_a_picture_that_fits_is_sent_to_the_pixel() -> None:
     noise = np.random.default_rng(0).integers(0, 256, (100, 120, 3), np.uint8)
     image = Image.fromarray(noise)
     image.info |= {"icc_profile": b"colours", "xmp": b'tiff:Orientation="6"'}
-    (batch,) = batches([image], LIMITS)
+    (batch,) = split_into_requests([image], LIMITS)
     sent = Image.open(io.BytesIO(batch.images[0]))
     assert np.array_equal(sent, noise)
     assert sent.info["icc_profile"] == b"colours"
@@ -180,7 +180,7 @@ def test_a_picture_that_fits_is_sent_to_the_pixel() -> None:
 def test_transparency_is_sent_in_whatever_mode_it_comes() -> None:
     clear = Image.new("RGBA", (2, 2), (200, 0, 0, 0))
     for mode in ("RGBa", "PA"):
-        (batch,) = batches([clear.convert(mode)], LIMITS)
+        (batch,) = split_into_requests([clear.convert(mode)], LIMITS)
         assert (
             Image.open(io.BytesIO(batch.images[0])).convert("RGBA").getpixel((0, 0))[3] == 0
         )
@@ -223,7 +223,7 @@ def test_the_model_that_made_the_index_is_insisted_on(
         assert len(same_model.embed(paths[:1]).embeddings) == 1
     with (
         IsogonClient(url, fingerprint=FINGERPRINT) as other,
-        pytest.raises(FingerprintError, match=r"aaaa.* do not compare"),
+        pytest.raises(FingerprintError, match=r"aaaa.* cannot be compared"),
     ):
         other.embed(paths[:1])
 
@@ -429,7 +429,7 @@ def test_something_else_at_the_address_is_named() -> None:
 def test_nobody_at_the_address_is_said_after_the_last_attempt() -> None:
     with (
         IsogonClient(f"http://127.0.0.1:{free_port()}", retries=QUICK) as client,
-        pytest.raises(UnreachableError, match=r"attempt 4\. Is the service there"),
+        pytest.raises(UnreachableError, match=r"attempt 4\. Is the service running"),
     ):
         client.model()
 

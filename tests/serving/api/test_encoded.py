@@ -1,4 +1,4 @@
-"""Images as text: as tools write it, and beside the event loop where it is much."""
+"""Images in base64 and data URLs, as tools write them; large ones decoded in a thread."""
 
 import asyncio
 import base64
@@ -12,7 +12,7 @@ import pytest
 from starlette.requests import Request
 
 from serving.api import uploads
-from serving.api.documents import from_base64, from_data_url
+from serving.api.json_bodies import from_base64, from_data_url
 from serving.api.problems import ProblemError
 from serving.api.uploads import read_upload
 from serving.settings import Settings
@@ -90,9 +90,9 @@ def test_base64_is_taken_as_common_tools_write_it(text: str, tmp_path: Path) -> 
         ("aGk=\0", 422, "its character 5 of 5 is '\\x00'"),
         ("aGk= \xa0aGk=", 422, "its character 6 of 10 is '\\xa0'"),
         ("aG=k\0", 422, "its character 3 of 5 is '='"),
-        ("aGlhG", 422, "ends after 5 characters, within a byte"),
+        ("aGlhG", 422, "ends after 5 characters, inside a byte"),
         ("a photo, of a cat", 422, "its character 8 of 17 is ','"),
-        ("https://example.org/a.jpg", 422, "a https URL, and nothing is fetched"),
+        ("https://example.org/a.jpg", 422, "a https URL, and the service fetches nothing"),
         ("data:text/plain;base64,aGk=", 415, "images[3] is declared as text/plain"),
         ("data:image/png,%89PNG", 422, "not in base64"),
         ("data:image/png;base64", 422, "has no comma"),

@@ -1,4 +1,4 @@
-"""`GET /v1/model`: nothing in it is made up."""
+"""`GET /v1/model`: each value equals that of the bundle."""
 
 import logging
 import shutil
@@ -79,7 +79,7 @@ def test_the_card_is_of_the_bundle_that_was_loaded_though_it_is_gone(
     assert client.get("/v1/model").json() == before
     answer = client.get("/v1/examples")
     assert answer.status_code == 404
-    assert "no longer where they were" in answer.json()["detail"]
+    assert "have moved since it was loaded" in answer.json()["detail"]
 
 
 def test_the_student_stands_beside_its_teacher_and_the_undistilled_one(

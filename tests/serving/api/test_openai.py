@@ -70,7 +70,10 @@ def test_no_name_and_an_empty_one_are_the_defaults(url: str, images: list[bytes]
 @pytest.mark.parametrize(
     ("body", "says"),
     [
-        ({"input": "https://example.org/cat.jpg"}, "is a https URL.*nothing is fetched"),
+        (
+            {"input": "https://example.org/cat.jpg"},
+            "is a https URL.*the service fetches nothing",
+        ),
         ({"input": "http://127.0.0.1:1/x"}, "is a http URL.*data:image/jpeg;base64,"),
         ({"input": "file:///etc/passwd"}, "is a file URL"),
         ({"input": ["a photo of a cat"]}, "is text, and this model embeds images"),

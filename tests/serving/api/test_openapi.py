@@ -1,4 +1,4 @@
-"""The OpenAPI document is what is served, and what is served keeps to it."""
+"""The OpenAPI document is the committed one, and answers conform to it."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""The start-up measurement, on runners whose cost is known."""
+"""The measurement at the start, on runners with known costs."""
 
 import threading
 import time

@@ -1,4 +1,4 @@
-"""What is learned of runs and decodings."""
+"""The pace that is learned from runs and decodings."""
 
 import random
 

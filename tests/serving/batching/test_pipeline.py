@@ -1,4 +1,4 @@
-"""The pipeline with the real runtime, held or slowed down where order matters."""
+"""The pipeline with the real runtime, paused or slowed down where order matters."""
 
 import asyncio
 import dataclasses
@@ -26,8 +26,8 @@ from serving.batching import (
     RunError,
     Trail,
 )
-from serving.batching.job import Job
-from serving.served import ServedModel
+from serving.batching.job import RequestJob
+from serving.served_model import ServedModel
 from serving.settings import Settings
 
 PATIENCE = 30.0  # seconds; for what takes milliseconds on a machine at rest
@@ -446,7 +446,7 @@ def test_nothing_of_a_request_stays_once_it_is_over(
                 asyncio.run(asked.answer(request))
 
         async def left() -> None:
-            await until(lambda: not [x for x in gc.get_objects() if type(x) is Job])
+            await until(lambda: not [x for x in gc.get_objects() if type(x) is RequestJob])
 
         asyncio.run(left())
     finally:

@@ -1,4 +1,4 @@
-"""The schedule without threads and clocks: the test tells it the time."""
+"""The schedule without threads and clocks; the test sets the time."""
 
 import math
 import random
@@ -9,7 +9,7 @@ import pytest
 from isogon.errors import ImageError, ImageProblem
 from isogon.runtimes import Outputs
 from serving.batching import BatchPlan, QueueFullError, RefusedImageError
-from serving.batching.job import Batch, Decoding, Job
+from serving.batching.job import Decoding, ImageBatch, RequestJob
 from serving.batching.room import Ticket
 from serving.batching.schedule import Schedule
 
@@ -35,7 +35,7 @@ class Request:
 
     def __init__(self, images: int) -> None:
         self.delivered: list[Outputs | Exception] = []
-        self.job = Job([b""] * images, self.delivered.append)
+        self.job = RequestJob([b""] * images, self.delivered.append)
 
 
 def admitted(to: Schedule, images: int, now: float = 0.0) -> Request:
@@ -50,9 +50,9 @@ def begin(of: Schedule, now: float = 0.0) -> Decoding:
     return work
 
 
-def cut(of: Schedule, now: float = 0.0) -> Batch:
+def cut(of: Schedule, now: float = 0.0) -> ImageBatch:
     work = of.next(now)
-    assert isinstance(work, Batch)
+    assert isinstance(work, ImageBatch)
     return work
 
 
@@ -66,7 +66,7 @@ def refused(index: int) -> RefusedImageError:
     return RefusedImageError(ImageError(ImageProblem.UNDECODABLE, "is bad."), index)
 
 
-def answers(batch: Batch) -> Outputs:
+def answers(batch: ImageBatch) -> Outputs:
     """Embeddings that name their request and image."""
     rows = [(id(image.job) % 2**20, image.index) for image in batch.images]
     return Outputs(
@@ -109,7 +109,7 @@ def test_a_batch_is_cut_at_the_limit() -> None:
     while waiting.waiting:
         work = waiting.next(0.0)
         assert not isinstance(work, float)
-        if isinstance(work, Batch):
+        if isinstance(work, ImageBatch):
             sizes.append(len(work.images))
             waiting.ran(work, answers(work), 1.0)
         else:
@@ -242,8 +242,8 @@ def test_whatever_happens_each_request_is_settled_once_with_its_own(seed: int) -
     waiting = schedule(limit, in_flight, capacity=40, fixed=chance.choice([0.0, 0.5, 5.0]))
     now = 0.0
     requests: list[Request] = []
-    dropped: set[Job] = set()
-    works: list[Decoding | Batch] = []
+    dropped: set[RequestJob] = set()
+    works: list[Decoding | ImageBatch] = []
     left = 60
     while left or works or not waiting.idle:
         now += chance.random()
@@ -266,13 +266,13 @@ def test_whatever_happens_each_request_is_settled_once_with_its_own(seed: int) -
                 works.append(work)
             else:
                 assert works or waiting.idle  # nothing is ever stuck
-        running = [work for work in works if isinstance(work, Batch)]
+        running = [work for work in works if isinstance(work, ImageBatch)]
         assert len(running) <= in_flight
         assert all(1 <= len(batch.images) <= limit for batch in running)
         assert 0 <= waiting.waiting <= 40
         if works and chance.random() < 0.8:
             work = works.pop(chance.randrange(len(works)))
-            if isinstance(work, Batch):
+            if isinstance(work, ImageBatch):
                 failed = chance.random() < 0.05
                 found = RuntimeError("broken") if failed else answers(work)
                 settled = waiting.ran(work, found, chance.random())

@@ -1,4 +1,4 @@
-"""The drift test: equal to a naive computation, and keeping its promise."""
+"""The drift test: equal to a naive computation, and with the promised run length."""
 
 import numpy as np
 import pytest

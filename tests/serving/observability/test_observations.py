@@ -15,7 +15,7 @@ from isogon.errors import UsageError
 from serving.observability.installation import install_observability, start_observability
 from serving.observability.metrics import Metrics
 from serving.observability.observations import Observations, bucket_edges
-from serving.served import ServedModel
+from serving.served_model import ServedModel
 from serving.settings import Settings
 
 
@@ -85,7 +85,9 @@ def test_scores_that_are_all_alike_have_a_bucket() -> None:
 def test_a_second_worker_is_refused_because_it_would_count_apart(exported: Path) -> None:
     app = FastAPI()
     install_observability(app)
-    with pytest.raises(UsageError, match="one worker process, and this is number 2"):
+    with pytest.raises(
+        UsageError, match="one worker process of BentoML, and this is number 2"
+    ):
         start_observability(app, Settings(bundle=exported), 2)
 
 

@@ -1,4 +1,4 @@
-"""What a trial found, as a dated table in docs/deployed.md."""
+"""The findings of a trial, written as a dated table into docs/deployed.md."""
 
 import os
 import platform
@@ -16,8 +16,8 @@ _PASSED = {True: "yes", False: "**NO**"}
 
 
 @dataclass
-class Row:
-    """One promise: what was tried, whether it held, and what was seen."""
+class TrialRow:
+    """One promise: what was tried, what was seen, and whether the promise held."""
 
     what: str
     seen: str = "not reached"
@@ -31,12 +31,12 @@ class Findings:
 
     name: str  # of the command, such as "make cluster"
     facts: list[str] = field(default_factory=list)  # versions and sizes
-    rows: list[Row] = field(default_factory=list)
+    rows: list[TrialRow] = field(default_factory=list)
 
     @contextmanager
-    def trying(self, what: str) -> Iterator[Row]:
-        """Yield a row to fill in; an exception is written into it and goes no further."""
-        row = Row(what)
+    def trying(self, what: str) -> Iterator[TrialRow]:
+        """Yield a row to fill in; an exception is written into it and suppressed."""
+        row = TrialRow(what)
         self.rows.append(row)
         started = time.monotonic()
         print(f"{what} …", file=sys.stderr, flush=True)
@@ -49,7 +49,7 @@ class Findings:
         print(f"  {_PASSED[row.held]}: {row.seen}", file=sys.stderr, flush=True)
 
     def write(self) -> None:
-        """Put the table in the place of the one of the same command."""
+        """Replace the table of the same command."""
         page = _PAGE.read_text()
         start, end = f"<!-- {self.name} -->\n", f"<!-- /{self.name} -->\n"
         pattern = re.escape(start) + ".*?" + re.escape(end)
@@ -78,5 +78,5 @@ class Findings:
 
 
 def _in_a_cell(text: str) -> str:
-    """Return text as it may stand in a cell of the table, not too long."""
+    """Return a text for a cell of the table: one line, at most 300 characters."""
     return " ".join(text.replace("|", "/").split())[:300]

@@ -1,4 +1,4 @@
-"""A served model: one vouched artifact, proven on this machine before it answers."""
+"""A served model: one vouched artifact, checked on this machine before it answers."""
 
 import logging
 from collections.abc import Callable
@@ -38,17 +38,17 @@ _log = logging.getLogger("isogon.serving")
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Evaluated:
-    """What a bundle says its student is worth."""
+    """A bundle's evaluation of its student and detector."""
 
     evaluation: Evaluation
     alpha: float  # the false-alarm rate at which unfamiliar images were flagged
-    detector: ServedDetector  # what became of the one that was measured
+    detector: ServedDetector  # whether the measured detector answers, or another one
 
     @classmethod
     def of(cls, bundle: Bundle) -> Self | None:
-        """Return it, or None where the bundle has none that this version reads.
+        """Return the evaluation; None if the bundle has none that this version can read.
 
-        Figures decide nothing here, so a bundle is served without them.
+        The figures are only shown, so a bundle without them is served too.
         """
         if EVALUATION not in bundle:
             return None
@@ -63,34 +63,36 @@ class Evaluated:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ServedModel:
-    """What every request shares; nothing in it changes."""
+    """A loaded model, shared by all requests; it never changes."""
 
     name: str
     bundle: Bundle
     artifact: Artifact
     calibration: Calibration
     runner: Runner
-    thumbnails: Thumbnails | None  # of reference images, where the bundle ships them
+    thumbnails: Thumbnails | None  # of reference images, if the bundle has them
     settings: Settings
-    expected_rate: tuple[float, float]  # of false alarms, with a chance of 95 %
-    false_alarms: FalseAlarms | None  # what was measured at this alpha, if it was
-    evaluated: Evaluated | None  # what the student is worth, as far as it is known
+    expected_rate: tuple[float, float]  # 95 % interval of the false-alarm rate
+    false_alarms: FalseAlarms | None  # measured at this alpha; None: not measured
+    evaluated: Evaluated | None  # None: the bundle has no readable evaluation
 
     @classmethod
     def load(cls, path: Path, settings: Settings, name: str | None = None) -> Self:
-        """Open the bundle, check everything, and return the model ready to answer.
+        """Open the bundle, check everything, and return the model, ready to answer.
 
         Args:
             path: the bundle's directory, or a link to it.
             settings: what to run, and within which limits.
-            name: what requests call it; None: what its bundle is called.
+            name: the name for requests; None: the bundle's.
 
         Raises:
             BundleError: the bundle is damaged, or nothing vouches for its artifact.
-            CheckFailedError: the golden images do not come out as they should.
-            UsageError: `settings.alpha` cannot be promised with this calibration.
+            CheckFailedError: the golden images give other outputs than they should.
+            UsageError: this calibration has too few images for `settings.alpha`.
         """
-        bundle = Bundle.open(path.resolve())  # a link that moves on mixes no two bundles
+        bundle = Bundle.open(
+            path.resolve()
+        )  # a link that is changed meanwhile would mix two bundles
         artifact, runner = _chosen(bundle, settings)
         calibration = artifact.calibration
         if settings.alpha is not None:
@@ -117,14 +119,14 @@ class ServedModel:
     def pixels(
         self, data: bytes, admit: Callable[[DecodingCost], None] | None = None
     ) -> UInt8[np.ndarray, "h w 3"]:
-        """Return an encoded image as the runner sees it.
+        """Return the pixels of an encoded image, preprocessed for the runner.
 
         Args:
             data: the file.
             admit: as of `isogon.images.decode`.
 
         Raises:
-            ImageError: it does not decode, or is past a limit.
+            ImageError: it does not decode, or exceeds a limit.
         """
         preprocessing = self.manifest.preprocessing
         image = decode(
@@ -134,7 +136,7 @@ class ServedModel:
 
 
 def _chosen(bundle: Bundle, settings: Settings) -> tuple[Artifact, Runner]:
-    """Return the artifact the settings name, or the fastest here, proven."""
+    """Return the artifact that the settings name, or the fastest here, proven."""
     how = How(
         threads=settings.threads,
         device=Device.parse(settings.device),

@@ -1,10 +1,10 @@
-"""`/v1/model`: what is served, and what vouches for it."""
+"""`/v1/model`: what is served, and the evidence for it."""
 
 from typing import Annotated
 
 from fastapi import APIRouter, Query, Request
 
-from serving.api.evaluation import evaluation_card
+from serving.api.evaluation_card import evaluation_card
 from serving.api.routes import OF_ANY, KnownQueryRoute
 from serving.api.schemas import (
     CalibrationCard,
@@ -14,7 +14,7 @@ from serving.api.schemas import (
     RateRange,
 )
 from serving.models import Models
-from serving.served import ServedModel
+from serving.served_model import ServedModel
 from serving.settings import Settings
 
 router = APIRouter(route_class=KnownQueryRoute)
@@ -27,12 +27,12 @@ async def describe(
         str | None, Query(description="its name; absent or empty: the default")
     ] = None,
 ) -> ModelResponse:
-    """Say what is served and what vouches for it.
+    """Return what is served, and the evidence for it.
 
-    The fingerprint is that of every answer: an index belongs to one fingerprint.
-    `parity` says how far the artifact is from the student in PyTorch, `calibration`
-    what decisions rest on, `evaluation` what the student is worth, beside its teacher and
-    the same network undistilled, `limits` what a request may hold.
+    Every answer has the fingerprint: an index belongs to one fingerprint. `parity` has
+    the difference between the artifact and the student in PyTorch, `calibration` what
+    decisions are based on, `evaluation` the figures of the student, of its teacher and of
+    the same network before training, and `limits` what a request may hold.
     """
     models: Models = request.app.state.models
     async with models.use(model) as pipeline:

@@ -1,4 +1,7 @@
-"""Where a bundle is: a directory, or a model of BentoML's store; and has it changed?"""
+"""Locations of bundles, which are directories or models of BentoML's store; and stamps.
+
+A stamp tells whether the files of a bundle have changed.
+"""
 
 import os
 import re
@@ -16,7 +19,7 @@ def bundle_path(location: str | Path) -> Path:
 
     Args:
         location: a path; or `bentoml:NAME[:VERSION]`, a model of BentoML's store or of
-            the Bento that is being served, without a version the latest.
+            the Bento that is served. Without a version it is the latest.
 
     Raises:
         UsageError: the store has no such model.
@@ -30,9 +33,9 @@ def bundle_path(location: str | Path) -> Path:
     try:
         _know_our_bento()
         return Path(bentoml.models.get(tag).path)
-    except (BentoMLException, ValueError) as error:  # ValueError: it is no tag at all
+    except (BentoMLException, ValueError) as error:  # ValueError: it is not a tag
         raise UsageError(
-            f"{location} names no model of BentoML's store: {error}. "
+            f"{location} is not a model in BentoML's store: {error}. "
             f"`bentoml models list` shows them, `isogon publish BUNDLE` adds one; or set "
             f"ISOGON_BUNDLE to a bundle's directory."
         ) from error
@@ -40,9 +43,9 @@ def bundle_path(location: str | Path) -> Path:
 
 @cache
 def _know_our_bento() -> None:
-    """Make BentoML know the models of the Bento that this code is in, if it is in one.
+    """Load the Bento that this code is in, if any, so that BentoML finds its models.
 
-    `bentoml serve` does so itself; in a container we are started without it.
+    `bentoml serve` does this itself; the container starts us without it.
     """
     root = Path(__file__).resolve().parents[2]  # a Bento has its code in src/
     if (root / "bento.yaml").is_file():
@@ -52,10 +55,10 @@ def _know_our_bento() -> None:
 
 
 def split_places(text: str) -> list[str]:
-    """Return the places in a text that `os.pathsep` joins, where that is in tags too.
+    """Split a text at `os.pathsep`, but not inside of `bentoml:NAME:VERSION`.
 
-    What follows `bentoml:NAME` is its version, unless it has a slash, a backslash or an
-    equals sign, or begins the next `bentoml:`.
+    What follows `bentoml:NAME:` is its version, unless it has a slash, a backslash or an
+    equals sign, or is the next `bentoml:`.
     """
     places: list[str] = []
     for part in text.split(os.pathsep):
@@ -74,13 +77,13 @@ Stamp = tuple[tuple[str, int, int, int], ...]
 
 
 def stamp(path: Path) -> Stamp:
-    """Return each file's path, inode, bytes and time of change; no file is read.
+    """Return each file's path, inode, size and modification time; no file is read.
 
-    Links are followed, so that one that moves on is a change. Hidden files are passed
-    over: a stage that is still at work has those.
+    Links are followed, so a changed link is a change. Hidden files are skipped: a stage
+    that is still writing the bundle has such files.
     """
     found = []
-    for folder, _, names in os.walk(path.resolve()):  # passes over folders that are gone
+    for folder, _, names in os.walk(path.resolve()):  # skips folders that have vanished
         for file in (Path(folder, name) for name in names if not name.startswith(".")):
             try:
                 status = file.stat()

@@ -1,4 +1,4 @@
-"""What `/v1/model` says the student is worth: beside whom, and how well it detects."""
+"""The evaluation in `/v1/model`: student, teacher, network before training, detection."""
 
 from pydantic import BaseModel, Field
 
@@ -6,21 +6,22 @@ from isogon.bundle import ServedDetector
 from isogon.bundle.evaluation import Baseline, Estimate, Evaluation, Fidelity, Kind, Quality
 from isogon.bundle.false_alarms import detection_sentence
 from isogon.bundle.worth import Verdict, worth_of
-from serving.served import Evaluated
+from serving.served_model import Evaluated
 
 
 class FiguresCard(BaseModel):
-    """What one network's embeddings are good for; null and absent: not measured."""
+    """Figures of one network's embeddings; null or absent: not measured."""
 
     knn_accuracy: Estimate | None = Field(
-        description="of the 10 nearest; null without classes"
+        description="of the 10 nearest neighbours; null without classes"
     )
     neighbour_overlap: float | None = Field(
-        description="share of the teacher's 10 nearest that are kept; null of the teacher "
-        "itself"
+        description="share of the teacher's 10 nearest neighbours that are the student's "
+        "too; null for the teacher itself"
     )
     angle_distortion: float | None = Field(
-        description="mean difference of a cosine from the teacher's; null likewise"
+        description="mean difference of a cosine from the teacher's; null for the teacher "
+        "itself"
     )
     auroc: dict[str, Estimate] = Field(
         description="by unfamiliar set, of the detector in `detection`"
@@ -30,27 +31,32 @@ class FiguresCard(BaseModel):
 class UnfamiliarCard(BaseModel):
     """One set of images that should be flagged."""
 
-    kind: Kind = Field(description="near is alike and hard, far is of another world")
+    kind: Kind = Field(
+        description="near: similar images, hard to detect; far: very different"
+    )
     images: int
-    flagged: int | None = Field(description="of them, at `alpha`; null: not counted")
+    flagged: int | None = Field(
+        description="how many were flagged at `alpha`; null: not counted"
+    )
     auroc: Estimate | None = Field(
-        description="chance that one of them scores higher than a familiar image"
+        description="chance that one of them scores higher than a familiar "
+        "(in-distribution) image"
     )
 
 
 class DetectionCard(BaseModel):
-    """How well the detector fitted in training tells unfamiliar images."""
+    """How well the detector fitted in training detects unfamiliar images."""
 
     sentence: str | None = Field(
-        description="the share flagged, in words; null where it was not counted",
+        description="the share flagged, in words; null if it was not counted",
         examples=["Flags 70 % of 105 unfamiliar images."],
     )
-    detector: str = Field(description="which was measured, and its settings")
+    detector: str = Field(description="the detector that was measured, and its settings")
     alpha: float = Field(description="the false-alarm rate at which it flagged")
     served: ServedDetector = Field(
         description="same: this detector answers; site: `isogon calibrate` has fitted "
-        "another since, which these figures are not of; reduced: it answers from the "
-        "smaller bank of `isogon export --bank`"
+        "another one since, and these figures are not of that one; reduced: it answers "
+        "with the smaller bank of `isogon export --bank`"
     )
     sets: dict[str, UnfamiliarCard]
 
@@ -64,19 +70,19 @@ class DistillationCard(BaseModel):
         description="whether that network had pretrained weights; null: not known"
     )
     gains: dict[str, Estimate] = Field(
-        description="student minus undistilled on the same images, by figure; angle "
-        "distortion is better when lower"
+        description="student minus undistilled on the same images, by figure; for angle "
+        "distortion lower is better"
     )
 
 
 class EvaluationCard(BaseModel):
-    """What the student is worth, measured in PyTorch when it was distilled or evaluated.
+    """The student's figures, measured in PyTorch when it was distilled or evaluated.
 
-    `parity` says how far the artifact is from that student.
+    `parity` has the difference between the artifact and that student.
     """
 
-    test_images: int = Field(description="which neither training nor calibration saw")
-    bank_images: int = Field(description="against which they are compared")
+    test_images: int = Field(description="neither training nor calibration used them")
+    bank_images: int = Field(description="images that they are compared with")
     student: FiguresCard
     teacher: FiguresCard | None
     undistilled: FiguresCard | None = Field(
@@ -90,7 +96,7 @@ class EvaluationCard(BaseModel):
 
 
 def evaluation_card(evaluated: Evaluated) -> EvaluationCard:
-    """Return what `/v1/model` says of a bundle's evaluation."""
+    """Return the evaluation of a bundle for `/v1/model`."""
     found = evaluated.evaluation
     return EvaluationCard(
         test_images=found.test_images,

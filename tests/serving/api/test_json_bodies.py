@@ -1,4 +1,4 @@
-"""JSON bodies that are none, or no list of images, are told so."""
+"""Bodies that are not JSON, or not a list of images, get a helpful error."""
 
 import base64
 import gzip
@@ -26,7 +26,7 @@ def refused(url: str, path: str, content: bytes, status: int) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("content", "says"),
     [
-        (b"\xff\xd8\xff\xe0" + b",:[{" * 5000, "declared as JSON and is a JPEG"),
+        (b"\xff\xd8\xff\xe0" + b",:[{" * 5000, "declared as JSON but is a JPEG"),
         (gzip.compress(b"{}"), "compressed by gzip"),
         (b"\0" * 100, r"is none: it begins with b'\x00"),
         (b"images=%2F9j", "is none: it begins with b'images=%'"),

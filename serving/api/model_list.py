@@ -8,19 +8,19 @@ from pydantic import BaseModel, Field
 
 from serving.api.routes import OF_ANY
 from serving.models import Models
-from serving.served import ServedModel
+from serving.served_model import ServedModel
 
 
 class ModelEntry(BaseModel):
-    """One model: OpenAI's four fields, and what tells embeddings apart."""
+    """One model: OpenAI's four fields, and those that identify its embeddings."""
 
     id: str = Field(description="what `model` in a request may be")
     object: Literal["model"] = "model"
     created: int = Field(description="when it was distilled, seconds since 1970")
     owned_by: Literal["isogon"] = "isogon"
     fingerprint: str = Field(description="SHA-256 of the artifact that runs")
-    width: int = Field(description="of its embeddings")
-    default: bool = Field(description="answers where a request names no model")
+    width: int = Field(description="embedding dimension")
+    default: bool = Field(description="answers requests that name no model")
 
 
 class ModelList(BaseModel):

@@ -1,4 +1,4 @@
-"""`/livez`, `/readyz`, `/metrics` and their other names: for machines, without a key."""
+"""`/livez`, `/readyz`, `/metrics` and their other names: for probes, without a key."""
 
 from http import HTTPStatus
 
@@ -19,13 +19,13 @@ async def live() -> PlainTextResponse:
 async def ready(request: Request) -> PlainTextResponse:
     """Say that the models are loaded and proven, and every process answers.
 
-    There is nothing to say while the service ends: it then accepts no connection.
+    While the service ends it accepts no connections, so there is no answer for that.
     """
     if not hasattr(request.app.state, "models"):
         raise ProblemError(HTTPStatus.SERVICE_UNAVAILABLE, "No model is loaded yet.")
     if not request.app.state.complete:
         raise ProblemError(
-            HTTPStatus.SERVICE_UNAVAILABLE, "A process of the service is being started."
+            HTTPStatus.SERVICE_UNAVAILABLE, "A process of the service is still starting."
         )
     return PlainTextResponse("\n")
 
@@ -38,12 +38,12 @@ for path in READY:
 
 @router.get(METRICS)
 async def expose(request: Request) -> Response:
-    """Answer with all values, of all processes where there are several."""
+    """Answer with all metrics, summed over all processes."""
     try:
         content, kind = await request.app.state.expose(request.headers.get("accept", ""))
     except TimeoutError as error:
         raise ProblemError(
             HTTPStatus.SERVICE_UNAVAILABLE,
-            "The process that adds the metrics up is busy. Ask again.",
+            "The process that sums the metrics is busy. Ask again.",
         ) from error
     return Response(content, headers={"content-type": kind})

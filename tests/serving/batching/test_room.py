@@ -1,41 +1,11 @@
-"""What a container's limit on memory is taken for, and what large images make of it."""
+"""Large images share the memory for decoding: they wait for one another."""
 
 import threading
-from pathlib import Path
 
 import pytest
 
 from isogon.images import DecodingCost
 from serving.batching.room import SMALL_BYTES, LargeImageError, Room, Ticket
-from serving.memory import machine_memory, resident_memory
-
-MACHINE = machine_memory(Path("/nowhere"), Path("/nowhere"))
-
-
-def test_without_control_groups_it_is_the_machines() -> None:
-    assert MACHINE > 2**28
-    assert 2**20 < resident_memory() < MACHINE
-
-
-@pytest.mark.parametrize(
-    ("line", "file"),
-    [
-        ("0::/app", "app/memory.max"),
-        ("0::/app/worker", "app/memory.max"),  # the limit of a group around it
-        ("0::/docker/1f", "memory.max"),  # inside of a container
-        ("7:memory:/app", "memory/app/memory.limit_in_bytes"),
-        ("7:cpu,memory:/docker/1f", "memory/memory.limit_in_bytes"),
-    ],
-)
-def test_a_limit_of_either_version_counts(tmp_path: Path, line: str, file: str) -> None:
-    own = tmp_path / "own"
-    own.write_text(f"3:pids:/\n{line}\n")
-    limit = tmp_path / "groups" / file
-    limit.parent.mkdir(parents=True)
-    limit.write_text("268435456\n")
-    assert machine_memory(tmp_path / "groups", own) == 268435456
-    limit.write_text("max\n")
-    assert machine_memory(tmp_path / "groups", own) == MACHINE
 
 
 def large(size: int) -> DecodingCost:

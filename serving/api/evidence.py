@@ -1,6 +1,7 @@
-"""`/v1/neighbours`, `/v1/calibration`, `/v1/examples`: what an answer rests on.
+"""`/v1/neighbours`, `/v1/calibration`, `/v1/examples`: evidence for an answer.
 
-The page at `/` shows them beside an answer.
+They return the nearest reference images, the calibration scores, and held-out images to
+try. The page at `/` shows them beside an answer.
 """
 
 import base64
@@ -20,65 +21,29 @@ from safetensors import safe_open
 from isogon.bundle import HELD_OUT, SITE_DETECTOR, Bundle, held_out_for
 from isogon.errors import BundleError
 from isogon.images.collection import spread
-from serving.api.answers import Answer, as_json
+from serving.api.answers import RequestAnswer, as_json
 from serving.api.embedding import BODY, ModelQuery, ask, model_name
 from serving.api.problems import ProblemError
 from serving.api.routes import FINGERPRINT, OF_ANY, OF_IMAGES, KnownQueryRoute
 from serving.api.schemas import ModelName, ScoreResult
 from serving.models import Models
-from serving.served import ServedModel
+from serving.served_model import ServedModel
 
 Kind = Literal["familiar", "unfamiliar"]
 
-_EACH = 5
-# The site's images come before training's, where the bundle was calibrated.
+_EACH = 5  # example images of each kind
+# Where the images are; those of `isogon calibrate` come before those of training.
 _PLACES: dict[Kind, tuple[str, ...]] = {
     "familiar": (held_out_for(SITE_DETECTOR), HELD_OUT),
     "unfamiliar": (HELD_OUT,),
 }
-
-
-def example_images(bundle: Bundle) -> list[tuple[Kind, bytes]]:
-    """Return some familiar and some unfamiliar images as JPEG, evenly chosen.
-
-    They have the model's size already; where its preprocessing cuts a margin, that
-    is cut once more when they are asked about. Each is read alone: all would be tens
-    of megabytes.
-    """
-    return [
-        (kind, _jpeg(pixels))
-        for kind, names in _PLACES.items()
-        for pixels in _some(bundle, kind, names)
-    ]
-
-
-def _some(
-    bundle: Bundle, kind: Kind, names: tuple[str, ...]
-) -> Iterator[UInt8[np.ndarray, "h w 3"]]:
-    name = next((name for name in names if name in bundle), None)
-    if name is None:
-        return
-    with safe_open(bundle.file(name), framework="numpy") as file:
-        if kind not in file.keys():
-            return
-        images = file.get_slice(kind)
-        for place in spread(images.get_shape()[0], _EACH):
-            yield images[int(place)]
-
-
-def _jpeg(pixels: UInt8[np.ndarray, "h w 3"]) -> bytes:
-    buffer = io.BytesIO()
-    Image.fromarray(pixels).save(buffer, "JPEG", quality=95, subsampling=0)
-    return buffer.getvalue()
-
-
-_BINS = 32
+_BINS = 32  # of the histogram
 
 router = APIRouter(route_class=KnownQueryRoute)
 
 
 class Neighbour(BaseModel):
-    """A reference image near to the one asked about."""
+    """A reference image near an image of the request."""
 
     index: int = Field(description="which of the reference images, from 0")
     cosine: float
@@ -90,7 +55,7 @@ class NeighboursResult(ScoreResult):
     """One image's OOD score and neighbours."""
 
     neighbours: list[Neighbour] = Field(
-        description="nearest first; empty where the bundle ships no thumbnails"
+        description="nearest first; empty if the bundle has no thumbnails"
     )
 
 
@@ -99,32 +64,32 @@ class NeighboursResponse(BaseModel):
 
     model: ModelName
     reference_images: int = Field(
-        description="how many were searched: those the bundle ships as thumbnails, a "
-        "sample of its bank"
+        description="how many were searched: a sample of the bank, which the bundle has as "
+        "thumbnails"
     )
     results: list[NeighboursResult]
 
 
 class CalibrationResponse(BaseModel):
-    """The OOD scores that decisions are held against, as a histogram."""
+    """The calibration scores, which decisions are based on, as a histogram."""
 
     model: ModelName
     alpha: float = Field(description="the false-alarm rate asked for")
-    images: int = Field(description="how many held-out familiar images were scored")
+    images: int = Field(description="how many held-out in-distribution images were scored")
     threshold: float = Field(description="an image is flagged if it scores above this")
     edges: list[float] = Field(description="of the bins, ascending, one more than counts")
     counts: list[int] = Field(description="scores in each bin")
 
 
 class Example(BaseModel):
-    """An image of the bundle's own, to try."""
+    """A held-out image of the bundle, to try."""
 
     kind: Kind
     image: str = Field(description="a JPEG as a data: URL")
 
 
 class ExamplesResponse(BaseModel):
-    """Held-out images, familiar ones first."""
+    """Held-out images, familiar (in-distribution) ones first."""
 
     model: ModelName
     examples: list[Example]
@@ -143,10 +108,10 @@ async def neighbours(
     k: Annotated[int, Query(ge=1, le=50, description="neighbours of each image")] = 8,
     model: ModelQuery = None,
 ) -> Response:
-    """Say of each image how unfamiliar it is, and show its nearest reference images.
+    """Return the OOD score and the nearest reference images of each image.
 
-    Those are small pictures that the bundle ships: a sample of what the student learnt
-    from, or of the site where it was calibrated.
+    Reference images are thumbnails in the bundle: a sample of the training images, or of
+    those it was calibrated with.
     """
     answer = await ask(request, model)
     results = [
@@ -171,7 +136,7 @@ async def neighbours(
     responses=OF_ANY,
 )
 async def calibration(request: Request, model: ModelQuery = None) -> CalibrationResponse:
-    """Return the histogram of the calibration's scores, and above what is flagged."""
+    """Return the histogram of the calibration scores, and the threshold."""
     models: Models = request.app.state.models
     async with models.use(model) as pipeline:
         served = pipeline.model
@@ -189,7 +154,7 @@ async def calibration(request: Request, model: ModelQuery = None) -> Calibration
 
 @router.get("/v1/examples", summary="Get images to try", tags=["models"], responses=OF_ANY)
 async def examples(request: Request, model: ModelQuery = None) -> ExamplesResponse:
-    """Return a few images that the bundle holds out: of its own kind, and of another."""
+    """Return a few held-out images: in-distribution and out-of-distribution ones."""
     models: Models = request.app.state.models
     async with models.use(model) as pipeline:
         served = pipeline.model
@@ -198,8 +163,8 @@ async def examples(request: Request, model: ModelQuery = None) -> ExamplesRespon
         except (BundleError, OSError) as error:
             raise ProblemError(
                 HTTPStatus.NOT_FOUND,
-                "The files of this bundle's examples are no longer where they were when "
-                "it was loaded. Put the bundle back, or reload the service.",
+                "The files of this bundle's examples have moved since it was loaded. Put "
+                "the bundle back, or reload the service.",
             ) from error
     return ExamplesResponse(
         model=_name(served),
@@ -207,8 +172,22 @@ async def examples(request: Request, model: ModelQuery = None) -> ExamplesRespon
     )
 
 
-def _neighbours(answer: Answer, k: int) -> list[list[dict[str, Any]]]:
-    """Return `Neighbour` for each of the nearest of each image."""
+def example_images(bundle: Bundle) -> list[tuple[Kind, bytes]]:
+    """Return some familiar and some unfamiliar images as JPEG, evenly spread.
+
+    They are preprocessed already. If the preprocessing crops a margin, it is cropped once
+    more when they are sent back. They are read one by one: all held-out images would be
+    tens of megabytes.
+    """
+    return [
+        (kind, _jpeg(pixels))
+        for kind, names in _PLACES.items()
+        for pixels in _some(bundle, kind, names)
+    ]
+
+
+def _neighbours(answer: RequestAnswer, k: int) -> list[list[dict[str, Any]]]:
+    """Return the nearest reference images of each image, as `Neighbour` has them."""
     shown = answer.thumbnails
     if shown is None:
         return [[] for _ in answer.scores]
@@ -226,9 +205,29 @@ def _neighbours(answer: Answer, k: int) -> list[list[dict[str, Any]]]:
     ]
 
 
-def _name(served: ServedModel) -> ModelName:
-    return ModelName(name=served.name, fingerprint=served.artifact.fingerprint)
+def _some(
+    bundle: Bundle, kind: Kind, names: tuple[str, ...]
+) -> Iterator[UInt8[np.ndarray, "h w 3"]]:
+    name = next((name for name in names if name in bundle), None)
+    if name is None:
+        return
+    with safe_open(bundle.file(name), framework="numpy") as file:
+        if kind not in file.keys():
+            return
+        images = file.get_slice(kind)
+        for place in spread(images.get_shape()[0], _EACH):
+            yield images[int(place)]
+
+
+def _jpeg(pixels: UInt8[np.ndarray, "h w 3"]) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, "JPEG", quality=95, subsampling=0)
+    return buffer.getvalue()
 
 
 def _data_url(jpeg: bytes) -> str:
     return "data:image/jpeg;base64," + base64.b64encode(jpeg).decode()
+
+
+def _name(served: ServedModel) -> ModelName:
+    return ModelName(name=served.name, fingerprint=served.artifact.fingerprint)
