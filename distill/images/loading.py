@@ -279,16 +279,22 @@ def global_batch(images: int, batch_size: int, parts: int) -> int:
 
 
 def views_in_order(
-    views: Views, indices: Indices, count: int, *, start: int, workers: int
+    views: Views,
+    indices: Indices,
+    count: int,
+    *,
+    start: int,
+    workers: int,
+    crops: bool = True,
 ) -> Iterator[Pixels]:
     """Yield the first `count` views of each image in turn, 64 at a time, from a view on.
 
-    In the first of their sizes.
+    In the first of their sizes; without `crops` only those that `Views.is_crop` denies.
     """
     loader = DataLoader(
         views,
         batch_size=64,
-        sampler=_InOrder(indices, count, start),
+        sampler=_InOrder(indices, count, start, None if crops else views.is_crop),
         num_workers=workers,
         generator=torch.Generator(),  # else it draws from everyone's
         pin_memory=torch.cuda.is_available(),
@@ -301,17 +307,23 @@ def views_in_order(
 class _InOrder(Sampler[View]):
     """View after view of image after image, not listed beforehand: there are many."""
 
-    def __init__(self, indices: Indices, count: int, start: int) -> None:
+    def __init__(
+        self,
+        indices: Indices,
+        count: int,
+        start: int,
+        left_out: Callable[[int, int], bool] | None = None,
+    ) -> None:
         self._indices = indices
         self._count = count
         self._start = start
-
-    def __len__(self) -> int:
-        return len(self._indices) * self._count - self._start
+        self._left_out = left_out
 
     def __iter__(self) -> Iterator[View]:
         for row in range(self._start, len(self._indices) * self._count):
-            yield int(self._indices[row // self._count]), row % self._count
+            view = int(self._indices[row // self._count]), row % self._count
+            if self._left_out is None or not self._left_out(*view):
+                yield view
 
 
 def neighbourly(
