@@ -268,12 +268,12 @@ def _trained(
 ) -> TrainingLog:
     """Train the student from its start to the end of the recipe."""
     device = fabric.device
+    # The closed-form start has had those of the whole bank computed already.
+    known = data.split.bank if recipe.student.in_closed_form else data.validation
+    pooled = models.teacher.pooled(known, device, progress) if len(known) else None
     targets = models.teacher.targets(data.learnt, device, progress)
     validation = None
-    if len(data.validation) and fabric.is_global_zero:
-        # The closed-form start has computed those of the whole bank.
-        known = data.split.bank if recipe.student.in_closed_form else data.validation
-        pooled = models.teacher.pooled(known, device, progress)
+    if pooled is not None and len(data.validation) and fabric.is_global_zero:
         validation = Validation(
             plain_crops(
                 data.familiar,

@@ -223,16 +223,23 @@ class Loader:
 
 
 def views_in_order(
-    views: Views, indices: Indices, count: int, *, start: int, workers: int
+    views: Views,
+    indices: Indices,
+    count: int,
+    *,
+    start: int,
+    workers: int,
+    crops: bool = True,
 ) -> Iterator[UInt8[Tensor, "b h w 3"]]:
     """Yield `count` views of each image in turn, 64 at a time, from row `start` on.
 
-    They have the first of the sizes of `views`.
+    They have the first of the sizes of `views`. Without `crops` those are left out that
+    are plain crops; see `Views.is_crop`.
     """
     loader = DataLoader(
         views,
         batch_size=64,
-        sampler=_OrderedSampler(indices, count, start),
+        sampler=_OrderedSampler(indices, count, start, None if crops else views.is_crop),
         num_workers=workers,
         generator=torch.Generator(),  # else it draws from the global generator
         pin_memory=torch.cuda.is_available(),
@@ -334,17 +341,23 @@ class _BatchSampler(Sampler[list[View]]):
 class _OrderedSampler(Sampler[View]):
     """All views of an image, then of the next one; not stored as a list: there are many."""
 
-    def __init__(self, indices: Indices, count: int, start: int) -> None:
+    def __init__(
+        self,
+        indices: Indices,
+        count: int,
+        start: int,
+        left_out: Callable[[int, int], bool] | None = None,
+    ) -> None:
         self._indices = indices
         self._count = count
         self._start = start
-
-    def __len__(self) -> int:
-        return len(self._indices) * self._count - self._start
+        self._left_out = left_out
 
     def __iter__(self) -> Iterator[View]:
         for row in range(self._start, len(self._indices) * self._count):
-            yield int(self._indices[row // self._count]), row % self._count
+            view = int(self._indices[row // self._count]), row % self._count
+            if self._left_out is None or not self._left_out(*view):
+                yield view
 
 
 class _Crops(Dataset[list[Tensor]]):

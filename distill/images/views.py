@@ -7,6 +7,9 @@ have the same crop box and flip, and the same changes with the same strengths an
 a pixel, with different noise for each size. Operations of a timm policy that are in pixels
 (sharpness, and the blur of `3a`) or depend on image statistics (contrast, equalisation) are
 applied to each size separately.
+
+A plain view is the crop that evaluation and the service see. Every second plain view of an
+image is mirrored, so that two in a row are never the same.
 """
 
 import random
@@ -26,7 +29,7 @@ from torchvision.transforms import Compose, GaussianBlur, RandomApply
 
 from distill.recipe import DataSection
 from isogon.errors import UsageError
-from isogon.images import Images
+from isogon.images import Images, Preprocessing
 
 _MEAN, _DEVIATION = 0.45, 0.225  # of natural images, about as in ImageNet
 
@@ -64,9 +67,13 @@ class Views(Dataset[tuple[Any, ...]]):
         self._seed = seed
         self.sizes = tuple(dict.fromkeys(sizes or (data.size,)))
         self._plain = _plain_share(data, len(images))
+        self._flip = data.flip
         self._cropped = {size: _transform(data, size) for size in self.sizes}
-        self._whole = {size: _transform(data, size, whole=True) for size in self.sizes}
+        self._whole = {size: _of_whole(data, size) for size in self.sizes}
         self._erase = _Erasing(data.erase, data.size) if data.erase > 0 else None
+        self._changed = bool(
+            data.augment or data.color_jitter or data.gray or data.blur or data.erase
+        )
 
     def __getitem__(self, view: View) -> tuple[Any, ...]:
         """Return the view's pixels, the image's index and the view's number.
@@ -78,15 +85,29 @@ class Views(Dataset[tuple[Any, ...]]):
         source = np.random.SeedSequence((self._seed, number, index))
         seed = int(source.generate_state(1)[0])
         image = self._images.image(index)
-        transforms = self._whole if self._is_plain(number) else self._cropped
+        plain = self._is_plain(number)
+        if plain and self._is_mirrored(index, number):
+            image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+        transforms = self._whole if plain else self._cropped
         first, *others = (
             self._pixels(image, seed, transforms[size], size) for size in self.sizes
         )
         return first, index, number, *others
 
+    def is_crop(self, index: int, number: int) -> bool:
+        """Return whether a view is the plain crop as it is: not mirrored, not changed."""
+        if self._changed or not self._is_plain(number):
+            return False
+        return not self._is_mirrored(index, number)
+
     def _is_plain(self, number: int) -> bool:
         """Return whether the view is plain; plain views are spread evenly by number."""
         return int((number + 1) * self._plain) > int(number * self._plain)
+
+    def _is_mirrored(self, index: int, number: int) -> bool:
+        """Return whether a plain view is mirrored; these lie evenly among an image's."""
+        place = index + int(number * self._plain)
+        return int((place + 1) * self._flip) > int(place * self._flip)
 
     def _pixels(
         self,
@@ -152,22 +173,29 @@ def _with_noise(
     return noisy.round().clamp(0, 255).to(torch.uint8)
 
 
-def _transform(
-    data: DataSection, size: int, *, whole: bool = False
-) -> Callable[[Image.Image], Tensor]:
-    """Return the transform of a view: of a random crop, or of the `whole` centred square.
+def _of_whole(data: DataSection, size: int) -> Callable[[Image.Image], Tensor]:
+    """Return what makes a plain view: the crop that the service makes, then changes."""
+    cropped = _transform(data, size, flip=False)
+    assert isinstance(cropped, Compose)
+    changes = Compose(cropped.transforms[1:])  # all but the random crop
+    still = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
+    crop = Preprocessing(
+        height=size, width=size, crop=data.crop, mean=still[0], std=still[1]
+    )
+    return lambda image: cast(Tensor, changes(Image.fromarray(crop.pixels(image))))
 
-    A crop of the whole area with ratio 1 is the largest square in the centre. Evaluation
-    and the service use the same square, up to rounding to whole pixels.
-    """
+
+def _transform(
+    data: DataSection, size: int, *, flip: bool = True
+) -> Callable[[Image.Image], Tensor]:
+    """Return what makes a view of a random crop."""
     try:
         made = create_transform(
             (3, size, size),
             is_training=True,
             use_prefetcher=True,  # returns uint8: the models normalise
-            scale=(1.0, 1.0) if whole else data.scale,
-            ratio=(1.0, 1.0) if whole else None,
-            hflip=data.flip,
+            scale=data.scale,
+            hflip=data.flip if flip else 0.0,
             auto_augment=data.augment,
             color_jitter=data.color_jitter,
             color_jitter_prob=data.color_jitter_share,

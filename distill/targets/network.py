@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Literal
 
@@ -33,6 +34,7 @@ from isogon.progress import Progress
 
 TrainPrecision = Literal["32-true", "bf16-mixed", "16-mixed"]
 _Kind = Literal["embedding", "tokens", "plain"]
+_TOGETHER = 64  # rows that are written at once
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -43,6 +45,10 @@ class _Pixels:
     views: int
     parts: StoreParts
     batches: Callable[[int], Iterator[UInt8[Tensor, "b h w 3"]]]  # from a view's number on
+    # The views, by image and number, that `batches` leaves out: plain crops whose features
+    # are known. These features are the rows of `crops`, by image.
+    is_known: Callable[[int, int], bool] | None = None
+    crops: Float[np.ndarray, "n d"] | None = None
 
 
 class NetworkTeacher(Teacher):
@@ -79,13 +85,16 @@ class NetworkTeacher(Teacher):
         self._section = section
         self._recipe = recipe
         self._source = source
+        # The features of plain crops that were asked for last, and of which images.
+        self._pooled: tuple[Indices, Float[np.ndarray, "n d"]] | None = None
 
     def targets(
         self, indices: Indices, device: torch.device, progress: Progress
     ) -> Targets:
         """Return the network itself, or stored features of `views` views of each image.
 
-        They are computed in the precision of [train], as in training.
+        They are computed in the precision of [train], as in training. Those of plain crops
+        are taken from the last call of `pooled`.
         """
         kind = self._section.features
         if kind == "online":
@@ -120,6 +129,7 @@ class NetworkTeacher(Teacher):
     ) -> Float[np.ndarray, "n d"]:
         """Return the network's features of the plain crops, computed in float32."""
         store = self._store("plain", self._plain(indices), "32-true", device, progress)
+        self._pooled = indices, store.values[:, 0, 0]
         return store.values[:, 0, 0]
 
     def uncomputed(
@@ -135,8 +145,15 @@ class NetworkTeacher(Teacher):
             precision = self._recipe.train.precision
             record, _ = self._record(kind, self._views(indices), precision, device)
         folder = Path(self._section.cache) / record.folder
-        views = record.rows - rows_done(folder, record)
-        return Uncomputed(views=views, size=views * record.row_bytes)
+        done = rows_done(folder, record)
+        views = rows = record.rows - done
+        if not plain and self._takes_crops:
+            is_crop, count = self._random_views().is_crop, record.shape[1]
+            views -= sum(
+                is_crop(int(indices[row // count]), row % count)
+                for row in range(done, record.rows)
+            )
+        return Uncomputed(views=views, size=rows * record.row_bytes)
 
     @property
     def embed(self) -> Embedder:
@@ -148,12 +165,33 @@ class NetworkTeacher(Teacher):
 
         return Embedder(crops=(self.preprocessing,), run=embed)
 
+    @property
+    def _takes_crops(self) -> bool:
+        """Whether features of views may be those of plain crops: alike in all but order.
+
+        The closed-form start has these computed before training.
+        """
+        return (
+            self._section.features == "embedding"
+            and self._recipe.student.in_closed_form
+            and self._recipe.train.precision == "32-true"
+        )
+
+    def _random_views(self) -> Views:
+        data, seed = self._recipe.data, self._recipe.train.seed
+        return Views(self._images, data, seed, sizes=[self.preprocessing.height])
+
     def _views(self, indices: Indices) -> _Pixels:
         data, seed = self._recipe.data, self._recipe.train.seed
         count = self._section.views_of(len(indices))
         workers = self._recipe.train.workers
         size = self.preprocessing.height
-        views = Views(self._images, data, seed, sizes=[size])
+        views = self._random_views()
+        crops = None
+        if self._takes_crops and self._pooled is not None:
+            images, features = self._pooled
+            if np.array_equal(images[: len(indices)], indices):
+                crops = features
         return _Pixels(
             indices=indices,
             views=count,
@@ -161,8 +199,10 @@ class NetworkTeacher(Teacher):
                 self._images, indices, data, size=size, seed=seed, views=count
             ),
             batches=lambda start: views_in_order(
-                views, indices, count, start=start, workers=workers
+                views, indices, count, start=start, workers=workers, crops=crops is None
             ),
+            is_known=None if crops is None else views.is_crop,
+            crops=crops,
         )
 
     def _plain(self, indices: Indices) -> _Pixels:
@@ -193,9 +233,7 @@ class NetworkTeacher(Teacher):
             Path(self._section.cache),
             record,
             RowSource(
-                batches=lambda start: (
-                    features(batch).tokens for batch in pixels.batches(start)
-                ),
+                batches=lambda start: _rows(pixels, features, start),
                 image=lambda row: self._images.names[pixels.indices[row // pixels.views]],
             ),
             progress,
@@ -243,3 +281,25 @@ class NetworkTeacher(Teacher):
         with torch.autocast(device.type, dtype=dtype, enabled=mixed):
             features: Features = self.network(pixels.to(device, non_blocking=True))
         return features
+
+
+def _rows(
+    pixels: _Pixels, features: Callable[[UInt8[Tensor, "b h w 3"]], Features], start: int
+) -> Iterator[Float[Tensor, "b n d"]]:
+    """Yield the tokens of every view from one on, in order, whether known or computed."""
+    computed = (features(batch).tokens for batch in pixels.batches(start))
+    if pixels.crops is None or pixels.is_known is None:
+        yield from computed
+        return
+    one_by_one = chain.from_iterable(computed)
+    end = len(pixels.indices) * pixels.views
+    for first in range(start, end, _TOGETHER):
+        rows = []
+        for row in range(first, min(first + _TOGETHER, end)):
+            image, number = divmod(row, pixels.views)
+            if pixels.is_known(int(pixels.indices[image]), number):
+                known = np.asarray(pixels.crops[image], np.float32)[None]
+                rows.append(torch.from_numpy(known))
+            else:
+                rows.append(next(one_by_one).cpu())
+        yield torch.stack(rows)

@@ -15,7 +15,7 @@ from isogon.networks import FeatureExtractor
 
 # The keys of [data] that the pixels of a view depend on; a test checks this with `Views`.
 VIEW_SETTINGS = {
-    *("size", "scale", "plain", "flip", "augment", "color_jitter"),
+    *("size", "scale", "plain", "crop", "flip", "augment", "color_jitter"),
     *("color_jitter_share", "gray", "blur", "erase"),
 }
 # Another version of these may draw, resample or compute differently.
@@ -39,6 +39,7 @@ def view_parts(
     """
     settings: StoreParts = data.model_dump(mode="json", include=VIEW_SETTINGS)
     settings["size"] = size
+    settings["mirrored"] = "every second plain view"  # of earlier versions: at random
     if size != data.size and (data.blur or data.erase):
         settings["drawn_at"] = data.size
     return _image_parts(images, indices) | settings | {"seed": seed, "views": views}

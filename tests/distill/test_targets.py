@@ -1,3 +1,4 @@
+import math
 import os
 import shutil
 import signal
@@ -191,6 +192,30 @@ def test_pooled_features_are_those_of_the_plain_crops_in_order(
     sample = torch.cat([features.pooled for features in teacher.sample(indices, CPU)])
     assert torch.equal(sample, expected)
     assert torch.equal(teacher.embed(next(iter(crops))), expected[:64])
+
+
+def test_features_of_crops_that_are_known_are_taken_from_there(
+    imported: Recipe, tmp_path: Path, progress: Progress
+) -> None:
+    """Of eight views four are plain, and two of these the crops as they are."""
+    recipe = with_data(with_teacher(imported, features="embedding"), plain=0.5)
+    student = recipe.student.model_copy(update={"start": "closed-form"})
+    recipe = recipe.model_copy(update={"student": student})
+    bank, indices = np.arange(40), np.arange(36)
+    computed = teacher_of(with_teacher(recipe, cache=str(tmp_path / "computed")))
+    expected = computed.targets(indices, CPU, progress)
+    taken = teacher_of(with_teacher(recipe, cache=str(tmp_path / "taken")))
+    asked = taken.uncomputed(indices, CPU)
+    taken.pooled(bank, CPU, progress)
+    counted: Any = type(taken.network.network)
+    counted.passes = 0
+    found = taken.targets(indices, CPU, progress)
+    assert counted.passes == 1 + math.ceil(36 * 6 / 64)  # one to learn the shape
+    assert asked.views == 36 * 6
+    for batch in student_batches(recipe, found, indices, epochs=8, workers=0):
+        assert torch.allclose(
+            found.features(batch).tokens, expected.features(batch).tokens, atol=2e-3
+        )
 
 
 def test_a_sample_has_cells_unless_only_embeddings_are_wanted(imported: Recipe) -> None:

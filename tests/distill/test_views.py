@@ -175,16 +175,18 @@ def test_a_batch_brings_each_size_with_its_views(images: ImageFolder, workers: i
 def test_plain_views_are_what_evaluation_sees_and_lie_evenly_among_the_others(
     images: ImageFolder,
 ) -> None:
-    data = DataSection(images="x", size=48, scale=(0.3, 0.5), plain=0.5)
-    views, crops = Views(images, data, 3), preprocessing_of("test_resnet", 48, 1.0)
+    data = DataSection(images="x", size=48, scale=(0.3, 0.5), plain=0.5, crop=0.9)
+    views, crops = Views(images, data, 3), preprocessing_of("test_resnet", 48, 0.9)
     for index in range(4):
-        seen = torch.from_numpy(crops.pixels(images.image(index))).float()
-        apart = []
-        for number in range(6):
-            view = views[index, number][0].float()
-            straight, mirrored = (
-                (view - one).abs().mean().item() for one in (seen, seen.flip(1))
-            )
-            apart.append(min(straight, mirrored))
-        assert max(apart[1::2]) < 4  # whole pixels at the edges
-        assert min(apart[0::2]) > 2 * max(apart[1::2])
+        image = images.image(index)
+        straight = torch.from_numpy(crops.pixels(image))
+        turned = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+        mirrored = torch.from_numpy(crops.pixels(turned))
+        for number in range(8):
+            pixels = views[index, number][0]
+            plain, odd = number % 2 == 1, (index + number // 2) % 2 == 1
+            assert torch.equal(pixels, straight) == (plain and not odd)
+            assert torch.equal(pixels, mirrored) == (plain and odd)
+            assert views.is_crop(index, number) == (plain and not odd)
+    jittered = data.model_copy(update={"color_jitter": 0.4})
+    assert not Views(images, jittered, 3).is_crop(0, 1)
