@@ -29,7 +29,8 @@ class _StageFinder(MetaPathFinder):
         if name not in STAGES or not init.is_file():
             return None
         other = namesake(name, sys.path)
-        if other is not None and other.is_file():  # a folder without code is no conflict
+        # A folder without code is no conflict, nor a file of Isogon's own checkout.
+        if other is not None and other.is_file() and not other.is_relative_to(_ROOT):
             warnings.warn(
                 f"`import {name}` means Isogon's own stage, not {other}. Rename yours if "
                 f"you import it beside Isogon.",
