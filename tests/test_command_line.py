@@ -113,7 +113,7 @@ def test_every_command_explains_itself(here: Here, command: str, tmp_path: Path)
         (["compare", "nowhere.isogon"], "found nothing"),
         (["export", "nowhere.isogon", "--colour"], "No such option"),
         (["verify"], "Expected BUNDLE, or --judge RUN"),
-        (["verify", "a", "--plot", "x.svg"], "Leave out --plot"),
+        (["verify", "a", "--plot", "x.svg"], "--plot is only for --diverge"),
         (["verify", "a", "--diverge", "b", "--bound", "x=1"], "one number"),
         (["judge", "a", "--json"], "isogon verify --judge a --json"),
         (["diverge", "a", "b", "--bound", "1"], "isogon verify a --diverge b --bound 1"),

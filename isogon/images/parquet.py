@@ -169,7 +169,7 @@ def _held(
             for row in range(each.metadata.num_rows)
         ]
     if not names:
-        raise UsageError(f"{where} holds no images. {_HINT}")
+        raise UsageError(f"{where} has no images. {_HINT}")
     require_unique(names, where)
     if level is not None:
         classes = classes_by_folder(names, level, where)

@@ -88,7 +88,7 @@ def test_a_process_that_never_joins_is_not_waited_for_hours(
     first, _ = two_processes(work)
     assert "did not find each other at 127.0.0.1" in first
     assert "within 0.02 minutes" in first
-    assert "ISOGON_JOIN_MINUTES lets slow ones take longer." in first
+    assert "With ISOGON_JOIN_MINUTES they wait longer." in first
     monkeypatch.setenv("ISOGON_JOIN_MINUTES", "soon")
     assert "as minutes, such as 30, got 'soon'" in two_processes(work)[0]
 

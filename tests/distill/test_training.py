@@ -613,7 +613,7 @@ def test_an_impossible_detector_is_refused_before_training(
 @pytest.mark.parametrize(
     ("ood", "says"),
     [
-        ({"name": "vim", "dim": 32}, "got dim = 32 and width 32"),
+        ({"name": "vim", "dim": 32}, "got dim = 32 and 32 dimensions"),
         (
             {"name": "mahalanobis", "k": 5},
             "mahalanobis detector does not use k, got k = 5",
