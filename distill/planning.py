@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 from distill.costs import Costs, measured_costs
-from distill.images.data import Data, prepare_data
+from distill.images.data import UNFAMILIAR_KEPT, Data, prepare_data
 from distill.images.listing import require_sources
 from distill.images.loading import global_batch
 from distill.preparation import RunModels, prepare_models
@@ -329,7 +329,7 @@ def _bundle_size(recipe: Recipe, data: Data, models: RunModels) -> int:
     copies = _STATES + (recipe.train.ema_decay is not None)
     # A new checkpoint is complete before the old one is removed.
     checkpoints = 2 * copies * (weights + heads)
-    unfamiliar = 2 * 64 if data.unfamiliar else 0
+    unfamiliar = 2 * UNFAMILIAR_KEPT if data.unfamiliar else 0
     pictures = len(data.split.calibration) + unfamiliar + len(spread(len(data.bank)))
     pixels = pictures * recipe.data.size**2 * 3
     references = len(data.bank) * models.student.width * 4

@@ -576,6 +576,8 @@ def test_what_is_rejected_is_kept_and_its_first_diverging_layer_named(
         (["--batch", "8:1"], "MIN:OPT:MAX"),
         (["--bound", "speed=1"], "PRECISION.NAME=VALUE"),
         (["--bank", "0"], "--bank"),
+        (["--weights", "w.pth", "--opset", "18"], "Leave out --opset"),
+        (["--weights", "w.pth", "--no-repair"], "weights alone. Leave out"),
     ],
 )
 def test_what_cannot_be_exported_is_refused_at_once(

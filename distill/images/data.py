@@ -20,7 +20,7 @@ from isogon.images import Images, Preprocessing, Split, split, split_apart
 from isogon.images.collection import Indices, spread
 from isogon.progress import Progress, say
 
-_UNFAMILIAR_KEPT = 64  # unfamiliar images kept in the bundle for parity
+UNFAMILIAR_KEPT = 64  # unfamiliar images kept in the bundle for parity
 _FEWEST_VALIDATED = 24  # images; among fewer, neighbours mean little
 
 
@@ -147,7 +147,7 @@ class Data:
         return self._part(np.setdiff1d(unfamiliar.flaggable, kept))
 
     def _part(self, indices: Indices) -> Indices:
-        count = max(1, _UNFAMILIAR_KEPT // len(self.unfamiliar))
+        count = max(1, UNFAMILIAR_KEPT // len(self.unfamiliar))
         part: Indices = indices[spread(len(indices), count)]
         return part
 

@@ -10,7 +10,11 @@ from jaxtyping import Bool
 from pydantic import BaseModel, ConfigDict, Field
 
 from isogon.bundle.bundle import Bundle
-from isogon.bundle.detector_in_force import REDUCTION, SITE_DETECTOR, detector_in_force
+from isogon.bundle.detector_in_force import (
+    SITE_DETECTOR,
+    detector_in_force,
+    reduction_in_force,
+)
 from isogon.bundle.evaluation import Evaluation
 
 FALSE_ALARMS = "ood/false_alarms.json"
@@ -53,9 +57,10 @@ def served_detector(bundle: Bundle) -> ServedDetector:
     `same`: it is that one; `site`: `isogon calibrate` has fitted another; `reduced`:
     `isogon export --bank` has reduced its bank.
     """
-    if detector_in_force(bundle) == SITE_DETECTOR:
+    folder = detector_in_force(bundle)
+    if folder == SITE_DETECTOR:
         return "site"
-    return "reduced" if REDUCTION in bundle else "same"
+    return "same" if reduction_in_force(bundle, folder) is None else "reduced"
 
 
 def measured_false_alarms(bundle: Bundle, alpha: float) -> FalseAlarms | None:
