@@ -5,10 +5,12 @@ from the results.
 """
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 DEFAULTS = ROOT / "benchmarks/results/defaults-cpu.md"
+CHAIN = ROOT / "benchmarks/results/chain-cpu.md"
 PAGES = (ROOT / "README.md", ROOT / "docs/concepts/distilling.md")
 _MARKED = re.compile(r"<!-- table: (\w+) -->\n.*?<!-- /table -->", re.DOTALL)
 _SETS = {
@@ -18,11 +20,19 @@ _SETS = {
     "textures-64": "textures (280)",
 }
 _FIGURES = ("distortion ↓", "overlap@10 ↑", "kNN ↑", "near AUROC ↑", "far AUROC ↑")
+_DEPLOYED = ("MB", "ms", *_FIGURES, "false alarms (0.05 asked)")
+# The stations of the chain that the front page shows, and what it calls them.
+_STATIONS = {
+    "teacher": "teacher",
+    "undistilled": "the small model, undistilled",
+    "onnx/model.onnx": "**the student**, in ONNX",
+    "onnx/model.int8.onnx": "**the student**, in int8",
+}
 
 
-def measured(page: str, name: str) -> list[list[str]]:
-    """Return the rows of a set in a page of `defaults.py`: what, then its figures."""
-    _, _, section = page.partition(f"\n## {name}\n")
+def measured(page: Path, name: str, figures: Sequence[str]) -> list[list[str]]:
+    """Return the rows of a set in a page of results: what, then its figures."""
+    _, _, section = page.read_text(encoding="utf-8").partition(f"\n## {name}\n")
     lines = section.split("\n## ")[0].splitlines()
     rows = [
         [cell.strip() for cell in line.strip("|").split("|")]
@@ -30,28 +40,27 @@ def measured(page: str, name: str) -> list[list[str]]:
         if line.startswith("|")
     ]
     header, _, *found = rows
-    columns = [header.index(figure) for figure in _FIGURES]
+    columns = [header.index(figure) for figure in figures]
     return [[row[0], *(row[column] for column in columns)] for row in found]
 
 
 def front_table() -> str:
-    """Return the table of figures on Tiny ImageNet."""
-    lines = [f"| | {' | '.join(_FIGURES)} |", f"|---|{'---|' * len(_FIGURES)}"]
-    for what, *figures in measured(DEFAULTS.read_text(encoding="utf-8"), "tiny-64"):
-        shown = "**student**" if what == "student" else what
-        lines.append(f"| {shown} | {' | '.join(figures)} |")
+    """Return what the chain makes of Tiny ImageNet, from the teacher to int8."""
+    lines = [f"| | {' | '.join(_DEPLOYED)} |", f"|---|{'---|' * len(_DEPLOYED)}"]
+    for what, *figures in measured(CHAIN, "tiny-64", _DEPLOYED):
+        if what in _STATIONS:
+            lines.append(f"| {_STATIONS[what]} | {' | '.join(figures)} |")
     return "\n".join(lines)
 
 
 def defaults_table() -> str:
-    """Return the table of figures on every set that was measured."""
-    page = DEFAULTS.read_text(encoding="utf-8")
+    """Return what distilling is worth on every set that was measured."""
     lines = [
         f"| set (training images) | | {' | '.join(_FIGURES)} |",
         f"|---|---|{'---|' * len(_FIGURES)}",
     ]
     for name, title in _SETS.items():
-        for number, (what, *figures) in enumerate(measured(page, name)):
+        for number, (what, *figures) in enumerate(measured(DEFAULTS, name, _FIGURES)):
             shown = "**student**" if what == "student" else what
             first = title if number == 0 else ""
             lines.append(f"| {first} | {shown} | {' | '.join(figures)} |")

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from isogon.api.arguments import Place, opened_bundle, shown
 from isogon.bundle import TRAINING_DETECTOR, Bundle, detector_spec
 from isogon.errors import UsageError
-from isogon.images import ImageFolder
+from isogon.images import open_images
 from isogon.images.collection import spread
 from isogon.ood import DetectorSpec, detector_class
 from isogon.progress import Progress
@@ -62,9 +62,9 @@ def export(
         ranges: how the ranges of int8's activations are chosen.
         repair: keep the few nodes that make a lower precision fail in float32.
         finetune: fine-tune int8's weights towards the float32 outputs, for minutes.
-        finetune_on: a folder of more real images for fine-tuning; implies `finetune`.
+        finetune_on: more real images for fine-tuning; implies `finetune`.
         bounds: replacements of parity bounds, such as "int8.min_cosine=0.98".
-        images: a folder of more real images to compare on.
+        images: more real images to compare on: a folder, tars, a list or Parquet.
         check: raise if an artifact does not pass; False: only report it in the result.
         progress: where to show progress.
 
@@ -149,7 +149,7 @@ def verify(
         bundle: an exported bundle.
         vouch: also check engines that were only built, and add those that pass.
         bounds: for the engines that `vouch` adds, such as "fp16.min_cosine=0.99".
-        images: a folder of more real images to compare on.
+        images: more real images to compare on: a folder, tars, a list or Parquet.
         check: raise if a claim does not hold; False: only report it in the result.
         progress: where to show progress.
 
@@ -288,10 +288,10 @@ def site_detector(
 def _more_pixels(
     images: Place | None, bundle: Bundle, progress: Progress
 ) -> "Pixels | None":
-    """Return a folder's images, preprocessed for the bundle's student."""
+    """Return the images of a source, preprocessed for the bundle's student."""
     if images is None:
         return None
     preprocessing = bundle.manifest.preprocessing
-    folder = ImageFolder.list(Path(images)).ranging(preprocessing.range)
-    folder.say(progress)
-    return folder.pixels(folder.readable(progress), preprocessing, progress)
+    found = open_images(str(images)).ranging(preprocessing.range)
+    found.say(progress)
+    return found.pixels(found.readable(progress), preprocessing, progress)

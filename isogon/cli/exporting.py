@@ -107,9 +107,9 @@ def export(
         ),
     ] = False,
     finetune_on: Annotated[
-        Path | None,
+        str | None,
         typer.Option(
-            metavar="FOLDER",
+            metavar="SOURCE",
             help="More real images for --finetune, such as the training images, besides "
             "the 100 to 200 in the bundle. The parity check does not use them.",
             show_default=False,

@@ -21,10 +21,12 @@ Bounds = Annotated[
 ]
 
 MoreImages = Annotated[
-    Path | None,
+    str | None,
     typer.Option(
         "--images",
-        help="A folder of more real images to compare on, besides the bundle's own.",
+        metavar="SOURCE",
+        help="More real images (a folder, tars, a list, Parquet) to compare on, besides "
+        "the bundle's own.",
         show_default=False,
     ),
 ]

@@ -143,7 +143,7 @@ def show_divergence(found: "Divergence", plot: Path) -> None:
 
 
 def _verify(
-    bundle: Path, vouch: bool, bounds: list[str], images: Path | None, *, as_json: bool
+    bundle: Path, vouch: bool, bounds: list[str], images: str | None, *, as_json: bool
 ) -> None:
     from isogon import api
     from isogon.bundle import Bundle
