@@ -12,7 +12,7 @@ comma := ,
 BUNDLE ?= quickstart.isogon
 
 .PHONY: quickstart test check slow docs reliability gpu-check deployed cluster keys openapi \
-  constraints clean
+  benchmarks constraints clean
 
 quickstart: $(INSTALLED)
 	$(BIN)/isogon quickstart
@@ -30,6 +30,30 @@ reliability: export ISOGON_OVERLOAD ?= 60
 reliability: export ISOGON_DAMAGED ?= 10000
 reliability: $(INSTALLED)
 	$(BIN)/python -m pytest tests/reliability -s
+
+# Every page of benchmarks/results again, for hours and with nothing else running; an
+# interrupted one goes on where students and rows are kept in *-runs.
+SHARED ?= ../shared/data
+PHOTOGRAPHS ?= $(SHARED)/photos/imagenet-samples.tar
+RESULTS := benchmarks/results
+measured = $(BIN)/python benchmarks/$(1) > $(RESULTS)/$(2).pending && \
+  mv $(RESULTS)/$(2).pending $(RESULTS)/$(2)
+benchmarks: $(INSTALLED)
+	$(BIN)/uv pip install --python $(BIN)/python --constraint constraints.txt --editable ".[$(EXTRAS),benchmarks]"
+	$(call measured,defaults.py --shared $(SHARED) --jobs 1,defaults-cpu.md)
+	$(call measured,chain.py --shared $(SHARED),chain-cpu.md)
+	$(call measured,objectives.py --shared $(SHARED) --jobs 1,objectives-cpu.md)
+	$(call measured,head_start.py --images $(SHARED)/tiny-imagenet/train.tar,head-start.md)
+	$(call measured,objective_cost.py,objective-cost-cpu.md)
+	$(call measured,trainer_overhead.py,trainer-overhead-cpu.md)
+	$(call measured,detectors.py --data $(SHARED),detectors-cpu.md)
+	$(call measured,coreset.py --data $(SHARED),coreset-cpu.md)
+	$(call measured,drift.py --svg $(RESULTS)/drift.svg,drift.md)
+	$(call measured,families.py --images $(PHOTOGRAPHS) --runs families-runs,families-cpu.md)
+	$(call measured,runtime.py --images $(PHOTOGRAPHS),runtime-cpu.md)
+	$(call measured,serving.py --images $(PHOTOGRAPHS) --runs serving-runs,serving-cpu.md)
+	$(call measured,embedding.py --bundle comparison-runs/chain-tiny-64.isogon --images $(PHOTOGRAPHS),embedding-cpu.md)
+	$(BIN)/python benchmarks/tables.py
 
 # The pages in site/: a broken link, a page out of place or a misspelt word fails.
 docs: $(INSTALLED)
