@@ -104,7 +104,8 @@ def bundle_of(trial: Trial, data: Data, ground: Ground) -> Bundle:
             runtimes=["openvino"],
             check=False,
         )
-        print(made, file=sys.stderr)
+        for rejected in made.rejected:
+            print(rejected.advice, file=sys.stderr)
     return Bundle.open(path)
 
 
