@@ -268,8 +268,8 @@ def _trained(
 ) -> TrainingLog:
     """Train the student from its start to the end of the recipe."""
     device = fabric.device
-    # The closed-form start has had those of the whole bank computed already.
-    known = data.split.bank if recipe.student.in_closed_form else data.validation
+    # The closed-form start has had more of them computed already.
+    known = data.fitted if recipe.student.in_closed_form else data.validation
     pooled = models.teacher.pooled(known, device, progress) if len(known) else None
     targets = models.teacher.targets(data.learnt, device, progress)
     validation = None

@@ -235,15 +235,17 @@ class _Work:
         nothing = Uncomputed(views=0, size=0)
         views = plain = ours = nothing
         if trained:
-            views = models.teacher.uncomputed(data.learnt, device)
+            crops = data.fitted if closed else None
+            views = models.teacher.uncomputed(data.learnt, device, crops=crops)
         everything = models.objective.start_on == "everything" or recipe.of_neighbours
         if closed or everything:
-            plain = models.teacher.uncomputed(data.split.bank, device, plain=True)
+            asked = data.split.bank if everything else data.fitted
+            plain = models.teacher.uncomputed(asked, device, plain=True)
         elif trained and len(data.validation):
             plain = models.teacher.uncomputed(data.validation, device, plain=True)
         if closed:
             network = as_teacher(models.student.backbone, recipe, data)
-            ours = network.uncomputed(data.split.bank, device, plain=True)
+            ours = network.uncomputed(data.fitted, device, plain=True)
             models.student.requires_grad_(True)
         unfamiliar = sum(len(one.flaggable) for one in data.unfamiliar.values())
         held_out = len(data.split.calibration) + len(data.split.test)

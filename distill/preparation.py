@@ -51,7 +51,7 @@ def prepare_models(
             objective.
     """
     teacher = teacher_from_recipe(recipe, data.familiar)
-    teacher.prepare(data.split.bank, device, progress, work)
+    teacher.prepare(data.fitted, device, progress, work)
     student, licence = student_from_recipe(recipe)
     labels = _labels(recipe, data, teacher, device, progress)
     objective = objective_from_recipe(

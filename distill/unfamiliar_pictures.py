@@ -50,7 +50,7 @@ def unfamiliar_pictures(recipe: Recipe, pictures: Path, progress: Progress) -> P
     folder = ImageFolder.list(pictures)
     everything = np.arange(len(folder))
     teacher = teacher_from_recipe(recipe, data.familiar)
-    bank = teacher.pooled(data.split.bank, device, progress)
+    bank = teacher.pooled(data.fitted, device, progress)
     found = teacher_from_recipe(recipe, folder).pooled(everything, device, quiet)
     familiar = _nearer_than_usual(found, bank)
     names = [name for name, left in zip(folder.names, familiar, strict=True) if left]

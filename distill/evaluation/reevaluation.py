@@ -189,7 +189,7 @@ def _teacher(
     try:
         teacher = teacher_from_recipe(recipe, data.familiar)
         arrays = bundle.arrays(BALANCE) if BALANCE in bundle.manifest.files else None
-        teacher.prepare(data.split.bank, device, progress, arrays=arrays)
+        teacher.prepare(data.fitted, device, progress, arrays=arrays)
         return teacher
     except UsageError as error:
         raise UsageError(

@@ -20,6 +20,7 @@ from isogon.images import Images, Preprocessing, Split, split, split_apart
 from isogon.images.collection import Indices, spread
 from isogon.progress import Progress, say
 
+FITTED = 6000  # images the closed form is fitted on, at most
 UNFAMILIAR_KEPT = 64  # unfamiliar images kept in the bundle for parity
 _FEWEST_VALIDATED = 24  # images; among fewer, neighbours mean little
 
@@ -54,6 +55,16 @@ class Data:
     def learnt(self) -> Indices:
         """The images that steps learn from: `split.bank` without `validation`."""
         return self.split.bank[: len(self.split.bank) - len(self.validation)]
+
+    @property
+    def fitted(self) -> Indices:
+        """The images that the closed form is fitted on, and then those of `validation`.
+
+        At most `FITTED` of `learnt`, evenly spaced. On Tiny ImageNet 4,000 to 13,000 images
+        gave the same layer (overlap@10 0.228 to 0.232), and each costs a teacher's pass.
+        """
+        chosen = self.learnt[spread(len(self.learnt), FITTED)]
+        return np.concatenate([chosen, self.validation])
 
     @property
     def sources(self) -> dict[str, Images]:

@@ -229,17 +229,17 @@ def views_in_order(
     *,
     start: int,
     workers: int,
-    crops: bool = True,
+    left_out: Callable[[int, int], bool] | None = None,
 ) -> Iterator[UInt8[Tensor, "b h w 3"]]:
     """Yield `count` views of each image in turn, 64 at a time, from row `start` on.
 
-    They have the first of the sizes of `views`. Without `crops` those are left out that
-    are plain crops; see `Views.is_crop`.
+    They have the first of the sizes of `views`. Views for which `left_out` is true, by
+    image and number, are passed over.
     """
     loader = DataLoader(
         views,
         batch_size=64,
-        sampler=_OrderedSampler(indices, count, start, None if crops else views.is_crop),
+        sampler=_OrderedSampler(indices, count, start, left_out),
         num_workers=workers,
         generator=torch.Generator(),  # else it draws from the global generator
         pin_memory=torch.cuda.is_available(),

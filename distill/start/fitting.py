@@ -28,7 +28,6 @@ from isogon.ood.knn import directions
 from isogon.progress import Progress, say
 
 START = "start.safetensors"  # in the folder of a run, and in its bundle
-_FITTED = 50_000  # images the layer is fitted on, at most: many more than its columns
 _RE_ESTIMATED = 4096  # images for new batch statistics, at most
 
 
@@ -174,10 +173,9 @@ def _fit(
     progress: Progress,
 ) -> None:
     """Set the layer, and the heads of the objective to match."""
-    learnt = data.split.bank
     ours = _pooled(backbone, recipe, data, device, progress)
-    theirs = models.teacher.pooled(learnt, device, progress)
-    rows = slice(0, min(len(data.learnt), _FITTED))
+    theirs = models.teacher.pooled(data.fitted, device, progress)
+    rows = slice(0, len(data.fitted) - len(data.validation))
     features, teacher = (np.asarray(one[rows], np.float32) for one in (ours, theirs))
     compression = uncentred_pca(teacher, layer.out_features)
     length = float(np.linalg.norm(teacher, axis=1).mean())
@@ -215,7 +213,7 @@ def _pooled(
 ) -> Float[np.ndarray, "n features"]:
     """Return the network's pooled vectors of training images, computed once and stored."""
     network = as_teacher(backbone, recipe, data)
-    pooled = network.pooled(data.split.bank, device, progress)
+    pooled = network.pooled(data.fitted, device, progress)
     backbone.to(device)
     return pooled
 

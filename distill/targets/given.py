@@ -81,7 +81,12 @@ class GivenTeacher(Teacher):
         return rows
 
     def uncomputed(
-        self, indices: Indices, device: torch.device, *, plain: bool = False
+        self,
+        indices: Indices,
+        device: torch.device,
+        *,
+        plain: bool = False,
+        crops: Indices | None = None,
     ) -> Uncomputed:
         """Nothing has to be computed: the embeddings are given."""
         return Uncomputed(views=0, size=0)

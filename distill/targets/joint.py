@@ -196,10 +196,18 @@ class JointTeacher(Teacher):
         say(progress, f"Share of each teacher in the joint cosine: {shares}.")
 
     def uncomputed(
-        self, indices: Indices, device: torch.device, *, plain: bool = False
+        self,
+        indices: Indices,
+        device: torch.device,
+        *,
+        plain: bool = False,
+        crops: Indices | None = None,
     ) -> Uncomputed:
         """Return the sum over the teachers."""
-        found = [each.uncomputed(indices, device, plain=plain) for each in self.teachers]
+        found = [
+            each.uncomputed(indices, device, plain=plain, crops=crops)
+            for each in self.teachers
+        ]
         return Uncomputed(
             views=sum(each.views for each in found), size=sum(each.size for each in found)
         )

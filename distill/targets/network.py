@@ -45,10 +45,9 @@ class _Pixels:
     views: int
     parts: StoreParts
     batches: Callable[[int], Iterator[UInt8[Tensor, "b h w 3"]]]  # from a view's number on
-    # The views, by image and number, that `batches` leaves out: plain crops whose features
-    # are known. These features are the rows of `crops`, by image.
-    is_known: Callable[[int, int], bool] | None = None
-    crops: Float[np.ndarray, "n d"] | None = None
+    # The features of a view, by image and number, if it is a plain crop whose features are
+    # known. `batches` leaves such views out. None: there are none.
+    known: Callable[[int, int], Float[np.ndarray, " d"] | None] | None = None
 
 
 class NetworkTeacher(Teacher):
@@ -85,8 +84,9 @@ class NetworkTeacher(Teacher):
         self._section = section
         self._recipe = recipe
         self._source = source
-        # The features of plain crops that were asked for last, and of which images.
-        self._pooled: tuple[Indices, Float[np.ndarray, "n d"]] | None = None
+        # The features of the plain crops that were asked for last, and their rows by image.
+        self._pooled: Float[np.ndarray, "n d"] | None = None
+        self._row_of: dict[int, int] = {}
 
     def targets(
         self, indices: Indices, device: torch.device, progress: Progress
@@ -129,11 +129,17 @@ class NetworkTeacher(Teacher):
     ) -> Float[np.ndarray, "n d"]:
         """Return the network's features of the plain crops, computed in float32."""
         store = self._store("plain", self._plain(indices), "32-true", device, progress)
-        self._pooled = indices, store.values[:, 0, 0]
-        return store.values[:, 0, 0]
+        self._pooled = store.values[:, 0, 0]
+        self._row_of = {int(index): row for row, index in enumerate(indices)}
+        return self._pooled
 
     def uncomputed(
-        self, indices: Indices, device: torch.device, *, plain: bool = False
+        self,
+        indices: Indices,
+        device: torch.device,
+        *,
+        plain: bool = False,
+        crops: Indices | None = None,
     ) -> Uncomputed:
         """Return how much the stores on disk still lack."""
         kind = self._section.features
@@ -147,12 +153,12 @@ class NetworkTeacher(Teacher):
         folder = Path(self._section.cache) / record.folder
         done = rows_done(folder, record)
         views = rows = record.rows - done
-        if not plain and self._takes_crops:
+        if crops is not None and self._takes_crops:
             is_crop, count = self._random_views().is_crop, record.shape[1]
-            views -= sum(
-                is_crop(int(indices[row // count]), row % count)
-                for row in range(done, record.rows)
-            )
+            there = set(crops.tolist())
+            for row in range(done, record.rows):
+                index = int(indices[row // count])
+                views -= index in there and is_crop(index, row % count)
         return Uncomputed(views=views, size=rows * record.row_bytes)
 
     @property
@@ -187,11 +193,18 @@ class NetworkTeacher(Teacher):
         workers = self._recipe.train.workers
         size = self.preprocessing.height
         views = self._random_views()
-        crops = None
-        if self._takes_crops and self._pooled is not None:
-            images, features = self._pooled
-            if np.array_equal(images[: len(indices)], indices):
-                crops = features
+        pooled = self._pooled if self._takes_crops else None
+        row_of = self._row_of
+
+        def known(index: int, number: int) -> Float[np.ndarray, " d"] | None:
+            if pooled is None or index not in row_of or not views.is_crop(index, number):
+                return None
+            features: Float[np.ndarray, " d"] = pooled[row_of[index]]
+            return features
+
+        def is_known(index: int, number: int) -> bool:
+            return known(index, number) is not None
+
         return _Pixels(
             indices=indices,
             views=count,
@@ -199,10 +212,14 @@ class NetworkTeacher(Teacher):
                 self._images, indices, data, size=size, seed=seed, views=count
             ),
             batches=lambda start: views_in_order(
-                views, indices, count, start=start, workers=workers, crops=crops is None
+                views,
+                indices,
+                count,
+                start=start,
+                workers=workers,
+                left_out=None if pooled is None else is_known,
             ),
-            is_known=None if crops is None else views.is_crop,
-            crops=crops,
+            known=None if pooled is None else known,
         )
 
     def _plain(self, indices: Indices) -> _Pixels:
@@ -288,7 +305,7 @@ def _rows(
 ) -> Iterator[Float[Tensor, "b n d"]]:
     """Yield the tokens of every view from one on, in order, whether known or computed."""
     computed = (features(batch).tokens for batch in pixels.batches(start))
-    if pixels.crops is None or pixels.is_known is None:
+    if pixels.known is None:
         yield from computed
         return
     one_by_one = chain.from_iterable(computed)
@@ -297,9 +314,9 @@ def _rows(
         rows = []
         for row in range(first, min(first + _TOGETHER, end)):
             image, number = divmod(row, pixels.views)
-            if pixels.is_known(int(pixels.indices[image]), number):
-                known = np.asarray(pixels.crops[image], np.float32)[None]
-                rows.append(torch.from_numpy(known))
-            else:
+            known = pixels.known(int(pixels.indices[image]), number)
+            if known is None:
                 rows.append(next(one_by_one).cpu())
+            else:
+                rows.append(torch.from_numpy(np.asarray(known, np.float32)[None]))
         yield torch.stack(rows)

@@ -111,6 +111,18 @@ class Teacher(ABC):
 
     @abstractmethod
     def uncomputed(
-        self, indices: Indices, device: torch.device, *, plain: bool = False
+        self,
+        indices: Indices,
+        device: torch.device,
+        *,
+        plain: bool = False,
+        crops: Indices | None = None,
     ) -> Uncomputed:
-        """Return how much `targets`, or with `plain` `pooled`, would have to compute."""
+        """Return how much `targets`, or with `plain` `pooled`, would have to compute.
+
+        Args:
+            indices: the images.
+            device: where networks run.
+            plain: count for `pooled`.
+            crops: the images whose plain crops `pooled` will have computed before.
+        """

@@ -205,7 +205,7 @@ def test_features_of_crops_that_are_known_are_taken_from_there(
     computed = teacher_of(with_teacher(recipe, cache=str(tmp_path / "computed")))
     expected = computed.targets(indices, CPU, progress)
     taken = teacher_of(with_teacher(recipe, cache=str(tmp_path / "taken")))
-    asked = taken.uncomputed(indices, CPU)
+    asked = taken.uncomputed(indices, CPU, crops=bank)
     taken.pooled(bank, CPU, progress)
     counted: Any = type(taken.network.network)
     counted.passes = 0
