@@ -152,8 +152,7 @@ def train(found: Findings, training: TrainingTrial, copy: Path) -> None:
         row.seen = (
             f"statuses {statuses}, {len(steps)} steps; both name {second.name} and the file"
             if row.held
-            else f"statuses {statuses}, {len(steps)} steps, {told}: "
-            f"{_tail(training.log(first))}"
+            else f"statuses {statuses}, {len(steps)} steps; named by: {told}"
         )
     with found.trying("torchrun on two hosts; one is killed: the other ends") as row:
         running = training.start()
