@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from typing import Any
 
 import httpx
 import numpy as np
@@ -92,19 +93,16 @@ def slow_bodies(port: int, sizes: list[int]) -> Iterator[None]:
 
 def repeated_scans(side: int, times: int) -> bytes:
     """Return a progressive JPEG whose last scan is stored `times` times more."""
-    encoded = io.BytesIO()
-    flat = Image.new("RGB", (side, side), (90, 120, 30))
-    flat.save(encoded, "JPEG", progressive=True)
-    data = encoded.getvalue()
+    data = photograph(side, progressive=True)
     last = data.rfind(b"\xff\xda")
     return data[:-2] + data[last:-2] * times + b"\xff\xd9"
 
 
-def photograph(side: int, kind: str = "JPEG") -> bytes:
+def photograph(side: int, kind: str = "JPEG", **options: Any) -> bytes:
     """Return a square image with `side` pixels a side, smooth like a photograph."""
     rough = np.random.default_rng(0).integers(0, 255, (16, 16, 3), dtype=np.uint8)
     encoded = io.BytesIO()
-    Image.fromarray(rough).resize((side, side)).save(encoded, kind, quality=85)
+    Image.fromarray(rough).resize((side, side)).save(encoded, kind, quality=85, **options)
     return encoded.getvalue()
 
 

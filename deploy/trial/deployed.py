@@ -242,7 +242,7 @@ def attack(found: Findings, url: str, port: int, container: str) -> None:
         fell = _restarts(container, before)
         row.held = answers == [413, 200] and not fell and other.longest < _HEALTH
         row.seen = (
-            f"{len(large) // 1000} kB and {len(small) // 1000} kB: statuses "
+            f"{len(large) / _MIB:.0f} and {len(small) / _MIB:.0f} MiB: statuses "
             f"{_counted(answers)}; {fell} restarts; {other}"
         )
     until_ready(url, container)
