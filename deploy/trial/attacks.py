@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from typing import Any
 
 import httpx
 import numpy as np
@@ -22,6 +23,9 @@ class Others:
     def __init__(self) -> None:
         self.longest = 0.0  # seconds
         self.failed = 0
+
+    def __str__(self) -> str:
+        return f"others waited {self.longest:.1f} s at most, {self.failed} failed"
 
     def ask(self, url: str, ended: threading.Event) -> None:
         """Ask until `ended` is set."""
@@ -87,11 +91,18 @@ def slow_bodies(port: int, sizes: list[int]) -> Iterator[None]:
             connection.close()
 
 
-def photograph(side: int, seed: int = 0) -> bytes:
-    """Return a square JPEG with `side` pixels a side, smooth like a photograph."""
-    rough = np.random.default_rng(seed).integers(0, 255, (16, 16, 3), dtype=np.uint8)
+def repeated_scans(side: int, times: int) -> bytes:
+    """Return a progressive JPEG whose last scan is stored `times` times more."""
+    data = photograph(side, progressive=True)
+    last = data.rfind(b"\xff\xda")
+    return data[:-2] + data[last:-2] * times + b"\xff\xd9"
+
+
+def photograph(side: int, kind: str = "JPEG", **options: Any) -> bytes:
+    """Return a square image with `side` pixels a side, smooth like a photograph."""
+    rough = np.random.default_rng(0).integers(0, 255, (16, 16, 3), dtype=np.uint8)
     encoded = io.BytesIO()
-    Image.fromarray(rough).resize((side, side)).save(encoded, "JPEG", quality=85)
+    Image.fromarray(rough).resize((side, side)).save(encoded, kind, quality=85, **options)
     return encoded.getvalue()
 
 

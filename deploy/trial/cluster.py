@@ -25,6 +25,7 @@ from deploy.trial.needs import require
 
 _PATIENCE = 1800  # seconds for each step; the machine may be busy
 _PORT = 29555
+_STARTS = 10  # of a Ray node, which gives its agents only 15 s
 _ISOGON = [sys.executable, "-m", "isogon"]
 _RAY = [sys.executable, "-m", "ray.scripts.scripts", "start", "--block", "--num-cpus", "1"]
 # Fixed ports: otherwise a node waits for its agents to choose, which fails when busy.
@@ -127,9 +128,32 @@ class TrainingTrial:
         return [json.loads(line)["step"] for line in lines]
 
 
-def train(found: Findings, training: TrainingTrial) -> None:
-    """Kill a host while both train; then start both again."""
+def train(found: Findings, training: TrainingTrial, copy: Path) -> None:
+    """Let a host lack images; kill it while both train; then start both again.
+
+    Args:
+        found: the rows.
+        training: the run.
+        copy: the second host's copy of the images.
+    """
     first, second = training.hosts
+    with found.trying("a host with fewer images is refused before the first step") as row:
+        missing = sorted(copy.rglob("*.png"))[0]
+        content = missing.read_bytes()
+        missing.unlink()
+        running = training.start()
+        statuses = [process.wait(_PATIENCE) for process in running]
+        missing.write_bytes(content)
+        logs = [training.log(host).read_text() for host in training.hosts]
+        name = missing.relative_to(copy)
+        told = [f"{second.name} found" in log and f"lacks {name}" in log for log in logs]
+        steps = training.steps()
+        row.held = 0 not in statuses and all(told) and not steps
+        row.seen = (
+            f"statuses {statuses}, {len(steps)} steps; both name {second.name} and the file"
+            if row.held
+            else f"statuses {statuses}, {len(steps)} steps; named by: {told}"
+        )
     with found.trying("torchrun on two hosts; one is killed: the other ends") as row:
         running = training.start()
         checkpoint = Path(f"{training.output}.work") / "checkpoint.pt"
@@ -173,11 +197,12 @@ class EmbeddingTrial:
         self.bundle = bundle
         self.images = images
         self.alone = folder / "alone.parquet"
+        self.starts = 0  # of nodes
         self.environment = {
             "RAY_AUTH_MODE": "token",
             "RAY_AUTH_TOKEN": secrets.token_hex(),
             "RAY_USAGE_STATS_ENABLED": "0",
-            "RAY_raylet_start_wait_time_s": "300",
+            "RAY_gcs_server_port_wait_time_s": "300",
             "RAY_agent_register_timeout_ms": str(1000 * _PATIENCE),
             "OMP_NUM_THREADS": "1",
         }
@@ -197,21 +222,13 @@ class EmbeddingTrial:
         log = self.folder / f"{name}.log"
         store = [*_PORTS, "--object-store-memory", "100000000", "--node-ip-address"]
         head = ["--head", "--port", "6379", "--include-dashboard", "false"]
-        nodes = [
-            self.first.start(
-                [*_RAY, *head, *store, self.first.address], log, self.environment
-            )
-        ]
+        nodes = []
         try:
-            until(lambda: self._started(nodes, log), what="the head")
-            nodes.append(
-                self.second.start(
-                    [*_RAY, "--address", self.address, *store, self.second.address],
-                    log,
-                    self.environment,
-                )
-            )
-            until(lambda: self._started(nodes, log), what="the second node")
+            for host, asked in (
+                (self.first, head),
+                (self.second, ["--address", self.address]),
+            ):
+                nodes.append(self._node(host, [*asked, *store, host.address], log))
             yield log
         finally:
             for host in (self.second, self.first):
@@ -220,11 +237,23 @@ class EmbeddingTrial:
             for node in nodes:
                 node.wait()
 
-    def _started(self, nodes: list["subprocess.Popen[bytes]"], log: Path) -> bool:
-        if any(node.poll() is not None for node in nodes):
-            raise RuntimeError(f"a node ended: {_tail(log)}")
-        started = log.read_text(errors="replace").count("Ray runtime started")
-        return started == len(nodes)
+    def _node(
+        self, host: Host, arguments: list[str], log: Path
+    ) -> "subprocess.Popen[bytes]":
+        """Start a host's node, again if it ends before it is ready, as systemd would."""
+        for _ in range(_STARTS):
+            node = host.start([*_RAY, *arguments], log, self.environment)
+            if self._ready(node, log):
+                return node
+            host.kill()  # what it started
+        raise RuntimeError(f"the node of {host.name} ended {_STARTS} times: {_tail(log)}")
+
+    def _ready(self, node: "subprocess.Popen[bytes]", log: Path) -> bool:
+        """Wait until a new node runs; return whether it does."""
+        before = _started(log)
+        self.starts += 1
+        until(lambda: _started(log) > before or node.poll() is not None, what="a node")
+        return node.poll() is None
 
     def start(self, output: Path, log: Path) -> "subprocess.Popen[bytes]":
         """Start the command on the first host, by Ray."""
@@ -257,6 +286,7 @@ def _embed_with(
 ) -> None:
     output = embedding.folder / f"{case}.parquet"
     parts = Path(f"{output}.parts")
+    embedding.starts = 0
     with embedding.cluster(case) as log:
         started = time.monotonic()
         running = embedding.start(output, log)
@@ -274,10 +304,17 @@ def _embed_with(
     row.held = status == 0 and same and (told if harm is None else early)
     row.seen = f"status {status} after {took:.0f} s; " + (
         f"{'the same' if same else 'other'} bytes as on one machine; "
-        f"the host {'was named' if told else 'was not named'}"
+        f"the host {'was named' if told else 'was not named'}; "
+        f"Ray's 2 nodes were up after {embedding.starts} starts"
     )
     if not row.held:
         row.seen += f"; the log ends: {_tail(log)}"
+
+
+def _started(log: Path) -> int:
+    """Return how many nodes have said that they run."""
+    text = log.read_text(errors="replace") if log.exists() else ""
+    return text.count("Ray runtime started")
 
 
 def _tail(log: Path) -> str:
@@ -304,23 +341,28 @@ def main() -> None:
     with TemporaryDirectory(prefix="isogon-cluster-") as name:
         folder = Path(name)
         few, many, seen = folder / "few", folder / "many", folder / "seen"
-        other = folder / "other"
+        other, copy, trained = folder / "other", folder / "few-2", folder / "trained"
         digits(few, 200)
+        digits(copy, 200)
         digits(many, 900)
-        seen.mkdir()
-        other.mkdir()
+        for place in (seen, trained, other):
+            place.mkdir()
         shutil.copytree(many, other / "images")
         shared = {Path("/tmp/ray"): folder / "ray-1"}
         for number in (1, 2):
             (folder / f"ray-{number}").mkdir()
         Path("/tmp/ray").mkdir(exist_ok=True)
         mounts = {
-            "isogon-a": {**shared, seen: many},
-            "isogon-b": {Path("/tmp/ray"): folder / "ray-2", seen: other / "images"},
+            "isogon-a": {**shared, trained: few, seen: many},
+            "isogon-b": {
+                Path("/tmp/ray"): folder / "ray-2",
+                trained: copy,
+                seen: other / "images",
+            },
         }
         with two_hosts(folder, mounts) as hosts:
             if only != "embed":
-                train(training, TrainingTrial(hosts, folder, few))
+                train(training, TrainingTrial(hosts, folder, trained), copy)
                 training.write()
             if only != "train":
                 shutil.copytree(many, seen, dirs_exist_ok=True)  # for this machine alone

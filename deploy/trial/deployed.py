@@ -41,6 +41,7 @@ _ROOT = Path(__file__).parents[2]
 _COMPOSE = _ROOT / "deploy" / "compose.yaml"
 _SERVICE, _IMAGE = "isogon:trial-service", "isogon:trial"
 _MIB = 2**20
+_HEALTH = 5  # seconds until compose's health check fails
 _COMMANDS = {
     "dockerd": "Debian's docker.io",
     "docker": "Debian's docker.io",
@@ -180,8 +181,10 @@ def ask(found: Findings, url: str) -> None:
 
 def resident(container: str) -> float:
     """Return the resident memory of the container's largest process, in MiB."""
-    pids = docker("top", container, "-o", "pid").stdout.split()[1:]
-    sizes = [Path(f"/proc/{pid}/status").read_text() for pid in pids]
+    sizes = []
+    for pid in docker("top", container, "-o", "pid").stdout.split()[1:]:
+        with suppress(FileNotFoundError, ProcessLookupError):  # a health check that ended
+            sizes.append(Path(f"/proc/{pid}/status").read_text())
     lines = [line for text in sizes for line in text.splitlines() if "VmRSS" in line]
     return max(int(line.split()[1]) for line in lines) / 1024
 
@@ -222,16 +225,25 @@ def _counted(statuses: list[int]) -> str:
 
 
 def attack(found: Findings, url: str, port: int, container: str) -> None:
-    """Send three attacks that once stopped the service for all clients."""
+    """Send attacks that once stopped the service for all clients."""
     before = _restarts(container, 0)
     with found.trying("two WebPs of 34 bytes, each of 8000 x 8000 pixels") as row:
         with attacks.others(url) as other, ThreadPoolExecutor(2) as senders:
             answers = list(senders.map(lambda _: _embed(url, attacks.BOMB), range(2)))
         fell = _restarts(container, before)
-        row.held = 0 not in answers and not fell
+        row.held = 0 not in answers and not fell and other.longest < _HEALTH
+        row.seen = f"statuses {_counted(answers)}; {fell} restarts; {other}"
+    until_ready(url, container)
+    before = _restarts(container, 0)
+    with found.trying("JPEGs with a scan stored 190 times: 5 megapixels, then 1") as row:
+        large, small = (attacks.repeated_scans(side, 190) for side in (2300, 1100))
+        with attacks.others(url) as other:
+            answers = [_embed(url, large), _embed(url, small)]
+        fell = _restarts(container, before)
+        row.held = answers == [413, 200] and not fell and other.longest < _HEALTH
         row.seen = (
-            f"statuses {_counted(answers)}; {fell} restarts; others waited "
-            f"{other.longest:.1f} s at most"
+            f"{len(large) / _MIB:.0f} and {len(small) / _MIB:.0f} MiB: statuses "
+            f"{_counted(answers)}; {fell} restarts; {other}"
         )
     until_ready(url, container)
     before = _restarts(container, 0)
@@ -240,9 +252,7 @@ def attack(found: Findings, url: str, port: int, container: str) -> None:
             ended = attacks.endless_header(port, 10)
         fell = _restarts(container, before)
         row.held = other.longest < 2 and not other.failed and not fell
-        row.seen = (
-            f"{ended}; others waited {other.longest:.1f} s at most, {other.failed} failed"
-        )
+        row.seen = f"{ended}; {other}"
     until_ready(url, container)
     before = _restarts(container, 0)
     with found.trying("bodies that stop, until none is taken any more") as row:
@@ -255,6 +265,24 @@ def attack(found: Findings, url: str, port: int, container: str) -> None:
         row.held = answers.count(200) == 10 and not fell
         row.seen = f"meanwhile ten good requests got {_counted(answers)}; {fell} restarts"
     until_ready(url, container)
+
+
+def fill(found: Findings, url: str, container: str) -> None:
+    """Fill /tmp, and send bodies that are too large for the form parser's memory."""
+    with found.trying("no request is written to disk; a full /tmp does no harm") as row:
+        files = docker("exec", container, "find", "/tmp", "-type", "f").stdout.split()
+        filling = ("dd", "if=/dev/zero", "of=/tmp/full", "bs=1M")
+        filled = docker("exec", container, *filling, check=False).stderr
+        left = docker("exec", container, "df", "--output=avail", "/tmp").stdout.split()[-1]
+        large = attacks.photograph(2000, "BMP")
+        answers = [_embed(url, large) for _ in range(4)]
+        docker("exec", container, "rm", "/tmp/full")
+        row.held = answers == [200] * 4 and left == "0" and not files
+        row.seen = (
+            f"{len(files)} files in /tmp after the attacks; with {left} bytes left "
+            f"({filled.splitlines()[0].rpartition(': ')[2]}) forms of "
+            f"{len(large) / _MIB:.1f} MiB got {_counted(answers)}"
+        )
 
 
 def _restarts(container: str, before: int) -> int:
@@ -391,6 +419,7 @@ def main() -> None:
                 ask(found, url)
                 give_back(found, url, container)
                 attack(found, url, port, container)
+                fill(found, url, container)
                 stop(found, container)
             watch(found, folder)
     found.write()

@@ -42,7 +42,7 @@ class _ProcessState:
         return cls(
             process=f"process {rank} on {socket.gethostname()}",
             images={name: (len(each), _digest(each)) for name, each in sources.items()},
-            settings=versions | dict(settings),
+            settings=versions | {"places of images": [*sources]} | dict(settings),
         )
 
 
@@ -64,22 +64,25 @@ def require_agreement(
     states = _gathered(fabric, _ProcessState.of(fabric.global_rank, sources, settings))
     first = states[0]
     with in_common(fabric):
+        # The images first: settings derive from them, and files are easier to act on.
         for rank, other in enumerate(states):
+            for name, (count, digest) in first.images.items():
+                theirs, other_digest = other.images.get(name, (count, digest))
+                if digest == other_digest:
+                    continue
+                ours: Collection[str] = sources[name].names if name in sources else ()
+                names: Collection[str] = fabric.broadcast(ours)
+                how = _gathered(fabric, _how_different(ours, names))[rank]
+                raise UsageError(
+                    f"{other.process} found {theirs:,} images in {name}, {first.process} "
+                    f"{count:,}: {how}. {_REMEDY}"
+                )
+        for other in states:
             if other.settings != first.settings:
                 differing = _differing(first.settings, other.settings)
                 raise UsageError(
                     f"{other.process} and {first.process} do not run the same: "
                     f"{'; '.join(differing)}. {_REMEDY}"
-                )
-            for name, (count, digest) in first.images.items():
-                theirs, other_digest = other.images[name]
-                if digest == other_digest:
-                    continue
-                names: Collection[str] = fabric.broadcast(sources[name].names)
-                how = _gathered(fabric, _how_different(sources[name].names, names))[rank]
-                raise UsageError(
-                    f"{other.process} found {theirs:,} images in {name}, {first.process} "
-                    f"{count:,}: {how}. {_REMEDY}"
                 )
 
 

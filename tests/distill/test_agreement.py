@@ -32,7 +32,7 @@ def test_an_incomplete_copy_of_the_images_is_refused_by_numbers_and_names(
     def work(rank: int) -> None:
         fabric = launched(TrainSection(devices=2))
         sources = {"[data] images": open_images(str(folders[rank]))}
-        require_agreement(fabric, sources, {})
+        require_agreement(fabric, sources, {"names of the images": f"digest {rank}"})
 
     first, second = two_processes(work)
     host = socket.gethostname()
@@ -58,8 +58,15 @@ def test_images_of_other_bytes_and_other_settings_are_refused(
         fabric = launched(TrainSection(devices=2))
         require_agreement(fabric, {}, {"steps": 30 + rank, "train.seed": 0})
 
+    def other_places(rank: int) -> None:
+        fabric = launched(TrainSection(devices=2))
+        images = open_images(str(folders[0]))
+        sources = {"[data] images": images, "[[unfamiliar]] more": images}
+        require_agreement(fabric, dict([*sources.items()][: 2 - rank]), {})
+
     assert "of the same names have other sizes" in two_processes(other_bytes)[0]
     assert "do not run the same: steps is 31 and 30." in (two_processes(other_steps)[0])
+    assert "places of images is ['[data] images'] and [" in two_processes(other_places)[0]
 
 
 def test_a_process_that_ends_is_told_in_a_sentence(two_processes: Run) -> None:
