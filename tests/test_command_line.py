@@ -629,8 +629,11 @@ def test_calibrate_says_that_labels_are_missing_before_it_works(
     assert (bundle_path / "manifest.json").read_bytes() == before
 
 
-def test_the_quickstart_runs_the_whole_chain_and_is_fast_again(tmp_path: Path) -> None:
-    first = isogon("quickstart", "--epochs", 1, cwd=tmp_path)
+def test_the_quickstart_runs_the_whole_chain_and_is_fast_again(
+    here: Here, tmp_path: Path
+) -> None:
+    small = ("quickstart", "--size", 32)
+    first = isogon(*small, "--epochs", 1, cwd=tmp_path)
     assert first.returncode == 0, first.stderr
     for told in (
         "parameters",
@@ -648,12 +651,13 @@ def test_the_quickstart_runs_the_whole_chain_and_is_fast_again(tmp_path: Path) -
         assert told in first.stdout
     assert "Distilling" in first.stderr
     manifest = (tmp_path / "quickstart.isogon" / "manifest.json").read_bytes()
-    again = isogon("quickstart", "--epochs", 1, cwd=tmp_path)
-    assert again.returncode == 0
+    again = here(*small, "--epochs", 1, cwd=tmp_path)
+    assert again.returncode == 0, again.stderr
+    assert "Measuring latency" in again.stderr
     assert "Distilling" not in again.stderr
     assert "Exporting" not in again.stderr
     assert (tmp_path / "quickstart.isogon" / "manifest.json").read_bytes() == manifest
-    other = isogon("quickstart", "--epochs", 2, cwd=tmp_path)
+    other = here(*small, "--epochs", 2, cwd=tmp_path)
     assert other.returncode == 2
     assert "made with other choices (train)" in " ".join(other.stderr.split())
 
