@@ -1,5 +1,6 @@
 """The wheel, installed where there is no checkout."""
 
+import os
 import shutil
 import subprocess
 import sys
@@ -12,8 +13,15 @@ UV = Path(sys.executable).with_name("uv")
 
 
 def run(*command: object, cwd: Path) -> str:
+    environment = {
+        name: value for name, value in os.environ.items() if name != "PYTHONPATH"
+    }
     found = subprocess.run(
-        [str(part) for part in command], cwd=cwd, capture_output=True, text=True
+        [str(part) for part in command],
+        cwd=cwd,
+        env=environment,  # else the checkout may be what is found
+        capture_output=True,
+        text=True,
     )
     assert found.returncode == 0, found.stderr
     return found.stdout

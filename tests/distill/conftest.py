@@ -1,4 +1,4 @@
-"""Fixtures: the two processes of a run, without a new interpreter for each."""
+"""Fixtures: two processes, without a new interpreter for each."""
 
 import multiprocessing
 import os
@@ -16,9 +16,9 @@ Work = Callable[[int], None]  # of one process, by its number
 Watch = Callable[[], bool]  # whether to kill them now
 
 
-@pytest.fixture
-def two_processes(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[str]]:
-    """Return a function that runs `work` in two processes that make up a run.
+@pytest.fixture(scope="session")
+def forked() -> Callable[..., list[str]]:
+    """Return a function that runs `work` in two forks of this process.
 
     It returns the error each ended with, or "". They are killed when `killed` says so.
     """
@@ -26,12 +26,6 @@ def two_processes(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[str]]:
         pytest.skip("a process that knows CUDA cannot be forked")
 
     def run(work: Work, killed: Watch = lambda: False) -> list[str]:
-        with socket.socket() as one:
-            one.bind(("127.0.0.1", 0))
-            port = str(one.getsockname()[1])
-        monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")
-        monkeypatch.setenv("MASTER_PORT", port)
-        monkeypatch.setenv("WORLD_SIZE", "2")
         context = multiprocessing.get_context("fork")
         pipes = [context.Pipe(duplex=False) for _ in range(2)]
         processes: list[ForkProcess] = [
@@ -49,6 +43,24 @@ def two_processes(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[str]]:
             process.kill()
             process.join()
         return [ours.recv() if ours.poll() else "" for ours, _ in pipes]
+
+    return run
+
+
+@pytest.fixture
+def two_processes(
+    forked: Callable[..., list[str]], monkeypatch: pytest.MonkeyPatch
+) -> Callable[..., list[str]]:
+    """Return `forked` for the two processes of a run, which find each other."""
+
+    def run(work: Work, killed: Watch = lambda: False) -> list[str]:
+        with socket.socket() as one:
+            one.bind(("127.0.0.1", 0))
+            port = str(one.getsockname()[1])
+        monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")
+        monkeypatch.setenv("MASTER_PORT", port)
+        monkeypatch.setenv("WORLD_SIZE", "2")
+        return forked(work, killed)
 
     return run
 

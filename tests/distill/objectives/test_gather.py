@@ -1,18 +1,33 @@
-"""Two processes learn what one does with the whole batch; see `world.py`."""
+"""Two processes learn what one does with the whole batch, by DistributedDataParallel."""
 
+import copy
+import datetime
 import json
 import os
-import subprocess
-import sys
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 import torch
+import torch.distributed as dist
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
 
+from distill.objectives import Objective, Weighted
+from distill.objectives.cosine import Cosine
+from distill.objectives.cospress import CosPress
+from distill.objectives.coss import Coss
+from distill.objectives.isogon import IsogonObjective
+from distill.objectives.kd import Kd
+from distill.objectives.nd import Nd
+from distill.objectives.proteus import Proteus
+from distill.objectives.queue import Queue
+from distill.objectives.rkd import Rkd
 from distill.objectives.terms import whole_batch
+from distill.objectives.vkd import Vkd
+from isogon.networks import Features
 
-WORLD = Path(__file__).parent / "world.py"
-ROOT = WORLD.parents[3]
 GLOBAL = [
     "cospress",
     "cospress, no cells",
@@ -28,29 +43,145 @@ GLOBAL = [
 ]
 LOCAL = ["cosine", "kd", "nd of one width", "proteus", "queue", "vkd layer_norm"]
 Found = dict[str, dict[str, float]]
+RANKS, BATCH, TEACHER, STUDENT = 2, 12, 8, 6
+TEMPERATURES = (0.05, 0.1)
+
+
+class Pair(nn.Module):
+    """A student of one layer, and an objective."""
+
+    def __init__(self, objective: Objective, width: int) -> None:
+        super().__init__()
+        self.student = nn.Linear(5, width)
+        self.objective = objective
+
+    def forward(
+        self,
+        images: torch.Tensor,
+        tokens: torch.Tensor,
+        labels: torch.Tensor,
+        grid: tuple[int, int],
+    ) -> torch.Tensor:
+        student = Features(tokens=self.student(images), grid=(2, 2))
+        terms = self.objective(student, Features(tokens=tokens, grid=grid), labels)
+        return torch.stack(list(terms.values())).sum()
+
+
+def objectives() -> dict[str, tuple[Objective, int]]:
+    """Every objective without BatchNorm, with the student's width."""
+    gains = {"teacher_temperature": 0.5, "student_temperature": 0.5}
+
+    def cospress() -> CosPress:
+        return CosPress(TEACHER, STUDENT, TEMPERATURES, pca_start=True)
+
+    def isogon() -> IsogonObjective:
+        return IsogonObjective(TEACHER, STUDENT, pairs_weight=10.0)
+
+    def rkd() -> Rkd:
+        return Rkd(distance_weight=1.0, angle_weight=2.0)
+
+    def kd() -> Kd:
+        return Kd(TEACHER, STUDENT, 3, temperature=2.0, kd_weight=2.0, warmup_epochs=0.0)
+
+    def queue() -> Queue:
+        settings = {"temperature": 0.3, "cells_weight": 1.0, "cells_temperature": 0.3}
+        return Queue(TEACHER, STUDENT, size=16, **settings)
+
+    return {
+        "cosine": (Cosine(TEACHER, STUDENT), STUDENT),
+        "cospress": (cospress(), STUDENT),
+        "isogon": (isogon(), STUDENT),
+        "vkd layer_norm": (Vkd(TEACHER, STUDENT, "layer_norm"), STUDENT),
+        "vkd standardise": (Vkd(TEACHER, STUDENT, "standardise"), STUDENT),
+        "vkd whiten": (Vkd(TEACHER, STUDENT, "whiten"), STUDENT),
+        "coss": (Coss(TEACHER, STUDENT, weight_space=1.0, **gains), STUDENT),
+        "coss of one width": (Coss(TEACHER, TEACHER, weight_space=1.0, **gains), TEACHER),
+        "rkd": (rkd(), STUDENT),
+        "proteus": (Proteus(TEACHER, STUDENT), STUDENT),
+        "nd of one width": (Nd(TEACHER, TEACHER, 3), TEACHER),
+        "kd": (kd(), STUDENT),
+        "queue": (queue(), STUDENT),
+        "several": (Weighted({"isogon": (1.0, isogon()), "rkd": (3.0, rkd())}), STUDENT),
+    }
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Case:
+    """An objective with its batch, and the same after one process had the whole batch."""
+
+    pair: Pair
+    batch: tuple[torch.Tensor, torch.Tensor, torch.Tensor]
+    grid: tuple[int, int]
+    alone: Pair
+    loss: float
+
+
+def prepared(objective: Objective, width: int, grid: tuple[int, int]) -> Case:
+    images = torch.randn(BATCH, 5, 5).double()
+    tokens = torch.randn(BATCH, 1 + grid[0] * grid[1], TEACHER).double() + 0.3
+    labels = torch.arange(BATCH) % 3
+    pair = Pair(objective, width).double()
+    if objective.start_on != "nothing":
+        objective.start([(Features(tokens=tokens, grid=grid), labels)])
+    alone = copy.deepcopy(pair)
+    loss = alone(images, tokens, labels, grid)
+    loss.backward()
+    batch = (images, tokens, labels)
+    return Case(pair=pair, batch=batch, grid=grid, alone=alone, loss=loss.item())
+
+
+def differences(case: Case, rank: int) -> dict[str, float]:
+    """Return how far two processes are from one, relatively, in loss and gradients."""
+    mine = [part.chunk(RANKS)[rank] for part in case.batch]
+    model = DistributedDataParallel(case.pair)  # must live until the backward pass is done
+    loss = model(*mine, case.grid)
+    loss.backward()
+    mean = loss.detach().clone()
+    dist.all_reduce(mean)
+    found = {"loss": abs(mean.item() / RANKS / case.loss - 1)}
+    expected = dict(case.alone.named_parameters())
+    for name, parameter in case.pair.named_parameters():
+        assert parameter.grad is not None, name
+        gradient = expected[name].grad
+        assert gradient is not None, name
+        scale = gradient.abs().max().clamp_min(1e-6)
+        found[name] = ((parameter.grad - gradient).abs().max() / scale).item()
+    return found
+
+
+def learn_in_one_of_two(rank: int, folder: Path) -> None:
+    """Write, per objective, the differences from one process to `folder/RANK.json`.
+
+    Both processes make the same objectives and batches.
+    """
+    os.environ["GLOO_SOCKET_IFNAME"] = "lo"
+    torch.manual_seed(0)
+    cases = {}
+    for name, (objective, width) in objectives().items():
+        cases[name] = prepared(objective, width, (2, 2))
+    for name in ("cospress", "isogon", "vkd whiten"):  # embeddings alone
+        objective, width = objectives()[name]
+        cases[f"{name}, no cells"] = prepared(objective, width, (0, 0))
+    dist.init_process_group(
+        "gloo",
+        init_method=(folder / "meeting").as_uri(),
+        rank=rank,
+        world_size=RANKS,
+        timeout=datetime.timedelta(seconds=60),
+    )
+    found = {name: differences(case, rank) for name, case in cases.items()}
+    (folder / f"{rank}.json").write_text(json.dumps(found))
+    dist.destroy_process_group()
 
 
 @pytest.fixture(scope="module")
-def worlds(tmp_path_factory: pytest.TempPathFactory) -> list[Found]:
+def worlds(
+    forked: Callable[..., list[str]], tmp_path_factory: pytest.TempPathFactory
+) -> list[Found]:
     """What each of two processes found."""
     folder = tmp_path_factory.mktemp("world")
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "GLOO_SOCKET_IFNAME": "lo"}
-    processes = [
-        subprocess.Popen(
-            [sys.executable, str(WORLD), str(rank), str(folder)],
-            env=environment,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for rank in range(2)
-    ]
-    try:
-        messages = [process.communicate(timeout=200)[1] for process in processes]
-    finally:
-        for process in processes:
-            process.kill()
-    assert [process.returncode for process in processes] == [0, 0], "\n".join(messages)
-    return [json.loads((folder / f"{rank}.json").read_text()) for rank in range(2)]
+    assert forked(lambda rank: learn_in_one_of_two(rank, folder)) == ["", ""]
+    return [json.loads((folder / f"{rank}.json").read_text()) for rank in range(RANKS)]
 
 
 @pytest.mark.parametrize("name", GLOBAL + LOCAL)
