@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+from jaxtyping import Int
 
 from export.deployed import DeployedFunction
 from export.divergence import StoredRunner
@@ -29,7 +30,7 @@ from isogon.parity import ParityReport, ParityRun
 from isogon.progress import Progress
 from isogon.runtimes import OnnxRunner, Pixels, Precision
 
-_RANKED_ON = 4  # images, in one batch
+_RANKED_ON = 4  # images, in one batch: those with the least cosine, which decide
 
 _Convert = Callable[..., onnx.ModelProto]  # with `keep`: names of nodes left in float32
 
@@ -92,7 +93,7 @@ def lowered(
         UsageError: int8, but no images to observe activation ranges on.
     """
     suffix = "" if target == "onnxruntime" else f".{target}"
-    trial = _Trial(
+    trial = Trial(
         gate=gate,
         file=folder / f"model.{precision}{suffix}.onnx",
         artifact=onnx_name(precision),
@@ -133,7 +134,7 @@ def lowered(
 
 
 def _made(
-    trial: "_Trial",
+    trial: "Trial",
     convert: _Convert,
     float32: onnx.ModelProto,
     pixels: Pixels,
@@ -142,20 +143,18 @@ def _made(
     progress: Progress,
 ) -> Lowered:
     """Convert, judge, and repair if it does not pass."""
-    if not plan.repair:
-        return trial.lowered(convert())
-    ranked_on = pixels[:: max(1, len(pixels) // _RANKED_ON)]
+    plain = convert()
+    if not plan.repair or trial.accepts(plain):
+        return trial.lowered(plain)
     repair = repaired(
-        lambda keep: convert(keep=keep),
+        lambda keep: convert(keep=keep) if keep else plain,
         trial.accepts,
         float32,
-        ranked_on[:_RANKED_ON],
+        pixels[trial.hardest(plain, _RANKED_ON)],
         progress=progress,
     )
     if not repair:
         return trial.lowered(repair.unrepaired, repair)
-    if not repair.keep:
-        return trial.lowered(repair.model)
     unrepaired = folder / f"unrepaired.{trial.precision}.onnx"
     save_model(trial.shipped(repair.unrepaired), unrepaired)
     found = trial.lowered(repair.model)
@@ -165,7 +164,7 @@ def _made(
     return replace(found, repair=repair, time_cost=after / before)
 
 
-class _Trial:
+class Trial:
     """Runs conversions through the gate, one after the other, and keeps the last run."""
 
     def __init__(
@@ -191,6 +190,20 @@ class _Trial:
     def accepts(self, model: onnx.ModelProto) -> ParityReport:
         """Return the report on a conversion; falsy if it does not pass."""
         return self._gate.judge(self._run(model))
+
+    def hardest(self, model: onnx.ModelProto, count: int) -> Int[np.ndarray, " chosen"]:
+        """Return which images a conversion changes most, by the cosine of embeddings.
+
+        Every image has to pass. Often a few fail, because they exceed the range of one
+        tensor; a node that harms only these must not be missed.
+        """
+        run = self._run(model)
+        cosines = [
+            np.einsum("nd,nd->n", made.embeddings, run.expected.embeddings)
+            for made in run.answers.values()
+        ]
+        worst = np.min(np.nan_to_num(cosines, nan=-np.inf), axis=0)
+        return np.argsort(worst, kind="stable")[:count]
 
     def lowered(self, model: onnx.ModelProto, repair: Repair | None = None) -> Lowered:
         """Return the artifact of the chosen conversion, with its report."""

@@ -36,7 +36,7 @@ def benchmark(monkeypatch: pytest.MonkeyPatch) -> Load:
     return import_module
 
 
-@pytest.mark.parametrize("name", ["families", "runtime", "gpu_check"])
+@pytest.mark.parametrize("name", ["families", "runtime", "gpu_check", "int8"])
 def test_a_benchmark_says_what_it_takes(
     name: str,
     benchmark: Load,
@@ -158,6 +158,36 @@ def test_a_family_that_cannot_be_built_is_a_row_with_its_reason(
     page = families("test_vit", "100")
     assert page.count("does not take images of 100 x 100 pixels") == 6
     assert "Of 1 models pass: fp32 0" in page
+
+
+@pytest.mark.slow
+def test_int8_is_measured_at_four_stations_and_once(
+    exported: Path,
+    benchmark: Load,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+) -> None:
+    arguments = ["--bundle", str(exported), "--steps", "2", "--runs", str(tmp_path)]
+    monkeypatch.setattr(sys, "argv", ["int8.py", *arguments])
+    int8 = benchmark("int8")
+    int8.main()
+    first = capsys.readouterr().out
+    (kept,) = tmp_path.glob("*.json")
+    row = int8.StudentRow.model_validate_json(kept.read_text())
+    assert list(row.stations) == list(int8.STATIONS)
+    assert row.minutes > 0
+    assert row.stations["repaired"].ok >= row.stations["converted"].ok
+    assert "fine-tuned, repaired 1 of 1 measured" in first
+    when = kept.stat().st_mtime_ns
+    row.stations.pop("fine-tuned")
+    int8.main()
+    assert capsys.readouterr().out.split("\n", 3)[3] == first.split("\n", 3)[3]
+    assert kept.stat().st_mtime_ns == when
+    kept.write_text(row.model_dump_json())
+    int8.main()
+    again = int8.StudentRow.model_validate_json(kept.read_text())
+    assert again.stations == row.stations | {"fine-tuned": again.stations["fine-tuned"]}
 
 
 def test_rounds_alternate_and_measure_every_runner(exported: Path, benchmark: Load) -> None:

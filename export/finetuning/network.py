@@ -5,7 +5,7 @@ nothing is clamped (straight-through: arXiv:1308.3432). So the graph is simulate
 exporter's own Q/DQ nodes, scales and zero points, for any network.
 """
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from types import MappingProxyType
 
 import numpy as np
@@ -27,7 +27,8 @@ class QuantisedNetwork(nn.Module):
     """The part of an int8 graph that computes the embedding, with float32 weights to train.
 
     The weights of Conv, Gemm, MatMul and LayerNormalization nodes and their biases are
-    parameters; everything else is constant. An int8 weight's scale is what the exporter
+    parameters (the bias of a MatMul is a vector that an Add adds); everything else is
+    constant. An int8 weight's scale is what the exporter
     would choose for the present parameter: its channel's largest magnitude over 127.
 
     The unit of a parameter is the initial scale of its channel (for a vector: 1/127 of
@@ -60,7 +61,7 @@ class QuantisedNetwork(nn.Module):
         self._units: dict[str, Tensor] = {}
         self.weights = nn.ParameterDict()
         for node in self._nodes:
-            for place in _TRAINED.get(node.op_type, ()):
+            for place in _trained_places(node, originals):
                 name = node.input[place] if place < len(node.input) else ""
                 source, back = name, makers.get(name)
                 if back is not None and back.op_type == "DequantizeLinear":
@@ -146,6 +147,16 @@ class QuantisedNetwork(nn.Module):
             return _rounded(weight, scale, zero) * scale
         scale = _scales(weight.detach(), axis)
         return _rounded(weight, scale, zero[:1]) * scale
+
+
+def _trained_places(
+    node: onnx.NodeProto, weights: Mapping[str, onnx.TensorProto]
+) -> Sequence[int]:
+    """Return which inputs of `node` may be weights to train."""
+    if node.op_type != "Add":
+        return _TRAINED.get(node.op_type, ())
+    vectors = [name in weights and len(weights[name].dims) == 1 for name in node.input]
+    return [place for place, vector in enumerate(vectors) if vector]
 
 
 def _rounded(x: Tensor, scale: Tensor, zero: Tensor) -> Tensor:

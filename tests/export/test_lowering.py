@@ -8,6 +8,10 @@ import pytest
 from rich.progress import Progress
 
 from export import ExportPlan, export_bundle, tolerances, verify
+from export.deployed import DeployedFunction
+from export.gate import Gate
+from export.lowering import Trial
+from export.onnx import int8_model
 from export.tensorrt import EngineOptions
 from isogon.bundle import (
     ONNX,
@@ -19,7 +23,7 @@ from isogon.bundle import (
 )
 from isogon.errors import UnvouchedArtifactError, UsageError
 from isogon.parity import ParityReport
-from isogon.runtimes import BatchProfile, EngineStamp, Machine
+from isogon.runtimes import BatchProfile, EngineStamp, Machine, OnnxRunner
 
 STEM = "backbone.model."
 WAITING = "engines/sm90-trt11.4-fp32.engine"  # built, and not yet run
@@ -268,3 +272,22 @@ def test_a_repair_that_gives_up_is_a_rejection_and_says_why(
     assert [rejected.report for rejected in exported.rejected] == [made.report]
     kept = onnx.load(exported.rejected[0].file)
     assert kept.graph == made.repair.unrepaired.graph
+
+
+def test_the_repair_ranks_on_the_images_that_a_conversion_changes_most(
+    exported: Path, tmp_path: Path, progress: Progress
+) -> None:
+    bundle = Bundle.open(exported)
+    deployed = DeployedFunction.of(bundle)
+    gate = Gate.of(deployed, ExportPlan(lower=("int8",)), progress)
+    file = tmp_path / "model.int8.onnx"
+    trial = Trial(
+        gate=gate, file=file, artifact=onnx_name("int8"), precision="int8", coarse=None
+    )
+    converted = int8_model(onnx.load(bundle.file(ONNX)), deployed.samples())
+    chosen = trial.hardest(converted, 4)
+    pixels = deployed.images.pixels
+    found = OnnxRunner(file).run_all(pixels, 7).embeddings
+    cosines = (found * gate.expected.embeddings).sum(axis=1)
+    assert len(chosen) == 4
+    assert cosines[chosen].max() <= np.sort(cosines)[4]
