@@ -20,9 +20,11 @@ if TYPE_CHECKING:
     from isogon.parity import ParityReport
 
 _PROFILE = "1:8:32"
+_OF_WEIGHTS = ("bundle", "weights", "as_json")  # the parameters that --weights has
 
 
 def export(
+    context: typer.Context,
     bundle: BundlePath,
     fp16: Annotated[
         bool, typer.Option("--fp16", help="Add float16: half the size, for GPUs.")
@@ -156,7 +158,7 @@ def export(
 
     BatchProfile.parse(batch)  # report a bad profile before torch is loaded
     if weights is not None:
-        _require_alone(locals())
+        _require_alone(context)
         _weights(Bundle.open(bundle), weights, as_json=as_json)
         return
     opened = Bundle.open(bundle, rewriting=["export"])
@@ -286,26 +288,18 @@ def show_weights(written: "PlainWeights") -> None:
     out.print(written.snippet, markup=False, highlight=False, soft_wrap=True)
 
 
-def _require_alone(given: dict[str, Any]) -> None:
+def _require_alone(context: typer.Context) -> None:
     """Refuse the options about artifacts, since `--weights` makes none."""
     from isogon.errors import UsageError
 
-    for name in (
-        "fp16",
-        "int8",
-        "engine",
-        "runtime",
-        "finetune",
-        "bank",
-        "bound",
-        "images",
-        "build_only",
-    ):
-        if given[name]:
-            raise UsageError(
-                f"--weights writes weights alone. Leave out --{name.replace('_', '-')}, or "
-                f"run `isogon export` once for each."
-            )
+    for parameter in context.command.params:
+        source = context.get_parameter_source(str(parameter.name))
+        if parameter.name in _OF_WEIGHTS or source is None or source.name == "DEFAULT":
+            continue
+        raise UsageError(
+            f"--weights writes weights alone. Leave out {parameter.opts[0]}, or run "
+            f"`isogon export` once for each."
+        )
 
 
 def _weights(bundle: "Bundle", file: Path, *, as_json: bool) -> None:
