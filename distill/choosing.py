@@ -6,7 +6,7 @@
 import copy
 import re
 import tomllib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -33,7 +33,6 @@ TEACHERS = (
 )
 _PATCHES = 224  # input size of the first teacher, a multiple of its patches
 _ENOUGH = 128  # pixels; below this the other teachers are much worse
-_PLACE = re.compile(r"(\w+)\.(\w+)=(.+)", re.DOTALL)
 _NO_NAME = re.compile(r"[^A-Za-z0-9._-]+")
 
 
@@ -43,7 +42,8 @@ class Wanted:
 
     images: str | None = None
     test: str | None = None
-    unfamiliar: tuple[str, ...] = ()  # DIR, or NAME[:near|far]=DIR
+    # [NAME[:near|far]=]DIR as text, or the keys of a table `[[unfamiliar]]`.
+    unfamiliar: tuple[str | Mapping[str, str], ...] = ()
     teacher: tuple[str, ...] = ()  # NAME[:CHECKPOINT], or package.module:factory
     student: str | None = None  # as the teacher
     from_scratch: bool = False  # the student without pretrained weights
@@ -57,7 +57,8 @@ class Wanted:
     workers: int | None = None
     seed: int | None = None
     name: str | None = None
-    settings: tuple[str, ...] = ()  # SECTION.KEY=VALUE, for all other keys
+    # All other keys: SECTION.KEY=VALUE as text, or SECTION.KEY and the value.
+    settings: tuple[str | tuple[str, Any], ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -65,9 +66,7 @@ class Chosen:
     """A recipe, and how it was made."""
 
     recipe: Recipe
-    document: dict[
-        str, Any
-    ]  # the recipe as in a file, with all defaults that were filled in
+    document: dict[str, Any]  # the recipe as in a file, with the defaults filled in
     taken: tuple[Default, ...]  # the defaults that were filled in, with reasons
     renamed: tuple[str, ...] = ()  # a note for each key with another name now
 
@@ -102,8 +101,9 @@ def chosen_recipe(
     _set_length(document, wanted, taken)
     for key in ("batch_size", "accumulate", "workers", "seed"):
         _set(document, "train", key, getattr(wanted, key))
-    for text in wanted.settings:
-        _set_by_name(document, text)
+    for one in wanted.settings:
+        place, value = _parsed_setting(one) if isinstance(one, str) else one
+        _set_by_name(document, place, value)
     if wanted.name is not None:
         document["name"] = wanted.name
     elif base is None:
@@ -134,8 +134,8 @@ def chosen_from(recipe: Path | None, wanted: Wanted, *, minutes: float | None) -
         given = [option for option, value in lengths.items() if value is not None]
         if given:
             raise UsageError(f"Expected --minutes or {given[0]}, got both. Leave one out.")
-        if not minutes > 0:
-            raise UsageError(f"Expected --minutes above 0, got {minutes:g}.")
+        if not (isinstance(minutes, int | float) and minutes > 0):
+            raise UsageError(f"Expected --minutes above 0, got {minutes!r}.")
     if recipe is None:
         return chosen_recipe(wanted)
     return chosen_recipe(wanted, document_from_toml(recipe), where=str(recipe))
@@ -201,7 +201,12 @@ def _set_images(document: dict[str, Any], wanted: Wanted) -> None:
     if not wanted.unfamiliar or not isinstance(tables, list):
         return
     sets = {one.get("name"): one for one in tables if isinstance(one, dict)}
-    named = [unfamiliar_set(text) for text in wanted.unfamiliar]
+    named = [
+        unfamiliar_set(one)
+        if isinstance(one, str)
+        else {"name": name_of(one["images"]), **one}
+        for one in wanted.unfamiliar
+    ]
     names = [one["name"] for one in named]
     for one in named:
         if names.count(one["name"]) > 1:
@@ -219,10 +224,8 @@ def _set_teacher(
     if wanted.teacher:
         tables = [_teacher(text) for text in wanted.teacher]
         before = document.get("teacher")
-        kept = {}
-        if isinstance(
-            before, dict
-        ):  # only keys about features are kept, not the old model's
+        kept = {}  # keys about features, without those of the old model
+        if isinstance(before, dict):
             kept = {
                 key: value
                 for key, value in before.items()
@@ -282,7 +285,8 @@ def _set_length(document: dict[str, Any], wanted: Wanted, taken: list[Default]) 
         section.pop("steps", None)
         section["epochs"] = wanted.epochs
     warmup = section.get("warmup_epochs")
-    too_short = wanted.epochs is not None and (warmup or 5) >= wanted.epochs > 0
+    # Another type than int is refused later.
+    too_short = isinstance(wanted.epochs, int) and (warmup or 5) >= wanted.epochs > 0
     if section.get("warmup_share") is None and (wanted.steps is not None or too_short):
         section.pop("warmup_epochs", None)
         if not (student.get("pretrained") or student.get("checkpoint")):
@@ -291,25 +295,38 @@ def _set_length(document: dict[str, Any], wanted: Wanted, taken: list[Default]) 
             taken.append(_choice("train", "warmup_share", 0.05, reason))
 
 
-def _set_by_name(document: dict[str, Any], text: str) -> None:
-    """Set one key as TOML would: `train.learning_rate=1e-3`; a bare word is a string."""
-    found = _PLACE.fullmatch(text.strip())
-    if found is None:
-        raise UsageError(
-            f"Expected --set as SECTION.KEY=VALUE, got {text!r}; write for example "
-            f"--set train.learning_rate=1e-3. `recipes/keys.md` lists all keys."
-        )
-    section, key, value = found.groups()
+def _parsed_setting(text: str) -> tuple[str, Any]:
+    """Return place and value of `SECTION.KEY=VALUE`, in TOML; a bare word is a string."""
+    place, _, value = text.strip().partition("=")
+    if not value:
+        raise _wrong_setting(text)
     try:
-        parsed = tomllib.loads(f"value = {value}")["value"]
+        return place, tomllib.loads(f"value = {value}")["value"]
     except tomllib.TOMLDecodeError:
-        parsed = value
+        return place, value
+
+
+def _set_by_name(document: dict[str, Any], place: str, value: Any) -> None:
+    """Set the key `SECTION.KEY`; None removes it, so that it has its default."""
+    section, _, key = place.partition(".")
+    if not (section.isidentifier() and key.isidentifier()):
+        raise _wrong_setting(place)
     if section in ("objective", "unfamiliar"):
         raise UsageError(
             f"--set cannot change [[{section}]]: a recipe may have several. Write a "
             f"recipe; `isogon distill … --dry-run > recipe.toml` is a start."
         )
-    _set(document, section, key, parsed)
+    _set(document, section, key, value)
+    if value is None and isinstance(document.get(section), dict):
+        document[section].pop(key, None)
+
+
+def _wrong_setting(got: str) -> UsageError:
+    return UsageError(
+        f"Expected --set as SECTION.KEY=VALUE, got {got!r}; write for example --set "
+        f'train.learning_rate=1e-3, or in Python settings={{"train.learning_rate": 1e-3}}. '
+        f"`recipes/keys.md` lists all keys."
+    )
 
 
 def _set(document: dict[str, Any], section: str, key: str, value: Any) -> None:

@@ -53,9 +53,8 @@ class AllEmbeddings:
 
     teacher: RoleEmbeddings | None
     student: RoleEmbeddings
-    pooled: (
-        RoleEmbeddings | None
-    )  # of the student's network before training, not normalised
+    # Of the student's network before training, not normalised.
+    pooled: RoleEmbeddings | None
 
 
 @readers_watched()

@@ -123,9 +123,8 @@ def planned(
         if kept is not None:
             return recipe if minutes is None else _lengthened(recipe, kept), None
     if minutes is not None:
-        recipe = _lengthened(
-            recipe, 1
-        )  # so that data has what steps need, such as validation images
+        # One step, so that data has what steps need, such as validation images.
+        recipe = _lengthened(recipe, 1)
     data = prepare_data(recipe, progress, work)
     plan = _plan_of(recipe, data, progress, minutes)
     _say(plan, progress)

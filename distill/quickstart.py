@@ -114,9 +114,8 @@ def example_images(
     unfamiliar = data.unfamiliar[recipe.unfamiliar[0].name]
 
     def shown(images: Images, indices: Indices, share: float) -> Path:
-        assert isinstance(
-            images, ImageFolder
-        )  # the quickstart's sources are folders and a list
+        # The quickstart's sources are folders and a list.
+        assert isinstance(images, ImageFolder)
         asked = indices[spread(len(indices), _ASKED)]
         pixels = images.pixels(asked, bundle.manifest.preprocessing, progress)
         order = np.argsort(runner.run_all(pixels, 8).ood_scores, kind="stable")

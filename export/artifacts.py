@@ -145,7 +145,7 @@ def add_artifacts(
         for precision in plan.engine_precisions:
             with making.attempt(f"{precision} engine"):
                 making.engine(precision, stage)
-        making.elsewhere()
+        making.judge_in_other_runtimes()
         making.publish(stage)
     write_golden(stage, gate.expected, deployed.images, calibration)
     here = {*(report.artifact for report in exported.reports), *exported.unvouched}
@@ -240,7 +240,7 @@ class _Making:
         else:
             self._put(engine.file, engine.run, engine.report)
 
-    def elsewhere(self) -> None:
+    def judge_in_other_runtimes(self) -> None:
         """Run and judge the ONNX files that passed in the other requested runtimes too."""
         for file, _, passed in self.passed:
             for artifact in in_other_runtimes(passed.artifact):
@@ -264,7 +264,7 @@ class _Making:
         """Hand every artifact that passed to the stage, with its parity report and run."""
         for file, run, report in self.passed:
             name = report.artifact
-            self._withdraw_elsewhere(stage, report)
+            self._withdraw_in_other_runtimes(stage, report)
             tensors = file.with_name(tensors_name(file.name))
             if tensors.exists():
                 tensors.replace(stage.path(tensors_name(name)))
@@ -278,7 +278,7 @@ class _Making:
             stage.write(parity_name(report.artifact), report)
             run.save(stage.path(parity_run_name(report.artifact)))
 
-    def _withdraw_elsewhere(self, stage: StageWriter, fresh: ParityReport) -> None:
+    def _withdraw_in_other_runtimes(self, stage: StageWriter, fresh: ParityReport) -> None:
         """Withdraw other runtimes' parity reports unless they are about the new file."""
         for artifact in in_other_runtimes(fresh.artifact):
             if parity_name(artifact) not in self.bundle:

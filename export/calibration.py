@@ -85,9 +85,8 @@ def calibrate(
         usable,
         Shares(test=0.0),
         alpha=spec.alpha,
-        pictures=pictures(
-            examined.thumbnails
-        ),  # copies of an image stay on one side of the split
+        # Copies of an image stay on one side of the split.
+        pictures=pictures(examined.thumbnails),
     )
     labels = folder.labels(roles.bank)
     spec.require_bank(len(roles.bank), labels, bundle.manifest.width)

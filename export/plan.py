@@ -5,7 +5,7 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import get_args
 
-from export.onnx import OPSET, RangeMethod
+from export.onnx import OLDEST_OPSET, OPSET, RangeMethod
 from export.tensorrt import EngineOptions
 from isogon.errors import UsageError
 from isogon.parity import TOLERANCES, Tolerance
@@ -61,11 +61,12 @@ class ExportPlan:
         """Raise if something in the plan cannot be made, or cannot be checked, here.
 
         Raises:
-            UsageError: a runtime is unknown or not installed; there is no GPU; the
-                flavour is not installed; an option is for engines but there is none, or
-                for the other flavour; fine-tuning without int8.
+            UsageError: a value is unknown; a runtime is unknown or not installed; there is
+                no GPU; the flavour is not installed; an option is for engines but there is
+                none, or for the other flavour; fine-tuning without int8.
             EngineMismatchError: the engine could be built, but not for this GPU.
         """
+        self._require_known()
         self._require_runtimes()
         if self.finetune and "int8" not in self.lower:
             raise UsageError(
@@ -86,6 +87,20 @@ class ExportPlan:
             stamp = self.engine_options(precision).stamp()
             if not self.build_only:
                 stamp.require_match(Machine.here())
+
+    def _require_known(self) -> None:
+        """Raise for a value that the command line would not pass on."""
+        known: dict[str, tuple[object, Collection[object]]] = {
+            "engine": (self.engine, (None, *get_args(Flavour))),
+            "ranges": (self.ranges, get_args(RangeMethod)),
+            "opset": (self.opset, range(OLDEST_OPSET, OPSET + 1)),
+        }
+        for name, (value, values) in known.items():
+            if value not in values:
+                raise UsageError(
+                    f"Expected {name} to be one of {', '.join(map(str, values))}, got "
+                    f"{value!r}."
+                )
 
     def _require_runtimes(self) -> None:
         others = {runtime.name: runtime for runtime in other_runtimes()}

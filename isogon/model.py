@@ -1,7 +1,8 @@
 """A model to embed images with: a bundle's artifact, or an ONNX file alone. No torch."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -108,12 +109,20 @@ class Model:
         self._runner = runner
         self._limits = limits
 
+    def __repr__(self) -> str:
+        """Return what runs, and on which pixels, for a notebook."""
+        crop = self.preprocessing
+        return (
+            f"Model({self.fingerprint[:12]}… on {self.name}, {crop.height} x {crop.width} "
+            f"pixels)"
+        )
+
     @classmethod
     def open(
         cls,
         path: str | Path,
         *,
-        artifact: str = ONNX,
+        artifact: str | None = None,
         runtime: str | None = None,
         threads: int | None = None,
         limits: ImageLimits = LOCAL_LIMITS,
@@ -128,20 +137,23 @@ class Model:
             path: a bundle's directory, or an ONNX file that `isogon export` made.
             artifact: which artifact of a bundle, such as "onnx/model.int8.onnx", or
                 "onnx/model.int8.onnx@openvino" if it was exported for OpenVINO;
-                "fastest": the fastest on this machine, measured now.
+                "fastest": the fastest on this machine, measured now; None:
+                "onnx/model.onnx".
             runtime: of a file alone: "onnxruntime", in which its calibration was
                 measured, or "openvino".
             threads: of one run; None: the runtime's default.
             limits: the largest image that is decoded.
 
         Raises:
-            UsageError: there is nothing at `path`.
+            UsageError: there is nothing at `path`, an argument is for the other kind, or
+                `threads` is below 1.
             BundleError: the bundle is damaged, nothing vouches for its artifact, or the
                 file does not load, has other inputs and outputs, or lacks the metadata.
             CheckFailedError: the bundle's golden images do not come out as they should.
         """
         path = Path(path)
         if path.is_dir():
+            artifact = artifact or ONNX
             if runtime is not None:
                 raise UsageError(
                     f"A runtime is chosen for a file alone; {path} is a bundle. Name it "
@@ -167,6 +179,11 @@ class Model:
                 f"Expected a bundle's directory or an ONNX file at {path}, found nothing. "
                 f"In a bundle the file is {ONNX}."
             )
+        if artifact is not None:
+            raise UsageError(
+                f"An artifact is chosen in a bundle; {path} is a file alone. Leave "
+                f"artifact={artifact!r} out, or open the bundle."
+            )
         runner = runtime_for(Path(ONNX), runtime).open(path, How(threads=threads))
         metadata = Metadata.from_properties(runner.metadata, str(path))
         return cls(
@@ -179,7 +196,7 @@ class Model:
 
     def embed(
         self,
-        images: Sequence[str | Path | bytes | PillowImage | np.ndarray],
+        images: Iterable[str | Path | bytes | PillowImage | np.ndarray],
         *,
         batch_size: int = BATCH,
     ) -> Answers:
@@ -190,34 +207,38 @@ class Model:
 
         Args:
             images: paths, encoded bytes, images of Pillow's in any mode, or uint8 arrays
-                [h, w], [h, w, 3] (RGB) or [h, w, 4] (RGBA).
-            batch_size: images per run.
+                [h, w], [h, w, 3] (RGB) or [h, w, 4] (RGBA); or one array [n, h, w, 3].
+            batch_size: images per run, and the most that are decoded at a time.
 
         Raises:
             ImageError: one does not decode, or is too large; the message begins with
                 its path, or `images[index]`.
-            UsageError: one is of another type, shape or dtype, or cannot be read.
+            UsageError: one is of another type, shape or dtype, cannot be read, or is an
+                address on the web.
 
         Example:
             >>> answers = isogon.load("photos.isogon").embed(["a.jpg", "b.jpg"])
             >>> answers.embeddings @ answers.embeddings.T  # cosines
         """
-        if isinstance(images, str | Path | bytes | PillowImage | np.ndarray):
+        several = isinstance(images, np.ndarray) and images.ndim == 4
+        if not several and isinstance(
+            images, str | Path | bytes | PillowImage | np.ndarray
+        ):
             raise UsageError(
                 f"Expected a list of images, got one {type(images).__name__}. Put it in a "
                 f"list: `embed([image])`."
             )
-        parts = [
-            self.of_pixels(
-                np.stack(
-                    [
-                        self._pixels_of(images[index], index)
-                        for index in range(start, min(start + batch_size, len(images)))
-                    ]
-                )
+        if not isinstance(images, Iterable):
+            raise UsageError(
+                f"Expected a list of images, got a {type(images).__name__}: {images!r}."
             )
-            for start in range(0, len(images), batch_size)
-        ]
+        if batch_size < 1:
+            raise UsageError(f"Expected batch_size of at least 1, got {batch_size}.")
+        numbered = enumerate(images)
+        parts = []
+        while batch := list(islice(numbered, batch_size)):
+            pixels = np.stack([self._pixels_of(image, index) for index, image in batch])
+            parts.append(self.of_pixels(pixels))
         if not parts:
             raise UsageError("Expected at least one image, got an empty list.")
         return Answers(
@@ -301,6 +322,11 @@ class Model:
         self, image: str | Path | bytes | PillowImage | np.ndarray, index: int
     ) -> UInt8[np.ndarray, "h w 3"]:
         name = str(image) if isinstance(image, str | Path) else f"images[{index}]"
+        if "://" in name:
+            raise UsageError(
+                f"{name} is an address, and Isogon downloads no image. Download it, and "
+                f"give its path or its bytes."
+            )
         if isinstance(image, str | Path):
             data = _read(Path(image))
         elif isinstance(image, bytes):

@@ -39,9 +39,7 @@ def create_app() -> FastAPI:
     install_handlers(app)  # handles errors of all above
     completions = {openai.PATH: openai.complete, kserve.FOLDER: kserve.complete}
     app.add_middleware(ForeignErrors, completions=completions)  # of all above
-    app.add_middleware(
-        CrossOrigin
-    )  # a preflight request has no key; refusals need CORS too
+    app.add_middleware(CrossOrigin)  # a preflight has no key; refusals need CORS too
     app.include_router(embedding.router)
     app.include_router(openai.router)
     app.include_router(kserve.router)

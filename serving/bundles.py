@@ -39,9 +39,8 @@ class _Place:
     def __init__(self, source: Source, loaded: Loaded) -> None:
         self.source = source
         self.loaded = loaded
-        self.tried = (
-            loaded.stamp
-        )  # last tried; it was refused if it is not that of `loaded`
+        # Of the files that were last tried; refused, if it is not that of `loaded`.
+        self.tried = loaded.stamp
 
     @property
     def name(self) -> str:

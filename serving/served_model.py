@@ -90,9 +90,8 @@ class ServedModel:
             CheckFailedError: the golden images give other outputs than they should.
             UsageError: this calibration has too few images for `settings.alpha`.
         """
-        bundle = Bundle.open(
-            path.resolve()
-        )  # a link that is changed meanwhile would mix two bundles
+        # A link that is changed meanwhile would mix two bundles.
+        bundle = Bundle.open(path.resolve())
         artifact, runner = _chosen(bundle, settings)
         calibration = artifact.calibration
         if settings.alpha is not None:

@@ -576,8 +576,9 @@ def test_what_is_rejected_is_kept_and_its_first_diverging_layer_named(
         (["--batch", "8:1"], "MIN:OPT:MAX"),
         (["--bound", "speed=1"], "PRECISION.NAME=VALUE"),
         (["--bank", "0"], "--bank"),
-        (["--weights", "w.pth", "--opset", "18"], "Leave out --opset"),
-        (["--weights", "w.pth", "--no-repair"], "weights alone. Leave out"),
+        (["--weights", "a.pth", "--int8"], "Leave out --int8"),
+        (["--weights", "a.pth", "--opset", "19"], "Leave out --opset"),
+        (["--weights", "a.pth", "--no-repair"], "Leave out --repair"),
     ],
 )
 def test_what_cannot_be_exported_is_refused_at_once(
@@ -631,14 +632,43 @@ def test_calibrate_says_that_labels_are_missing_before_it_works(
     assert (bundle_path / "manifest.json").read_bytes() == before
 
 
+# Writes each host that a Python process looks up or connects to into a file.
+HOSTS_RECORDED = """
+import os, sys
+
+def heard(event, arguments):
+    host = None
+    if event in ("socket.getaddrinfo", "socket.gethostbyname"):
+        host = arguments[0]
+    elif event == "socket.connect" and isinstance(arguments[1], tuple):
+        host = arguments[1][0]
+    if host is not None:
+        with open(os.environ["HOSTS"], "a") as file:
+            file.write(f"{host}\\n")
+
+sys.addaudithook(heard)
+"""
+
+
 def test_the_quickstart_runs_the_whole_chain_and_is_fast_again(
     here: Here, digits: Path, tmp_path: Path
 ) -> None:
     """On few and small images; the first time as a process."""
     shutil.copytree(digits, tmp_path / "quickstart-images" / "familiar")
     small = ("quickstart", "--size", 32)
-    first = isogon(*small, "--epochs", 1, cwd=tmp_path)
+    (tmp_path / "hook").mkdir()
+    (tmp_path / "hook/sitecustomize.py").write_text(HOSTS_RECORDED)
+    hosts = tmp_path / "hosts.txt"
+    first = isogon(
+        *small,
+        *("--epochs", 1),
+        cwd=tmp_path,
+        PYTHONPATH=os.pathsep.join([str(tmp_path / "hook"), str(SMALLEST.parents[1])]),
+        HOSTS=str(hosts),
+    )
     assert first.returncode == 0, first.stderr
+    # It and its service talk to each other, and to nobody else.
+    assert set(hosts.read_text().split()) == {"127.0.0.1"}
     for told in (
         "parameters",
         "angle distortion",

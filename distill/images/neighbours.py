@@ -74,9 +74,8 @@ def nearest_neighbours(
         _, found = index.search(directions[first : first + block], k + 1)
         places = np.arange(first, first + len(found))
         itself = found == places[:, None]
-        itself[~itself.any(axis=1), -1] = (
-            True  # not found because of k + 1 duplicates: drop the last
-        )
+        # Among k + 1 duplicates it may not be found: drop the last.
+        itself[~itself.any(axis=1), -1] = True
         neighbours[first : first + block] = found[~itself].reshape(-1, k)
     return neighbours
 

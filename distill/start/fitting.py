@@ -79,9 +79,8 @@ def start_student(
         else:
             _fit(layer, before, recipe, data, models, device, progress)
             work.mkdir(parents=True, exist_ok=True)
-            pending = kept.with_suffix(
-                f".{os.getpid()}"
-            )  # all processes write the same content
+            # Every process writes the same content.
+            pending = kept.with_suffix(f".{os.getpid()}")
             safetensors.torch.save_model(layer, str(pending))
             pending.replace(kept)
         layer = copy.deepcopy(layer).requires_grad_(False).to(device)

@@ -102,9 +102,8 @@ class Trainer:
         self._schedule = schedule_for(optimizer, section, len(views))
         self._validation = validation
         self._every = max(1, self._total // section.validations)
-        self._best: dict[str, Any] | None = (
-            None  # the best weights so far, with step and score
-        )
+        # The best weights so far, with step and score.
+        self._best: dict[str, Any] | None = None
         self._ema = None
         if section.ema_decay is not None:
             self._ema = ModelEmaV3(self._pair, section.ema_decay, use_warmup=True)
@@ -116,9 +115,7 @@ class Trainer:
         if self._ema is not None:
             self._ema.to(fabric.device)
         targets.place(fabric.device)
-        torch.manual_seed(
-            section.seed + fabric.global_rank
-        )  # of dropout; differs by process
+        torch.manual_seed(section.seed + fabric.global_rank)  # of dropout
         self._watch = DivergenceWatch(kept=checkpoint.path.exists)
         self._course = _Course()
         self._unseen: list[Terms] = []  # terms of the last steps, still on the device
@@ -172,10 +169,9 @@ class Trainer:
                     if save:
                         self._save()
                         saved = time.monotonic()
+                    # An error here would end the first process before it saves.
                     if stop and not self._fabric.is_global_zero:
-                        raise SystemExit(
-                            0
-                        )  # else the first process would be ended before it saves
+                        raise SystemExit(0)
                     if stop:
                         asked.end()
                     if done:

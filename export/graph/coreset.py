@@ -35,7 +35,7 @@ def banked(detector: Detector) -> Banked:
         return detector
     raise UsageError(
         f"Only the detectors knn and nnguide have a bank that can be reduced; this "
-        f"bundle has {type(detector).__name__}. Leave out --bank, or fit another detector "
+        f"bundle has {detector.name}. Leave out --bank, or fit another detector "
         f"with `isogon calibrate BUNDLE --images DIR --detector knn`."
     )
 

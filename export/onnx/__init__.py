@@ -2,6 +2,7 @@
 
 from export.onnx.float16 import float16_model as float16_model
 from export.onnx.float32 import (
+    OLDEST_OPSET as OLDEST_OPSET,
     OPSET as OPSET,
     float32_model as float32_model,
     save_onnx as save_onnx,

@@ -19,6 +19,7 @@ from isogon.progress import Progress
 from isogon.runtimes import PREPROCESSING_KEY
 
 OPSET = 20  # of ONNX's operators
+OLDEST_OPSET = 18  # the exporter writes no older ones
 
 
 def float32_model(

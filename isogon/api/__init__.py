@@ -1,4 +1,4 @@
-"""The functions of `import isogon`, one per stage. The command line calls them too.
+"""The functions of `import isogon`. The commands of the same names call them.
 
 Each function imports its stage when it is called, and prints only to `progress`, if given.
 """
@@ -7,7 +7,6 @@ from isogon.api.exporting import (
     calibrate as calibrate,
     diverge as diverge,
     export as export,
-    export_trained as export_trained,
     judge as judge,
     verify as verify,
 )

@@ -1,18 +1,47 @@
-"""Arguments that all functions of the API have: a bundle or its path, and `progress`."""
+"""Arguments that functions of the API share: a bundle or its path, texts, `progress`."""
 
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from isogon.bundle import Bundle
 from isogon.bundle.manifest import Stage
+from isogon.errors import UsageError
 from isogon.progress import Progress, Silent
 
 Place = str | Path
 
 
+def path_of(bundle: Place | Bundle) -> Path:
+    """Return the directory of a bundle that is given by its path, or opened."""
+    return bundle.path if isinstance(bundle, Bundle) else Path(bundle)
+
+
 def opened_bundle(bundle: Place | Bundle, *rewriting: Stage) -> Bundle:
     """Open a bundle again, to read it or to let these stages replace their files."""
-    path = bundle.path if isinstance(bundle, Bundle) else Path(bundle)
-    return Bundle.open(path, rewriting=rewriting)
+    return Bundle.open(path_of(bundle), rewriting=rewriting)
+
+
+def texts(given: str | Sequence[str]) -> tuple[str, ...]:
+    """Return several texts as a tuple; a single one needs no list.
+
+    Raises:
+        UsageError: it is neither.
+    """
+    if isinstance(given, str):
+        return (given,)
+    if not isinstance(given, Iterable):
+        raise UsageError(f"Expected a text or a list of texts, got {given!r}.")
+    return tuple(given)
+
+
+def require_counts(**counts: int | None) -> None:
+    """Raise `UsageError` unless each is at least 1, or None."""
+    for name, count in counts.items():
+        if count is not None and count < 1:
+            raise UsageError(
+                f"Expected {name} as a whole number of at least 1, or None for the "
+                f"default; got {count}."
+            )
 
 
 def shown(progress: Progress | None) -> Progress:

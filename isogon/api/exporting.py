@@ -1,10 +1,15 @@
-"""`export`, `verify`, `judge`, `diverge`, `calibrate`: artifacts and their parity."""
+"""`export`, `verify`, `judge`, `diverge`, `calibrate`: artifacts and their parity.
+
+`export_trained` is for `isogon distill --int8` alone, which has the recipe at hand.
+"""
 
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from isogon.api.arguments import Place, opened_bundle, shown
+from pydantic import ValidationError
+
+from isogon.api.arguments import Place, opened_bundle, shown, texts
 from isogon.bundle import TRAINING_DETECTOR, Bundle, detector_spec
 from isogon.errors import UsageError
 from isogon.images import open_images
@@ -34,13 +39,13 @@ def export(
     hardware_compatible: bool = False,
     build_only: bool = False,
     opset: int = 20,
-    runtimes: Sequence[str] = (),
+    runtimes: str | Sequence[str] = (),
     bank: int | None = None,
     ranges: Literal["percentile", "entropy"] = "percentile",
     repair: bool = True,
     finetune: bool = False,
     finetune_on: Place | None = None,
-    bounds: Sequence[str] = (),
+    bounds: str | Sequence[str] = (),
     images: Place | None = None,
     check: bool = True,
     progress: Progress | None = None,
@@ -93,13 +98,13 @@ def export(
         hardware_compatible=hardware_compatible,
         profile=profile,
         opset=opset,
-        runtimes=tuple(runtimes),
+        runtimes=texts(runtimes),
         bank=bank,
         repair=repair,
         ranges=ranges,
         finetune=FINETUNING_STEPS if finetune or finetune_on is not None else 0,
         finetune_on=_more_pixels(finetune_on, opened, bars),
-        tolerances=tolerances(bounds, made=("fp32", *lower)),
+        tolerances=tolerances(texts(bounds), made=("fp32", *lower)),
         extra=_more_pixels(images, opened, bars),
     )
     exported = export_bundle(opened, bars, plan)
@@ -138,7 +143,7 @@ def verify(
     bundle: Place | Bundle,
     *,
     vouch: bool = False,
-    bounds: Sequence[str] = (),
+    bounds: str | Sequence[str] = (),
     images: Place | None = None,
     check: bool = True,
     progress: Progress | None = None,
@@ -171,7 +176,7 @@ def verify(
         opened,
         bars,
         vouch=vouch,
-        tolerances=tolerances(bounds),
+        tolerances=tolerances(texts(bounds)),
         extra=_more_pixels(images, opened, bars),
     )
     if check:
@@ -179,7 +184,7 @@ def verify(
     return verified
 
 
-def judge(run: Place, *, bounds: Sequence[str] = ()) -> "ParityReport":
+def judge(run: Place, *, bounds: str | Sequence[str] = ()) -> "ParityReport":
     """Judge a saved parity run by other bounds; nothing is run or changed.
 
     Args:
@@ -195,7 +200,7 @@ def judge(run: Place, *, bounds: Sequence[str] = ()) -> "ParityReport":
 
     loaded = ParityRun.load(Path(run))
     precision = loaded.claim.precision
-    return loaded.judge(tolerances(bounds, made=(precision,))[precision])
+    return loaded.judge(tolerances(texts(bounds), made=(precision,))[precision])
 
 
 def diverge(
@@ -210,10 +215,15 @@ def diverge(
     Args:
         bundle: a distilled bundle.
         artifact: an ONNX file: a name inside the bundle, or a path.
-        bound: relative error from which a node counts as diverging; None: the usual error
-            of the precision.
+        bound: relative error from which a node counts as diverging, at least 1e-12; None:
+            the usual error of the precision.
         progress: where to show progress.
+
+    Raises:
+        UsageError: there is no such file, or the bound is too small.
     """
+    if bound is not None and not 1e-12 <= bound < float("inf"):
+        raise UsageError(f"Expected bound of at least 1e-12, such as 0.01; got {bound}.")
     require_own("export")
     from export import divergence_of
 
@@ -278,7 +288,13 @@ def site_detector(
     given = {key: value for key, value in given.items() if value is not None}
     if detector not in (None, spec.name):  # k and dim belong to the recipe's detector
         given = {"k": None, "dim": None} | given
-    spec = spec.model_validate(spec.model_dump() | given)
+    try:
+        spec = spec.model_validate(spec.model_dump() | given)
+    except ValidationError as error:
+        fault = error.errors()[0]
+        raise UsageError(
+            f"{fault['loc'][0]}: {fault['msg']}, got {fault['input']!r}."
+        ) from error
     detector_class(spec.name)  # report an unknown one before any work
     if k is not None or dim is not None:
         spec.require_read()

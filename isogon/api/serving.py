@@ -3,8 +3,9 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from isogon.api.arguments import Place, shown
+from isogon.api.arguments import Place, path_of, require_counts, shown
 from isogon.bundle import ONNX, Bundle
+from isogon.errors import UsageError
 from isogon.images.collection import LOCAL_LIMITS
 from isogon.images.decoding import ImageLimits
 from isogon.model import Model
@@ -17,16 +18,16 @@ if TYPE_CHECKING:
 
 
 def load(
-    path: Place,
+    path: Place | Bundle,
     *,
-    artifact: str = ONNX,
+    artifact: str | None = None,
     runtime: str | None = None,
     threads: int | None = None,
     limits: ImageLimits = LOCAL_LIMITS,
 ) -> Model:
     """Open a bundle, or an exported ONNX file alone, to embed images. No torch.
 
-    Args, Raises: see `isogon.Model.open`.
+    Args, Raises: see `isogon.Model.open`; `path` may also be an opened `Bundle`.
 
     Example:
         >>> model = isogon.load("photos.isogon")
@@ -34,7 +35,7 @@ def load(
         >>> answers.embeddings.shape, answers.is_ood
     """
     return Model.open(
-        path, artifact=artifact, runtime=runtime, threads=threads, limits=limits
+        path_of(path), artifact=artifact, runtime=runtime, threads=threads, limits=limits
     )
 
 
@@ -58,7 +59,8 @@ def embed(
         output: the Parquet file to make.
         artifact: which of the bundle's artifacts to run.
         batch: images per run of the model; None: chosen by the device.
-        workers: processes, each with a model on one core; None: one per core.
+        workers: processes, each with a model on one core; None: one per core. Not with
+            `engine`, which has its own number.
         engine: where the work is done; None: in `workers` processes of this machine.
         overwrite: replace an existing `output`.
         progress: where to show progress.
@@ -67,10 +69,15 @@ def embed(
         UsageError: there are no such images, or `output` exists.
         BundleError: the bundle is damaged, or nothing vouches for its artifact.
     """
+    require_counts(batch=batch, workers=workers)
+    if engine is not None and workers is not None:
+        raise UsageError(
+            "Expected workers or engine, got both. Give the number to the engine."
+        )
     from isogon.bulk import ProcessEngine, embed as run
 
     return run(
-        bundle.path if isinstance(bundle, Bundle) else Path(bundle),
+        path_of(bundle),
         str(images),
         Path(output),
         shown(progress),
@@ -82,7 +89,7 @@ def embed(
 
 
 def serve(
-    *bundles: Place,
+    *bundles: Place | Bundle,
     host: str = "127.0.0.1",
     port: int = 3000,
     uds: Place | None = None,
@@ -110,7 +117,7 @@ def serve(
 
     given = {"processes": processes, "keys_file": keys, "watch": watch or None}
     run(
-        [str(bundle) for bundle in bundles],
+        [str(each.path if isinstance(each, Bundle) else each) for each in bundles],
         host=host,
         port=port,
         uds=None if uds is None else Path(uds),

@@ -1,12 +1,11 @@
 """`distill`, `evaluate` and `compare`: train students, measure and compare them."""
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from isogon.api.arguments import Place, opened_bundle, shown
+from isogon.api.arguments import Place, opened_bundle, require_counts, shown, texts
 from isogon.bundle import Bundle, Manifest
 from isogon.bundle.evaluation import EVALUATION, Evaluation, Kind
 from isogon.bundle.worth import Worth, worth_of
@@ -18,13 +17,16 @@ if TYPE_CHECKING:
     from distill import Recipe
     from distill.evaluation.comparison import ComparedFigure
 
+# Sets of unfamiliar images by name, each maybe with its kind.
+NamedSets = Mapping[str, Place | tuple[Place, Kind | None]]
+
 
 def distill(
     recipe: "Place | Recipe | None" = None,
     *,
     images: Place | None = None,
     test: Place | None = None,
-    unfamiliar: Place | Mapping[str, Place] | None = None,
+    unfamiliar: Place | Sequence[Place] | NamedSets | None = None,
     teacher: str | Sequence[str] = (),
     student: str | None = None,
     from_scratch: bool = False,
@@ -54,8 +56,8 @@ def distill(
             which none of them may be given; None: only the other arguments.
         images: a folder, tars, a list, or Parquet.
         test: other images to calibrate and test on; None: a part of `images` is held out.
-        unfamiliar: out-of-distribution images that the score should flag, or several
-            sets by name.
+        unfamiliar: out-of-distribution images that the score should flag; or several
+            sets, by name if in a mapping, each maybe with its kind: `("others/", "near")`.
         teacher: `NAME[:CHECKPOINT]` of timm, or `package.module:factory`; or several.
         student: as `teacher`.
         from_scratch: start the student from random weights, which takes far longer.
@@ -69,7 +71,8 @@ def distill(
         accumulate: cut each step into so many parts, to save memory.
         workers: processes that read images.
         seed: of augmented views, their order, and new layers.
-        settings: any other key, such as {"train.learning_rate": 1e-3}.
+        settings: any other key, such as {"train.learning_rate": 1e-3}; None removes the
+            file's value.
         name: of the student; None: that of the folder of images.
         output: the bundle to make; None: `NAME.isogon` in the current folder.
         accept_changes: continue a stopped run although its learning rate, length,
@@ -82,16 +85,15 @@ def distill(
     require_own("distill")
     from distill import Recipe, Wanted, chosen_from
 
-    sets = unfamiliar if isinstance(unfamiliar, Mapping) else {"": unfamiliar}
+    if not isinstance(settings, Mapping | None):
+        raise UsageError(
+            f'Expected settings as {{"train.learning_rate": 1e-3}}, got {settings!r}.'
+        )
     wanted = Wanted(
         images=_text(images),
         test=_text(test),
-        unfamiliar=tuple(
-            f"{name}={place}" if name else str(place)
-            for name, place in sets.items()
-            if place is not None
-        ),
-        teacher=(teacher,) if isinstance(teacher, str) else tuple(teacher),
+        unfamiliar=_unfamiliar_tables(unfamiliar),
+        teacher=texts(teacher),
         student=student,
         from_scratch=from_scratch,
         width=width,
@@ -105,7 +107,8 @@ def distill(
         seed=seed,
         name=name,
         settings=tuple(
-            f"{key}={json.dumps(value)}" for key, value in (settings or {}).items()
+            (key, str(value) if isinstance(value, Path) else value)
+            for key, value in (settings or {}).items()
         ),
     )
     if isinstance(recipe, Recipe):
@@ -133,11 +136,11 @@ def evaluate(
     *,
     images: Place | None = None,
     test: Place | None = None,
-    unfamiliar: Mapping[str, Place | tuple[Place, Kind | None]] | None = None,
+    unfamiliar: NamedSets | None = None,
     teacher: bool = True,
     corruptions: bool = True,
     corrupted_images: int = 500,
-    severities: Sequence[int] = (3,),
+    severities: int | Sequence[int] = (3,),
     progress: Progress | None = None,
 ) -> Evaluation:
     """Measure the student again, on the recipe's images.
@@ -164,15 +167,22 @@ def evaluate(
     from distill.evaluation.corruptions import CorruptionChoice
     from distill.evaluation.reevaluation import MovedSources, reevaluate
 
-    sets: dict[str, tuple[str, Kind | None]] = {
-        name: (str(one[0]), one[1]) if isinstance(one, tuple) else (str(one), None)
-        for name, one in (unfamiliar or {}).items()
-    }
-    choice = CorruptionChoice(images=corrupted_images, severities=tuple(severities))
+    if not isinstance(unfamiliar, Mapping | None):
+        raise UsageError(
+            f'Expected unfamiliar as {{"name": place}}, got {unfamiliar!r}. The names are '
+            f"those of the recipe; a new one adds a set."
+        )
+    strengths = (severities,) if isinstance(severities, int) else tuple(severities)
+    if not strengths or not set(strengths) <= set(range(1, 6)):
+        raise UsageError(f"Expected severities from 1 to 5, got {severities!r}.")
+    require_counts(corrupted_images=corrupted_images)
+    choice = CorruptionChoice(images=corrupted_images, severities=strengths)
     return reevaluate(
         opened_bundle(bundle, "evaluate"),
         shown(progress),
-        moved=MovedSources(images=_text(images), test=_text(test), unfamiliar=sets),
+        moved=MovedSources(
+            images=_text(images), test=_text(test), unfamiliar=_by_name(unfamiliar or {})
+        ),
         with_teacher=teacher,
         corruptions=choice if corruptions else None,
     )
@@ -197,12 +207,18 @@ def compare(*bundles: Place | Bundle) -> Comparison:
     """Compare the stored evaluations of bundles; nothing is measured.
 
     Raises:
+        UsageError: there is no bundle to compare.
         BundleError: a bundle is damaged.
 
     Example:
         >>> for figure in isogon.compare("a.isogon", "b.isogon").figures:
         ...     print(figure.name, figure.values, figure.best)
     """
+    if not bundles:
+        raise UsageError(
+            "Expected bundles to compare, got none. Write for example "
+            '`isogon.compare("a.isogon", "b.isogon")`.'
+        )
     require_own("distill")
     from distill.evaluation.comparison import compared, unfair
 
@@ -221,3 +237,26 @@ def compare(*bundles: Place | Bundle) -> Comparison:
 
 def _text(place: Place | None) -> str | None:
     return None if place is None else str(place)
+
+
+def _by_name(sets: NamedSets) -> dict[str, tuple[str, Kind | None]]:
+    """Return each set's place and kind; None: not stated."""
+    return {
+        name: (str(one[0]), one[1]) if isinstance(one, tuple) else (str(one), None)
+        for name, one in sets.items()
+    }
+
+
+def _unfamiliar_tables(
+    sets: Place | Sequence[Place] | NamedSets | None,
+) -> tuple[dict[str, str], ...]:
+    """Return the recipe's tables `[[unfamiliar]]` for these sets."""
+    if isinstance(sets, Mapping):
+        return tuple(
+            {"name": name, "images": place} | ({"kind": kind} if kind else {})
+            for name, (place, kind) in _by_name(sets).items()
+        )
+    if sets is None:
+        return ()
+    places = (str(sets),) if isinstance(sets, Path) else texts(sets)  # type: ignore[arg-type]
+    return tuple({"images": str(place)} for place in places)

@@ -50,6 +50,21 @@ class Artifact:
     calibration: Calibration
 
 
+def _no_such_artifact(
+    bundle: Bundle, name: str, file: str, runtime: str
+) -> UnvouchedArtifactError:
+    """Return the error for an artifact without a report: what there is, how to make it."""
+    told = f"{bundle.path} has no {name} with a parity report."
+    vouched = [one for one in artifact_names(bundle) if parity_name(one) in bundle]
+    if vouched:
+        told += f" It has {', '.join(vouched)}."
+    made_by = {ONNX: "", onnx_name("fp16"): " --fp16", onnx_name("int8"): " --int8"}
+    if file in made_by or not vouched:
+        asked = made_by.get(file, "") + (f" --runtime {runtime}" if runtime else "")
+        told += f" Run `isogon export{asked} {bundle.path}` first."
+    return UnvouchedArtifactError(told)
+
+
 def artifact_names(bundle: Bundle) -> tuple[str, ...]:
     """Return every artifact of a bundle, float32 first.
 
@@ -83,11 +98,7 @@ def vouched_artifact(bundle: Bundle, name: str = ONNX) -> Artifact:
         )
     file, _, runtime = name.partition(_AT)
     if file not in bundle or parity_name(name) not in bundle:
-        asked = f" --runtime {runtime}" if runtime else ""
-        raise UnvouchedArtifactError(
-            f"{bundle.path} has no {name} with a parity report. "
-            f"Run `isogon export{asked} {bundle.path}` first."
-        )
+        raise _no_such_artifact(bundle, name, file, runtime)
     report = bundle.record(parity_name(name), ParityReport)
     digest = bundle.manifest.files[file].sha256
     tensors = bundle.manifest.files.get(tensors_name(file))

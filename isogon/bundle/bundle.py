@@ -52,8 +52,14 @@ class Bundle:
         self.path = path
         self.manifest = manifest
 
+    def __repr__(self) -> str:
+        """Return the path and what is in it, for a notebook."""
+        return (
+            f"Bundle({str(self.path)!r}: {self.manifest.name}, {self.manifest.width} wide)"
+        )
+
     @classmethod
-    def open(cls, path: Path, *, rewriting: Collection[Stage] = ()) -> "Bundle":
+    def open(cls, path: str | Path, *, rewriting: Collection[Stage] = ()) -> "Bundle":
         """Open the bundle at `path` and verify every file in its manifest.
 
         Args:
@@ -65,6 +71,7 @@ class Bundle:
                 `SchemaVersionError` a format that this version does not read,
                 `ForbiddenFileError` a page that could run something.
         """
+        path = Path(path)
         bundle = cls._read(path)
         damaged = bundle._damaged()
         if damaged:

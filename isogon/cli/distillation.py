@@ -183,7 +183,10 @@ def distill(
     output: Annotated[
         Path | None,
         typer.Option(
-            help="The bundle to make. [default: NAME.isogon]", rich_help_panel=_RUN
+            "--output",
+            "-o",
+            help="The bundle to make. [default: NAME.isogon]",
+            rich_help_panel=_RUN,
         ),
     ] = None,
     workers: Annotated[
@@ -235,6 +238,7 @@ def distill(
     from distill import Wanted, chosen_from
     from distill.images.listing import require_sources
     from isogon import api
+    from isogon.api.exporting import export_trained
     from isogon.bundle import Bundle
 
     with console.needing("distill"):
@@ -271,7 +275,7 @@ def distill(
         exported = None
         if int8:
             console.load("export", progress, extra="export")
-            exported = api.export_trained(bundle, chosen.recipe, progress)
+            exported = export_trained(bundle, chosen.recipe, progress)
     found = api.evaluation(bundle)
     if as_json:
         console.as_json(found.model_dump(mode="json"))
@@ -309,9 +313,8 @@ def distilled(
             progress=progress,
         )
     except (KeyboardInterrupt, SystemExit) as stopped:
-        if (
-            getattr(stopped, "code", None) != 0
-        ):  # 0: one of the other processes of a finished run
+        # 0: this is not the first process of a finished run.
+        if getattr(stopped, "code", None) != 0:
             console.note("Stopped. Run the same command again to continue.")
         raise
 

@@ -20,8 +20,7 @@ if TYPE_CHECKING:
     from isogon.parity import ParityReport
 
 _PROFILE = "1:8:32"
-
-_WITH_WEIGHTS = ("bundle", "weights", "as_json")  # what `--weights` may stand beside
+_OF_WEIGHTS = ("bundle", "weights", "as_json")  # the parameters that --weights has
 
 
 def export(
@@ -290,17 +289,17 @@ def show_weights(written: "PlainWeights") -> None:
 
 
 def _require_alone(context: typer.Context) -> None:
-    """Refuse every option about artifacts, since `--weights` makes none."""
+    """Refuse the options about artifacts, since `--weights` makes none."""
     from isogon.errors import UsageError
 
     for parameter in context.command.params:
-        given = context.get_parameter_source(str(parameter.name))
-        asked = given is not None and given.name == "COMMANDLINE"
-        if asked and parameter.name not in _WITH_WEIGHTS:
-            raise UsageError(
-                f"--weights writes weights alone. Leave out {parameter.opts[0]}, or run "
-                f"`isogon export` once for each."
-            )
+        source = context.get_parameter_source(str(parameter.name))
+        if parameter.name in _OF_WEIGHTS or source is None or source.name == "DEFAULT":
+            continue
+        raise UsageError(
+            f"--weights writes weights alone. Leave out {parameter.opts[0]}, or run "
+            f"`isogon export` once for each."
+        )
 
 
 def _weights(bundle: "Bundle", file: Path, *, as_json: bool) -> None:

@@ -64,7 +64,8 @@ def quickstart(
         ),
     ] = None,
     output: Annotated[
-        Path, typer.Option(help="The bundle to make, or to continue.")
+        Path,
+        typer.Option("--output", "-o", help="The bundle to make, or to continue."),
     ] = Path("quickstart.isogon"),
     size: Annotated[
         int | None,

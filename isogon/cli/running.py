@@ -1,4 +1,4 @@
-"""`isogon run`: embed images with an ONNX file, without its bundle."""
+"""`isogon run`: embed a few images, with an ONNX file alone or a bundle."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,7 +19,11 @@ if TYPE_CHECKING:
 def run(
     model: Annotated[
         Path,
-        typer.Argument(metavar="MODEL", help="An ONNX file that `isogon export` made."),
+        typer.Argument(
+            metavar="MODEL",
+            help="An ONNX file that `isogon export` made; or a bundle, whose "
+            "onnx/model.onnx runs.",
+        ),
     ],
     images: Annotated[
         list[Path], typer.Argument(metavar="IMAGE...", help="Image files, or folders.")
@@ -37,8 +41,8 @@ def run(
         str | None,
         typer.Option(
             metavar="NAME",
-            help="Which runtime runs it: onnxruntime, in which its calibration was "
-            "measured, or openvino. Without it: onnxruntime.",
+            help="Which runtime runs an ONNX file alone: onnxruntime, in which its "
+            "calibration was measured, or openvino. Without it: onnxruntime.",
             show_default=False,
         ),
     ] = None,
@@ -52,11 +56,11 @@ def run(
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Embed images with an ONNX file alone, and show which are unfamiliar (OOD).
+    """Embed a few images, and show which are unfamiliar (OOD).
 
-    Preprocessing and calibration are in the file; neither its bundle nor torch is
-    needed. `examples/edge.py` does the same without Isogon. Exit status 1 if an image
-    could not be read.
+    An ONNX file is enough: preprocessing and calibration are in it; neither its bundle
+    nor torch is needed. `examples/edge.py` does the same without Isogon. For many images:
+    `isogon embed`. Exit status 1 if an image could not be read.
     """
     from isogon import api
     from isogon.model import Answer, require_savable, save_answers

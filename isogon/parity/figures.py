@@ -28,9 +28,8 @@ class Figures(ParityRecord):
     mean_cosine: float
     neighbour_agreement: float  # mean share of the 10 nearest that are the same
     max_score_error: float  # over OOD scores, in units of the reference's range
-    score_rank_correlation: (
-        float  # Spearman's; differences within 1/1000 of the range are ties
-    )
+    # Spearman's; differences within 1/1000 of the range are ties.
+    score_rank_correlation: float
     decision_agreement: float  # share of images with the same is_ood
 
     @classmethod

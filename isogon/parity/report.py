@@ -21,9 +21,8 @@ class ParityReport(ParityRecord):
     artifact: str
     sha256: str = Field(pattern="^[0-9a-f]{64}$")
     tensors: str | None = None  # SHA-256 of the separate file of weights, over 2 GB
-    function: str = Field(
-        pattern="^[0-9a-f]{64}$"
-    )  # SHA-256 of the function it should compute
+    # SHA-256 of the function it should compute.
+    function: str = Field(pattern="^[0-9a-f]{64}$")
     precision: Precision
     reference: str
     candidate: str
@@ -49,3 +48,11 @@ class ParityReport(ParityRecord):
 
     def __bool__(self) -> bool:
         return not self.failures
+
+    def __repr__(self) -> str:
+        """Return the verdict in one line; all figures with their scores fill pages."""
+        verdict = f"broken: {'; '.join(self.failures)}" if self.failures else "passed"
+        return (
+            f"ParityReport({self.artifact} on {self.candidate}: {verdict}; minimum cosine "
+            f"{self.figures.min_cosine:.7f}, {self.figures.images:,} images)"
+        )

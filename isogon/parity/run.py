@@ -32,9 +32,8 @@ class Claim(ParityRecord):
     artifact: str  # its name in the bundle
     sha256: str = Field(pattern="^[0-9a-f]{64}$")
     tensors: str | None = None  # SHA-256 of the separate file of weights, over 2 GB
-    function: str = Field(
-        pattern="^[0-9a-f]{64}$"
-    )  # SHA-256 of the function it should compute
+    # SHA-256 of the function it should compute.
+    function: str = Field(pattern="^[0-9a-f]{64}$")
     precision: Precision
     reference: str  # its runtime and device
 

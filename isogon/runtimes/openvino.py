@@ -63,9 +63,7 @@ class OpenVinoRunner(Runner):
                 f"{path} does not load in OpenVINO {version}: {error} Serve it with "
                 f"ONNX Runtime, or export it again with `isogon export`."
             ) from error
-        self._requests = (
-            threading.local()
-        )  # a request runs one batch at a time: one per thread
+        self._requests = threading.local()  # each runs one batch at a time
         self.metadata = _metadata(model)
         self.preprocessing = self.metadata.get(PREPROCESSING_KEY)
         self.precision: str = self._compiled.get_property(

@@ -98,11 +98,22 @@ class Runner(ABC):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class How:
-    """How a file is run; a runtime ignores settings that it does not have."""
+    """How a file is run; a runtime ignores settings that it does not have.
+
+    Raises:
+        UsageError: `threads` is below 1.
+    """
 
     threads: int | None = None  # of one run on the CPU; None: the runtime's default
     device: Device = ANY_DEVICE
     graphs: bool = False  # replay CUDA graphs
+
+    def __post_init__(self) -> None:
+        if self.threads is not None and self.threads < 1:
+            raise UsageError(
+                f"Expected threads of at least 1, or None for the runtime's default; got "
+                f"{self.threads}."
+            )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -129,9 +129,7 @@ class TensorRTRunner(Runner):
         """
         if size not in self._graphs:
             context = self._new_context()
-            self._enqueue(
-                context, size
-            )  # run once first: this does the set-up of the shape
+            self._enqueue(context, size)  # the first run sets up the shape
             self._stream.synchronize()
             graph = self._stream.recorded(lambda: self._enqueue(context, size))
             self._graphs[size] = (graph, context)

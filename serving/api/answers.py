@@ -32,9 +32,7 @@ class RequestAnswer:
     model: str
     fingerprint: str  # SHA-256 of the artifact that ran
     embeddings: Float32[np.ndarray, "b d"]  # unit norm
-    scores: Float32[
-        np.ndarray, " b"
-    ]  # larger: less familiar, so more likely out-of-distribution
+    scores: Float32[np.ndarray, " b"]  # larger: less familiar
     p_values: Float[np.ndarray, " b"]
     is_ood: Bool[np.ndarray, " b"]
     thumbnails: Thumbnails | None  # of reference images, where the bundle ships them

@@ -21,9 +21,8 @@ _ROUNDS = 5  # over all sizes; the fastest counts: other processes disturbed it 
 _WITHIN = 1.1  # times the best time per image, up to which a smaller batch is preferred
 _PAYS = 1.1  # two runs at a time on a device must be this many times as fast
 _RATE = 0.05  # weight of each observation: about the last twenty count
-_OUTLIER = math.log(
-    2
-)  # one slow run, such as a preempted one, changes the pace no more than this
+# One slow run, such as a preempted one, changes the pace no more than this.
+_OUTLIER = math.log(2)
 _FLOOR = 0.01  # of one image's run; learning multiplies, so no part may be zero
 
 

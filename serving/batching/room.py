@@ -66,9 +66,8 @@ class Room:
         cores = settings.cores or usable_cores()
         machine = machine_memory()
         own = _COPIES * settings.held_bytes + (cores + 1) * SMALL_BYTES
-        left = (
-            machine - resident_memory() - int(_SPARE * machine)
-        )  # forked processes share it
+        # Forked processes share it.
+        left = machine - resident_memory() - int(_SPARE * machine)
         size = settings.max_decoding_bytes or max(_LEAST, left // settings.processes - own)
         return cls(size, most=cores)
 

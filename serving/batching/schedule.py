@@ -31,7 +31,7 @@ class Schedule:
     def __init__(self, plan: BatchPlan, capacity: int, patience: float = math.inf) -> None:
         self._plan = plan
         self._capacity = capacity
-        self._most_seconds = patience
+        self._patience = patience
         self._pace = Pace.fitted(plan.run_seconds)
         self._rotation: deque[RequestJob] = deque()  # requests with images to decode
         self._oldest: dict[RequestJob, None] = {}  # the same requests, in order of arrival
@@ -66,12 +66,12 @@ class Schedule:
                 retry_after=excess * self._seconds_per_image(),
             )
         work = (self.waiting + len(job)) * self._seconds_per_image()
-        if self.waiting and work > self._most_seconds:
+        if self.waiting and work > self._patience:
             raise QueueFullError(
                 f"{self.waiting} images are waiting and {len(job)} more came, which is "
-                f"{work:.1f} s of work; the queue holds {self._most_seconds:.1f} s of it. "
+                f"{work:.1f} s of work; the queue holds {self._patience:.1f} s of it. "
                 f"Send the request again later.",
-                retry_after=work - self._most_seconds,
+                retry_after=work - self._patience,
             )
         job.admitted = now
         self._rotation.append(job)
@@ -92,7 +92,7 @@ class Schedule:
         """
         wait = math.inf
         if self._ready and self._running < self._plan.in_flight:
-            wait = self._patience(now)
+            wait = self._seconds_to_fill(now)
             if wait <= 0:
                 return self._cut()
         if self._called:
@@ -161,7 +161,7 @@ class Schedule:
                 jobs.append(job)
         return jobs
 
-    def _patience(self, now: float) -> float:
+    def _seconds_to_fill(self, now: float) -> float:
         """Return for how many seconds a batch may still be filled; 0: run it now.
 
         Each image that joins a batch saves the fixed cost of a run. So the waiting times
@@ -188,7 +188,7 @@ class Schedule:
 
     def _begin(self, now: float) -> Decoding:
         job = next(iter(self._oldest))
-        if now - job.admitted > self._most_seconds:
+        if now - job.admitted > self._patience:
             self._rotation.remove(job)
         else:
             job = self._rotation.popleft()

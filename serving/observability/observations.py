@@ -18,12 +18,8 @@ if TYPE_CHECKING:
     from serving.observability.spans import Tracing
 
 _QUANTILES = (0.01, 0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95, 0.99, 1.0)
-_BEYOND = (
-    0.25,
-    0.5,
-    1.0,
-    2.0,
-)  # added to the largest calibration score, in units of the range
+# Added to the largest calibration score, in units of the range.
+_BEYOND = (0.25, 0.5, 1.0, 2.0)
 _TOGETHER = 64  # requests whose scores are counted at once
 _Model = tuple[str, str]  # name and fingerprint
 

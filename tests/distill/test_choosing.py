@@ -198,12 +198,42 @@ def test_options_replace_the_keys_of_a_file(no_hub: None) -> None:
     assert recipe.data.augment == "rand-m9-mstd0.5-inc1"
 
 
+def test_settings_and_sets_from_python_are_taken_as_they_are(no_hub: None) -> None:
+    base = {
+        "teacher": {"name": "test_vit"},
+        "student": {"name": "test_convnext"},
+        "data": {"images": "photos", "scale": [0.2, 1.0]},
+        "train": {"clip_norm": 3.0},
+        "unfamiliar": [{"name": "far", "images": "a", "kind": "near"}],
+    }
+    wanted = Wanted(
+        unfamiliar=({"images": "b/c=d"}, {"name": "far", "images": "e", "kind": "far"}),
+        settings=(
+            ("data.images", "pictures \N{GRINNING FACE}"),
+            ("data.scale", (0.5, 1.0)),
+            ("train.nesterov", False),
+            ("train.clip_norm", None),
+            ("train.momentum", None),
+        ),
+    )
+    recipe = chosen_recipe(wanted, base).recipe
+    assert recipe.data.images == "pictures \N{GRINNING FACE}"
+    assert recipe.data.scale == (0.5, 1.0)
+    assert recipe.train.clip_norm is None
+    assert [(one.name, one.images, one.kind) for one in recipe.unfamiliar] == [
+        ("far", "e", "far"),
+        ("c-d", "b/c=d", "far"),
+    ]
+
+
 @pytest.mark.parametrize(
     ("wanted", "says"),
     [
         (Wanted(), "expected a RECIPE, or --images"),
         (Wanted(images="a", epochs=1, steps=1), "--epochs or --steps, got both"),
         (Wanted(images="a", settings=("x=1",)), "--set as SECTION.KEY=VALUE"),
+        (Wanted(images="a", settings=(("x", 1),)), "--set as SECTION.KEY=VALUE"),
+        (Wanted(images="a", settings=(("train.a.b", 1),)), "got 'train.a.b'"),
         (Wanted(images="a", settings=("objective.weight=1",)), "cannot change"),
         (Wanted(images="a", settings=("train.learning_rat=1",)), "did you mean"),
         (Wanted(images="a", name="no name"), r"\[name\]|`name`"),

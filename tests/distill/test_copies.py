@@ -179,9 +179,8 @@ def test_sources_are_found_missing_before_any_image_is_read(
     recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     images = write(tmp_path / "images", in_copies(range(60), 1))
-    monkeypatch.setattr(
-        "isogon.images.folder.decoded", None
-    )  # reading would raise a TypeError
+    # Reading would raise a TypeError.
+    monkeypatch.setattr("isogon.images.folder.decoded", None)
     for missing in ("test", "unfamiliar"):
         with pytest.raises(UsageError, match=r"nowhere, found nothing"):
             prepared(recipe, images=images, **{missing: str(tmp_path / "nowhere")})

@@ -193,10 +193,8 @@ def test_two_processes_killed_after_a_checkpoint_end_bit_identical(
 def test_two_processes_train_the_student_of_one(recipe: Recipe, tmp_path: Path) -> None:
     """Their command line is that of one: the first process starts the second."""
     document = small(recipe, epochs=2, optimizer="sgd", learning_rate=0.05, clip_norm=1.0)
-    document["student"] = {
-        "name": "test_vit",
-        "width": 32,
-    }  # LayerNorm: no batch statistics
+    # LayerNorm: no batch statistics.
+    document["student"] = {"name": "test_vit", "width": 32}
     document["data"]["size"] = 64
     weights = []
     for devices in (1, 2):

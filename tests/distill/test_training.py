@@ -262,10 +262,8 @@ def test_accumulated_micro_batches_make_the_step_of_one_batch(
     recipe: Recipe, tmp_path: Path, progress: Progress
 ) -> None:
     document = recipe.model_dump()
-    document["student"] = {
-        "name": "test_vit",
-        "width": 32,
-    }  # LayerNorm: no batch statistics
+    # LayerNorm: no batch statistics.
+    document["student"] = {"name": "test_vit", "width": 32}
     document["objective"] = [{"name": "cosine"}]  # a mean over images
     document["data"] |= {"size": 64}
     plain = Recipe.model_validate(document)

@@ -1,7 +1,10 @@
 """`import isogon`: what a notebook or another program uses."""
 
+import os
 import subprocess
 import sys
+from collections.abc import Callable
+from inspect import isfunction
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +12,8 @@ import pytest
 from PIL import Image
 
 import isogon
-from isogon import ImageError, Model, UsageError
+from isogon import Bundle, BundleError, ImageError, Model, UsageError, api
+from isogon.bundle import parity_reports
 
 ROOT = Path(__file__).parents[2]
 
@@ -77,6 +81,7 @@ def test_pillows_modes_are_taken(model: Model, mode: str) -> None:
         ),
         (np.zeros((3, 8, 8), np.uint8), r"expected uint8, \[h, w\]"),
         ("absent.jpg", "absent.jpg cannot be read"),
+        ("https://a.org/b.jpg", "https://a.org/b.jpg is an address"),
     ],
 )
 def test_what_is_no_image_is_told_by_its_place(
@@ -95,6 +100,164 @@ def test_one_image_bytes_of_none_and_nothing_are_refused(model: Model) -> None:
         model.embed([b"no image, but some bytes"])
     with pytest.raises(UsageError, match="found nothing"):
         isogon.load("absent.isogon")
+
+
+def test_any_iterable_of_images_is_taken_a_batch_at_a_time(model: Model) -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (5, 40, 40, 3), np.uint8)
+    whole = model.embed(list(noise))
+    for images in (noise, tuple(noise), iter(noise), (one for one in noise)):
+        found = model.embed(images, batch_size=2)
+        assert np.allclose(found.embeddings, whole.embeddings, atol=1e-6)
+    for size in (0, -1):
+        with pytest.raises(UsageError, match="batch_size of at least 1"):
+            model.embed(noise, batch_size=size)
+
+
+def test_what_takes_a_bundles_path_takes_a_bundle(exported: Path) -> None:
+    bundle = Bundle.open(str(exported))
+    assert repr(bundle) == f"Bundle('{exported}': digits, 32 wide)"
+    assert "onnxruntime" in repr(isogon.load(bundle))
+    assert isogon.load(bundle).manifest == bundle.manifest
+    assert isogon.evaluation(bundle) == isogon.evaluation(exported)
+
+
+def test_an_argument_for_the_other_kind_of_model_is_refused(
+    exported: Path, standalone_file: Path
+) -> None:
+    with pytest.raises(UsageError, match=r"is a file alone. Leave artifact='fastest' out"):
+        isogon.load(standalone_file, artifact="fastest")
+    with pytest.raises(UsageError, match=r"is a bundle\. Name it with the artifact"):
+        isogon.load(exported, runtime="openvino")
+    for path in (exported, standalone_file):
+        with pytest.raises(UsageError, match="threads of at least 1"):
+            isogon.load(path, threads=0)
+
+
+def test_an_artifact_that_is_not_there_is_told_with_those_that_are(exported: Path) -> None:
+    with pytest.raises(BundleError) as caught:
+        isogon.load(exported, artifact="onnx/model.int8.onnx")
+    assert "It has onnx/model.onnx. Run `isogon export --int8 " in str(caught.value)
+    with pytest.raises(BundleError, match=r"It has onnx/model.onnx\.$"):
+        isogon.load(exported, artifact="onnx/modell.onnx")
+
+
+def test_one_text_needs_no_list(exported: Path) -> None:
+    with pytest.raises(UsageError, match="got 'speed=1'"):
+        isogon.export(exported, bounds="speed=1")
+    with pytest.raises(UsageError, match="got tflite"):
+        isogon.export(exported, runtimes="tflite")
+    with pytest.raises(UsageError, match="got 'speed=1'"):
+        isogon.verify(exported, vouch=True, bounds="speed=1")
+
+
+@pytest.mark.parametrize(
+    ("call", "told"),
+    [
+        (lambda path: isogon.compare(), "Expected bundles to compare, got none"),
+        (lambda path: isogon.calibrate(path, images=path, alpha=2.0), "alpha: .*got 2.0"),
+        (lambda path: isogon.calibrate(path, images=path, k=0), "k: .*got 0"),
+        (lambda path: isogon.evaluate(path, severities=9), "severities from 1 to 5, got 9"),
+        (lambda path: isogon.evaluate(path, severities=()), "severities from 1 to 5"),
+        (lambda path: isogon.evaluate(path, corrupted_images=0), "corrupted_images as a"),
+        (lambda path: isogon.export(path, opset=99), "one of 18, 19, 20, got 99"),
+        (lambda path: isogon.diverge(path, "a.onnx", bound=-1.0), "bound of at least"),
+        (lambda path: isogon.embed(path, "a", "b", workers=0), "workers as a whole number"),
+        (lambda path: isogon.embed(path, "a", "b", batch=0), "batch as a whole number"),
+    ],
+)
+def test_wrong_arguments_are_explained(
+    exported: Path, call: Callable[[Path], object], told: str
+) -> None:
+    with pytest.raises(UsageError, match=told):
+        call(exported)
+
+
+# The tests check types as they are annotated; a user's program does not.
+OF_WRONG_TYPES = """
+import sys, isogon
+path = sys.argv[1]
+model = isogon.load(path)
+for call in (
+    lambda: model.embed(None),
+    lambda: model.embed(3),
+    lambda: isogon.export(path, engine="trt"),
+    lambda: isogon.export(path, ranges="all"),
+    lambda: isogon.evaluate(path, unfamiliar="a"),
+    lambda: isogon.distill(images="a", settings="b=1"),
+    lambda: isogon.distill(images="a", teacher=3),
+    lambda: isogon.distill(images="a", unfamiliar=3),
+    lambda: isogon.distill(images="a", minutes="3"),
+    lambda: isogon.distill("smallest.toml", epochs="ten"),
+):
+    try:
+        call()
+    except isogon.UsageError as error:
+        print(error)
+"""
+
+
+def test_arguments_of_wrong_types_are_explained(exported: Path) -> None:
+    found = subprocess.run(
+        [sys.executable, "-c", OF_WRONG_TYPES, exported],
+        cwd=ROOT / "recipes",
+        capture_output=True,
+        text=True,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+    )
+    for line, told in zip(
+        found.stdout.splitlines(),
+        (
+            "Expected a list of images, got a NoneType",
+            "Expected a list of images, got a int",
+            "Expected engine to be one of None, tensorrt, tensorrt-rtx, got 'trt'",
+            "Expected ranges to be one of percentile, entropy, got 'all'",
+            "Expected unfamiliar as",
+            "Expected settings as",
+            "Expected a text or a list of texts, got 3",
+            "Expected a text or a list of texts, got 3",
+            "Expected --minutes above 0, got '3'",
+            "smallest.toml [train]: `epochs`: Input should be a valid integer",
+        ),
+        strict=True,
+    ):
+        assert line.startswith(told), found.stderr
+
+
+def test_unfamiliar_sets_come_alone_in_a_list_and_by_name(
+    digits: Path, photographs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    smallest = ROOT / "recipes" / "smallest.toml"
+    Path("quickstart-images").mkdir()
+    Path("quickstart-images/unfamiliar").symlink_to(photographs)  # the recipe's own set
+    for sets in ("nowhere", ["nowhere"], {"it": "nowhere"}, {"it": ("nowhere", "near")}):
+        with pytest.raises(UsageError, match="nowhere"):
+            isogon.distill(smallest, images=digits, unfamiliar=sets)
+    with pytest.raises(UsageError, match=r"\[unfamiliar 1\]: `kind`"):
+        isogon.distill(smallest, images=digits, unfamiliar={"it": (digits, "wide")})
+
+
+def test_a_script_without_a_guard_embeds_and_runs_once(
+    exported: Path, photographs: Path, tmp_path: Path
+) -> None:
+    script = tmp_path / "script.py"
+    script.write_text(
+        "import isogon\n"
+        "print('begins')\n"
+        f"print(isogon.embed({str(exported)!r}, {str(photographs)!r}, 'out.parquet',"
+        " workers=2).embedded)\n"
+    )
+    found = subprocess.run(
+        [sys.executable, script], cwd=tmp_path, capture_output=True, text=True
+    )
+    assert found.stdout.split() == ["begins", "12"], found.stderr
+
+
+def test_a_report_is_one_line_in_a_notebook(exported: Path) -> None:
+    (report,) = parity_reports(Bundle.open(exported))
+    assert repr(report).startswith("ParityReport(onnx/model.onnx on onnxruntime ")
+    assert "passed; minimum cosine 1.0000000, " in repr(report)
+    assert len(repr(report)) < 200
 
 
 def test_loading_and_embedding_need_no_torch(standalone_file: Path, tmp_path: Path) -> None:
@@ -116,6 +279,8 @@ def test_importing_is_instant_and_lists_what_there_is() -> None:
     assert found.stdout.strip() == "[]"
     for name in isogon.__all__:
         assert getattr(isogon, name).__doc__, name
+    functions = {name for name in isogon.__all__ if name[0].islower()}
+    assert functions == {name for name, one in vars(api).items() if isfunction(one)}
     assert set(isogon.__all__) <= set(dir(isogon))
     with pytest.raises(AttributeError, match="no attribute 'nothing'"):
         isogon.nothing  # noqa: B018

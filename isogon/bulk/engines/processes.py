@@ -9,6 +9,7 @@ import multiprocessing
 import os
 import pickle
 import signal
+import sys
 import threading
 import traceback
 from collections import deque
@@ -18,7 +19,7 @@ from dataclasses import dataclass
 from multiprocessing import connection, resource_tracker
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
-from typing import Self
+from typing import Any, Self
 
 from isogon.bulk.engines.engine import Engine, Finished
 from isogon.bulk.job import BulkJob
@@ -84,7 +85,8 @@ class _Worker:
         context = multiprocessing.get_context("spawn")
         ours, theirs = context.Pipe()
         process = context.Process(target=_work, args=(theirs,), daemon=True)
-        process.start()
+        with _main_module_unnamed():
+            process.start()
         theirs.close()
         return cls(process=process, end=ours)
 
@@ -124,6 +126,24 @@ class _Worker:
                 f"run out. Finished parts are kept: run the same command again, with "
                 f"fewer --workers."
             ) from error
+
+
+@contextmanager
+def _main_module_unnamed() -> Iterator[None]:
+    """Keep processes started here from running the caller's script again.
+
+    A spawned process imports the main module first. A worker needs nothing of it, and a
+    script without `if __name__ == "__main__":` would start from its first line.
+    """
+    main = vars(sys.modules["__main__"])
+    # A notebook's main module has no file.
+    names = [name for name in ("__spec__", "__file__") if name in main]
+    before: dict[str, Any] = {name: main[name] for name in names}
+    main.update(dict.fromkeys(before))
+    try:
+        yield
+    finally:
+        main.update(before)
 
 
 @contextmanager

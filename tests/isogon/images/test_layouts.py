@@ -167,9 +167,8 @@ def test_a_list_is_read_whatever_its_columns_are_called(
     images = open_images(str(tmp_path / name))
     assert images.names == tuple(LISTED)
     assert labels(images) == [one[0] for one in LISTED]
-    (tmp_path / name).write_bytes(
-        lines.lstrip("\ufeff").encode("utf-16")
-    )  # Excel's Unicode text
+    # Excel's Unicode text.
+    (tmp_path / name).write_bytes(lines.lstrip("\ufeff").encode("utf-16"))
     assert open_images(str(tmp_path / name)).names == tuple(LISTED)
 
 

@@ -145,9 +145,8 @@ def test_a_run_that_compared_nothing_is_false() -> None:
     empty = replace(
         HONEST, familiar=0, expected=nothing, answers={1: nothing}, again=nothing
     )
-    with pytest.raises(
-        UsageError, match=r"needs at least .* held-out"
-    ):  # nothing calibrates either
+    # Nothing calibrates either.
+    with pytest.raises(UsageError, match=r"needs at least .* held-out"):
         empty.judge()
     report = HONEST.judge()
     unseen = report.model_copy(

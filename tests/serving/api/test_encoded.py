@@ -47,9 +47,8 @@ def test_a_large_body_is_parsed_beside_the_event_loop(
     assert (threads[0] != threading.get_ident()) == beside
 
 
-IMAGE = (
-    bytes(range(250, 256)) * 30 + b"\xfb"
-)  # has both characters that alphabets differ in
+# Its base64 has both characters that alphabets differ in.
+IMAGE = bytes(range(250, 256)) * 30 + b"\xfb"
 TEXT = base64.b64encode(IMAGE).decode()
 LINES = base64.encodebytes(IMAGE).decode()
 URL_SAFE = base64.urlsafe_b64encode(IMAGE).decode()
