@@ -165,7 +165,7 @@ def test_a_bank_that_is_small_enough_is_left_as_it_is(
 
 def test_a_detector_without_a_bank_is_refused(bank: np.ndarray) -> None:
     detector = DetectorSpec(name="mahalanobis").fit(bank, np.zeros(len(bank), dtype=int))
-    with pytest.raises(UsageError, match=r"Only the detectors knn and nnguide .* Mahalan"):
+    with pytest.raises(UsageError, match=r"Only the detectors knn and nnguide .* mahalan"):
         banked(detector)
 
 
