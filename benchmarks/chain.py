@@ -23,7 +23,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from conditions import conditions
-from one_trial import Embedded, embedded, judged, network, teachers, undistilled
+from one_trial import RoleEmbeddings, embedded, judged, network, teachers, undistilled
 from trials import (
     STUDENT,
     TEACHER,
@@ -109,7 +109,7 @@ def bundle_of(trial: Trial, data: Data, ground: Ground) -> Bundle:
     return Bundle.open(path)
 
 
-def answered(answers: Answers, data: Data) -> tuple[Embedded, float]:
+def answered(answers: Answers, data: Data) -> tuple[RoleEmbeddings, float]:
     """Return a station's embeddings by role, and the share of flagged test images."""
     bank, _ = answers([data.familiar.file(index) for index in data.bank])
     test, flagged = answers([data.held_out.file(index) for index in data.split.test])
@@ -117,7 +117,9 @@ def answered(answers: Answers, data: Data) -> tuple[Embedded, float]:
         name: answers([each.images.file(index) for index in each.flaggable])[0]
         for name, each in data.unfamiliar.items()
     }
-    return Embedded(bank=bank, test=test, unfamiliar=unfamiliar), float(flagged.mean())
+    return RoleEmbeddings(bank=bank, test=test, unfamiliar=unfamiliar), float(
+        flagged.mean()
+    )
 
 
 def in_requests(answers: Answers) -> Answers:
