@@ -15,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
+import isogon  # noqa: F401  # so that `serving` is the stage, not serving.py beside this
 from serving.observability.drift import DriftTest
 
 CALIBRATIONS = (100, 270, 1000, 5000)
