@@ -34,6 +34,13 @@ PACKAGED_TEACHER = {
 }
 
 
+def pytest_make_parametrize_id(val: object) -> str | None:
+    """Shorten tests' names: pytest puts them into the environment, which is bounded."""
+    if isinstance(val, bytes | str) and len(val) > 80:
+        return f"{val[:40]!r}... {len(val)}"
+    return None
+
+
 @pytest.fixture(scope="session")
 def progress() -> Progress:
     return Progress(disable=True)

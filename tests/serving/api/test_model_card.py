@@ -10,9 +10,15 @@ import numpy as np
 import pytest
 from fastapi.testclient import TestClient
 
-from isogon.bundle import ONNX, Bundle, FalseAlarms, vouched_artifact
+from isogon.bundle import (
+    ONNX,
+    REDUCTION,
+    Bundle,
+    FalseAlarms,
+    Reduction,
+    vouched_artifact,
+)
 from isogon.bundle.evaluation import EVALUATION, Evaluation
-from isogon.bundle.manifest import Stage
 from isogon.bundle.worth import worth_of
 from isogon.errors import DamagedFileError
 from serving.app import create_app
@@ -140,19 +146,24 @@ def test_the_card_says_how_many_unfamiliar_images_are_flagged(
     }
 
 
-@pytest.mark.parametrize(
-    ("stage", "file", "served"),
-    [
-        ("calibrate", "ood/site/detector.json", "site"),
-        ("export", "onnx/reduction.json", "reduced"),
-    ],
-)
-def test_another_detector_than_the_one_measured_is_said_to_be(
-    bundle: Bundle, stage: Stage, file: str, served: str
-) -> None:
-    with bundle.stage(stage) as writer:
-        writer.write(file, "{}")
-    assert card(bundle)["evaluation"]["detection"]["served"] == served
+def test_another_detector_than_the_one_measured_is_said_to_be(bundle: Bundle) -> None:
+    statistics = bundle.manifest.files["ood/reference.safetensors"].sha256
+    numbers = {"bank": 168, "size": 40, "k_before": 5, "k": 1, "familiar": 0}
+    for reduced, served in (("0" * 64, "same"), (statistics, "reduced")):
+        reduction = Reduction(
+            statistics=reduced,
+            vectors="0" * 64,
+            unfamiliar=0,
+            auroc_before=None,
+            auroc=None,
+            **numbers,
+        )
+        with bundle.stage("export") as writer:
+            writer.write(REDUCTION, reduction.model_dump_json())
+        assert card(bundle)["evaluation"]["detection"]["served"] == served
+    with bundle.stage("calibrate") as writer:
+        writer.write("ood/site/detector.json", "{}")
+    assert card(bundle)["evaluation"]["detection"]["served"] == "site"
 
 
 def test_nothing_is_made_up_for_an_older_bundle(judged: Callable[..., Path]) -> None:
