@@ -102,12 +102,11 @@ class Views(Dataset[tuple[Any, ...]]):
 
     def _is_plain(self, number: int) -> bool:
         """Return whether the view is plain; plain views are spread evenly by number."""
-        return int((number + 1) * self._plain) > int(number * self._plain)
+        return _is_hit(number, self._plain)
 
     def _is_mirrored(self, index: int, number: int) -> bool:
         """Return whether a plain view is mirrored; these lie evenly among an image's."""
-        place = index + int(number * self._plain)
-        return int((place + 1) * self._flip) > int(place * self._flip)
+        return _is_hit(index + int(number * self._plain), self._flip)
 
     def _pixels(
         self,
@@ -173,15 +172,18 @@ def _with_noise(
     return noisy.round().clamp(0, 255).to(torch.uint8)
 
 
+def _is_hit(place: int, share: float) -> bool:
+    """Return whether a place is one of a share of all that is spread evenly over them."""
+    return int((place + 1) * share) > int(place * share)
+
+
 def _of_whole(data: DataSection, size: int) -> Callable[[Image.Image], Tensor]:
     """Return what makes a plain view: the crop that the service makes, then changes."""
     cropped = _transform(data, size, flip=False)
     assert isinstance(cropped, Compose)
     changes = Compose(cropped.transforms[1:])  # all but the random crop
-    still = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
-    crop = Preprocessing(
-        height=size, width=size, crop=data.crop, mean=still[0], std=still[1]
-    )
+    zero, one = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)  # nothing is normalised here
+    crop = Preprocessing(height=size, width=size, crop=data.crop, mean=zero, std=one)
     return lambda image: cast(Tensor, changes(Image.fromarray(crop.pixels(image))))
 
 

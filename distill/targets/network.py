@@ -34,6 +34,7 @@ from isogon.progress import Progress
 
 TrainPrecision = Literal["32-true", "bf16-mixed", "16-mixed"]
 _Kind = Literal["embedding", "tokens", "plain"]
+KnownCrops = Callable[[int, int], Float[np.ndarray, " d"] | None]
 _TOGETHER = 64  # rows that are written at once
 
 
@@ -47,7 +48,7 @@ class _Pixels:
     batches: Callable[[int], Iterator[UInt8[Tensor, "b h w 3"]]]  # from a view's number on
     # The features of a view, by image and number, if it is a plain crop whose features are
     # known. `batches` leaves such views out. None: there are none.
-    known: Callable[[int, int], Float[np.ndarray, " d"] | None] | None = None
+    known: KnownCrops | None = None
 
 
 class NetworkTeacher(Teacher):
@@ -84,9 +85,8 @@ class NetworkTeacher(Teacher):
         self._section = section
         self._recipe = recipe
         self._source = source
-        # The features of the plain crops that were asked for last, and their rows by image.
-        self._pooled: Float[np.ndarray, "n d"] | None = None
-        self._row_of: dict[int, int] = {}
+        # The images whose plain crops were asked for last, and their features.
+        self._pooled: tuple[Indices, Float[np.ndarray, "n d"]] | None = None
 
     def targets(
         self, indices: Indices, device: torch.device, progress: Progress
@@ -129,9 +129,9 @@ class NetworkTeacher(Teacher):
     ) -> Float[np.ndarray, "n d"]:
         """Return the network's features of the plain crops, computed in float32."""
         store = self._store("plain", self._plain(indices), "32-true", device, progress)
-        self._pooled = store.values[:, 0, 0]
-        self._row_of = {int(index): row for row, index in enumerate(indices)}
-        return self._pooled
+        pooled: Float[np.ndarray, "n d"] = store.values[:, 0, 0]
+        self._pooled = indices, pooled
+        return pooled
 
     def uncomputed(
         self,
@@ -193,18 +193,7 @@ class NetworkTeacher(Teacher):
         workers = self._recipe.train.workers
         size = self.preprocessing.height
         views = self._random_views()
-        pooled = self._pooled if self._takes_crops else None
-        row_of = self._row_of
-
-        def known(index: int, number: int) -> Float[np.ndarray, " d"] | None:
-            if pooled is None or index not in row_of or not views.is_crop(index, number):
-                return None
-            features: Float[np.ndarray, " d"] = pooled[row_of[index]]
-            return features
-
-        def is_known(index: int, number: int) -> bool:
-            return known(index, number) is not None
-
+        known = self._known_crops(views)
         return _Pixels(
             indices=indices,
             views=count,
@@ -217,10 +206,25 @@ class NetworkTeacher(Teacher):
                 count,
                 start=start,
                 workers=workers,
-                left_out=None if pooled is None else is_known,
+                left_out=known and (lambda *view: known(*view) is not None),
             ),
-            known=None if pooled is None else known,
+            known=known,
         )
+
+    def _known_crops(self, views: Views) -> KnownCrops | None:
+        """Return what gives the features of views that `pooled` has had; None: nothing."""
+        if self._pooled is None or not self._takes_crops:
+            return None
+        indices, pooled = self._pooled
+        row_of = {int(index): row for row, index in enumerate(indices)}
+
+        def known(index: int, number: int) -> Float[np.ndarray, " d"] | None:
+            if index not in row_of or not views.is_crop(index, number):
+                return None
+            features: Float[np.ndarray, " d"] = pooled[row_of[index]]
+            return features
+
+        return known
 
     def _plain(self, indices: Indices) -> _Pixels:
         return _Pixels(

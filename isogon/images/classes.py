@@ -1,7 +1,7 @@
 """The class of each image: from a folder of its path, or from a column of its list."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import PurePosixPath
 
@@ -34,6 +34,7 @@ _DIVISIONS = {
 }
 
 _SHOWN = 3  # classes or columns in a sentence
+_BITS = {"0": 0, "0.0": 0, "1": 1, "1.0": 1}  # of a column for one class
 _SEVERAL = 5  # images per class on average; a level with fewer is chosen last
 
 
@@ -209,6 +210,18 @@ def required_column(columns: Sequence[str], wanted: str, where: str) -> str:
             f"{', '.join(columns) or 'none'}."
         )
     return found
+
+
+def one_hot_labels(
+    columns: Sequence[str], rows: Sequence[Mapping[str, str]]
+) -> tuple[list[str], str] | None:
+    """Return labels and their origin, if each row has 1 in one column and 0 in others."""
+    binary = [each for each in columns if all(row[each] in _BITS for row in rows)]
+    hot = [[each for each in binary if _BITS[row[each]]] for row in rows]
+    if len(binary) < 2 or not all(len(names) == 1 for names in hot):
+        return None
+    named = _some([f"`{each}`" for each in binary])
+    return [names[0] for names in hot], f"from the columns {named}: one is 1 in a row"
 
 
 def column_words(

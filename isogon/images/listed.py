@@ -13,6 +13,7 @@ import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path, PurePath, PurePosixPath
 from urllib.parse import urlsplit
 from urllib.request import url2pathname
@@ -27,6 +28,7 @@ from isogon.images.classes import (
     column_words,
     label_column,
     label_text,
+    one_hot_labels,
 )
 from isogon.images.collection import require_unique
 from isogon.images.folder import ImageFolder
@@ -44,7 +46,6 @@ PATHS = (
 
 _HINT = "Expected a heading with a column `path` and, if there are classes, `label`."
 _DELIMITERS = (",", "\t", ";", "|")
-_BITS = {"0": 0, "0.0": 0, "1": 1, "1.0": 1}  # of a column for one class
 
 # A path that ends with an image's suffix, followed by a label.
 _ENDS = tuple(SUFFIXES)
@@ -103,7 +104,7 @@ def listed_images(
     labels = None if column is None else [row[column] for _, row in rows]
     origin = tables[0].origin or column_words(column, columns, used=(path,))
     if labels is None and choice.level is None:
-        hot = _one_hot(others, [row for _, row in rows])
+        hot = one_hot_labels(others, [row for _, row in rows])
         if hot is not None:
             labels, origin = hot
     return images_at(
@@ -113,19 +114,6 @@ def listed_images(
         where=where,
         level=choice.level,
     )
-
-
-def _one_hot(
-    columns: Sequence[str], rows: Sequence[Mapping[str, str]]
-) -> tuple[list[str], str] | None:
-    """Return the labels where a column for each class is 1 or 0, and one is 1 in a row."""
-    binary = [each for each in columns if all(row[each] in _BITS for row in rows)]
-    hot = [[each for each in binary if _BITS[row[each]]] for row in rows]
-    if len(binary) < 2 or not all(len(names) == 1 for names in hot):
-        return None
-    named = ", ".join(f"`{each}`" for each in binary[:3])
-    more = ", …" if len(binary) > 3 else ""
-    return [names[0] for names in hot], f"from the columns {named}{more}: one is 1 in a row"
 
 
 def images_at(
@@ -279,7 +267,7 @@ def _path_and_label(line: str, folder: Path) -> dict[str, str]:
 
 
 def _delimited(text: str, usual: str, file: Path) -> _Table:
-    """Read a table with a heading; its delimiter is the heading's most frequent one."""
+    """Read a table, with a heading or without; the first line tells the delimiter."""
     text = text.lstrip("\r\n# ")
     delimiter = max((usual, *_DELIMITERS), key=text.partition("\n")[0].count)
     reader = csv.reader(
@@ -288,12 +276,11 @@ def _delimited(text: str, usual: str, file: Path) -> _Table:
         strict=True,
         skipinitialspace=True,
     )
-    columns = tuple(column.strip() for column in next(reader, []))
-    headless = _headless(columns, text, delimiter, file)
-    if headless is not None:
-        return headless
+    first = tuple(field.strip() for field in next(reader, []))
+    headless = _headless(first, file)
+    columns = headless or first
     rows = []
-    for fields in reader:
+    for fields in chain([first] if headless else [], reader):
         if not fields:
             continue
         if len(fields) != len(columns):
@@ -303,11 +290,13 @@ def _delimited(text: str, usual: str, file: Path) -> _Table:
                 f"delimiter in double quotes."
             )
         rows.append(dict(zip(columns, map(str.strip, fields), strict=True)))
-    return _Table(columns=columns, rows=rows)
+    origin = "from what stands beside the path on each line"
+    labelled = headless is not None and len(headless) > 1
+    return _Table(columns=columns, rows=rows, origin=origin if labelled else None)
 
 
-def _headless(first: Sequence[str], text: str, delimiter: str, file: Path) -> _Table | None:
-    """Return the table whose first line is an image already; None where it is a heading.
+def _headless(first: Sequence[str], file: Path) -> tuple[str, ...] | None:
+    """Return the columns of a table whose first line is an image; None: it is a heading.
 
     Raises:
         UsageError: several fields beside the path could be the label.
@@ -324,21 +313,7 @@ def _headless(first: Sequence[str], text: str, delimiter: str, file: Path) -> _T
             f"{file} has no heading, but {len(first)} columns: which is the label? Write "
             f"a first line with the names of the columns. {_HINT}"
         )
-    rows = []
-    for fields in csv.reader(
-        io.StringIO(text, newline=""), delimiter=delimiter, skipinitialspace=True
-    ):
-        if fields and len(fields) != len(first):
-            raise UsageError(
-                f"{file}: expected {len(first)} fields in a line, got {fields}."
-            )
-        if fields:
-            label = fields[1 - paths[0]].strip() if len(first) == 2 else ""
-            rows.append({"path": fields[paths[0]].strip(), "label": label})
-    if len(first) == 1:
-        return _Table(columns=("path",), rows=[{"path": row["path"]} for row in rows])
-    origin = "from what stands beside the path on each line"
-    return _Table(columns=("path", "label"), rows=rows, origin=origin)
+    return tuple("path" if number == paths[0] else "label" for number in range(len(first)))
 
 
 def _json_lines(text: str, file: Path) -> _Table:
