@@ -21,10 +21,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import timm
 import torch
 from conditions import conditions
 from one_trial import RoleEmbeddings, embedded, judged, network, teachers, undistilled
 from trials import (
+    FIGURES,
     STUDENT,
     TEACHER,
     Figures,
@@ -45,10 +47,8 @@ from serving.client import IsogonClient
 _FINETUNED_ON = 2048  # training images, as `isogon distill --int8` takes
 _SENT = 64  # images in a request, and in a call of `embed`
 _SECONDS = 2.0  # for which one image after another is timed
-_COLUMNS = (
-    *("", "MB", "ms", "distortion ↓", "overlap@10 ↑", "kNN ↑"),
-    *("near AUROC ↑", "far AUROC ↑", "false alarms (0.05 asked)"),
-)
+_COLUMNS = ("", "MB", "ms", *FIGURES.values(), "false alarms (0.05 asked)")
+_BLANK = ("distortion", "overlap")  # of the teacher, which they are measured against
 
 # From images' files to unit-norm embeddings [n, d] and which are flagged [n].
 Answers = Callable[[Sequence[Path]], tuple[np.ndarray, np.ndarray]]
@@ -65,20 +65,18 @@ class Station:
     false_alarms: float | None = None
 
     def __str__(self) -> str:
-        figures = self.figures
+        blank = _BLANK if self.name == "teacher" else ()
         cells = [
             self.name,
             _cell(self.megabytes, 1),
             _cell(self.milliseconds, 2),
-            *("" if self.name == "teacher" else _cell(one, 3) for one in _kept(figures)),
-            *(_cell(one, 3) for one in (figures.knn, figures.near, figures.far)),
+            *(
+                "" if name in blank else _cell(getattr(self.figures, name), 3)
+                for name in FIGURES
+            ),
             _cell(self.false_alarms, 3),
         ]
         return f"| {' | '.join(cells)} |"
-
-
-def _kept(figures: Figures) -> tuple[float, float]:
-    return figures.distortion, figures.overlap
 
 
 def _cell(value: float | None, digits: int) -> str:
@@ -97,7 +95,7 @@ def bundle_of(trial: Trial, data: Data, ground: Ground) -> Bundle:
         names = [str(data.familiar.file(index)) for index in chosen[:_FINETUNED_ON]]
         listed.write_text("\n".join(["path", *names]), encoding="utf-8")
         made = isogon.export(
-            *(bundle,),
+            bundle,
             fp16=True,
             int8=True,
             finetune_on=listed,
@@ -204,9 +202,8 @@ def _eager(name: str, model: tuple[str, str], size: int, figures: Figures) -> St
     pixels = torch.zeros(1, size, size, 3, dtype=torch.uint8)
     with torch.inference_mode():
         taken = milliseconds(lambda: run(pixels))
-    import timm
-
-    weights = sum(each.numel() for each in timm.create_model(model[0]).parameters())
+    headless = timm.create_model(model[0], num_classes=0)  # as it embeds: no classifier
+    weights = sum(each.numel() for each in headless.parameters())
     return Station(
         name=name, figures=figures, megabytes=4 * weights / 1e6, milliseconds=taken
     )
