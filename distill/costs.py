@@ -117,7 +117,7 @@ class _Trial:
         """Return a small batch of views, and the seconds per view."""
         recipe, indices = self._recipe, self._images
         views = TrainingViews(
-            Views(self._data.familiar, recipe.data, recipe.train.seed),
+            Views(self._data.imitated, recipe.data, recipe.train.seed),
             lambda epoch: [indices],
             labels=self._models.labels,
             workers=0,
@@ -233,7 +233,7 @@ class _Trial:
         others = set(multiprocessing.active_children())
         indices = self._images
         views = TrainingViews(
-            Views(self._data.familiar, self._recipe.data, self._recipe.train.seed),
+            Views(self._data.imitated, self._recipe.data, self._recipe.train.seed),
             lambda epoch: [indices] * (2 * workers),
             labels=self._models.labels,
             workers=workers,

@@ -214,7 +214,8 @@ def _learnt(
     torch.manual_seed(recipe.train.seed)
     device = fabric.device
     data = data or prepare_data(recipe, progress, work)
-    checkpoint = Checkpoint(work, recipe, data.trained, accept_changes=accept_changes)
+    names = [data.familiar.names[index] for index in data.trained]
+    checkpoint = Checkpoint(work, recipe, names, accept_changes=accept_changes)
     require_agreement(fabric, data.sources, checkpoint.shaping)
     require_enough(recipe, len(data.learnt))
     checkpoint.require_continuable()
@@ -268,21 +269,8 @@ def _trained(
 ) -> TrainingLog:
     """Train the student from its start to the end of the recipe."""
     device = fabric.device
-    # The closed-form start has had more of them computed already.
-    known = data.fitted if recipe.student.in_closed_form else data.validation
-    pooled = models.teacher.pooled(known, device, progress) if len(known) else None
+    validation = _validation(recipe, data, models, device, progress)
     targets = models.teacher.targets(data.learnt, device, progress)
-    validation = None
-    if pooled is not None and len(data.validation) and fabric.is_global_zero:
-        validation = Validation(
-            plain_crops(
-                data.familiar,
-                data.validation,
-                preprocessing_for(recipe, recipe.student.name),
-                workers=0,
-            ),
-            np.asarray(pooled[len(pooled) - len(data.validation) :], np.float32),
-        )
     trainer = Trainer(
         fabric,
         models.student,
@@ -290,7 +278,7 @@ def _trained(
         targets,
         TrainingViews(
             Views(
-                data.familiar,
+                data.imitated,
                 recipe.data,
                 recipe.train.seed,
                 sizes=[recipe.data.size, *targets.sizes],
@@ -306,9 +294,26 @@ def _trained(
         recipe.train,
         checkpoint,
         progress,
-        validation=validation,
+        validation=validation if fabric.is_global_zero else None,
     )
     return trainer.run()
+
+
+def _validation(
+    recipe: Recipe, data: Data, models: RunModels, device: torch.device, progress: Progress
+) -> Validation | None:
+    """Return the validation images with the teacher's vectors, None without any."""
+    if not len(data.validation):
+        return None
+    indices = data.fitted[data.compared]
+    if recipe.student.in_closed_form:  # it has had all of `fitted` computed already
+        pooled = models.teacher.pooled(data.fitted, device, progress)[data.compared]
+    else:
+        pooled = models.teacher.pooled(indices, device, progress)
+    crops = plain_crops(
+        data.familiar, indices, preprocessing_for(recipe, recipe.student.name), workers=0
+    )
+    return Validation(crops, np.asarray(pooled, np.float32), asked=len(data.validation))
 
 
 def _start_features(
@@ -323,7 +328,7 @@ def _start_features(
         learnt = learnt[:SAMPLE]
         pooled = np.empty((0, models.teacher.card.width))
     else:
-        pooled = models.teacher.pooled(data.split.bank, device, progress)[: len(learnt)]
+        pooled = models.teacher.pooled(data.everything, device, progress)[: len(learnt)]
     rest = np.arange(SAMPLE, len(pooled))
     task = progress.add_task("Starting from the teacher", total=len(learnt))
     first = 0
@@ -355,7 +360,7 @@ def _plan(
             repeats=recipe.data.repeats,
             seed=section.seed,
         )
-    pooled = teacher.pooled(data.split.bank, device, progress)[: len(learnt)]
+    pooled = teacher.pooled(data.everything, device, progress)[: len(learnt)]
     neighbours = kept_neighbours(work, pooled)
     return neighbour_plan(
         learnt,

@@ -238,20 +238,22 @@ class _Work:
             views = models.teacher.uncomputed(data.learnt, device, crops=crops)
         everything = models.objective.start_on == "everything" or recipe.of_neighbours
         if closed or everything:
-            asked = data.split.bank if everything else data.fitted
+            asked = data.everything if everything else data.fitted
             plain = models.teacher.uncomputed(asked, device, plain=True)
         elif trained and len(data.validation):
-            plain = models.teacher.uncomputed(data.validation, device, plain=True)
+            asked = data.fitted[data.compared]
+            plain = models.teacher.uncomputed(asked, device, plain=True)
         if closed:
             network = as_teacher(models.student.backbone, recipe, data)
             ours = network.uncomputed(data.fitted, device, plain=True)
             models.student.requires_grad_(True)
         unfamiliar = sum(len(one.flaggable) for one in data.unfamiliar.values())
+        compared = len(data.compared) if len(data.validation) else 0
         held_out = len(data.split.calibration) + len(data.split.test)
         return cls(
             teacher=views.views + plain.views,
             start=ours.views,
-            validation=len(data.validation) * recipe.train.validations if trained else 0,
+            validation=compared * recipe.train.validations if trained else 0,
             evaluation=len(data.bank) + held_out + unfamiliar,
             size=views.size + plain.size + ours.size,
         )

@@ -9,6 +9,7 @@ from jaxtyping import Int64
 
 from distill.images.data import Data
 from distill.images.pseudo_classes import pseudo_classes
+from distill.images.synthetic import UNLABELLED
 from distill.objectives import Objective, objective_from_recipe
 from distill.recipe import Recipe
 from distill.student import student_from_recipe, student_preprocessing
@@ -50,7 +51,7 @@ def prepare_models(
         UsageError: a model or its weights cannot be loaded, or are unsuitable for the
             objective.
     """
-    teacher = teacher_from_recipe(recipe, data.familiar)
+    teacher = teacher_from_recipe(recipe, data.imitated)
     teacher.prepare(data.fitted, device, progress, work)
     student, licence = student_from_recipe(recipe)
     labels = _labels(recipe, data, teacher, device, progress)
@@ -92,10 +93,10 @@ def _labels(
 ) -> Int64[np.ndarray, " images"] | None:
     """Return the images' classes, or clusters of the teacher's features."""
     if not recipe.data.pseudo_classes:
-        return data.familiar.labels(np.arange(len(data.familiar)))
+        return data.imitated.labels(np.arange(len(data.imitated)))
     learnt = data.split.bank
     pooled = teacher.pooled(learnt, device, progress)
-    labels = np.full(len(data.familiar), -1, np.int64)
+    labels = np.full(len(data.imitated), UNLABELLED, np.int64)
     labels[learnt] = pseudo_classes(pooled, recipe.data.pseudo_classes, recipe.train.seed)
     return labels
 

@@ -49,8 +49,9 @@ def unfamiliar_pictures(recipe: Recipe, pictures: Path, progress: Progress) -> P
     data = prepare_data(recipe, quiet)  # the run prints what cannot be read
     folder = ImageFolder.list(pictures)
     everything = np.arange(len(folder))
-    teacher = teacher_from_recipe(recipe, data.familiar)
-    bank = teacher.pooled(data.fitted, device, progress)
+    teacher = teacher_from_recipe(recipe, data.imitated)
+    pooled = teacher.pooled(data.fitted, device, progress)
+    bank = pooled[~np.isin(data.fitted, data.synthetic)]
     found = teacher_from_recipe(recipe, folder).pooled(everything, device, quiet)
     familiar = _nearer_than_usual(found, bank)
     names = [name for name, left in zip(folder.names, familiar, strict=True) if left]

@@ -23,6 +23,8 @@ _PROBED = 50_000  # images for the teacher's classifier, at most
 class KdSection(ObjectiveSection):
     """KD with cross-entropy, arXiv:1503.02531, as in KD++; needs classes."""
 
+    needs_labels = True
+
     temperature: float = Field(default=4.0, gt=0, description="of both models' softmax")
     kd_weight: float = Field(
         default=1.0,

@@ -18,6 +18,8 @@ _DROPOUT = 0.5
 class NdSection(ObjectiveSection):
     """ND of KD++, arXiv:2305.17007; needs classes."""
 
+    needs_labels = True
+
 
 class Nd(Objective):
     """mean_i [1 - <f_i, e_y> / max(|f_i|, |t_i|)], e_c the direction of a class mean.

@@ -7,11 +7,15 @@ recipe overrides its default.
 """
 
 import copy
-from collections.abc import Iterable
+from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from isogon.errors import UsageError
+
+if TYPE_CHECKING:
+    from distill.objectives import Objective
 
 # The keys that say how a teacher's features are computed.
 _OF_STORES = ("features", "views")
@@ -27,7 +31,15 @@ class Default:
     reason: str
 
 
-# For students that start from pretrained weights.
+# For students that start from pretrained weights, with training or without.
+_SYNTHETIC = Default(
+    section="data",
+    key="synthetic",
+    value=0.25,
+    reason="imitated there too, the teacher's view of unfamiliar images is kept",
+)
+
+# For those among them that are trained.
 PRETRAINED = (
     Default(
         section="data",
@@ -111,9 +123,13 @@ def completed(document: dict[str, Any]) -> tuple[dict[str, Any], tuple[Default, 
     if not (student.get("pretrained") or student.get("checkpoint")):
         return found, ()
     train = found.get("train")
-    if isinstance(train, dict) and train.get("epochs") == 0 and not train.get("steps"):
-        return found, ()  # only the closed form: no steps, so nothing to fill in
     taken = []
+    data = found.setdefault("data", {})
+    if isinstance(data, dict) and data.get("synthetic") is None and _may_add_images(found):
+        data["synthetic"] = _SYNTHETIC.value
+        taken.append(_SYNTHETIC)
+    if isinstance(train, dict) and train.get("epochs") == 0 and not train.get("steps"):
+        return found, tuple(taken)  # only the closed form: no steps
     # If `steps` or `epochs` is given, the other one has no default.
     given_length = (
         {"steps", "epochs"}
@@ -139,26 +155,37 @@ def completed(document: dict[str, Any]) -> tuple[dict[str, Any], tuple[Default, 
 
 def _features(document: dict[str, Any]) -> tuple[Default, ...]:
     """Return the default of `features`, if a teacher is a network and no key is set."""
-    networks, objectives = _networks(document), document.get("objective") or ()
+    networks, objectives = _networks(document), document.get("objective")
     stated = any(one.get(key) is not None for one in networks for key in _OF_STORES)
-    if not networks or stated or _needs_tokens(objectives):
+    if not networks or stated or any(one.needs_tokens for one in _classes(objectives)):
         return ()
     once = "the teacher runs once on each view, not once per epoch"
     return (Default(section="teacher", key="features", value="embedding", reason=once),)
 
 
-def _needs_tokens(objectives: Iterable[Any]) -> bool:
-    """Return whether one of these objectives needs the teacher's cells (patch tokens)."""
+def _may_add_images(document: dict[str, Any]) -> bool:
+    """Return whether there can be images without a class and of the teacher's own."""
+    teacher, data = document.get("teacher"), document.get("data")
+    several = len(teacher) if isinstance(teacher, list | tuple) else 1
+    if len(_networks(document)) < several:
+        return False
+    if isinstance(data, dict) and data.get("pseudo_classes"):
+        return False
+    return not any(one.section.needs_labels for one in _classes(document.get("objective")))
+
+
+def _classes(objectives: object) -> Iterator["type[Objective]"]:
+    """Yield the classes of the [[objective]] tables."""
+    if not objectives:
+        return
     from distill.objectives import objective_class  # loads torch
 
-    for table in objectives:
+    tables = objectives if isinstance(objectives, list | tuple) else [objectives]
+    for table in tables:
         name = table.get("name") if isinstance(table, dict) else None
-        try:
-            if isinstance(name, str) and objective_class(name).needs_tokens:
-                return True
-        except UsageError:
-            continue  # reported when the table is checked
-    return False
+        with suppress(UsageError):  # reported when the table is checked
+            if isinstance(name, str):
+                yield objective_class(name)
 
 
 def _networks(document: dict[str, Any]) -> list[dict[str, Any]]:

@@ -151,6 +151,14 @@ class DataSection(_Section):
     erase: float = Field(
         default=0, ge=0, le=1, description="share of views with a rectangle of noise"
     )
+    synthetic: float = Field(
+        default=0.0,
+        ge=0,
+        le=1,
+        description="synthetic images for each training image, 500 at most: the student "
+        "imitates the teacher on them too, so that it finds unfamiliar images as the "
+        "teacher does",
+    )
     pseudo_classes: int = Field(
         default=0,
         ge=0,
@@ -422,6 +430,24 @@ class Recipe(_Section):
     def _suits_its_objectives(self) -> "Recipe":
         for section in self.objective:
             section.require_batch(self.train.batch_size, self.train.parts)
+        return self
+
+    @model_validator(mode="after")
+    def _suits_synthetic_images(self) -> "Recipe":
+        if not self.data.synthetic:
+            return self
+        labelled = [one.label for one in self.objective if one.needs_labels]
+        if labelled or self.data.pseudo_classes:
+            raise ValueError(
+                f"expected `synthetic = 0` in [data] with "
+                f"{' and '.join(labelled) or 'pseudo_classes'}: synthetic images have no "
+                f"class"
+            )
+        if any(one.path is not None for one in self.teachers):
+            raise ValueError(
+                "expected `synthetic = 0` in [data] with `path` in [teacher]: the teacher "
+                "has no embeddings of synthetic images"
+            )
         return self
 
     @property

@@ -3,7 +3,7 @@
 An objective's own keys are in its file, `distill/objectives/NAME.py`.
 """
 
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 from pydantic import (
     AliasChoices,
@@ -37,6 +37,9 @@ class ObjectiveSection(BaseModel):
     """The keys of every objective. An objective with more keys has a subclass."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+    # Whether it needs the class of each image; synthetic images have none.
+    needs_labels: ClassVar[bool] = False
 
     weight: float = Field(default=1.0, gt=0, description="factor on all its terms")
     name: str = Field(description="a known objective, or `package.module:Class`")

@@ -134,7 +134,7 @@ def as_teacher(backbone: FeatureExtractor, recipe: Recipe, data: Data) -> Networ
     return NetworkTeacher(
         backbone,
         card,
-        data.familiar,
+        data.imitated,
         crops,
         recipe.teachers[0],
         recipe,
@@ -174,8 +174,11 @@ def _fit(
     """Set the layer, and the heads of the objective to match."""
     ours = _pooled(backbone, recipe, data, device, progress)
     theirs = models.teacher.pooled(data.fitted, device, progress)
-    rows = slice(0, len(data.fitted) - len(data.validation))
-    features, teacher = (np.asarray(one[rows], np.float32) for one in (ours, theirs))
+    count = len(data.fitted) - len(data.validation)
+    both = [np.asarray(one[:count], np.float32) for one in (ours, theirs)]
+    # A vector of zeros, such as a drawing may have, has no direction.
+    usable = np.logical_and(*(one.any(axis=1) for one in both))
+    features, teacher = (one[usable] for one in both)
     compression = uncentred_pca(teacher, layer.out_features)
     length = float(np.linalg.norm(teacher, axis=1).mean())
     models.objective.begin(torch.from_numpy(compression), length)
@@ -220,7 +223,7 @@ def _pooled(
 def _crops(recipe: Recipe, data: Data, progress: Progress) -> Iterator[torch.Tensor]:
     crops = plain_crops(
         data.familiar,
-        data.learnt[:_RE_ESTIMATED],
+        data.trained[:_RE_ESTIMATED],
         preprocessing_for(recipe, recipe.student.name),
         workers=recipe.train.workers,
     )

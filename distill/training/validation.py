@@ -30,18 +30,23 @@ class Validated:
 
 
 class Validation:
-    """Validation images, and the teacher's cosines between them."""
+    """Validation images, and the teacher's cosines between them and a bank of images."""
 
-    def __init__(self, crops: Loader, teacher: Float32[np.ndarray, "n d"]) -> None:
+    def __init__(
+        self, crops: Loader, teacher: Float32[np.ndarray, "n d"], *, asked: int
+    ) -> None:
         """Compute the teacher's cosines.
 
         Args:
             crops: batches of their plain crops, uint8 [b, h, w, 3], as in deployment.
             teacher: the teacher's pooled vectors of the same images in the same order.
+            asked: how many of the images, the last ones, are looked up among all. The
+                others are of training images: in deployment too an image that is new to
+                the student is compared with images that it has learnt from.
         """
         self._crops = crops
-        theirs = directions(teacher)
-        self._cosines = theirs @ theirs.T
+        self._asked = asked
+        self._cosines = self._between(directions(teacher))
 
     @torch.no_grad()
     def measured(self, student: Student, step: int) -> Validated:
@@ -57,12 +62,18 @@ class Validation:
         )
         for module, training in modes:
             module.training = training
-        cosines = ours @ ours.T
-        # Without the diagonal: else each image would be its own nearest.
-        away = np.eye(len(ours), dtype=np.float32) * 4
-        k = min(NEIGHBOURS, len(ours) - 1)
+        cosines = self._between(ours)
+        k = min(NEIGHBOURS, cosines.shape[1])
         return Validated(
             step=step,
-            overlap=neighbour_overlap(self._cosines - away, cosines - away, k=k),
+            overlap=neighbour_overlap(self._cosines, cosines, k=k),
             distortion=float(np.abs(cosines - self._cosines).mean(dtype=np.float64)),
         )
+
+    def _between(self, units: Float32[np.ndarray, "n d"]) -> Float32[np.ndarray, "q m"]:
+        """Return the cosines of each image that is asked with all others, m = n - 1."""
+        count, first = len(units), len(units) - self._asked
+        others = ~np.eye(count, dtype=bool)[first:]
+        cosines = units[first:] @ units.T
+        found: Float32[np.ndarray, "q m"] = cosines[others].reshape(self._asked, count - 1)
+        return found

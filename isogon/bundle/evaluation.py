@@ -148,7 +148,7 @@ class Training(_Record):
     seconds_per_epoch: float | None = None  # mean; None if not measured
     steps: int | None = None  # optimiser steps; None in older bundles
     kept_step: int | None = None  # the step whose weights were kept; 0: before training
-    # (step, overlap@10, angle distortion) among the validation images.
+    # (step, overlap@10, angle distortion) of the validation images.
     validated: tuple[tuple[int, float, float], ...] = ()
 
 

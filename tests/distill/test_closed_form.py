@@ -7,14 +7,17 @@ import numpy as np
 import pytest
 import torch
 from rich.progress import Progress
+from torch.utils.data import DataLoader
 
 from distill import Recipe, recipe_from_document
 from distill.distillation import TrainedStudent, learn
 from distill.images.data import set_aside
+from distill.images.loading import Loader
 from distill.objectives import objective_from_recipe
 from distill.recipe.defaults import PRETRAINED, completed
 from distill.start.closed_form import ClosedForm, closed_form, uncentred_pca
 from distill.training.optimisation import freeze_statistics
+from distill.training.validation import Validation
 from isogon.errors import UsageError
 from isogon.networks import Backbone, Student, preprocessing_of, timm_model
 from isogon.ood.knn import directions
@@ -166,13 +169,13 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def overlap(learnt: TrainedStudent, student: Student) -> float:
     from distill.images.loading import plain_crops
-    from distill.training.validation import Validation
 
     data = learnt.data
     crops = preprocessing_of(STUDENT["name"], 32, 1.0)
     pooled = learnt.teacher.pooled(data.split.bank, torch.device("cpu"), _QUIET)
     batches = plain_crops(data.familiar, data.split.bank, crops)
-    validation = Validation(batches, np.asarray(pooled, np.float32))
+    vectors = np.asarray(pooled, np.float32)
+    validation = Validation(batches, vectors, asked=len(vectors))
     return validation.measured(student, 0).overlap
 
 
@@ -221,6 +224,29 @@ def test_the_weights_that_are_best_on_validation_images_are_kept(
     last = learn(recipe_from_document(document, where="tests"), tmp_path / "last", _QUIET)
     assert len(last.data.validation) == 0
     assert not torch.equal(last.student.embedding.weight, learnt.before.layer.weight)
+
+
+def test_validation_images_are_compared_with_training_images() -> None:
+    model = timm_model("test_resnet", size=(32, 32))
+    student = Student.new(model, preprocessing_of("test_resnet", 32, 1.0), width=8)
+    generator = np.random.default_rng(0)
+    pixels = torch.from_numpy(generator.integers(0, 256, (30, 32, 32, 3), dtype=np.uint8))
+    teacher = generator.normal(size=(30, 16)).astype(np.float32)
+    validation = Validation(Loader(DataLoader(pixels, 20)), teacher, asked=6)
+    found = validation.measured(student, step=3)
+    student.eval()
+    with torch.no_grad():
+        ours = student.embed(pixels).numpy()
+    theirs = directions(teacher)
+    off, shared = [], []
+    for asked in range(24, 30):
+        others = [one for one in range(30) if one != asked]
+        mine, true = ours[others] @ ours[asked], theirs[others] @ theirs[asked]
+        off.append(np.abs(mine - true).mean())
+        shared.append(len({*np.argsort(-mine)[:10]} & {*np.argsort(-true)[:10]}) / 10)
+    assert found.step == 3
+    assert found.distortion == pytest.approx(np.mean(off), abs=1e-6)
+    assert found.overlap == pytest.approx(np.mean(shared))
 
 
 def test_a_tenth_is_set_aside_of_few_images_more_or_none() -> None:
@@ -273,7 +299,9 @@ def test_defaults_depend_on_what_the_student_starts_from() -> None:
     assert "train" not in scratch
     given = {**bare, "student": {"name": "s", "pretrained": True}}
     alone = {**given, "train": {"epochs": 0}}
-    assert completed(alone) == (alone, ())
+    found, taken = completed(alone)  # no steps, so no keys of steps
+    assert found == {**alone, "data": {"images": "x", "synthetic": 0.25}}
+    assert [one.key for one in taken] == ["synthetic"]
     found, taken = completed({**given, "train": {"epochs": 3}})
     assert found["train"]["epochs"] == 3
     assert "steps" not in found["train"]

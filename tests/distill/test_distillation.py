@@ -226,7 +226,7 @@ def test_an_image_that_disappears_is_named_also_by_a_worker(
     )
     work = tmp_path / "s.isogon.work"
     data = prepare_data(small, progress, work)
-    gone = folder / data.trained[0]
+    gone = folder / data.familiar.names[data.trained[0]]
     gone.unlink()
 
     from distill.images.loading import (
