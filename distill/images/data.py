@@ -250,14 +250,22 @@ def prepare_data(recipe: Recipe, progress: Progress, cache: Path | None = None) 
         )
         aside = _without_copies(aside, found.pictures[IMAGES][roles.bank])
     recipe.ood.require_bank(len(bank), familiar.labels(bank))
+    imitated = with_synthetic(
+        familiar,
+        roles.bank[: len(roles.bank) - aside],
+        section.synthetic,
+        recipe.train.seed,
+    )
+    if len(imitated) > len(familiar):
+        say(
+            progress,
+            f"The student imitates the teacher on {len(imitated) - len(familiar):,} "
+            f"synthetic images too, so that it detects unfamiliar images as well; "
+            f"`synthetic` in [data] changes this.",
+        )
     return Data(
         familiar=familiar,
-        imitated=with_synthetic(
-            familiar,
-            roles.bank[: len(roles.bank) - aside],
-            section.synthetic,
-            recipe.train.seed,
-        ),
+        imitated=imitated,
         held_out=familiar if held_out is None else held_out,
         split=roles,
         bank=bank,
