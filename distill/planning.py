@@ -21,6 +21,7 @@ from distill.images.listing import require_sources
 from distill.images.loading import global_batch
 from distill.preparation import RunModels, prepare_models
 from distill.recipe import Recipe, recipe_from_document
+from distill.recipe.defaults import MOST_EPOCHS
 from distill.requirements import require_enough, require_models
 from distill.start.fitting import as_teacher
 from distill.targets import Uncomputed
@@ -197,6 +198,14 @@ def _plan_of(
         steps = recipe.train.length(per_epoch)
     else:
         steps = _affordable(recipe, work, costs, minutes)
+        if recipe.student.from_pretrained and steps > MOST_EPOCHS * per_epoch:
+            steps = MOST_EPOCHS * per_epoch
+            say(
+                progress,
+                f"The run ends before {minutes:g} minutes are over, after {MOST_EPOCHS} "
+                f"passes over the images: few images are overfitted after this. --epochs "
+                f"asks for more.",
+            )
         recipe = _lengthened(recipe, steps)
     share, warmup = recipe.train.warmup_share, recipe.train.warmup_epochs * per_epoch
     disk = work.size + _bundle_size(recipe, data, models)

@@ -17,6 +17,8 @@ from isogon.errors import UsageError
 if TYPE_CHECKING:
     from distill.objectives import Objective
 
+MOST_EPOCHS = 80  # of a pretrained student; --minutes are no longer than this either
+
 # The keys that say how a teacher's features are computed.
 _OF_STORES = ("features", "views")
 
@@ -62,7 +64,7 @@ PRETRAINED = (
     Default(
         section="train",
         key="epochs",
-        value=80,
+        value=MOST_EPOCHS,
         reason="a few hundred images are overfitted after this",
     ),
     Default(

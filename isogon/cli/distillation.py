@@ -135,8 +135,8 @@ def distill(
     minutes: Annotated[
         float | None,
         typer.Option(
-            help="Length of the whole run on this machine in minutes; a short measurement "
-            "sets the number of steps.",
+            help="How long the whole run may take on this machine, in minutes; a short "
+            "measurement sets the number of steps.",
             show_default=False,
             rich_help_panel=_RECIPE,
         ),

