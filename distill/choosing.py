@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from distill.hub import PACKAGE, hub_silence, package_of, weights_at_hand
+from distill.available_weights import PACKAGE, hub_silence, package_of, weights_at_hand
 from distill.recipe import (
     Recipe,
     document_from_toml,

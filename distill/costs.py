@@ -77,7 +77,7 @@ def measured_costs(
     progress.update(task, advance=1)
     student = trial.embedded(batch)
     progress.update(task, advance=1)
-    step = trial.learnt(batch, features, teacher) if recipe.train.epochs else 0.0
+    step = trial.stepped(batch, features, teacher) if recipe.train.epochs else 0.0
     progress.remove_task(task)
     return Costs(
         load=load,
@@ -106,8 +106,8 @@ class _Trial:
         self._models = models
         self._device = device
         self._part = recipe.train.batch_size // recipe.train.parts
-        self._part = max(2, min(self._part, len(data.learnt) // recipe.train.parts))
-        self._images = np.resize(data.learnt, min(self._part, 32))
+        self._part = max(2, min(self._part, len(data.training) // recipe.train.parts))
+        self._images = np.resize(data.training, min(self._part, 32))
         self._on_gpu = device.type == "cuda"
         room = self._available() if room is None else room
         self.memory = self._held()
@@ -157,7 +157,7 @@ class _Trial:
             student.embed(pixels)
             return (self._now() - began) / len(pixels)
 
-    def learnt(self, batch: ViewBatch, features: Features, teacher: float) -> float:
+    def stepped(self, batch: ViewBatch, features: Features, teacher: float) -> float:
         """Return the seconds of an optimiser step; smaller steps first show that it fits.
 
         Raises:

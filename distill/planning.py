@@ -181,7 +181,7 @@ def _require_one_launcher() -> None:
 def _plan_of(
     recipe: Recipe, data: Data, progress: Progress, minutes: float | None
 ) -> RunPlan:
-    require_enough(recipe, len(data.learnt))
+    require_enough(recipe, len(data.training))
     # One process reads during the trial; the time of several is computed from it.
     alone = recipe.model_copy(
         update={"train": recipe.train.model_copy(update={"workers": 0})}
@@ -192,7 +192,7 @@ def _plan_of(
         models = prepare_models(alone, data, device, progress)
         work = _Work.of(alone, data, models, device)
         costs = measured_costs(recipe, data, models, device, progress)
-    per_epoch = steps_per_epoch(recipe, len(data.learnt))
+    per_epoch = steps_per_epoch(recipe, len(data.training))
     if minutes is None:
         steps = recipe.train.length(per_epoch)
     else:
@@ -204,7 +204,7 @@ def _plan_of(
         steps=steps,
         warmup_steps=min(steps, math.ceil(warmup if share is None else share * steps)),
         batch_size=recipe.train.batch_size,
-        images=len(data.learnt),
+        images=len(data.training),
         seconds=_seconds(recipe, work, costs, steps),
         step_seconds=_step_seconds(recipe, costs),
         memory=costs.memory * (1 if costs.on_gpu else recipe.train.devices),
@@ -235,7 +235,7 @@ class _Work:
         views = plain = ours = nothing
         if trained:
             crops = data.fitted if closed else None
-            views = models.teacher.uncomputed(data.learnt, device, crops=crops)
+            views = models.teacher.uncomputed(data.training, device, crops=crops)
         everything = models.objective.start_on == "everything" or recipe.of_neighbours
         if closed or everything:
             asked = data.split.bank if everything else data.fitted

@@ -11,7 +11,7 @@ from distill.images.data import Data
 from distill.images.pseudo_classes import pseudo_classes
 from distill.objectives import Objective, objective_from_recipe
 from distill.recipe import Recipe
-from distill.student import student_from_recipe, student_preprocessing
+from distill.student_from_recipe import student_from_recipe, student_preprocessing
 from distill.targets import Teacher, teacher_from_recipe
 from isogon.errors import UsageError
 from isogon.images import Preprocessing
@@ -93,10 +93,10 @@ def _labels(
     """Return the images' classes, or clusters of the teacher's features."""
     if not recipe.data.pseudo_classes:
         return data.familiar.labels(np.arange(len(data.familiar)))
-    learnt = data.split.bank
-    pooled = teacher.pooled(learnt, device, progress)
+    training = data.split.bank
+    pooled = teacher.pooled(training, device, progress)
     labels = np.full(len(data.familiar), -1, np.int64)
-    labels[learnt] = pseudo_classes(pooled, recipe.data.pseudo_classes, recipe.train.seed)
+    labels[training] = pseudo_classes(pooled, recipe.data.pseudo_classes, recipe.train.seed)
     return labels
 
 

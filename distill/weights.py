@@ -20,7 +20,7 @@ from safetensors import SafetensorError
 from timm.models import _hub
 from torch import nn
 
-from distill.hub import PACKAGE as PACKAGE, PACKAGED as PACKAGED, hub_silence
+from distill.available_weights import PACKAGE as PACKAGE, PACKAGED as PACKAGED, hub_silence
 from isogon.bundle import has_timm_source
 from isogon.errors import UsageError
 from isogon.networks import TimmModel, architecture_of, timm_model

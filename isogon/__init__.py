@@ -13,7 +13,7 @@
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from isogon.stages import install as _install
+from isogon.stage_imports import install as _install
 
 _install()
 
@@ -79,7 +79,7 @@ def __getattr__(name: str) -> Any:
     """Import on first use: `import isogon` is instant."""
     if name in _MODULE_OF:
         if _MODULE_OF[name].startswith("distill"):
-            import_module("isogon.stages").require_own("distill")
+            import_module("isogon.stage_imports").require_own("distill")
         return getattr(import_module(_MODULE_OF[name]), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 

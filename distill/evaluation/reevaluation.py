@@ -21,11 +21,11 @@ from distill.images.listing import open_source
 from distill.recipe import Recipe, recipe_from_document, recipe_from_toml
 from distill.recipe.writing import placed_here
 from distill.start.fitting import UntrainedStudent, re_estimate, start_from_bundle
-from distill.student import student_from_recipe
+from distill.student_from_recipe import student_from_recipe
 from distill.targets import BALANCE, Teacher, teacher_from_recipe
 from isogon.bundle import Bundle, parity_reports
 from isogon.bundle.evaluation import EVALUATION, Evaluation, Kind, Role, Training
-from isogon.bundle.stage import fault_of
+from isogon.bundle.stage_writer import fault_of
 from isogon.errors import BundleError, UsageError
 from isogon.networks import student_from_bundle
 from isogon.parity import ParityReport
@@ -147,7 +147,8 @@ def reevaluate(
         say(
             progress,
             "These are not the test images of the last evaluation, so its figures are not "
-            "comparable with these. The student may have learnt from some of these images.",
+            "comparable with these. The student may have learned from some of these "
+            "images.",
         )
     illustrations = illustrations_of(
         data,

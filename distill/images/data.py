@@ -52,7 +52,7 @@ class Data:
     copies: Copies | None  # None if there are no copies
 
     @property
-    def learnt(self) -> Indices:
+    def training(self) -> Indices:
         """The images that steps learn from: `split.bank` without `validation`."""
         return self.split.bank[: len(self.split.bank) - len(self.validation)]
 
@@ -60,10 +60,11 @@ class Data:
     def fitted(self) -> Indices:
         """The images that the closed form is fitted on, and then those of `validation`.
 
-        At most `FITTED` of `learnt`, evenly spaced. On Tiny ImageNet 4,000 to 13,000 images
-        gave the same layer (overlap@10 0.228 to 0.232), and each costs a teacher's pass.
+        At most `FITTED` of `training`, evenly spaced. On Tiny ImageNet 4,000 to 13,000
+        images gave the same layer (overlap@10 0.228 to 0.232), and each costs a teacher's
+        pass.
         """
-        chosen = self.learnt[spread(len(self.learnt), FITTED)]
+        chosen = self.training[spread(len(self.training), FITTED)]
         return np.concatenate([chosen, self.validation])
 
     @property
@@ -79,9 +80,9 @@ class Data:
         }
 
     @property
-    def trained(self) -> list[str]:
+    def training_names(self) -> list[str]:
         """The names of the images that steps learn from."""
-        return [self.familiar.names[index] for index in self.learnt]
+        return [self.familiar.names[index] for index in self.training]
 
     def held_out_pixels(
         self, preprocessing: Preprocessing, progress: Progress

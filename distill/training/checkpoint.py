@@ -13,7 +13,7 @@ from torch import Tensor
 from distill.recipe import Recipe, TrainSection
 from distill.targets.store_key import VIEW_SETTINGS
 from distill.weights import why_unloadable
-from isogon.bundle.stage import exclusive
+from isogon.bundle.stage_writer import exclusive
 from isogon.errors import UsageError
 from isogon.networks import source_of
 

@@ -17,7 +17,7 @@ from isogon.images.collection import spread
 from isogon.ood import DetectorSpec, detector_class
 from isogon.progress import Progress
 from isogon.runtimes import BatchProfile
-from isogon.stages import require_own
+from isogon.stage_imports import require_own
 
 if TYPE_CHECKING:
     from distill import Recipe
@@ -133,7 +133,7 @@ def export_trained(
 
     opened, bars = opened_bundle(bundle, "export"), shown(progress)
     data = prepare_data(recipe, shown(None))  # the run has printed it already
-    chosen = data.learnt[spread(len(data.learnt), _FINETUNED_ON)]
+    chosen = data.training[spread(len(data.training), _FINETUNED_ON)]
     pixels = data.familiar.pixels(chosen, opened.manifest.preprocessing, bars)
     plan = ExportPlan(lower=("int8",), finetune=FINETUNING_STEPS, finetune_on=pixels)
     return export_bundle(opened, bars, plan)

@@ -11,7 +11,7 @@ from isogon.bundle.evaluation import EVALUATION, Evaluation, Kind
 from isogon.bundle.worth import Worth, worth_of
 from isogon.errors import UsageError
 from isogon.progress import Progress
-from isogon.stages import require_own
+from isogon.stage_imports import require_own
 
 if TYPE_CHECKING:
     from distill import Recipe

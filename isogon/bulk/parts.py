@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from isogon.bulk.job import BulkJob, RunRecord
-from isogon.bundle.stage import LOCK, exclusive, fsync
+from isogon.bundle.stage_writer import LOCK, exclusive, fsync
 from isogon.errors import UsageError
 from isogon.images import Images
 from isogon.images.classes import as_unicode

@@ -24,7 +24,7 @@ from isogon.bundle.manifest import (
     manifest_to_bytes,
     require_inert,
 )
-from isogon.bundle.stage import (
+from isogon.bundle.stage_writer import (
     LOCK,
     StageWriter,
     exclusive,

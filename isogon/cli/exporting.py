@@ -15,7 +15,7 @@ from isogon.cli.tables import add_row, parity_table, titled
 
 if TYPE_CHECKING:
     from export import Exported, PlainWeights
-    from export.lowering import Finetuning
+    from export.conversion import Finetuning
     from isogon.bundle import Bundle, Reduction
     from isogon.parity import ParityReport
 
@@ -204,7 +204,7 @@ def exported_document(exported: "Exported") -> dict[str, Any]:
                 "size_ratio": made.repair.size_cost,
                 "time_ratio": made.time_cost,
             }
-            for made in exported.lowered
+            for made in exported.converted
             if made.repair is not None and made.repair.keep
         },
         "finetuning": {
@@ -215,7 +215,7 @@ def exported_document(exported: "Exported") -> dict[str, Any]:
                 "min_cosine_before": made.finetuning.before.figures.min_cosine,
                 "min_cosine_after": made.finetuning.after.figures.min_cosine,
             }
-            for made in exported.lowered
+            for made in exported.converted
             if made.finetuning is not None
         },
         "reduction": None if reduction is None else reduction.model_dump(mode="json"),
@@ -239,7 +239,7 @@ def show_exported(bundle: "Bundle", made: "Exported") -> None:
         out.print(_artifacts_table(bundle, made.reports))
     if made.reduction is not None:
         out.print(_reduction(made.reduction), soft_wrap=True)
-    for one in made.lowered:
+    for one in made.converted:
         if one.finetuning is not None:
             out.print(_finetuning(one.report.artifact, one.finetuning), soft_wrap=True)
         repair = one.repair

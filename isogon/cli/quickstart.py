@@ -277,7 +277,7 @@ def _of_images(
 def _sample_images(kind: Literal["familiar", "unfamiliar"], progress: Progress) -> Path:
     """Return the folder of these sample images, written once."""
     with console.loading(progress, extra="distill"):
-        from distill.images.samples import familiar_images, unfamiliar_images
+        from distill.images.sample_images import familiar_images, unfamiliar_images
     write = familiar_images if kind == "familiar" else unfamiliar_images
     return write(Path("quickstart-images"), progress)
 

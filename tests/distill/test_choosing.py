@@ -17,8 +17,8 @@ from distill import (
     recipe_from_document,
     toml_text,
 )
+from distill.available_weights import hub_silence
 from distill.choosing import is_factory, named_model, unfamiliar_set
-from distill.hub import hub_silence
 from isogon.errors import UsageError
 from serving.process import free_port
 

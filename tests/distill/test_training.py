@@ -23,7 +23,7 @@ from distill.preparation import RunModels, prepare_models
 from distill.recipe import TrainSection
 from distill.targets import NetworkTeacher, OnlineTargets
 from distill.training.checkpoint import Checkpoint
-from distill.training.divergence import DivergenceWatch
+from distill.training.divergence_watch import DivergenceWatch
 from distill.training.journal import Journal
 from distill.training.processes import launched, parts_of
 from distill.training.trainer import Trainer, TrainingLog

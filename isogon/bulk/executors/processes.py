@@ -21,7 +21,7 @@ from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from typing import Any, Self
 
-from isogon.bulk.engines.engine import Engine, Finished
+from isogon.bulk.executors.executor import Executor, Finished
 from isogon.bulk.job import BulkJob
 from isogon.bulk.worker import embed_part, model_for_job
 from isogon.errors import IsogonError, UsageError
@@ -30,7 +30,7 @@ _Answer = tuple[int, bytes] | Exception
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class ProcessEngine(Engine):
+class ProcessExecutor(Executor):
     """Several processes on a CPU; with a GPU one process, with several decoding threads."""
 
     workers: int

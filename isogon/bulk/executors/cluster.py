@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from isogon.bulk.engines.engine import Engine, Finished
+from isogon.bulk.executors.executor import Executor, Finished
 from isogon.bulk.job import BulkJob, Marks, marks_of, require_marked
 from isogon.bulk.worker import embed_part, model_for_job
 from isogon.errors import IsogonError, UsageError
@@ -28,7 +28,7 @@ _GPU_DECODERS = 8  # decoding threads per GPU
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class RayEngine(Engine):
+class RayExecutor(Executor):
     """Ray actors, one per core or one per GPU.
 
     A worker that cannot do its part gets no more parts, and another worker does it. Its
@@ -169,7 +169,7 @@ def _cluster(address: str | None, workers: int | None) -> Iterator[Any]:
         import ray.exceptions
     except ImportError as error:
         raise UsageError(
-            "The engine `ray` needs the package `ray`, which is not installed. "
+            "The executor `ray` needs the package `ray`, which is not installed. "
             "Install the extra `ray`, or leave --engine out."
         ) from error
     before = signal.getsignal(signal.SIGTERM)
