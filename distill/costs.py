@@ -16,7 +16,7 @@ from distill.images.views import Views
 from distill.preparation import RunModels
 from distill.recipe import Recipe
 from distill.training.optimisation import channels_last, freeze_statistics, optimizer_for
-from isogon.errors import UsageError
+from isogon.errors import UsageError, option
 from isogon.networks import Features
 from isogon.progress import Progress
 from isogon.runtimes.memory import (
@@ -141,7 +141,7 @@ class _Trial:
                 f"The teacher needs {in_bytes(self.memory)} of memory for "
                 f"{_TEACHERS_BATCH} images, but there are {in_bytes(self.free or 0)}. "
                 f"Nothing has been started. Take a smaller teacher, or a smaller `size` in "
-                f"[teacher] (--teacher-size)."
+                f"[teacher] ({option('teacher_size')})."
             )
         tokens = torch.cat([one.tokens for one in batches])
         network = seconds if teacher.embed is None else max(seconds - load, seconds / 10)
@@ -310,10 +310,10 @@ class _Trial:
         if fitting:
             smaller = section.batch_size // fitting[0]
             cut = section.accumulate * fitting[0]
-            remedies += [f"--batch-size {smaller}", f"--accumulate {cut}"]
+            remedies += [option("batch_size", smaller), option("accumulate", cut)]
         smallest = int(size * math.sqrt(max(share, 0.0)) * 0.95) // 32 * 32
         if 32 <= smallest < size:
-            remedies.append(f"--size {smallest}")
+            remedies.append(option("size", smallest))
         advice = " or ".join(remedies) or "a smaller student or teacher"
         return UsageError(
             f"A step of {section.batch_size} images of {size} pixels needs {much} of "

@@ -15,7 +15,7 @@ from distill.evaluation.accuracy import say_if_left_out
 from distill.evaluation.evaluate import cost_of, evaluate
 from distill.evaluation.undistilled import untrained
 from distill.images.data import Data, prepare_data
-from distill.images.listing import require_sources
+from distill.images.listing import require_sources, sources_of
 from distill.images.loading import (
     EpochPlan,
     TrainingViews,
@@ -86,7 +86,7 @@ def distill(
     """
     recipe.ood.require_read()
     require_absent(output)
-    require_sources(recipe)
+    require_sources(sources_of(recipe))
     require_models(recipe)
     work = work_folder(output)
     with sole_run(work, recipe.train):

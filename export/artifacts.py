@@ -16,7 +16,7 @@ from export.onnx import CoarseBank, Target, coarse_bank, float32_model, reranked
 from export.parity import ParityFailedError, quantisation_pixels, show_parity
 from export.plan import ExportPlan
 from export.reduction import reduce_bank
-from export.tensorrt import usual_timing_cache
+from export.tensorrt.builder import usual_timing_cache
 from export.withdrawal import (
     RejectedArtifact,
     files_of,

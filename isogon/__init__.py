@@ -20,17 +20,19 @@ _install()
 if TYPE_CHECKING:
     from distill.recipe import Recipe as Recipe
     from isogon.api import (
-        Comparison as Comparison,
         calibrate as calibrate,
         compare as compare,
         distill as distill,
         diverge as diverge,
         embed as embed,
         evaluate as evaluate,
-        evaluation as evaluation,
         export as export,
+        inspect as inspect,
         judge as judge,
         load as load,
+        pull as pull,
+        push as push,
+        recipe as recipe,
         serve as serve,
         verify as verify,
     )
@@ -46,17 +48,19 @@ if TYPE_CHECKING:
 
 _WHERE = {
     "isogon.api": (
-        "Comparison",
         "calibrate",
         "compare",
         "distill",
         "diverge",
         "embed",
         "evaluate",
-        "evaluation",
+        "inspect",
         "export",
         "judge",
         "load",
+        "pull",
+        "push",
+        "recipe",
         "serve",
         "verify",
     ),

@@ -11,7 +11,7 @@ from isogon.images.decoding import ImageLimits
 from isogon.model import Model
 from isogon.progress import Progress
 from isogon.runtimes.device import usable_cores
-from isogon.stage_imports import require_own
+from isogon.stage_imports import load_stage, needing
 
 if TYPE_CHECKING:
     from isogon.bulk import Executor, Summary
@@ -74,7 +74,8 @@ def embed(
         raise UsageError(
             "Expected workers or executor, got both. Give the number to the executor."
         )
-    from isogon.bulk import ProcessExecutor, embed as run
+    with needing("bulk"):
+        from isogon.bulk import ProcessExecutor, embed as run
 
     return run(
         path_of(bundle),
@@ -112,7 +113,7 @@ def serve(
     Raises:
         IsogonError: a setting or a bundle is invalid, or the golden check fails.
     """
-    require_own("serving")
+    load_stage("serving", extra="serving")
     from serving import serve as run
 
     given = {"processes": processes, "keys_file": keys, "watch": watch or None}

@@ -109,7 +109,7 @@ def embed(
     from isogon import api
 
     try:
-        with console.needing("bulk"), console.progress(rate=True) as progress:
+        with console.progress(rate=True) as progress:
             summary = api.embed(
                 bundle,
                 images,

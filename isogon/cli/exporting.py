@@ -12,6 +12,7 @@ from isogon.cli import console
 from isogon.cli.console import note, out
 from isogon.cli.options import AsJson, Bounds, BundlePath, MoreImages
 from isogon.cli.tables import add_row, parity_table, titled
+from isogon.stage_imports import load_stage
 
 if TYPE_CHECKING:
     from export import Exported, PlainWeights
@@ -154,18 +155,14 @@ def export(
     """
     from isogon import api
     from isogon.bundle import Bundle
-    from isogon.runtimes import BatchProfile
 
-    BatchProfile.parse(batch)  # report a bad profile before torch is loaded
     if weights is not None:
         _require_alone(context)
         _weights(Bundle.open(bundle), weights, as_json=as_json)
         return
-    opened = Bundle.open(bundle, rewriting=["export"])
     with console.progress() as progress:
-        console.load("export", progress, extra="export")
         exported = api.export(
-            opened,
+            bundle,
             fp16=fp16,
             int8=int8,
             engine=engine,
@@ -303,9 +300,11 @@ def _require_alone(context: typer.Context) -> None:
 
 
 def _weights(bundle: "Bundle", file: Path, *, as_json: bool) -> None:
+
     with console.progress() as progress:
-        with console.loading(progress, extra="export"):
-            from export import export_weights
+        load_stage("export.weights", extra="export", progress=progress)
+        from export.weights import export_weights
+
         written = export_weights(bundle, file)
     if as_json:
         console.as_json(

@@ -12,7 +12,7 @@ from export.conversion import Trial
 from export.deployed import DeployedFunction
 from export.gate import Gate
 from export.onnx import int8_model
-from export.tensorrt import EngineOptions
+from export.tensorrt.options import EngineOptions
 from isogon.bundle import (
     ONNX,
     Bundle,
@@ -79,7 +79,7 @@ def test_a_fine_tuned_int8_enters_beside_the_float32_it_answers_as(
 
 
 def test_fine_tuning_without_int8_is_refused() -> None:
-    with pytest.raises(UsageError, match="Add `--int8`"):
+    with pytest.raises(UsageError, match="Add int8=True"):
         ExportPlan(lower=("fp16",), finetune=20).require_possible()
 
 
@@ -197,7 +197,7 @@ def test_what_is_about_engines_is_refused_without_one(wish: str) -> None:
 
 def test_compatible_engines_are_refused_of_the_flavour_that_has_none() -> None:
     plan = ExportPlan(engine="tensorrt-rtx", build_only=True, hardware_compatible=True)
-    with pytest.raises(UsageError, match="--hardware-compatible are for `--engine tens"):
+    with pytest.raises(UsageError, match='hardware_compatible are for engine="tens'):
         plan.require_possible()
 
 
@@ -209,7 +209,7 @@ def test_an_engine_that_cannot_be_built_is_refused_before_any_work() -> None:
 
 @pytest.mark.parametrize("text", ["min_cosine=nan", "min_cosine=inf", "min_cosine="])
 def test_a_bound_that_is_no_number_is_refused(text: str) -> None:
-    with pytest.raises(UsageError, match="Expected --bound as NAME=VALUE"):
+    with pytest.raises(UsageError, match="Expected bounds as NAME=VALUE"):
         tolerances([text])
 
 

@@ -86,7 +86,7 @@ def test_a_run_begun_with_something_else_is_not_continued(
 ) -> None:
     record = stopped.with_name("out.parquet.parts") / "run.json"
     record.write_text(json.dumps(json.loads(record.read_text()) | {field: value}))
-    with pytest.raises(UsageError, match=f"{says}.*--overwrite"):
+    with pytest.raises(UsageError, match=f"{says}.*overwrite=True"):
         run(stopped)
     assert len(list(record.parent.glob("part-*.parquet"))) == 2
 
@@ -142,7 +142,7 @@ def test_an_output_is_not_replaced_unasked(mixed: Path, tmp_path: Path, run: Run
     (tmp_path / "out.parquet.unreadable.csv").write_text(
         "name,reason\r\n1.png,of an earlier run\r\n"
     )
-    with pytest.raises(UsageError, match=r"exists already\..*--overwrite"):
+    with pytest.raises(UsageError, match=r"exists already\..*overwrite=True"):
         run(output)
     assert output.read_text() == "somebody's"
     assert not output.with_name("out.parquet.parts").exists()
