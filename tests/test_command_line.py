@@ -103,7 +103,7 @@ def test_every_command_explains_itself(here: Here, command: str, tmp_path: Path)
         (["verify", "."], "without manifest.json"),
         (["distill", "nowhere.toml"], "no recipe at"),
         (["distill"], "expected a recipe, or --images"),
-        (["distill", "--images", "x", "--set", "y"], "--set as SECTION.KEY=VALUE"),
+        (["distill", "--images", "x", "--set", "y"], "Expected --set SECTION.KEY=VALUE"),
         (["distill", "--images", "x", "--epochs", "1", "--minutes", "1"], "got both"),
         (["distill", "--images", "x", "--minutes", "0"], "--minutes above 0"),
         (["quickstart", "--student", "test_resnet"], "Expected --images with --student"),
