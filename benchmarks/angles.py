@@ -21,7 +21,7 @@ from distill.evaluation.undistilled import undistilled
 from distill.images.data import prepare_data
 from distill.recipe import Recipe, recipe_from_toml
 from distill.recipe.writing import placed_here
-from distill.student import student_from_recipe
+from distill.student_from_recipe import student_from_recipe
 from distill.targets import teacher_from_recipe
 from isogon.bundle import Bundle
 from isogon.networks import student_from_bundle

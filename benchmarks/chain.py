@@ -90,7 +90,7 @@ def bundle_of(trial: Trial, data: Data, ground: Ground) -> Bundle:
         isogon.distill(ground.recipe(trial), output=path)
     bundle = Bundle.open(path)
     if not any("int8" in name for name in artifact_names(bundle)):
-        chosen = data.learnt[:: max(1, len(data.learnt) // _FINETUNED_ON)]
+        chosen = data.training[:: max(1, len(data.training) // _FINETUNED_ON)]
         listed = ground.runs / f"chain-{trial.place}.csv"
         names = [str(data.familiar.file(index)) for index in chosen[:_FINETUNED_ON]]
         listed.write_text("\n".join(["path", *names]), encoding="utf-8")

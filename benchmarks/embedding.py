@@ -4,16 +4,16 @@ r"""The speed of `isogon embed` relative to a bare loop.
         > benchmarks/results/embedding-cpu.md
 
 The bare loop reads, decodes, preprocesses and runs batches of 8 with one thread of ONNX
-Runtime, and keeps and reports nothing; several loops divide the images evenly. The engine
+Runtime, and keeps and reports nothing; several loops divide the images evenly. The executor
 does the same and writes Parquet, part by part, to the disk as in a run. Start-up takes
-seconds and is left out on both sides: the engine's clock starts when each worker has
+seconds and is left out on both sides: the executor's clock starts when each worker has
 delivered its first part. Rounds go through all columns, each time in another order; a
-ratio is the median over rounds of the engine's throughput divided by the bare loop's in
+ratio is the median over rounds of the executor's throughput divided by the bare loop's in
 the same round.
 
-Each worker of the engine decodes on a second thread, so it takes a larger share of a busy
+Each worker of the executor decodes on a second thread, so it takes a larger share of a busy
 machine's cores. The ratio of CPU time per image depends little on other work: above 1 the
-engine uses more. The CPU time of a run of one part per worker, mostly imports, is
+executor uses more. The CPU time of a run of one part per worker, mostly imports, is
 subtracted on both sides.
 """
 
@@ -32,7 +32,7 @@ from pathlib import Path
 
 import numpy as np
 
-from isogon.bulk import ProcessEngine
+from isogon.bulk import ProcessExecutor
 from isogon.bulk.job import BulkJob, isogon_version
 from isogon.bulk.parts import PartFolder
 from isogon.bulk.worker import manifest_of, model_for_job, opened_model
@@ -85,12 +85,12 @@ def bare_speed(job: BulkJob, workers: int) -> float:
     return len(job.images) / (max(found) - min(found))
 
 
-def engine_speed(job: BulkJob, workers: int) -> float:
-    """Return the images per second of the engine, its parts written as in a run."""
+def executor_speed(job: BulkJob, workers: int) -> float:
+    """Return the images per second of the executor, its parts written as in a run."""
     with tempfile.TemporaryDirectory() as folder:
         parts = PartFolder(folder=Path(folder), job=job)
         done, start = 0, 0.0
-        with closing(ProcessEngine(workers=workers).run(job, job.parts)) as finished:
+        with closing(ProcessExecutor(workers=workers).run(job, job.parts)) as finished:
             for number, (part, content) in enumerate(finished, 1):
                 parts.write(part, content)
                 if number > workers:
@@ -100,7 +100,7 @@ def engine_speed(job: BulkJob, workers: int) -> float:
             return done / (time.perf_counter() - start)
 
 
-COLUMNS = {"bare loop": bare_speed, "isogon embed": engine_speed}
+COLUMNS = {"bare loop": bare_speed, "isogon embed": executor_speed}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -185,8 +185,8 @@ def main() -> None:
         f"CPU time per image, ratio |\n|---|---|---|---|---|"
     )
     for workers in options.workers:
-        loop, engine = (found[workers, name] for name in COLUMNS)
-        speeds = [[one.speed for one in column] for column in (loop, engine)]
+        loop, executor = (found[workers, name] for name in COLUMNS)
+        speeds = [[one.speed for one in column] for column in (loop, executor)]
         costs = [
             [one.cost - starts[workers, name] for one in found[workers, name]]
             for name in COLUMNS

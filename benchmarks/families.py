@@ -32,9 +32,9 @@ from rich.progress import Progress
 from students import PRECISIONS, deployed, onnx_name, photographs
 
 from export import ExportPlan
+from export.conversion import converted
 from export.engines import built_engine
 from export.gate import Gate
-from export.lowering import lowered
 from export.onnx import Target, save_onnx
 from isogon.networks import preprocessing_of
 from isogon.parity import ParityReport
@@ -120,8 +120,8 @@ class RowRun:
         start = time.perf_counter()
         work: dict[str, Callable[[], CellResult]] = {
             "fp32": self._float32,
-            "fp16": partial(self._lowered, "fp16"),
-            "int8": partial(self._lowered, "int8"),
+            "fp16": partial(self._converted, "fp16"),
+            "int8": partial(self._converted, "int8"),
             **{f"RTX {each}": partial(self._engine, each) for each in PRECISIONS},
         }
         try:
@@ -141,10 +141,12 @@ class RowRun:
         run = self._gate.try_model(onnx.load(path), path, path.name, "fp32")
         return _judged(self._gate.judge(run), path)
 
-    def _lowered(self, precision: Precision, target: Target = "onnxruntime") -> CellResult:
+    def _converted(
+        self, precision: Precision, target: Target = "onnxruntime"
+    ) -> CellResult:
         """Convert, gate and repair, as the exporter does."""
         float32 = onnx.load(self._export())
-        made = lowered(
+        made = converted(
             self._deployed,
             float32,
             precision,
@@ -173,7 +175,7 @@ class RowRun:
         path = self._folder / onnx_name(precision, "tensorrt")
         found = CellResult(ok=True)
         if precision == "int8":
-            found = self._lowered("int8", target="tensorrt")
+            found = self._converted("int8", target="tensorrt")
         if not path.exists():
             return CellResult(ok=False, reason="there is no ONNX file to build it from")
         start = time.perf_counter()

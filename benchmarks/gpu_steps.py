@@ -194,7 +194,7 @@ def small_bundle(folder: Path) -> Bundle:
     """Distil a bundle from the sample digits, for two epochs: a minute on a GPU."""
     from distill import quickstart_recipe
     from distill.distillation import distill
-    from distill.images.samples import sample_images
+    from distill.images.sample_images import sample_images
 
     digits, photographs = sample_images(folder / "images", _QUIET)
     recipe = quickstart_recipe(digits, photographs, size=64, epochs=2)

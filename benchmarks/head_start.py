@@ -114,17 +114,17 @@ def course(
     generator = np.random.default_rng(seed)
     order = generator.permutation(len(features.tokens))
     held_out = taken(features, order[: QUERIES + BANK])
-    learnt = order[QUERIES + BANK :]
+    training = order[QUERIES + BANK :]
     head = head_of(objective, start, features.tokens.shape[2], options.width)
     if head.start_on == "sample":
-        head.start([(taken(features, learnt[:SAMPLE]), None)])
+        head.start([(taken(features, training[:SAMPLE]), None)])
     section = TrainSection(learning_rate=options.learning_rate)
     optimizer = optimizer_for(head, section, undecayed=head.undecayed())
     figures = []
     for step in range(max(STEPS) + 1):
         if step in STEPS:
             figures.append(kept(head, held_out))
-        batch = generator.choice(learnt, options.batch, replace=False)
+        batch = generator.choice(training, options.batch, replace=False)
         optimizer.zero_grad()
         loss_of(head, taken(features, batch)).backward()
         optimizer.step()

@@ -46,8 +46,10 @@ class ImageSet:
 
     def data(self, phase: Phase) -> dict[str, str]:
         """Return `images` and `test` of a recipe's [data]."""
-        learnt, asked = ("fit", "validation") if phase == "choosing" else ("train", "test")
-        return {"images": self._list(learnt), "test": self._list(asked)}
+        training, asked = (
+            ("fit", "validation") if phase == "choosing" else ("train", "test")
+        )
+        return {"images": self._list(training), "test": self._list(asked)}
 
     def unfamiliar(self, phase: Phase) -> list[dict[str, str]]:
         """Return a recipe's [[unfamiliar]] tables."""

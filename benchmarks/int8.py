@@ -6,7 +6,7 @@ r"""Int8 at four stations: converted, repaired, fine-tuned, fine-tuned and repai
 
 Without `--bundle` and `--model`: every family of `families.py`, with trained weights if a
 package contains them, otherwise with `lively` ones, and with `--images`. A bundle has its
-own images. Each row is `export.lowering.lowered`, which `isogon export --int8` and
+own images. Each row is `export.conversion.converted`, which `isogon export --int8` and
 `--int8 --finetune` call: without and with fine-tuning. So the exporter decides whether
 fine-tuned weights are used and which nodes stay in float32.
 
@@ -35,9 +35,9 @@ from rich.progress import MofNCompleteColumn, Progress, TextColumn, TimeElapsedC
 from students import deployed, photographs
 
 from export import FINETUNING_STEPS, ExportPlan
+from export.conversion import Converted, converted
 from export.deployed import DeployedFunction
 from export.gate import Gate
-from export.lowering import Lowered, lowered
 from export.onnx import save_onnx
 from isogon.bundle import Bundle
 from isogon.networks import preprocessing_of
@@ -172,8 +172,8 @@ def _fill(
     float32 = onnx.load(file)
     row.images = len(function.samples())
 
-    def made(steps: int) -> Lowered:
-        return lowered(
+    def made(steps: int) -> Converted:
+        return converted(
             function,
             float32,
             "int8",
@@ -187,12 +187,12 @@ def _fill(
         start = time.monotonic()
         plain = made(0)
         if plain.repair is None or not plain.repair.accepted:
-            converted = plain.report
+            plainly = plain.report
         else:
             spoilt = folder / "converted.onnx"
             run = gate.try_model(plain.repair.unrepaired, spoilt, spoilt.name, "int8")
-            converted = gate.judge(run)
-        row.stations["converted"] = StationResult(report=converted)
+            plainly = gate.judge(run)
+        row.stations["converted"] = StationResult(report=plainly)
         row.stations["repaired"] = _repaired(plain)
         save(row, path)
         _tell(row, *PLAIN, since=start)
@@ -208,7 +208,7 @@ def _fill(
     _tell(row, *TUNED, since=start)
 
 
-def _repaired(made: Lowered) -> StationResult:
+def _repaired(made: Converted) -> StationResult:
     repair = made.repair
     if repair is None:
         return StationResult(report=made.report)

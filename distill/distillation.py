@@ -15,7 +15,7 @@ from distill.evaluation.accuracy import say_if_left_out
 from distill.evaluation.evaluate import cost_of, evaluate
 from distill.evaluation.undistilled import untrained
 from distill.images.data import Data, prepare_data
-from distill.images.listing import require_sources
+from distill.images.listing import require_sources, sources_of
 from distill.images.loading import (
     EpochPlan,
     TrainingViews,
@@ -32,7 +32,7 @@ from distill.preparation import RunModels, prepare_models, preprocessing_for
 from distill.recipe import Recipe
 from distill.requirements import require_enough, require_models
 from distill.start.fitting import UntrainedStudent, start_student
-from distill.student import card_of
+from distill.student_from_recipe import card_of
 from distill.targets import Teacher, in_batches
 from distill.training.agreement import require_agreement
 from distill.training.checkpoint import Checkpoint, remove_checkpoint, sole_run
@@ -86,7 +86,7 @@ def distill(
     """
     recipe.ood.require_read()
     require_absent(output)
-    require_sources(recipe)
+    require_sources(sources_of(recipe))
     require_models(recipe)
     work = work_folder(output)
     with sole_run(work, recipe.train):
@@ -109,25 +109,25 @@ def _distilled(
     data: Data | None,
 ) -> Bundle:
     """Train and evaluate the recipe's student, and write its bundle."""
-    learnt = learn(
+    trained = learn(
         recipe, work, progress, accept_changes=accept_changes, data=data, judged=True
     )
-    before, preprocessing = learnt.before, preprocessing_for(recipe, recipe.student.name)
+    before, preprocessing = trained.before, preprocessing_for(recipe, recipe.student.name)
     embedded = embed_all(
-        learnt.teacher,
-        learnt.student.embed,
+        trained.teacher,
+        trained.student.embed,
         before.backbone,
-        learnt.data,
+        trained.data,
         preprocessing,
         progress,
-        device=learnt.device,
+        device=trained.device,
         workers=recipe.train.workers,
-        seen=learnt.seen,
+        seen=trained.seen,
     )
-    say_if_left_out(learnt.data, progress)
-    log = learnt.log
+    say_if_left_out(trained.data, progress)
+    log = trained.log
     evaluation = evaluate(
-        learnt.data,
+        trained.data,
         embedded.teacher,
         embedded.student,
         detector=recipe.ood,
@@ -139,17 +139,17 @@ def _distilled(
             validated=log.validated,
         ),
         same_space=recipe.student.space == "teacher",
-        untrained=untrained(embedded, before, learnt.student.width),
-        cost=cost_of(learnt.student, preprocessing, learnt.device),
-        parts=learnt.teacher.parts,
+        untrained=untrained(embedded, before, trained.student.width),
+        cost=cost_of(trained.student, preprocessing, trained.device),
+        parts=trained.teacher.parts,
     )
     return write_bundle(
         output,
         recipe,
-        learnt.data,
-        learnt.teacher,
-        learnt.student,
-        learnt.card,
+        trained.data,
+        trained.teacher,
+        trained.student,
+        trained.card,
         JudgedModels(
             teacher=embedded.teacher,
             student=embedded.student,
@@ -185,7 +185,7 @@ def learn(
     fabric = launched(recipe.train)
     progress.remove_task(waiting)
     with accompanied(fabric):
-        learnt = _learnt(
+        trained = _prepared_and_trained(
             fabric,
             recipe,
             work,
@@ -196,11 +196,11 @@ def learn(
         )
     if not fabric.is_global_zero:
         raise SystemExit(0)
-    return learnt
+    return trained
 
 
 @readers_watched()
-def _learnt(
+def _prepared_and_trained(
     fabric: Fabric,
     recipe: Recipe,
     work: Path,
@@ -214,10 +214,11 @@ def _learnt(
     torch.manual_seed(recipe.train.seed)
     device = fabric.device
     data = data or prepare_data(recipe, progress, work)
-    names = [data.familiar.names[index] for index in data.trained]
-    checkpoint = Checkpoint(work, recipe, names, accept_changes=accept_changes)
+    checkpoint = Checkpoint(
+        work, recipe, data.training_names, accept_changes=accept_changes
+    )
     require_agreement(fabric, data.sources, checkpoint.shaping)
-    require_enough(recipe, len(data.learnt))
+    require_enough(recipe, len(data.taught))
     checkpoint.require_continuable()
     models = prepare_models(recipe, data, device, progress, work)
     in_teachers = recipe.student.space == "teacher"
@@ -270,7 +271,7 @@ def _trained(
     """Train the student from its start to the end of the recipe."""
     device = fabric.device
     validation = _validation(recipe, data, models, device, progress)
-    targets = models.teacher.targets(data.learnt, device, progress)
+    targets = models.teacher.targets(data.taught, device, progress)
     trainer = Trainer(
         fabric,
         models.student,
@@ -319,23 +320,23 @@ def _validation(
 def _start_features(
     models: RunModels, data: Data, device: torch.device, progress: Progress
 ) -> Iterator[tuple[Features, Labels]]:
-    """Yield the teacher's features and the labels of training images, without augmentation.
+    """Yield the teacher's features and the labels of taught images, without augmentation.
 
     The first `SAMPLE` images have all their tokens, the others only the pooled vector.
     """
-    learnt = data.learnt
+    taught = data.taught
     if models.objective.start_on == "sample":
-        learnt = learnt[:SAMPLE]
+        taught = taught[:SAMPLE]
         pooled = np.empty((0, models.teacher.card.width))
     else:
-        pooled = models.teacher.pooled(data.everything, device, progress)[: len(learnt)]
+        pooled = models.teacher.pooled(data.everything, device, progress)[: len(taught)]
     rest = np.arange(SAMPLE, len(pooled))
-    task = progress.add_task("Starting from the teacher", total=len(learnt))
+    task = progress.add_task("Starting from the teacher", total=len(taught))
     first = 0
     for features in chain(
-        models.teacher.sample(learnt[:SAMPLE], device), in_batches(pooled, rest, device)
+        models.teacher.sample(taught[:SAMPLE], device), in_batches(pooled, rest, device)
     ):
-        chunk = learnt[first : first + len(features.tokens)]
+        chunk = taught[first : first + len(features.tokens)]
         first += len(chunk)
         labels = None if models.labels is None else torch.from_numpy(models.labels[chunk])
         progress.update(task, advance=len(chunk))
@@ -351,19 +352,19 @@ def _plan(
     progress: Progress,
 ) -> EpochPlan:
     """Return the plan of the batches: random images, or neighbours of each other."""
-    section, learnt = recipe.train, data.learnt
+    section, taught = recipe.train, data.taught
     if not recipe.of_neighbours:
         return shuffled_plan(
-            learnt,
+            taught,
             batch_size=section.batch_size,
             parts=section.parts,
             repeats=recipe.data.repeats,
             seed=section.seed,
         )
-    pooled = teacher.pooled(data.everything, device, progress)[: len(learnt)]
+    pooled = teacher.pooled(data.everything, device, progress)[: len(taught)]
     neighbours = kept_neighbours(work, pooled)
     return neighbour_plan(
-        learnt,
+        taught,
         neighbours,
         batch_size=section.batch_size,
         seed=section.seed,

@@ -17,7 +17,7 @@ import torch
 
 from distill.costs import Costs, measured_costs
 from distill.images.data import UNFAMILIAR_KEPT, Data, prepare_data
-from distill.images.listing import require_sources
+from distill.images.listing import require_sources, sources_of
 from distill.images.loading import global_batch
 from distill.preparation import RunModels, prepare_models
 from distill.recipe import Recipe, recipe_from_document
@@ -26,7 +26,7 @@ from distill.requirements import require_enough, require_models
 from distill.start.fitting import as_teacher
 from distill.targets import Uncomputed
 from distill.training.checkpoint import NAME as CHECKPOINT, is_first_process
-from isogon.errors import UsageError
+from isogon.errors import UsageError, option
 from isogon.images.collection import spread
 from isogon.progress import Progress, say
 from isogon.runtimes.device import usable_cores
@@ -141,7 +141,7 @@ def tried(recipe: Recipe, progress: Progress, *, minutes: float | None = None) -
     Raises:
         UsageError: see `planned`.
     """
-    require_sources(recipe)
+    require_sources(sources_of(recipe))
     require_models(recipe)
     if minutes is not None:
         recipe = _lengthened(recipe, 1)
@@ -173,16 +173,17 @@ def _kept(work: Path, minutes: float | None) -> int | None:
 def _require_one_launcher() -> None:
     if "RANK" in os.environ:  # of torchrun, which starts all processes at once
         raise UsageError(
-            "Expected --steps or --epochs with `torchrun`: it starts all processes at "
-            "once, before the first one has measured how many steps --minutes are. "
-            "`isogon distill … --minutes … --dry-run` prints the number of steps."
+            f"Expected {option('steps')} or {option('epochs')} with `torchrun`: it starts "
+            f"all processes at once, before the first one has measured how many steps "
+            f"{option('minutes')} are. `isogon distill … --minutes … --dry-run` prints "
+            f"the number of steps."
         )
 
 
 def _plan_of(
     recipe: Recipe, data: Data, progress: Progress, minutes: float | None
 ) -> RunPlan:
-    require_enough(recipe, len(data.learnt))
+    require_enough(recipe, len(data.taught))
     # One process reads during the trial; the time of several is computed from it.
     alone = recipe.model_copy(
         update={"train": recipe.train.model_copy(update={"workers": 0})}
@@ -193,7 +194,7 @@ def _plan_of(
         models = prepare_models(alone, data, device, progress)
         work = _Work.of(alone, data, models, device)
         costs = measured_costs(recipe, data, models, device, progress)
-    per_epoch = steps_per_epoch(recipe, len(data.learnt))
+    per_epoch = steps_per_epoch(recipe, len(data.taught))
     if minutes is None:
         steps = recipe.train.length(per_epoch)
     else:
@@ -213,7 +214,7 @@ def _plan_of(
         steps=steps,
         warmup_steps=min(steps, math.ceil(warmup if share is None else share * steps)),
         batch_size=recipe.train.batch_size,
-        images=len(data.learnt),
+        images=len(data.taught),
         seconds=_seconds(recipe, work, costs, steps),
         step_seconds=_step_seconds(recipe, costs),
         memory=costs.memory * (1 if costs.on_gpu else recipe.train.devices),
@@ -244,7 +245,7 @@ class _Work:
         views = plain = ours = nothing
         if trained:
             crops = data.fitted if closed else None
-            views = models.teacher.uncomputed(data.learnt, device, crops=crops)
+            views = models.teacher.uncomputed(data.taught, device, crops=crops)
         everything = models.objective.start_on == "everything" or recipe.of_neighbours
         if closed or everything:
             asked = data.everything if everything else data.fitted
@@ -315,10 +316,11 @@ def _affordable(recipe: Recipe, work: _Work, costs: Costs, minutes: float) -> in
         )
         enough = math.ceil((sum(other.values()) + 100 * step) / 60)
         raise UsageError(
-            f"--minutes {minutes:g} are too few for a step: a step takes {_spoken(step)}, "
+            f"{option('minutes', minutes)} are too few for a step: a step takes "
+            f"{_spoken(step)}, "
             f"other work {parts or 'some seconds'}. Nothing has been started. Allow "
-            f"--minutes {enough} for a hundred steps, or --epochs 0 for the closed-form "
-            f"student alone."
+            f"{option('minutes', enough)} for a hundred steps, or {option('epochs', 0)} "
+            f"for the closed-form student alone."
         )
     return int(left / step)
 
@@ -331,7 +333,7 @@ def _lengthened(recipe: Recipe, steps: int) -> Recipe:
     section["steps"] = steps
     if section["warmup_share"] is None:
         section["warmup_share"] = _WARMUP
-    return recipe_from_document(document, where="--minutes")
+    return recipe_from_document(document, where=option("minutes"))
 
 
 def _bundle_size(recipe: Recipe, data: Data, models: RunModels) -> int:

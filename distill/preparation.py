@@ -12,7 +12,7 @@ from distill.images.pseudo_classes import pseudo_classes
 from distill.images.synthetic import UNLABELLED
 from distill.objectives import Objective, objective_from_recipe
 from distill.recipe import Recipe
-from distill.student import student_from_recipe, student_preprocessing
+from distill.student_from_recipe import student_from_recipe, student_preprocessing
 from distill.targets import Teacher, teacher_from_recipe
 from isogon.errors import UsageError
 from isogon.images import Preprocessing
@@ -94,10 +94,10 @@ def _labels(
     """Return the images' classes, or clusters of the teacher's features."""
     if not recipe.data.pseudo_classes:
         return data.imitated.labels(np.arange(len(data.imitated)))
-    learnt = data.split.bank
-    pooled = teacher.pooled(learnt, device, progress)
+    training = data.split.bank
+    pooled = teacher.pooled(training, device, progress)
     labels = np.full(len(data.imitated), UNLABELLED, np.int64)
-    labels[learnt] = pseudo_classes(pooled, recipe.data.pseudo_classes, recipe.train.seed)
+    labels[training] = pseudo_classes(pooled, recipe.data.pseudo_classes, recipe.train.seed)
     return labels
 
 

@@ -9,7 +9,7 @@ from distill.images.loading import global_batch
 from distill.images.neighbours import AMONG, require_neighbour_batches
 from distill.images.pseudo_classes import require_clusters
 from distill.recipe import Recipe, TeacherSection
-from distill.student import require_trainable, student_from_recipe
+from distill.student_from_recipe import require_trainable, student_from_recipe
 from distill.weights import PACKAGE, pretrained, require_package
 from isogon.errors import UsageError
 from isogon.images import Preprocessing

@@ -20,9 +20,9 @@ from safetensors import SafetensorError
 from timm.models import _hub
 from torch import nn
 
-from distill.hub import PACKAGE as PACKAGE, PACKAGED as PACKAGED, hub_silence
+from distill.available_weights import PACKAGE as PACKAGE, PACKAGED as PACKAGED, hub_silence
 from isogon.bundle import has_timm_source
-from isogon.errors import UsageError
+from isogon.errors import UsageError, option
 from isogon.networks import TimmModel, architecture_of, timm_model
 
 StateDict = dict[str, Any]
@@ -153,8 +153,8 @@ def _from_hub(name: str, size: tuple[int, int]) -> Pretrained:
         got = silence or why_unloadable(error)
         raise UsageError(
             f"Expected pretrained weights for {name} from timm's hub: {got}. Give a local "
-            f"file instead: `--teacher {name}:weights.safetensors` (of a student: "
-            f"`--student`), or `checkpoint` in the recipe."
+            f"file instead: `{option('teacher', f'{name}:weights.safetensors')}` (of a "
+            f"student: {option('student')}), or `checkpoint` in the recipe."
         ) from error
     config = model.pretrained_cfg
     tag = config.get("tag")

@@ -8,15 +8,15 @@ from pathlib import Path
 
 import onnx
 
+from export.conversion import Converted, converted
 from export.deployed import DeployedFunction
 from export.engines import built_engine
 from export.gate import Gate, write_golden
-from export.lowering import Lowered, lowered
 from export.onnx import CoarseBank, Target, coarse_bank, float32_model, reranked, save_model
 from export.parity import ParityFailedError, quantisation_pixels, show_parity
 from export.plan import ExportPlan
 from export.reduction import reduce_bank
-from export.tensorrt import usual_timing_cache
+from export.tensorrt.builder import usual_timing_cache
 from export.withdrawal import (
     RejectedArtifact,
     files_of,
@@ -60,7 +60,7 @@ class Exported:
     withdrawn: tuple[str, ...] = ()  # older artifacts: another function, or damaged
     damaged: tuple[str, ...] = ()  # the damaged ones among the withdrawn
     reports: list[ParityReport] = field(default_factory=list)  # of artifacts that passed
-    lowered: list[Lowered] = field(default_factory=list)  # how fp16 and int8 were made
+    converted: list[Converted] = field(default_factory=list)  # how fp16 and int8 were made
     unvouched: list[str] = field(default_factory=list)  # engines that could not run here
     rejected: list[RejectedArtifact] = field(default_factory=list)
     failed: list[FailedArtifact] = field(default_factory=list)
@@ -201,8 +201,8 @@ class _Making:
 
     def lower(self, precision: Precision) -> None:
         """Make the ONNX file of a lower precision."""
-        made = self._lowered(precision, "onnxruntime")
-        self.exported.lowered.append(made)
+        made = self._converted(precision, "onnxruntime")
+        self.exported.converted.append(made)
         if self._put(made.file, made.run, made.report):
             self.models[precision] = made.model
 
@@ -215,7 +215,7 @@ class _Making:
         file = self.folder / f"engine.{precision}.onnx"
         passed = precision in self.models
         if precision == "int8":  # TensorRT's quantisation is not ONNX Runtime's
-            made = self._lowered(precision, "tensorrt")
+            made = self._converted(precision, "tensorrt")
             file, passed = made.file, bool(made.report)
         elif passed:
             save_model(self.models[precision], file)  # with the exact search
@@ -292,8 +292,8 @@ class _Making:
                     stage.withdraw(name)
                 self.exported.withdrawn = (*self.exported.withdrawn, artifact)
 
-    def _lowered(self, precision: Precision, target: Target) -> Lowered:
-        return lowered(
+    def _converted(self, precision: Precision, target: Target) -> Converted:
+        return converted(
             self.deployed,
             self.models["fp32"],
             precision,

@@ -176,8 +176,8 @@ def _say_if_learnt(
         kept = Thumbnails.load(bundle.file(THUMBNAILS), embeddings.shape[1]).embeddings
         known = int(((embeddings @ kept.T).max(axis=0) > _SAME).sum())
         known = known if known > _BY_CHANCE * len(kept) else 0
-    learnt = found_place(bundle.manifest.provenance.images, bundle.path.parent)
-    at_home = Path(learnt).expanduser().resolve() == Path(images.where).resolve()
+    trained_on = found_place(bundle.manifest.provenance.images, bundle.path.parent)
+    at_home = Path(trained_on).expanduser().resolve() == Path(images.where).resolve()
     if not known and not at_home:
         return
     which = f"{known:,} of the bundle's thumbnails are" if known else "They are"

@@ -7,7 +7,7 @@ from export.deployed import DeployedFunction
 from export.gate import Gate
 from export.parity import ParityFailedError, batch_sizes, show_parity
 from export.plan import ExportPlan
-from export.tensorrt import build_engine
+from export.tensorrt.builder import build_engine
 from isogon.bundle import Bundle, artifact_names, parity_name, parity_run_name
 from isogon.errors import IsogonError
 from isogon.parity import ParityReport, ParityRun

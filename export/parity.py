@@ -16,7 +16,7 @@ from isogon.bundle import (
     held_out_for,
     parity_reports,
 )
-from isogon.errors import CheckFailedError, UsageError
+from isogon.errors import CheckFailedError, UsageError, option
 from isogon.images.collection import SAMPLES
 from isogon.ood import Calibration
 from isogon.parity import REPORT, Claim, ParityReport, ParityRun, with_parity
@@ -105,7 +105,8 @@ def quantisation_pixels(bundle: Bundle, extra: Pixels | None = None) -> Pixels:
         return extra
     raise UsageError(
         f"{bundle.path} holds no {SAMPLES}, which int8 needs to choose its ranges: an "
-        f"older Isogon made it. Name similar images with `--images FOLDER`, or distil "
+        f"older Isogon made it. Name similar images with {option('images', 'FOLDER')}, or "
+        f"distil "
         f"again."
     )
 

@@ -1,13 +1,15 @@
-"""The plan of an export: which artifacts to make, and the bounds they must keep."""
+"""The plan of an export: which artifacts to make, and the bounds they must keep.
+
+Nothing here needs torch, so that a plan is refused before torch is loaded.
+"""
 
 import math
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import get_args
+from typing import Literal, get_args
 
-from export.onnx import OLDEST_OPSET, OPSET, RangeMethod
-from export.tensorrt import EngineOptions
-from isogon.errors import UsageError
+from export.tensorrt.options import EngineOptions
+from isogon.errors import UsageError, option
 from isogon.parity import TOLERANCES, Tolerance
 from isogon.runtimes import (
     BatchProfile,
@@ -20,6 +22,11 @@ from isogon.runtimes import (
 )
 
 PRECISIONS: tuple[Precision, ...] = get_args(Precision)
+OPSET = 20  # of ONNX's operators
+OLDEST_OPSET = 18  # the exporter writes no older ones
+FINETUNING_STEPS = 300  # of `isogon export --finetune`
+
+RangeMethod = Literal["percentile", "entropy"]  # of int8's activations
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -70,8 +77,8 @@ class ExportPlan:
         self._require_runtimes()
         if self.finetune and "int8" not in self.lower:
             raise UsageError(
-                "--finetune is for int8, which is not asked for. Add `--int8`, or leave "
-                "--finetune out."
+                f"{option('finetune', True)} is for int8, which is not asked for. Add "
+                f"{option('int8', True)}, or leave it out."
             )
         if self.engine is None:
             self._require_nothing_of_engines()
@@ -80,8 +87,9 @@ class ExportPlan:
             raise UsageError(
                 "An engine enters the bundle only after it gave the reference's answers, "
                 "and this process sees no CUDA device to run it on. Export on the "
-                "machine that will serve it. `--build-only` builds engines of "
-                "tensorrt-rtx here; `isogon verify --vouch` then checks them there."
+                f"machine that will serve it. {option('build_only', True)} builds engines "
+                f"of "
+                f"tensorrt-rtx here; `isogon verify --vouch` then checks them there."
             )
         for precision in self.engine_precisions:
             stamp = self.engine_options(precision).stamp()
@@ -98,7 +106,8 @@ class ExportPlan:
         for name, (value, values) in known.items():
             if value not in values:
                 raise UsageError(
-                    f"Expected {name} to be one of {', '.join(map(str, values))}, got "
+                    f"Expected {option(name)} to be one of {', '.join(map(str, values))}, "
+                    f"got "
                     f"{value!r}."
                 )
 
@@ -107,23 +116,27 @@ class ExportPlan:
         for name in self.runtimes:
             if name not in others:
                 raise UsageError(
-                    f"Expected --runtime to be one of {', '.join(others)}, got {name}. "
-                    f"The usual runtimes of ONNX files and engines need no --runtime."
+                    f"Expected {option('runtimes')} to be one of {', '.join(others)}, got "
+                    f"{name}. The usual runtimes of ONNX files and engines are not named."
                 )
             if reason := others[name].absent():
-                raise UsageError(f"--runtime {name} cannot be checked here. {reason}")
+                raise UsageError(
+                    f"{option('runtimes', name)} cannot be checked here. {reason}"
+                )
 
     def _require_nothing_of_engines(self) -> None:
         asked = {
-            "--build-only": self.build_only,
-            "--version-compatible": self.version_compatible,
-            "--hardware-compatible": self.hardware_compatible,
+            "build_only": self.build_only,
+            "version_compatible": self.version_compatible,
+            "hardware_compatible": self.hardware_compatible,
         }
-        for option, wanted in asked.items():
+        for name, wanted in asked.items():
             if wanted:
                 raise UsageError(
-                    f"{option} is for engines, and none is asked for. Add `--engine "
-                    f"tensorrt` or `--engine tensorrt-rtx`, or leave it out."
+                    f"{option(name, True)} is for engines, and none is asked for. Add "
+                    f"{option('engine', 'tensorrt')} or "
+                    f"{option('engine', 'tensorrt-rtx')}, or "
+                    f"leave it out."
                 )
 
 
@@ -154,14 +167,16 @@ def tolerances(
         known = name in Tolerance.model_fields and prefix in ("", *PRECISIONS)
         if value is None or not known:
             raise UsageError(
-                f"Expected --bound as NAME=VALUE or PRECISION.NAME=VALUE, got {text!r}; "
-                f"write for example --bound int8.min_cosine=0.98. The names: "
+                f"Expected {option('bounds')} as NAME=VALUE or PRECISION.NAME=VALUE, got "
+                f"{text!r}; "
+                f"write for example {option('bounds', 'int8.min_cosine=0.98')}. The names: "
                 f"{', '.join(Tolerance.model_fields)}; the precisions: "
                 f"{', '.join(PRECISIONS)}."
             )
         if prefix not in ("", *made):
             raise UsageError(
-                f"--bound {text} is for {prefix}, but only {', '.join(made)} is judged "
+                f"{option('bounds', text)} is for {prefix}, but only {', '.join(made)} is "
+                f"judged "
                 f"here. Ask for {prefix} too, or leave the bound out."
             )
         for precision, tolerance in changed.items():

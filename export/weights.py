@@ -100,15 +100,17 @@ def export_weights(bundle: Bundle, file: Path) -> PlainWeights:
 def _require_new(file: Path, layer_file: Path) -> None:
     if file.suffix not in _SUFFIXES:
         raise UsageError(
-            f"Expected --weights with a file ending in {', '.join(_SUFFIXES)}, got {file}."
+            f"Expected a file of weights that ends in {', '.join(_SUFFIXES)}, got {file}."
         )
     for path in (file, layer_file):
         if path.exists():
             raise UsageError(
-                f"{path} exists already. Choose another --weights, or remove it first."
+                f"{path} exists already. Choose another file, or remove it first."
             )
     if not file.absolute().parent.is_dir():
-        raise UsageError(f"There is no folder {file.absolute().parent} for --weights.")
+        raise UsageError(
+            f"There is no folder {file.absolute().parent}. Make it, or choose another file."
+        )
 
 
 def _new_network(card: StudentCard, size: tuple[int, int]) -> tuple[nn.Module, str]:

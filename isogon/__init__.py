@@ -13,24 +13,26 @@
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from isogon.stages import install as _install
+from isogon.stage_imports import install as _install
 
 _install()
 
 if TYPE_CHECKING:
     from distill.recipe import Recipe as Recipe
     from isogon.api import (
-        Comparison as Comparison,
         calibrate as calibrate,
         compare as compare,
         distill as distill,
         diverge as diverge,
         embed as embed,
         evaluate as evaluate,
-        evaluation as evaluation,
         export as export,
+        inspect as inspect,
         judge as judge,
         load as load,
+        pull as pull,
+        push as push,
+        recipe as recipe,
         serve as serve,
         verify as verify,
     )
@@ -46,17 +48,19 @@ if TYPE_CHECKING:
 
 _WHERE = {
     "isogon.api": (
-        "Comparison",
         "calibrate",
         "compare",
         "distill",
         "diverge",
         "embed",
         "evaluate",
-        "evaluation",
+        "inspect",
         "export",
         "judge",
         "load",
+        "pull",
+        "push",
+        "recipe",
         "serve",
         "verify",
     ),
@@ -79,7 +83,7 @@ def __getattr__(name: str) -> Any:
     """Import on first use: `import isogon` is instant."""
     if name in _MODULE_OF:
         if _MODULE_OF[name].startswith("distill"):
-            import_module("isogon.stages").require_own("distill")
+            import_module("isogon.stage_imports").require_own("distill")
         return getattr(import_module(_MODULE_OF[name]), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 

@@ -1,7 +1,8 @@
 """The errors of Isogon.
 
 Each message says what was expected, what came, and what to do. The command line
-prints the message alone and ends with the class's `exit_code`.
+prints the message alone and ends with the class's `exit_code`. A message names an argument
+by `option`: its keyword in Python, its option at the command line.
 
     IsogonError                   2
     ├── UsageError                2  an argument, a recipe or a data folder
@@ -17,8 +18,10 @@ prints the message alone and ends with the class's `exit_code`.
     └── CheckFailedError          1  parity or the golden check (rule 7) found a difference
 """
 
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from enum import StrEnum
-from typing import ClassVar
+from typing import Any, ClassVar
 
 
 class IsogonError(Exception):
@@ -83,3 +86,43 @@ class CheckFailedError(IsogonError):
     """A check found a difference beyond its bounds."""
 
     exit_code: ClassVar[int] = 1
+
+
+_NO_VALUE: Any = object()
+# Keywords of `isogon`'s functions whose option has another name.
+_OPTIONS = {"bounds": "bound", "runtimes": "runtime", "settings": "set"}
+_at_command_line = False
+
+
+def option(keyword: str, value: Any = _NO_VALUE) -> str:
+    """Return how the user of this process writes a keyword of `isogon`'s functions.
+
+    In Python `minutes`, at the command line `--minutes`. With a value: `minutes=3` or
+    `--minutes 3`, `teacher=False` or `--no-teacher`, `unfamiliar={"a": "b"}` or
+    `--unfamiliar a=b`.
+    """
+    if not _at_command_line:
+        if value is _NO_VALUE:
+            return keyword
+        shown = f"{value:g}" if isinstance(value, float) else repr(value)
+        return f"{keyword}={shown}".replace("'", '"')
+    name = f"--{_OPTIONS.get(keyword, keyword).replace('_', '-')}"
+    if value is _NO_VALUE or value is True:
+        return name
+    if value is False:
+        return f"--no-{name.removeprefix('--')}"
+    if isinstance(value, Mapping):
+        return " ".join(f"{name} {key}={one}" for key, one in value.items())
+    shown = f"{value:g}" if isinstance(value, float) else str(value)
+    return f"{name} {shown}"
+
+
+@contextmanager
+def at_command_line() -> Iterator[None]:
+    """Let messages name the options of the command line, not Python's keywords."""
+    global _at_command_line
+    _at_command_line, before = True, _at_command_line
+    try:
+        yield
+    finally:
+        _at_command_line = before

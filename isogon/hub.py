@@ -14,31 +14,43 @@ from isogon.bundle import MANIFEST, Bundle, require_absent
 from isogon.bundle.card import model_card
 from isogon.bundle.manifest import manifest_from_bytes
 from isogon.errors import UsageError
+from isogon.stage_imports import needing
 
 _CARD = "README.md"
 
 
 def push(
-    bundle: str | Path, repository: str, *, private: bool = True, message: str | None = None
+    bundle: str | Path | Bundle,
+    repository: str,
+    *,
+    private: bool = True,
+    message: str | None = None,
 ) -> str:
-    """Upload a bundle and its card in one commit; return the commit's address.
+    """Upload a bundle and its model card to Hugging Face's hub, in one commit.
 
     The repository is created if it does not exist. The token is huggingface_hub's:
     `hf auth login`, or HF_TOKEN.
 
     Args:
-        bundle: a directory; every hash is checked first.
-        repository: `user/name` or `organisation/name`.
+        bundle: every hash is checked first.
+        repository: "user/name" or "organisation/name".
         private: whether a new repository is private.
-        message: the commit message.
+        message: of the commit; None: one with the bundle's name.
+
+    Returns:
+        The commit's address.
 
     Raises:
         BundleError: the bundle is damaged.
-        UsageError: the hub does not answer, or refuses.
-    """
-    from huggingface_hub import CommitOperationAdd, HfApi
+        UsageError: the hub does not answer, or refuses; the extra `hub` is missing.
 
-    opened = Bundle.open(Path(bundle))
+    Example:
+        >>> isogon.push("photos.isogon", "me/photos", message="The first student")
+    """
+    with needing("hub"):
+        from huggingface_hub import CommitOperationAdd, HfApi
+
+    opened = Bundle.open(bundle.path if isinstance(bundle, Bundle) else bundle)
     files = [MANIFEST, *opened.manifest.files]
     operations = [
         CommitOperationAdd(path_in_repo=name, path_or_fileobj=opened.path / name)
@@ -57,21 +69,29 @@ def push(
     return str(done.commit_url)
 
 
-def pull(repository: str, output: str | Path, *, revision: str = "main") -> Bundle:
-    """Download a bundle; it appears at `output` complete and intact, or not at all.
+def pull(
+    repository: str, output: str | Path | None = None, *, revision: str = "main"
+) -> Bundle:
+    """Download a bundle from Hugging Face's hub; it appears complete, or not at all.
 
     Args:
-        repository: `user/name` or `organisation/name`.
-        output: the directory to make.
+        repository: "user/name" or "organisation/name".
+        output: the bundle to make; None: `NAME.isogon` in the current folder.
         revision: a branch, a tag or a commit.
 
     Raises:
-        UsageError: `output` exists; the hub does not answer, or has no such bundle.
+        UsageError: `output` exists; the hub does not answer, or has no such bundle; the
+            extra `hub` is missing.
         BundleError: the download is not an intact bundle.
-    """
-    from huggingface_hub import HfApi
 
-    output = Path(output)
+    Example:
+        >>> bundle = isogon.pull("me/photos")
+    """
+    with needing("hub"):
+        from huggingface_hub import HfApi
+
+    name = repository.rpartition("/")[2].removesuffix(".isogon")
+    output = Path(output or f"{name}.isogon")
     require_absent(output)
     output.parent.mkdir(parents=True, exist_ok=True)
     api = HfApi(library_name="isogon")

@@ -20,7 +20,7 @@ from isogon.bundle import (
     sha256_of,
     vouched_artifact,
 )
-from isogon.errors import ImageError, UsageError
+from isogon.errors import ImageError, UsageError, option
 from isogon.images import ImageLimits, Preprocessing, decode
 from isogon.images.collection import LOCAL_LIMITS
 from isogon.images.in_memory import saved, storable, without_loss
@@ -349,11 +349,13 @@ class Model:
 def require_savable(path: Path) -> None:
     """Raise `UsageError` if answers cannot be saved at `path`."""
     if path.is_dir():
-        raise UsageError(f"{path} is a directory; expected --output as a file's name.")
+        raise UsageError(
+            f"{path} is a directory; expected {option('output')} as a file's name."
+        )
     if path.suffix != ".npz":
         raise UsageError(
-            f"Answers are saved as a NumPy archive; expected --output to end in .npz, got "
-            f"{path}."
+            f"Answers are saved as a NumPy archive; expected {option('output')} to "
+            f"end in .npz, got {path}."
         )
     if not path.parent.is_dir():
         raise UsageError(f"{path} cannot be written: there is no folder {path.parent}.")
@@ -387,7 +389,8 @@ def save_answers(path: Path, answers: Sequence[Answer], fingerprint: str) -> Non
     except OSError as error:
         pending.unlink(missing_ok=True)
         raise UsageError(
-            f"{path} cannot be written: {error.strerror}. Choose another --output."
+            f"{path} cannot be written: {error.strerror}. Choose another "
+            f"{option('output')}."
         ) from error
 
 

@@ -21,7 +21,7 @@ from isogon.bundle import (
 )
 from isogon.bundle.false_alarms import detection_sentence
 from isogon.bundle.worth import worth_of
-from isogon.errors import BundleError, UsageError
+from isogon.errors import BundleError, UsageError, option
 from isogon.progress import Progress
 from serving.served_model import Evaluated
 
@@ -91,12 +91,14 @@ def _tag(wanted: str, checksum: str) -> "Tag":
     if version == "latest":
         raise UsageError(
             f"BentoML reserves the version `latest` for the newest one, got {wanted!r}. "
-            f"Give another version, or --tag {name}."
+            f"Give another version, or {option('tag', name)}."
         )
     try:
         return Tag(name, version or checksum[:16])
     except ValueError as error:
-        raise UsageError(f"{error}, got {wanted!r}. Give a tag with --tag NAME.") from error
+        raise UsageError(
+            f"{error}, got {wanted!r}. Give {option('tag', 'NAME')}."
+        ) from error
 
 
 def _store() -> Path:
@@ -133,7 +135,7 @@ def _require_leftover(target: Path, tag: "Tag", checksum: str) -> None:
     if tag.version != checksum[:16]:
         raise UsageError(
             f"{tag} exists already, at {target}, and is another bundle. Choose another "
-            f"--tag, or remove it with `bentoml models delete {tag}`."
+            f"{option('tag')}, or remove it with `bentoml models delete {tag}`."
         )
 
 

@@ -20,7 +20,7 @@ from pydantic import (
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from isogon.bundle import ONNX
-from isogon.errors import UsageError
+from isogon.errors import UsageError, option
 from isogon.images import ImageLimits
 from isogon.runtimes import Device
 from isogon.runtimes.device import usable_cores
@@ -248,7 +248,7 @@ class Settings(BaseSettings):
         if threads > 1 and (processes := info.data.get("processes", 1)) > 1:
             raise ValueError(
                 f"runs of several threads need a single process, but ISOGON_PROCESSES or "
-                f"--processes is {processes}"
+                f"{option('processes')} is {processes}"
             )
         return threads
 

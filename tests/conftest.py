@@ -15,7 +15,7 @@ from sklearn.datasets import load_digits
 from distill import Recipe, recipe_from_document
 from distill.distillation import distill
 from export import export_bundle
-from isogon.bulk import ProcessEngine, embed
+from isogon.bulk import ProcessExecutor, embed
 from isogon.bundle import (
     HELD_OUT,
     ONNX,
@@ -192,5 +192,5 @@ def embedded(
 ) -> Path:
     """What `isogon embed` writes of the digits."""
     output = tmp_path_factory.mktemp("embedded") / "digits.parquet"
-    embed(exported, str(digits), output, progress, engine=ProcessEngine(workers=2))
+    embed(exported, str(digits), output, progress, executor=ProcessExecutor(workers=2))
     return output

@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -101,8 +102,8 @@ def test_every_command_explains_itself(here: Here, command: str, tmp_path: Path)
         (["inspect", "nowhere.isogon"], "found nothing"),
         (["verify", "."], "without manifest.json"),
         (["distill", "nowhere.toml"], "no recipe at"),
-        (["distill"], "expected a RECIPE, or --images"),
-        (["distill", "--images", "x", "--set", "y"], "--set as SECTION.KEY=VALUE"),
+        (["distill"], "expected a recipe, or --images"),
+        (["distill", "--images", "x", "--set", "y"], "Expected --set SECTION.KEY=VALUE"),
         (["distill", "--images", "x", "--epochs", "1", "--minutes", "1"], "got both"),
         (["distill", "--images", "x", "--minutes", "0"], "--minutes above 0"),
         (["quickstart", "--student", "test_resnet"], "Expected --images with --student"),
@@ -134,7 +135,7 @@ def test_wrong_usage_is_2_and_told_on_stderr(
     [
         (["distill", "recipe.toml"], "distill"),
         (["export", "copy.isogon"], "export"),
-        (["verify", "--judge", "copy.isogon/parity/model.onnx.safetensors"], "export"),
+        (["verify", "copy.isogon"], "export"),
     ],
 )
 def test_a_missing_extra_is_named(
@@ -150,6 +151,79 @@ def test_a_missing_extra_is_named(
     assert found.returncode == 2, found.stderr
     assert f"'timm', which is not installed. Install the extra `{extra}`" in found.stderr
     assert "Traceback" not in found.stderr
+
+
+def test_what_is_refused_is_refused_without_torch(bundle_path: Path) -> None:
+    """Loading torch takes seconds; a mistyped path or option is told at once."""
+    refused = {
+        ("export", "nowhere.isogon"): "found nothing",
+        ("export", bundle_path, "--batch", "8"): "MIN:OPT:MAX",
+        ("export", bundle_path, "--finetune"): "--finetune is for int8",
+        ("export", bundle_path, "--bound", "speed=1"): "Expected --bound as",
+        (
+            "export",
+            bundle_path,
+            "--int8",
+            "--bound",
+            "fp16.min_cosine=1",
+        ): "only fp32, int8",
+        ("export", bundle_path, "--runtime", "tflite"): "Expected --runtime",
+        ("export", bundle_path, "--build-only"): "--build-only is for engines",
+        ("export", bundle_path, "--int8", "--images", "nowhere"): "found nothing",
+        ("verify", bundle_path, "--bound", "min_cosine=1"): "Add --vouch",
+        ("verify", "--judge", "nowhere"): "saved parity run at nowhere",
+        ("verify", bundle_path, "--diverge", "a.onnx", "--bound", "0"): "at least 1e-12",
+        ("calibrate", bundle_path, "--images", ".", "--detector", "mood"): "mood",
+        ("evaluate", "nowhere.isogon"): "found nothing",
+        ("recipe", "nowhere"): "found nothing",
+        ("recipe", bundle_path, "--unfamiliar", "a:wide=b"): "Expected --unfamiliar",
+        ("distill", "--images", "nowhere"): "found nothing",
+        ("distill", "--images", bundle_path, "--epochs", "1", "--steps", "1"): "got both",
+    }
+    code = (
+        "import sys; sys.modules.update(torch=None, timm=None, onnx=None)\n"
+        "from isogon.cli.main import main\n"
+        "for line in sys.stdin.read().splitlines():\n"
+        "    sys.argv = ['isogon', *line.split('\\t')]\n"
+        "    try: main()\n"
+        "    except SystemExit as ended: print(ended.code, file=sys.stderr, flush=True)\n"
+    )
+    found = subprocess.run(
+        [sys.executable, "-c", code],
+        input="\n".join("\t".join(map(str, one)) for one in refused),
+        cwd=bundle_path.parent,
+        capture_output=True,
+        text=True,
+        env=os.environ | {"COLUMNS": "100"},
+    )
+    told = re.split(r"^(\d+)$", found.stderr, flags=re.MULTILINE)
+    assert told[1::2] == ["2"] * len(refused), found.stderr
+    for one, says, error in zip(refused, refused.values(), told[::2], strict=False):
+        assert says in " ".join(error.split()), one
+
+
+def test_a_text_that_cannot_be_written_is_explained(
+    here: Here, bundle_path: Path, digits: Path, tmp_path: Path
+) -> None:
+    file = tmp_path / "a file"
+    file.touch()
+    places = {
+        tmp_path / "no folder" / "x": "No such file or directory",
+        tmp_path: "Is a directory",
+        file / "x": "Not a directory",
+    }
+    for command in (("card", bundle_path), ("recipe", digits)):
+        for place, reason in places.items():
+            found = here(*command, "-o", place, cwd=tmp_path)
+            assert found.returncode == 2
+            exists = command[0] == "recipe" and place.exists()  # a recipe replaces nothing
+            told = "exists already" if exists else f"cannot be written: {reason}."
+            assert f"{place} {told}" in found.stderr
+            assert found.stdout == ""
+    assert here("card", bundle_path, "-o", file, cwd=tmp_path).returncode == 0
+    assert file.read_text().startswith("---\nlibrary_name: isogon")
+    found = here("recipe", digits, "-o", file, cwd=tmp_path)
+    assert (found.returncode, "is never overwritten" in found.stderr) == (2, True)
 
 
 def test_a_damaged_bundle_is_2_and_the_file_is_named(here: Here, bundle_path: Path) -> None:

@@ -40,7 +40,7 @@ def test_the_wheel_alone_gives_the_command_and_the_package(tmp_path: Path) -> No
     (elsewhere / "export").mkdir(parents=True)
     assert "quickstart" in run(python.with_name("isogon"), "--help", cwd=elsewhere)
     program = (
-        "import isogon, isogon.stages; "
+        "import isogon, isogon.stage_imports; "
         "print(isogon.__file__, isogon.load, isogon.Bundle, isogon.UsageError)"
     )
     assert str(tmp_path / "venv") in run(python, "-c", program, cwd=elsewhere)

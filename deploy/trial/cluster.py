@@ -257,7 +257,7 @@ class EmbeddingTrial:
 
     def start(self, output: Path, log: Path) -> "subprocess.Popen[bytes]":
         """Start the command on the first host, by Ray."""
-        asked = ["--engine", "ray", "--address", self.address]
+        asked = ["--executor", "ray", "--address", self.address]
         return self.first.start(self.command(output) + asked, log, self.environment)
 
 

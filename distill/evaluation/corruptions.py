@@ -23,7 +23,7 @@ from distill.evaluation.accuracy import knn_right, why_no_accuracy
 from distill.images.data import Data
 from distill.images.loading import crops_of_each, readers_watched
 from isogon.bundle.evaluation import Corruptions
-from isogon.errors import UsageError
+from isogon.errors import UsageError, option
 from isogon.images import Preprocessing
 from isogon.images.collection import Indices
 from isogon.progress import Progress
@@ -76,7 +76,9 @@ def embed_corrupted(
     """
     reason = why_not(data, preprocessing, models)
     if reason is not None:
-        raise UsageError(f"{reason[0].upper()}{reason[1:]}. Use --no-corruptions.")
+        raise UsageError(
+            f"{reason[0].upper()}{reason[1:]}. Use {option('corruptions', False)}."
+        )
     test = data.split.test
     drawn = np.random.default_rng(choice.seed).permutation(len(test))[: choice.images]
     places = np.sort(drawn)

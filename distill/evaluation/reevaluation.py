@@ -21,12 +21,12 @@ from distill.images.listing import open_source
 from distill.recipe import Recipe, recipe_from_document, recipe_from_toml
 from distill.recipe.writing import placed_here
 from distill.start.fitting import UntrainedStudent, re_estimate, start_from_bundle
-from distill.student import student_from_recipe
+from distill.student_from_recipe import student_from_recipe
 from distill.targets import BALANCE, Teacher, teacher_from_recipe
 from isogon.bundle import Bundle, parity_reports
 from isogon.bundle.evaluation import EVALUATION, Evaluation, Kind, Role, Training
-from isogon.bundle.stage import fault_of
-from isogon.errors import BundleError, UsageError
+from isogon.bundle.stage_writer import fault_of
+from isogon.errors import BundleError, UsageError, option
 from isogon.networks import student_from_bundle
 from isogon.parity import ParityReport
 from isogon.progress import Progress, say
@@ -59,17 +59,17 @@ class MovedSources:
         return recipe_from_document(document, where="isogon evaluate")
 
     def lost(self, recipe: Recipe) -> list[str]:
-        """Return the options to name the sources that no longer exist, such as --images."""
+        """Return the options that name the sources which no longer exist."""
         sources = {
-            "--images SOURCE": None if self.images else recipe.data.images,
-            "--test SOURCE": None if self.test else recipe.data.test,
+            option("images", "SOURCE"): None if self.images else recipe.data.images,
+            option("test", "SOURCE"): None if self.test else recipe.data.test,
         } | {
-            f"--unfamiliar {one.name}=SOURCE": one.images
+            option("unfamiliar", {one.name: "SOURCE"}): one.images
             for one in recipe.unfamiliar
             if one.name not in self.unfamiliar
         }
         return [
-            option for option, source in sources.items() if source and not _there(source)
+            naming for naming, source in sources.items() if source and not _there(source)
         ]
 
 
@@ -147,7 +147,8 @@ def reevaluate(
         say(
             progress,
             "These are not the test images of the last evaluation, so its figures are not "
-            "comparable with these. The student may have learnt from some of these images.",
+            "comparable with these. The student may have learned from some of these "
+            "images.",
         )
     illustrations = illustrations_of(
         data,
@@ -171,7 +172,7 @@ def _data(recipe: Recipe, moved: MovedSources, progress: Progress) -> Data:
         if not lost:
             raise
         raise UsageError(
-            f"{error} Say where the recipe's images are now, with {' '.join(lost)}."
+            f"{error} Say where the recipe's images are now, with {' and '.join(lost)}."
         ) from error
 
 
@@ -193,7 +194,7 @@ def _teacher(
         return teacher
     except UsageError as error:
         raise UsageError(
-            f"{error} Or evaluate the student alone, with --no-teacher."
+            f"{error} Or evaluate the student alone, with {option('teacher', False)}."
         ) from error
 
 

@@ -56,7 +56,7 @@ class Data:
     copies: Copies | None  # None if there are no copies
 
     @property
-    def trained(self) -> Indices:
+    def training(self) -> Indices:
         """The training images that steps learn from: `split.bank` without `validation`."""
         return self.split.bank[: len(self.split.bank) - len(self.validation)]
 
@@ -66,24 +66,24 @@ class Data:
         return np.arange(len(self.familiar), len(self.imitated))
 
     @property
-    def learnt(self) -> Indices:
-        """All that steps learn from, in `imitated`: `trained`, then `synthetic`."""
-        return np.concatenate([self.trained, self.synthetic])
+    def taught(self) -> Indices:
+        """All that steps learn from, in `imitated`: `training`, then `synthetic`."""
+        return np.concatenate([self.training, self.synthetic])
 
     @property
     def everything(self) -> Indices:
-        """`learnt`, then `validation`; without synthetic images this is `split.bank`."""
-        return np.concatenate([self.learnt, self.validation])
+        """`taught`, then `validation`; without synthetic images this is `split.bank`."""
+        return np.concatenate([self.taught, self.validation])
 
     @property
     def fitted(self) -> Indices:
         """What the closed form is fitted on, in `imitated`, and then `validation`.
 
-        At most `FITTED` of `trained`, evenly spaced, then `synthetic`. On Tiny ImageNet
+        At most `FITTED` of `training`, evenly spaced, then `synthetic`. On Tiny ImageNet
         4,000 to 13,000 images gave the same layer (overlap@10 0.228 to 0.232), and each
         costs a teacher's pass.
         """
-        chosen = self.trained[spread(len(self.trained), FITTED)]
+        chosen = self.training[spread(len(self.training), FITTED)]
         return np.concatenate([chosen, self.synthetic, self.validation])
 
     @property
@@ -110,6 +110,11 @@ class Data:
             "[data] test": self.held_out,
             **unfamiliar,
         }
+
+    @property
+    def training_names(self) -> list[str]:
+        """The names of the images that steps learn from."""
+        return [self.familiar.names[index] for index in self.training]
 
     def held_out_pixels(
         self, preprocessing: Preprocessing, progress: Progress

@@ -167,7 +167,7 @@ def shuffled_plan(
 
 
 def neighbour_plan(
-    learnt: Indices,
+    training: Indices,
     neighbours: Int32[np.ndarray, "n _"],
     *,
     batch_size: int,
@@ -176,8 +176,8 @@ def neighbour_plan(
     """Return the plan of epochs whose batches are anchors and their neighbours.
 
     Args:
-        learnt: the images to learn from, in the order of `neighbours`.
-        neighbours: for each image, the positions of its nearest in `learnt`.
+        training: the images to learn from, in the order of `neighbours`.
+        neighbours: for each image, the positions of its nearest in `training`.
         batch_size: of a global batch. The recipe requires that its parts are a multiple of
             an anchor and its neighbours.
         seed: seed and epoch determine the batches.
@@ -185,7 +185,7 @@ def neighbour_plan(
 
     def plan(epoch: int) -> list[Indices]:
         return [
-            learnt[places]
+            training[places]
             for places in neighbour_batches(neighbours, batch_size, seed, epoch)
         ]
 

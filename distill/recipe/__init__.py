@@ -16,5 +16,5 @@ from distill.recipe.recipe import (
     UnfamiliarSection as UnfamiliarSection,
 )
 from distill.recipe.sections import ObjectiveSection as ObjectiveSection
-from distill.recipe.teacher import TeacherSection as TeacherSection
+from distill.recipe.teacher_section import TeacherSection as TeacherSection
 from distill.recipe.writing import toml_text as toml_text

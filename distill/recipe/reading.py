@@ -9,7 +9,7 @@ from pydantic import ValidationError
 
 from distill.recipe.recipe import DataSection, Recipe, UnfamiliarSection
 from distill.recipe.sections import renamed_keys
-from distill.recipe.teacher import TeacherSection
+from distill.recipe.teacher_section import TeacherSection
 from isogon.errors import UsageError
 
 # Keys of older recipes, and what to write instead.

@@ -12,8 +12,8 @@ from pydantic import (
 
 from distill.recipe.defaults import completed
 from distill.recipe.sections import AnyObjectiveSection, ObjectiveSection, formerly
-from distill.recipe.student import StudentSection
-from distill.recipe.teacher import Teachers, TeacherSection
+from distill.recipe.student_section import StudentSection
+from distill.recipe.teacher_section import Teachers, TeacherSection
 from isogon.images import ClassChoice, SampleRange, Shares
 from isogon.images.copies import COPY_DISTANCE
 from isogon.ood import DETECTORS, DetectorSpec

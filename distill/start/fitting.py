@@ -223,7 +223,7 @@ def _pooled(
 def _crops(recipe: Recipe, data: Data, progress: Progress) -> Iterator[torch.Tensor]:
     crops = plain_crops(
         data.familiar,
-        data.trained[:_RE_ESTIMATED],
+        data.training[:_RE_ESTIMATED],
         preprocessing_for(recipe, recipe.student.name),
         workers=recipe.train.workers,
     )

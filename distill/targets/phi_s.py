@@ -25,9 +25,11 @@ _BLOCK = 4096  # rows summed at once
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PhiS:
-    """The map of one distribution of features."""
+    """The map of one distribution of features, for those that are centred.
 
-    mean: Float[np.ndarray, " d"]
+    `distill.targets.joint` uses it without centring: a shift moves no distance.
+    """
+
     rotation: Float[np.ndarray, "d d"]  # orthogonal: H U^T
     scale: float
 
@@ -37,42 +39,25 @@ class PhiS:
 
         Computed in float64. If the features do not vary, the scale is 1.
         """
-        mean, covariance = _moments(features)
+        covariance = _covariance(features)
         values, vectors = np.linalg.eigh(covariance)
         variance = float(values.mean())
         spread = _evenly_spreading(values[::-1])
         return cls(
-            mean=mean,
             rotation=spread @ vectors[:, ::-1].T,
             scale=1 / math.sqrt(variance) if variance > 0 else 1.0,
         )
 
-    def __call__(self, features: Float[np.ndarray, "n d"]) -> Float[np.ndarray, "n d"]:
-        """Return the balanced features, centred."""
-        balanced: Float[np.ndarray, "n d"] = self.scale * (
-            (features - self.mean) @ self.rotation.T
-        )
-        return balanced
 
-    def inverse(self, balanced: Float[np.ndarray, "n d"]) -> Float[np.ndarray, "n d"]:
-        """Return the features from which the balanced ones were computed."""
-        features: Float[np.ndarray, "n d"] = (
-            balanced / self.scale
-        ) @ self.rotation + self.mean
-        return features
-
-
-def _moments(
-    features: Float[np.ndarray, "n d"],
-) -> tuple[Float[np.ndarray, " d"], Float[np.ndarray, "d d"]]:
-    """Return mean and covariance in float64, block by block: features may be on disk."""
+def _covariance(features: Float[np.ndarray, "n d"]) -> Float[np.ndarray, "d d"]:
+    """Return the covariance in float64, block by block: features may be on disk."""
     count, width = features.shape
     mean = features.mean(axis=0, dtype=np.float64)
     covariance = np.zeros((width, width))
     for first in range(0, count, _BLOCK):
         centred = features[first : first + _BLOCK].astype(np.float64) - mean
         covariance += centred.T @ centred / count
-    return mean, covariance
+    return covariance
 
 
 def _evenly_spreading(values: Float[np.ndarray, " d"]) -> Float[np.ndarray, "d d"]:

@@ -13,8 +13,8 @@ from torch import Tensor
 from distill.recipe import Recipe, TrainSection
 from distill.targets.store_key import VIEW_SETTINGS
 from distill.weights import why_unloadable
-from isogon.bundle.stage import exclusive
-from isogon.errors import UsageError
+from isogon.bundle.stage_writer import exclusive
+from isogon.errors import UsageError, option
 from isogon.networks import source_of
 
 NAME = "checkpoint.pt"
@@ -137,9 +137,12 @@ class Checkpoint:
         adjustable = {f"train.{name}" for name in _ADJUSTABLE}
         if not changed or (self._accept_changes and adjustable.issuperset(changed)):
             return state
-        remedy = f"Remove {self._folder} to start again, or choose another --output"
+        remedy = (
+            f"Remove {self._folder} to start again, or choose another {option('output')}"
+        )
         if adjustable.issuperset(changed):
-            remedy += ", or pass --accept-changes to continue with the new values"
+            accepted = option("accept_changes", True)
+            remedy += f", or pass {accepted} to continue with the new values"
         raise UsageError(
             f"{self.path} is of a run with another recipe or other images: it differs in "
             f"{', '.join(changed)}. {remedy}."
@@ -166,7 +169,7 @@ def sole_run(folder: Path, section: TrainSection) -> Iterator[None]:
     folder.mkdir(parents=True, exist_ok=True)
     busy = UsageError(
         f"Another run is at work in {folder}. Wait for it or stop it, then run this "
-        f"again; or choose another --output."
+        f"again; or choose another {option('output')}."
     )
     with exclusive(folder, busy):
         yield

@@ -18,7 +18,7 @@ from distill.recipe import TrainSection
 from distill.targets import Targets
 from distill.training.agreement import require_agreement
 from distill.training.checkpoint import Checkpoint, generator_state, restore_generators
-from distill.training.divergence import DivergenceWatch, Values, require_finite
+from distill.training.divergence_watch import DivergenceWatch, Values, require_finite
 from distill.training.interruption import interruption
 from distill.training.journal import Journal
 from distill.training.optimisation import (

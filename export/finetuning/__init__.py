@@ -1,6 +1,3 @@
 """Fine-tuning of int8: train the exported graph to give its float32 version's answers."""
 
-from export.finetuning.tuning import (
-    FINETUNING_STEPS as FINETUNING_STEPS,
-    finetuned as finetuned,
-)
+from export.finetuning.tuning import finetuned as finetuned

@@ -16,7 +16,7 @@ from onnx import helper, numpy_helper
 from torch import Tensor, nn
 
 from export.finetuning.operators import OPERATORS, Attributes
-from isogon.errors import UsageError
+from isogon.errors import UsageError, option
 
 _TRAINED = {"Conv": (1, 2), "Gemm": (1, 2), "MatMul": (1,), "LayerNormalization": (1, 2)}
 _QUANTISERS = {"QuantizeLinear", "DequantizeLinear"}
@@ -51,7 +51,7 @@ class QuantisedNetwork(nn.Module):
             raise UsageError(
                 f"Int8 cannot be fine-tuned here: the student's graph has the operators "
                 f"{', '.join(sorted(unknown))}, which fine-tuning does not support. Leave "
-                f"--finetune out."
+                f"{option('finetune', True)} out."
             )
         originals = {w.name: w for w in float32.graph.initializer}
         self._attributes = [_attributes(node) for node in self._nodes]

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from onnx import TensorProto
 from torch import Tensor
 
-from isogon.errors import UsageError
+from isogon.errors import UsageError, option
 
 Attributes = dict[str, Any]
 Operator = Callable[[list[Any], Attributes], Any]
@@ -98,7 +98,7 @@ def _symmetric(at: Attributes) -> list[int]:
 def _unknown(what: str) -> UsageError:
     return UsageError(
         f"Int8 cannot be fine-tuned here: the student's graph has {what}, which "
-        f"fine-tuning does not support. Leave --finetune out."
+        f"fine-tuning does not support. Leave {option('finetune', True)} out."
     )
 
 

@@ -14,7 +14,6 @@ from export.onnx.observation import ObservedActivations
 from isogon.progress import Progress, Silent
 from isogon.runtimes import Pixels
 
-FINETUNING_STEPS = 300  # of `isogon export --finetune`
 _BATCH = 16
 _LEARNING_RATE = 0.02  # in units of a weight's scale over sqrt(fan-in)
 _WARMUP = 0.1  # share of the steps

@@ -12,7 +12,7 @@ from dataclasses import replace
 import numpy as np
 from jaxtyping import Float, Int
 
-from isogon.errors import UsageError
+from isogon.errors import UsageError, option
 from isogon.ood import Detector, Knn, NnGuide
 from isogon.ood.knn import directions
 from isogon.ood.neighbours import BLOCK
@@ -35,7 +35,7 @@ def banked(detector: Detector) -> Banked:
         return detector
     raise UsageError(
         f"Only the detectors knn and nnguide have a bank that can be reduced; this "
-        f"bundle has {detector.name}. Leave out --bank, or fit another detector "
+        f"bundle has {detector.name}. Leave out {option('bank')}, or fit another detector "
         f"with `isogon calibrate BUNDLE --images DIR --detector knn`."
     )
 
@@ -86,7 +86,7 @@ def with_bank_of(detector: Banked, size: int, progress: Progress) -> Banked:
     """
     bank = bank_of(detector)
     if size < 1:
-        raise UsageError(f"A bank holds at least 1 vector, got --bank {size}.")
+        raise UsageError(f"A bank holds at least 1 vector, got {option('bank', size)}.")
     if size >= len(bank):
         return detector
     reduced = centres(bank, size, progress)

@@ -2,8 +2,6 @@
 
 from export.onnx.float16 import float16_model as float16_model
 from export.onnx.float32 import (
-    OLDEST_OPSET as OLDEST_OPSET,
-    OPSET as OPSET,
     float32_model as float32_model,
     save_onnx as save_onnx,
 )
@@ -14,7 +12,6 @@ from export.onnx.int8 import (
 )
 from export.onnx.observation import (
     ObservedActivations as ObservedActivations,
-    RangeMethod as RangeMethod,
     observe as observe,
 )
 from export.onnx.saving import (

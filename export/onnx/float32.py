@@ -14,12 +14,10 @@ from torch.export import Dim
 from export.graph import DeployedGraph
 from export.onnx.reading import SCOPES
 from export.onnx.saving import save_model
+from export.plan import OPSET
 from isogon.images import Preprocessing
 from isogon.progress import Progress
 from isogon.runtimes import PREPROCESSING_KEY
-
-OPSET = 20  # of ONNX's operators
-OLDEST_OPSET = 18  # the exporter writes no older ones
 
 
 def float32_model(

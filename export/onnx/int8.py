@@ -9,8 +9,9 @@ from jaxtyping import Float
 from onnx import numpy_helper
 from onnxruntime.quantization import QDQQuantizer, QuantType
 
-from export.onnx.observation import OPERATORS, ObservedActivations, RangeMethod, observe
+from export.onnx.observation import OPERATORS, ObservedActivations, observe
 from export.onnx.reading import ending, require_nodes
+from export.plan import RangeMethod
 from isogon.progress import Progress
 from isogon.runtimes import Pixels
 

@@ -6,7 +6,6 @@ import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import onnx
@@ -15,10 +14,9 @@ from jaxtyping import Float64
 from onnxruntime.quantization import CalibrationDataReader, CalibrationMethod
 from onnxruntime.quantization.calibrate import TensorsData, create_calibrator
 
+from export.plan import RangeMethod
 from isogon.progress import Progress, Silent
 from isogon.runtimes import Pixels
-
-RangeMethod = Literal["percentile", "entropy"]
 
 # Operators whose inputs and outputs may get a scale.
 OPERATORS = ("Conv", "MatMul", "Gemm", "Relu", "Clip", "MaxPool", "AveragePool")

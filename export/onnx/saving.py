@@ -6,7 +6,7 @@ import onnx
 
 from export.onnx.reading import opset_of
 from isogon.bundle import Metadata, tensors_name
-from isogon.bundle.stage import fsync
+from isogon.bundle.stage_writer import fsync
 
 # The size limit of a protobuf file, minus room for nodes and names.
 LARGEST = onnx.checker.MAXIMUM_PROTOBUF - 2**26

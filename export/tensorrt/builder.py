@@ -21,7 +21,7 @@ from export.tensorrt.options import (
 from isogon.errors import UsageError
 from isogon.progress import Progress
 from isogon.runtimes import PREPROCESSING_KEY, BatchProfile, Flavour, Precision
-from isogon.runtimes.stamps import tensorrt_log, tensorrt_module
+from isogon.runtimes.tensorrt import tensorrt_log, tensorrt_module
 
 
 def build_engine(

@@ -10,9 +10,10 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
-from isogon.errors import UsageError
+from isogon.errors import UsageError, option
 from isogon.runtimes import EngineStamp, Flavour, Machine, Precision
-from isogon.runtimes.stamps import installed_version, tensorrt_module
+from isogon.runtimes.stamps import installed_version
+from isogon.runtimes.tensorrt import tensorrt_module
 
 _CODES: dict[Flavour, str] = {"tensorrt": "trt", "tensorrt-rtx": "rtx"}
 _OLDEST = 80  # on Turing (sm75) TensorRT for RTX has no float32 matrix product
@@ -58,8 +59,10 @@ class EngineOptions:
     def _rtx_gpus(self) -> str:
         if self.version_compatible or self.hardware_compatible:
             raise UsageError(
-                "--version-compatible and --hardware-compatible are for `--engine "
-                "tensorrt`; TensorRT for RTX builds for named architectures and its own "
+                f"{option('version_compatible')} and {option('hardware_compatible')} are "
+                f"for "
+                f"{option('engine', 'tensorrt')}; TensorRT for RTX builds for named "
+                f"architectures and its own "
                 "version. Leave them out."
             )
         known = known_architectures()
@@ -90,7 +93,7 @@ class EngineOptions:
         if int(gpu.removeprefix("sm")) < _AMPERE:
             raise UsageError(
                 f"A hardware-compatible engine is built on sm{_AMPERE} or later, and this "
-                f"GPU is {gpu}. Leave --hardware-compatible out."
+                f"GPU is {gpu}. Leave {option('hardware_compatible')} out."
             )
         return f"sm{_AMPERE}up"
 

@@ -10,11 +10,12 @@ from isogon.api.exporting import (
     judge as judge,
     verify as verify,
 )
+from isogon.api.inspecting import inspect as inspect
 from isogon.api.serving import embed as embed, load as load, serve as serve
 from isogon.api.training import (
-    Comparison as Comparison,
     compare as compare,
     distill as distill,
     evaluate as evaluate,
-    evaluation as evaluation,
+    recipe as recipe,
 )
+from isogon.hub import pull as pull, push as push

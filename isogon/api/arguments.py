@@ -5,7 +5,7 @@ from pathlib import Path
 
 from isogon.bundle import Bundle
 from isogon.bundle.manifest import Stage
-from isogon.errors import UsageError
+from isogon.errors import UsageError, option
 from isogon.progress import Progress, Silent
 
 Place = str | Path
@@ -39,7 +39,7 @@ def require_counts(**counts: int | None) -> None:
     for name, count in counts.items():
         if count is not None and count < 1:
             raise UsageError(
-                f"Expected {name} as a whole number of at least 1, or None for the "
+                f"Expected {option(name)} as a whole number of at least 1, or None for the "
                 f"default; got {count}."
             )
 
@@ -47,3 +47,29 @@ def require_counts(**counts: int | None) -> None:
 def shown(progress: Progress | None) -> Progress:
     """Return where to show progress; None: nowhere."""
     return progress or Silent()
+
+
+def write_text(path: Path, text: str, *, replace: bool) -> None:
+    """Write a text to the file that a caller's `output` names.
+
+    Args:
+        path: the file.
+        text: its content.
+        replace: whether an existing file is replaced.
+
+    Raises:
+        UsageError: it exists and is not replaced, or it cannot be written.
+    """
+    try:
+        with path.open("w" if replace else "x", encoding="utf-8") as file:
+            file.write(text)
+    except FileExistsError as error:
+        raise UsageError(
+            f"{path} exists already, and is never overwritten. Choose another "
+            f"{option('output')}, or remove it."
+        ) from error
+    except OSError as error:
+        raise UsageError(
+            f"{path} cannot be written: {error.strerror}. Choose another "
+            f"{option('output')}."
+        ) from error

@@ -4,6 +4,7 @@
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -11,13 +12,13 @@ from pydantic import ValidationError
 
 from isogon.api.arguments import Place, opened_bundle, shown, texts
 from isogon.bundle import TRAINING_DETECTOR, Bundle, detector_spec
-from isogon.errors import UsageError
+from isogon.errors import UsageError, option
 from isogon.images import open_images
 from isogon.images.collection import spread
 from isogon.ood import DetectorSpec, detector_class
 from isogon.progress import Progress
 from isogon.runtimes import BatchProfile
-from isogon.stages import require_own
+from isogon.stage_imports import load_stage
 
 if TYPE_CHECKING:
     from distill import Recipe
@@ -78,14 +79,8 @@ def export(
         BundleError: the bundle is damaged.
         CheckFailedError: an artifact does not pass; the others are in the bundle.
     """
-    require_own("export")
-    from export import (
-        FINETUNING_STEPS,
-        ExportPlan,
-        export_bundle,
-        lower_precisions,
-        tolerances,
-    )
+    load_stage("export.plan", extra="export")
+    from export.plan import FINETUNING_STEPS, ExportPlan, lower_precisions, tolerances
 
     profile = BatchProfile.parse(batch)
     opened, bars = opened_bundle(bundle, "export"), shown(progress)
@@ -103,10 +98,17 @@ def export(
         repair=repair,
         ranges=ranges,
         finetune=FINETUNING_STEPS if finetune or finetune_on is not None else 0,
-        finetune_on=_more_pixels(finetune_on, opened, bars),
         tolerances=tolerances(texts(bounds), made=("fp32", *lower)),
+    )
+    plan.require_possible()  # before images are read, or torch is loaded
+    plan = replace(
+        plan,
+        finetune_on=_more_pixels(finetune_on, opened, bars),
         extra=_more_pixels(images, opened, bars),
     )
+    load_stage("export.artifacts", extra="export", progress=bars)
+    from export.artifacts import export_bundle
+
     exported = export_bundle(opened, bars, plan)
     if check:
         exported.require()
@@ -126,14 +128,14 @@ def export_trained(
     Raises:
         UsageError: the images are not there any more.
     """
-    require_own("distill")
-    require_own("export")
+    opened, bars = opened_bundle(bundle, "export"), shown(progress)
+    load_stage("distill.images.data", extra="distill", progress=bars)
+    load_stage("export.artifacts", extra="export", progress=bars)
     from distill.images.data import prepare_data
     from export import FINETUNING_STEPS, ExportPlan, export_bundle
 
-    opened, bars = opened_bundle(bundle, "export"), shown(progress)
     data = prepare_data(recipe, shown(None))  # the run has printed it already
-    chosen = data.learnt[spread(len(data.learnt), _FINETUNED_ON)]
+    chosen = data.training[spread(len(data.training), _FINETUNED_ON)]
     pixels = data.familiar.pixels(chosen, opened.manifest.preprocessing, bars)
     plan = ExportPlan(lower=("int8",), finetune=FINETUNING_STEPS, finetune_on=pixels)
     return export_bundle(opened, bars, plan)
@@ -163,22 +165,22 @@ def verify(
         BundleError: the bundle is damaged, or has no artifact.
         CheckFailedError: a claim does not hold here.
     """
-    require_own("export")
-    from export import tolerances, verify as run
-
     if bounds and not vouch:
         raise UsageError(
-            "Bounds are only for engines that `vouch` adds; every other artifact keeps the "
-            "bounds it was exported with. Add `vouch`, or leave the bounds out."
+            f"{option('bounds')} is only for engines that {option('vouch', True)} adds; "
+            f"every other artifact keeps the bounds it was exported with. Add "
+            f"{option('vouch', True)}, or leave {option('bounds')} out."
         )
+    load_stage("export.plan", extra="export")
+    from export.plan import tolerances
+
+    allowed = tolerances(texts(bounds))
     opened, bars = opened_bundle(bundle), shown(progress)
-    verified = run(
-        opened,
-        bars,
-        vouch=vouch,
-        tolerances=tolerances(texts(bounds)),
-        extra=_more_pixels(images, opened, bars),
-    )
+    extra = _more_pixels(images, opened, bars)
+    load_stage("export.verification", extra="export", progress=bars)
+    from export.verification import verify as run
+
+    verified = run(opened, bars, vouch=vouch, tolerances=allowed, extra=extra)
     if check:
         verified.require()
     return verified
@@ -194,8 +196,8 @@ def judge(run: Place, *, bounds: str | Sequence[str] = ()) -> "ParityReport":
     Returns:
         The report; it is false if a bound is broken.
     """
-    require_own("export")
-    from export import tolerances
+    load_stage("export.plan", extra="export")
+    from export.plan import tolerances
     from isogon.parity import ParityRun
 
     loaded = ParityRun.load(Path(run))
@@ -224,12 +226,11 @@ def diverge(
     """
     if bound is not None and not 1e-12 <= bound < float("inf"):
         raise UsageError(f"Expected bound of at least 1e-12, such as 0.01; got {bound}.")
-    require_own("export")
-    from export import divergence_of
+    opened, bars = opened_bundle(bundle), shown(progress)
+    load_stage("export.divergence", extra="export", progress=bars)
+    from export.divergence import divergence_of
 
-    return divergence_of(
-        opened_bundle(bundle), Path(artifact), shown(progress), bound=bound
-    )
+    return divergence_of(opened, Path(artifact), bars, bound=bound)
 
 
 def calibrate(
@@ -259,18 +260,18 @@ def calibrate(
         UsageError: there are too few images, or no such detector or setting.
         CheckFailedError: a new artifact does not pass; the old one stays.
     """
-    require_own("export")
-    opened = opened_bundle(bundle, "calibrate", "export")
-    spec = site_detector(opened, detector=detector, k=k, dim=dim, alpha=alpha)
-    from export import calibrate as run
+    opened, bars = opened_bundle(bundle, "calibrate", "export"), shown(progress)
+    spec = _site_detector(opened, detector=detector, k=k, dim=dim, alpha=alpha)
+    load_stage("export.calibration", extra="export", progress=bars)
+    from export.calibration import calibrate as run
 
-    exported = run(opened, Path(images), shown(progress), spec=spec)
+    exported = run(opened, Path(images), bars, spec=spec)
     if check:
         exported.require()
     return exported
 
 
-def site_detector(
+def _site_detector(
     bundle: Bundle,
     *,
     detector: str | None = None,
@@ -293,7 +294,7 @@ def site_detector(
     except ValidationError as error:
         fault = error.errors()[0]
         raise UsageError(
-            f"{fault['loc'][0]}: {fault['msg']}, got {fault['input']!r}."
+            f"{option(str(fault['loc'][0]))}: {fault['msg']}, got {fault['input']!r}."
         ) from error
     detector_class(spec.name)  # report an unknown one before any work
     if k is not None or dim is not None:

@@ -11,10 +11,10 @@ from isogon.images.decoding import ImageLimits
 from isogon.model import Model
 from isogon.progress import Progress
 from isogon.runtimes.device import usable_cores
-from isogon.stages import require_own
+from isogon.stage_imports import load_stage, needing
 
 if TYPE_CHECKING:
-    from isogon.bulk import Engine, Summary
+    from isogon.bulk import Executor, Summary
 
 
 def load(
@@ -47,7 +47,7 @@ def embed(
     artifact: str = ONNX,
     batch: int | None = None,
     workers: int | None = None,
-    engine: "Engine | None" = None,
+    executor: "Executor | None" = None,
     overwrite: bool = False,
     progress: Progress | None = None,
 ) -> "Summary":
@@ -60,8 +60,8 @@ def embed(
         artifact: which of the bundle's artifacts to run.
         batch: images per run of the model; None: chosen by the device.
         workers: processes, each with a model on one core; None: one per core. Not with
-            `engine`, which has its own number.
-        engine: where the work is done; None: in `workers` processes of this machine.
+            `executor`, which has its own number.
+        executor: where the work is done; None: in `workers` processes of this machine.
         overwrite: replace an existing `output`.
         progress: where to show progress.
 
@@ -70,18 +70,19 @@ def embed(
         BundleError: the bundle is damaged, or nothing vouches for its artifact.
     """
     require_counts(batch=batch, workers=workers)
-    if engine is not None and workers is not None:
+    if executor is not None and workers is not None:
         raise UsageError(
-            "Expected workers or engine, got both. Give the number to the engine."
+            "Expected workers or executor, got both. Give the number to the executor."
         )
-    from isogon.bulk import ProcessEngine, embed as run
+    with needing("bulk"):
+        from isogon.bulk import ProcessExecutor, embed as run
 
     return run(
         path_of(bundle),
         str(images),
         Path(output),
         shown(progress),
-        engine=engine or ProcessEngine(workers=workers or usable_cores()),
+        executor=executor or ProcessExecutor(workers=workers or usable_cores()),
         artifact=artifact,
         batch=batch,
         overwrite=overwrite,
@@ -112,7 +113,7 @@ def serve(
     Raises:
         IsogonError: a setting or a bundle is invalid, or the golden check fails.
     """
-    require_own("serving")
+    load_stage("serving", extra="serving")
     from serving import serve as run
 
     given = {"processes": processes, "keys_file": keys, "watch": watch or None}

@@ -1,17 +1,24 @@
-"""`distill`, `evaluate` and `compare`: train students, measure and compare them."""
+"""`distill`, `recipe`, `evaluate` and `compare`: train students and measure them."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from isogon.api.arguments import Place, opened_bundle, require_counts, shown, texts
-from isogon.bundle import Bundle, Manifest
+from isogon.api.arguments import (
+    Place,
+    opened_bundle,
+    require_counts,
+    shown,
+    texts,
+    write_text,
+)
+from isogon.bundle import Bundle, Manifest, require_absent
 from isogon.bundle.evaluation import EVALUATION, Evaluation, Kind
 from isogon.bundle.worth import Worth, worth_of
-from isogon.errors import UsageError
+from isogon.errors import UsageError, option
 from isogon.progress import Progress
-from isogon.stages import require_own
+from isogon.stage_imports import load_stage
 
 if TYPE_CHECKING:
     from distill import Recipe
@@ -58,6 +65,7 @@ def distill(
         test: other images to calibrate and test on; None: a part of `images` is held out.
         unfamiliar: out-of-distribution images that the score should flag; or several
             sets, by name if in a mapping, each maybe with its kind: `("others/", "near")`.
+            A text may be `NAME=SOURCE` or `NAME:near=SOURCE`, as at the command line.
         teacher: `NAME[:CHECKPOINT]` of timm, or `package.module:factory`; or several.
         student: as `teacher`.
         from_scratch: start the student from random weights, which takes far longer.
@@ -82,8 +90,9 @@ def distill(
     Raises:
         UsageError: unusable recipe, images or models, or `output` exists.
     """
-    require_own("distill")
+    load_stage("distill", extra="distill")
     from distill import Recipe, Wanted, chosen_from
+    from distill.images.listing import require_sources, sources_of
 
     if not isinstance(settings, Mapping | None):
         raise UsageError(
@@ -92,7 +101,7 @@ def distill(
     wanted = Wanted(
         images=_text(images),
         test=_text(test),
-        unfamiliar=_unfamiliar_tables(unfamiliar),
+        unfamiliar=_unfamiliar_sets(unfamiliar),
         teacher=texts(teacher),
         student=student,
         from_scratch=from_scratch,
@@ -117,18 +126,73 @@ def distill(
         ]
         if given:
             raise UsageError(
-                f"Expected a Recipe or {given[0]}=, got both. Change the recipe instead."
+                f"Expected a Recipe or {option(given[0])}, got both. Change the recipe "
+                f"instead."
             )
         found = recipe
+    elif "\n" in str(recipe):
+        raise UsageError(
+            "Expected a recipe's file, got its text. Write the text to a file, for example "
+            'with `isogon.recipe(…, output="recipe.toml")`.'
+        )
     else:
         file = None if recipe is None else Path(recipe)
         found = chosen_from(file, wanted, minutes=minutes).recipe
+    place, bars = Path(output or f"{found.name}.isogon"), shown(progress)
+    require_absent(place)  # these two before torch is loaded
+    require_sources(sources_of(found))
+    load_stage("distill.distillation", extra="distill", progress=bars)
     from distill.distillation import distill as run
 
-    place = Path(output or f"{found.name}.isogon")
-    return run(
-        found, place, shown(progress), accept_changes=accept_changes, minutes=minutes
+    return run(found, place, bars, accept_changes=accept_changes, minutes=minutes)
+
+
+def recipe(
+    images: Place,
+    *,
+    unfamiliar: Place | Sequence[Place] | NamedSets | None = None,
+    teacher: str | Sequence[str] = (),
+    student: str | None = None,
+    output: Place | None = None,
+) -> str:
+    """Return an annotated recipe for a folder of images: every key with what it means.
+
+    Nothing is measured or run. Change what you like, then give the file to `distill`.
+
+    Args:
+        images: a folder, tars, a list, or Parquet.
+        unfamiliar: as in `distill`.
+        teacher: as in `distill`.
+        student: as in `distill`.
+        output: a file to write the recipe to, which must not exist.
+
+    Returns:
+        The recipe as text, in TOML. What was chosen for you has the reason beside it.
+
+    Raises:
+        UsageError: there are no such images or models, or `output` exists.
+
+    Example:
+        >>> isogon.recipe("photos/", output="photos.toml")
+        >>> isogon.distill("photos.toml")
+    """
+    load_stage("distill", extra="distill")
+    from distill import Wanted, chosen_from
+
+    wanted = Wanted(
+        images=str(images),
+        unfamiliar=_unfamiliar_sets(unfamiliar),
+        teacher=texts(teacher),
+        student=student,
     )
+    chosen = chosen_from(None, wanted, minutes=None)
+    load_stage("distill.recipe.keys", extra="distill")
+    from distill.recipe.keys import annotated
+
+    text = annotated(chosen.document, chosen.taken)
+    if output is not None:
+        write_text(Path(output), text, replace=False)
+    return text
 
 
 def evaluate(
@@ -163,10 +227,6 @@ def evaluate(
         UsageError: images or weights are not where the recipe says.
         BundleError: the bundle is damaged.
     """
-    require_own("distill")
-    from distill.evaluation.corruptions import CorruptionChoice
-    from distill.evaluation.reevaluation import MovedSources, reevaluate
-
     if not isinstance(unfamiliar, Mapping | None):
         raise UsageError(
             f'Expected unfamiliar as {{"name": place}}, got {unfamiliar!r}. The names are '
@@ -176,21 +236,21 @@ def evaluate(
     if not strengths or not set(strengths) <= set(range(1, 6)):
         raise UsageError(f"Expected severities from 1 to 5, got {severities!r}.")
     require_counts(corrupted_images=corrupted_images)
+    opened, bars = opened_bundle(bundle, "evaluate"), shown(progress)
+    load_stage("distill.evaluation.reevaluation", extra="distill", progress=bars)
+    from distill.evaluation.corruptions import CorruptionChoice
+    from distill.evaluation.reevaluation import MovedSources, reevaluate
+
     choice = CorruptionChoice(images=corrupted_images, severities=strengths)
     return reevaluate(
-        opened_bundle(bundle, "evaluate"),
-        shown(progress),
+        opened,
+        bars,
         moved=MovedSources(
             images=_text(images), test=_text(test), unfamiliar=_by_name(unfamiliar or {})
         ),
         with_teacher=teacher,
         corruptions=choice if corruptions else None,
     )
-
-
-def evaluation(bundle: Place | Bundle) -> Evaluation:
-    """Return the stored evaluation of a bundle, without measuring."""
-    return opened_bundle(bundle).record(EVALUATION, Evaluation)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -219,7 +279,7 @@ def compare(*bundles: Place | Bundle) -> Comparison:
             "Expected bundles to compare, got none. Write for example "
             '`isogon.compare("a.isogon", "b.isogon")`.'
         )
-    require_own("distill")
+    load_stage("distill.evaluation.comparison", extra="distill")
     from distill.evaluation.comparison import compared, unfair
 
     subjects = {}
@@ -247,10 +307,10 @@ def _by_name(sets: NamedSets) -> dict[str, tuple[str, Kind | None]]:
     }
 
 
-def _unfamiliar_tables(
+def _unfamiliar_sets(
     sets: Place | Sequence[Place] | NamedSets | None,
-) -> tuple[dict[str, str], ...]:
-    """Return the recipe's tables `[[unfamiliar]]` for these sets."""
+) -> tuple[str | dict[str, str], ...]:
+    """Return the recipe's tables `[[unfamiliar]]`; a text as `NAME:near=SOURCE` has it."""
     if isinstance(sets, Mapping):
         return tuple(
             {"name": name, "images": place} | ({"kind": kind} if kind else {})
@@ -258,5 +318,7 @@ def _unfamiliar_tables(
         )
     if sets is None:
         return ()
-    places = (str(sets),) if isinstance(sets, Path) else texts(sets)  # type: ignore[arg-type]
-    return tuple({"images": str(place)} for place in places)
+    several = (sets,) if isinstance(sets, Path) else texts(sets)  # type: ignore[arg-type]
+    return tuple(
+        {"images": str(one)} if isinstance(one, Path) else str(one) for one in several
+    )

@@ -6,4 +6,4 @@ continues from its finished parts.
 """
 
 from isogon.bulk.embedding import Summary as Summary, embed as embed
-from isogon.bulk.engines import Engine as Engine, ProcessEngine as ProcessEngine
+from isogon.bulk.executors import Executor as Executor, ProcessExecutor as ProcessExecutor

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from isogon.bulk.engines import Engine
+from isogon.bulk.executors import Executor
 from isogon.bulk.job import BulkJob, RunRecord, isogon_version, part_size
 from isogon.bulk.parts import (
     COMPRESSION,
@@ -91,7 +91,7 @@ def embed(
     output: Path,
     progress: Progress,
     *,
-    engine: Engine,
+    executor: Executor,
     artifact: str = ONNX,
     batch: int | None = None,
     overwrite: bool = False,
@@ -110,7 +110,7 @@ def embed(
         source: what `isogon.images.open_images` takes.
         output: the Parquet file to make.
         progress: where to show progress.
-        engine: where the work is done.
+        executor: where the work is done.
         artifact: of the bundle.
         batch: images per run of the model; None for what suits the device.
         overwrite: replace what is at `output`.
@@ -135,7 +135,7 @@ def embed(
         images=images,
         batch=batch,
         part=part_size(len(images), batch),
-        decoders=engine.decoders(on_gpu=model.on_device),
+        decoders=executor.decoders(on_gpu=model.on_device),
     )
     record = RunRecord.of(job, model)
     metadata = _metadata(model, job)
@@ -151,7 +151,7 @@ def embed(
         task = progress.add_task("Embedding", total=len(images), completed=continued)
         start = time.perf_counter()
         if missing:
-            with closing(engine.run(job, missing)) as finished:
+            with closing(executor.run(job, missing)) as finished:
                 for part, content in finished:
                     parts.write(part, content)
                     progress.advance(task, len(job.indices(part)))

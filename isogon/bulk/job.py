@@ -18,7 +18,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from isogon.errors import UsageError
 from isogon.images import Images
-from isogon.images.examined import revision
+from isogon.images.readable_cache import revision
 from isogon.model import Model
 
 _SMALLEST, _LARGEST = 64, 2048  # images in a part

@@ -14,8 +14,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from isogon.bulk.job import BulkJob, RunRecord
-from isogon.bundle.stage import LOCK, exclusive, fsync
-from isogon.errors import UsageError
+from isogon.bundle.stage_writer import LOCK, exclusive, fsync
+from isogon.errors import UsageError, option
 from isogon.images import Images
 from isogon.images.classes import as_unicode
 from isogon.model import Answers
@@ -187,8 +187,8 @@ def opened_folder(
     _require_place(output)
     if output.exists() and not (folder / _RUN).exists() and not overwrite:
         raise UsageError(
-            f"{output} exists already. Choose another --output, or replace it with "
-            f"--overwrite."
+            f"{output} exists already. Choose another {option('output')}, or "
+            f"replace it with {option('overwrite', True)}."
         )
     folder.mkdir(exist_ok=True)
     with exclusive(folder):
@@ -202,7 +202,7 @@ def opened_folder(
                 raise UsageError(
                     f"{folder} holds a run with other settings: {'; '.join(differences)}. "
                     f"Continue it with the settings it was begun with, or discard it with "
-                    f"--overwrite."
+                    f"{option('overwrite', True)}."
                 )
             parts.clear()
             pending = parts.pending(_RUN)
@@ -224,10 +224,12 @@ def publish(pending: Path, final: Path) -> None:
 
 def _require_place(output: Path) -> None:
     if output.is_dir():
-        raise UsageError(f"{output} is a directory; expected --output as a file's name.")
+        raise UsageError(
+            f"{output} is a directory; expected {option('output')} as a file's name."
+        )
     if not output.parent.is_dir():
         found = "a file" if output.parent.exists() else "nothing"
         raise UsageError(
             f"Expected a directory at {output.parent}, found {found}. Make it, or choose "
-            f"another --output."
+            f"another {option('output')}."
         )

@@ -88,7 +88,7 @@ from isogon.bundle.names import (
     has_timm_source as has_timm_source,
     is_import_path as is_import_path,
 )
-from isogon.bundle.stage import (
+from isogon.bundle.stage_writer import (
     StageWriter as StageWriter,
     sha256_of as sha256_of,
 )

@@ -24,7 +24,7 @@ from isogon.bundle.manifest import (
     manifest_to_bytes,
     require_inert,
 )
-from isogon.bundle.stage import (
+from isogon.bundle.stage_writer import (
     LOCK,
     StageWriter,
     exclusive,
@@ -33,7 +33,7 @@ from isogon.bundle.stage import (
     fsync,
     settled,
 )
-from isogon.errors import BundleError, DamagedFileError, UsageError
+from isogon.errors import BundleError, DamagedFileError, UsageError, option
 
 Record = TypeVar("Record", bound=BaseModel)
 
@@ -205,16 +205,16 @@ def require_absent(path: Path) -> None:
     if path.exists():
         raise UsageError(
             f"{path} exists already, and a bundle is never overwritten. "
-            f"Choose another --output, or remove it first."
+            f"Choose another {option('output')}, or remove it first."
         )
     nearest = next(each for each in path.absolute().parents if each.exists())
     if not nearest.is_dir():
         raise UsageError(
             f"{path} cannot be made: {nearest} is a file, not a folder. Choose another "
-            f"--output."
+            f"{option('output')}."
         )
     if not os.access(nearest, os.W_OK):
         raise UsageError(
             f"{path} cannot be made: {nearest} may not be written to. Choose another "
-            f"--output."
+            f"{option('output')}."
         )

@@ -76,20 +76,14 @@ def calibrate(
     takes as long as the first export. TensorRT engines are removed: build them again.
     """
     from isogon import api
-    from isogon.api.exporting import site_detector
     from isogon.bundle import Bundle, DetectorInForce
     from isogon.images import open_images
 
     if unfamiliar is not None:
         open_images(unfamiliar)  # report a bad source before any work
-    opened = Bundle.open(bundle, rewriting=["calibrate", "export"])
-    # Report bad settings before torch is loaded.
-    site_detector(opened, detector=detector, k=k, dim=dim, alpha=alpha)
     with console.progress() as progress:
-        with console.loading(progress, extra="export"):
-            from export import detection
         exported = api.calibrate(
-            opened,
+            bundle,
             images=images,
             detector=detector,
             k=k,
@@ -98,7 +92,9 @@ def calibrate(
             check=False,  # the reports are shown before a failure is raised
             progress=progress,
         )
-        opened = Bundle.open(bundle)  # the API has changed it
+        from export.calibration import detection
+
+        opened = Bundle.open(bundle)
         detects = detection(opened, progress, unfamiliar=unfamiliar)
     found = DetectorInForce.of(opened)
     if as_json:

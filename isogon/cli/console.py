@@ -8,9 +8,6 @@ import math
 import os
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
-from importlib import import_module
 from typing import Any
 
 from rich.console import Console
@@ -57,45 +54,6 @@ def progress(*, rate: bool = False) -> Progress:
         console=aside,
         refresh_per_second=2,  # a refresh costs a millisecond of training time
     )
-
-
-@contextmanager
-def loading(bars: Progress, *, extra: str) -> Iterator[None]:
-    """Show a progress bar during imports: torch takes seconds to load.
-
-    Raises:
-        UsageError: see `needing`.
-    """
-    task = bars.add_task("Loading PyTorch", total=None)
-    with needing(extra):
-        yield
-    bars.remove_task(task)
-
-
-def load(module: str, bars: Progress, *, extra: str) -> None:
-    """Import a stage before it is called, with a progress bar; see `loading`."""
-    with loading(bars, extra=extra):
-        import_module(module)
-
-
-@contextmanager
-def needing(extra: str) -> Iterator[None]:
-    """Turn a missing package into an error that names the extra to install.
-
-    Raises:
-        UsageError: a package is not installed.
-    """
-    try:
-        yield
-    except ModuleNotFoundError as error:
-        from isogon.errors import UsageError
-
-        package = str(error.name).partition(".")[0]
-        raise UsageError(
-            f"This command needs the package {package!r}, which is not installed. "
-            f"Install the extra `{extra}`: `pip install '.[{extra}]'` in the "
-            f"folder of Isogon's source."
-        ) from error
 
 
 def note(text: str) -> None:

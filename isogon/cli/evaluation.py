@@ -16,7 +16,7 @@ from isogon.cli.tables import add_row, figure_cell, titled
 
 if TYPE_CHECKING:
     from distill.evaluation.comparison import ComparedFigure
-    from isogon.api import Comparison
+    from isogon.api.training import Comparison
     from isogon.bundle import Bundle
     from isogon.bundle.evaluation import Estimate, Evaluation, Fidelity, Kind, Quality
 
@@ -87,14 +87,11 @@ def evaluate(
     is not.
     """
     from isogon import api
-    from isogon.bundle import Bundle
 
-    opened = Bundle.open(bundle, rewriting=["evaluate"])
     sets = dict(map(_named_set, unfamiliar or []))
     with console.progress() as progress:
-        console.load("distill.evaluation.reevaluation", progress, extra="distill")
         found = api.evaluate(
-            opened,
+            bundle,
             images=images,
             test=test,
             unfamiliar=sets,

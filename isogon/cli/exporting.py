@@ -12,10 +12,11 @@ from isogon.cli import console
 from isogon.cli.console import note, out
 from isogon.cli.options import AsJson, Bounds, BundlePath, MoreImages
 from isogon.cli.tables import add_row, parity_table, titled
+from isogon.stage_imports import load_stage
 
 if TYPE_CHECKING:
     from export import Exported, PlainWeights
-    from export.lowering import Finetuning
+    from export.conversion import Finetuning
     from isogon.bundle import Bundle, Reduction
     from isogon.parity import ParityReport
 
@@ -154,18 +155,14 @@ def export(
     """
     from isogon import api
     from isogon.bundle import Bundle
-    from isogon.runtimes import BatchProfile
 
-    BatchProfile.parse(batch)  # report a bad profile before torch is loaded
     if weights is not None:
         _require_alone(context)
         _weights(Bundle.open(bundle), weights, as_json=as_json)
         return
-    opened = Bundle.open(bundle, rewriting=["export"])
     with console.progress() as progress:
-        console.load("export", progress, extra="export")
         exported = api.export(
-            opened,
+            bundle,
             fp16=fp16,
             int8=int8,
             engine=engine,
@@ -204,7 +201,7 @@ def exported_document(exported: "Exported") -> dict[str, Any]:
                 "size_ratio": made.repair.size_cost,
                 "time_ratio": made.time_cost,
             }
-            for made in exported.lowered
+            for made in exported.converted
             if made.repair is not None and made.repair.keep
         },
         "finetuning": {
@@ -215,7 +212,7 @@ def exported_document(exported: "Exported") -> dict[str, Any]:
                 "min_cosine_before": made.finetuning.before.figures.min_cosine,
                 "min_cosine_after": made.finetuning.after.figures.min_cosine,
             }
-            for made in exported.lowered
+            for made in exported.converted
             if made.finetuning is not None
         },
         "reduction": None if reduction is None else reduction.model_dump(mode="json"),
@@ -239,7 +236,7 @@ def show_exported(bundle: "Bundle", made: "Exported") -> None:
         out.print(_artifacts_table(bundle, made.reports))
     if made.reduction is not None:
         out.print(_reduction(made.reduction), soft_wrap=True)
-    for one in made.lowered:
+    for one in made.converted:
         if one.finetuning is not None:
             out.print(_finetuning(one.report.artifact, one.finetuning), soft_wrap=True)
         repair = one.repair
@@ -303,9 +300,11 @@ def _require_alone(context: typer.Context) -> None:
 
 
 def _weights(bundle: "Bundle", file: Path, *, as_json: bool) -> None:
+
     with console.progress() as progress:
-        with console.loading(progress, extra="export"):
-            from export import export_weights
+        load_stage("export.weights", extra="export", progress=progress)
+        from export.weights import export_weights
+
         written = export_weights(bundle, file)
     if as_json:
         console.as_json(

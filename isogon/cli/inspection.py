@@ -15,32 +15,25 @@ from isogon.cli.options import AsJson, BundlePath
 from isogon.cli.tables import STYLE, add_detector, add_row, parity_table, titled
 
 if TYPE_CHECKING:
-    from isogon.bundle import Bundle, DetectorInForce
-    from isogon.bundle.evaluation import Evaluation
-    from isogon.parity import ParityReport
+    from isogon.api.inspecting import Inspection
 
 
 def inspect(bundle: BundlePath, as_json: AsJson = False) -> None:
     """Show what a bundle holds and where it came from. Every hash is checked."""
-    from isogon.api import evaluation
-    from isogon.bundle import Bundle, DetectorInForce, parity_reports
-    from isogon.bundle.worth import worth_of
+    from isogon import api
 
-    opened = Bundle.open(bundle)
-    detector = DetectorInForce.of(opened)
-    found = evaluation(opened)
-    reports = list(parity_reports(opened))
+    found = api.inspect(bundle)
     if as_json:
         document = {
-            "manifest": opened.manifest.model_dump(mode="json"),
-            "detector": detector.model_dump(mode="json"),
-            "evaluation": found.model_dump(mode="json"),
-            "worth": asdict(worth_of(found)),
-            "parity": [report.model_dump(mode="json") for report in reports],
+            "manifest": found.manifest.model_dump(mode="json"),
+            "detector": found.detector.model_dump(mode="json"),
+            "evaluation": found.evaluation.model_dump(mode="json"),
+            "worth": asdict(found.worth),
+            "parity": [report.model_dump(mode="json") for report in found.parity],
         }
         console.as_json(document)
     else:
-        show_inspection(opened, detector, found, reports)
+        show_inspection(found)
 
 
 def card(
@@ -60,25 +53,20 @@ def card(
     All figures are the bundle's own. The card begins with metadata for Hugging Face's
     hub, where a card is called README.md.
     """
-    from isogon.bundle import Bundle
-    from isogon.bundle.card import model_card
+    from isogon import api
+    from isogon.api.arguments import write_text
 
-    text = model_card(Bundle.open(bundle))
+    text = api.inspect(bundle).card()
     if output is None:
         print(text, end="")
     else:
-        output.write_text(text, encoding="utf-8")
+        write_text(output, text, replace=True)
 
 
-def show_inspection(
-    bundle: "Bundle",
-    detector: "DetectorInForce",
-    found: "Evaluation",
-    reports: list["ParityReport"],
-) -> None:
+def show_inspection(found: "Inspection") -> None:
     """Print whether distilling has paid, where the bundle comes from, and its content."""
-    print_worth(found)
-    manifest = bundle.manifest
+    print_worth(found.evaluation)
+    manifest = found.manifest
     facts = Table(title=escape(manifest.name), show_header=False, **STYLE)
     add_row(facts, "student", f"{manifest.student.architecture}, {manifest.width} wide")
     for teacher in manifest.teacher.teachers or (manifest.teacher,):
@@ -89,14 +77,15 @@ def show_inspection(
     add_row(facts, "pixels", f"{crop.height} x {crop.width}, crop {crop.crop:g}")
     provenance = manifest.provenance
     add_row(facts, "images", f"{provenance.images} ({provenance.image_count:,})")
-    add_detector(facts, detector)
+    add_detector(facts, found.detector)
     add_row(facts, "made", provenance.created)
     for package, version in provenance.versions.items():
         add_row(facts, package, version)
     out.print(facts)
-    other = ", of the detector fitted in training" if detector.fitted == "site" else ""
-    print_figures(found, title=f"Evaluation{other}")
-    for report in reports:
+    of_site = found.detector.fitted == "site"
+    other = ", of the detector fitted in training" if of_site else ""
+    print_figures(found.evaluation, title=f"Evaluation{other}")
+    for report in found.parity:
         out.print(parity_table(report))
     files = titled("Files, all intact", "file", "stage", "bytes", "SHA-256")
     for name, entry in manifest.files.items():

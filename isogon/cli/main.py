@@ -26,6 +26,7 @@ from isogon.cli.running import run
 from isogon.cli.serving import serve
 from isogon.cli.tables import parity_table
 from isogon.cli.verification import diverge, judge, verify
+from isogon.errors import IsogonError, ProcessError, at_command_line
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -80,14 +81,13 @@ def main() -> None:
         if isinstance(stream, TextIOWrapper):
             stream.reconfigure(errors="replace")
     try:
-        app(prog_name="isogon")
+        with at_command_line():
+            app(prog_name="isogon")
     except SystemExit as ending:
         if isinstance(ending.__context__, BrokenPipeError):  # `| head` has closed the pipe
             sys.exit(128 + signal.SIGPIPE)
         raise
     except Exception as error:
-        from isogon.errors import IsogonError
-
         if isinstance(error, IsogonError):
             failure(error)
             sys.exit(error.exit_code)
@@ -99,8 +99,6 @@ def main() -> None:
 
 def failure(error: Exception) -> None:
     """Print the error; for a failed parity check, its table first."""
-    from isogon.errors import ProcessError
-
     report = getattr(error, "report", None)
     if report is not None:
         err.print(parity_table(report))

@@ -7,6 +7,18 @@ import typer
 
 BundlePath = Annotated[Path, typer.Argument(metavar="BUNDLE", help="A bundle's directory.")]
 
+OF_RECIPE = "The recipe"  # the help panel of options that are keys of a recipe
+
+Unfamiliar = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="[NAME[:near|far]=]SOURCE",
+        help="Images the OOD score should flag. May be given several times.",
+        show_default=False,
+        rich_help_panel=OF_RECIPE,
+    ),
+]
+
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for machines.")]
 
 Bounds = Annotated[

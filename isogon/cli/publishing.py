@@ -83,10 +83,9 @@ def push(
     in first with `hf auth login`, or set HF_TOKEN; HF_ENDPOINT names another hub. The
     model card is what `isogon card` prints.
     """
-    with console.needing("hub"):
-        from isogon.hub import push as run
+    from isogon import api
 
-        print(run(bundle, repository, private=not public, message=message))
+    print(api.push(bundle, repository, private=not public, message=message))
 
 
 def pull(
@@ -106,11 +105,9 @@ def pull(
 
     Only files in the manifest are downloaded. The bundle appears complete or not at all.
     """
-    with console.needing("hub"):
-        from isogon.hub import pull as run
+    from isogon import api
 
-        name = repository.rpartition("/")[2].removesuffix(".isogon")
-        print(run(repository, output or f"{name}.isogon", revision=revision).path)
+    print(api.pull(repository, output, revision=revision).path)
 
 
 def show_published(found: "Published", *, bento: str | None) -> None:

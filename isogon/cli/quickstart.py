@@ -16,6 +16,7 @@ from isogon.cli.distillation import distilled
 from isogon.cli.evaluation import evaluation_table, print_fitting, print_worth
 from isogon.cli.recipe import show_recipe
 from isogon.cli.tables import add_row
+from isogon.stage_imports import load_stage
 
 if TYPE_CHECKING:
     from distill import Chosen, Recipe
@@ -98,7 +99,7 @@ def quickstart(
     measured and served.
     """
     from distill import name_of
-    from isogon.api import evaluation
+    from isogon.api import inspect
     from isogon.bundle import Bundle
     from isogon.images import ImageFolder
 
@@ -126,7 +127,7 @@ def quickstart(
     show_quickstart(
         bundle,
         report,
-        evaluation(bundle),
+        inspect(bundle).evaluation,
         latencies=latencies,
         examples=examples,
         answers=answers,
@@ -266,8 +267,9 @@ def _of_images(
     if unfamiliar is None:
         pictures = _sample_images("unfamiliar", progress)
         recipe = chosen(pictures).recipe
-        with console.loading(progress, extra="distill"):
-            from distill.unfamiliar_pictures import unfamiliar_pictures
+        load_stage("distill.unfamiliar_pictures", extra="distill", progress=progress)
+        from distill.unfamiliar_pictures import unfamiliar_pictures
+
         unfamiliar = unfamiliar_pictures(recipe, pictures, progress)
     found = chosen(unfamiliar)
     show_recipe(found, whole=True)
@@ -276,8 +278,9 @@ def _of_images(
 
 def _sample_images(kind: Literal["familiar", "unfamiliar"], progress: Progress) -> Path:
     """Return the folder of these sample images, written once."""
-    with console.loading(progress, extra="distill"):
-        from distill.images.samples import familiar_images, unfamiliar_images
+    load_stage("distill.images.sample_images", extra="distill", progress=progress)
+    from distill.images.sample_images import familiar_images, unfamiliar_images
+
     write = familiar_images if kind == "familiar" else unfamiliar_images
     return write(Path("quickstart-images"), progress)
 
@@ -288,8 +291,9 @@ def _distilled(
     """Return the new bundle. A run that is refused at its start leaves no folder."""
     from isogon.errors import UsageError
 
-    with console.loading(progress, extra="distill"):
-        from distill.distillation import work_folder
+    load_stage("distill.distillation", extra="distill", progress=progress)
+    from distill.distillation import work_folder
+
     work = work_folder(output)
     begun = work.exists()
     try:
@@ -336,8 +340,9 @@ def _exported(bundle: "Bundle", progress: Progress) -> "ParityReport":
     try:
         return vouched_artifact(Bundle.open(bundle.path)).report
     except BundleError:
-        with console.loading(progress, extra="export"):
-            from export import export_bundle
+        load_stage("export.artifacts", extra="export", progress=progress)
+        from export import export_bundle
+
         return export_bundle(bundle, progress).reports[0]
 
 
@@ -345,8 +350,8 @@ def _latencies(bundle: "Bundle", progress: Progress) -> dict[str, float]:
     """Return the milliseconds for one image in torch and in ONNX Runtime."""
     from isogon.bundle import GOLDEN, open_runner, vouched_artifact
 
-    with console.loading(progress, extra="export"):
-        from export import TorchRunner, graph_from_bundle, latency
+    load_stage("export.graph", extra="export", progress=progress)
+    from export import TorchRunner, graph_from_bundle, latency
 
     pixels = bundle.arrays(GOLDEN)["pixels"][:1]
     runners = {

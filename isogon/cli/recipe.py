@@ -5,8 +5,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from isogon.cli import console
 from isogon.cli.console import note
+from isogon.cli.options import OF_RECIPE, Unfamiliar
 
 if TYPE_CHECKING:
     from distill import Chosen
@@ -17,24 +17,23 @@ def recipe(
         str,
         typer.Argument(metavar="IMAGES", help="The images to learn from, as in `distill`."),
     ],
-    unfamiliar: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="[NAME[:near|far]=]SOURCE",
-            help="Images the OOD score should flag. May be given several times.",
-            show_default=False,
-        ),
-    ] = None,
+    unfamiliar: Unfamiliar = None,
     teacher: Annotated[
         list[str] | None,
         typer.Option(
-            metavar="NAME[:CHECKPOINT]", help="As in `distill`.", show_default=False
+            metavar="NAME[:CHECKPOINT]",
+            help="As in `distill`.",
+            show_default=False,
+            rich_help_panel=OF_RECIPE,
         ),
     ] = None,
     student: Annotated[
         str | None,
         typer.Option(
-            metavar="NAME[:CHECKPOINT]", help="As in `distill`.", show_default=False
+            metavar="NAME[:CHECKPOINT]",
+            help="As in `distill`.",
+            show_default=False,
+            rich_help_panel=OF_RECIPE,
         ),
     ] = None,
     output: Annotated[
@@ -52,32 +51,17 @@ def recipe(
     Nothing is measured or run. Change what you like, then run `isogon distill RECIPE`. A
     value that was chosen for you has the reason beside it.
     """
-    from distill import Wanted, chosen_from
-    from distill.images.listing import require_sources
-    from distill.recipe.keys import annotated
-    from isogon.errors import UsageError
+    from isogon import api
 
-    with console.needing("distill"):
-        wanted = Wanted(
-            images=images,
-            unfamiliar=tuple(unfamiliar or ()),
-            teacher=tuple(teacher or ()),
-            student=student,
-        )
-        chosen = chosen_from(None, wanted, minutes=None)
-        require_sources(chosen.recipe)
-    text = annotated(chosen.document, chosen.taken)
+    text = api.recipe(
+        images,
+        unfamiliar=unfamiliar or (),
+        teacher=teacher or (),
+        student=student,
+        output=output,
+    )
     if output is None:
         print(text, end="")
-        return
-    try:
-        with output.open("x", encoding="utf-8") as file:
-            file.write(text)
-    except FileExistsError as error:
-        raise UsageError(
-            f"{output} exists already, and a recipe is never overwritten. Choose another "
-            f"--output, or remove it."
-        ) from error
 
 
 def show_recipe(chosen: "Chosen", *, whole: bool) -> None:

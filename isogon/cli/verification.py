@@ -15,6 +15,7 @@ from isogon.cli import console
 from isogon.cli.console import note, out
 from isogon.cli.options import AsJson, Bounds, MoreImages
 from isogon.cli.tables import add_row, parity_table, titled
+from isogon.stage_imports import load_stage
 
 if TYPE_CHECKING:
     from export import Divergence, Verified
@@ -146,18 +147,10 @@ def _verify(
     bundle: Path, vouch: bool, bounds: list[str], images: str | None, *, as_json: bool
 ) -> None:
     from isogon import api
-    from isogon.bundle import Bundle
 
-    if bounds and not vouch:
-        raise _wrong(
-            "--bound is only for engines that --vouch adds; every other artifact keeps the "
-            "bounds it was exported with. Add --vouch, or leave --bound out."
-        )
-    opened = Bundle.open(bundle)
     with console.progress() as progress:
-        console.load("export", progress, extra="export")
         verified = api.verify(
-            opened,
+            bundle,
             vouch=vouch,
             bounds=bounds,
             images=images,
@@ -180,12 +173,13 @@ def _verify(
 def _judge(run: Path, bounds: list[str], *, as_json: bool) -> None:
     from isogon import api
 
-    with console.needing("export"):
-        from export import ParityFailedError
     report = api.judge(run, bounds=bounds)
     if as_json:
         console.as_json(report.model_dump(mode="json"))
     if not report:
+        load_stage("export.parity", extra="export")
+        from export.parity import ParityFailedError
+
         raise ParityFailedError(report, "Nothing was changed.")
     if not as_json:
         out.print(parity_table(report))
@@ -195,7 +189,6 @@ def _diverge(
     bundle: Path, artifact: Path, bounds: list[str], plot: Path | None, *, as_json: bool
 ) -> None:
     from isogon import api
-    from isogon.bundle import Bundle
 
     drawn = plot or Path(f"diverge-{artifact.stem}.svg")
     if drawn.suffix not in (".svg", ".png") or not drawn.absolute().parent.is_dir():
@@ -203,11 +196,10 @@ def _diverge(
             f"Expected --plot as a .svg or .png file in a folder that exists, got {drawn}."
         )
     bound = _number(bounds)
-    opened = Bundle.open(bundle)
     with console.progress() as progress:
-        with console.loading(progress, extra="export"):
-            from export.divergence.node_errors import draw
-        found = api.diverge(opened, artifact, bound=bound, progress=progress)
+        found = api.diverge(bundle, artifact, bound=bound, progress=progress)
+        from export.divergence.node_errors import draw
+
         draw(found, drawn)
     if as_json:
         told = {

@@ -33,7 +33,7 @@ from isogon.images.preprocessing import (
     Preprocessing as Preprocessing,
     SampleRange as SampleRange,
 )
-from isogon.images.samples import (
+from isogon.images.sample_range import (
     ASSUMED as ASSUMED,
     Range as Range,
 )

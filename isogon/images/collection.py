@@ -16,9 +16,9 @@ from isogon.errors import ImageError, UsageError
 from isogon.images.classes import as_unicode
 from isogon.images.copies import SIDE, Thumbnail, thumbnail
 from isogon.images.decoding import ImageLimits, decode
-from isogon.images.examined import ExaminationRecord, Examined
 from isogon.images.preprocessing import Preprocessing
-from isogon.images.samples import ASSUMED, Range
+from isogon.images.readable_cache import ExaminationRecord, Examined
+from isogon.images.sample_range import ASSUMED, Range
 from isogon.progress import Progress, say
 
 # With a larger share of unreadable images, the source itself must be wrong.

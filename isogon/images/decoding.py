@@ -32,7 +32,7 @@ from isogon.images.jpeg import structure
 from isogon.images.netpbm import is_unusual, unusual
 from isogon.images.orientation import turn_of
 from isogon.images.png import mend_transparency, without_excess
-from isogon.images.samples import ASSUMED, Range, eight_bit, is_deep, told_range
+from isogon.images.sample_range import ASSUMED, Range, eight_bit, is_deep, told_range
 
 # TIFF tags of raw photographs, in which only a preview can be read.
 _DNG_VERSION = 50706

@@ -8,7 +8,7 @@ import numpy as np
 from PIL import Image
 from PIL.PpmImagePlugin import PpmImageFile
 
-from isogon.images.samples import Range, levels
+from isogon.images.sample_range import Range, levels
 
 
 def is_unusual(image: Image.Image) -> bool:

@@ -11,7 +11,7 @@ from jaxtyping import UInt8
 from PIL import Image
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
-from isogon.images.samples import Range
+from isogon.images.sample_range import Range
 
 Mean = Annotated[float, Field(ge=0)]
 Std = Annotated[float, Field(gt=0)]
@@ -23,7 +23,7 @@ def _ascending(limits: Range) -> Range:
     return limits
 
 
-# The range of deep grey samples, [black, white]; see `isogon/images/samples.py`.
+# The range of deep grey samples, [black, white]; see `isogon/images/sample_range.py`.
 SampleRange = Annotated[Range, AfterValidator(_ascending)]
 
 

@@ -13,8 +13,8 @@ from isogon.ood.calibration import scores_needed
 SMALLEST_BANK = 10
 
 _REMEDY = (
-    "Add images, or allow more false alarms: with `alpha` under [ood] of a recipe, or "
-    "--alpha of `isogon calibrate`."
+    "Add images, or allow more false alarms: with `alpha` under [ood] of a recipe, or as "
+    "the argument `alpha` of `isogon calibrate`."
 )
 
 

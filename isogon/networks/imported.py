@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from isogon.errors import UsageError
 from isogon.images import Preprocessing
 from isogon.networks.features import FeatureExtractor, Features
-from isogon.stages import OWN, namesake
+from isogon.stage_imports import OWN, namesake
 
 NetworkRole = Literal["teacher", "student", "objective"]
 _EXPECTED = (

@@ -10,28 +10,18 @@ version means "and every later one": `sm80up-trt11.4up-fp32`. The stamp is check
 any TensorRT object is made, because TensorRT itself ends the process on some mismatches.
 """
 
-import functools
-import importlib
 import importlib.metadata
 import re
 from dataclasses import dataclass
 from pathlib import PurePosixPath
-from types import ModuleType
-from typing import Any, Literal
+from typing import Literal
 
-from isogon.errors import EngineMismatchError, UsageError
+from isogon.errors import EngineMismatchError
 from isogon.runtimes.cuda import cuda_device
 from isogon.runtimes.runner import Precision
 
 Flavour = Literal["tensorrt", "tensorrt-rtx"]  # named after their packages
 
-MODULES: dict[Flavour, str] = {"tensorrt": "tensorrt", "tensorrt-rtx": "tensorrt_rtx"}
-
-_INSTALL: dict[Flavour, str] = {
-    "tensorrt": "`pip install tensorrt cuda-bindings` and NVIDIA's package index, as its "
-    "installation guide says",
-    "tensorrt-rtx": "`pip install tensorrt-rtx cuda-bindings`",
-}
 FLAVOURS: dict[str, Flavour] = {"trt": "tensorrt", "rtx": "tensorrt-rtx"}
 
 # The one library that runs an engine of another version; see `EngineStamp.needs_lean`.
@@ -153,47 +143,6 @@ def installed_version(package: str) -> str | None:
     except importlib.metadata.PackageNotFoundError:
         return None
     return ".".join(version.split(".")[:2])
-
-
-def tensorrt_module(flavour: Flavour) -> ModuleType:
-    """Import and return the flavour's Python API.
-
-    Raises:
-        UsageError: it is not installed, or its libraries do not load.
-    """
-    try:
-        return importlib.import_module(MODULES[flavour])
-    except (ImportError, OSError) as error:
-        raise UsageError(
-            f"This needs the package `{flavour}`, which cannot be imported here: "
-            f"{error}. Install it with {_INSTALL[flavour]}."
-        ) from error
-
-
-@functools.cache  # TensorRT keeps the first logger of a process and refuses others
-def tensorrt_log(flavour: Flavour) -> Any:
-    """Return the flavour's logger; its `drain()` returns the errors and clears them.
-
-    Warnings are dropped, because TensorRT warns about intended settings, such as strongly
-    typed networks. Nothing is printed; the caller shows the errors.
-    """
-    tensorrt = tensorrt_module(flavour)
-
-    class ErrorLog(tensorrt.ILogger):  # type: ignore[misc, name-defined]
-        def __init__(self) -> None:
-            tensorrt.ILogger.__init__(self)
-            self._errors: list[str] = []
-
-        def log(self, severity: Any, message: str) -> None:
-            if severity in (tensorrt.ILogger.ERROR, tensorrt.ILogger.INTERNAL_ERROR):
-                self._errors.append(message.strip())
-
-        def drain(self) -> str:
-            """Return the errors since the last call, in one line each."""
-            errors, self._errors = self._errors, []
-            return "\n".join(errors) or "TensorRT gave no reason."
-
-    return ErrorLog()
 
 
 def _number(gpu: str) -> int:

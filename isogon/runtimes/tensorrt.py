@@ -1,9 +1,12 @@
 """TensorRT as a runner of engines, on an NVIDIA GPU."""
 
+import functools
+import importlib
 import importlib.util
 import threading
 from collections import OrderedDict
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -13,11 +16,18 @@ from isogon.runtimes.cuda import Buffer, CudaGraph, Stream, cuda_device
 from isogon.runtimes.runner import BatchProfile, How, Outputs, Pixels, Runner, Runtime
 from isogon.runtimes.stamps import (
     EngineStamp,
+    Flavour,
     Machine,
     installed_version,
-    tensorrt_log,
-    tensorrt_module,
 )
+
+MODULES: dict[Flavour, str] = {"tensorrt": "tensorrt", "tensorrt-rtx": "tensorrt_rtx"}
+
+_INSTALL: dict[Flavour, str] = {
+    "tensorrt": "`pip install tensorrt cuda-bindings` and NVIDIA's package index, as its "
+    "installation guide says",
+    "tensorrt-rtx": "`pip install tensorrt-rtx cuda-bindings`",
+}
 
 _TENSORS = {"images": "UINT8", "embedding": "FLOAT", "ood_score": "FLOAT"}
 _GRAPHS = 4  # CUDA graphs kept; each has an execution context for one batch size
@@ -191,6 +201,47 @@ class TensorRTRunner(Runner):
                 f"{path} should map {_TENSORS}, its tensors are {found}. "
                 f"Build it with `isogon export`."
             )
+
+
+def tensorrt_module(flavour: Flavour) -> ModuleType:
+    """Import and return the flavour's Python API.
+
+    Raises:
+        UsageError: it is not installed, or its libraries do not load.
+    """
+    try:
+        return importlib.import_module(MODULES[flavour])
+    except (ImportError, OSError) as error:
+        raise UsageError(
+            f"This needs the package `{flavour}`, which cannot be imported here: "
+            f"{error}. Install it with {_INSTALL[flavour]}."
+        ) from error
+
+
+@functools.cache  # TensorRT keeps the first logger of a process and refuses others
+def tensorrt_log(flavour: Flavour) -> Any:
+    """Return the flavour's logger; its `drain()` returns the errors and clears them.
+
+    Warnings are dropped, because TensorRT warns about intended settings, such as strongly
+    typed networks. Nothing is printed; the caller shows the errors.
+    """
+    tensorrt = tensorrt_module(flavour)
+
+    class ErrorLog(tensorrt.ILogger):  # type: ignore[misc, name-defined]
+        def __init__(self) -> None:
+            tensorrt.ILogger.__init__(self)
+            self._errors: list[str] = []
+
+        def log(self, severity: Any, message: str) -> None:
+            if severity in (tensorrt.ILogger.ERROR, tensorrt.ILogger.INTERNAL_ERROR):
+                self._errors.append(message.strip())
+
+        def drain(self) -> str:
+            """Return the errors since the last call, in one line each."""
+            errors, self._errors = self._errors, []
+            return "\n".join(errors) or "TensorRT gave no reason."
+
+    return ErrorLog()
 
 
 def _lean_library() -> str:

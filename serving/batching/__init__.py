@@ -1,5 +1,6 @@
 """From encoded images to outputs: decoding, batches, runs, and their limits."""
 
+from serving.batching.decoding_memory import Room as Room
 from serving.batching.job import (
     ClosedError as ClosedError,
     DeadlineError as DeadlineError,
@@ -17,4 +18,3 @@ from serving.batching.pipeline import (
     Pipeline as Pipeline,
     plan_for as plan_for,
 )
-from serving.batching.room import Room as Room

@@ -16,8 +16,8 @@ from jaxtyping import UInt8
 
 from isogon.errors import ImageError
 from isogon.runtimes import Outputs
+from serving.batching.decoding_memory import Ticket
 from serving.batching.observer import Trail
-from serving.batching.room import Ticket
 
 
 class RequestJob:

@@ -8,10 +8,10 @@ import numpy as np
 
 from isogon.runtimes import Outputs
 from isogon.runtimes.device import usable_cores
+from serving.batching.decoding_memory import Room
 from serving.batching.job import DeadlineError, RequestJob
 from serving.batching.measurement import BatchPlan, measured_plan
 from serving.batching.observer import Observer
-from serving.batching.room import Room
 from serving.batching.schedule import Schedule
 from serving.batching.workers import Workers
 from serving.served_model import ServedModel

@@ -8,9 +8,9 @@ import numpy as np
 from jaxtyping import UInt8
 
 from isogon.runtimes import Outputs
+from serving.batching.decoding_memory import Ticket
 from serving.batching.job import Decoded, Decoding, ImageBatch, QueueFullError, RequestJob
 from serving.batching.measurement import BatchPlan, Pace
-from serving.batching.room import Ticket
 
 
 class Schedule:

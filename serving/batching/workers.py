@@ -12,6 +12,7 @@ from jaxtyping import UInt8
 from isogon.errors import ImageError, ImageProblem
 from isogon.images import DecodingCost
 from isogon.runtimes import Outputs, Runner
+from serving.batching.decoding_memory import LargeImageError, Room, Ticket
 from serving.batching.job import (
     ClosedError,
     Decoding,
@@ -22,7 +23,6 @@ from serving.batching.job import (
     RunError,
 )
 from serving.batching.observer import Observer, Trail
-from serving.batching.room import LargeImageError, Room, Ticket
 from serving.batching.schedule import Schedule
 
 Admit = Callable[[DecodingCost], None]

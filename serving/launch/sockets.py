@@ -23,7 +23,7 @@ from socket import (
     socket,
 )
 
-from isogon.errors import UsageError
+from isogon.errors import UsageError, option
 
 _UDS_MODE = 0o660  # the user and the group that run the service may connect
 _ABSENT = (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT)
@@ -81,8 +81,8 @@ def _inet(host: str, port: int) -> list[socket]:
         for each in opened:
             each.close()
         raise UsageError(
-            f"Cannot listen on {host}:{port}: {error.strerror}. Choose another --port or "
-            f"--host."
+            f"Cannot listen on {host}:{port}: {error.strerror}. Choose another "
+            f"{option('port')} or {option('host')}."
         ) from error
     return opened
 
@@ -116,7 +116,8 @@ def _unix(path: Path) -> socket:
         opened.close()
         reason = error.strerror or str(error)
         raise UsageError(
-            f"Cannot listen on {path}: {reason}. Choose another --uds, in a folder that "
+            f"Cannot listen on {path}: {reason}. Choose another {option('uds')}, in a "
+            f"folder that "
             f"this user may write to; a path has at most 107 bytes."
         ) from error
     return opened

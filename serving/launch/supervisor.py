@@ -26,7 +26,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge
 from prometheus_client.core import Metric
 from prometheus_client.exposition import choose_encoder
 
-from isogon.errors import CheckFailedError, UsageError
+from isogon.errors import CheckFailedError, UsageError, option
 from serving.bento.service import app, freeze
 from serving.bundles import Bundles
 from serving.launch.listening import BEYOND_DEADLINE
@@ -76,7 +76,7 @@ def supervise(
         if loaded.model.runner.on_device:
             raise UsageError(
                 f"{loaded.model.name} runs on a GPU, which needs a single process. Leave "
-                f"--processes out."
+                f"{option('processes')} out."
             )
     announce([loaded.model.name for loaded in bundles.loaded])
     Supervisor(sockets, bundles, settings.processes).run()
@@ -263,7 +263,7 @@ class Supervisor:
             if not self._started:
                 raise CheckFailedError(
                     f"A process of the service ended with {how} before it was ready. Its "
-                    f"message, if any, is above; try without --processes."
+                    f"message, if any, is above; try without {option('processes')}."
                 )
             _log.error(
                 "Process %d of the service ended with %s. A new one is started.",

@@ -28,7 +28,7 @@ from starlette.datastructures import Headers
 from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from isogon.errors import UsageError
+from isogon.errors import UsageError, option
 from serving.api.problems import problem_response
 from serving.models import Models
 from serving.observability.metrics import Metrics
@@ -148,7 +148,7 @@ def keys_of(path: Path) -> tuple[Key, ...]:
         reason = getattr(error, "strerror", None) or "it is not UTF-8 text"
         raise UsageError(
             f"The keys of {path} cannot be read: {reason}. Name a file that this user may "
-            f"read with --keys or ISOGON_KEYS_FILE."
+            f"read with {option('keys')} or ISOGON_KEYS_FILE."
         ) from error
     found: dict[str, Key] = {}
     for number, line in enumerate(lines, 1):
@@ -168,7 +168,7 @@ def keys_of(path: Path) -> tuple[Key, ...]:
     if not 0 < len(found) <= _MOST:
         raise UsageError(
             f"{path} holds {len(found):,} keys; expected 1 to {_MOST:,}, one on each line. "
-            f"To require no key, leave --keys and ISOGON_KEYS_FILE out."
+            f"To require no key, leave {option('keys')} and ISOGON_KEYS_FILE out."
         )
     return tuple(found.values())
 

@@ -17,8 +17,8 @@ from distill import (
     recipe_from_document,
     toml_text,
 )
+from distill.available_weights import hub_silence
 from distill.choosing import is_factory, named_model, unfamiliar_set
-from distill.hub import hub_silence
 from isogon.errors import UsageError
 from serving.process import free_port
 
@@ -160,9 +160,9 @@ def test_sets_of_unfamiliar_images_have_names_and_kinds() -> None:
         "images": "data/c=d",
         "kind": "near",
     }
-    with pytest.raises(UsageError, match="Expected --unfamiliar as DIR"):
+    with pytest.raises(UsageError, match="Expected unfamiliar as DIR"):
         unfamiliar_set("cars:wide=data")
-    with pytest.raises(UsageError, match="Two --unfamiliar are named 'a'"):
+    with pytest.raises(UsageError, match="Two unfamiliar are named 'a'"):
         chosen_recipe(Wanted(images="photos", unfamiliar=("x/a", "y/a")))
 
 
@@ -229,10 +229,16 @@ def test_settings_and_sets_from_python_are_taken_as_they_are(no_hub: None) -> No
 @pytest.mark.parametrize(
     ("wanted", "says"),
     [
-        (Wanted(), "expected a RECIPE, or --images"),
-        (Wanted(images="a", epochs=1, steps=1), "--epochs or --steps, got both"),
-        (Wanted(images="a", settings=("x=1",)), "--set as SECTION.KEY=VALUE"),
-        (Wanted(images="a", settings=(("x", 1),)), "--set as SECTION.KEY=VALUE"),
+        (Wanted(), "expected a recipe, or images"),
+        (Wanted(images="a", epochs=1, steps=1), "epochs or steps, got both"),
+        (
+            Wanted(images="a", settings=("x=1",)),
+            'Expected settings={"SECTION.KEY": "VALUE"}',
+        ),
+        (
+            Wanted(images="a", settings=(("x", 1),)),
+            'Expected settings={"SECTION.KEY": "VALUE"}',
+        ),
         (Wanted(images="a", settings=(("train.a.b", 1),)), "got 'train.a.b'"),
         (Wanted(images="a", settings=("objective.weight=1",)), "cannot change"),
         (Wanted(images="a", settings=("train.learning_rat=1",)), "did you mean"),

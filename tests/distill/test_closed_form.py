@@ -167,12 +167,12 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("features")
 
 
-def overlap(learnt: TrainedStudent, student: Student) -> float:
+def overlap(trained: TrainedStudent, student: Student) -> float:
     from distill.images.loading import plain_crops
 
-    data = learnt.data
+    data = trained.data
     crops = preprocessing_of(STUDENT["name"], 32, 1.0)
-    pooled = learnt.teacher.pooled(data.split.bank, torch.device("cpu"), _QUIET)
+    pooled = trained.teacher.pooled(data.split.bank, torch.device("cpu"), _QUIET)
     batches = plain_crops(data.familiar, data.split.bank, crops)
     vectors = np.asarray(pooled, np.float32)
     validation = Validation(batches, vectors, asked=len(vectors))
@@ -186,21 +186,21 @@ def test_no_epochs_give_the_closed_form_student_alone(
     digits: Path, cache: Path, tmp_path: Path
 ) -> None:
     recipe = recipe_of(digits, cache, epochs=0)
-    learnt = learn(recipe, tmp_path / "work", _QUIET)
-    assert learnt.log.steps == 0
-    assert learnt.before.layer is not None
-    assert learnt.before.pretrained
-    student = learnt.student
-    assert torch.equal(student.embedding.weight, learnt.before.layer.weight)
+    trained = learn(recipe, tmp_path / "work", _QUIET)
+    assert trained.log.steps == 0
+    assert trained.before.layer is not None
+    assert trained.before.pretrained
+    student = trained.student
+    assert torch.equal(student.embedding.weight, trained.before.layer.weight)
     for one, other in zip(
-        student.backbone.parameters(), learnt.before.backbone.parameters(), strict=True
+        student.backbone.parameters(), trained.before.backbone.parameters(), strict=True
     ):
         assert torch.equal(one, other)
     random = copy.deepcopy(student)
     torch.nn.init.normal_(random.embedding.weight)
-    assert overlap(learnt, student) > overlap(learnt, random)
+    assert overlap(trained, student) > overlap(trained, random)
     # Its teacher is the same network: almost nothing is lost but by the width.
-    assert overlap(learnt, student) > 0.7
+    assert overlap(trained, student) > 0.7
 
 
 @pytest.mark.slow
@@ -210,20 +210,20 @@ def test_the_weights_that_are_best_on_validation_images_are_kept(
     """At a rate that destroys the student, its start is the best there is."""
     recipe = recipe_of(digits, cache, steps=6, learning_rate=1.0, warmup_share=0.0)
     document = recipe.model_dump(mode="json", exclude_none=True)
-    document["data"]["test"] = str(flat_digits)  # so that all the digits are learnt from
-    learnt = learn(recipe_from_document(document, where="tests"), tmp_path, _QUIET)
-    data, log = learnt.data, learnt.log
+    document["data"]["test"] = str(flat_digits)  # so that all digits are for training
+    trained = learn(recipe_from_document(document, where="tests"), tmp_path, _QUIET)
+    data, log = trained.data, trained.log
     assert len(data.validation) == 24
-    assert not np.isin(data.validation, data.learnt).any()
+    assert not np.isin(data.validation, data.training).any()
     assert log.steps == 6
     assert log.kept_step == 0
     assert [step for step, _, _ in log.validated] == list(range(7))
-    assert learnt.before.layer is not None
-    assert torch.equal(learnt.student.embedding.weight, learnt.before.layer.weight)
+    assert trained.before.layer is not None
+    assert torch.equal(trained.student.embedding.weight, trained.before.layer.weight)
     document["train"]["keep"] = "last"
     last = learn(recipe_from_document(document, where="tests"), tmp_path / "last", _QUIET)
     assert len(last.data.validation) == 0
-    assert not torch.equal(last.student.embedding.weight, learnt.before.layer.weight)
+    assert not torch.equal(last.student.embedding.weight, trained.before.layer.weight)
 
 
 def test_validation_images_are_compared_with_training_images() -> None:
@@ -324,9 +324,9 @@ def test_a_closed_form_start_of_a_transformer_adds_a_layer(
     document = recipe.model_dump(mode="json", exclude_none=True)
     document["student"] = {"name": "vit_tiny_patch16_224", "start": "closed-form"}
     recipe = recipe_from_document(document, where="tests")
-    learnt = learn(recipe, tmp_path / "work", _QUIET)
-    assert learnt.student.embedding.out_features == 192
-    assert not learnt.before.pretrained
+    trained = learn(recipe, tmp_path / "work", _QUIET)
+    assert trained.student.embedding.out_features == 192
+    assert not trained.before.pretrained
 
 
 @pytest.mark.slow

@@ -109,16 +109,16 @@ def test_copies_play_one_role_and_one_of_those_held_out_is_used(
     assert (
         "copies of one another (of 80 different pictures), such as 0-0.png, 0-1.png" in said
     )
-    learnt, aside = ({data.familiar.names[i].split("-")[0] for i in part}
-                     for part in (data.learnt, data.validation))  # fmt: skip
+    training, aside = ({data.familiar.names[i].split("-")[0] for i in part}
+                     for part in (data.training, data.validation))  # fmt: skip
     held_out = [
         data.familiar.names[index].split("-")[0]
         for index in (*data.split.calibration, *data.split.test)
     ]
     assert len(set(held_out)) == len(held_out) == 19 + 12
-    assert not learnt & set(held_out)
+    assert not training & set(held_out)
     assert aside
-    assert not aside & (learnt | set(held_out))
+    assert not aside & (training | set(held_out))
     assert len(data.split.bank) == 4 * (80 - 31)
     assert data.copies is not None
     assert (data.copies.images, data.copies.pictures) == (320, 80)

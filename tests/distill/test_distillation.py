@@ -226,7 +226,7 @@ def test_an_image_that_disappears_is_named_also_by_a_worker(
     )
     work = tmp_path / "s.isogon.work"
     data = prepare_data(small, progress, work)
-    gone = folder / data.familiar.names[data.trained[0]]
+    gone = folder / data.training_names[0]
     gone.unlink()
 
     from distill.images.loading import (
@@ -238,13 +238,13 @@ def test_an_image_that_disappears_is_named_also_by_a_worker(
     from distill.images.views import Views
     from distill.preparation import preprocessing_for
 
-    learnt, views = data.split.bank, Views(data.familiar, small.data, 0)
-    plan = shuffled_plan(learnt, batch_size=16, parts=1, repeats=1, seed=0)
+    training, views = data.split.bank, Views(data.familiar, small.data, 0)
+    plan = shuffled_plan(training, batch_size=16, parts=1, repeats=1, seed=0)
     preprocessing = preprocessing_for(small, small.student.name)
     for batches in (
         TrainingViews(views, plan, labels=None, workers=1).epoch(0),
-        views_in_order(views, learnt, 1, start=0, workers=1),
-        plain_crops(data.familiar, learnt, preprocessing, workers=1),
+        views_in_order(views, training, 1, start=0, workers=1),
+        plain_crops(data.familiar, training, preprocessing, workers=1),
     ):
         said = rf"^{gone} cannot be read: .*No such file[^\n]*$"
         with pytest.raises(UsageError, match=said):

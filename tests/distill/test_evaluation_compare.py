@@ -9,7 +9,7 @@ from distill import recipe_from_toml
 from distill.evaluation.comparison import compared, unfair
 from distill.evaluation.corruptions import CorruptionChoice
 from distill.evaluation.reevaluation import MovedSources, reevaluate
-from isogon.api import Comparison
+from isogon.api.training import Comparison
 from isogon.bundle import Bundle, Manifest
 from isogon.bundle.evaluation import Evaluation
 from isogon.bundle.worth import worth_of
@@ -116,11 +116,11 @@ def test_images_that_are_gone_are_asked_for_by_their_options(
     gone = re.sub('images = "[^"]*"', 'images = "/nowhere"', text)
     with bundle.stage("distill") as stage:
         stage.write("recipe.toml", gone)
-    both = f"now, with --images SOURCE --unfamiliar {name}=SOURCE."
+    both = f'now, with images="SOURCE" and unfamiliar={{"{name}": "SOURCE"}}.'
     with pytest.raises(UsageError, match=f"at /nowhere, found nothing.*{both}"):
         reevaluate(bundle, progress, with_teacher=False)
     moved = MovedSources(images=str(flat_digits))
-    with pytest.raises(UsageError, match=f"now, with --unfamiliar {name}=SOURCE."):
+    with pytest.raises(UsageError, match=f'now, with unfamiliar={{"{name}": "SOURCE"}}.'):
         reevaluate(bundle, progress, moved=moved, with_teacher=False)
     too_few = MovedSources(
         images=str(photographs), unfamiliar={name: (str(flat_digits), None)}
@@ -189,7 +189,7 @@ def test_a_teacher_that_is_not_to_be_had_is_answered_with_no_teacher(
     assert lost != text
     with bundle.stage("distill") as stage:
         stage.write("recipe.toml", lost)
-    with pytest.raises(UsageError, match=r"lost\.safetensors.*--no-teacher"):
+    with pytest.raises(UsageError, match=r"lost\.safetensors.*teacher=False"):
         reevaluate(bundle, progress)
     alone = reevaluate(bundle, progress, with_teacher=False)
     assert (alone.teacher, alone.fidelity) == (None, None)

@@ -129,7 +129,7 @@ def test_small_images_and_images_without_classes_are_said_not_to_do(
         data, familiar=dataclasses.replace(data.familiar, classes=())
     )
     assert "needs classes" in str(why_not(unlabelled, preprocessing))
-    with pytest.raises(UsageError, match=r"32 pixels or more.*--no-corruptions"):
+    with pytest.raises(UsageError, match=r"32 pixels or more.*corruptions=False"):
         embed_corrupted(
             [pooled], data, small, CorruptionChoice(), progress, device=CPU, workers=0
         )

@@ -169,8 +169,8 @@ def test_two_processes_killed_after_a_checkpoint_end_bit_identical(
     def work(folder: Path) -> Callable[[int], None]:
         def run(_: int) -> None:
             quiet = Progress(disable=True)
-            learnt = learn(shared, folder, quiet)  # of the first process alone
-            torch.save(learnt.student.state_dict(), folder / "student.pt")
+            trained = learn(shared, folder, quiet)  # of the first process alone
+            torch.save(trained.student.state_dict(), folder / "student.pt")
 
         return run
 

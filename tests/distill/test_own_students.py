@@ -14,7 +14,7 @@ from distill import Recipe, recipe_from_document
 from distill.distillation import distill
 from distill.evaluation.reevaluation import reevaluate
 from distill.requirements import require_models
-from distill.student import card_of, student_from_recipe
+from distill.student_from_recipe import card_of, student_from_recipe
 from export import ExportPlan, export_bundle
 from isogon.bundle import HELD_OUT, Bundle, StudentCard
 from isogon.errors import UsageError

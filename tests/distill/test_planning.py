@@ -106,7 +106,7 @@ def test_minutes_are_not_spent_on_overfitting(stored: Recipe, tmp_path: Path) ->
     recipe = recipe_from_document(document, where="tests")
     recipe, data = planned(recipe, tmp_path / "work", quiet, minutes=10_000.0)
     assert data is not None
-    batches = len(data.learnt) // recipe.train.batch_size
+    batches = len(data.taught) // recipe.train.batch_size
     assert recipe.train.steps == MOST_EPOCHS * batches
     assert "ends before 10000 minutes are over, after 80 passes" in console.export_text()
 
@@ -127,7 +127,7 @@ def test_too_few_minutes_are_refused_before_a_feature_is_computed(
 ) -> None:
     with pytest.raises(UsageError, match="are too few for a step") as refused:
         distill(stored, tmp_path / "out.isogon", progress, minutes=0.001)
-    assert "Allow --minutes" in str(refused.value)
+    assert "Allow minutes=" in str(refused.value)
     assert not (tmp_path / "features").exists()
 
 

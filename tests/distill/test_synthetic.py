@@ -97,9 +97,9 @@ def test_there_are_at_most_five_hundred(photographs: Path) -> None:
 def test_they_teach_and_have_no_other_role(photographs: Path) -> None:
     data = prepare_data(recipe_of(photographs), _QUIET)
     real = len(data.familiar)
-    assert len(data.synthetic) == round(0.25 * len(data.trained)) > 0
+    assert len(data.synthetic) == round(0.25 * len(data.training)) > 0
     assert data.synthetic.min() == real
-    assert set(data.synthetic) <= set(data.learnt) & set(data.fitted)
+    assert set(data.synthetic) <= set(data.taught) & set(data.fitted)
     for role in (data.bank, data.validation, data.split.calibration, data.split.test):
         assert role.max(initial=-1) < real
     compared = data.fitted[data.compared]
@@ -111,7 +111,7 @@ def test_they_teach_and_have_no_other_role(photographs: Path) -> None:
     made_from = {
         name.split(" of ")[1].split(" and ")[0] for name in data.imitated.names[real:]
     }
-    assert made_from <= {data.familiar.names[index] for index in data.trained}
+    assert made_from <= {data.familiar.names[index] for index in data.training}
 
 
 @pytest.mark.parametrize(

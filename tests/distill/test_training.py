@@ -23,7 +23,7 @@ from distill.preparation import RunModels, prepare_models
 from distill.recipe import TrainSection
 from distill.targets import NetworkTeacher, OnlineTargets
 from distill.training.checkpoint import Checkpoint
-from distill.training.divergence import DivergenceWatch
+from distill.training.divergence_watch import DivergenceWatch
 from distill.training.journal import Journal
 from distill.training.processes import launched, parts_of
 from distill.training.trainer import Trainer, TrainingLog
@@ -424,13 +424,13 @@ def test_changes_are_accepted_if_asked_for_and_only_those_that_fit(
         return Recipe.model_validate(document)
 
     slower = changed(learning_rate=1e-5)
-    with pytest.raises(UsageError, match=r"train.learning_rate.*--accept-changes"):
+    with pytest.raises(UsageError, match=r"train.learning_rate.*accept_changes=True"):
         Checkpoint(tmp_path, slower, ("a",)).load()
     assert Checkpoint(tmp_path, slower, ("a",), accept_changes=True).load() == {}
     other = changed(learning_rate=1e-5, seed=3)
     with pytest.raises(UsageError, match=r"train.seed. Remove") as caught:
         Checkpoint(tmp_path, other, ("a",), accept_changes=True).load()
-    assert "--accept-changes" not in str(caught.value)
+    assert "accept_changes" not in str(caught.value)
 
 
 def test_objectives_in_another_order_are_another_run(
@@ -519,7 +519,7 @@ def test_a_growing_loss_is_told_from_one_that_does_not_fall() -> None:
 
 def test_a_checkpoint_is_spoken_of_where_there_is_one() -> None:
     for kept, said in (
-        (True, "checkpoint is kept.*--accept-changes"),
+        (True, "checkpoint is kept.*accept_changes=True"),
         (False, "run again"),
     ):
         with pytest.raises(UsageError, match=said) as caught:

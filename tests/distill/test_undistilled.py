@@ -24,7 +24,7 @@ from distill.evaluation.undistilled import by_class, gains, through_layer, undis
 from distill.images.data import prepare_data
 from distill.preparation import preprocessing_for
 from distill.start.fitting import START, start_arrays, start_from_bundle
-from distill.student import student_from_recipe
+from distill.student_from_recipe import student_from_recipe
 from isogon.bundle import Bundle
 from isogon.bundle.evaluation import Evaluation
 from isogon.bundle.worth import worth_of

@@ -194,7 +194,7 @@ def test_a_folder_with_weights_that_do_not_fill_its_model_is_refused(
 
 def test_an_unreachable_hub_is_explained(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    with pytest.raises(UsageError, match="local file instead: `--teacher test_resnet"):
+    with pytest.raises(UsageError, match='local file instead: `teacher="test_resnet'):
         pretrained("test_resnet.r160_in1k", None, size=SIZE)
     with pytest.raises(UsageError, match="a model of the hub for hf-hub:org/name, got"):
         pretrained("hf-hub:org/name", None, size=SIZE)

@@ -159,7 +159,7 @@ def test_a_bank_that_is_small_enough_is_left_as_it_is(
     detector = Knn.fit(bank, k=3)
     assert with_bank_of(detector, 2500, progress) is detector
     assert with_bank_of(detector, 9999, progress) is detector
-    with pytest.raises(UsageError, match="at least 1 vector, got --bank 0"):
+    with pytest.raises(UsageError, match="at least 1 vector, got bank=0"):
         with_bank_of(detector, 0, progress)
 
 

@@ -12,7 +12,7 @@ from torch.export import Dim
 
 from export.graph.scores import score_of
 from export.graph.scores.logit import EnergyScore, GenScore, MaxLogitScore, MspScore
-from export.onnx import OPSET
+from export.plan import OPSET
 from isogon.ood import DETECTORS, DetectorSpec, Energy, Gen, LinearProbe, MaxLogit, Msp
 
 WIDTH, CLASSES = 16, 6

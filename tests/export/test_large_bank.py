@@ -123,7 +123,7 @@ def test_a_repair_works_on_the_plain_search_and_ships_the_other(
     overflowing = Bundle.open(bundle.path)
     exported = export_bundle(overflowing, progress, ExportPlan(lower=("fp16",)))
     assert exported
-    (made,) = exported.lowered
+    (made,) = exported.converted
     assert made.repair is not None
     assert made.repair.keep
     assert not [n for n in made.model.graph.node if n.name.startswith(SEARCH)]

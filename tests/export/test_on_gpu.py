@@ -8,8 +8,8 @@ import pytest
 from rich.progress import Progress
 
 from export.parity import HELD_OUT
-from export.tensorrt import EngineOptions, build_engine
-from export.tensorrt.options import known_architectures
+from export.tensorrt.builder import build_engine
+from export.tensorrt.options import EngineOptions, known_architectures
 from isogon.bundle import ONNX, Bundle
 from isogon.parity import TOLERANCES
 from isogon.runtimes import (

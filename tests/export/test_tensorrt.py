@@ -14,8 +14,14 @@ from rich.progress import Progress
 from export.graph import DeployedGraph
 from export.onnx import save_onnx
 from export.onnx.float16 import float16_model
-from export.tensorrt import EngineOptions, build_engine, options as engine_options
-from export.tensorrt.builder import builder_config, load_timing_cache, save_timing_cache
+from export.tensorrt import options as engine_options
+from export.tensorrt.builder import (
+    build_engine,
+    builder_config,
+    load_timing_cache,
+    save_timing_cache,
+)
+from export.tensorrt.options import EngineOptions
 from isogon.bundle import ONNX, Bundle
 from isogon.errors import UsageError
 from isogon.images import Preprocessing
@@ -26,7 +32,7 @@ from isogon.runtimes import (
     EngineStamp,
     Machine,
     Precision,
-    stamps as bundle_flavours,
+    tensorrt as tensorrt_runtime,
 )
 
 PROFILE = BatchProfile(minimum=1, optimum=4, maximum=16)
@@ -105,7 +111,7 @@ def test_a_vits_engine_is_built_in_the_types_of_its_graph(
 
 
 def test_tf32_is_off_and_the_targets_are_those_that_were_named() -> None:
-    log = bundle_flavours.tensorrt_log("tensorrt-rtx")
+    log = tensorrt_runtime.tensorrt_log("tensorrt-rtx")
     config = builder_config(tensorrt_rtx.Builder(log), rtx("fp16", "sm89", "sm86"))
     assert not config.get_flag(tensorrt_rtx.BuilderFlag.TF32)
     assert config.num_compute_capabilities == 2
@@ -130,7 +136,7 @@ def test_options_that_do_not_go_together_are_refused() -> None:
         compatible = EngineOptions(
             flavour="tensorrt-rtx", precision="fp32", **{choice: True}
         )
-        with pytest.raises(UsageError, match="are for `--engine tensorrt`"):
+        with pytest.raises(UsageError, match='are for engine="tensorrt"'):
             compatible.stamp()
 
 
@@ -170,7 +176,7 @@ def test_ten_asks_for_strong_types_and_eleven_has_them(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     assert engine_options.network_flags("tensorrt-rtx") == 1
-    monkeypatch.setitem(bundle_flavours.MODULES, "tensorrt", "tensorrt_rtx")
+    monkeypatch.setitem(tensorrt_runtime.MODULES, "tensorrt", "tensorrt_rtx")
     for version, flags in [("10.16.1.11", 1), ("11.4.0.106", 0)]:
         monkeypatch.setattr(tensorrt_rtx, "__version__", version)
         assert engine_options.network_flags("tensorrt") == flags
@@ -235,7 +241,7 @@ def test_an_interrupt_stops_the_build_at_its_next_step(bundle: Bundle) -> None:
 @pytest.mark.filterwarnings("ignore:.*Timing cache operations:DeprecationWarning")
 def test_timings_are_loaded_if_they_fit_and_saved_in_one_step(tmp_path: Path) -> None:
     """TensorRT for RTX has the same cache, though its builds put nothing in."""
-    log = bundle_flavours.tensorrt_log("tensorrt-rtx")
+    log = tensorrt_runtime.tensorrt_log("tensorrt-rtx")
     path = tmp_path / "caches" / "timing.cache"
     config = tensorrt_rtx.Builder(log).create_builder_config()
     save_timing_cache(config, path)

@@ -118,7 +118,7 @@ def test_what_takes_a_bundles_path_takes_a_bundle(exported: Path) -> None:
     assert repr(bundle) == f"Bundle('{exported}': digits, 32 wide)"
     assert "onnxruntime" in repr(isogon.load(bundle))
     assert isogon.load(bundle).manifest == bundle.manifest
-    assert isogon.evaluation(bundle) == isogon.evaluation(exported)
+    assert isogon.inspect(bundle).evaluation == isogon.inspect(exported).evaluation
 
 
 def test_an_argument_for_the_other_kind_of_model_is_refused(
@@ -187,7 +187,7 @@ for call in (
     lambda: isogon.distill(images="a", teacher=3),
     lambda: isogon.distill(images="a", unfamiliar=3),
     lambda: isogon.distill(images="a", minutes="3"),
-    lambda: isogon.distill("smallest.toml", epochs="ten"),
+    lambda: isogon.distill("smallest.toml", images=path, epochs="ten"),
 ):
     try:
         call()
@@ -215,7 +215,7 @@ def test_arguments_of_wrong_types_are_explained(exported: Path) -> None:
             "Expected settings as",
             "Expected a text or a list of texts, got 3",
             "Expected a text or a list of texts, got 3",
-            "Expected --minutes above 0, got '3'",
+            "Expected minutes above 0, got '3'",
             "smallest.toml [train]: `epochs`: Input should be a valid integer",
         ),
         strict=True,
@@ -301,7 +301,7 @@ def test_the_whole_chain_from_python(
     )
     assert isogon.export(bundle)
     assert isogon.verify(bundle)
-    assert isogon.evaluation("mine.isogon").test_images == 36
+    assert isogon.inspect("mine.isogon").evaluation.test_images == 36
     (figure, *_) = isogon.compare(bundle, "mine.isogon").figures
     assert set(figure.values) == {str(bundle.path), "mine.isogon"}
     summary = isogon.embed(bundle, photographs, "out.parquet", workers=1)

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from serving.limits.uploads import HeldBodies, IncomingBody, NoRoomError
+from serving.limits.body_limits import HeldBodies, IncomingBody, NoRoomError
 
 MEBIBYTE = 2**20
 

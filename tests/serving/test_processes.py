@@ -110,7 +110,7 @@ def test_several_threads_are_for_one_process(
     exported: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("ISOGON_THREADS", "2")
-    with pytest.raises(UsageError, match=r"a single process, but .* --processes is 2"):
+    with pytest.raises(UsageError, match=r"a single process, but .* processes is 2"):
         settings_from_environment(exported, {"processes": 2})
 
 

@@ -34,7 +34,9 @@ def test_a_name_is_bound_to_all_of_its_addresses() -> None:
 @pytest.mark.parametrize("host", ["192.0.2.1", "no-such-host.invalid"])
 def test_an_address_that_is_not_ours_is_refused(host: str) -> None:
     with (
-        pytest.raises(UsageError, match=rf"Cannot listen on {host}:4000: .*--port or"),
+        pytest.raises(
+            UsageError, match=rf"Cannot listen on {host}:4000: .*another port or"
+        ),
         bound(host=host, port=4000, uds=None),
     ):
         pass
@@ -54,7 +56,7 @@ def test_a_port_that_is_taken_is_refused_before_anything_is_loaded() -> None:
     assert found.returncode == 2
     assert found.stderr.splitlines() == [
         f"Error Cannot listen on 127.0.0.1:{port}: Address already in use. Choose another "
-        f"--port or --host."
+        f"port or host."
     ]
 
 

@@ -322,7 +322,7 @@ def test_a_sites_samples_come_before_the_trainings(
 def test_an_older_bundle_is_told_what_to_do(bundle: Bundle) -> None:
     with bundle.stage("distill") as stage:
         stage.withdraw(SAMPLES)
-    with pytest.raises(UsageError, match="--images"):
+    with pytest.raises(UsageError, match='images="FOLDER"'):
         quantisation_pixels(Bundle.open(bundle.path))
 
 

@@ -280,12 +280,12 @@ def test_a_search_whose_places_are_read_is_left_alone(plain: onnx.ModelProto) ->
 def test_every_precision_keeps_its_name_and_diverges_nowhere(
     plain: onnx.ModelProto, pixels: Pixels
 ) -> None:
-    lowered = {
+    converted = {
         "fp32": plain,
         "fp16": float16_model(plain),
         "int8": int8_model(plain, np.concatenate([pixels, pixels[:, ::-1]])),
     }
-    for precision, model in lowered.items():
+    for precision, model in converted.items():
         quick = quick_of(model)
         assert quick is not model
         assert precision_of(quick) == precision

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 from rich.progress import Progress
 
-from isogon.bulk import Engine, ProcessEngine, Summary, embed
-from isogon.bulk.engines.engine import Finished
+from isogon.bulk import Executor, ProcessExecutor, Summary, embed
+from isogon.bulk.executors.executor import Finished
 from isogon.bulk.job import BulkJob
 
 
@@ -46,7 +46,7 @@ def whole(bundle: Path, images: Path, folder: Path) -> Summary:
         str(images),
         folder / "out.parquet",
         Progress(disable=True),
-        engine=ProcessEngine(workers=1),
+        executor=ProcessExecutor(workers=1),
     )
 
 
@@ -64,17 +64,17 @@ def many_embedded(
     return whole(exported, many, tmp_path_factory.mktemp("many-embedded"))
 
 
-class StoppingEngine(Engine):
+class StoppingExecutor(Executor):
     """Real workers, stopped by the user after some parts."""
 
     def __init__(self, after: int) -> None:
-        self._engine, self._after = ProcessEngine(workers=2), after
+        self._executor, self._after = ProcessExecutor(workers=2), after
 
     def decoders(self, *, on_gpu: bool) -> int:
-        return self._engine.decoders(on_gpu=on_gpu)
+        return self._executor.decoders(on_gpu=on_gpu)
 
     def run(self, job: BulkJob, parts: Sequence[int]) -> Finished:
-        with closing(self._engine.run(job, parts)) as finished:
+        with closing(self._executor.run(job, parts)) as finished:
             for number, part in enumerate(finished):
                 if number == self._after:
                     raise KeyboardInterrupt
@@ -82,9 +82,9 @@ class StoppingEngine(Engine):
 
 
 @pytest.fixture
-def stopping() -> Callable[[int], Engine]:
-    """Return engines that are stopped after so many parts."""
-    return StoppingEngine
+def stopping() -> Callable[[int], Executor]:
+    """return executors that are stopped after so many parts."""
+    return StoppingExecutor
 
 
 @pytest.fixture(scope="session")
@@ -97,7 +97,7 @@ def stopped_once(
     """The folder of a run that was stopped after two of its four parts."""
     output = tmp_path_factory.mktemp("stopped") / "out.parquet"
     with pytest.raises(KeyboardInterrupt):
-        embed(exported, str(mixed), output, progress, engine=StoppingEngine(2))
+        embed(exported, str(mixed), output, progress, executor=StoppingExecutor(2))
     return output.parent
 
 

@@ -1,4 +1,4 @@
-"""The engine `ray`, on clusters of this machine; Ray is kept out of the tests' process."""
+"""The executor `ray`, on clusters of this machine; Ray is kept out of the tests' process."""
 
 import json
 import os
@@ -46,7 +46,7 @@ OTHERWISE = """
 import sys
 from pathlib import Path
 
-from isogon.bulk.engines.cluster import RayEngine
+from isogon.bulk.executors.cluster import RayExecutor
 from isogon.bulk.job import BulkJob, isogon_version
 from isogon.errors import UsageError
 from isogon.images import open_images
@@ -58,7 +58,7 @@ job = BulkJob(
     decoders=1,
 )
 try:
-    list(RayEngine(workers=1, address=None).run(job, [0]))
+    list(RayExecutor(workers=1, address=None).run(job, [0]))
 except UsageError as error:
     print(error)
 """
@@ -89,7 +89,7 @@ def isogon(*arguments: object) -> subprocess.CompletedProcess[str]:
 def test_a_cluster_goes_on_with_what_processes_began_and_ends_with_the_same_bytes(
     exported: Path, mixed: Path, embedded: Summary, stopped: Path, cluster: str
 ) -> None:
-    command = [exported, mixed, "-o", stopped, "--json", "--engine", "ray"]
+    command = [exported, mixed, "-o", stopped, "--json", "--executor", "ray"]
     done = isogon(*command, "--address", cluster)
     assert done.returncode == 0, done.stderr
     summary = json.loads(done.stdout)
@@ -124,7 +124,7 @@ def test_a_node_that_lacks_the_images_is_named_and_others_do_its_parts(
         subprocess.run(joined, check=True, timeout=120, env=ENVIRONMENT)
         output = tmp_path / "out.parquet"
         done = isogon(
-            exported, mixed, "-o", output, "--engine", "ray", "--address", cluster
+            exported, mixed, "-o", output, "--executor", "ray", "--address", cluster
         )
         assert done.returncode == 0, done.stderr
         assert output.read_bytes() == embedded.output.read_bytes()
@@ -145,7 +145,7 @@ def test_a_worker_that_finds_another_artifact_refuses(exported: Path, mixed: Pat
 def test_a_cluster_that_is_not_there_is_named(
     exported: Path, mixed: Path, tmp_path: Path
 ) -> None:
-    command = [exported, mixed, "-o", tmp_path / "out.parquet", "--engine", "ray"]
+    command = [exported, mixed, "-o", tmp_path / "out.parquet", "--executor", "ray"]
     done = isogon(*command, "--address", "127.0.0.1:1")
     assert done.returncode == 2
     assert "No Ray cluster answers at 127.0.0.1:1" in done.stderr

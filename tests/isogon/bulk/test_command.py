@@ -50,7 +50,7 @@ def test_too_many_unreadable_images_are_exit_status_1_and_the_rest_is_written(
     ("package", "arguments", "says"),
     [
         ("pyarrow", (), "Install the extra `bulk`"),
-        ("ray", ("--engine", "ray"), "Install the extra `ray`"),
+        ("ray", ("--executor", "ray"), "Install the extra `ray`"),
     ],
 )
 def test_a_package_that_is_missing_is_named(
@@ -81,7 +81,7 @@ def test_a_name_of_another_format_is_refused_before_any_work(
 
 def test_embedding_loads_neither_torch_nor_the_other_stages() -> None:
     code = (
-        "import sys, isogon.bulk, isogon.bulk.engines.cluster; "
+        "import sys, isogon.bulk, isogon.bulk.executors.cluster; "
         "print({'torch', 'timm', 'ray', 'distill', 'export', 'serving'} & set(sys.modules))"
     )
     assert isogon("-c", code).stdout.strip() == "set()"

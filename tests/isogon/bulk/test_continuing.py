@@ -15,9 +15,9 @@ from typing import Protocol
 import pytest
 from rich.progress import Progress
 
-from isogon.bulk import Engine, ProcessEngine, Summary, embed
+from isogon.bulk import Executor, ProcessExecutor, Summary, embed
 from isogon.bulk.job import part_size
-from isogon.bundle.stage import exclusive
+from isogon.bundle.stage_writer import exclusive
 from isogon.errors import BundleError, UsageError
 
 
@@ -27,7 +27,7 @@ class Run(Protocol):
         output: Path,
         *,
         images: Path = ...,
-        engine: Engine = ...,
+        executor: Executor = ...,
         overwrite: bool = ...,
     ) -> Summary: ...
 
@@ -38,11 +38,11 @@ def run(exported: Path, mixed: Path, progress: Progress) -> Run:
         output: Path,
         *,
         images: Path = mixed,
-        engine: Engine = ProcessEngine(workers=2),  # noqa: B008
+        executor: Executor = ProcessExecutor(workers=2),  # noqa: B008
         overwrite: bool = False,
     ) -> Summary:
         return embed(
-            exported, str(images), output, progress, engine=engine, overwrite=overwrite
+            exported, str(images), output, progress, executor=executor, overwrite=overwrite
         )
 
     return started
@@ -86,7 +86,7 @@ def test_a_run_begun_with_something_else_is_not_continued(
 ) -> None:
     record = stopped.with_name("out.parquet.parts") / "run.json"
     record.write_text(json.dumps(json.loads(record.read_text()) | {field: value}))
-    with pytest.raises(UsageError, match=f"{says}.*--overwrite"):
+    with pytest.raises(UsageError, match=f"{says}.*overwrite=True"):
         run(stopped)
     assert len(list(record.parent.glob("part-*.parquet"))) == 2
 
@@ -102,12 +102,12 @@ def test_a_run_begun_with_something_else_is_forgotten_when_asked(
 
 
 def test_images_changed_meanwhile_are_noticed(
-    stopping: Callable[[int], Engine], mixed: Path, tmp_path: Path, run: Run
+    stopping: Callable[[int], Executor], mixed: Path, tmp_path: Path, run: Run
 ) -> None:
     folder = Path(shutil.copytree(mixed, tmp_path / "images"))
     output = tmp_path / "out.parquet"
     with pytest.raises(KeyboardInterrupt):
-        run(output, images=folder, engine=stopping(1))
+        run(output, images=folder, executor=stopping(1))
     shutil.copy(folder / "0" / "000.png", folder / "0" / "010.png")
     with pytest.raises(UsageError, match="the images have other names, classes, sizes"):
         run(output, images=folder)
@@ -142,7 +142,7 @@ def test_an_output_is_not_replaced_unasked(mixed: Path, tmp_path: Path, run: Run
     (tmp_path / "out.parquet.unreadable.csv").write_text(
         "name,reason\r\n1.png,of an earlier run\r\n"
     )
-    with pytest.raises(UsageError, match=r"exists already\..*--overwrite"):
+    with pytest.raises(UsageError, match=r"exists already\..*overwrite=True"):
         run(output)
     assert output.read_text() == "somebody's"
     assert not output.with_name("out.parquet.parts").exists()

@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 from rich.progress import Progress
 
-from isogon.bulk import ProcessEngine, Summary, embed
+from isogon.bulk import ProcessExecutor, Summary, embed
 from isogon.bundle import ONNX, Bundle, vouched_artifact
 from isogon.images import ImageFolder, decode
 from isogon.runtimes import OnnxRunner
@@ -158,20 +158,20 @@ def test_lists_and_tars_give_the_same_rows_as_the_folder(
     missing = "nowhere/a.png"
     listed.write_text("\n".join([missing, *(str(mixed / n) for n in names)]))
     expected = pq.read_table(embedded.output)
-    engine = ProcessEngine(workers=2)
+    executor = ProcessExecutor(workers=2)
 
     summary = embed(
         exported,
         str(tmp_path / "images.tar"),
         tmp_path / "tar.parquet",
         progress,
-        engine=engine,
+        executor=executor,
     )
     assert (tmp_path / "tar.parquet").read_bytes() == embedded.output.read_bytes()
     assert summary.unreadable == 2
 
     summary = embed(
-        exported, str(listed), tmp_path / "list.parquet", progress, engine=engine
+        exported, str(listed), tmp_path / "list.parquet", progress, executor=executor
     )
     found = pq.read_table(tmp_path / "list.parquet")
     assert "label" not in found.column_names
@@ -192,7 +192,7 @@ def test_names_that_are_no_unicode_and_images_that_all_fail_make_a_file_too(
     (folder / "caf\udce9.png").write_bytes(b"no image")
     output = tmp_path / "out.parquet"
     summary = embed(
-        exported, str(folder), output, progress, engine=ProcessEngine(workers=2)
+        exported, str(folder), output, progress, executor=ProcessExecutor(workers=2)
     )
     assert summary.unreadable_share == 1
     assert pq.read_table(output).num_rows == 0

@@ -16,7 +16,6 @@ from cuda.bindings import runtime as cuda_runtime
 
 ROOT = Path(__file__).parents[3]
 FILES = [
-    ROOT / "isogon/runtimes/stamps.py",
     ROOT / "isogon/runtimes/tensorrt.py",
     ROOT / "isogon/runtimes/cuda.py",
     *sorted((ROOT / "export/tensorrt").glob("*.py")),

@@ -9,8 +9,8 @@ import pytest
 from isogon.errors import ImageError, ImageProblem
 from isogon.runtimes import Outputs
 from serving.batching import BatchPlan, QueueFullError, RefusedImageError
+from serving.batching.decoding_memory import Ticket
 from serving.batching.job import Decoding, ImageBatch, RequestJob
-from serving.batching.room import Ticket
 from serving.batching.schedule import Schedule
 
 PIXELS = np.zeros((2, 2, 3), np.uint8)

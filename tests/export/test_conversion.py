@@ -8,11 +8,11 @@ import pytest
 from rich.progress import Progress
 
 from export import ExportPlan, export_bundle, tolerances, verify
+from export.conversion import Trial
 from export.deployed import DeployedFunction
 from export.gate import Gate
-from export.lowering import Trial
 from export.onnx import int8_model
-from export.tensorrt import EngineOptions
+from export.tensorrt.options import EngineOptions
 from isogon.bundle import (
     ONNX,
     Bundle,
@@ -68,7 +68,7 @@ def test_a_fine_tuned_int8_enters_beside_the_float32_it_answers_as(
     weights = bundle.file("model.safetensors").read_bytes()
     exported = export_bundle(bundle, progress, ExportPlan(lower=("int8",), finetune=20))
     assert exported
-    (made,) = exported.lowered
+    (made,) = exported.converted
     done = made.finetuning
     assert done is not None
     assert done.steps == 20
@@ -79,7 +79,7 @@ def test_a_fine_tuned_int8_enters_beside_the_float32_it_answers_as(
 
 
 def test_fine_tuning_without_int8_is_refused() -> None:
-    with pytest.raises(UsageError, match="Add `--int8`"):
+    with pytest.raises(UsageError, match="Add int8=True"):
         ExportPlan(lower=("fp16",), finetune=20).require_possible()
 
 
@@ -88,7 +88,7 @@ def test_an_overflow_in_float16_is_repaired_with_few_nodes(
 ) -> None:
     exported = export_bundle(overflowing, progress, ExportPlan(lower=("fp16",)))
     assert exported
-    (made,) = exported.lowered
+    (made,) = exported.converted
     assert made.repair is not None
     assert 0 < len(made.repair.keep) <= 8
     assert any("conv1" in node.module for node in made.repair.harmful)
@@ -197,7 +197,7 @@ def test_what_is_about_engines_is_refused_without_one(wish: str) -> None:
 
 def test_compatible_engines_are_refused_of_the_flavour_that_has_none() -> None:
     plan = ExportPlan(engine="tensorrt-rtx", build_only=True, hardware_compatible=True)
-    with pytest.raises(UsageError, match="--hardware-compatible are for `--engine tens"):
+    with pytest.raises(UsageError, match='hardware_compatible are for engine="tens'):
         plan.require_possible()
 
 
@@ -209,7 +209,7 @@ def test_an_engine_that_cannot_be_built_is_refused_before_any_work() -> None:
 
 @pytest.mark.parametrize("text", ["min_cosine=nan", "min_cosine=inf", "min_cosine="])
 def test_a_bound_that_is_no_number_is_refused(text: str) -> None:
-    with pytest.raises(UsageError, match="Expected --bound as NAME=VALUE"):
+    with pytest.raises(UsageError, match="Expected bounds as NAME=VALUE"):
         tolerances([text])
 
 
@@ -252,7 +252,7 @@ def test_an_engine_that_cannot_run_here_is_built_and_vouched_for_by_nobody(
 def test_a_graph_of_more_than_two_gigabytes_keeps_its_weights_beside_it(
     bundle: Bundle, progress: Progress, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """With the limit lowered: what is larger takes the same way."""
+    """With a lower limit: what is larger takes the same way."""
     monkeypatch.setattr("export.onnx.saving.LARGEST", 1000)
     assert export_bundle(bundle, progress)
     again = Bundle.open(bundle.path)
@@ -266,7 +266,7 @@ def test_a_repair_that_gives_up_is_a_rejection_and_says_why(
 ) -> None:
     plan = ExportPlan(lower=("fp16",), tolerances=tolerances(["fp16.min_cosine=1.5"]))
     exported = export_bundle(bundle, progress, plan)
-    (made,) = exported.lowered
+    (made,) = exported.converted
     assert made.repair is not None
     assert "gave up" in made.repair.reason
     assert [rejected.report for rejected in exported.rejected] == [made.report]

@@ -16,10 +16,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from isogon.bulk.engines.engine import Engine, Finished
+from isogon.bulk.executors.executor import Executor, Finished
 from isogon.bulk.job import BulkJob, Marks, marks_of, require_marked
 from isogon.bulk.worker import embed_part, model_for_job
-from isogon.errors import IsogonError, UsageError
+from isogon.errors import IsogonError, UsageError, option
 from isogon.model import Model
 
 _STORE = 512 * 2**20  # bytes: the object store of a local cluster; job and parts only
@@ -28,7 +28,7 @@ _GPU_DECODERS = 8  # decoding threads per GPU
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class RayEngine(Engine):
+class RayExecutor(Executor):
     """Ray actors, one per core or one per GPU.
 
     A worker that cannot do its part gets no more parts, and another worker does it. Its
@@ -169,8 +169,8 @@ def _cluster(address: str | None, workers: int | None) -> Iterator[Any]:
         import ray.exceptions
     except ImportError as error:
         raise UsageError(
-            "The engine `ray` needs the package `ray`, which is not installed. "
-            "Install the extra `ray`, or leave --engine out."
+            "The executor `ray` needs the package `ray`, which is not installed. "
+            f"Install the extra `ray`, or leave {option('executor')} out."
         ) from error
     before = signal.getsignal(signal.SIGTERM)
     try:
@@ -186,8 +186,8 @@ def _cluster(address: str | None, workers: int | None) -> Iterator[Any]:
     except (OSError, ValueError) as error:
         raise UsageError(
             f"No Ray cluster answers at {address}: {error}. Start one with `ray start "
-            f"--head`, give its --address and, in RAY_AUTH_TOKEN, its token; or leave "
-            f"--address out."
+            f"--head`, give its {option('address')} and, in RAY_AUTH_TOKEN, its token; or "
+            f"leave {option('address')} out."
         ) from error
     signal.signal(signal.SIGTERM, before)  # Ray's own handler ends without a message
     try:

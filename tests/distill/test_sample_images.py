@@ -5,7 +5,7 @@ from PIL import Image
 from rich.progress import Progress
 from sklearn.datasets import load_digits
 
-from distill.images.samples import sample_images
+from distill.images.sample_images import sample_images
 
 
 def test_sample_images_are_the_digits_and_photographs_written_once(

@@ -21,16 +21,16 @@ from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from typing import Any, Self
 
-from isogon.bulk.engines.engine import Engine, Finished
+from isogon.bulk.executors.executor import Executor, Finished
 from isogon.bulk.job import BulkJob
 from isogon.bulk.worker import embed_part, model_for_job
-from isogon.errors import IsogonError, UsageError
+from isogon.errors import IsogonError, UsageError, option
 
 _Answer = tuple[int, bytes] | Exception
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class ProcessEngine(Engine):
+class ProcessExecutor(Executor):
     """Several processes on a CPU; with a GPU one process, with several decoding threads."""
 
     workers: int
@@ -124,7 +124,7 @@ class _Worker:
             raise UsageError(
                 f"A worker process {how} during its part. If nobody stopped it, memory has "
                 f"run out. Finished parts are kept: run the same command again, with "
-                f"fewer --workers."
+                f"fewer {option('workers')}."
             ) from error
 
 

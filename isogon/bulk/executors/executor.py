@@ -1,4 +1,4 @@
-"""The interface of an engine, which runs the parts of a job."""
+"""The interface of an executor, which runs the parts of a job."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Generator, Sequence
@@ -9,7 +9,7 @@ from isogon.bulk.job import BulkJob
 Finished = Generator[tuple[int, bytes], None, None]
 
 
-class Engine(ABC):
+class Executor(ABC):
     """Runs the parts of a job with `embed_part`, in several processes or machines."""
 
     @abstractmethod

@@ -1,17 +1,23 @@
-"""Make the names `distill`, `export` and `serving` mean Isogon's own packages.
+"""Import the stages: `distill`, `export` and `serving` mean Isogon's own packages.
 
 They are installed beside `isogon`, under names that a user's folders may have too. After
 `import isogon`, these names mean Isogon's packages, whatever the current folder contains.
+`load_stage` imports one when it is needed, and says which extra is missing.
 """
 
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from importlib import import_module
 from importlib.abc import MetaPathFinder
 from importlib.machinery import ModuleSpec, PathFinder
 from importlib.util import spec_from_file_location
 from pathlib import Path
 from types import ModuleType
+
+from isogon.errors import UsageError
+from isogon.progress import Progress
 
 STAGES = ("distill", "export", "serving")
 OWN = ("isogon", *STAGES)
@@ -73,9 +79,43 @@ def require_own(name: str) -> None:
     file = getattr(module, "__file__", None)
     if module is None or (file and Path(file).resolve().is_relative_to(_ROOT / name)):
         return
-    from isogon.errors import UsageError
-
     raise UsageError(
         f"Isogon's stage `{name}` cannot be loaded: {file or 'another module'} was "
         f"imported under this name before. Rename that, or import isogon first."
     )
+
+
+def load_stage(module: str, *, extra: str, progress: Progress | None = None) -> None:
+    """Import a stage's module before its names are taken from it.
+
+    Args:
+        module: such as "export.artifacts".
+        extra: the extra that installs what it needs.
+        progress: shows that torch is being loaded, which takes seconds.
+
+    Raises:
+        UsageError: another module has the stage's name, or a package is not installed.
+    """
+    require_own(module.partition(".")[0])
+    task = progress and progress.add_task("Loading PyTorch", total=None)
+    with needing(extra):
+        import_module(module)
+    if progress:
+        progress.remove_task(task)
+
+
+@contextmanager
+def needing(extra: str) -> Iterator[None]:
+    """Turn a missing package into an error that names the extra to install.
+
+    Raises:
+        UsageError: a package is not installed.
+    """
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        package = str(error.name).partition(".")[0]
+        raise UsageError(
+            f"This needs the package {package!r}, which is not installed. Install the "
+            f"extra `{extra}`: `pip install '.[{extra}]'` in the folder of Isogon's source."
+        ) from error

@@ -4,7 +4,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from distill.recipe.teacher import MEAN, STD
+from distill.recipe.teacher_section import MEAN, STD
 from isogon.bundle import is_import_path
 from isogon.images.preprocessing import Std
 

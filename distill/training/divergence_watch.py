@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import nn
 
-from isogon.errors import UsageError
+from isogon.errors import UsageError, option
 
 _WINDOW = 100  # steps
 _FACTOR = 10.0
@@ -72,7 +72,7 @@ def _diverged(what: str, step: int, terms: Values, *, kept: bool) -> UsageError:
     checkpoint = "The last good checkpoint is kept. " if kept else ""
     again = "run again"
     if kept:
-        again += " with --accept-changes to continue from it"
+        again += f" with {option('accept_changes', True)} to continue from it"
     return UsageError(
         f"The loss {what} at step {step}{shown}. {checkpoint}"
         f'Lower `learning_rate`, set `clip_norm` or use `precision = "32-true"` in '

@@ -5,7 +5,7 @@ import threading
 import pytest
 
 from isogon.images import DecodingCost
-from serving.batching.room import SMALL_BYTES, LargeImageError, Room, Ticket
+from serving.batching.decoding_memory import SMALL_BYTES, LargeImageError, Room, Ticket
 
 
 def large(size: int) -> DecodingCost:

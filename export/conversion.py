@@ -52,7 +52,7 @@ class Finetuning:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Lowered:
+class Converted:
     """An artifact below float32: its parity report and its repair."""
 
     file: Path
@@ -64,7 +64,7 @@ class Lowered:
     finetuning: Finetuning | None = None  # None: not asked for
 
 
-def lowered(
+def converted(
     deployed: DeployedFunction,
     float32: onnx.ModelProto,
     precision: Precision,
@@ -75,11 +75,11 @@ def lowered(
     progress: Progress,
     target: Target = "onnxruntime",
     coarse: CoarseBank | None = None,
-) -> Lowered:
+) -> Converted:
     """Write the artifact of a lower precision to `folder` and judge it.
 
     Args:
-        deployed: what is lowered.
+        deployed: what is converted.
         float32: its graph.
         precision: the lower precision.
         folder: where the file is written.
@@ -141,11 +141,11 @@ def _made(
     plan: ExportPlan,
     folder: Path,
     progress: Progress,
-) -> Lowered:
+) -> Converted:
     """Convert, judge, and repair if it does not pass."""
     plain = convert()
     if not plan.repair or trial.accepts(plain):
-        return trial.lowered(plain)
+        return trial.converted(plain)
     repair = repaired(
         lambda keep: convert(keep=keep) if keep else plain,
         trial.accepts,
@@ -154,10 +154,10 @@ def _made(
         progress=progress,
     )
     if not repair:
-        return trial.lowered(repair.unrepaired, repair)
+        return trial.converted(repair.unrepaired, repair)
     unrepaired = folder / f"unrepaired.{trial.precision}.onnx"
     save_model(trial.shipped(repair.unrepaired), unrepaired)
-    found = trial.lowered(repair.model)
+    found = trial.converted(repair.model)
     before, after = (
         latency(OnnxRunner(file), pixels[:1]) for file in (unrepaired, found.file)
     )
@@ -205,10 +205,10 @@ class Trial:
         worst = np.min(np.nan_to_num(cosines, nan=-np.inf), axis=0)
         return np.argsort(worst, kind="stable")[:count]
 
-    def lowered(self, model: onnx.ModelProto, repair: Repair | None = None) -> Lowered:
+    def converted(self, model: onnx.ModelProto, repair: Repair | None = None) -> Converted:
         """Return the artifact of the chosen conversion, with its report."""
         run = self._run(model)
-        return Lowered(
+        return Converted(
             file=self._file,
             model=model,
             run=run,
