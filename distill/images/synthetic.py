@@ -30,20 +30,20 @@ _SIDE = 128  # pixels
 _BLACK, _WHITE = (0, 0, 0), (255, 255, 255)
 
 
-def with_synthetic(real: Images, learnt: Indices, share: float, seed: int) -> Images:
+def with_synthetic(real: Images, training: Indices, share: float, seed: int) -> Images:
     """Return the images of a source, and after them synthetic ones.
 
     Args:
         real: the images of the source.
-        learnt: those of `real` that steps learn from; no others are altered.
-        share: how many synthetic images there are for each of `learnt`; at most `MOST`.
+        training: those of `real` that steps learn from; no others are altered.
+        share: how many synthetic images there are for each of `training`; at most `MOST`.
         seed: of all random draws.
     """
-    count = min(round(share * len(learnt)), MOST)
+    count = min(round(share * len(training)), MOST)
     if not count:
         return real
     generator = np.random.default_rng((seed, _VERSION))
-    pairs = generator.choice(learnt, (count, 2)).tolist()
+    pairs = generator.choice(training, (count, 2)).tolist()
     # With the names of what they are made from: stored features depend on the names.
     names = [
         f"synthetic {_VERSION}/{number:05}, {_kind(number)} of {real.names[first]} and "

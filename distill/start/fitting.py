@@ -175,10 +175,10 @@ def _fit(
     ours = _pooled(backbone, recipe, data, device, progress)
     theirs = models.teacher.pooled(data.fitted, device, progress)
     count = len(data.fitted) - len(data.validation)
-    both = [np.asarray(one[:count], np.float32) for one in (ours, theirs)]
+    features, teacher = (np.asarray(one[:count], np.float32) for one in (ours, theirs))
     # A vector of zeros, such as a drawing may have, has no direction.
-    usable = np.logical_and(*(one.any(axis=1) for one in both))
-    features, teacher = (one[usable] for one in both)
+    usable = features.any(axis=1) & teacher.any(axis=1)
+    features, teacher = features[usable], teacher[usable]
     compression = uncentred_pca(teacher, layer.out_features)
     length = float(np.linalg.norm(teacher, axis=1).mean())
     models.objective.begin(torch.from_numpy(compression), length)
