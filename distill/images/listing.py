@@ -1,5 +1,6 @@
 """The sources of a recipe's images: opened, listed and compared before images are read."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -46,16 +47,27 @@ def open_source(source: str, choice: ClassChoice | None = None) -> Images:
 
 
 def require_sources(recipe: Recipe) -> None:
-    """Refuse paths that do not exist, before models are made or torch is imported.
+    """Refuse paths of a recipe that do not exist, before models are made.
 
     Raises:
         UsageError: names the first of them.
     """
     section = recipe.data
-    named = [section.images, section.test, *(each.images for each in recipe.unfamiliar)]
-    for source in named:
-        if source is not None:
-            _require_source(source)
+    sets = [each.images for each in recipe.unfamiliar]
+    require_places([section.images, section.test, *sets])
+
+
+def require_places(places: Iterable[str | None]) -> None:
+    """Refuse sources whose files do not exist, without opening any, and without torch.
+
+    Datasets of the hub are not checked.
+
+    Raises:
+        UsageError: names the first of them.
+    """
+    for source in places:
+        if source and source.partition("/")[0] not in {"hfds", *_IN_ORDER_ONLY}:
+            sources.require_there(source, forms=FORMS)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -123,16 +135,6 @@ def listed(recipe: Recipe) -> Sources:
         held_out=None if section.test is None else opened(section.test, choice),
         unfamiliar={each.name: opened(each.images) for each in recipe.unfamiliar},
     )
-
-
-def _require_source(source: str) -> None:
-    """Refuse a source whose files do not exist, without opening any.
-
-    Raises:
-        UsageError: a path does not exist. Datasets of the hub are not checked.
-    """
-    if source.partition("/")[0] not in {"hfds", *_IN_ORDER_ONLY}:
-        sources.require_there(source, forms=FORMS)
 
 
 def _shared(ours: Images, theirs: Images) -> set[str]:

@@ -236,7 +236,8 @@ def distill(
     again. OUTPUT.work holds metrics.jsonl, and curves for `tensorboard --logdir`.
     """
     from distill import Wanted, chosen_from
-    from distill.images.listing import require_sources
+    from distill.choosing import unfamiliar_set
+    from distill.images.listing import require_places, require_sources
     from isogon import api
     from isogon.api.exporting import export_trained
     from isogon.bundle import Bundle
@@ -261,8 +262,10 @@ def distill(
             name=name,
             settings=tuple(settings or ()),
         )
+        sets = [unfamiliar_set(each)["images"] for each in unfamiliar or ()]
+        require_places([images, test, *sets])  # before torch is loaded
         chosen = chosen_from(recipe, wanted, minutes=minutes)
-        require_sources(chosen.recipe)  # before anything is printed, or torch loaded
+        require_sources(chosen.recipe)  # before anything is printed
     path = output or Path(f"{chosen.recipe.name}.isogon")
     with console.progress() as progress:
         if dry_run:

@@ -11,6 +11,7 @@ from PIL import Image, ImageOps
 from PIL.ImageFile import ImageFile
 from PIL.TiffImagePlugin import TiffImageFile
 
+from isogon.images.formats import image_format
 from isogon.images.samples import is_deep
 from isogon.images.tiff import mend
 
@@ -30,7 +31,8 @@ _BITS, _MOST, _ZERO_IS = 258, 281, 262  # 0 is white (0) or black (1)
 def file_of(image: Image.Image) -> bytes | None:
     """Return the file of an image that Pillow has opened, but not loaded; None for others.
 
-    So it is decoded like its file. Afterwards Pillow can still load it.
+    So it is decoded like its file. Afterwards Pillow can still load it. None also for a
+    format that Pillow decodes and Isogon does not.
     """
     if not isinstance(image, ImageFile) or not image.tile or image.tell():
         return None
@@ -42,9 +44,10 @@ def file_of(image: Image.Image) -> bytes | None:
     place = file.tell()
     try:
         file.seek(0)
-        return file.read()
+        data = file.read()
     finally:
         file.seek(place)
+    return data if image_format(data) else None
 
 
 def storable(image: Image.Image) -> Image.Image:

@@ -67,6 +67,10 @@ def test_the_file_of_an_image_that_is_only_opened_is_taken() -> None:
     opened.load()  # still does
     assert file_of(opened) is None
     assert file_of(RGB) is None
+    other = io.BytesIO()
+    RGB.save(other, "TGA")
+    assert file_of(Image.open(other)) is None
+    assert np.array_equal(through(Image.open(other)), NOISE)
     scaled = Image.open(file)
     scaled.draft("RGB", (2, 2))
     assert file_of(scaled) is None
