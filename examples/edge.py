@@ -123,7 +123,12 @@ def pixels(path, height, width, crop, limits=None):
     colours = getattr(image, "tag_v2", {}).get(320)
     if image.mode == "P" and colours and max(colours) < 256:  # they should have 16 bits
         image.palette = ImagePalette.raw("RGB;L", bytes(colours))
-    shown = image.tile[0].extents if image.format == "GIF" else None  # on the screen
+    shown = image.tile[0].extents if image.format == "GIF" else None  # on the canvas
+    frame = data.find(b"ANMF", data.find(b"ANIM") + 1) + 8
+    if image.format == "WEBP" and image.mode == "RGB" and frame > 7:
+        sides = (data[frame + at : frame + at + 3] for at in (0, 3, 6, 9))
+        x, y, w, h = (int.from_bytes(each, "little") for each in sides)
+        shown = (2 * x, 2 * y, 2 * x + w + 1, 2 * y + h + 1)
     for n, part in enumerate(image.tile if image.format == "TIFF" else ()):
         if part.args[0] in ("R", "G", "B") and image.tag_v2[258][0] == 16:  # planes
             rawmode = part.args[0] + (";16B" if data[:2] == b"MM" else ";16L")
@@ -142,6 +147,8 @@ def pixels(path, height, width, crop, limits=None):
     if turn:
         image.getexif()[0x0112] = turn
         image = ImageOps.exif_transpose(image)
+    if image.format == "BMP" and image.mode == "RGBA" and not image.getextrema()[3][1]:
+        image = image.convert("RGB")  # no alpha was written
     image = in_srgb(image)
     if image.mode == "RGBA":
         white = Image.new("RGBA", image.size, "white")

@@ -20,7 +20,6 @@ from dataclasses import dataclass
 import pi_heif
 from PIL import AvifImagePlugin, Image, ImageFile
 from PIL.BmpImagePlugin import BmpImageFile
-from PIL.GifImagePlugin import GifImageFile
 from PIL.Jpeg2KImagePlugin import Jpeg2KImageFile
 from PIL.PngImagePlugin import PngImageFile
 from PIL.TiffImagePlugin import TiffImageFile
@@ -31,7 +30,8 @@ from isogon.images.boxes import is_complete, without_exif
 from isogon.images.colours import Correction, correction
 from isogon.images.cost import DecodingCost, cost
 from isogon.images.formats import ACCEPTED, Format, format_of, other_format
-from isogon.images.jpeg import endings, structure
+from isogon.images.frames import alone_on_white, first_frame_box
+from isogon.images.jpeg import TRIES, endings, structure
 from isogon.images.netpbm import is_unusual, unusual
 from isogon.images.orientation import turn_of
 from isogon.images.png import mend_transparency, without_excess
@@ -121,13 +121,13 @@ def decode(
         data = without_exif(data, xmp=found.name == "HEIC")
     image: Image.Image = _opened(found, data)
     _require_bounded(image, passes, limits)
-    takes = cost(found.name, image, passes)
+    takes = cost(found.name, image, passes if ends else passes * TRIES)
     if admit is not None:
         admit(takes)
     try:
         if is_unusual(image):
             return unusual(image, data, samples).convert("RGB")
-        box = gif.first_image_box(image) if isinstance(image, GifImageFile) else None
+        box = first_frame_box(image, data)
         if ends:
             image.load()
         else:
@@ -144,7 +144,7 @@ def decode(
             image = image.transpose(turn)
         result = _rgb(image)
         if box is not None:
-            result = gif.alone_on_white(result, box)
+            result = alone_on_white(result, box)
         result.info = {key: image.info[key] for key in (ASSUMED,) if key in image.info}
         return result
     except (ImageError, MemoryError):
@@ -188,7 +188,7 @@ def _opened(kind: Format, data: bytes) -> ImageFile.ImageFile:
         raise
     # Hostile bytes reach many parsers here, and each has its own errors.
     except Exception as error:
-        if kind.name == "TIFF" and (words := tiff.unsupported(data)):
+        if kind.name == "TIFF" and (words := tiff.unsupported(data, str(error))):
             raise _not_decoded(words) from error
         # The message of an unforeseen error in a parser is of no use.
         reason = "it breaks off" if error.__cause__ is not None else error
@@ -267,6 +267,10 @@ def _require_bounded(image: Image.Image, passes: int, limits: ImageLimits) -> No
 
 
 def _rgb(image: Image.Image) -> Image.Image:
+    if isinstance(image, BmpImageFile) and image.mode == "RGBA":
+        *_, (_, most) = image.getextrema()
+        if most == 0:  # no alpha was written, although the header announces it
+            image = image.convert("RGB")
     colours = correction(image)
     if image.has_transparency_data:
         return _on_white(image, colours)

@@ -10,6 +10,7 @@ from PIL import Image
 from isogon.errors import UsageError
 from isogon.images.classes import ClassChoice, classes_by_folder
 from isogon.images.collection import (
+    SOURCES,
     Images,
     Indices as Indices,
     PassedOver,
@@ -26,8 +27,6 @@ _OF_SYSTEMS = frozenset(
     {"__macosx", "$recycle.bin", "system volume information", "lost+found", "@eadir",
      "#recycle", "#snapshot", "@recycle", "@recently-snapshot"}
 )  # fmt: skip
-
-LISTS = (".csv", ".tsv", ".jsonl", ".ndjson", ".parquet", ".tar")  # sources themselves
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -133,7 +132,7 @@ class _Found:
     def lists(self) -> list[str]:
         """Return the skipped files in the folder itself that may be lists of images."""
         names = self.passed_over.get(OTHER, [])
-        return [n for n in names if "/" not in n and n.lower().endswith(LISTS)]
+        return [n for n in names if "/" not in n and n.lower().endswith(SOURCES)]
 
     def _pass_over(self, entry: os.DirEntry[str], reason: str) -> None:
         self.passed_over.setdefault(reason, []).append(entry.path[self._start :])

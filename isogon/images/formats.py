@@ -158,6 +158,7 @@ _OTHERS = {
     "an icon": _start(rb"\0\0[\x01\x02]\0[^\0]\0"),
     "a Photoshop": _start(rb"8BPS"),
     "a text-only PPM": _start(rb"P[123][\s#]"),
+    "an MNG": _start(rb"\x8aMNG|\x8bJNG"),
     "a PAM": _start(rb"P7\s"),
     "a PFM": _start(rb"P[Ff]\s"),
     "a JPEG XR": _start(rb"II\xbc[\0\x01]"),

@@ -1,7 +1,4 @@
-"""GIF: a limit on the blocks before the first image, and what is around that image."""
-
-from PIL import Image
-from PIL.GifImagePlugin import GifImageFile
+"""A limit on the blocks of a GIF before its first image."""
 
 from isogon.errors import ImageError, ImageProblem
 
@@ -31,24 +28,3 @@ def require_modest(data: bytes) -> None:
         ImageProblem.TOO_LARGE,
         f"has more than {_MOST_BLOCKS:,} blocks before its first image. Save it again.",
     )
-
-
-def first_image_box(image: GifImageFile) -> tuple[int, int, int, int] | None:
-    """Return the box of the first image within the screen; None if it fills the screen.
-
-    Args:
-        image: opened, not loaded.
-    """
-    box = image.tile[0].extents if image.tile else None
-    return None if box in (None, (0, 0, *image.size)) else box
-
-
-def alone_on_white(image: Image.Image, box: tuple[int, int, int, int]) -> Image.Image:
-    """Return an RGB image in which all but `box` is white.
-
-    The screen around the first image is transparent, as browsers show it. Pillow gives it
-    the first colour of the palette, unless a colour is transparent.
-    """
-    result = Image.new("RGB", image.size, "white")
-    result.paste(image.crop(box), box)
-    return result

@@ -34,9 +34,10 @@ def file_of(image: Image.Image) -> bytes | None:
     So it is decoded like its file. Afterwards Pillow can still load it. None also for a
     format that Pillow decodes and Isogon does not.
     """
-    if not isinstance(image, ImageFile) or not image.tile or image.tell():
+    if not isinstance(image, ImageFile) or image.tell():
         return None
-    if getattr(image, "decoderconfig", None):  # scaled by `draft`
+    loaded = not image.tile and getattr(image, "_im", None) is not None
+    if loaded or getattr(image, "decoderconfig", None):  # the latter: scaled by `draft`
         return None
     file = image.fp
     if file is None or getattr(file, "closed", False):

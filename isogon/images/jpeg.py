@@ -22,6 +22,7 @@ _COEFFICIENTS = 64  # of a block
 _END = b"\xff\xd9"
 # Scan data that begins with one bits, and with others.
 _NOISE = tuple(bytes.fromhex(each) * 32 for each in ("fed5b3976e2fdc4b", "5a4396fd3ce9b8"))
+TRIES = 4  # ends that `endings` tries
 _RESTARTS = 8  # restart markers are FF D0 to FF D7, in turn
 
 # In a scan, FF is followed by 0 or a restart marker; any other FF begins a marker.

@@ -11,7 +11,8 @@ _SIZES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12
           13: 4, 16: 8, 17: 8, 18: 8}  # fmt: skip # bytes, by the type of a value
 
 _BITS_PER_SAMPLE, _COMPRESSION, _PLANAR, _COLOURS, _FORMAT = 258, 259, 284, 320, 339
-_APART, _SIGNED = 2, 2
+_SAMPLES, _APART, _SIGNED = 277, 2, 2
+_UNKNOWN = ("unknown pixel mode", "unknown data organization")  # Pillow's errors
 _BANDS = ("R", "G", "B", "A")  # as Pillow calls planes of 8 bits
 
 # Compressions that Pillow's libtiff lacks.
@@ -60,11 +61,12 @@ def require_modest(data: bytes) -> None:
         )
 
 
-def unsupported(data: bytes) -> str | None:
+def unsupported(data: bytes, error: str = "") -> str | None:
     """Return why a whole TIFF may not be decoded; None: by its tags it should be.
 
     Args:
         data: a file that `require_modest` accepts, and that is not decoded.
+        error: Pillow's message.
     """
     if data[:4] == b"MM\0+":
         return "a BigTIFF whose most significant bytes come first"
@@ -80,6 +82,8 @@ def unsupported(data: bytes) -> str | None:
     if bits not in (1, 2, 4, 8, 16) or form != 1:
         words = _FORMATS.get(form, "integers")
         return f"a TIFF whose samples are {words} of {bits} bits"
+    if error in _UNKNOWN:
+        return f"a TIFF of {numbers.get(_SAMPLES, 1)} samples of {bits} bits per pixel"
     return None
 
 

@@ -132,6 +132,7 @@ def test_the_colours_of_a_palette_may_have_8_bits_or_16(factor: int) -> None:
         ({"bits": 8, "compression": 34887}, "compressed by LERC"),
         ({"bits": 8, "compression": 50002}, "compressed by JPEG XL"),
         ({"bits": 8, "compression": 60000}, "with compression 60000"),
+        ({"bits": 8, "zero": 4}, "of 1 samples of 8 bits per pixel"),
     ],
 )
 def test_kinds_of_tiff_that_are_not_decoded_are_named(
@@ -155,6 +156,29 @@ def test_around_the_first_image_of_a_gif_is_white() -> None:
     expected = np.full((90, 100, 3), 255, np.uint8)
     expected[30 : 30 + 48, 20 : 20 + 64] = image.convert("RGB")
     assert np.array_equal(decode(bytes(data)), expected)
+
+
+def test_around_the_first_image_of_an_animated_webp_is_white() -> None:
+    first = Image.new("RGBA", (70, 50), (0, 0, 0, 0))
+    first.paste(SMOOTH.resize((20, 20)), (10, 10))
+    options = {"save_all": True, "append_images": [SMOOTH.resize((70, 50))]}
+    data = written("WebP", first, lossless=True, background=(255, 0, 0, 255), **options)
+    expected = np.full((50, 70, 3), 255, np.uint8)
+    expected[10:30, 10:30] = SMOOTH.resize((20, 20))
+    assert np.array_equal(decode(data), expected)
+    options["append_images"] = [SMOOTH.rotate(180)]
+    whole = written("WebP", SMOOTH, lossless=True, **options)
+    assert np.array_equal(decode(whole), SMOOTH)
+
+
+def test_a_bitmap_whose_alpha_was_never_written_is_opaque() -> None:
+    pixels = np.dstack([np.asarray(SMOOTH)[::-1, :, ::-1], np.zeros((48, 64), np.uint8)])
+    masks = struct.pack("<4I", 0xFF0000, 0xFF00, 0xFF, 0xFF000000) + bytes(52)
+    head = struct.pack("<IiiHHIIiiII", 108, 64, 48, 1, 32, 3, pixels.size, 0, 0, 0, 0)
+    data = b"BM" + struct.pack("<IHHI", 0, 0, 0, 14 + 108) + head + masks
+    assert np.array_equal(decode(data + pixels.tobytes()), SMOOTH)
+    pixels[0, 0, 3] = 255
+    assert (np.asarray(decode(data + pixels.tobytes()))[0] == 255).all()
 
 
 # 2 x 2 pixels of (65535, 0, 40000) and of (65000, 300, 40000), by OpenJPEG.

@@ -202,6 +202,7 @@ BOMB = zlib.compress(bytes(5 * 2**20))
         (chunk(b"tEXt", b"k\0changed")[:-1] + b"?",),
         (chunk(b"tEXt", b"transparency\0red"), chunk(b"tEXt", b"icc_profile\0none")),
         (chunk(b"pHYs", b"\0"), chunk(b"sRGB", b""), chunk(b"gAMA", b"\1")),
+        (chunk(b"tRNS", b""),),
         (chunk(b"cHRM", b"\0" * 5), chunk(b"eXIf", b"nothing"), chunk(b"teSt", b"")),
     ],
 )

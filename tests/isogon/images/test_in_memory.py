@@ -59,14 +59,20 @@ def test_what_is_only_opened_keeps_the_range_that_its_file_states() -> None:
     assert np.array_equal(through(Image.open(ppm))[..., 0], NOISE[..., 0])
 
 
-def test_the_file_of_an_image_that_is_only_opened_is_taken() -> None:
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "AVIF", "TIFF", "GIF", "BMP"])
+def test_the_file_of_an_image_that_is_only_opened_is_taken(kind: str) -> None:
     file = io.BytesIO()
-    RGB.save(file, "JPEG")
+    RGB.save(file, kind)
     opened = Image.open(file)
     assert file_of(opened) == file.getvalue()
     opened.load()  # still does
     assert file_of(opened) is None
     assert file_of(RGB) is None
+
+
+def test_other_images_have_no_file_that_means_the_same() -> None:
+    file = io.BytesIO()
+    RGB.save(file, "JPEG")
     other = io.BytesIO()
     RGB.save(other, "TGA")
     assert file_of(Image.open(other)) is None
