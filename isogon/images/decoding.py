@@ -268,9 +268,8 @@ def _require_bounded(image: Image.Image, passes: int, limits: ImageLimits) -> No
 
 def _rgb(image: Image.Image) -> Image.Image:
     if isinstance(image, BmpImageFile) and image.mode == "RGBA":
-        *_, (_, most) = image.getextrema()
-        if most == 0:  # no alpha was written, although the header announces it
-            image = image.convert("RGB")
+        if image.getchannel("A").getbbox() is None:
+            image = image.convert("RGB")  # the header announces alpha, and none is written
     colours = correction(image)
     if image.has_transparency_data:
         return _on_white(image, colours)
