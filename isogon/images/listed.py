@@ -256,13 +256,10 @@ def _table(file: Path) -> _Table:
         if suffix in (".jsonl", ".ndjson"):
             return _json_lines(text, file)
         return _delimited(text, "\t" if suffix == ".tsv" else ",", file)
-    except UnicodeDecodeError as error:
-        raise UsageError(
-            f"{file} is not in UTF-8 or UTF-16: {error}. Save it as UTF-8; in Excel that "
-            f"is the type `CSV UTF-8`."
-        ) from error
-    except (OSError, csv.Error, json.JSONDecodeError) as error:
+    except (OSError, UnicodeDecodeError, csv.Error, json.JSONDecodeError) as error:
         expected = "Expected a path on every line." if suffix == ".txt" else _HINT
+        if isinstance(error, UnicodeDecodeError):
+            expected += " Save it as UTF-8; in Excel that is the type `CSV UTF-8`."
         raise UsageError(f"{file} cannot be read as a list: {error}. {expected}") from error
 
 

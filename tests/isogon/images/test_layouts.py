@@ -314,7 +314,7 @@ def test_odd_lists_are_refused_with_the_reason(tmp_path: Path) -> None:
     path = tmp_path / "a.csv"
     for text, says in (
         ("path,label,label\na.png,1,2\n", "several columns named label"),
-        ("path,label\na.png,é\n", "not in UTF-8 or UTF-16.*Save it as UTF-8"),
+        ("path,label\na.png,é\n", "cannot be read as a list: .*Save it as UTF-8"),
     ):
         path.write_bytes(text.encode("latin-1"))
         with pytest.raises(UsageError, match=says):
