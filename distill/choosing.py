@@ -13,6 +13,7 @@ from typing import Any
 
 from distill.available_weights import PACKAGE, hub_silence, package_of, weights_at_hand
 from distill.images.listing import require_sources
+from distill.model_names import require_model_names
 from distill.recipe import (
     Recipe,
     document_from_toml,
@@ -105,6 +106,7 @@ def chosen_recipe(
     _set_images(document, wanted)
     _set_teacher(document, wanted, taken, start=base is None)
     _set_student(document, wanted, taken, start=base is None)
+    require_model_names(document)
     _set_length(document, wanted, taken)
     for key in ("batch_size", "accumulate", "workers", "seed"):
         _set(document, "train", key, getattr(wanted, key))

@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageCms, ImageOps, PngImagePlugin
+from PIL import Image, ImageCms, ImageOps, ImagePalette, PngImagePlugin, TiffImagePlugin
 
 try:
     import pi_heif
@@ -25,6 +25,9 @@ import onnxruntime
 
 Image.MAX_IMAGE_PIXELS = None
 PngImagePlugin.MAX_TEXT_CHUNK = PngImagePlugin.MAX_TEXT_MEMORY = 2**28
+for order, zero, bits in ((b"MM", 0, 16), (b"II", 0, 12), (b"MM", 0, 12), (b"MM", 1, 12)):
+    modes = ("I;16B", "I;16B") if bits == 16 else ("I;16", "I;12")
+    TiffImagePlugin.OPEN_INFO.setdefault((order, zero, (1,), 1, (bits,), ()), modes)
 
 
 def black_and_white(image, data, samples):
@@ -114,7 +117,18 @@ def in_srgb(image):
 def pixels(path, height, width, crop, limits=None):
     """Return the image upright, in sRGB, on white: its centred box, at the model's size."""
     data = Path(path).read_bytes()
+    if data[:2] == b"\xff\xd8":
+        data += b"\xff\xd9"  # some lack their end marker, but no pixel
     image = Image.open(io.BytesIO(data))
+    colours = getattr(image, "tag_v2", {}).get(320)
+    if image.mode == "P" and colours and max(colours) < 256:  # they should have 16 bits
+        image.palette = ImagePalette.raw("RGB;L", bytes(colours))
+    shown = image.tile[0].extents if image.format == "GIF" else None  # on the canvas
+    frame = data.find(b"ANMF", data.find(b"ANIM") + 1) + 8
+    if image.format == "WEBP" and image.mode == "RGB" and frame > 7:
+        sides = (data[frame + at : frame + at + 3] for at in (0, 3, 6, 9))
+        x, y, w, h = (int.from_bytes(each, "little") for each in sides)
+        shown = (2 * x, 2 * y, 2 * x + w + 1, 2 * y + h + 1)
     for n, part in enumerate(image.tile if image.format == "TIFF" else ()):
         if part.args[0] in ("R", "G", "B") and image.tag_v2[258][0] == 16:  # planes
             rawmode = part.args[0] + (";16B" if data[:2] == b"MM" else ";16L")
@@ -133,10 +147,16 @@ def pixels(path, height, width, crop, limits=None):
     if turn:
         image.getexif()[0x0112] = turn
         image = ImageOps.exif_transpose(image)
+    if image.format == "BMP" and image.mode == "RGBA" and not image.getextrema()[3][1]:
+        image = image.convert("RGB")  # no alpha was written
     image = in_srgb(image)
     if image.mode == "RGBA":
         white = Image.new("RGBA", image.size, "white")
         image = Image.alpha_composite(white, image).convert("RGB")
+    if shown:
+        screen = Image.new("RGB", image.size, "white")
+        screen.paste(image.crop(shown), shown)
+        image = screen
     scale = crop * min(image.width / width, image.height / height)
     w, h = min(width * scale, image.width), min(height * scale, image.height)
     left, top = (image.width - w) / 2, (image.height - h) / 2

@@ -23,7 +23,7 @@ from isogon.bundle import (
 from isogon.errors import ImageError, UsageError, option
 from isogon.images import ImageLimits, Preprocessing, decode
 from isogon.images.collection import LOCAL_LIMITS
-from isogon.images.in_memory import saved, storable, without_loss
+from isogon.images.in_memory import file_of, saved, storable, without_loss
 from isogon.ood import Calibration
 from isogon.progress import Progress
 from isogon.runtimes import How, Runner, runtime_for
@@ -396,6 +396,9 @@ def save_answers(path: Path, answers: Sequence[Answer], fingerprint: str) -> Non
 
 def _as_file(image: PillowImage) -> bytes:
     """Return the pixels as a file without loss, for the decoder."""
+    opened = file_of(image)
+    if opened is not None:
+        return opened
     image = storable(image)
     if without_loss(image) == "TIFF":
         return saved(image, "TIFF")

@@ -35,6 +35,24 @@ COMMANDS = [
 SMALLEST = Path(__file__).parents[1] / "recipes" / "smallest.toml"
 
 
+def test_a_misspelt_model_is_refused_before_torch_is_loaded(tmp_path: Path) -> None:
+    Image.new("RGB", (4, 4)).save(tmp_path / "a.png")
+    for option in ("--teacher", "--student"):
+        arguments = ["distill", "--images", str(tmp_path), option, "mobilnetv4_conv_smal"]
+        code = (
+            f"import sys; sys.argv = ['isogon', *{arguments!r}]\n"
+            "from isogon.cli.main import main\n"
+            "try: main()\n"
+            "finally: assert not {'torch', 'timm'} & sys.modules.keys()"
+        )
+        done = subprocess.run(
+            [sys.executable, "-c", code], capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 2, done.stderr
+        said = "has no model named 'mobilnetv4_conv_smal'. Similar: mobilenetv4_conv_small"
+        assert said in done.stderr
+
+
 Here = Callable[..., subprocess.CompletedProcess[str]]
 
 

@@ -5,10 +5,14 @@ usage, a bad bundle, or a lost process or node. Each command imports its stage w
 runs, so `--help` is instant and `serve` never loads torch.
 """
 
+import contextlib
+import json
 import os
 import signal
 import sys
+import time
 from io import TextIOWrapper
+from pathlib import Path
 
 import typer
 
@@ -107,6 +111,20 @@ def failure(error: Exception) -> None:
     shown = err if isinstance(error, ProcessError) else aside
     shown.print("[bold red]Error[/]", end=" ")
     shown.print(str(error), markup=False, soft_wrap=True)
+    _tell_torchrun(error)
+
+
+def _tell_torchrun(error: Exception) -> None:
+    """Give torchrun the error for its own report, which follows ours.
+
+    torchrun prints a traceback whenever a process fails; nothing here can prevent that.
+    """
+    path = os.environ.get("TORCHELASTIC_ERROR_FILE")
+    if path is None:
+        return
+    told = {"message": str(error), "extraInfo": {"timestamp": str(int(time.time()))}}
+    with contextlib.suppress(OSError):
+        Path(path).write_text(json.dumps({"message": told}), encoding="utf-8")
 
 
 if __name__ == "__main__":

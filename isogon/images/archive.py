@@ -17,10 +17,12 @@ from PIL import Image
 
 from isogon.errors import UsageError
 from isogon.images.classes import (
+    LABELS,
     ClassChoice,
     Classes,
     classes_by_folder,
     classes_by_label,
+    column_named,
     column_words,
     label_column,
     label_text,
@@ -33,11 +35,15 @@ from isogon.images.collection import (
     no_images,
     require_unique,
 )
-from isogon.images.folder import HIDDEN, OTHER
+from isogon.images.folder import HIDDEN, OTHER, is_hidden
 from isogon.images.formats import HEAD, SUFFIXES, image_format
 
 _LONGEST = {".cls": 1024, ".json": 2**20}  # bytes of a file with a sample's class
 _FURTHER = "further images of a sample"
+_NUMBER = (1, 2, 4, 8)  # bytes of a class that is stored as a binary number
+
+# Which of several images of a sample counts: by the name's end, the first that is there.
+_PREFERRED = ("", "image", "img", "rgb", "photo", "picture", "input", "color", "colour")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -101,11 +107,9 @@ class TarImages(Images):
         images = []
         for member in members:
             if member.is_image:
-                # In WebDataset `0001.mask.png` is a part of `0001`, not a separate image.
-                if stated and "." in member.name.removeprefix(member.key)[1:]:
-                    passed_over.setdefault(_FURTHER, []).append(member.name)
-                else:
-                    images.append(member)
+                images.append(member)
+        if stated:
+            images = _one_of_each_sample(images, stated, passed_over)
         if not images:
             raise no_images(where, PassedOver.of(passed_over))
         several = len(archives) > 1
@@ -187,7 +191,7 @@ def _files(
             continue
         name, suffix = path.as_posix(), path.suffix.lower()
         offset = base + member.offset_data
-        if any(part.startswith(".") for part in path.parts):
+        if any(map(is_hidden, path.parts)):
             passed_over.setdefault(HIDDEN, []).append(name)
         elif suffix == ".tar":
             with tarfile.open(fileobj=opened.extractfile(member), mode="r:") as inner:
@@ -223,31 +227,69 @@ def _require_end(opened: tarfile.TarFile) -> None:
 def _stated(archives: Sequence[Path], members: list[_Member]) -> _Stated:
     found: _Stated = {}
     for member in members:
-        suffix = member.name.removeprefix(member.key)
+        suffix = PurePosixPath(member.name).suffix.lower()
         if not 0 < member.size <= _LONGEST.get(suffix, 0):
             continue
         data = _read(archives[member.archive], member.offset, member.size)
         if suffix == ".cls":
-            said = {"cls": data.decode("utf-8", "replace").strip()}
+            said = {"cls": _class_text(data)}
         else:
             said = _json_fields(data)
         found.setdefault((member.archive, member.key), {}).update(said)
     return found
 
 
+def _one_of_each_sample(
+    images: list[_Member], stated: _Stated, passed_over: dict[str, list[str]]
+) -> list[_Member]:
+    """Return one image of each sample that has a class, and note its others.
+
+    `0001.mask.png` and `0001.jpg` are parts of the sample `0001`. The plain name counts,
+    or the one that says `image`; else the first in the archive.
+    """
+
+    def rank(image: _Member) -> int:
+        part = image.name.removeprefix(image.key)[1:].lower().rpartition(".")[0]
+        return _PREFERRED.index(part) if part in _PREFERRED else len(_PREFERRED)
+
+    best: dict[tuple[int, str], _Member] = {}
+    for image in images:
+        sample = image.archive, image.key
+        if sample not in best or rank(image) < rank(best[sample]):
+            best[sample] = image
+    kept = []
+    for image in images:
+        sample = image.archive, image.key
+        if best[sample] is image or sample not in stated:
+            kept.append(image)
+        else:
+            passed_over.setdefault(_FURTHER, []).append(image.name)
+    return kept
+
+
+def _class_text(data: bytes) -> str:
+    """Return the class in a `.cls` file: text, or a binary number."""
+    text = data.decode("utf-8", "replace").strip()
+    if len(data) in _NUMBER and not text.isprintable():
+        return str(int.from_bytes(data, "little"))
+    return text
+
+
 def _json_fields(data: bytes) -> dict[str, str]:
-    """Return the scalar values of a JSON object; nothing for other content."""
+    """Return the values of a JSON object; of objects inside, by keys such as `a.label`."""
     try:
         document = json.loads(data)
-    except ValueError:
+    except (ValueError, RecursionError):
         return {}
-    if not isinstance(document, dict):
-        return {}
-    return {
-        key: label_text(value)
-        for key, value in document.items()
-        if not isinstance(value, list | dict)
-    }
+    return dict(_scalars(document, "")) if isinstance(document, dict) else {}
+
+
+def _scalars(document: dict[str, object], above: str) -> Iterator[tuple[str, str]]:
+    for key, value in document.items():
+        if isinstance(value, dict):
+            yield from _scalars(value, f"{above}{key}.")
+        elif not isinstance(value, list) or len(value) == 1:
+            yield f"{above}{key}", label_text(value)
 
 
 def _classes(
@@ -261,7 +303,7 @@ def _classes(
             choice.require_no_column(where)
         return classes_by_folder(names, choice.level, where)
     column = "cls" if choice.column is None and "cls" in keys else None
-    column = column or label_column(keys, choice, where)
+    column = column or label_column(keys, choice, where) or _inner_label(keys)
     words = column_words(column, keys, used=())
     if column is None:
         return replace(
@@ -275,6 +317,13 @@ def _classes(
             f"{len(images)}: {', '.join(missing[:10])}. Give all images one, or none."
         )
     return classes_by_label([each[column] for each in fields], len(images), words, where)
+
+
+def _inner_label(keys: Sequence[str]) -> str | None:
+    """Return the key with a usual name for labels inside an object, if there is one."""
+    inner = {key.rpartition(".")[2]: key for key in reversed(keys) if "." in key}
+    found = column_named(tuple(inner), LABELS)
+    return None if found is None else inner[found]
 
 
 def _read(archive: Path, offset: int, size: int) -> bytes:

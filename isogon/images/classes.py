@@ -33,8 +33,15 @@ _DIVISIONS = {
     *("train", "training", "val", "valid", "validation", "dev", "test", "testing", "eval"),
 }
 
+# A camera's or phone's folder, and those inside it (`100APPLE`), by the standard DCF.
+_CAMERA, _IN_CAMERA = "dcim", re.compile(r"\d{3}[A-Z0-9_]{5}")
+
+# What programs write for a missing label, besides an empty text.
+_MISSING = {"nan", "NaN", "<NA>", "NaT", "null", "NULL", "\\N"}
+
 _SHOWN = 3  # classes or columns in a sentence
-_BITS = {"0": 0, "0.0": 0, "1": 1, "1.0": 1}  # of a column for one class
+_BITS = {"0": 0, "0.0": 0, "false": 0, "1": 1, "1.0": 1, "true": 1}  # in lower case
+_WHOLE = re.compile(r"(-?\d+)\.0+")  # pandas writes whole numbers so if some are missing
 _SEVERAL = 5  # images per class on average; a level with fewer is chosen last
 
 
@@ -114,6 +121,10 @@ def classes_by_folder(names: Sequence[str], level: int | None, where: str) -> Cl
     folders = [PurePosixPath(name).parts[:-1] for name in names]
     if level is not None:
         return _at_level(names, folders, level, where)
+    if _of_camera(folders):
+        return Classes.none(
+            len(names), "these are a camera's folders; `classes` in [data] names a level"
+        )
     telling = [_telling(path) for path in folders]
     for place in range(min(map(len, telling), default=0)):
         here = {
@@ -160,14 +171,17 @@ def classes_by_label(
     """
     if labels is None:
         return Classes.none(images, origin)
-    missing = [number for number, label in enumerate(labels, 1) if not label]
-    if missing and len(missing) < len(labels):
+    named = ["" if label is None or label in _MISSING else label for label in labels]
+    if named and all(map(_WHOLE.fullmatch, named)):
+        named = [label.partition(".")[0] for label in named]
+    missing = [number for number, label in enumerate(named, 1) if not label]
+    if missing and len(missing) < len(named):
         shown = ", ".join(map(str, missing[:10]))
         raise UsageError(
-            f"{where} gives a label to {len(labels) - len(missing)} of its {len(labels)} "
+            f"{where} gives a label to {len(named) - len(missing)} of its {len(named)} "
             f"images, but not to image {shown}. Label all of them, or none."
         )
-    return Classes.of([label or "" for label in labels], origin)
+    return Classes.of(named, origin)
 
 
 def label_column(columns: Sequence[str], choice: ClassChoice, where: str) -> str | None:
@@ -184,7 +198,12 @@ def label_column(columns: Sequence[str], choice: ClassChoice, where: str) -> str
 
 
 def label_text(value: object) -> str:
-    """Return a value of JSON or Parquet as the name of a class; empty for null."""
+    """Return a value of JSON or Parquet as text; of a list of one value, that value.
+
+    Null is empty.
+    """
+    if isinstance(value, list | tuple) and len(value) == 1:
+        value = value[0]
     return "" if value is None else str(value)
 
 
@@ -216,8 +235,8 @@ def one_hot_labels(
     columns: Sequence[str], rows: Sequence[Mapping[str, str]]
 ) -> tuple[list[str], str] | None:
     """Return labels and their origin, if each row has 1 in one column and 0 in others."""
-    binary = [each for each in columns if all(row[each] in _BITS for row in rows)]
-    hot = [[each for each in binary if _BITS[row[each]]] for row in rows]
+    binary = [each for each in columns if all(row[each].lower() in _BITS for row in rows)]
+    hot = [[each for each in binary if _BITS[row[each].lower()]] for row in rows]
     if len(binary) < 2 or not all(len(names) == 1 for names in hot):
         return None
     named = _some([f"`{each}`" for each in binary])
@@ -263,6 +282,13 @@ def _at_level(
         )
     return Classes.of(
         [path[place] for path in folders], f"from the folders at level {level}"
+    )
+
+
+def _of_camera(folders: Sequence[tuple[str, ...]]) -> bool:
+    """Whether a camera made the folders, which then say nothing of classes."""
+    return any(part.casefold() == _CAMERA for path in folders for part in path) or all(
+        path and _IN_CAMERA.fullmatch(path[-1]) for path in folders
     )
 
 

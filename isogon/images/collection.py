@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePath
 
 import numpy as np
 from jaxtyping import Int, UInt8
@@ -31,6 +31,8 @@ SAMPLE_LIMIT = 128
 _SHOWN = 10  # faults in a message
 _LOOKED_AT = 16  # images that `assumption` decodes
 _EXAMPLES = 3  # names of skipped files in a message
+# Files that are sources themselves: of paths, or of images.
+SOURCES = (".csv", ".tsv", ".jsonl", ".ndjson", ".parquet", ".tar")
 _PART = 4096  # images per round of decoding
 Indices = Int[np.ndarray, " _"]  # indices of images, or the class of each image
 
@@ -233,6 +235,11 @@ def decoded(data: bytes, name: str, limits: Range | None) -> Image.Image:
 def no_images(where: str, passed_over: Sequence[PassedOver]) -> UsageError:
     """Return the error for a source without images."""
     there = f" Skipped: {'; '.join(map(str, passed_over))}." if passed_over else ""
+    names = [name for each in passed_over for name in each.examples]
+    sources = [name for name in names if name.lower().endswith(SOURCES)]
+    if sources:
+        suffix = PurePath(sources[0]).suffix
+        there += f" To read files such as {sources[0]}, write {where}/*{suffix}."
     return UsageError(
         f"{where} has no images; expected image files, such as .jpg or .png, with or "
         f"without class folders.{there}"

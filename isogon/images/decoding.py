@@ -11,6 +11,7 @@ decoding. The minimum was 0.9979, 0.9989 and 0.99995 if the scaled image was at 
 it would be within that, but few photographs are that large for their model.
 """
 
+import hashlib
 import io
 import os
 from collections.abc import Callable
@@ -19,16 +20,18 @@ from dataclasses import dataclass
 import pi_heif
 from PIL import AvifImagePlugin, Image, ImageFile
 from PIL.BmpImagePlugin import BmpImageFile
+from PIL.Jpeg2KImagePlugin import Jpeg2KImageFile
 from PIL.PngImagePlugin import PngImageFile
 from PIL.TiffImagePlugin import TiffImageFile
 
 from isogon.errors import ImageError, ImageProblem
-from isogon.images import gif, tiff
+from isogon.images import gif, jpeg2000, tiff
 from isogon.images.boxes import is_complete, without_exif
 from isogon.images.colours import Correction, correction
 from isogon.images.cost import DecodingCost, cost
 from isogon.images.formats import ACCEPTED, Format, format_of, other_format
-from isogon.images.jpeg import structure
+from isogon.images.frames import alone_on_white, first_frame_box
+from isogon.images.jpeg import TRIES, endings, structure
 from isogon.images.netpbm import is_unusual, unusual
 from isogon.images.orientation import turn_of
 from isogon.images.png import mend_transparency, without_excess
@@ -45,7 +48,7 @@ _RLE4 = 2  # a BMP's compression that Pillow 12.3 decodes to noise
 _PASSES = 16
 _REPEATED = 4  # passes over the largest image: the limit of work for more passes
 
-_STRIP = 64  # rows of a transparent image that are put on white at a time
+_STRIP = 64  # rows that are put on white, or hashed, at a time
 
 # Our own limit is checked per call, on the header, before any pixel is decoded.
 Image.MAX_IMAGE_PIXELS = None
@@ -102,10 +105,11 @@ def decode(
             f"Send a smaller file.",
         )
     found = _known(data)
-    passes = 1
+    passes, ends = 1, True
     if found.name == "JPEG":
         walked = structure(data)
-        passes, data = walked.scans, walked.with_short_exif(data)
+        passes, ends = walked.scans, walked.ends
+        data = walked.with_short_exif(data)
     elif found.name == "PNG":
         data = without_excess(data)
     elif found.name == "TIFF":
@@ -117,28 +121,38 @@ def decode(
         data = without_exif(data, xmp=found.name == "HEIC")
     image: Image.Image = _opened(found, data)
     _require_bounded(image, passes, limits)
-    takes = cost(found.name, image, passes)
+    takes = cost(found.name, image, passes if ends else passes * TRIES)
     if admit is not None:
         admit(takes)
     try:
         if is_unusual(image):
             return unusual(image, data, samples).convert("RGB")
-        image.load()
+        box = first_frame_box(image, data)
+        if ends:
+            image.load()
+        else:
+            image = _without_end(found, data)
         turn = turn_of(image)
         if isinstance(image, PngImageFile):
             mend_transparency(image, data)
+        elif isinstance(image, Jpeg2KImageFile):
+            jpeg2000.require_certain(image, data)
         # Not nested, so that each copy is freed before the next is made.
         if is_deep(image):
             image = eight_bit(image, samples or told_range(image, data))
         if turn is not None:
             image = image.transpose(turn)
         result = _rgb(image)
+        if box is not None:
+            result = alone_on_white(result, box)
         result.info = {key: image.info[key] for key in (ASSUMED,) if key in image.info}
         return result
     except (ImageError, MemoryError):
         raise  # a MemoryError says nothing about the file
     # Hostile bytes reach many decoders here, and each has its own errors.
     except Exception as error:
+        if found.name == "TIFF" and (words := tiff.unsupported(data)):
+            raise _not_decoded(words) from error
         raise ImageError(
             ImageProblem.UNDECODABLE,
             f"is truncated or damaged: {error}. Send the complete file.",
@@ -174,6 +188,8 @@ def _opened(kind: Format, data: bytes) -> ImageFile.ImageFile:
         raise
     # Hostile bytes reach many parsers here, and each has its own errors.
     except Exception as error:
+        if kind.name == "TIFF" and (words := tiff.unsupported(data, str(error))):
+            raise _not_decoded(words) from error
         # The message of an unforeseen error in a parser is of no use.
         reason = "it breaks off" if error.__cause__ is not None else error
         raise ImageError(
@@ -188,13 +204,44 @@ def _opened(kind: Format, data: bytes) -> ImageFile.ImageFile:
             "not read. Export it as JPEG or TIFF.",
         )
     if isinstance(image, TiffImageFile):
-        tiff.mend_planes(image)
+        tiff.mend(image)
     if isinstance(image, BmpImageFile) and image.info.get("compression") == _RLE4:
         raise ImageError(
             ImageProblem.UNSUPPORTED,
             "is a BMP in run lengths of 4 bits, which is not supported. Save it as PNG.",
         )
     return image
+
+
+def _without_end(kind: Format, data: bytes) -> Image.Image:
+    """Return a JPEG that lacks its end marker, but no pixel.
+
+    Raises:
+        ValueError: pixels are missing.
+    """
+    image, digests = None, set()
+    for whole in endings(data):
+        image = _opened(kind, whole)
+        image.load()
+        digests.add(_digest(image))
+    if image is None or len(digests) > 1:
+        raise ValueError("it ends early")
+    return image
+
+
+def _digest(image: Image.Image) -> bytes:
+    digest = hashlib.blake2b()
+    for top in range(0, image.height, _STRIP):
+        bottom = min(top + _STRIP, image.height)
+        digest.update(image.crop((0, top, image.width, bottom)).tobytes())
+    return digest.digest()
+
+
+def _not_decoded(words: str) -> ImageError:
+    return ImageError(
+        ImageProblem.UNSUPPORTED,
+        f"is {words}, which is not decoded. Save it as PNG, or as TIFF of 8 or 16 bits.",
+    )
 
 
 def _is_preview(image: TiffImageFile) -> bool:
@@ -220,6 +267,9 @@ def _require_bounded(image: Image.Image, passes: int, limits: ImageLimits) -> No
 
 
 def _rgb(image: Image.Image) -> Image.Image:
+    if isinstance(image, BmpImageFile) and image.mode == "RGBA":
+        if image.getchannel("A").getbbox() is None:
+            image = image.convert("RGB")  # the header announces alpha, and none is written
     colours = correction(image)
     if image.has_transparency_data:
         return _on_white(image, colours)

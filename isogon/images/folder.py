@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from PIL import Image
@@ -10,6 +10,7 @@ from PIL import Image
 from isogon.errors import UsageError
 from isogon.images.classes import ClassChoice, classes_by_folder
 from isogon.images.collection import (
+    SOURCES,
     Images,
     Indices as Indices,
     PassedOver,
@@ -20,6 +21,12 @@ from isogon.images.formats import HEAD, SUFFIXES, image_format
 
 # Why a file is skipped.
 HIDDEN, OTHER, CLOSED = "hidden", "not images", "folders without permission"
+
+# Folders that macOS, Windows and network drives make for themselves, in lower case.
+_OF_SYSTEMS = frozenset(
+    {"__macosx", "$recycle.bin", "system volume information", "lost+found", "@eadir",
+     "#recycle", "#snapshot", "@recycle", "@recently-snapshot"}
+)  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -58,6 +65,12 @@ class ImageFolder(Images):
             raise no_images(str(root), passed_over)
         names = tuple(sorted(found.names))
         classes = classes_by_folder(names, choice.level, str(root))
+        if not classes.names and (lists := found.lists()):
+            classes = replace(
+                classes,
+                origin=f"{classes.origin}; if {lists[0]} names them, write "
+                f"{root / lists[0]} in place of the folder",
+            )
         return cls(
             where=str(root),
             names=names,
@@ -101,7 +114,7 @@ class _Found:
     def look_below(self, folder: Path, above: frozenset[str]) -> None:
         """List a folder; `above` has its resolved path and those of its parents."""
         for entry in sorted(os.scandir(folder), key=lambda entry: entry.name):
-            if entry.name.startswith("."):
+            if is_hidden(entry.name):
                 self._pass_over(entry, HIDDEN)
             elif entry.is_dir():
                 real = os.path.realpath(entry.path)
@@ -116,8 +129,18 @@ class _Found:
             else:
                 self._pass_over(entry, OTHER)
 
+    def lists(self) -> list[str]:
+        """Return the skipped files in the folder itself that may be lists of images."""
+        names = self.passed_over.get(OTHER, [])
+        return [n for n in names if "/" not in n and n.lower().endswith(SOURCES)]
+
     def _pass_over(self, entry: os.DirEntry[str], reason: str) -> None:
         self.passed_over.setdefault(reason, []).append(entry.path[self._start :])
+
+
+def is_hidden(name: str) -> bool:
+    """Return whether a file or folder is hidden, or a folder that a system makes."""
+    return name.startswith(".") or name.lower() in _OF_SYSTEMS
 
 
 def _is_image(entry: os.DirEntry[str]) -> bool:

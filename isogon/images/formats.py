@@ -76,7 +76,7 @@ FORMATS = (
             ".pjpeg",
             ".pjp",
         ),
-        start=_start(rb"\xff\xd8\xff"),
+        start=_start(rb"\xff\xd8\xff(?!\xf7)"),  # not JPEG-LS
     ),
     Format(
         name="PNG",
@@ -150,6 +150,7 @@ ACCEPTED = ", ".join(each.name for each in FORMATS[:-1]) + f" or {FORMATS[-1].na
 
 # Formats that users send but that are not decoded: the message names them.
 _OTHERS = {
+    "a JPEG-LS": _start(rb"\xff\xd8\xff\xf7"),
     "a JPEG XL": _start(rb"\xff\x0a|\0\0\0\x0cJXL "),
     "a Canon raw": _start(rb"(II\*\0|MM\0\*)....CR|....ftypcrx"),
     "a HEIF": _start(rb"....ftypm[is]f1"),
@@ -157,6 +158,23 @@ _OTHERS = {
     "an icon": _start(rb"\0\0[\x01\x02]\0[^\0]\0"),
     "a Photoshop": _start(rb"8BPS"),
     "a text-only PPM": _start(rb"P[123][\s#]"),
+    "an MNG": _start(rb"\x8aMNG|\x8bJNG"),
+    "a PAM": _start(rb"P7\s"),
+    "a PFM": _start(rb"P[Ff]\s"),
+    "a JPEG XR": _start(rb"II\xbc[\0\x01]"),
+    "an OpenEXR": _start(rb"v/1\x01"),
+    "a Radiance HDR": _start(rb"#\?R(ADIANCE|GBE)"),
+    "a DDS": _start(rb"DDS "),
+    "a QOI": _start(rb"qoif"),
+    "a PCX": _start(rb"\x0a[\x02\x03\x05]\x01[\x01\x02\x04\x08]"),
+    "a GIMP": _start(rb"gimp xcf"),
+    "a FITS": _start(rb"SIMPLE  ="),
+    "a NumPy": _start(rb"\x93NUMPY"),
+    "an HDF5": _start(rb"\x89HDF\r\n\x1a\n"),
+    "a PostScript": _start(rb"%!PS|\xc5\xd0\xd3\xc6"),
+    "a gzip": _start(rb"\x1f\x8b"),
+    "an AppleDouble": _start(rb"\0\x05\x16[\0\x07]"),
+    "a Git LFS pointer": _start(rb"version https://git-lfs"),
     "a PDF": _start(rb"\s*%PDF"),
     "an SVG": _start(rb"\s*(<\?xml[^<]*)?<svg"),
     "an HTML": _start(rb"(?i)\s*<(!doctype )?html"),

@@ -11,7 +11,9 @@ from PIL import Image, ImageOps
 from PIL.ImageFile import ImageFile
 from PIL.TiffImagePlugin import TiffImageFile
 
-from isogon.images.tiff import mend_planes
+from isogon.images.formats import image_format
+from isogon.images.samples import is_deep
+from isogon.images.tiff import mend
 
 # Modes that no file has -> the mode they are converted to.
 _BECOMES = {
@@ -23,21 +25,45 @@ _IN_TIFF = frozenset({"CMYK", "LAB", "F", "I"})  # the other modes fit in a PNG
 
 # TIFF's tags of the range of deep samples, and their key in an image's `info`.
 _RANGE, _TOLD = (280, 281, 340, 341), "isogon.range"
+_BITS, _MOST, _ZERO_IS = 258, 281, 262  # 0 is white (0) or black (1)
+
+
+def file_of(image: Image.Image) -> bytes | None:
+    """Return the file of an image that Pillow has opened, but not loaded; None for others.
+
+    So it is decoded like its file. Afterwards Pillow can still load it. None also for a
+    format that Pillow decodes and Isogon does not.
+    """
+    if not isinstance(image, ImageFile) or image.tell():
+        return None
+    loaded = not image.tile and getattr(image, "_im", None) is not None
+    if loaded or getattr(image, "decoderconfig", None):  # the latter: scaled by `draft`
+        return None
+    file = image.fp
+    if file is None or getattr(file, "closed", False):
+        return None
+    place = file.tell()
+    try:
+        file.seek(0)
+        data = file.read()
+    finally:
+        file.seek(place)
+    return data if image_format(data) else None
 
 
 def storable(image: Image.Image) -> Image.Image:
     """Return the image in a mode that a file can have.
 
-    An image that Pillow has only opened is turned by its EXIF. An image that was made in
+    An image that Pillow has opened is turned by its EXIF. An image that was made in
     memory is taken as it is.
     """
     in_ppm = image.mode == "I" and image.format == "PPM"  # 16 bits, by the format
-    if isinstance(image, TiffImageFile):
-        mend_planes(image)
+    if isinstance(image, TiffImageFile) and image.tile:
+        mend(image)
     if isinstance(image, ImageFile):
-        tags = getattr(image, "tag_v2", {})
+        told = _told(image) if isinstance(image, TiffImageFile) else {}
         image = ImageOps.exif_transpose(image)  # a copy
-        image.info[_TOLD] = {tag: tags[tag] for tag in _RANGE if tag in tags}
+        image.info[_TOLD] = told
     if image.mode in _BECOMES:
         return image.convert(_BECOMES[image.mode])
     if image.mode in _SIXTEEN or in_ppm:
@@ -61,3 +87,17 @@ def saved(
     buffer = BytesIO()
     image.save(buffer, kind, icc_profile=image.info.get("icc_profile"), exif=b"", **options)
     return buffer.getvalue()
+
+
+def _told(image: TiffImageFile) -> dict[int, Any]:
+    """Return the tags that say what the samples of a deep image mean."""
+    if not is_deep(image):
+        return {}
+    tags = image.tag_v2
+    told = {tag: tags[tag] for tag in _RANGE if tag in tags}
+    bits = tags.get(_BITS, (16,))[0]
+    if 8 < bits < 16:
+        told.setdefault(_MOST, 2**bits - 1)
+    if tags.get(_ZERO_IS) == 0:
+        told[_ZERO_IS] = 0
+    return told

@@ -3,7 +3,8 @@
 Plain text has a path on every line, or a path and a label (`a/0.jpg 3`), as the lists of
 ImageNet and of Caffe do. With a heading it is a table, and a table without a heading is
 read like such text. Where no path leads to a file, the files are searched below the list:
-`0a1b` with `train/0a1b.jpg` beside it, as Kaggle's lists have it.
+`0a1b` with `train/0a1b.jpg` beside it, as Kaggle's lists have it, and without the folders
+that all paths begin with, such as those of another machine.
 """
 
 import csv
@@ -11,6 +12,7 @@ import io
 import json
 import os
 import re
+import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
@@ -46,6 +48,8 @@ PATHS = (
 
 _HINT = "Expected a heading with a column `path` and, if there are classes, `label`."
 _DELIMITERS = (",", "\t", ";", "|")
+
+_DELIMITER = re.compile(r"sep=(.)\r?\n", re.IGNORECASE)
 
 # A path that ends with an image's suffix, followed by a label.
 _ENDS = tuple(SUFFIXES)
@@ -180,13 +184,23 @@ def _name(file: Path, path: str, root: Path) -> str:
         path = path.replace("\\", "/")  # written by Windows
     if not Path(path).is_absolute():
         path = os.path.relpath(folder / path, root)
-    return PurePath(os.path.normpath(path)).as_posix()
+    name = PurePath(os.path.normpath(path)).as_posix()
+    if not name.isascii() and not (root / name).exists():
+        # macOS writes names with separate accents, others write them with letters.
+        for form in ("NFC", "NFD"):
+            other = unicodedata.normalize(form, name)
+            if (root / other).exists():
+                return other
+    return name
 
 
 def _searched(names: Sequence[str], root: Path, where: str) -> tuple[str, ...]:
     """Return each name as the one file below `root` whose path ends so, if there is one.
 
     A name without an image's suffix is found with one.
+
+    If nothing is found, leading folders that all names share are left out, one by one. The
+    case of a suffix does not matter.
 
     Raises:
         UsageError: two files end as a name does.
@@ -197,28 +211,46 @@ def _searched(names: Sequence[str], root: Path, where: str) -> tuple[str, ...]:
             if file.lower().endswith(_ENDS):
                 path = PurePosixPath(os.path.relpath(Path(folder, file), root))
                 by_stem.setdefault(path.stem, []).append(path)
+    paths = [PurePosixPath(name) for name in names]
+    levels = list(zip(*(path.parts[:-1] for path in paths), strict=False))
+    alike = [len(set(level)) == 1 for level in levels]
+    shared = alike.index(False) if False in alike else len(alike)
+    for left_out in range(shared + 1):
+        wanted = [PurePosixPath(*path.parts[left_out:]) for path in paths]
+        ends = [_ending(by_stem, each) for each in wanted]
+        if any(ends):
+            break
     found = []
-    for name in names:
-        wanted = PurePosixPath(name)
-        whole = name.lower().endswith(_ENDS)
-        ends = [
-            path
-            for path in by_stem.get(wanted.stem if whole else wanted.name, ())
-            if f"/{path if whole else path.with_suffix('')}".endswith(f"/{wanted}")
-        ]
-        if len(ends) > 1:
+    for name, several in zip(names, ends, strict=True):
+        if len(several) > 1:
             raise UsageError(
-                f"{where} lists {name}, which may be {ends[0]} or {ends[1]}. Write the "
-                f"folder into the list, or put the list into the folder that is meant."
+                f"{where} lists {name}, which may be {several[0]} or {several[1]}. Write "
+                f"the folder into the list, or put the list into the folder that is meant."
             )
-        found.append(str(ends[0]) if ends else name)
+        found.append(str(several[0]) if several else name)
     return tuple(found)
+
+
+def _ending(
+    by_stem: Mapping[str, Sequence[PurePosixPath]], wanted: PurePosixPath
+) -> list[PurePosixPath]:
+    """Return the files whose path ends as `wanted` does, which may lack the suffix."""
+    whole = wanted.suffix.lower() in SUFFIXES
+    end = f"/{wanted.with_suffix('') if whole else wanted}"
+    suffix = wanted.suffix.lower()
+    return [
+        path
+        for path in by_stem.get(wanted.stem if whole else wanted.name, ())
+        if f"/{path.with_suffix('')}".endswith(end)
+        and (not whole or path.suffix.lower() == suffix)
+    ]
 
 
 def _table(file: Path) -> _Table:
     suffix = file.suffix.lower()
     try:
-        text = file.read_bytes().decode(_encoding(file))
+        data = file.read_bytes()
+        text = data.decode(_encoding(data)).replace("\0", "\n")  # as `find -print0` ends
         if suffix == ".txt":
             return _plain(text, file)
         if suffix in (".jsonl", ".ndjson"):
@@ -226,15 +258,21 @@ def _table(file: Path) -> _Table:
         return _delimited(text, "\t" if suffix == ".tsv" else ",", file)
     except (OSError, UnicodeDecodeError, csv.Error, json.JSONDecodeError) as error:
         expected = "Expected a path on every line." if suffix == ".txt" else _HINT
+        if isinstance(error, UnicodeDecodeError):
+            expected += " Save it as UTF-8; in Excel that is the type `CSV UTF-8`."
         raise UsageError(f"{file} cannot be read as a list: {error}. {expected}") from error
 
 
-def _encoding(file: Path) -> str:
-    """Return UTF-8, or UTF-16 if the file has its mark, as Excel's "Unicode text" does."""
-    with file.open("rb") as opened:
-        mark = opened.read(4)
-    utf_16 = mark[:2] in (b"\xff\xfe", b"\xfe\xff") and len(mark) == 4
-    return "utf-16" if utf_16 else "utf-8-sig"
+def _encoding(data: bytes) -> str:
+    """Return UTF-8, or UTF-16 by its mark (Excel's "Unicode text") or by its zeros."""
+    mark = data[:4]
+    if len(mark) < 4 or b"\0\0" in mark:
+        return "utf-8-sig"
+    if mark[:2] in (b"\xff\xfe", b"\xfe\xff"):
+        return "utf-16"
+    if mark[1::2] == b"\0\0":
+        return "utf-16-le"
+    return "utf-16-be" if mark[::2] == b"\0\0" else "utf-8-sig"
 
 
 def _plain(text: str, file: Path) -> _Table:
@@ -263,12 +301,20 @@ def _path_and_label(line: str, folder: Path) -> dict[str, str]:
         before = rest and (folder / rest.strip()).exists()
         return {"path": rest.strip() if before else line, "label": first if before else ""}
     found = _LABELLED.fullmatch(line)
-    return {"path": found[1], "label": found[2]} if found else {"path": line, "label": ""}
+    if found is None:
+        return {"path": line, "label": ""}
+    return {"path": found[1], "label": _unquoted(found[2])}
+
+
+def _unquoted(text: str) -> str:
+    return text[1:-1] if len(text) > 1 and text[0] == text[-1] == '"' else text
 
 
 def _delimited(text: str, usual: str, file: Path) -> _Table:
     """Read a table, with a heading or without; the first line tells the delimiter."""
-    text = text.lstrip("\r\n# ")
+    text = _without_comments(text)
+    if stated := _DELIMITER.match(text):  # as Excel reads and writes it
+        usual, text = stated[1], text[stated.end() :]
     delimiter = max((usual, *_DELIMITERS), key=text.partition("\n")[0].count)
     reader = csv.reader(
         io.StringIO(text, newline=""),
@@ -279,10 +325,17 @@ def _delimited(text: str, usual: str, file: Path) -> _Table:
     first = tuple(field.strip() for field in next(reader, []))
     headless = _headless(first, file)
     columns = headless or first
+    twice = sorted({each for each in columns if each and columns.count(each) > 1})
+    if twice:
+        raise UsageError(
+            f"{file} has several columns named {', '.join(twice)}. Give each its own name."
+        )
     rows = []
     for fields in chain([first] if headless else [], reader):
-        if not fields:
+        if not any(map(str.strip, fields)):
             continue
+        if len(fields) == len(columns) + 1 and not fields[-1]:
+            fields = fields[:-1]  # the line ends with a delimiter
         if len(fields) != len(columns):
             raise UsageError(
                 f"{file}, line {reader.line_num}: expected {len(columns)} fields, "
@@ -293,6 +346,20 @@ def _delimited(text: str, usual: str, file: Path) -> _Table:
     origin = "from what stands beside the path on each line"
     labelled = headless is not None and len(headless) > 1
     return _Table(columns=columns, rows=rows, origin=origin if labelled else None)
+
+
+def _without_comments(text: str) -> str:
+    """Return a table without blank lines and comments above it; `# path` is a heading."""
+    text = text.lstrip("\r\n ")
+    while text.startswith("#"):
+        first, _, rest = text.partition("\n")
+        second = rest.partition("\n")[0]
+        words = re.split(r"[,\t;|]", first.strip("# \r"))
+        fits = any(first.count(each) == second.count(each) > 0 for each in _DELIMITERS)
+        if column_named(words, PATHS) and (fits or len(words) == 1):
+            return text.lstrip("# ")
+        text = rest.lstrip("\r\n ")
+    return text
 
 
 def _headless(first: Sequence[str], file: Path) -> tuple[str, ...] | None:

@@ -5,6 +5,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -20,6 +21,7 @@ from isogon.images.classes import (
     column_words,
     label_column,
     label_text,
+    one_hot_labels,
 )
 from isogon.images.collection import Images, Indices, decoded, require_unique
 from isogon.images.listed import PATHS, images_at
@@ -57,7 +59,7 @@ class ParquetImages(Images):
     """
 
     parts: tuple[Path, ...]
-    column: str  # such as `image`, or `image.bytes` inside a struct
+    column: str  # binary, or a struct with `bytes`
     group_starts: Indices  # the first image of each row group
     group_parts: Indices  # the number of the file it is in
     group_numbers: Indices  # its number in that file
@@ -74,7 +76,12 @@ class ParquetImages(Images):
             cells = _cells(part, int(self.group_numbers[group]), self.column)
         except (pa.ArrowException, OSError) as error:
             raise UsageError(f"{name} cannot be read: {error}.") from error
-        data = cells[index - int(self.group_starts[group])].as_py()
+        data, path = _content(cells[index - int(self.group_starts[group])].as_py())
+        if data is None and path:
+            try:
+                data = (part.parent / path).read_bytes()
+            except OSError as error:
+                raise UsageError(f"{name} cannot be read: {error}.") from error
         if data is None:
             raise UsageError(f"{name} has no bytes. {_HINT}")
         return decoded(data, name, self.range)
@@ -117,11 +124,15 @@ def parquet_images(files: Sequence[Path], *, where: str, choice: ClassChoice) ->
                 f"same columns."
             )
     columns = _columns(schema, choice, where)
-    labels = None
+    labels, origin = None, columns.words
     if columns.label is not None:
         labels = [label for each in opened for label in _labels(each, columns.label)]
+    elif choice.level is None:
+        hot = _one_hot(opened, columns)
+        if hot is not None:
+            labels, origin = hot
     if columns.image is not None:
-        return _held(files, opened, columns, labels, where, choice.level)
+        return _held(files, opened, columns, labels, origin, where, choice.level)
     if columns.path is None:
         raise UsageError(f"{where} has the columns {', '.join(schema.names)}. {_HINT}")
     paths = [
@@ -129,7 +140,7 @@ def parquet_images(files: Sequence[Path], *, where: str, choice: ClassChoice) ->
         for file, each in zip(files, opened, strict=True)
         for path in _texts(each, columns.path)
     ]
-    return images_at(paths, labels, columns.words, where=where, level=choice.level)
+    return images_at(paths, labels, origin, where=where, level=choice.level)
 
 
 def _columns(schema: pa.Schema, choice: ClassChoice, where: str) -> _Columns:
@@ -138,9 +149,11 @@ def _columns(schema: pa.Schema, choice: ClassChoice, where: str) -> _Columns:
     paths = [name for name in names if _is_text(schema.field(name).type)]
     path = column_named(paths, PATHS)
     others = [name for name in names if name not in (image, path)]
-    return _Columns(
-        all=tuple(names), image=image, path=path, label=label_column(others, choice, where)
-    )
+    label = label_column(others, choice, where)
+    if label is None and choice.level is None:  # the only one whose classes have names
+        named = [name for name in others if _class_names(schema, name)]
+        label = named[0] if len(named) == 1 else None
+    return _Columns(all=tuple(names), image=image, path=path, label=label)
 
 
 def _held(
@@ -148,12 +161,12 @@ def _held(
     opened: list[pq.ParquetFile],
     columns: _Columns,
     labels: list[str] | None,
+    origin: str,
     where: str,
     level: int | None,
 ) -> ParquetImages:
     assert columns.image is not None
-    kind = opened[0].schema_arrow.field(columns.image).type
-    column = f"{columns.image}.bytes" if pa.types.is_struct(kind) else columns.image
+    column = columns.image
     names: list[str] = []
     groups: list[tuple[int, int, int]] = []
     for number, (file, each) in enumerate(zip(files, opened, strict=True)):
@@ -174,7 +187,7 @@ def _held(
     if level is not None:
         classes = classes_by_folder(names, level, where)
     else:
-        classes = classes_by_label(labels, len(names), columns.words, where)
+        classes = classes_by_label(labels, len(names), origin, where)
     table = np.array(groups, dtype=np.int64)
     return ParquetImages(
         where=where,
@@ -209,14 +222,31 @@ def _image_column(schema: pa.Schema) -> str | None:
 
 
 def _is_text(kind: pa.DataType) -> bool:
-    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind))
+    if pa.types.is_dictionary(kind):
+        kind = kind.value_type
+    return bool(
+        pa.types.is_string(kind)
+        or pa.types.is_large_string(kind)
+        or pa.types.is_string_view(kind)
+    )
 
 
 def _is_encoded(kind: pa.DataType) -> bool:
     if pa.types.is_struct(kind):
         place = kind.get_field_index("bytes")
         return place >= 0 and _is_encoded(kind.field(place).type)
-    return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind))
+    return bool(
+        pa.types.is_binary(kind)
+        or pa.types.is_large_binary(kind)
+        or pa.types.is_binary_view(kind)
+    )
+
+
+def _content(cell: bytes | dict[str, Any] | None) -> tuple[bytes | None, str | None]:
+    """Return an image's bytes and its path, of which one may be missing."""
+    if isinstance(cell, dict):
+        return cell.get("bytes"), cell.get("path")
+    return cell, None
 
 
 def _texts(opened: pq.ParquetFile, column: str) -> list[str | None]:
@@ -228,6 +258,12 @@ def _texts(opened: pq.ParquetFile, column: str) -> list[str | None]:
 def _labels(opened: pq.ParquetFile, column: str) -> list[str]:
     """Return a column's classes, by name if the file's metadata have the names."""
     values = opened.read(columns=[column], use_threads=False)[column].to_pylist()
+    odd = [v for v in values if isinstance(v, dict) or (isinstance(v, list) and len(v) > 1)]
+    if odd:
+        raise UsageError(
+            f"Expected one class per image in the column `{column}`, got {odd[0]!r}. Name "
+            f"another column with `label` in [data], or write a column of single classes."
+        )
     names = _class_names(opened.schema_arrow, column)
     return [
         names[value]
@@ -235,6 +271,28 @@ def _labels(opened: pq.ParquetFile, column: str) -> list[str]:
         else label_text(value)
         for value in values
     ]
+
+
+def _one_hot(
+    opened: Sequence[pq.ParquetFile], columns: _Columns
+) -> tuple[list[str], str] | None:
+    """Return labels and their origin, if there is a column of 0 and 1 for each class."""
+    schema = opened[0].schema_arrow
+    binary = [
+        name
+        for name in columns.all
+        if pa.types.is_boolean(kind := schema.field(name).type)
+        or pa.types.is_integer(kind)
+        or pa.types.is_floating(kind)
+    ]
+    if len(binary) < 2:
+        return None
+    rows = [
+        {name: label_text(value) for name, value in row.items()}
+        for each in opened
+        for row in each.read(columns=binary, use_threads=False).to_pylist()
+    ]
+    return one_hot_labels(binary, rows)
 
 
 def _class_names(schema: pa.Schema, column: str) -> list[str]:
@@ -250,7 +308,9 @@ def _require_small(opened: pq.ParquetFile, group: int, column: str, file: Path) 
     rows = opened.metadata.row_group(group)
     chunks = [rows.column(number) for number in range(rows.num_columns)]
     size = sum(
-        chunk.total_uncompressed_size for chunk in chunks if chunk.path_in_schema == column
+        chunk.total_uncompressed_size
+        for chunk in chunks
+        if chunk.path_in_schema in (column, f"{column}.bytes")
     )
     if size > _LARGEST_GROUP:
         raise UsageError(
@@ -266,5 +326,4 @@ def _cells(part: Path, group: int, column: str) -> pa.Array:
     """Return one row group's encoded images, read without threads, which forks lose."""
     with pq.ParquetFile(part, memory_map=True, pre_buffer=False) as opened:
         table = opened.read_row_group(group, columns=[column], use_threads=False)
-    cells = table[column.removesuffix(".bytes")].combine_chunks()
-    return cells.field("bytes") if pa.types.is_struct(cells.type) else cells
+    return table[column].combine_chunks()

@@ -14,6 +14,8 @@ _PROFILE = b"iCCP"
 
 # Lengths in bytes; a chunk of another length is damaged.
 _LENGTHS = {b"gAMA": 4, b"cHRM": 32, b"sRGB": 1, b"pHYs": 9}
+_COLOURS = 25  # the offset of the type of colours
+_TRANSPARENT = {b"\0": 2, b"\2": 6}  # lengths of tRNS, by the type of colours
 _ANIMATION = (b"acTL", b"fcTL", b"fdAT")
 _MOST_CHUNKS = 100_000  # libpng writes one for each 8 KiB
 _ROOM = 4 * 2**20  # bytes of texts and profile that are read, unpacked
@@ -33,6 +35,7 @@ def without_excess(data: bytes) -> bytes:
         ImageError: it has more chunks than any writer makes.
     """
     room = _ROOM
+    colours = data[_COLOURS : _COLOURS + 1]
     kept: list[bytes] = []
     done = 0
     for number, (kind, start, end) in enumerate(_chunks(data)):
@@ -51,6 +54,7 @@ def without_excess(data: bytes) -> bytes:
             (read and room < 0)
             or kind in _ANIMATION
             or len(body) != _LENGTHS.get(kind, len(body))
+            or (kind == b"tRNS" and len(body) != _TRANSPARENT.get(colours, len(body)))
             or zlib.crc32(body, zlib.crc32(kind)) != int.from_bytes(data[end - 4 : end])
         ):
             kept.append(data[done:start])

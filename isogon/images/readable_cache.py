@@ -18,7 +18,7 @@ from isogon.images.copies import SIDE
 
 # Raise it when `isogon/images/` accepts or refuses other files than before, or makes other
 # thumbnails.
-_DECODER = 3
+_DECODER = 4
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

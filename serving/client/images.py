@@ -72,11 +72,18 @@ def _encoded(image: Image, limits: ServiceLimits) -> bytes:
 
 
 def _fitting(image: "PillowImage.Image", limits: ServiceLimits) -> bytes:
-    """Encode the pixels: losslessly; else as JPEG of quality 95; else scaled down."""
-    from isogon.images.in_memory import saved, storable, without_loss
+    """Encode the pixels: losslessly; else as JPEG of quality 95; else scaled down.
 
-    image = storable(image)
+    An image that is only opened is sent as its file, if that is within the limits.
+    """
+    from isogon.images.in_memory import file_of, saved, storable, without_loss
+
     room = min(limits.image_bytes, limits.body_bytes - _PART)
+    if image.width * image.height <= limits.image_pixels:
+        opened = file_of(image)
+        if opened is not None and len(opened) <= room:
+            return opened
+    image = storable(image)
     while True:
         excess = image.width * image.height / limits.image_pixels
         if excess > 1:

@@ -7,11 +7,16 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
+from torch.distributed.elastic.multiprocessing.errors import (
+    ChildFailedError,
+    ProcessFailure,
+)
 
 from distill.recipe import TrainSection
 from distill.training.agreement import require_agreement
 from distill.training.processes import accompanied, any_of_all, launched
-from isogon.errors import UsageError
+from isogon.cli.main import failure
+from isogon.errors import ProcessError, UsageError
 from isogon.images import open_images
 
 Run = Callable[..., list[str]]
@@ -132,3 +137,14 @@ def test_nodes_without_torchrun_are_told_how_to_start(
     monkeypatch.delenv("TORCHELASTIC_RUN_ID", raising=False)
     with pytest.raises(UsageError, match="torchrun --nnodes 2 --nproc-per-node 1"):
         launched(TrainSection(nodes=2))
+
+
+def test_torchruns_own_report_has_our_sentence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "error.json"
+    monkeypatch.setenv("TORCHELASTIC_ERROR_FILE", str(path))
+    failure(ProcessError("Process 0 on a has lost another process of this run."))
+    lost = ProcessFailure(local_rank=0, pid=1, exitcode=2, error_file=str(path))
+    report = str(ChildFailedError("isogon", {0: lost}))
+    assert "traceback : Process 0 on a has lost another process of this run.\n" in report

@@ -50,6 +50,9 @@ def test_a_folder_without_images_says_what_it_expected(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("no image")
     with pytest.raises(UsageError, match=r"has no images; expected .*notes\.txt"):
         ImageFolder.list(tmp_path)
+    (tmp_path / "train-0.parquet").write_bytes(b"PAR1")
+    with pytest.raises(UsageError, match=r"train-0\.parquet, write .*/\*\.parquet"):
+        ImageFolder.list(tmp_path)
     with pytest.raises(UsageError, match="found a file"):
         ImageFolder.list(tmp_path / "notes.txt")
     with pytest.raises(UsageError, match="found nothing"):

@@ -101,6 +101,40 @@ def test_counting_scans_costs_little() -> None:
         assert min(times) < limit
 
 
+RESTARTS = {"restart_marker_blocks": 3}
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L", "CMYK"])
+@pytest.mark.parametrize("options", [{}, {"progressive": True}, RESTARTS], ids=range(3))
+def test_a_jpeg_without_its_end_is_read_only_if_no_pixel_is_missing(
+    mode: str, options: dict[str, object]
+) -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (60, 61, 3), np.uint8)
+    data = encoded("JPEG", Image.fromarray(noise).convert(mode), **options)
+    whole = np.asarray(decode(data))
+    for tail in (b"", b"\xff", bytes(30)):
+        assert np.array_equal(decode(data[:-2] + tail), whole)
+        for missing in (8, 20, 100, 1000):
+            assert refusal(data[:-missing] + tail).problem == ImageProblem.UNDECODABLE
+    last = data.rfind(b"\xff\xda")
+    assert refusal(data[:last]).problem == ImageProblem.UNDECODABLE
+
+
+def test_kinds_of_jpeg_that_are_not_decoded_are_named() -> None:
+    data = encoded("JPEG")
+    frame = data.find(b"\xff\xc0")
+    for place, value, says in (
+        (4, b"\x0c", "a JPEG of 12 bits per sample"),
+        (1, b"\xf7", "a JPEG-LS"),
+        (1, b"\xc5", "a hierarchical or lossless JPEG"),
+        (5, b"\0\0", "whose height is not in its header"),
+    ):
+        at = frame + place
+        error = refusal(data[:at] + value + data[at + len(value) :])
+        assert error.problem == ImageProblem.UNSUPPORTED
+        assert says in str(error)
+
+
 def test_more_scans_than_any_camera_writes_are_refused() -> None:
     error = refusal(repeated_scans(SMOOTH, 300))
     assert error.problem == ImageProblem.TOO_LARGE
@@ -168,6 +202,7 @@ BOMB = zlib.compress(bytes(5 * 2**20))
         (chunk(b"tEXt", b"k\0changed")[:-1] + b"?",),
         (chunk(b"tEXt", b"transparency\0red"), chunk(b"tEXt", b"icc_profile\0none")),
         (chunk(b"pHYs", b"\0"), chunk(b"sRGB", b""), chunk(b"gAMA", b"\1")),
+        (chunk(b"tRNS", b""),),
         (chunk(b"cHRM", b"\0" * 5), chunk(b"eXIf", b"nothing"), chunk(b"teSt", b"")),
     ],
 )

@@ -8,7 +8,7 @@ from PIL import Image
 
 from isogon.errors import ImageError
 from isogon.images import decode
-from isogon.images.in_memory import saved, storable, without_loss
+from isogon.images.in_memory import file_of, saved, storable, without_loss
 
 NOISE = np.random.default_rng(0).integers(0, 256, (6, 4, 3), np.uint8)
 RGB = Image.fromarray(NOISE)
@@ -52,5 +52,37 @@ def test_what_is_only_opened_keeps_the_range_that_its_file_states() -> None:
     file = io.BytesIO()
     twelve.save(file, "TIFF", tiffinfo={281: 4095})
     assert np.array_equal(through(Image.open(file))[..., 0], NOISE[..., 0])
+    white_is_zero = io.BytesIO()
+    GREY.save(white_is_zero, "TIFF", tiffinfo={262: 0})
+    assert np.array_equal(255 - through(Image.open(white_is_zero))[..., 0], NOISE[..., 0])
     ppm = io.BytesIO(b"P5 4 6 65535\n" + np.asarray(GREY, ">u2").tobytes())
     assert np.array_equal(through(Image.open(ppm))[..., 0], NOISE[..., 0])
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "AVIF", "TIFF", "GIF", "BMP"])
+def test_the_file_of_an_image_that_is_only_opened_is_taken(kind: str) -> None:
+    file = io.BytesIO()
+    RGB.save(file, kind)
+    opened = Image.open(file)
+    assert file_of(opened) == file.getvalue()
+    opened.load()  # still does
+    assert file_of(opened) is None
+    assert file_of(RGB) is None
+
+
+def test_other_images_have_no_file_that_means_the_same() -> None:
+    file = io.BytesIO()
+    RGB.save(file, "JPEG")
+    other = io.BytesIO()
+    RGB.save(other, "TGA")
+    assert file_of(Image.open(other)) is None
+    assert np.array_equal(through(Image.open(other)), NOISE)
+    scaled = Image.open(file)
+    scaled.draft("RGB", (2, 2))
+    assert file_of(scaled) is None
+    pages = io.BytesIO()
+    RGB.save(pages, "TIFF", save_all=True, append_images=[RGB.rotate(180)])
+    second = Image.open(pages)
+    second.seek(1)
+    assert np.array_equal(through(second), NOISE[::-1, ::-1])
+    assert file_of(second) is None

@@ -154,22 +154,40 @@ def test_a_level_may_be_chosen(tmp_path: Path) -> None:
         ("i.csv", "# Image-Filename,Class (Name)\n{0}.png,{1}\n"),
         ("j.txt", "# path label\n{0}.png {1}\n"),
         ("k.txt", "file, class\n{0}.png, {1}\n"),
+        ("l.csv", "sep=;\npath;label\n{0}.png;{1}\n"),
+        ("m.csv", "path,label\n{0}.png,{1},\n"),
+        ("n.csv", "path,label\n{0}.png,{1}\n,\n"),
+        ("o.csv", "# a comment, not a heading\n# of two lines\npath,label\n{0}.png,{1}\n"),
+        ("p.csv", "path,label\n\\{0}.PNG,{1}\n"),
+        ("q.csv", "path,label\n/home/jane/data/{0}.png,{1}\n"),
+        ("r.csv", "path,label\nC:\\Users\\jane\\{0}.png,{1}\n"),
+        ("s.csv", "path,label\n../input/data/{0}.png,{1}\n"),
+        ("t.txt", '"{0}.png" "{1}"\n'),
         ("f.jsonl", '{{"file_name": "{0}.png", "label": "{1}"}}\n'),
     ],
 )
 def test_a_list_is_read_whatever_its_columns_are_called(
     tmp_path: Path, name: str, text: str
 ) -> None:
-    heading, row = ("", text) if name.endswith("jsonl") else text.split("\n", 1)
+    write(tmp_path, LISTED)
+    heading, row = ("", text) if name.endswith(("jsonl", "t.txt")) else _halves(text)
     rows = [row.format(f"{label}/{n}", label) for label in "ab" for n in range(3)]
     lines = "".join([f"{heading}\n" if heading else "", *rows])
     (tmp_path / name).write_text(lines, encoding="utf-8")
     images = open_images(str(tmp_path / name))
     assert images.names == tuple(LISTED)
     assert labels(images) == [one[0] for one in LISTED]
-    # Excel's Unicode text.
-    (tmp_path / name).write_bytes(lines.lstrip("\ufeff").encode("utf-16"))
-    assert open_images(str(tmp_path / name)).names == tuple(LISTED)
+    # Excel's Unicode text, and what other programs write.
+    for encoding in ("utf-16", "utf-16-le", "utf-16-be"):
+        (tmp_path / name).write_bytes(lines.lstrip("\ufeff").encode(encoding))
+        assert open_images(str(tmp_path / name)).names == tuple(LISTED)
+
+
+def _halves(text: str) -> tuple[str, str]:
+    """Return a list's heading and the pattern of its rows."""
+    start = text.index("{0}")
+    start = text.rindex("\n", 0, start)
+    return text[:start], text[start + 1 :]
 
 
 @pytest.mark.parametrize("between", [" ", "\t", ", ", "   ", ";"])
@@ -278,6 +296,82 @@ def test_a_column_for_each_class_is_a_label(tmp_path: Path) -> None:
     assert open_images(str(path)).classes == ()
 
 
+@pytest.mark.parametrize("missing", ["", "nan", "NaN", "<NA>", "NULL"])
+def test_a_missing_label_is_no_class(tmp_path: Path, missing: str) -> None:
+    (tmp_path / "a.csv").write_text(f"path,label\na.png,cat\nb.png,{missing}\nc.png,dog\n")
+    with pytest.raises(UsageError, match=r"2 of its 3 images, but not to image 2\."):
+        open_images(str(tmp_path / "a.csv"))
+
+
+def test_whole_numbers_are_written_without_a_fraction(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("path,label\na.png,1.0\nb.png,10.0\n")
+    assert open_images(str(tmp_path / "a.csv")).classes == ("1", "10")
+    (tmp_path / "a.csv").write_text("path,label\na.png,1.0\nb.png,1.5\n")
+    assert open_images(str(tmp_path / "a.csv")).classes == ("1.0", "1.5")
+
+
+def test_odd_lists_are_refused_with_the_reason(tmp_path: Path) -> None:
+    path = tmp_path / "a.csv"
+    for text, says in (
+        ("path,label,label\na.png,1,2\n", "several columns named label"),
+        ("path,label\na.png,é\n", "cannot be read as a list: .*Save it as UTF-8"),
+    ):
+        path.write_bytes(text.encode("latin-1"))
+        with pytest.raises(UsageError, match=says):
+            open_images(str(path))
+
+
+def test_files_are_not_searched_by_less_than_distinguishes_them(tmp_path: Path) -> None:
+    write(tmp_path, ["a/0.png", "a/1.png"])
+    rows = "path,label\n/x/a/0.png,a\n/x/b/1.png,b\n"
+    (tmp_path / "a.csv").write_text(rows)
+    images = open_images(str(tmp_path / "a.csv"))
+    assert images.names == ("a/0.png", "/x/b/1.png")  # the second is told as unreadable
+
+
+def test_accents_may_be_stored_in_two_ways(tmp_path: Path) -> None:
+    write(tmp_path, ["a\u0308/1.png", "\u00f6/2.png"])
+    (tmp_path / "a.csv").write_text("path,label\n\u00e4/1.png,x\no\u0308/2.png,y\n")
+    images = open_images(str(tmp_path / "a.csv"))
+    assert [images.image(number).size for number in range(2)] == [(4, 4)] * 2
+
+
+def test_what_systems_make_for_themselves_is_passed_over(tmp_path: Path) -> None:
+    images = [f"{c}/{n}.png" for c in "ab" for n in range(3)]
+    others = ["__MACOSX/a/0.png", "a/@eaDir/0.png/SYNO.jpg", "$RECYCLE.BIN/x.png"]
+    others += ["System Volume Information/y.png", "#recycle/z.png", "lost+found/q.png"]
+    found = ImageFolder.list(write(tmp_path / "images", [*images, *others]))
+    assert (found.names, found.classes) == (tuple(images), ("a", "b"))
+    tar = write_tar(tmp_path / "a.tar", dict.fromkeys([*images, *others], IMAGE))
+    assert open_images(str(tar)).names == tuple(images)
+
+
+def test_a_cameras_folders_are_no_classes(tmp_path: Path) -> None:
+    for number, names in enumerate(
+        (
+            [
+                "DCIM/100APPLE/1.jpg",
+                "DCIM/101APPLE/2.jpg",
+                "DCIM/Camera/3.jpg",
+                "Pictures/4.jpg",
+            ],
+            ["100CANON/1.jpg", "100CANON/2.jpg", "101CANON/1.jpg"],
+        )
+    ):
+        images = ImageFolder.list(write(tmp_path / str(number), names))
+        assert images.classes == ()
+        assert "these are a camera's folders" in images.class_words
+
+
+def test_a_list_in_a_folder_without_classes_is_named(tmp_path: Path) -> None:
+    """`metadata.csv` of Hugging Face's image folders."""
+    write(tmp_path, ["1.png", "2.png"])
+    (tmp_path / "metadata.csv").write_text("file_name,label\n1.png,a\n2.png,b\n")
+    said = ImageFolder.list(tmp_path).class_words
+    assert f"write {tmp_path / 'metadata.csv'} in place of the folder" in said
+    assert open_images(str(tmp_path / "metadata.csv")).classes == ("a", "b")
+
+
 def test_an_address_in_a_list_is_refused(tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_text("path\nhttps://example.org/a.jpg\n")
     with pytest.raises(UsageError, match="this machine's disk"):
@@ -322,3 +416,105 @@ def test_shards_give_the_labels_of_their_json(tmp_path: Path) -> None:
     del files["3.json"]
     with pytest.raises(UsageError, match=r"has `label` for some .* 1 of its 6: 3\.jpg"):
         open_images(str(write_tar(tmp_path / "shard-1.tar", files)))
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        pa.string(),
+        pa.large_string(),
+        pa.string_view(),
+        pa.dictionary(pa.int8(), pa.string()),
+    ],
+)
+def test_parquet_may_store_texts_in_any_way(tmp_path: Path, kind: pa.DataType) -> None:
+    table = pa.table({"path": LISTED, "label": [name[0] for name in LISTED]})
+    schema = pa.schema([("path", kind), ("label", kind)])
+    pq.write_table(table.cast(schema), tmp_path / "a.parquet")
+    images = open_images(str(tmp_path / "a.parquet"))
+    assert images.names == tuple(LISTED)
+    assert labels(images) == [name[0] for name in LISTED]
+
+
+@pytest.mark.parametrize("kind", [pa.int64(), pa.bool_(), pa.float32(), pa.uint8()])
+@pytest.mark.parametrize("held", [True, False])
+def test_parquet_may_have_a_column_for_each_class(
+    tmp_path: Path, kind: pa.DataType, held: bool
+) -> None:
+    second = [name[0] == "b" for name in LISTED]
+    columns = {"image": [IMAGE] * 6} if held else {"path": LISTED}
+    columns |= {"MEL": pa.array([not b for b in second]), "NV": pa.array(second)}
+    table = pa.table(columns)
+    for name in ("MEL", "NV"):
+        place = table.schema.get_field_index(name)
+        cells = table[name].cast(pa.int8()).cast(kind)
+        table = table.set_column(place, name, cells)
+    pq.write_table(table, tmp_path / "a.parquet")
+    images = open_images(str(tmp_path / "a.parquet"))
+    assert labels(images) == [{"a": "MEL", "b": "NV"}[name[0]] for name in LISTED]
+    assert images.class_words.endswith("from the columns `MEL`, `NV`: one is 1 in a row")
+
+
+def test_parquet_may_hold_a_path_in_place_of_bytes(tmp_path: Path) -> None:
+    write(tmp_path, LISTED)
+    kind = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+    cells = [{"bytes": None, "path": name} for name in LISTED[:-1]]
+    cells.append({"bytes": IMAGE, "path": None})
+    pq.write_table(pa.table({"image": pa.array(cells, kind)}), tmp_path / "a.parquet")
+    images = open_images(str(tmp_path / "a.parquet"))
+    assert [images.image(number).size for number in range(6)] == [(4, 4)] * 6
+    pq.write_table(
+        pa.table({"image": pa.array([IMAGE]).cast(pa.binary_view())}),
+        tmp_path / "b.parquet",
+    )
+    assert open_images(str(tmp_path / "b.parquet")).image(0).size == (4, 4)
+
+
+def test_parquet_takes_the_column_whose_classes_have_names(tmp_path: Path) -> None:
+    features = {"animal": {"names": ["cat", "dog"], "_type": "ClassLabel"}}
+    table = pa.table({"image": [IMAGE] * 2, "animal": [0, 1], "number": [3, 4]})
+    table = table.replace_schema_metadata(
+        {"huggingface": json.dumps({"info": {"features": features}})}
+    )
+    pq.write_table(table, tmp_path / "a.parquet")
+    assert labels(open_images(str(tmp_path / "a.parquet"))) == ["cat", "dog"]
+
+
+@pytest.mark.parametrize("label", [None, float("nan"), {"name": "a"}, ["a", "b"]])
+def test_parquet_without_one_class_for_each_image_is_refused(
+    tmp_path: Path, label: object
+) -> None:
+    other = {float: 1.0, dict: {"name": "b"}, list: ["b"]}.get(type(label), "b")
+    cells = pa.array([label, other], from_pandas=False)
+    pq.write_table(pa.table({"image": [IMAGE] * 2, "label": cells}), tmp_path / "a.parquet")
+    with pytest.raises(UsageError, match=r"but not to image 1\.|one class per image"):
+        open_images(str(tmp_path / "a.parquet"))
+
+
+@pytest.mark.parametrize(
+    ("label", "content"),
+    [
+        ("cls", b"%d"),
+        ("CLS", b"%d\n"),
+        ("class.cls", b"%d"),
+        ("JSON", b'{"label": %d}'),
+        ("json", b'{"label": [%d]}'),
+        ("json", b'{"width": 4, "annotation": {"label": %d, "box": [1, 2]}}'),
+        ("cls", None),  # eight bytes
+    ],
+)
+@pytest.mark.parametrize("image", ["{}.png", "{}.PNG", "{}.image.png", "{}.rgb.jpg"])
+def test_shards_give_labels_however_they_are_written(
+    tmp_path: Path, image: str, label: str, content: bytes | None
+) -> None:
+    files = {}
+    for number in range(4):
+        key = f"{number:06}"
+        stated = (number % 2).to_bytes(8, "little") if content is None else None
+        files[f"{key}.depth.png"] = IMAGE
+        files[image.format(key)] = IMAGE
+        files[f"{key}.{label}"] = stated or content % (number % 2)
+    images = open_images(str(write_tar(tmp_path / "shard-0.tar", files)))
+    assert images.names == tuple(image.format(f"{number:06}") for number in range(4))
+    assert labels(images) == ["0", "1"] * 2
+    assert "further images of a sample: 4" in images.description
