@@ -306,8 +306,9 @@ def _affordable(recipe: Recipe, work: _Work, costs: Costs, minutes: float) -> in
         raise UsageError(
             f"--minutes {minutes:g} are too few for a step: a step takes {_spoken(step)}, "
             f"other work {parts or 'some seconds'}. Nothing has been started. Allow "
-            f"--minutes {enough} for a hundred steps, or --epochs 0 for the closed-form "
-            f"student alone."
+            f"--minutes {enough} for a hundred steps, or a --size below "
+            f"{recipe.data.size}, since the time falls with its square, or --epochs 0 for "
+            f"the closed-form student alone."
         )
     return int(left / step)
 
