@@ -5,14 +5,16 @@ export GOMP_SPINCOUNT ?= 3000
 BIN := .venv/bin
 INSTALLED := .venv/installed
 
-# What the tests need. Not `benchmarks`; not `tensorrt`, whose packages only a GPU runs.
+# What the tests need. Not `benchmarks`; not `tensorrt`, whose packages only a GPU runs; not
+# `wandb` and `mlflow`: Lightning imports torchmetrics if it is there, which lengthens the
+# start of every process by half. `make lowest` and `make newest` test these two.
 EXTRAS := distill,export,serving,bulk,ray,hub,openvino,tensorrt-rtx,quickstart,docs,dev
 comma := ,
 # Of `make deployed` and `make cluster`: what is deployed.
 BUNDLE ?= quickstart.isogon
 
-.PHONY: quickstart test check slow docs reliability gpu-check deployed cluster keys openapi \
-  benchmarks constraints clean
+.PHONY: quickstart test check slow lowest newest docs reliability gpu-check deployed cluster \
+  keys openapi benchmarks constraints clean
 
 quickstart: $(INSTALLED)
 	$(BIN)/isogon quickstart
@@ -23,6 +25,20 @@ test: check
 slow: $(INSTALLED)
 	$(BIN)/python -m pytest -m "slow and not alone"
 	$(BIN)/python -m pytest -m alone
+
+# A part of the suite with the lowest versions that pyproject.toml admits, and with the
+# newest, each in an environment of its own; docs/verification.md has the dates. Warnings do
+# not fail: packages of different years warn of each other.
+VERSIONS := distill,export,serving,bulk,hub,openvino,quickstart,wandb,mlflow,dev
+RESOLVED := tests/test_golden.py tests/isogon tests/distill/objectives \
+  tests/distill/test_training.py tests/export/test_parity.py tests/serving/test_service.py
+lowest: RESOLUTION := lowest-direct
+newest: RESOLUTION := highest
+lowest newest: $(INSTALLED)
+	$(BIN)/uv venv --quiet --allow-existing --python $(BIN)/python .venv-$@
+	$(BIN)/uv pip install --python .venv-$@/bin/python --upgrade --resolution $(RESOLUTION) --editable ".[$(VERSIONS)]"
+	.venv-$@/bin/python -m pytest -W default -m "not slow and not alone" $(RESOLVED)
+	.venv-$@/bin/python -m pytest -W default tests/distill/test_loggers.py
 
 # Every promise of docs/reliability.md attacked in full; half an hour on two cores.
 reliability: export ISOGON_HOSTILE ?= 10000
@@ -41,7 +57,7 @@ measured = $(BIN)/python benchmarks/$(1) > $(RESULTS)/$(2).pending && \
 benchmarks: $(INSTALLED)
 	$(BIN)/uv pip install --python $(BIN)/python --constraint constraints.txt --editable ".[$(EXTRAS),benchmarks]"
 	$(call measured,defaults.py --shared $(SHARED) --jobs 1,defaults-cpu.md)
-	$(call measured,chain.py --shared $(SHARED),chain-cpu.md)
+	$(call measured,chain.py --shared $(SHARED) --course $(RESULTS)/chain-course.json,chain-cpu.md)
 	$(call measured,objectives.py --shared $(SHARED) --jobs 1,objectives-cpu.md)
 	$(call measured,head_start.py --images $(SHARED)/tiny-imagenet/train.tar,head-start.md)
 	$(call measured,objective_cost.py,objective-cost-cpu.md)
@@ -54,6 +70,7 @@ benchmarks: $(INSTALLED)
 	$(call measured,serving.py --images $(PHOTOGRAPHS) --runs serving-runs,serving-cpu.md)
 	$(call measured,embedding.py --bundle comparison-runs/chain-tiny-64.isogon --images $(PHOTOGRAPHS),embedding-cpu.md)
 	$(BIN)/python benchmarks/tables.py
+	$(BIN)/python benchmarks/charts.py
 
 # The pages in site/: a broken link, a page out of place or a misspelt word fails.
 docs: $(INSTALLED)
@@ -93,8 +110,8 @@ openapi: $(INSTALLED)
 
 # Pin what the ranges of pyproject.toml resolve to today, as plain name==version lines.
 constraints:
-	$(BIN)/uv pip compile --quiet --python-version 3.11 --no-annotate --no-header --no-emit-index-url $(foreach extra,$(subst $(comma), ,$(EXTRAS)) benchmarks,--extra $(extra)) pyproject.toml --output-file constraints.txt
+	$(BIN)/uv pip compile --quiet --python-version 3.11 --no-annotate --no-header --no-emit-index-url $(foreach extra,$(subst $(comma), ,$(EXTRAS)) benchmarks cuda wandb mlflow,--extra $(extra)) pyproject.toml --output-file constraints.txt
 	$(BIN)/uv --version | sed -E 's/^uv ([0-9.]+).*/uv==\1/' >> constraints.txt
 
 clean:
-	rm -rf .venv
+	rm -rf .venv .venv-lowest .venv-newest

@@ -10,9 +10,11 @@ are those of `defaults.py`; beside them the size of what is deployed, how long a
 takes alone (the median of many, all threads) and the share of test images that are
 flagged as out of distribution where 0.05 was asked for.
 
-A bundle that is there is not made again: `--runs` holds `chain-SET.isogon`.
+A bundle that is there is not made again: `--runs` holds `chain-SET.isogon`. `--course`
+writes the figures of the students' validation images by step, as JSON.
 """
 
+import json
 import statistics
 import sys
 import time
@@ -40,6 +42,7 @@ from trials import (
 import isogon
 from distill.images.data import Data, prepare_data
 from isogon.bundle import Bundle, artifact_names, vouched_artifact
+from isogon.bundle.evaluation import EVALUATION, Evaluation
 from isogon.progress import Silent
 from serving import running_service
 from serving.client import IsogonClient
@@ -196,6 +199,23 @@ def stations(place: str, ground: Ground) -> Iterator[Station]:
         )
 
 
+def courses(made: dict[str, Bundle], told: str) -> str:
+    """Return the course of each set's student by step, as JSON.
+
+    Args:
+        made: the bundles, by set.
+        told: command, machine and versions.
+    """
+    found: dict[str, object] = {"conditions": told}
+    for place, bundle in made.items():
+        training = bundle.record(EVALUATION, Evaluation).training
+        found[place] = {
+            "columns": ["step", "overlap@10", "angle distortion"],
+            "validated": training.validated,
+        }
+    return json.dumps(found) + "\n"
+
+
 def _eager(name: str, model: tuple[str, str], size: int, figures: Figures) -> Station:
     """Return the station of a network of timm, timed in eager torch."""
     run = network(model, size)
@@ -213,6 +233,7 @@ def main() -> None:
     """Make what is missing and print a table for each set."""
     parser = parser_of(__doc__)
     add_choices(parser, ("tiny-64",))
+    parser.add_argument("--course", type=Path, help="a file, for the course by step")
     options, ground = parsed(parser)
     told = conditions("onnxruntime-gpu", "openvino")
     print(
@@ -225,6 +246,12 @@ def main() -> None:
         print(f"\n## {place}\n\n| {' | '.join(_COLUMNS)} |\n{'|---' * len(_COLUMNS)}|")
         for station in stations(place, ground):
             print(station, flush=True)
+    if options.course is not None:
+        made = {
+            place: Bundle.open(ground.runs / f"chain-{place}.isogon")
+            for place in options.sets
+        }
+        options.course.write_text(courses(made, told), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -11,6 +11,8 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 DEFAULTS = ROOT / "benchmarks/results/defaults-cpu.md"
 CHAIN = ROOT / "benchmarks/results/chain-cpu.md"
+RUNTIMES = ROOT / "benchmarks/results/runtime-cpu.md"
+LOADS = [f"{threads} thr, b {batch}" for threads in (1, 2) for batch in (1, 8, 32)]
 PAGES = (ROOT / "README.md", ROOT / "docs/concepts/distilling.md")
 _MARKED = re.compile(r"<!-- table: (\w+) -->\n.*?<!-- /table -->", re.DOTALL)
 _SETS = {
@@ -30,10 +32,22 @@ _STATIONS = {
 }
 
 
-def measured(page: Path, name: str, figures: Sequence[str]) -> list[list[str]]:
-    """Return the rows of a set in a page of results: what, then its figures."""
+def measured(
+    page: Path, name: str, figures: Sequence[str], *, part: str | None = None
+) -> list[list[str]]:
+    """Return the rows of a set in a page of results: what, then its figures.
+
+    Args:
+        page: of benchmarks/results.
+        name: the heading of the set.
+        figures: the headings of the columns.
+        part: the lower heading of the table, if the set has several.
+    """
     _, _, section = page.read_text(encoding="utf-8").partition(f"\n## {name}\n")
-    lines = section.split("\n## ")[0].splitlines()
+    section = section.split("\n## ")[0]
+    if part is not None:
+        section = section.partition(f"\n### {part}\n")[2].split("\n### ")[0]
+    lines = section.splitlines()
     rows = [
         [cell.strip() for cell in line.strip("|").split("|")]
         for line in lines
@@ -65,6 +79,27 @@ def defaults_table() -> str:
             first = title if number == 0 else ""
             lines.append(f"| {first} | {shown} | {' | '.join(figures)} |")
     return "\n".join(lines)
+
+
+def speeds(section: str, row: str) -> dict[str, list[float]]:
+    """Return how many times as fast a row of the runtimes' page is, by student.
+
+    Args:
+        section: what follows the student in the heading, such as "times the throughput of
+            eager torch".
+        row: such as "ONNX int8".
+    """
+    headings = re.findall(r"^## (.+): (.+)$", RUNTIMES.read_text("utf-8"), re.MULTILINE)
+    return {
+        student: [
+            float(cell)
+            for what, *cells in measured(RUNTIMES, f"{student}: {said}", LOADS)
+            for cell in cells
+            if what == row
+        ]
+        for student, said in headings
+        if said == section
+    }
 
 
 _TABLES = {"front": front_table, "defaults": defaults_table}

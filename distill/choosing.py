@@ -58,6 +58,7 @@ class Wanted:
     accumulate: int | None = None
     workers: int | None = None
     seed: int | None = None
+    loggers: tuple[str, ...] = ()
     name: str | None = None
     # All other keys: SECTION.KEY=VALUE as text, or SECTION.KEY and the value.
     settings: tuple[str | tuple[str, Any], ...] = ()
@@ -110,6 +111,7 @@ def chosen_recipe(
     _set_length(document, wanted, taken)
     for key in ("batch_size", "accumulate", "workers", "seed"):
         _set(document, "train", key, getattr(wanted, key))
+    _set(document, "train", "loggers", list(wanted.loggers) or None)
     for one in wanted.settings:
         place, value = _parsed_setting(one) if isinstance(one, str) else one
         _set_by_name(document, place, value)

@@ -36,6 +36,7 @@ from distill.student_from_recipe import card_of
 from distill.targets import Teacher, in_batches
 from distill.training.agreement import require_agreement
 from distill.training.checkpoint import Checkpoint, remove_checkpoint, sole_run
+from distill.training.loggers import RunLoggers, require_loggers, run_loggers
 from distill.training.processes import accompanied, launched, parts_of
 from distill.training.trainer import Trainer, TrainingLog
 from distill.training.validation import Validation
@@ -87,14 +88,22 @@ def distill(
     recipe.ood.require_read()
     require_absent(output)
     require_sources(sources_of(recipe))
+    require_loggers(recipe.train.loggers)
     require_models(recipe)
     work = work_folder(output)
     with sole_run(work, recipe.train):
         require_absent(output)  # another run may have written it meanwhile
         recipe, data = planned(recipe, work, progress, minutes=minutes)
-        bundle = _distilled(
-            recipe, output, work, progress, accept_changes=accept_changes, data=data
-        )
+        with run_loggers(recipe, work, progress) as loggers:
+            bundle = _distilled(
+                recipe,
+                output,
+                work,
+                progress,
+                accept_changes=accept_changes,
+                data=data,
+                loggers=loggers,
+            )
         remove_checkpoint(work)
     return bundle
 
@@ -107,10 +116,17 @@ def _distilled(
     *,
     accept_changes: bool,
     data: Data | None,
+    loggers: RunLoggers,
 ) -> Bundle:
     """Train and evaluate the recipe's student, and write its bundle."""
     trained = learn(
-        recipe, work, progress, accept_changes=accept_changes, data=data, judged=True
+        recipe,
+        work,
+        progress,
+        accept_changes=accept_changes,
+        data=data,
+        judged=True,
+        loggers=loggers,
     )
     before, preprocessing = trained.before, preprocessing_for(recipe, recipe.student.name)
     embedded = embed_all(
@@ -143,7 +159,7 @@ def _distilled(
         cost=cost_of(trained.student, preprocessing, trained.device),
         parts=trained.teacher.parts,
     )
-    return write_bundle(
+    bundle = write_bundle(
         output,
         recipe,
         trained.data,
@@ -158,6 +174,8 @@ def _distilled(
         ),
         progress,
     )
+    loggers.conclude(bundle, evaluation)
+    return bundle
 
 
 def learn(
@@ -168,12 +186,13 @@ def learn(
     accept_changes: bool = False,
     data: Data | None = None,
     judged: bool = False,
+    loggers: RunLoggers | None = None,
 ) -> TrainedStudent:
     """Train the recipe's student, continuing from the checkpoint in `work`.
 
     The checkpoint stays; remove it after the bundle is written. Images are listed and read
     unless `data` is given. With `judged` the teacher embeds the images of every role first,
-    unless the run is continued.
+    unless the run is continued. `loggers` get the figures of the steps.
 
     Raises:
         UsageError: the images or models are unsuitable, or the loss diverged.
@@ -193,6 +212,7 @@ def learn(
             accept_changes=accept_changes,
             data=data,
             judged=judged,
+            loggers=loggers,
         )
     if not fabric.is_global_zero:
         raise SystemExit(0)
@@ -209,6 +229,7 @@ def _prepared_and_trained(
     accept_changes: bool,
     data: Data | None,
     judged: bool,
+    loggers: RunLoggers | None,
 ) -> TrainedStudent:
     """Train the student in each of the run's processes."""
     torch.manual_seed(recipe.train.seed)
@@ -245,7 +266,9 @@ def _prepared_and_trained(
     )
     log = TrainingLog()
     if recipe.train.epochs:
-        log = _trained(fabric, recipe, data, models, checkpoint, work, progress)
+        log = _trained(
+            fabric, recipe, data, models, checkpoint, work, progress, loggers=loggers
+        )
     student = _final_student(recipe, models)
     return TrainedStudent(
         student=student.to(device),
@@ -267,6 +290,8 @@ def _trained(
     checkpoint: Checkpoint,
     work: Path,
     progress: Progress,
+    *,
+    loggers: RunLoggers | None,
 ) -> TrainingLog:
     """Train the student from its start to the end of the recipe."""
     device = fabric.device
@@ -296,6 +321,7 @@ def _trained(
         checkpoint,
         progress,
         validation=validation if fabric.is_global_zero else None,
+        loggers=loggers,
     )
     return trainer.run()
 

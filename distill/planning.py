@@ -204,8 +204,8 @@ def _plan_of(
             say(
                 progress,
                 f"The run ends before {minutes:g} minutes are over, after {MOST_EPOCHS} "
-                f"passes over the images: few images are overfitted after this. --epochs "
-                f"asks for more.",
+                f"passes over the images: few images are overfitted after this. "
+                f"{option('epochs')} asks for more.",
             )
         recipe = _lengthened(recipe, steps)
     share, warmup = recipe.train.warmup_share, recipe.train.warmup_epochs * per_epoch
@@ -319,8 +319,9 @@ def _affordable(recipe: Recipe, work: _Work, costs: Costs, minutes: float) -> in
             f"{option('minutes', minutes)} are too few for a step: a step takes "
             f"{_spoken(step)}, "
             f"other work {parts or 'some seconds'}. Nothing has been started. Allow "
-            f"{option('minutes', enough)} for a hundred steps, or {option('epochs', 0)} "
-            f"for the closed-form student alone."
+            f"{option('minutes', enough)} for a hundred steps, or a smaller "
+            f"{option('size')} than {recipe.data.size}, since the time falls with its "
+            f"square, or {option('epochs', 0)} for the closed-form student alone."
         )
     return int(left / step)
 

@@ -253,6 +253,57 @@ def test_tables_are_those_of_the_results() -> None:
         assert tables["with_tables"](text) == text, "run: python benchmarks/tables.py"
 
 
+def test_figures_in_sentences_are_those_of_the_results() -> None:
+    """A range is that of one student, or of all."""
+    tables = runpy.run_path(str(ROOT / "benchmarks/tables.py"))
+
+    def ranges(section: str, row: str) -> set[tuple[str, str]]:
+        found = tables["speeds"](f"times the throughput of {section}", row)
+        groups = [*found.values(), [one for values in found.values() for one in values]]
+        assert all(len(group) >= 6 for group in groups)
+        return {(f"{min(group):.1f}", f"{max(group):.1f}") for group in groups}
+
+    readme, int8 = (
+        " ".join((ROOT / page).read_text(encoding="utf-8").split())
+        for page in ("README.md", "docs/int8.md")
+    )
+    numbers = r"([\d.]+) to ([\d.]+) times"
+    of_int8 = ranges("ONNX Runtime in float32", "ONNX int8")
+    assert set(re.findall(rf"int8 is {numbers} float32", readme)) <= of_int8
+    assert set(re.findall(rf"{numbers} as fast as float32", int8)) <= of_int8
+    of_onnx = ranges("eager torch", "ONNX fp32")
+    assert set(re.findall(rf"ONNX Runtime {numbers} eager", readme)) <= of_onnx
+    ((_, seconds),) = (
+        row
+        for row in tables["measured"](tables["DEFAULTS"], "tiny-64", ("seconds",))
+        if row[0] == "student"
+    )
+    minutes = re.findall(r"(\d+) minutes of two CPU cores", readme)
+    assert set(minutes) <= {f"{int(seconds) / 60:.0f}"}
+    (student,) = (
+        row[1]
+        for row in tables["measured"](tables["CHAIN"], "tiny-64", ("distortion ↓",))
+        if row[0] == "onnx/model.onnx"
+    )
+    assert set(re.findall(r"off by ([\d.]+) on average", readme)) <= {student}
+    files = dict(tables["measured"](tables["CHAIN"], "tiny-64", ("MB",)))
+    assert float(files["onnx/model.int8.onnx"]) / float(files["onnx/model.onnx"]) < 1 / 3
+
+
+def test_charts_are_those_of_the_results(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By their descriptions, which hold the figures: Matplotlib's versions draw differently."""
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    charts = runpy.run_path(str(ROOT / "benchmarks/charts.py"))
+    for name, svg in charts["drawn"]():
+        kept = (ROOT / f"docs/pictures/{name}.svg").read_text(encoding="utf-8")
+        told = [re.findall("<desc>.*</desc>", text) for text in (svg, kept)]
+        assert len(told[0]) == 1
+        assert told[0] == told[1], "run: python benchmarks/charts.py"
+        assert len(kept) < 40_000
+        assert "prefers-color-scheme: dark" in kept
+        assert "currentColor" in kept
+
+
 @pytest.mark.slow
 def test_the_pages_are_built_strictly(tmp_path: Path) -> None:
     pytest.importorskip("mkdocs", reason="the extra `docs` is not installed")

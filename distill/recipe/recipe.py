@@ -316,6 +316,12 @@ class TrainSection(_Section):
     seed: int = Field(
         default=0, ge=0, lt=2**31, description="of views, their order, and new layers"
     )
+    loggers: tuple[Literal["wandb", "mlflow"], ...] = Field(
+        default=(),
+        examples=[("wandb",), ("mlflow",), ("wandb", "mlflow")],
+        description="what logs the run besides metrics.jsonl and TensorBoard; W&B is "
+        "offline without WANDB_MODE, MLflow local without MLFLOW_TRACKING_URI",
+    )
 
     @model_validator(mode="before")
     @classmethod

@@ -34,7 +34,7 @@ _ADJUSTABLE = {
     "precision",
 }
 # Keys that do not affect the weights.
-_FREE = {"workers", "checkpoint_minutes"}
+_FREE = {"workers", "checkpoint_minutes", "loggers"}
 
 
 class Checkpoint:

@@ -1,9 +1,11 @@
-"""The log of a run by step: `metrics.jsonl` and TensorBoard's files."""
+"""The log of a run by step: `metrics.jsonl`, TensorBoard's files, and the loggers."""
 
 import json
 from pathlib import Path
 
 from torch.utils.tensorboard import SummaryWriter
+
+from distill.training.loggers import RunLoggers
 
 METRICS = "metrics.jsonl"
 
@@ -11,11 +13,13 @@ METRICS = "metrics.jsonl"
 class Journal:
     """Writes figures by step into the run's folder; only in the first process."""
 
-    def __init__(self, folder: Path, *, start: int) -> None:
+    def __init__(
+        self, folder: Path, *, start: int, loggers: RunLoggers | None = None
+    ) -> None:
         """Open the journal and remove what was written for step `start` or later.
 
         A killed run may have written steps after its checkpoint. They are run and written
-        again.
+        again; in the `loggers` they stay, so that these have them twice.
         """
         folder.mkdir(parents=True, exist_ok=True)
         path = folder / METRICS
@@ -25,14 +29,19 @@ class Journal:
         pending.replace(path)
         self._file = path.open("a", encoding="utf-8")
         self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=start)
+        self._loggers = loggers
+        if loggers is not None:
+            loggers.open(start=start)
 
     def write(self, step: int, epoch: int, figures: dict[str, float]) -> None:
-        """Append a line, and a point to each of TensorBoard's curves."""
+        """Append a line, and a point to each curve of TensorBoard and the loggers."""
         line = {"step": step, "epoch": epoch} | figures
         self._file.write(json.dumps(line) + "\n")
         self._file.flush()
         for name, value in figures.items():
             self._board.add_scalar(name, value, step)
+        if self._loggers is not None:
+            self._loggers.write(step, {"epoch": float(epoch)} | figures)
 
     def close(self) -> None:
         """Write buffered figures and close the files."""

@@ -21,6 +21,7 @@ from distill.training.checkpoint import Checkpoint, generator_state, restore_gen
 from distill.training.divergence_watch import DivergenceWatch, Values, require_finite
 from distill.training.interruption import interruption
 from distill.training.journal import Journal
+from distill.training.loggers import RunLoggers
 from distill.training.optimisation import (
     channels_last,
     freeze_statistics,
@@ -75,6 +76,7 @@ class Trainer:
         progress: Progress,
         *,
         validation: Validation | None = None,
+        loggers: RunLoggers | None = None,
     ) -> None:
         """Set up the run, and restore its checkpoint if there is one.
 
@@ -88,6 +90,7 @@ class Trainer:
             checkpoint: of the run.
             progress: shows the step.
             validation: chooses the best weights; None keeps the last.
+            loggers: get the figures of the steps, besides the journal.
         """
         self._fabric = fabric
         self._pair = _Pair(student, objective)
@@ -101,6 +104,7 @@ class Trainer:
         self._total = section.length(len(views))
         self._schedule = schedule_for(optimizer, section, len(views))
         self._validation = validation
+        self._loggers = loggers
         self._every = max(1, self._total // section.validations)
         # The best weights so far, with step and score.
         self._best: dict[str, Any] | None = None
@@ -211,7 +215,8 @@ class Trainer:
     def _journal(self) -> AbstractContextManager[Journal | None]:
         if not self._fabric.is_global_zero:
             return nullcontext()
-        return closing(Journal(self._checkpoint.path.parent, start=self._done))
+        folder = self._checkpoint.path.parent
+        return closing(Journal(folder, start=self._done, loggers=self._loggers))
 
     @property
     def _done(self) -> int:

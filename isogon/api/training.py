@@ -47,6 +47,7 @@ def distill(
     accumulate: int | None = None,
     workers: int | None = None,
     seed: int | None = None,
+    loggers: str | Sequence[str] = (),
     settings: Mapping[str, Any] | None = None,
     name: str | None = None,
     output: Place | None = None,
@@ -79,6 +80,7 @@ def distill(
         accumulate: cut each step into so many parts, to save memory.
         workers: processes that read images.
         seed: of augmented views, their order, and new layers.
+        loggers: "wandb", "mlflow" or both: log the run there too.
         settings: any other key, such as {"train.learning_rate": 1e-3}; None removes the
             file's value.
         name: of the student; None: that of the folder of images.
@@ -114,6 +116,7 @@ def distill(
         accumulate=accumulate,
         workers=workers,
         seed=seed,
+        loggers=texts(loggers),
         name=name,
         settings=tuple(
             (key, str(value) if isinstance(value, Path) else value)

@@ -127,7 +127,8 @@ class _Rate(ProgressColumn):
 
 
 def _told(task: Task) -> str:
-    spent = _spoken(task.elapsed or 0.0)
+    # `elapsed` of a finished task grows on until the whole run ends.
+    spent = _spoken((task.finished_time if task.finished else task.elapsed) or 0.0)
     if task.total is None:
         return f"{task.description}: {spent}"
     left = None if task.finished else task.time_remaining

@@ -189,6 +189,16 @@ def distill(
             help="Processes that read images.", show_default=False, rich_help_panel=_RUN
         ),
     ] = None,
+    logger: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="wandb|mlflow",
+            help="Log the run to W&B (offline without WANDB_MODE) or to MLflow (in "
+            "OUTPUT.work without MLFLOW_TRACKING_URI). May be given several times.",
+            show_default=False,
+            rich_help_panel=_RUN,
+        ),
+    ] = None,
     int8: Annotated[
         bool,
         typer.Option(
@@ -252,6 +262,7 @@ def distill(
         accumulate=accumulate,
         workers=workers,
         seed=seed,
+        loggers=tuple(logger or ()),
         name=name,
         settings=tuple(settings or ()),
     )

@@ -12,7 +12,7 @@ from PIL.ImageFile import ImageFile
 from PIL.TiffImagePlugin import TiffImageFile
 
 from isogon.images.formats import image_format
-from isogon.images.samples import is_deep
+from isogon.images.sample_range import is_deep
 from isogon.images.tiff import mend
 
 # Modes that no file has -> the mode they are converted to.

@@ -128,6 +128,7 @@ def test_too_few_minutes_are_refused_before_a_feature_is_computed(
     with pytest.raises(UsageError, match="are too few for a step") as refused:
         distill(stored, tmp_path / "out.isogon", progress, minutes=0.001)
     assert "Allow minutes=" in str(refused.value)
+    assert "a smaller size" in str(refused.value)
     assert not (tmp_path / "features").exists()
 
 
