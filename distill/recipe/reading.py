@@ -7,7 +7,8 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from distill.recipe.recipe import DataSection, Recipe, UnfamiliarSection
+from distill.recipe.data_section import DataSection
+from distill.recipe.recipe import Recipe, UnfamiliarSection
 from distill.recipe.sections import renamed_keys
 from distill.recipe.teacher_section import TeacherSection
 from isogon.errors import UsageError

@@ -18,7 +18,7 @@ from isogon.bundle.evaluation import EVALUATION, Evaluation, Kind
 from isogon.bundle.worth import Worth, worth_of
 from isogon.errors import UsageError, option
 from isogon.progress import Progress
-from isogon.stage_imports import load_stage
+from isogon.stage_imports import load_stage, needing
 
 if TYPE_CHECKING:
     from distill import Recipe
@@ -140,7 +140,8 @@ def distill(
         )
     else:
         file = None if recipe is None else Path(recipe)
-        found = chosen_from(file, wanted, minutes=minutes).recipe
+        with needing("distill"):  # the objectives of a recipe need torch
+            found = chosen_from(file, wanted, minutes=minutes).recipe
     place, bars = Path(output or f"{found.name}.isogon"), shown(progress)
     require_absent(place)  # these two before torch is loaded
     require_sources(sources_of(found))
@@ -188,7 +189,8 @@ def recipe(
         teacher=texts(teacher),
         student=student,
     )
-    chosen = chosen_from(None, wanted, minutes=None)
+    with needing("distill"):
+        chosen = chosen_from(None, wanted, minutes=None)
     load_stage("distill.recipe.keys", extra="distill")
     from distill.recipe.keys import annotated
 

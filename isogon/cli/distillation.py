@@ -12,7 +12,7 @@ from isogon.cli.evaluation import show_evaluation
 from isogon.cli.exporting import show_exported
 from isogon.cli.options import OF_RECIPE, AsJson, Unfamiliar
 from isogon.cli.recipe import print_recipe, show_recipe
-from isogon.stage_imports import load_stage
+from isogon.stage_imports import load_stage, needing
 
 if TYPE_CHECKING:
     from distill import Chosen, Recipe
@@ -266,7 +266,8 @@ def distill(
         name=name,
         settings=tuple(settings or ()),
     )
-    chosen = chosen_from(recipe, wanted, minutes=minutes)
+    with needing("distill"):  # the objectives of a recipe need torch
+        chosen = chosen_from(recipe, wanted, minutes=minutes)
     path = output or Path(f"{chosen.recipe.name}.isogon")
     with console.progress() as progress:
         if dry_run:

@@ -9,6 +9,7 @@ from isogon.cli import console
 from isogon.cli.console import note, out
 from isogon.cli.options import AsJson, BundlePath
 from isogon.cli.tables import add_row, titled
+from isogon.stage_imports import needing
 
 if TYPE_CHECKING:
     from isogon.bulk import Executor, Summary
@@ -173,13 +174,13 @@ def _require_parquet(output: Path) -> None:
 
 
 def _executor(name: str, workers: int | None, address: str | None) -> "Executor":
+    with needing("bulk"):
+        from isogon.bulk import ProcessExecutor
     if name == "ray":
-        from isogon.bulk.executors.cluster import (
-            RayExecutor,
-        )  # imports Ray only when it runs
+        # It imports Ray only when it runs.
+        from isogon.bulk.executors.cluster import RayExecutor
 
         return RayExecutor(workers=workers, address=address)
-    from isogon.bulk import ProcessExecutor
     from isogon.runtimes.device import usable_cores
 
     return ProcessExecutor(workers=workers or usable_cores())

@@ -147,7 +147,7 @@ def test_plain_weights_are_what_another_student_may_start_from(
 def test_files_that_are_there_or_of_another_kind_are_refused(
     bundle: Bundle, tmp_path: Path
 ) -> None:
-    with pytest.raises(UsageError, match=r"ending in \.safetensors, \.pth, \.pt, got"):
+    with pytest.raises(UsageError, match=r"ends in \.safetensors, \.pth, \.pt, got"):
         export_weights(bundle, tmp_path / "w.bin")
     (tmp_path / "w.embedding.pth").touch()
     with pytest.raises(UsageError, match=r"w\.embedding\.pth exists already"):

@@ -54,8 +54,10 @@ def test_an_opened_photograph_is_upright_and_a_turned_one_means_its_pixels(
     exif[0x0112] = 6  # to be turned by 90 degrees
     path = tmp_path / "turned.png"
     image.transpose(Image.Transpose.ROTATE_90).save(path, exif=exif)
-    by_hand = Image.open(path).transpose(Image.Transpose.ROTATE_270)
-    found = model.embed([image, path, Image.open(path), by_hand])
+    with Image.open(path) as opened:
+        by_hand = opened.transpose(Image.Transpose.ROTATE_270)
+    with Image.open(path) as opened:
+        found = model.embed([image, path, opened, by_hand])
     assert np.allclose(found.embeddings @ found.embeddings[0], 1, atol=1e-6)
 
 
@@ -187,7 +189,7 @@ for call in (
     lambda: isogon.distill(images="a", teacher=3),
     lambda: isogon.distill(images="a", unfamiliar=3),
     lambda: isogon.distill(images="a", minutes="3"),
-    lambda: isogon.distill("smallest.toml", images=path, epochs="ten"),
+    lambda: isogon.distill(images=path, teacher="resnet18", student="resnet18", epochs="ten"),
 ):
     try:
         call()
@@ -216,7 +218,7 @@ def test_arguments_of_wrong_types_are_explained(exported: Path) -> None:
             "Expected a text or a list of texts, got 3",
             "Expected a text or a list of texts, got 3",
             "Expected minutes above 0, got '3'",
-            "smallest.toml [train]: `epochs`: Input should be a valid integer",
+            "isogon distill [train]: `epochs`: Input should be a valid integer",
         ),
         strict=True,
     ):

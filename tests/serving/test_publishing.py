@@ -131,7 +131,7 @@ def test_a_tag_of_ones_own_is_kept_from_other_content(
     ("tag", "says"),
     [
         ("not a tag", "not a tag is not a valid BentoML tag"),
-        ("digits:latest", 'Give another version, or tag="digits".'),
+        ("digits:latest", "Give another version, or --tag digits."),
     ],
 )
 def test_what_is_no_tag_is_refused(exported: Path, home: Path, tag: str, says: str) -> None:

@@ -56,7 +56,7 @@ def test_a_port_that_is_taken_is_refused_before_anything_is_loaded() -> None:
     assert found.returncode == 2
     assert found.stderr.splitlines() == [
         f"Error Cannot listen on 127.0.0.1:{port}: Address already in use. Choose another "
-        f"port or host."
+        f"--port or --host."
     ]
 
 
