@@ -34,6 +34,7 @@ from isogon.runtimes.memory import in_bytes
 
 PLAN = "plan.json"
 _WARMUP = 0.05  # share of the steps, if --minutes set the length and the recipe has epochs
+_FEW = 100  # steps; the learning rate's first ones move a student away from its start
 _FORWARDS = 3  # of the student in the evaluation: trained, at its start, undistilled
 _STATES = 3  # weights, and the optimiser's two moments
 
@@ -199,14 +200,10 @@ def _plan_of(
         steps = recipe.train.length(per_epoch)
     else:
         steps = _affordable(recipe, work, costs, minutes)
-        if recipe.student.from_pretrained and steps > MOST_EPOCHS * per_epoch:
-            steps = MOST_EPOCHS * per_epoch
-            say(
-                progress,
-                f"The run ends before {minutes:g} minutes are over, after {MOST_EPOCHS} "
-                f"passes over the images: few images are overfitted after this. "
-                f"{option('epochs')} asks for more.",
-            )
+        if recipe.student.from_pretrained:
+            steps, remark = _sensible(steps, per_epoch, minutes)
+            if remark:
+                say(progress, remark)
         recipe = _lengthened(recipe, steps)
     share, warmup = recipe.train.warmup_share, recipe.train.warmup_epochs * per_epoch
     disk = work.size + _bundle_size(recipe, data, models)
@@ -324,6 +321,24 @@ def _affordable(recipe: Recipe, work: _Work, costs: Costs, minutes: float) -> in
             f"square, or {option('epochs', 0)} for the closed-form student alone."
         )
     return int(left / step)
+
+
+def _sensible(steps: int, per_epoch: int, minutes: float) -> tuple[int, str]:
+    """Return how many of the steps a pretrained student takes, and what to say of it."""
+    most = MOST_EPOCHS * per_epoch
+    if steps > most:
+        return most, (
+            f"The run ends before {minutes:g} minutes are over, after {MOST_EPOCHS} passes "
+            f"over the images: few images are overfitted after this. {option('epochs')} "
+            f"asks for more."
+        )
+    if steps < _FEW:
+        return steps, (
+            f"{steps:,} steps are few: they rarely improve on the closed-form start, "
+            f"which {option('epochs', 0)} gives alone. The better of both is kept. More "
+            f"{option('minutes')}, or a smaller {option('size')}, allow for more steps."
+        )
+    return steps, ""
 
 
 def _lengthened(recipe: Recipe, steps: int) -> Recipe:

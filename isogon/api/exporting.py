@@ -78,6 +78,10 @@ def export(
         UsageError: an option is not valid.
         BundleError: the bundle is damaged.
         CheckFailedError: an artifact does not pass; the others are in the bundle.
+
+    Example:
+        >>> exported = isogon.export("photos.isogon", fp16=True)
+        >>> [report.artifact for report in exported.reports]
     """
     load_stage("export.plan", extra="export")
     from export.plan import FINETUNING_STEPS, ExportPlan, lower_precisions, tolerances
@@ -164,6 +168,9 @@ def verify(
         UsageError: an option is not valid.
         BundleError: the bundle is damaged, or has no artifact.
         CheckFailedError: a claim does not hold here.
+
+    Example:
+        >>> bool(isogon.verify("photos.isogon"))
     """
     if bounds and not vouch:
         raise UsageError(
@@ -195,6 +202,10 @@ def judge(run: Place, *, bounds: str | Sequence[str] = ()) -> "ParityReport":
 
     Returns:
         The report; it is false if a bound is broken.
+
+    Example:
+        >>> run = "photos.isogon/parity/model.onnx.safetensors"
+        >>> bool(isogon.judge(run, bounds="fp32.min_cosine=0.999"))
     """
     load_stage("export.plan", extra="export")
     from export.plan import tolerances
@@ -223,6 +234,10 @@ def diverge(
 
     Raises:
         UsageError: there is no such file, or the bound is too small.
+
+    Example:
+        >>> found = isogon.diverge("photos.isogon", "onnx/model.onnx")
+        >>> found.first  # None if no layer differs
     """
     if bound is not None and not 1e-12 <= bound < float("inf"):
         raise UsageError(f"Expected bound of at least 1e-12, such as 0.01; got {bound}.")
@@ -259,6 +274,9 @@ def calibrate(
     Raises:
         UsageError: there are too few images, or no such detector or setting.
         CheckFailedError: a new artifact does not pass; the old one stays.
+
+    Example:
+        >>> isogon.calibrate("photos.isogon", images="photos/", detector="knn")
     """
     opened, bars = opened_bundle(bundle, "calibrate", "export"), shown(progress)
     spec = _site_detector(opened, detector=detector, k=k, dim=dim, alpha=alpha)

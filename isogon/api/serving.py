@@ -68,6 +68,10 @@ def embed(
     Raises:
         UsageError: there are no such images, or `output` exists.
         BundleError: the bundle is damaged, or nothing vouches for its artifact.
+
+    Example:
+        >>> summary = isogon.embed("photos.isogon", "photos/", "photos.parquet")
+        >>> summary.embedded, summary.unreadable
     """
     require_counts(batch=batch, workers=workers)
     if executor is not None and workers is not None:
@@ -112,6 +116,9 @@ def serve(
 
     Raises:
         IsogonError: a setting or a bundle is invalid, or the golden check fails.
+
+    Example:
+        >>> isogon.serve("photos.isogon", port=3000)  # until Ctrl-C
     """
     load_stage("serving", extra="serving")
     from serving import serve as run

@@ -91,6 +91,10 @@ def distill(
 
     Raises:
         UsageError: unusable recipe, images or models, or `output` exists.
+
+    Example:
+        >>> bundle = isogon.distill(images="photos/", unfamiliar="others/", epochs=0)
+        >>> bundle.manifest.width  # the embedding dimension
     """
     load_stage("distill", extra="distill")
     from distill import Recipe, Wanted, chosen_from
@@ -231,6 +235,10 @@ def evaluate(
     Raises:
         UsageError: images or weights are not where the recipe says.
         BundleError: the bundle is damaged.
+
+    Example:
+        >>> evaluation = isogon.evaluate("photos.isogon", corruptions=False)
+        >>> evaluation.fidelity.neighbour_overlap  # of the 10 nearest, in [0, 1]
     """
     if not isinstance(unfamiliar, Mapping | None):
         raise UsageError(

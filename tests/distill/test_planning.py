@@ -17,7 +17,7 @@ from distill.costs import measured_costs
 from distill.distillation import distill
 from distill.images.data import prepare_data
 from distill.objectives import objective_names
-from distill.planning import PLAN, planned, steps_per_epoch, tried
+from distill.planning import PLAN, _sensible, planned, steps_per_epoch, tried
 from distill.preparation import prepare_models
 from distill.recipe.defaults import MOST_EPOCHS
 from isogon.errors import UsageError
@@ -109,6 +109,15 @@ def test_minutes_are_not_spent_on_overfitting(stored: Recipe, tmp_path: Path) ->
     batches = len(data.taught) // recipe.train.batch_size
     assert recipe.train.steps == MOST_EPOCHS * batches
     assert "ends before 10000 minutes are over, after 80 passes" in console.export_text()
+
+
+def test_few_steps_are_said_to_be_few() -> None:
+    steps, remark = _sensible(7, 6, 20.0)
+    assert steps == 7
+    assert remark.startswith(
+        "7 steps are few: they rarely improve on the closed-form start"
+    )
+    assert _sensible(300, 6, 20.0) == (300, "")
 
 
 def test_an_interrupted_run_keeps_its_length(
