@@ -13,7 +13,7 @@ from jaxtyping import Float32
 
 from distill.images.copies import ReadSource, find_copies
 from distill.images.listing import IMAGES, TEST, listed
-from distill.images.synthetic import with_synthetic
+from distill.images.synthetic import synthetic_share, with_synthetic
 from distill.recipe import Recipe
 from isogon.bundle import Thumbnails
 from isogon.bundle.evaluation import Copies
@@ -255,12 +255,9 @@ def prepare_data(recipe: Recipe, progress: Progress, cache: Path | None = None) 
         )
         aside = _without_copies(aside, found.pictures[IMAGES][roles.bank])
     recipe.ood.require_bank(len(bank), familiar.labels(bank))
-    imitated = with_synthetic(
-        familiar,
-        roles.bank[: len(roles.bank) - aside],
-        section.synthetic,
-        recipe.train.seed,
-    )
+    training = roles.bank[: len(roles.bank) - aside]
+    share = synthetic_share(section, len(training))
+    imitated = with_synthetic(familiar, training, share, recipe.train.seed)
     if len(imitated) > len(familiar):
         say(
             progress,

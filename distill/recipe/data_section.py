@@ -142,13 +142,12 @@ class DataSection(BaseModel):
     erase: float = Field(
         default=0, ge=0, le=1, description="share of views with a rectangle of noise"
     )
-    synthetic: float = Field(
+    synthetic: Annotated[float, Field(ge=0, le=1)] | Literal["by-size"] = Field(
         default=0.0,
-        ge=0,
-        le=1,
         description="synthetic images for each training image, 500 at most: the student "
         "imitates the teacher on them too, so that it finds unfamiliar images as the "
-        "teacher does",
+        "teacher does; by-size: 0.25 if there are fewer than 10,000 training images, else "
+        "none",
     )
     pseudo_classes: int = Field(
         default=0,

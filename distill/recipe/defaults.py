@@ -37,7 +37,7 @@ class Default:
 _SYNTHETIC = Default(
     section="data",
     key="synthetic",
-    value=0.25,
+    value="by-size",
     reason="imitated there too, the teacher's view of unfamiliar images is kept",
 )
 

@@ -300,7 +300,7 @@ def test_defaults_depend_on_what_the_student_starts_from() -> None:
     given = {**bare, "student": {"name": "s", "pretrained": True}}
     alone = {**given, "train": {"epochs": 0}}
     found, taken = completed(alone)  # no steps, so no keys of steps
-    assert found == {**alone, "data": {"images": "x", "synthetic": 0.25}}
+    assert found == {**alone, "data": {"images": "x", "synthetic": "by-size"}}
     assert [one.key for one in taken] == ["synthetic"]
     found, taken = completed({**given, "train": {"epochs": 3}})
     assert found["train"]["epochs"] == 3

@@ -10,7 +10,13 @@ from rich.progress import Progress
 
 from distill import Recipe, recipe_from_document
 from distill.images.data import prepare_data
-from distill.images.synthetic import ALTERED, DRAWN, UNLABELLED, with_synthetic
+from distill.images.synthetic import (
+    ALTERED,
+    DRAWN,
+    UNLABELLED,
+    synthetic_share,
+    with_synthetic,
+)
 from isogon.errors import UsageError
 from isogon.images.folder import ImageFolder
 
@@ -87,7 +93,15 @@ def test_altered_images_hold_the_pixels_of_training_images(photographs: Path) ->
     assert np.abs(found["blend"] - blended).max() <= 1
 
 
-def test_there_are_at_most_five_hundred(photographs: Path) -> None:
+def test_there_are_at_most_five_hundred_and_none_of_many(photographs: Path) -> None:
+    section = recipe_of(photographs).data
+    assert section.synthetic == "by-size"
+    assert [synthetic_share(section, count) for count in (99, 9_999, 10_000)] == [
+        *(0.25, 0.25),
+        0.0,
+    ]
+    stated = recipe_of(photographs, data={"synthetic": 0.1}).data
+    assert synthetic_share(stated, 10_000) == 0.1
     real = ImageFolder.list(photographs)
     many = with_synthetic(real, np.tile(np.arange(200), 100), 0.25, seed=0)
     assert len(many) == 700
