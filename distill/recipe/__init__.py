@@ -3,6 +3,7 @@
 Importing it loads no torch; checking a recipe does, by its objectives.
 """
 
+from distill.recipe.data_section import DataSection
 from distill.recipe.reading import (
     document_from_toml as document_from_toml,
     recipe_from_document as recipe_from_document,
