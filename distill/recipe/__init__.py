@@ -3,7 +3,7 @@
 Importing it loads no torch; checking a recipe does, by its objectives.
 """
 
-from distill.recipe.data_section import DataSection
+from distill.recipe.data_section import DataSection as DataSection
 from distill.recipe.reading import (
     document_from_toml as document_from_toml,
     recipe_from_document as recipe_from_document,
@@ -11,7 +11,6 @@ from distill.recipe.reading import (
     renamed_in as renamed_in,
 )
 from distill.recipe.recipe import (
-    DataSection as DataSection,
     Recipe as Recipe,
     TrainSection as TrainSection,
     UnfamiliarSection as UnfamiliarSection,

@@ -30,6 +30,8 @@ def test_every_function_has_an_example() -> None:
     assert [name for name in NAMES if not examples(name)] == []
 
 
+# An example leaves the closing of an opened image to Python, as a notebook does.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.parametrize(
     "name",
     [
