@@ -181,8 +181,7 @@ def recipe(
         UsageError: there are no such images or models, or `output` exists.
 
     Example:
-        >>> isogon.recipe("photos/", output="photos.toml")
-        >>> isogon.distill("photos.toml")
+        >>> isogon.recipe("photos/", output="photos.toml")  # then: isogon.distill
     """
     load_stage("distill", extra="distill")
     from distill import Wanted, chosen_from
