@@ -3,14 +3,12 @@
 from typing import Annotated, Literal
 
 from pydantic import (
-    BaseModel,
-    ConfigDict,
     Field,
     field_validator,
     model_validator,
 )
 
-from distill.recipe.sections import formerly
+from distill.recipe.sections import Section, formerly
 from isogon.images import ClassChoice, SampleRange, Shares
 from isogon.images.copies import COPY_DISTANCE
 
@@ -18,10 +16,8 @@ from isogon.images.copies import COPY_DISTANCE
 _POLICIES = ("rand", "augmix", "3a", "original", "v0")
 
 
-class DataSection(BaseModel):
+class DataSection(Section):
     """The familiar (in-distribution) images: how they are divided and augmented."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     images: str = Field(
         description="a folder, with or without class folders; a .tar, or several such "

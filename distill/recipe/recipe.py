@@ -3,8 +3,6 @@
 from typing import Any, Literal
 
 from pydantic import (
-    BaseModel,
-    ConfigDict,
     Field,
     field_validator,
     model_validator,
@@ -12,7 +10,7 @@ from pydantic import (
 
 from distill.recipe.data_section import DataSection
 from distill.recipe.defaults import completed
-from distill.recipe.sections import AnyObjectiveSection, ObjectiveSection
+from distill.recipe.sections import AnyObjectiveSection, ObjectiveSection, Section
 from distill.recipe.student_section import StudentSection
 from distill.recipe.teacher_section import Teachers, TeacherSection
 from isogon.ood import DETECTORS, DetectorSpec
@@ -21,11 +19,7 @@ _UNBOUNDED = 1_000_000  # epochs, if only steps limit a run
 _NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
 
 
-class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class UnfamiliarSection(_Section):
+class UnfamiliarSection(Section):
     """One set of images that should be flagged as out-of-distribution (OOD)."""
 
     name: str = Field(pattern=_NAME, description="of the set, in every report")
@@ -35,7 +29,7 @@ class UnfamiliarSection(_Section):
     )
 
 
-class TrainSection(_Section):
+class TrainSection(Section):
     """The optimisation: linear warm-up per step, then cosine decay or milestones."""
 
     epochs: int = Field(
@@ -192,7 +186,7 @@ class DetectorSection(DetectorSpec):
         return name
 
 
-class Recipe(_Section):
+class Recipe(Section):
     """Everything that determines a student."""
 
     name: str = Field(

@@ -1,4 +1,4 @@
-"""What several tables of a recipe share: old names of keys, and the keys of all objectives.
+"""What the tables of a recipe share: their base, old names of keys, keys of objectives.
 
 An objective's own keys are in its file, `distill/objectives/NAME.py`.
 """
@@ -33,10 +33,14 @@ def renamed_keys(model: type[BaseModel], table: Any) -> dict[str, str]:
     }
 
 
-class ObjectiveSection(BaseModel):
-    """The keys of every objective. An objective with more keys has a subclass."""
+class Section(BaseModel):
+    """A table of a recipe: it does not change, and unknown keys are refused."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class ObjectiveSection(Section):
+    """The keys of every objective. An objective with more keys has a subclass."""
 
     # Whether it needs the class of each image; synthetic images have none.
     needs_labels: ClassVar[bool] = False

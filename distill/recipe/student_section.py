@@ -2,17 +2,16 @@
 
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
+from distill.recipe.sections import Section
 from distill.recipe.teacher_section import MEAN, STD
 from isogon.bundle import is_import_path
 from isogon.images.preprocessing import Std
 
 
-class StudentSection(BaseModel):
+class StudentSection(Section):
     """The network to train: a timm model, or your own by its import path."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     name: str = Field(
         description="a timm name, `hf-hub:org/name` and `local-dir:/path` among them; or "

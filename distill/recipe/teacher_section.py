@@ -4,15 +4,13 @@ from typing import Annotated, Any, Literal
 
 from pydantic import (
     AfterValidator,
-    BaseModel,
-    ConfigDict,
     Discriminator,
     Field,
     Tag,
     model_validator,
 )
 
-from distill.recipe.sections import formerly
+from distill.recipe.sections import Section, formerly
 from isogon.bundle import is_import_path
 from isogon.images.preprocessing import Std
 
@@ -23,10 +21,8 @@ MEAN = (0.485, 0.456, 0.406)
 STD = (0.229, 0.224, 0.225)
 
 
-class TeacherSection(BaseModel):
+class TeacherSection(Section):
     """The model to learn from: a timm name, an import path, or a file of embeddings."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     name: str | None = Field(
         default=None,
