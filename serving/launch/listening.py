@@ -8,7 +8,6 @@ answers half as many requests (`docs/reliability.md`).
 
 import asyncio
 import math
-import select
 import signal
 from asyncio import TimerHandle, Transport
 from collections.abc import Sequence
@@ -21,6 +20,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from serving.api.problems import problem_response
 from serving.bento.service import IsogonService
+from serving.launch.accepting import Acceptor, ConnectionCount, ConnectionTable
 
 # After SIGTERM, accepted requests have their deadline and these seconds to be answered.
 # Whoever kills the service after SIGTERM must wait at least as long.
@@ -31,7 +31,9 @@ _MOST = 64 * 1024  # bytes of a request line and headers, or between two parts o
 _HEAD_WITHIN = 30.0  # seconds for a request line and headers to arrive
 
 
-def listen(sockets: Sequence[socket], *, deadline: float) -> None:
+def listen(
+    sockets: Sequence[socket], *, deadline: float, count: ConnectionCount | None = None
+) -> None:
     """Answer until SIGTERM or SIGINT, finish what was accepted, and return.
 
     The models are already loaded in this process, and signals arrive here. BentoML's
@@ -39,31 +41,34 @@ def listen(sockets: Sequence[socket], *, deadline: float) -> None:
     and restart it when it ends.
 
     Args:
-        sockets: bound; uvicorn listens on them.
+        sockets: bound.
         deadline: seconds that a request may take.
+        count: of this process's connections, beside those of other processes on the same
+            sockets; None: there are no others.
     """
     server = _Server(
         uvicorn.Config(
             IsogonService.to_asgi(),  # type: ignore[attr-defined]
-            http=BoundedHttp,
             lifespan="on",
             log_config=None,
             access_log=False,
             server_header=False,
             timeout_keep_alive=KEPT_ALIVE,
             timeout_graceful_shutdown=math.ceil(deadline) + BEYOND_DEADLINE,
-        )
+        ),
+        sockets,
+        count or ConnectionTable().at(0),
     )
     # uvicorn installs its handlers later, and raises the signal again at the end. A signal
     # before or after must neither end the process nor be lost.
     for number in (signal.SIGTERM, signal.SIGINT):
         if signal.getsignal(number) is not signal.SIG_IGN:
             signal.signal(number, server.handle_exit)
-    server.run(sockets=list(sockets))
+    server.run(sockets=[])
 
 
 class _Server(uvicorn.Server):
-    """A uvicorn server that ends without losing a request.
+    """A uvicorn server that accepts by `Acceptor` and ends without losing a request.
 
     uvicorn closes its sockets at once, and the kernel resets the connections that wait to
     be accepted. It also closes idle connections, even if a client has just sent a request.
@@ -71,11 +76,21 @@ class _Server(uvicorn.Server):
     seconds; the next answer on each says `Connection: close`.
     """
 
+    def __init__(
+        self, config: uvicorn.Config, sockets: Sequence[socket], count: ConnectionCount
+    ) -> None:
+        super().__init__(config)
+        self._count = count
+        self._acceptor = Acceptor(sockets, self._protocol, count)
+
+    async def startup(self, sockets: list[socket] | None = None) -> None:
+        """Start the application, then accept connections."""
+        await super().startup(sockets)
+        self._acceptor.start()
+
     async def shutdown(self, sockets: list[socket] | None = None) -> None:
         """Accept waiting connections, answer on open ones for a moment, then close them."""
-        await _accepted(sockets or [])
-        for server in self.servers:
-            server.close()
+        await self._acceptor.stop()
         state = self.server_state
         state.default_headers.append((b"connection", b"close"))
         end = asyncio.get_running_loop().time() + _LINGER
@@ -83,15 +98,13 @@ class _Server(uvicorn.Server):
             await asyncio.sleep(0.02)
         await super().shutdown(sockets)
 
-
-async def _accepted(sockets: Sequence[socket]) -> None:
-    """Return when the event loop has accepted all waiting connections."""
-    waiting = select.poll()
-    for each in sockets:
-        waiting.register(each, select.POLLIN)
-    end = asyncio.get_running_loop().time() + _LINGER
-    while waiting.poll(0) and asyncio.get_running_loop().time() < end:
-        await asyncio.sleep(0.001)
+    def _protocol(self) -> "BoundedHttp":
+        return BoundedHttp(
+            config=self.config,
+            server_state=self.server_state,
+            app_state=self.lifespan.state,
+            count=self._count,
+        )
 
 
 class BoundedHttp(HttpToolsProtocol):
@@ -100,8 +113,9 @@ class BoundedHttp(HttpToolsProtocol):
     "Head" below means the request line and the headers.
     """
 
-    def __init__(self, *arguments: Any, **named: Any) -> None:
-        super().__init__(*arguments, **named)
+    def __init__(self, *, count: ConnectionCount, **named: Any) -> None:
+        super().__init__(**named)
+        self._count = count
         self._unproductive = 0  # bytes since a head or a part of a body was complete
         self._in_head = True
         self._head_timer: TimerHandle | None = None
@@ -109,12 +123,14 @@ class BoundedHttp(HttpToolsProtocol):
     def connection_made(self, transport: Transport) -> None:  # type: ignore[override]
         """Start the timer for the first request."""
         super().connection_made(transport)
+        self._count.set(len(self.connections))
         self._expect_head()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Cancel the timer, which holds the connection."""
         self._expect_no_head()
         super().connection_lost(exc)
+        self._count.set(len(self.connections))
 
     def data_received(self, data: bytes) -> None:
         """Parse the data, unless too much came without completing anything."""

@@ -3,12 +3,14 @@
 The supervisor loads and proves the bundles, and answers no requests. Its workers are
 forked from it: they share the memory of imported modules and weights, and a dead worker is
 replaced within milliseconds. They accept from the same sockets, so a dead worker loses no
-connection that waits to be accepted. The supervisor sums the metrics of all workers.
+connection that waits to be accepted, and they have about as many connections each
+(`accepting.py`). The supervisor sums the metrics of all workers.
 
 ONNX Runtime's sessions survive a fork because a run with one thread has no thread pool.
 Runs with several threads, and GPUs, need a single process.
 """
 
+import itertools
 import logging
 import os
 import signal
@@ -29,6 +31,7 @@ from prometheus_client.exposition import choose_encoder
 from isogon.errors import CheckFailedError, UsageError, option
 from serving.bento.service import app, freeze
 from serving.bundles import Bundles
+from serving.launch.accepting import BACKLOG, ConnectionTable
 from serving.launch.listening import BEYOND_DEADLINE
 from serving.launch.worker import (
     ServiceComplete,
@@ -43,7 +46,6 @@ from serving.observability import Observations, start_logging, traces_are_asked_
 from serving.observability.metrics import Summed, kept, summed
 from serving.settings import Settings
 
-_BACKLOG = 2048  # connections that wait to be accepted, as in uvicorn
 _EVERY = 1.0  # seconds between two checks of bundles and workers
 _AGAIN = 1.0  # seconds before a worker that failed to start is replaced
 _SPARE = 2.0  # seconds beyond the time that a worker may take to end
@@ -86,6 +88,7 @@ def supervise(
 class _Worker:
     process: BaseProcess
     channel: Connection
+    place: int  # in the table of connections
     generation: int  # counts reloads; the bundles that it answers from
     ready: bool = False
     retired: bool = False  # told to end
@@ -101,6 +104,7 @@ class Supervisor:
         self._count = count
         self._generation = 0
         self._workers: list[_Worker] = []
+        self._connections = ConnectionTable()
         self._past: tuple[Metric, ...] = ()  # metrics of workers that ended
         self._signals: list[int] = []
         self._started = False  # all were ready at the same time once
@@ -198,7 +202,7 @@ class Supervisor:
         if len(current) == self._count and not self._started:
             self._started = True
             for each in self._sockets:
-                each.listen(_BACKLOG)
+                each.listen(BACKLOG)
         if self._started:
             for worker in current:
                 _send(worker, StartAnswering())
@@ -238,7 +242,10 @@ class Supervisor:
     def _forked(self) -> _Worker:
         ours, theirs = _fork.Pipe()
         inherited = [ours, *(each.channel for each in self._workers)]
-        arguments = (theirs, inherited, self._sockets, self._bundles)
+        taken = {each.place for each in self._workers}
+        place = next(free for free in itertools.count() if free not in taken)
+        count = self._connections.at(place)
+        arguments = (theirs, inherited, self._sockets, self._bundles, count)
         process = _fork.Process(target=work, args=arguments)
         # Signals to the worker wait until it has its own handlers.
         signal.pthread_sigmask(signal.SIG_BLOCK, _HANDLED)
@@ -247,7 +254,9 @@ class Supervisor:
         finally:
             signal.pthread_sigmask(signal.SIG_UNBLOCK, _HANDLED)
         theirs.close()
-        return _Worker(process=process, channel=ours, generation=self._generation)
+        return _Worker(
+            process=process, channel=ours, place=place, generation=self._generation
+        )
 
     def _remove(self, worker: _Worker) -> None:
         """Keep the metrics of a worker that ended, and log it if that was unexpected."""
@@ -256,6 +265,7 @@ class Supervisor:
         worker.channel.close()
         worker.process.join()
         self._workers.remove(worker)
+        self._connections.at(worker.place).end()
         self._past = kept(summed([self._past, worker.families]))
         if not worker.retired and self._end is None:
             code = worker.process.exitcode or 0

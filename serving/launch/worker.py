@@ -23,6 +23,7 @@ from prometheus_client.core import Metric
 
 from serving.bento.service import answer_from, app
 from serving.bundles import Bundles
+from serving.launch.accepting import ConnectionCount
 from serving.launch.listening import listen
 from serving.observability import Observations, start_tracing
 
@@ -79,6 +80,7 @@ def work(
     others: Sequence[Connection],
     sockets: Sequence[socket],
     bundles: Bundles,
+    count: ConnectionCount,
 ) -> None:
     """Answer from models that the supervisor has loaded, until SIGTERM or until it ends.
 
@@ -88,6 +90,7 @@ def work(
             not notice when the supervisor ends.
         sockets: shared by all processes.
         bundles: loaded.
+        count: of this process's connections.
     """
     for each in others:
         each.close()
@@ -111,7 +114,7 @@ def work(
                 app.state.complete = message.complete
     except (EOFError, OSError):
         return  # the supervisor is gone
-    listen(sockets, deadline=bundles.settings.deadline)
+    listen(sockets, deadline=bundles.settings.deadline, count=count)
 
 
 class Link:

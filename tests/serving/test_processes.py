@@ -7,7 +7,9 @@ import signal
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from pathlib import Path
+from socket import create_connection
 from typing import Any
 
 import httpx
@@ -104,6 +106,26 @@ def test_two_processes_answer_as_one_service(
             assert {each.result().status_code for each in pending} == {200}
         assert serving.process.wait(20) == 0
         assert not any(psutil.pid_exists(pid) for pid in second)
+
+
+def test_processes_have_as_many_connections_each(
+    isogon_serve: Any, exported: Path
+) -> None:
+    with isogon_serve(exported, "--processes", "2") as serving:
+        with ExitStack() as stack:
+            for _ in range(20):  # at once, before one is accepted
+                stack.enter_context(create_connection(("127.0.0.1", serving.port)))
+            for _ in eventually():
+                open_now = [
+                    sum(each.status == "ESTABLISHED" for each in connections)
+                    for connections in (
+                        psutil.Process(pid).net_connections("tcp")
+                        for pid in workers(serving.process)
+                    )
+                ]
+                if sum(open_now) == 20:
+                    break
+            assert open_now == [10, 10]
 
 
 def test_several_threads_are_for_one_process(
