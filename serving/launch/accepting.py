@@ -1,4 +1,4 @@
-"""Accepting connections: one at a time, and evenly over several processes.
+"""Accepting connections, evenly over several processes.
 
 An event loop accepts every connection that waits. Of several processes that share a socket,
 the first that wakes would take a whole burst, and the others would have nothing to do. Here
@@ -18,8 +18,10 @@ from jaxtyping import Int32
 
 BACKLOG = 2048  # connections that wait to be accepted, as in uvicorn
 _NOT_ACCEPTING = -1
+_TOLERATED = 8  # one connection more for every eight is not ahead
+_AT_ONCE = 64  # connections, before the event loop does other work
 _MOMENT = 0.002  # seconds that another process has to accept first
-_MOMENTS = 5
+_MOMENTS = 25
 _AGAIN = 0.1  # seconds after accept() failed, for example because no descriptor is free
 
 
@@ -44,13 +46,23 @@ class ConnectionCount:
 
     @property
     def ahead(self) -> bool:
-        """Whether a process that accepts has fewer open connections."""
+        """Whether a process that accepts has clearly fewer open connections."""
+        own = int(self._counts[self._place])
         accepting = self._counts[self._counts != _NOT_ACCEPTING]
-        return bool(accepting.size and accepting.min() < self._counts[self._place])
+        return bool(accepting.size and accepting.min() < own - own // _TOLERATED)
 
-    def set(self, count: int) -> None:
-        """Note how many connections are open."""
-        self._counts[self._place] = count
+    def begin(self) -> None:
+        """Note that this process accepts connections and has none."""
+        self._counts[self._place] = 0
+
+    def opened(self) -> None:
+        """Note a connection."""
+        self._counts[self._place] += 1
+
+    def closed(self) -> None:
+        """Note the end of a connection."""
+        if self._counts[self._place] > 0:
+            self._counts[self._place] -= 1
 
     def end(self) -> None:
         """Note that this process accepts no more connections."""
@@ -62,8 +74,8 @@ class Acceptor:
 
     Args:
         sockets: bound.
-        protocol: makes the protocol of a connection.
-        count: of this process's connections; its protocols keep it up to date.
+        protocol: makes the protocol of a connection, which notes its end in `count`.
+        count: of this process's connections.
     """
 
     def __init__(
@@ -75,26 +87,28 @@ class Acceptor:
         self._sockets = sockets
         self._protocol = protocol
         self._count = count
-        self._tasks: list[asyncio.Task[None]] = []
+        self._accepting: list[asyncio.Task[None]] = []
+        self._connecting: set[asyncio.Task[None]] = set()
 
     def start(self) -> None:
         """Listen on the sockets."""
-        self._count.set(0)
+        self._count.begin()
         for each in self._sockets:
             each.setblocking(False)
             each.listen(BACKLOG)
-            self._tasks.append(asyncio.create_task(self._keep_accepting(each)))
+            self._accepting.append(asyncio.create_task(self._keep_accepting(each)))
 
     async def stop(self) -> None:
         """Accept the connections that wait, which the kernel would reset, and no more."""
-        for task in self._tasks:
+        for task in self._accepting:
             task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await asyncio.gather(*self._accepting, return_exceptions=True)
         for each in self._sockets:
             with contextlib.suppress(OSError):
                 while True:
-                    await self._accept(each)
+                    self._accept(each)
         self._count.end()
+        await asyncio.gather(*self._connecting, return_exceptions=True)
 
     async def _keep_accepting(self, listening: socket) -> None:
         while True:
@@ -104,25 +118,35 @@ class Acceptor:
                     break
                 await asyncio.sleep(_MOMENT)
             try:
-                await self._accept(listening)
+                for _ in range(_AT_ONCE):
+                    self._accept(listening)
+                    if self._count.ahead:
+                        break
             except (BlockingIOError, InterruptedError, ConnectionAbortedError):
                 pass  # another process accepted it, or the client has left
             except OSError:
                 await asyncio.sleep(_AGAIN)
 
-    async def _accept(self, listening: socket) -> None:
+    def _accept(self, listening: socket) -> None:
         """Accept one connection.
 
         Raises:
             OSError: none waits, or there are no resources for it.
         """
         connection, _ = listening.accept()
+        self._count.opened()
+        task = asyncio.create_task(self._connect(connection))
+        self._connecting.add(task)
+        task.add_done_callback(self._connecting.discard)
+
+    async def _connect(self, connection: socket) -> None:
         connection.setblocking(False)
         loop = asyncio.get_running_loop()
-        # Shielded: once accepted, a connection is answered, also while we stop.
-        await asyncio.shield(
-            asyncio.ensure_future(loop.connect_accepted_socket(self._protocol, connection))
-        )
+        try:
+            await loop.connect_accepted_socket(self._protocol, connection)
+        except OSError:
+            connection.close()
+            self._count.closed()
 
 
 async def _readable(listening: socket) -> None:

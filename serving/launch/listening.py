@@ -123,14 +123,13 @@ class BoundedHttp(HttpToolsProtocol):
     def connection_made(self, transport: Transport) -> None:  # type: ignore[override]
         """Start the timer for the first request."""
         super().connection_made(transport)
-        self._count.set(len(self.connections))
         self._expect_head()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Cancel the timer, which holds the connection."""
         self._expect_no_head()
         super().connection_lost(exc)
-        self._count.set(len(self.connections))
+        self._count.closed()
 
     def data_received(self, data: bytes) -> None:
         """Parse the data, unless too much came without completing anything."""
