@@ -108,7 +108,7 @@ def chosen_recipe(
     _set_teacher(document, wanted, taken, start=base is None)
     _set_student(document, wanted, taken, start=base is None)
     require_model_names(document)
-    _set_length(document, wanted, taken)
+    _set_length(document, wanted)
     for key in ("batch_size", "accumulate", "workers", "seed"):
         _set(document, "train", key, getattr(wanted, key))
     _set(document, "train", "loggers", list(wanted.loggers) or None)
@@ -295,12 +295,12 @@ def _set_student(
     _set(document, "student", "width", wanted.width)
 
 
-def _set_length(document: dict[str, Any], wanted: Wanted, taken: list[Default]) -> None:
-    """Set the length of the run; a warm-up that no longer fits becomes 5 % of it."""
+def _set_length(document: dict[str, Any], wanted: Wanted) -> None:
+    """Set the length of the run; a warm-up that no longer fits gets its default."""
     if wanted.epochs is not None and wanted.steps is not None:
         raise _both("epochs", "steps")
-    section, student = document.setdefault("train", {}), document.get("student", {})
-    if not isinstance(section, dict) or not isinstance(student, dict):
+    section = document.setdefault("train", {})
+    if not isinstance(section, dict):
         return  # validation refuses it
     if wanted.steps is not None:
         section.pop("epochs", None)
@@ -308,15 +308,10 @@ def _set_length(document: dict[str, Any], wanted: Wanted, taken: list[Default]) 
     elif wanted.epochs is not None:
         section.pop("steps", None)
         section["epochs"] = wanted.epochs
-    warmup = section.get("warmup_epochs")
-    # Another type than int is refused later.
-    too_short = isinstance(wanted.epochs, int) and (warmup or 5) >= wanted.epochs > 0
-    if section.get("warmup_share") is None and (wanted.steps is not None or too_short):
+    warmup, epochs = section.get("warmup_epochs"), wanted.epochs
+    too_short = bool(warmup and isinstance(epochs, int) and 0 < epochs <= warmup)
+    if wanted.steps is not None or too_short:
         section.pop("warmup_epochs", None)
-        if not (student.get("pretrained") or student.get("checkpoint")):
-            section["warmup_share"] = 0.05
-            reason = "the usual five epochs do not fit into this length"
-            taken.append(_choice("train", "warmup_share", 0.05, reason))
 
 
 def _parsed_setting(text: str) -> tuple[str, Any]:

@@ -33,7 +33,6 @@ from isogon.runtimes.device import usable_cores
 from isogon.runtimes.memory import in_bytes
 
 PLAN = "plan.json"
-_WARMUP = 0.05  # share of the steps, if --minutes set the length and the recipe has epochs
 _FEW = 100  # steps; the learning rate's first ones move a student away from its start
 _FORWARDS = 3  # of the student in the evaluation: trained, at its start, undistilled
 _STATES = 3  # weights, and the optimiser's two moments
@@ -92,10 +91,7 @@ class RunPlan:
             for key, value in document.get("train", {}).items()
             if key not in ("epochs", "steps", "warmup_epochs")
         }
-        section["steps"] = self.steps
-        if section.get("warmup_share") is None:
-            section["warmup_share"] = _WARMUP
-        return section
+        return section | {"steps": self.steps}
 
 
 def planned(
@@ -205,11 +201,10 @@ def _plan_of(
             if remark:
                 say(progress, remark)
         recipe = _lengthened(recipe, steps)
-    share, warmup = recipe.train.warmup_share, recipe.train.warmup_epochs * per_epoch
     disk = work.size + _bundle_size(recipe, data, models)
     return RunPlan(
         steps=steps,
-        warmup_steps=min(steps, math.ceil(warmup if share is None else share * steps)),
+        warmup_steps=min(steps, recipe.train.warmup(per_epoch)),
         batch_size=recipe.train.batch_size,
         images=len(data.taught),
         seconds=_seconds(recipe, work, costs, steps),
@@ -346,9 +341,7 @@ def _lengthened(recipe: Recipe, steps: int) -> Recipe:
     document = recipe.model_dump()
     section = document["train"]
     section.pop("epochs")  # else fewer epochs would end the run earlier
-    section["steps"] = steps
-    if section["warmup_share"] is None:
-        section["warmup_share"] = _WARMUP
+    section |= {"steps": steps, "warmup_epochs": None}
     return recipe_from_document(document, where=option("minutes"))
 
 

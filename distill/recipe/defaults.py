@@ -99,12 +99,6 @@ PRETRAINED = (
     ),
     Default(
         section="train",
-        key="warmup_share",
-        value=0.05,
-        reason="AdamW's first updates are noisy",
-    ),
-    Default(
-        section="train",
         key="batch_statistics",
         value="frozen",
         reason="batch statistics of one kind of image damage the pretrained features",
@@ -147,8 +141,6 @@ def completed(document: dict[str, Any]) -> tuple[dict[str, Any], tuple[Default, 
         if not isinstance(section, dict) or section.get(one.key) is not None:
             continue
         if one.key in given_length:
-            continue
-        if one.key == "warmup_share" and section.get("warmup_epochs") is not None:
             continue
         section[one.key] = one.value
         taken.append(one)

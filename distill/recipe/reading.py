@@ -99,8 +99,9 @@ def _explain(fault: dict[str, Any], where: str) -> str:
     place = [str(part) for part in fault["loc"]]
     if place[0:1] == ["teacher"]:
         place = [part for part in place if part not in ("one", "several")]
+    message = fault["msg"].removeprefix("Value error, ")
     if not place:  # about several sections
-        return f"{where}: {fault['msg']}."
+        return f"{where}: {message}."
     inside = {"objective": 3, "unfamiliar": 2}.get(place[0], 1)
     if place[0] == "teacher" and len(place) > 1 and place[1].isdigit():
         inside = 2
@@ -119,7 +120,9 @@ def _explain(fault: dict[str, Any], where: str) -> str:
         return f"{where} [[objective]]: {fault['msg']}"
     if fault["type"] == "missing":
         return f"{at}: `{key}` is missing; add it."
-    return f"{at}: `{key}`: {fault['msg']}, got {fault['input']!r}."
+    if isinstance(fault["input"], dict) and fault["type"] == "value_error":
+        return f"{at}: `{key}`: {message}."  # about several keys, which it names
+    return f"{at}: `{key}`: {message}, got {fault['input']!r}."
 
 
 def _keys(section: list[str]) -> list[str]:

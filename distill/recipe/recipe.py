@@ -1,5 +1,6 @@
 """The recipe's model: every table and key of a distillation, checked before it starts."""
 
+import math
 from typing import Any, Literal
 
 from pydantic import (
@@ -60,11 +61,11 @@ class TrainSection(Section):
     milestones: tuple[int, ...] = Field(
         default=(), description="epochs after which to divide by 10, instead of cosine"
     )
-    warmup_epochs: float = Field(
-        default=5, ge=0, description="epochs in which the learning rate rises"
-    )
     warmup_share: float | None = Field(
-        default=None, ge=0, lt=1, description="of all steps, in place of warmup_epochs"
+        default=0.05, ge=0, lt=1, description="of all steps, in which the rate rises"
+    )
+    warmup_epochs: float | None = Field(
+        default=None, ge=0, description="the same in epochs, in place of warmup_share"
     )
     layer_rate: float = Field(
         default=1.0,
@@ -127,10 +128,17 @@ class TrainSection(Section):
 
     @model_validator(mode="before")
     @classmethod
-    def _bounded_by_steps_alone(cls, section: Any) -> Any:
-        if isinstance(section, dict) and section.get("steps") is not None:
-            return {"epochs": _UNBOUNDED} | section
-        return section
+    def _with_one_of_two(cls, section: Any) -> Any:
+        """Settle epochs or steps, and a warm-up in epochs or as a share."""
+        if not isinstance(section, dict):
+            return section
+        if section.get("steps") is not None:
+            section = {"epochs": _UNBOUNDED} | section
+        if section.get("warmup_share") is not None:
+            return section | {"warmup_epochs": None}
+        if section.get("warmup_epochs") is not None:
+            return section | {"warmup_share": None}
+        return {key: section[key] for key in section if key != "warmup_share"}
 
     def length(self, steps_per_epoch: int) -> int:
         """Return the number of optimiser steps of a run."""
@@ -140,10 +148,10 @@ class TrainSection(Section):
     @model_validator(mode="after")
     def _warms_up_in_time(self) -> "TrainSection":
         given_length = self.steps is None and self.epochs > 0
-        if given_length and self.warmup_share is None and self.warmup_epochs >= self.epochs:
+        warmup = self.warmup_epochs
+        if given_length and warmup is not None and warmup >= self.epochs:
             raise ValueError(
-                f"expected warmup_epochs below epochs, got {self.warmup_epochs:g} "
-                f"and {self.epochs}"
+                f"expected warmup_epochs below epochs, got {warmup:g} and {self.epochs}"
             )
         return self
 
@@ -168,6 +176,13 @@ class TrainSection(Section):
                 f"{self.parts} with 2 images or more for each, got {self.batch_size}"
             )
         return self
+
+    def warmup(self, steps_per_epoch: int) -> int:
+        """Return the number of steps in which the learning rate rises."""
+        if self.warmup_epochs is not None:
+            return math.ceil(self.warmup_epochs * steps_per_epoch)
+        assert self.warmup_share is not None  # one of them is set
+        return math.ceil(self.warmup_share * self.length(steps_per_epoch))
 
     @property
     def parts(self) -> int:

@@ -81,7 +81,7 @@ class Checkpoint:
         except (OSError, RuntimeError) as error:
             with suppress(OSError):
                 pending.unlink(missing_ok=True)
-            cause = error.__context__ or error  # torch's error hides that of the file
+            cause = _of_the_file(error)
             kept = "; the last checkpoint is kept" if self.path.exists() else ""
             raise UsageError(
                 f"{self.path} cannot be written: {cause}. Make room, then run this "
@@ -147,6 +147,14 @@ class Checkpoint:
             f"{self.path} is of a run with another recipe or other images: it differs in "
             f"{', '.join(changed)}. {remedy}."
         )
+
+
+def _of_the_file(error: BaseException) -> str:
+    """Return what the file system said; torch's own errors come after it and hide it."""
+    found: BaseException | None = error
+    while found is not None and not isinstance(found, OSError):
+        found = found.__context__
+    return "the disk may be full" if found is None else str(found)
 
 
 def remove_checkpoint(folder: Path) -> None:

@@ -1,6 +1,5 @@
 """Optimiser and learning rate from the recipe's `[train]`, and modes of the student."""
 
-import math
 from collections.abc import Collection
 from typing import Any, Literal
 
@@ -56,9 +55,7 @@ def schedule_for(
 ) -> Scheduler:
     """Return the schedule; `step_update(step)` sets the learning rate of a step."""
     total = section.length(steps_per_epoch)
-    warmup = math.ceil(section.warmup_epochs * steps_per_epoch)
-    if section.warmup_share is not None:
-        warmup = math.ceil(section.warmup_share * total)
+    warmup = section.warmup(steps_per_epoch)
     start = section.learning_rate * _WARMUP_START
     if section.milestones:
         return MultiStepLRScheduler(

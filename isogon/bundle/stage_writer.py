@@ -86,7 +86,12 @@ class StageWriter:
         if isinstance(content, BaseModel):
             content = content.model_dump_json(indent=2) + "\n"
         data = content.encode() if isinstance(content, str) else content
-        self.path(name).write_bytes(data)
+        path = self.path(name)
+        try:
+            path.write_bytes(data)
+        except OSError as error:
+            error.filename = error.filename or str(path)  # Python names it in open() only
+            raise
 
     def write_arrays(self, name: str, arrays: dict[str, np.ndarray]) -> None:
         """Add `name` as a safetensors file."""

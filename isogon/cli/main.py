@@ -6,6 +6,7 @@ runs, so `--help` is instant and `serve` never loads torch.
 """
 
 import contextlib
+import errno
 import json
 import os
 import signal
@@ -110,8 +111,18 @@ def failure(error: Exception) -> None:
     # of one process, which prints it itself.
     shown = err if isinstance(error, ProcessError) else aside
     shown.print("[bold red]Error[/]", end=" ")
-    shown.print(str(error), markup=False, soft_wrap=True)
+    shown.print(_told(error), markup=False, soft_wrap=True)
     _tell_torchrun(error)
+
+
+def _told(error: Exception) -> str:
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        file = f": {error.filename} cannot be written" if error.filename else ""
+        return (
+            f"The disk is full{file}. Nothing that was complete is lost. Make room, then "
+            f"run this again."
+        )
+    return str(error)
 
 
 def _tell_torchrun(error: Exception) -> None:
