@@ -17,7 +17,7 @@ import torch
 
 from distill.costs import Costs, measured_costs
 from distill.images.data import UNFAMILIAR_KEPT, Data, prepare_data
-from distill.images.listing import require_sources, sources_of
+from distill.images.listing import require_sources
 from distill.images.loading import global_batch
 from distill.preparation import RunModels, prepare_models
 from distill.recipe import Recipe, recipe_from_document
@@ -142,7 +142,7 @@ def tried(recipe: Recipe, progress: Progress, *, minutes: float | None = None) -
     Raises:
         UsageError: see `planned`.
     """
-    require_sources(sources_of(recipe))
+    require_sources(recipe.model_dump())
     require_models(recipe)
     if minutes is not None:
         recipe = _lengthened(recipe, 1)
@@ -314,9 +314,8 @@ def _affordable(recipe: Recipe, work: _Work, costs: Costs, minutes: float) -> in
         enough = math.ceil((sum(other.values()) + 100 * step) / 60)
         raise UsageError(
             f"{option('minutes', minutes)} are too few for a step: a step takes "
-            f"{_spoken(step)}, "
-            f"other work {parts or 'some seconds'}. Nothing has been started. Allow "
-            f"{option('minutes', enough)} for a hundred steps, or a smaller "
+            f"{_spoken(step)}, other work {parts or 'some seconds'}. Nothing has been "
+            f"started. Allow {option('minutes', enough)} for a hundred steps, or a smaller "
             f"{option('size')} than {recipe.data.size}, since the time falls with its "
             f"square, or {option('epochs', 0)} for the closed-form student alone."
         )

@@ -2,7 +2,6 @@
 
 import copy
 from pathlib import Path
-from typing import Any
 
 import safetensors.torch
 import torch
@@ -10,6 +9,7 @@ from torch import Tensor, nn
 from torch.export import Dim
 
 from distill.recipe import Recipe
+from distill.recipe.sections import own_preprocessing
 from distill.weights import pretrained, why_unloadable
 from isogon.bundle import StudentCard
 from isogon.errors import UsageError
@@ -60,14 +60,9 @@ def student_preprocessing(recipe: Recipe) -> Preprocessing:
     if not section.imported:
         made = preprocessing_of(section.name, data.size, data.crop)
         return made.model_copy(update={"range": data.range})
-    document: dict[str, Any] = {
-        "height": data.size,
-        "width": data.size,
-        "crop": data.crop,
-        "range": data.range,
-        **section.normalisation,
-    }
-    return Preprocessing.model_validate(document)
+    return own_preprocessing(
+        section.mean, section.std, size=data.size, crop=data.crop, samples=data.range
+    )
 
 
 def card_of(student: Student, recipe: Recipe, licence: str) -> StudentCard:

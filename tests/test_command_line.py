@@ -197,6 +197,10 @@ def test_what_is_refused_is_refused_without_torch(bundle_path: Path) -> None:
         ("recipe", bundle_path, "--unfamiliar", "a:wide=b"): "Expected --unfamiliar",
         ("distill", "--images", "nowhere"): "found nothing",
         ("distill", "--images", bundle_path, "--epochs", "1", "--steps", "1"): "got both",
+        (
+            *("distill", "--images", bundle_path, "--set", "train.learning_rat=1"),
+            *("--teacher", "test_vit", "--student", "test_resnet"),
+        ): "unknown key `learning_rat`; did you mean `learning_rate`",
     }
     code = (
         "import sys; sys.modules.update(torch=None, timm=None, onnx=None)\n"

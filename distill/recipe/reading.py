@@ -9,7 +9,7 @@ from pydantic import ValidationError
 
 from distill.recipe.data_section import DataSection
 from distill.recipe.recipe import Recipe, UnfamiliarSection
-from distill.recipe.sections import renamed_keys
+from distill.recipe.sections import ObjectiveSection, renamed_keys
 from distill.recipe.teacher_section import TeacherSection
 from isogon.errors import UsageError
 
@@ -48,6 +48,8 @@ def document_from_toml(path: Path) -> dict[str, Any]:
 def recipe_from_document(document: dict[str, Any], *, where: str) -> Recipe:
     """Check a parsed recipe; see `recipe_from_toml`."""
     try:
+        # Checking objectives loads torch. All other tables are checked before.
+        Recipe.model_validate(document | {"objective": (ObjectiveSection(name="isogon"),)})
         return Recipe.model_validate(document)
     except ValidationError as error:
         faults = error.errors()

@@ -98,7 +98,7 @@ def distill(
     """
     load_stage("distill", extra="distill")
     from distill import Recipe, Wanted, chosen_from
-    from distill.images.listing import require_sources, sources_of
+    from distill.images.listing import require_sources
 
     if not isinstance(settings, Mapping | None):
         raise UsageError(
@@ -148,7 +148,7 @@ def distill(
             found = chosen_from(file, wanted, minutes=minutes).recipe
     place, bars = Path(output or f"{found.name}.isogon"), shown(progress)
     require_absent(place)  # these two before torch is loaded
-    require_sources(sources_of(found))
+    require_sources(found.model_dump())
     load_stage("distill.distillation", extra="distill", progress=bars)
     from distill.distillation import distill as run
 

@@ -22,9 +22,8 @@ from distill.evaluation.model_figures import (
 from distill.evaluation.reevaluation import reevaluate
 from distill.evaluation.undistilled import by_class, gains, through_layer, undistilled
 from distill.images.data import prepare_data
-from distill.preparation import preprocessing_for
 from distill.start.fitting import START, start_arrays, start_from_bundle
-from distill.student_from_recipe import student_from_recipe
+from distill.student_from_recipe import student_from_recipe, student_preprocessing
 from isogon.bundle import Bundle
 from isogon.bundle.evaluation import Evaluation
 from isogon.bundle.worth import worth_of
@@ -224,7 +223,7 @@ def test_distilling_measures_the_network_it_began_with(
         student.embed,
         student.backbone,
         data,
-        preprocessing_for(recipe, recipe.student.name),
+        student_preprocessing(recipe),
         progress,
         device=torch.device("cpu"),
         workers=0,
