@@ -118,7 +118,7 @@ class How:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Runtime:
-    """One way to run files of one suffix; `isogon.runtimes.known` lists them all."""
+    """One way to run files of one suffix; `isogon.runtimes.known` finds them all."""
 
     name: str
     suffix: str  # ".onnx"
