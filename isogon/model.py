@@ -90,6 +90,13 @@ class Answers:
     def __len__(self) -> int:
         return len(self.scores)
 
+    def __repr__(self) -> str:
+        """Return how many images, how wide, and how many are flagged, for a notebook."""
+        return (
+            f"Answers({len(self)} images, embeddings {self.embeddings.shape[1]} wide, "
+            f"{int(self.is_ood.sum())} out of distribution)"
+        )
+
 
 class Model:
     """Computes embeddings, and flags images that are out of distribution.
@@ -234,8 +241,8 @@ class Model:
             raise UsageError(
                 f"Expected a list of images, got a {type(images).__name__}: {images!r}."
             )
-        if batch_size < 1:
-            raise UsageError(f"Expected batch_size of at least 1, got {batch_size}.")
+        if not (isinstance(batch_size, int) and batch_size >= 1):
+            raise UsageError(f"Expected batch_size of at least 1, got {batch_size!r}.")
         numbered = enumerate(images)
         parts = []
         while batch := list(islice(numbered, batch_size)):
@@ -414,5 +421,10 @@ def _of_array(array: np.ndarray, name: str) -> PillowImage:
 def _read(image: Path) -> bytes:
     try:
         return image.read_bytes()
+    except IsADirectoryError as error:
+        raise UsageError(
+            f"{image} is a folder, not an image. Name the images in it; `isogon embed` "
+            f"takes a whole folder."
+        ) from error
     except OSError as error:
         raise UsageError(f"{image} cannot be read: {error.strerror}.") from error

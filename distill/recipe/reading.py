@@ -11,7 +11,7 @@ from distill.recipe.data_section import DataSection
 from distill.recipe.recipe import Recipe, UnfamiliarSection
 from distill.recipe.sections import ObjectiveSection, renamed_keys
 from distill.recipe.teacher_section import TeacherSection
-from isogon.errors import UsageError
+from isogon.errors import UsageError, option
 
 # Keys of older recipes, and what to write instead.
 _MOVED: dict[tuple[str, ...], str] = {
@@ -36,6 +36,11 @@ def document_from_toml(path: Path) -> dict[str, Any]:
     except FileNotFoundError as error:
         raise UsageError(
             f"There is no recipe at {path}. Start from one in `recipes/`."
+        ) from error
+    except IsADirectoryError as error:
+        raise UsageError(
+            f"{path} is a folder, not a recipe. If it holds images, write "
+            f"{option('images', str(path))}."
         ) from error
     except OSError as error:
         raise UsageError(f"{path} cannot be read: {error.strerror}.") from error

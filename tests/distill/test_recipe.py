@@ -76,7 +76,9 @@ def test_a_wrong_key_or_value_is_explained(change: dict[str, object], says: str)
 def test_what_is_no_recipe_is_said_to_be_none(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="no recipe at"):
         recipe_from_toml(tmp_path / "nowhere.toml")
-    with pytest.raises(UsageError, match="cannot be read: Is a directory"):
+    with pytest.raises(
+        UsageError, match=r"is a folder, not a recipe\. If it holds images, write "
+    ):
         recipe_from_toml(tmp_path)
     path = tmp_path / "broken.toml"
     path.write_text("name = ")

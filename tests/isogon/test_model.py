@@ -84,7 +84,7 @@ def test_an_image_that_cannot_be_read_stops_no_other(
     ]
     assert [each.name for each in found] == [str(path) for path in given]
     reasons = [each.reason for each in found if isinstance(each, Unread)]
-    starts = ["is truncated", "cannot be read", "cannot be read", "is not an image"]
+    starts = ["is truncated", "cannot be read", "is a folder", "is not an image"]
     assert all(r.startswith(s) for r, s in zip(reasons, starts, strict=True)), reasons
     with pytest.raises(ImageError, match="is truncated"):
         model.answer(cut)
