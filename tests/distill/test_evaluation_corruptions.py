@@ -117,7 +117,7 @@ def test_accuracy_under_corruptions_is_against_the_clean_bank() -> None:
     assert set(found.accuracy) | {"fog"} == set(CORRUPTIONS)
 
 
-def test_small_images_and_images_without_classes_are_said_not_to_do(
+def test_small_images_and_images_without_classes_are_refused(
     data: Data, preprocessing: Preprocessing, progress: Progress
 ) -> None:
     assert why_not(data, preprocessing) is None

@@ -285,7 +285,7 @@ def changed(recipe: Recipe, what: str) -> Recipe:
         *("content", "code", "names"),
     ],
 )
-def test_whatever_changes_is_computed_anew_and_named(
+def test_whatever_changes_is_computed_again_and_named(
     imported: Recipe, digits: Path, tmp_path: Path, what: str
 ) -> None:
     copy = Path(shutil.copytree(digits, tmp_path / "copy"))

@@ -397,7 +397,7 @@ def test_a_checkpoint_of_another_run_is_not_continued(
         Checkpoint(tmp_path, recipe, ("b",)).load()
 
 
-def test_a_checkpoint_without_room_is_told_and_leaves_the_last_one(
+def test_a_checkpoint_without_room_is_reported_and_the_last_one_stays(
     recipe: Recipe, tmp_path: Path
 ) -> None:
     checkpoint = Checkpoint(tmp_path, recipe, ())

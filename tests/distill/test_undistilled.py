@@ -309,7 +309,7 @@ def test_evaluate_repeats_the_closed_form_start_that_a_bundle_holds(
 
 
 @pytest.mark.slow
-def test_weights_that_are_gone_leave_the_network_out_and_are_told(
+def test_missing_weights_leave_the_network_out_and_are_reported(
     bundle: Bundle, progress: Progress, capsys: pytest.CaptureFixture[str]
 ) -> None:
     text = bundle.file("recipe.toml").read_text()

@@ -78,7 +78,7 @@ def test_weights_that_are_not_there_or_do_not_fit_are_explained(tmp_path: Path) 
         pretrained("test_resnet", PACKAGE, size=SIZE)
 
 
-def test_what_does_not_load_is_told_in_plain_words(tmp_path: Path) -> None:
+def test_what_does_not_load_is_explained(tmp_path: Path) -> None:
     layer, path = torch.nn.Linear(2, 3), tmp_path / "w.pth"
 
     def why(state: object, damage: Callable[[bytes], bytes] = bytes) -> str:

@@ -124,7 +124,7 @@ def test_nnguide_keeps_its_k_and_guides_of_the_energy_of_the_centres(
     assert np.isfinite(fewest.score(bank)).all()
 
 
-def test_the_reduced_detector_still_tells_familiar_from_unfamiliar(
+def test_the_reduced_detector_still_separates_familiar_from_unfamiliar(
     progress: Progress,
 ) -> None:
     generator = np.random.default_rng(1)

@@ -123,7 +123,7 @@ def test_equal_graphs_do_not_diverge(vit: onnx.ModelProto, pixels: Pixels) -> No
     assert "when ONNX Runtime fuses nodes" in str(fused)
 
 
-def test_an_error_that_only_gathers_is_told_from_one_that_begins(
+def test_an_accumulated_error_is_distinguished_from_a_new_one(
     vit: onnx.ModelProto, pixels: Pixels, changed: Changed
 ) -> None:
     """Every block adds a little; the bound lies where the sum of several leaves it."""

@@ -86,7 +86,7 @@ def test_pillows_modes_are_taken(model: Model, mode: str) -> None:
         ("https://a.org/b.jpg", "https://a.org/b.jpg is an address"),
     ],
 )
-def test_what_is_no_image_is_told_by_its_place(
+def test_what_is_not_an_image_is_named_by_its_place(
     model: Model, image: object, told: str
 ) -> None:
     with pytest.raises(UsageError, match=told):
@@ -135,7 +135,7 @@ def test_an_argument_for_the_other_kind_of_model_is_refused(
             isogon.load(path, threads=0)
 
 
-def test_an_artifact_that_is_not_there_is_told_with_those_that_are(exported: Path) -> None:
+def test_the_error_of_a_missing_artifact_names_those_that_are_there(exported: Path) -> None:
     with pytest.raises(BundleError) as caught:
         isogon.load(exported, artifact="onnx/model.int8.onnx")
     assert "It has onnx/model.onnx. Run `isogon export --int8 " in str(caught.value)

@@ -205,7 +205,7 @@ def test_metadata_of_another_form_is_refused(
         Model.open(path)
 
 
-def test_what_is_no_exported_file_is_refused(tmp_path: Path) -> None:
+def test_what_is_not_an_exported_file_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="found nothing"):
         Model.open(tmp_path / "absent.onnx")
     with pytest.raises(BundleError, match=r"is no bundle|manifest"):

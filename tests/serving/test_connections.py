@@ -128,7 +128,7 @@ HEADS = {
 
 
 @pytest.mark.parametrize("place", HEADS)
-def test_what_is_no_body_ends_within_a_bound(service: httpx.Client, place: str) -> None:
+def test_what_is_not_a_body_ends_within_a_bound(service: httpx.Client, place: str) -> None:
     """And others are answered meanwhile: it once took all of the process's time."""
     sent = 0
     with connection_to(service) as connection:

@@ -269,7 +269,7 @@ def test_what_is_refused_says_why_and_harms_nothing_else(
 
 
 @in_a_browser
-def test_a_bundle_without_thumbnails_is_served_and_said_to_have_none(
+def test_a_bundle_without_thumbnails_is_served_and_the_page_says_so(
     browser: Browser, bundle: Bundle, tmp_path: Path
 ) -> None:
     with bundle.stage("distill") as stage:
@@ -314,7 +314,7 @@ def test_a_busy_service_is_asked_again(watched: Watched, digit: Path) -> None:
 
 
 @in_a_browser
-def test_an_answer_that_is_none_costs_its_own_image_alone(
+def test_a_failed_answer_affects_its_own_image_alone(
     browser: Browser, url: str, digit: Path, tmp_path: Path
 ) -> None:
     """More of them than requests are under way at a time, and then a good one."""

@@ -96,7 +96,7 @@ def test_bundles_are_replaced_without_dropping_a_request(
 
 
 @pytest.mark.slow
-def test_watching_goes_on_when_a_look_fails_and_forgets_a_name_that_is_gone(
+def test_watching_continues_after_a_failed_check_and_forgets_a_removed_name(
     isogon_serve: Any, exported: Path, another: Path, tmp_path: Path
 ) -> None:
     link = tmp_path / "current.isogon"

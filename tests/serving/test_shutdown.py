@@ -55,7 +55,7 @@ def test_sigterm_answers_what_was_accepted_and_ends_with_0(
 
 
 @pytest.mark.slow
-def test_what_takes_longer_than_its_deadline_is_told_that_the_service_ended(
+def test_a_request_longer_than_the_shutdown_is_told_that_the_service_ended(
     isogon_serve: Any, exported: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("ISOGON_DEADLINE", "1")

@@ -319,7 +319,7 @@ def test_a_sites_samples_come_before_the_trainings(
     assert len(after) < len(before)
 
 
-def test_an_older_bundle_is_told_what_to_do(bundle: Bundle) -> None:
+def test_the_error_of_an_older_bundle_says_what_to_do(bundle: Bundle) -> None:
     with bundle.stage("distill") as stage:
         stage.withdraw(SAMPLES)
     with pytest.raises(UsageError, match='images="FOLDER"'):

@@ -247,7 +247,7 @@ def test_what_would_gain_nothing_is_left_alone(
     assert quick_of(many) is many
 
 
-def test_embeddings_that_share_a_direction_are_told_apart(
+def test_embeddings_that_share_a_direction_are_distinguished(
     plain: onnx.ModelProto, bank: np.ndarray
 ) -> None:
     """As those of a student that is hardly trained; few bits alone would not do."""

@@ -156,7 +156,7 @@ def test_a_missing_and_a_truncated_file_are_named(bundle_path: Path) -> None:
         Bundle.open(bundle_path)
 
 
-def test_what_is_no_bundle_is_said_to_be_none(tmp_path: Path) -> None:
+def test_what_is_not_a_bundle_is_explained(tmp_path: Path) -> None:
     with pytest.raises(BundleError, match="found nothing"):
         Bundle.open(tmp_path / "nowhere")
     with pytest.raises(BundleError, match="a directory without manifest"):

@@ -81,7 +81,7 @@ def test_the_client_chooses_the_format(accept: str | None, chosen: str) -> None:
 
 
 @pytest.mark.parametrize("accept", ["text/html", f"{JSON};q=0", "*/*;q=0", ",;", "x;q=y"])
-def test_a_client_that_takes_nothing_we_have_is_told_what_there_is(accept: str) -> None:
+def test_a_406_names_the_formats_that_there_are(accept: str) -> None:
     with pytest.raises(ProblemError, match=f"{JSON} or {NPY}") as refusal:
         negotiated(accept, (JSON, NPY))
     assert refusal.value.status == 406

@@ -227,7 +227,7 @@ def test_batches_form_where_they_pay_and_only_there(
     assert sizes(lambda images: 0.01 * images**1.5) == [1] * 8
 
 
-def test_one_request_alone_waits_for_nobody(
+def test_one_request_alone_does_not_wait(
     pipeline: MakePipeline, images: list[bytes]
 ) -> None:
     class Waits(Observer):

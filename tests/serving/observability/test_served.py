@@ -233,7 +233,7 @@ def test_scores_have_buckets_of_the_models_own_scale(
     assert min(buckets) < median < sorted(buckets)[-2]
 
 
-def test_the_drift_of_the_last_window_is_told(observed: Observation) -> None:
+def test_the_drift_of_the_last_window_is_shown(observed: Observation) -> None:
     model = {"model": "digits"}
     assert value(observed, "isogon_drift_window_images", **model) == WINDOW
     distance = value(observed, "isogon_drift_distance", **model)
@@ -243,7 +243,7 @@ def test_the_drift_of_the_last_window_is_told(observed: Observation) -> None:
     assert 0 < value(observed, "isogon_drift_p_value", **model) <= 1
 
 
-def test_what_answers_is_told(observed: Observation, exported: Path) -> None:
+def test_the_metrics_name_what_answers(observed: Observation, exported: Path) -> None:
     artifact = vouched_artifact(Bundle.open(exported))
     (labels,) = (
         dict(labels)
@@ -452,7 +452,7 @@ def test_alerts_mention_only_labels_that_their_expression_keeps(
             assert told <= kept, rule["alert"]
 
 
-def test_the_dashboards_panels_do_not_overlap_and_are_told_apart() -> None:
+def test_the_dashboards_panels_do_not_overlap_and_have_different_titles() -> None:
     panels = json.loads(DASHBOARD.read_text())["panels"]
     assert len({panel["id"] for panel in panels}) == len(panels)
     taken: set[tuple[int, int]] = set()
