@@ -1,4 +1,4 @@
-"""Progress in a log: plain lines in place of bars."""
+"""Progress in a log: plain lines instead of bars."""
 
 import io
 import re

@@ -1,4 +1,4 @@
-"""The compose file: by the Compose Specification's schema, and as it fits the rest."""
+"""The compose file agrees with the Compose Specification's schema and with the code."""
 
 import json
 import re

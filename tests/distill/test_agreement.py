@@ -1,4 +1,4 @@
-"""What two real processes of a run say to one another before the first step."""
+"""What two real processes of a run compare before the first step."""
 
 import os
 import socket

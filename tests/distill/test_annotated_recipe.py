@@ -1,4 +1,4 @@
-"""`isogon recipe` writes a recipe that reads back, with the meaning of every key."""
+"""`isogon recipe` writes a recipe that can be read back, with the meaning of every key."""
 
 import itertools
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Copies among the images of a run: found, kept on one side, and told."""
+"""Copies among the images of a run: found, kept in one part, and reported."""
 
 import io
 import re

@@ -1,4 +1,4 @@
-"""Whole distillations, each by another way of having teacher, labels or batches."""
+"""Whole distillations, each with another kind of teacher, labels or batches."""
 
 from pathlib import Path
 from typing import Any

@@ -171,7 +171,7 @@ def test_a_teacher_that_gives_no_numbers_is_named_with_the_image(
     progress: Progress,
     features: str,
 ) -> None:
-    """Of one that divides by zero for one image: no word about the learning rate."""
+    """It divides by zero for one image; the error does not blame the learning rate."""
     images = tmp_path / "images"
     shutil.copytree(flat_digits, images)
     for name in ("grey0.png", "grey1.png", "grey2.png", "grey3.png"):

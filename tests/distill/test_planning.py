@@ -1,4 +1,4 @@
-"""The plan of a run: computed before it, and right about what can be counted."""
+"""The plan of a run: computed before the run, and exact in what can be counted."""
 
 import io
 import json
@@ -176,7 +176,7 @@ def test_memory_that_will_not_do_is_refused_with_a_remedy(
 
 @pytest.fixture
 def given(recipe: Recipe, tmp_path: Path) -> Recipe:
-    """The recipe with a teacher known by its embeddings alone: nothing of it runs."""
+    """The recipe with a teacher that is given by its embeddings; no network runs."""
     vectors = tmp_path / "vectors.npy"
     np.save(vectors, np.random.default_rng(0).normal(size=(240, 16)).astype(np.float32))
     document = recipe.model_dump(exclude_none=True)

@@ -1,4 +1,4 @@
-"""The processes that read images, killed and without room."""
+"""The processes that read images: killed, or without shared memory."""
 
 import os
 import signal
@@ -13,7 +13,7 @@ from isogon.errors import UsageError
 
 
 class Faulty(Dataset[torch.Tensor]):
-    """Images, one of which is the end of the process that reads it."""
+    """Images, one of which ends the process that reads it."""
 
     def __init__(self, fault: signal.Signals | Exception) -> None:
         self._fault = fault

@@ -48,7 +48,7 @@ VOID = {"meta", "img", "br", "link", "input", "hr"}
 
 
 class Page(HTMLParser):
-    """What a browser would make of the page, as far as the tests ask."""
+    """The parts of the page that the tests look at, as a browser sees them."""
 
     def __init__(self, text: str) -> None:
         super().__init__()

@@ -197,7 +197,7 @@ def test_pooled_features_are_those_of_the_plain_crops_in_order(
 def test_features_of_crops_that_are_known_are_taken_from_there(
     imported: Recipe, tmp_path: Path, progress: Progress
 ) -> None:
-    """Of eight views four are plain, and two of these the crops as they are."""
+    """Four of eight views are plain, and two of these are the unchanged crops."""
     recipe = with_data(with_teacher(imported, features="embedding"), plain=0.5)
     student = recipe.student.model_copy(update={"start": "closed-form"})
     recipe = recipe.model_copy(update={"student": student})

@@ -1,4 +1,4 @@
-"""A teacher that sees each image at a size of its own."""
+"""A teacher that sees each image at another size than the student."""
 
 import dataclasses
 from pathlib import Path
@@ -121,7 +121,7 @@ def test_students_of_all_sizes_share_a_store_unless_views_are_drawn_at_theirs(
 
 
 class Counted(ImageFolder):
-    """A folder that counts what is read of it."""
+    """A folder that counts the images that are read."""
 
     read: ClassVar[list[int]] = []
 

@@ -213,7 +213,7 @@ def stored(bundle: Bundle) -> Evaluation:
 def test_distilling_measures_the_network_it_began_with(
     exported: Path, recipe: Recipe, progress: Progress
 ) -> None:
-    """The figures are those of a network built anew, on the same images."""
+    """The figures are those of a newly built network on the same images."""
     found = stored(Bundle.open(exported))
     data = prepare_data(recipe, progress)
     student, _ = student_from_recipe(recipe)

@@ -156,7 +156,7 @@ def test_a_checkpoint_that_timm_renames_fills_the_model(tmp_path: Path) -> None:
 
 
 def test_a_checkpoint_may_lack_the_last_norm_where_its_kind_does(tmp_path: Path) -> None:
-    """Those of FCMAE have none, and timm loads them so."""
+    """FCMAE's checkpoints have none, and timm loads them like this."""
     state = timm.create_model("convnextv2_atto").state_dict()
     path = tmp_path / "fcmae.safetensors"
     trunk = {k: v for k, v in state.items() if not k.startswith("head.")}

@@ -251,7 +251,7 @@ def test_an_engine_that_cannot_run_here_is_built_and_stays_unvouched(
 def test_a_graph_of_more_than_two_gigabytes_keeps_its_weights_beside_it(
     bundle: Bundle, progress: Progress, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """With a lower limit: what is larger takes the same way."""
+    """With a lower limit; a larger graph takes the same path."""
     monkeypatch.setattr("export.onnx.saving.LARGEST", 1000)
     assert export_bundle(bundle, progress)
     again = Bundle.open(bundle.path)

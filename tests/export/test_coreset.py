@@ -1,4 +1,4 @@
-"""The bank in the graph, reduced: which vectors, what it costs, and when it counts."""
+"""The reduced bank: which vectors are kept, what it costs, and when it is in force."""
 
 import tracemalloc
 from collections.abc import Callable

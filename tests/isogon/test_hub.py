@@ -1,4 +1,4 @@
-"""A bundle is pushed to a hub and pulled again, against a stand-in of its API."""
+"""A bundle is pushed to a hub and pulled again, with a stand-in of the hub's API."""
 
 import importlib.util
 import threading

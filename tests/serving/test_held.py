@@ -10,7 +10,7 @@ MEBIBYTE = 2**20
 
 
 class Bodies:
-    """What is held, and which bodies were cut off."""
+    """The held bodies, and those that were cut off."""
 
     def __init__(self, limit: int, share: int) -> None:
         self.held = HeldBodies(limit, share)

@@ -18,7 +18,7 @@ ROOT = Path(__file__).parents[2]
 
 
 def sent_in_part(port: int, image: bytes) -> socket.socket:
-    """A connection with a request of which the last half is still to come."""
+    """A connection on which only half of a request is sent."""
     connection = socket.create_connection(("127.0.0.1", port), timeout=30)
     connection.sendall(
         b"POST /v1/embed HTTP/1.1\r\nhost: x\r\ncontent-type: image/jpeg\r\n"

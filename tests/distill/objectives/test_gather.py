@@ -1,4 +1,4 @@
-"""Two processes learn what one does with the whole batch, by DistributedDataParallel."""
+"""Two processes (DistributedDataParallel) learn the same as one with the whole batch."""
 
 import copy
 import datetime
@@ -103,7 +103,7 @@ def prepared(objective: Objective, width: int, grid: tuple[int, int]) -> Case:
 
 
 def differences(case: Case, rank: int) -> dict[str, float]:
-    """Return how far two processes are from one, relatively, in loss and gradients."""
+    """Return the relative differences of two processes from one, in loss and gradients."""
     mine = [part.chunk(RANKS)[rank] for part in case.batch]
     model = DistributedDataParallel(case.pair)  # must live until the backward pass is done
     loss = model(*mine, case.grid)

@@ -1,4 +1,4 @@
-"""What a bundle says of the detector in force."""
+"""What a bundle says about the detector in force."""
 
 from pathlib import Path
 

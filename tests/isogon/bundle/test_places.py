@@ -1,4 +1,4 @@
-"""Places in a bundle name nobody's folders, and are found again beside it."""
+"""Paths in a bundle hold no user's folders, and are found relative to the bundle."""
 
 from pathlib import Path
 

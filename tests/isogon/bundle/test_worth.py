@@ -1,4 +1,4 @@
-"""Whether distilling has paid: one rule, told as plainly for bad as for good."""
+"""Whether distilling has paid: one rule, for good and for bad results."""
 
 from typing import Any
 

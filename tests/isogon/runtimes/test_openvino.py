@@ -1,4 +1,4 @@
-"""OpenVINO runs the very files that ONNX Runtime runs, behind the same gate."""
+"""OpenVINO runs the same files as ONNX Runtime, after the same parity check."""
 
 import shutil
 import sys
@@ -35,7 +35,7 @@ SILENT = Progress(disable=True)
 
 @pytest.fixture(scope="module")
 def vouched(exported: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A bundle whose float32 file was let in for OpenVINO too."""
+    """A bundle whose float32 file has passed parity in OpenVINO too."""
     path = tmp_path_factory.mktemp("openvino") / "copy.isogon"
     shutil.copytree(exported, path)
     bundle = Bundle.open(path, rewriting=["export"])

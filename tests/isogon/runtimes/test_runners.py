@@ -1,4 +1,4 @@
-"""What the runners say where there is no GPU, and what they run on where there is none."""
+"""Runners on a machine without a GPU: their errors, and their fallback to the CPU."""
 
 import json
 import os
@@ -41,7 +41,7 @@ print(json.dumps(found))
 
 @pytest.fixture(scope="module")
 def without_device(exported: Path) -> dict[str, Any]:
-    """What a process without a CUDA device is told, on whatever machine this is."""
+    """The answers of a process without a CUDA device; the machine may have one."""
     done = subprocess.run(
         [sys.executable, "-c", SCRIPT, str(exported / ONNX)],
         cwd=Path(__file__).parents[3],

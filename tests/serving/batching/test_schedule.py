@@ -31,7 +31,7 @@ def schedule(
 
 
 class Request:
-    """A job, and what was delivered for it."""
+    """A job and its delivered result."""
 
     def __init__(self, images: int) -> None:
         self.delivered: list[Outputs | Exception] = []

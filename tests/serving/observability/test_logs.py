@@ -15,7 +15,7 @@ from serving.observability.traces import traces_are_asked_for
 
 @pytest.fixture
 def logs() -> Iterator[None]:
-    """Put the process's logging back as it was."""
+    """Restore the process's logging."""
     names = (
         "",
         "isogon",
