@@ -62,9 +62,9 @@ def prepare_models(
     )
     _require_cells(objective, student)
     _require_tokens(objective, teacher, data, device)
-    untaught = objective.untaught(student, recipe.student.name)
-    if untaught is not None:
-        raise UsageError(untaught)
+    why_untrained = objective.why_untrained(student, recipe.student.name)
+    if why_untrained is not None:
+        raise UsageError(why_untrained)
     if recipe.student.space == "teacher" and objective.to_teacher() is None:
         raise UsageError(
             'With `space = "teacher"` an objective must train a linear map to the '

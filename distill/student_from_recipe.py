@@ -18,9 +18,9 @@ from isogon.networks import (
     Student,
     architecture_of,
     code_of,
+    error_line,
     own_network,
     preprocessing_of,
-    said,
     timm_model,
 )
 
@@ -132,8 +132,9 @@ def require_trainable(student: Student, name: str, size: tuple[int, int]) -> Non
     except Exception as error:
         raise UsageError(
             f"{name} can be trained, but neither exported nor served: torch.export does "
-            f"not trace it for batches of any size: {said(error)} … Use `x.shape[0]` for "
-            f"the size of a batch, not `len(x)`, and no Python `if` on values of tensors."
+            f"not trace it for batches of any size: {error_line(error)} … Use "
+            f"`x.shape[0]` for the size of a batch, not `len(x)`, and no Python `if` on "
+            f"values of tensors."
         ) from error
 
 
@@ -179,4 +180,4 @@ def _is_dense(value: object) -> bool:
 
 
 def _unfit(name: str, what: str, error: Exception) -> UsageError:
-    return UsageError(f"{name} {what}: {said(error)}.")
+    return UsageError(f"{name} {what}: {error_line(error)}.")

@@ -111,10 +111,10 @@ def failure(error: Exception) -> None:
     shown = err if isinstance(error, ProcessError) else aside
     shown.print("[bold red]Error[/]", end=" ")
     shown.print(str(error), markup=False, soft_wrap=True)
-    _tell_torchrun(error)
+    _report_to_torchrun(error)
 
 
-def _tell_torchrun(error: Exception) -> None:
+def _report_to_torchrun(error: Exception) -> None:
     """Give torchrun the error for its own report, which follows ours.
 
     torchrun prints a traceback whenever a process fails; nothing here can prevent that.
