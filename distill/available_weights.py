@@ -58,13 +58,15 @@ def hub_silence() -> str | None:
 def _silence(endpoint: str) -> str | None:
     """Ask in a separate thread: a name lookup can hang longer than any timeout."""
     heard: list[str | None] = []
-    asking = threading.Thread(target=lambda: heard.append(_asked(endpoint)), daemon=True)
+    asking = threading.Thread(
+        target=lambda: heard.append(_why_silent(endpoint)), daemon=True
+    )
     asking.start()
     asking.join(_SECONDS)
     return heard[0] if heard else f"{endpoint} has not answered in {_SECONDS:g} seconds"
 
 
-def _asked(endpoint: str) -> str | None:
+def _why_silent(endpoint: str) -> str | None:
     request = urllib.request.Request(endpoint, method="HEAD")
     try:
         with urllib.request.urlopen(request, timeout=_SECONDS):

@@ -14,10 +14,10 @@ from torch import nn
 from distill.embedding import RoleEmbeddings
 from distill.evaluation.report_files import illustrations_of, write_evaluation
 from distill.images.data import Data
-from distill.preparation import preprocessing_for
 from distill.recipe import Recipe
 from distill.recipe.writing import portable
 from distill.start.fitting import START, start_arrays
+from distill.student_from_recipe import student_preprocessing
 from distill.targets import BALANCE, Teacher
 from isogon.bundle import (
     FALSE_ALARMS,
@@ -62,7 +62,7 @@ def write_bundle(
 ) -> Bundle:
     """Write everything that later stages need; the bundle appears only if complete."""
     shipped = portable(recipe, output.parent)
-    preprocessing = preprocessing_for(recipe, recipe.student.name)
+    preprocessing = student_preprocessing(recipe)
     detector = recipe.ood.fit(judged.student.bank, data.familiar.labels(data.bank))
     manifest = Manifest(
         name=recipe.name,

@@ -79,7 +79,7 @@ def chosen_recipe(
     base: dict[str, Any] | None = None,
     *,
     where: str = "isogon distill",
-    there: bool = False,
+    require_images: bool = False,
 ) -> Chosen:
     """Return the recipe for these choices.
 
@@ -91,8 +91,8 @@ def chosen_recipe(
         base: a recipe's document, whose keys the choices replace; without one the models
             are chosen too.
         where: the caller, for messages.
-        there: whether the images must exist. This is checked before the recipe, whose
-            objectives load torch.
+        require_images: whether the images must exist. This is checked before the recipe,
+            whose objectives load torch.
 
     Raises:
         UsageError: a choice is not understood, or no pretrained weights are found.
@@ -119,10 +119,10 @@ def chosen_recipe(
         document["name"] = wanted.name
     elif base is None:
         document = {"name": name_of(str(wanted.images))} | document
-    if there:
-        require_sources(_sources_in(document))
-    full, defaults = completed(document)
+    if require_images:
+        require_sources(document)
     recipe = recipe_from_document(document, where=where)
+    full, defaults = completed(document)
     return Chosen(
         recipe=recipe,
         document=full,
@@ -150,9 +150,9 @@ def chosen_from(recipe: Path | None, wanted: Wanted, *, minutes: float | None) -
         if not (isinstance(minutes, int | float) and minutes > 0):
             raise UsageError(f"Expected {option('minutes')} above 0, got {minutes!r}.")
     if recipe is None:
-        return chosen_recipe(wanted, there=True)
+        return chosen_recipe(wanted, require_images=True)
     base = document_from_toml(recipe)
-    return chosen_recipe(wanted, base, where=str(recipe), there=True)
+    return chosen_recipe(wanted, base, where=str(recipe), require_images=True)
 
 
 def unfamiliar_set(text: str) -> dict[str, str]:
@@ -231,15 +231,6 @@ def _set_images(document: dict[str, Any], wanted: Wanted) -> None:
             )
         sets[one["name"]] = sets.get(one["name"], {}) | one
     document["unfamiliar"] = list(sets.values())
-
-
-def _sources_in(document: dict[str, Any]) -> list[str]:
-    """Return the sources of an unchecked recipe; what is no text is refused later."""
-    data, sets = document.get("data"), document.get("unfamiliar")
-    named = [data.get("images"), data.get("test")] if isinstance(data, dict) else []
-    for one in sets if isinstance(sets, list) else []:
-        named += [one.get("images")] if isinstance(one, dict) else []
-    return [source for source in named if isinstance(source, str)]
 
 
 def _set_teacher(
@@ -333,8 +324,8 @@ def _set_by_name(document: dict[str, Any], place: str, value: Any) -> None:
     if section in ("objective", "unfamiliar"):
         raise UsageError(
             f"{option('settings')} cannot change [[{section}]]: a recipe may have "
-            f"several. Write a "
-            f"recipe; `isogon distill … --dry-run > recipe.toml` is a start."
+            f"several. Write a recipe; `isogon distill … --dry-run > recipe.toml` is a "
+            f"start."
         )
     _set(document, section, key, value)
     if value is None and isinstance(document.get(section), dict):

@@ -15,7 +15,7 @@ from distill.evaluation.accuracy import say_if_left_out
 from distill.evaluation.evaluate import cost_of, evaluate
 from distill.evaluation.undistilled import untrained
 from distill.images.data import Data, prepare_data
-from distill.images.listing import require_sources, sources_of
+from distill.images.listing import require_sources
 from distill.images.loading import (
     EpochPlan,
     TrainingViews,
@@ -28,11 +28,11 @@ from distill.images.neighbours import kept_neighbours
 from distill.images.views import Views
 from distill.objectives.objective import SAMPLE, Labels
 from distill.planning import planned
-from distill.preparation import RunModels, prepare_models, preprocessing_for
+from distill.preparation import RunModels, prepare_models
 from distill.recipe import Recipe
 from distill.requirements import require_enough, require_models
 from distill.start.fitting import UntrainedStudent, start_student
-from distill.student_from_recipe import card_of
+from distill.student_from_recipe import card_of, student_preprocessing
 from distill.targets import Teacher, in_batches
 from distill.training.agreement import require_agreement
 from distill.training.checkpoint import Checkpoint, remove_checkpoint, sole_run
@@ -87,7 +87,7 @@ def distill(
     """
     recipe.ood.require_read()
     require_absent(output)
-    require_sources(sources_of(recipe))
+    require_sources(recipe.model_dump())
     require_loggers(recipe.train.loggers)
     require_models(recipe)
     work = work_folder(output)
@@ -128,7 +128,7 @@ def _distilled(
         judged=True,
         loggers=loggers,
     )
-    before, preprocessing = trained.before, preprocessing_for(recipe, recipe.student.name)
+    before, preprocessing = trained.before, student_preprocessing(recipe)
     embedded = embed_all(
         trained.teacher,
         trained.student.embed,
@@ -254,7 +254,7 @@ def _prepared_and_trained(
         seen = teacher_embeddings(
             models.teacher,
             data,
-            preprocessing_for(recipe, recipe.student.name),
+            student_preprocessing(recipe),
             progress,
             device=device,
             workers=recipe.train.workers,
@@ -337,9 +337,7 @@ def _validation(
         pooled = models.teacher.pooled(data.fitted, device, progress)[data.compared]
     else:
         pooled = models.teacher.pooled(indices, device, progress)
-    crops = plain_crops(
-        data.familiar, indices, preprocessing_for(recipe, recipe.student.name), workers=0
-    )
+    crops = plain_crops(data.familiar, indices, student_preprocessing(recipe), workers=0)
     return Validation(crops, np.asarray(pooled, np.float32), asked=len(data.validation))
 
 

@@ -107,7 +107,7 @@ def embed_all(
         _require_numbers(teacher.card.architecture, theirs, data, progress)
     elif seen is None:
         theirs = _known(teacher, data, progress, device)
-    _tell_zeros("student", found[0], data, progress)
+    _print_zeros("student", found[0], data, progress)
     return AllEmbeddings(
         teacher=theirs,
         student=found[0],
@@ -279,10 +279,10 @@ def _require_numbers(
     )
     if faulty:
         raise not_finite(teacher, faulty[0], "NaN or infinite values", images=len(faulty))
-    _tell_zeros(f"teacher {teacher}", found, data, progress)
+    _print_zeros(f"teacher {teacher}", found, data, progress)
 
 
-def _tell_zeros(model: str, found: RoleEmbeddings, data: Data, progress: Progress) -> None:
+def _print_zeros(model: str, found: RoleEmbeddings, data: Data, progress: Progress) -> None:
     """Print for which images a model gives only zeros, which have no direction."""
     empty = _named(found, data, lambda vectors: np.logical_not(vectors.any(axis=1)))
     if empty:

@@ -17,7 +17,7 @@ import torch
 
 from distill.costs import Costs, measured_costs
 from distill.images.data import UNFAMILIAR_KEPT, Data, prepare_data
-from distill.images.listing import require_sources, sources_of
+from distill.images.listing import require_sources
 from distill.images.loading import global_batch
 from distill.preparation import RunModels, prepare_models
 from distill.recipe import Recipe, recipe_from_document
@@ -63,7 +63,7 @@ class RunPlan:
     def sentence(self) -> str:
         """The plan in a sentence."""
         parts = ", ".join(
-            f"{_spoken(seconds)} {name}"
+            f"{_duration(seconds)} {name}"
             for name, seconds in self.seconds.items()
             if seconds >= 1
         )
@@ -75,7 +75,7 @@ class RunPlan:
         there = "" if self.free_memory is None else f" (of {in_bytes(self.free_memory)})"
         return (
             f"{work if self.steps else 'the closed-form start alone, no steps'}; about "
-            f"{_spoken(self.minutes * 60)} ({parts or 'less than a second'}); "
+            f"{_duration(self.minutes * 60)} ({parts or 'less than a second'}); "
             f"{in_bytes(self.memory)} of {where}{there}; {in_bytes(self.disk)} of disk "
             f"({in_bytes(self.free_disk)} free)"
         )
@@ -138,7 +138,7 @@ def tried(recipe: Recipe, progress: Progress, *, minutes: float | None = None) -
     Raises:
         UsageError: see `planned`.
     """
-    require_sources(sources_of(recipe))
+    require_sources(recipe.model_dump())
     require_models(recipe)
     if minutes is not None:
         recipe = _lengthened(recipe, 1)
@@ -304,14 +304,15 @@ def _affordable(recipe: Recipe, work: _Work, costs: Costs, minutes: float) -> in
     step = _step_seconds(recipe, costs)
     if left < step:
         parts = ", ".join(
-            f"{_spoken(seconds)} {name}" for name, seconds in other.items() if seconds >= 1
+            f"{_duration(seconds)} {name}"
+            for name, seconds in other.items()
+            if seconds >= 1
         )
         enough = math.ceil((sum(other.values()) + 100 * step) / 60)
         raise UsageError(
             f"{option('minutes', minutes)} are too few for a step: a step takes "
-            f"{_spoken(step)}, "
-            f"other work {parts or 'some seconds'}. Nothing has been started. Allow "
-            f"{option('minutes', enough)} for a hundred steps, or a smaller "
+            f"{_duration(step)}, other work {parts or 'some seconds'}. Nothing has been "
+            f"started. Allow {option('minutes', enough)} for a hundred steps, or a smaller "
             f"{option('size')} than {recipe.data.size}, since the time falls with its "
             f"square, or {option('epochs', 0)} for the closed-form student alone."
         )
@@ -367,7 +368,7 @@ def _existing(folder: Path) -> Path:
     return found
 
 
-def _spoken(seconds: float) -> str:
+def _duration(seconds: float) -> str:
     """Return a duration in a readable unit."""
     if seconds < 1:
         return f"{seconds * 1000:.0f} ms"

@@ -12,11 +12,10 @@ from distill.images.pseudo_classes import pseudo_classes
 from distill.images.synthetic import UNLABELLED
 from distill.objectives import Objective, objective_from_recipe
 from distill.recipe import Recipe
-from distill.student_from_recipe import student_from_recipe, student_preprocessing
+from distill.student_from_recipe import student_from_recipe
 from distill.targets import Teacher, teacher_from_recipe
 from isogon.errors import UsageError
-from isogon.images import Preprocessing
-from isogon.networks import Student, preprocessing_of
+from isogon.networks import Student
 from isogon.progress import Progress
 
 
@@ -63,9 +62,9 @@ def prepare_models(
     )
     _require_cells(objective, student)
     _require_tokens(objective, teacher, data, device)
-    untaught = objective.untaught(student, recipe.student.name)
-    if untaught is not None:
-        raise UsageError(untaught)
+    why_untrained = objective.why_untrained(student, recipe.student.name)
+    if why_untrained is not None:
+        raise UsageError(why_untrained)
     if recipe.student.space == "teacher" and objective.to_teacher() is None:
         raise UsageError(
             'With `space = "teacher"` an objective must train a linear map to the '
@@ -79,13 +78,6 @@ def prepare_models(
         objective=objective,
         labels=labels,
     )
-
-
-def preprocessing_for(recipe: Recipe, architecture: str) -> Preprocessing:
-    """Return the recipe's crop and size with this architecture's normalisation."""
-    if architecture == recipe.student.name:
-        return student_preprocessing(recipe)
-    return preprocessing_of(architecture, recipe.data.size, recipe.data.crop)
 
 
 def _labels(

@@ -1,7 +1,6 @@
 """Checks of a run's models and numbers, before any image is read or feature computed."""
 
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -9,10 +8,10 @@ from distill.images.loading import global_batch
 from distill.images.neighbours import AMONG, require_neighbour_batches
 from distill.images.pseudo_classes import require_clusters
 from distill.recipe import Recipe, TeacherSection
+from distill.recipe.sections import own_preprocessing
 from distill.student_from_recipe import require_trainable, student_from_recipe
 from distill.weights import PACKAGE, pretrained, require_package
 from isogon.errors import UsageError
-from isogon.images import Preprocessing
 from isogon.networks import (
     Backbone,
     ImportedNetwork,
@@ -84,8 +83,7 @@ def _require_teacher(section: TeacherSection, side: int) -> None:
     assert section.name is not None  # `TeacherSection` requires it
     if section.imported:
         network, _ = module_from_path(section.name)
-        document: dict[str, Any] = {"height": side, "width": side, **section.normalisation}
-        ImportedNetwork(network, Preprocessing.model_validate(document))
+        ImportedNetwork(network, own_preprocessing(section.mean, section.std, size=side))
         return
     checkpoint = section.checkpoint
     if checkpoint is not None and checkpoint.startswith(PACKAGE):

@@ -2,7 +2,6 @@
 
 import copy
 from pathlib import Path
-from typing import Any
 
 import safetensors.torch
 import torch
@@ -10,6 +9,7 @@ from torch import Tensor, nn
 from torch.export import Dim
 
 from distill.recipe import Recipe
+from distill.recipe.sections import own_preprocessing
 from distill.weights import pretrained, why_unloadable
 from isogon.bundle import StudentCard
 from isogon.errors import UsageError
@@ -18,9 +18,9 @@ from isogon.networks import (
     Student,
     architecture_of,
     code_of,
+    error_line,
     own_network,
     preprocessing_of,
-    said,
     timm_model,
 )
 
@@ -60,14 +60,9 @@ def student_preprocessing(recipe: Recipe) -> Preprocessing:
     if not section.imported:
         made = preprocessing_of(section.name, data.size, data.crop)
         return made.model_copy(update={"range": data.range})
-    document: dict[str, Any] = {
-        "height": data.size,
-        "width": data.size,
-        "crop": data.crop,
-        "range": data.range,
-        **section.normalisation,
-    }
-    return Preprocessing.model_validate(document)
+    return own_preprocessing(
+        section.mean, section.std, size=data.size, crop=data.crop, samples=data.range
+    )
 
 
 def card_of(student: Student, recipe: Recipe, licence: str) -> StudentCard:
@@ -137,8 +132,9 @@ def require_trainable(student: Student, name: str, size: tuple[int, int]) -> Non
     except Exception as error:
         raise UsageError(
             f"{name} can be trained, but neither exported nor served: torch.export does "
-            f"not trace it for batches of any size: {said(error)} … Use `x.shape[0]` for "
-            f"the size of a batch, not `len(x)`, and no Python `if` on values of tensors."
+            f"not trace it for batches of any size: {error_line(error)} … Use "
+            f"`x.shape[0]` for the size of a batch, not `len(x)`, and no Python `if` on "
+            f"values of tensors."
         ) from error
 
 
@@ -184,4 +180,4 @@ def _is_dense(value: object) -> bool:
 
 
 def _unfit(name: str, what: str, error: Exception) -> UsageError:
-    return UsageError(f"{name} {what}: {said(error)}.")
+    return UsageError(f"{name} {what}: {error_line(error)}.")

@@ -132,7 +132,7 @@ def why_unloadable(error: Exception) -> str:
     if isinstance(error, _OF_PARSERS) or "zip archive" in text or _is_cut_off(error):
         return "it is cut off, or is not a file of weights"
     if "state_dict" in text:
-        return _misfit_words(text)
+        return _mismatches(text)
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
     first = _BEGINNING.sub("", text.strip().partition("\n")[0])
@@ -300,7 +300,7 @@ def _is_cut_off(error: Exception) -> bool:
     return isinstance(error, OSError) and error.errno == errno.EINVAL
 
 
-def _misfit_words(text: str) -> str:
+def _mismatches(text: str) -> str:
     """Return the names and shapes that differ, from torch's message."""
     found = []
     for line in map(str.strip, text.splitlines()):

@@ -106,8 +106,7 @@ def quantisation_pixels(bundle: Bundle, extra: Pixels | None = None) -> Pixels:
     raise UsageError(
         f"{bundle.path} holds no {SAMPLES}, which int8 needs to choose its ranges: an "
         f"older Isogon made it. Name similar images with {option('images', 'FOLDER')}, or "
-        f"distil "
-        f"again."
+        f"distil again."
     )
 
 

@@ -88,8 +88,7 @@ class ExportPlan:
                 "An engine enters the bundle only after it gave the reference's answers, "
                 "and this process sees no CUDA device to run it on. Export on the "
                 f"machine that will serve it. {option('build_only', True)} builds engines "
-                f"of "
-                f"tensorrt-rtx here; `isogon verify --vouch` then checks them there."
+                f"of tensorrt-rtx here; `isogon verify --vouch` then checks them there."
             )
         for precision in self.engine_precisions:
             stamp = self.engine_options(precision).stamp()
@@ -107,8 +106,7 @@ class ExportPlan:
             if value not in values:
                 raise UsageError(
                     f"Expected {option(name)} to be one of {', '.join(map(str, values))}, "
-                    f"got "
-                    f"{value!r}."
+                    f"got {value!r}."
                 )
 
     def _require_runtimes(self) -> None:
@@ -135,8 +133,7 @@ class ExportPlan:
                 raise UsageError(
                     f"{option(name, True)} is for engines, and none is asked for. Add "
                     f"{option('engine', 'tensorrt')} or "
-                    f"{option('engine', 'tensorrt-rtx')}, or "
-                    f"leave it out."
+                    f"{option('engine', 'tensorrt-rtx')}, or leave it out."
                 )
 
 
@@ -168,16 +165,15 @@ def tolerances(
         if value is None or not known:
             raise UsageError(
                 f"Expected {option('bounds')} as NAME=VALUE or PRECISION.NAME=VALUE, got "
-                f"{text!r}; "
-                f"write for example {option('bounds', 'int8.min_cosine=0.98')}. The names: "
+                f"{text!r}; write for example "
+                f"{option('bounds', 'int8.min_cosine=0.98')}. The names: "
                 f"{', '.join(Tolerance.model_fields)}; the precisions: "
                 f"{', '.join(PRECISIONS)}."
             )
         if prefix not in ("", *made):
             raise UsageError(
                 f"{option('bounds', text)} is for {prefix}, but only {', '.join(made)} is "
-                f"judged "
-                f"here. Ask for {prefix} too, or leave the bound out."
+                f"judged here. Ask for {prefix} too, or leave the bound out."
             )
         for precision, tolerance in changed.items():
             if prefix in ("", precision):

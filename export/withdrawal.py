@@ -95,12 +95,12 @@ class RejectedArtifact:
         return (
             f"It did not enter the bundle and is kept as {self.file}. {older}{diverge}"
             f"`isogon verify --judge {run} --bound NAME=VALUE` judges the same run by "
-            f"other bounds, and `isogon export {bundle}{self._asked} --bound NAME=VALUE` "
+            f"other bounds, and `isogon export {bundle}{self._options} --bound NAME=VALUE` "
             f"exports with those bounds."
         )
 
     @property
-    def _asked(self) -> str:
+    def _options(self) -> str:
         """The options that ask for this artifact."""
         precision = self.report.precision
         asked = "" if precision == "fp32" else f" --{precision}"

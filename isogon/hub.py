@@ -59,7 +59,7 @@ def push(
     card = model_card(opened).encode()
     operations.append(CommitOperationAdd(path_in_repo=_CARD, path_or_fileobj=card))
     api = HfApi(library_name="isogon")
-    with _told(repository, "push to"):
+    with _hub_errors(repository, "push to"):
         api.create_repo(repository, private=private, exist_ok=True)
         done = api.create_commit(
             repository,
@@ -97,7 +97,7 @@ def pull(
     api = HfApi(library_name="isogon")
     with tempfile.TemporaryDirectory(dir=output.parent, prefix=f".{output.name}.") as place:
         folder = Path(place) / output.name
-        with _told(repository, "pull from"):
+        with _hub_errors(repository, "pull from"):
             commit = str(api.model_info(repository, revision=revision).sha)
             first = api.hf_hub_download(
                 repository, MANIFEST, revision=commit, local_dir=folder
@@ -112,7 +112,7 @@ def pull(
 
 
 @contextmanager
-def _told(repository: str, doing: str) -> Iterator[None]:
+def _hub_errors(repository: str, doing: str) -> Iterator[None]:
     """Turn errors of the hub's client into one sentence.
 
     Raises:

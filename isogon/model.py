@@ -10,15 +10,12 @@ from jaxtyping import Bool, Float, Float32, UInt8
 from PIL.Image import Image as PillowImage, fromarray
 
 from isogon.bundle import (
-    FASTEST,
     ONNX,
     Bundle,
     Manifest,
     Metadata,
-    proven_runner,
-    race,
+    proven_artifact,
     sha256_of,
-    vouched_artifact,
 )
 from isogon.errors import ImageError, UsageError, option
 from isogon.images import ImageLimits, Preprocessing, decode
@@ -26,7 +23,7 @@ from isogon.images.collection import LOCAL_LIMITS
 from isogon.images.in_memory import file_of, saved, storable, without_loss
 from isogon.ood import Calibration
 from isogon.progress import Progress
-from isogon.runtimes import How, Runner, runtime_for
+from isogon.runtimes import How, Outputs, Runner, runtime_for
 
 BATCH = 8
 
@@ -80,8 +77,25 @@ class Answers:
     p_values: Float[np.ndarray, " n"]
     is_ood: Bool[np.ndarray, " n"]  # p_value <= the calibration's alpha
 
+    @classmethod
+    def of(cls, outputs: Outputs, calibration: Calibration) -> "Answers":
+        """Return a graph's outputs with the p-value and the decision for each image."""
+        return cls(
+            embeddings=outputs.embeddings,
+            scores=outputs.ood_scores,
+            p_values=calibration.p_values(outputs.ood_scores),
+            is_ood=calibration.is_ood(outputs.ood_scores),
+        )
+
     def __len__(self) -> int:
         return len(self.scores)
+
+    def __repr__(self) -> str:
+        """Return how many images, how wide, and how many are flagged, for a notebook."""
+        return (
+            f"Answers({len(self)} images, embeddings {self.embeddings.shape[1]} wide, "
+            f"{int(self.is_ood.sum())} out of distribution)"
+        )
 
 
 class Model:
@@ -160,12 +174,7 @@ class Model:
                     f"with the artifact: {artifact}@{runtime}."
                 )
             bundle = Bundle.open(path)
-            if artifact == FASTEST:
-                first = race(bundle, How(threads=threads)).timed[0]
-                vouched, runner = first.artifact, first.runner
-            else:
-                vouched = vouched_artifact(bundle, artifact)
-                runner = proven_runner(bundle, vouched, How(threads=threads))
+            vouched, runner = proven_artifact(bundle, artifact, How(threads=threads))
             return cls(
                 runner,
                 bundle.manifest.preprocessing,
@@ -232,8 +241,8 @@ class Model:
             raise UsageError(
                 f"Expected a list of images, got a {type(images).__name__}: {images!r}."
             )
-        if batch_size < 1:
-            raise UsageError(f"Expected batch_size of at least 1, got {batch_size}.")
+        if not (isinstance(batch_size, int) and batch_size >= 1):
+            raise UsageError(f"Expected batch_size of at least 1, got {batch_size!r}.")
         numbered = enumerate(images)
         parts = []
         while batch := list(islice(numbered, batch_size)):
@@ -310,13 +319,7 @@ class Model:
 
     def of_pixels(self, pixels: UInt8[np.ndarray, "b h w 3"]) -> Answers:
         """Return the answers for preprocessed images, as one batch."""
-        outputs = self._runner.run(pixels)
-        return Answers(
-            embeddings=outputs.embeddings,
-            scores=outputs.ood_scores,
-            p_values=self.calibration.p_values(outputs.ood_scores),
-            is_ood=self.calibration.is_ood(outputs.ood_scores),
-        )
+        return Answers.of(self._runner.run(pixels), self.calibration)
 
     def _pixels_of(
         self, image: str | Path | bytes | PillowImage | np.ndarray, index: int
@@ -418,5 +421,10 @@ def _of_array(array: np.ndarray, name: str) -> PillowImage:
 def _read(image: Path) -> bytes:
     try:
         return image.read_bytes()
+    except IsADirectoryError as error:
+        raise UsageError(
+            f"{image} is a folder, not an image. Name the images in it; `isogon embed` "
+            f"takes a whole folder."
+        ) from error
     except OSError as error:
         raise UsageError(f"{image} cannot be read: {error.strerror}.") from error

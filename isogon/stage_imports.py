@@ -37,10 +37,13 @@ class _StageFinder(MetaPathFinder):
         other = namesake(name, sys.path)
         # A folder without code is no conflict, nor a file of Isogon's own checkout.
         if other is not None and other.is_file() and not other.is_relative_to(_ROOT):
-            warnings.warn(
+            # The place in the warning is the user's own file.
+            warnings.warn_explicit(
                 f"`import {name}` means Isogon's own stage, not {other}. Rename yours if "
                 f"you import it beside Isogon.",
-                stacklevel=2,
+                UserWarning,
+                str(other),
+                lineno=1,
             )
         return spec_from_file_location(
             name, init, submodule_search_locations=[str(init.parent)]

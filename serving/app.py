@@ -19,6 +19,18 @@ from serving.api.problems import ForeignErrors, install_handlers
 from serving.limits import CrossOrigin, Rates, RequireKey, UploadLimits
 from serving.observability import install_observability
 
+# In the order of the schema.
+_WITH_ROUTES = (
+    embedding,
+    openai,
+    kserve,
+    model_card,
+    model_list,
+    evidence,
+    probes,
+    page,
+)
+
 
 def create_app() -> FastAPI:
     """Return the application; set `app.state.models` before the first request."""
@@ -40,13 +52,7 @@ def create_app() -> FastAPI:
     completions = {openai.PATH: openai.complete, kserve.FOLDER: kserve.complete}
     app.add_middleware(ForeignErrors, completions=completions)  # of all above
     app.add_middleware(CrossOrigin)  # a preflight has no key; refusals need CORS too
-    app.include_router(embedding.router)
-    app.include_router(openai.router)
-    app.include_router(kserve.router)
-    app.include_router(model_card.router)
-    app.include_router(model_list.router)
-    app.include_router(evidence.router)
-    app.include_router(probes.router)
-    app.include_router(page.router)
+    for module in _WITH_ROUTES:
+        app.include_router(module.router)
     install_observability(app)  # last: it observes all above
     return app

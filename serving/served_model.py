@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Self
 
@@ -10,21 +11,19 @@ import numpy as np
 from jaxtyping import UInt8
 
 from isogon.bundle import (
-    FASTEST,
     TRAINING_DETECTOR,
     Artifact,
     Bundle,
     FalseAlarms,
     Manifest,
+    Race,
     ServedDetector,
     Thumbnails,
     detector_spec,
     expected_rate,
     measured_false_alarms,
-    proven_runner,
-    race,
+    proven_artifact,
     served_detector,
-    vouched_artifact,
 )
 from isogon.bundle.evaluation import EVALUATION, Evaluation
 from isogon.errors import BundleError
@@ -92,7 +91,13 @@ class ServedModel:
         """
         # A link that is changed meanwhile would mix two bundles.
         bundle = Bundle.open(path.resolve())
-        artifact, runner = _chosen(bundle, settings)
+        how = How(
+            threads=settings.threads,
+            device=Device.parse(settings.device),
+            graphs=settings.cuda_graphs,
+        )
+        report = partial(_log_race, bundle.manifest.name)
+        artifact, runner = proven_artifact(bundle, settings.artifact, how, report=report)
         calibration = artifact.calibration
         if settings.alpha is not None:
             scores = np.array(calibration.scores)
@@ -134,18 +139,7 @@ class ServedModel:
         return preprocessing.pixels(image)
 
 
-def _chosen(bundle: Bundle, settings: Settings) -> tuple[Artifact, Runner]:
-    """Return the artifact that the settings name, or the fastest here, proven."""
-    how = How(
-        threads=settings.threads,
-        device=Device.parse(settings.device),
-        graphs=settings.cuda_graphs,
-    )
-    if settings.artifact != FASTEST:
-        artifact = vouched_artifact(bundle, settings.artifact)
-        return artifact, proven_runner(bundle, artifact, how)
-    found = race(bundle, how)
-    _log.info("Fastest of %s: %s", bundle.manifest.name, found)
+def _log_race(name: str, found: Race) -> None:
+    _log.info("Fastest of %s: %s", name, found)
     for name, reason in found.passed_over.items():
         _log.info("Not measured: %s. %s", name, reason)
-    return found.timed[0].artifact, found.timed[0].runner

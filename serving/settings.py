@@ -310,7 +310,7 @@ def settings_from_environment(
         fault = error.errors()[0]
         field = str(fault["loc"][0]).removeprefix("ISOGON_").lower()
         raise UsageError(
-            f"The environment variable ISOGON_{field.upper()}: {_told(field, fault)}. "
+            f"The environment variable ISOGON_{field.upper()}: {_explained(field, fault)}. "
             f"Set or unset it; `isogon serve --help` lists them."
         ) from error
 
@@ -331,7 +331,7 @@ def _require_known(environment: Mapping[str, str]) -> None:
                 )
 
 
-def _told(field: str, fault: Any) -> str:
+def _explained(field: str, fault: Any) -> str:
     """Return what is wrong with a value, and the value, unless it is a secret."""
     message = str(fault["msg"]).removeprefix("Value error, ")
     return message if field == "api_keys" else f"{message}, got {fault['input']!r}"

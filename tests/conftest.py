@@ -35,7 +35,7 @@ PACKAGED_TEACHER = {
 
 
 def pytest_make_parametrize_id(val: object) -> str | None:
-    """Shorten tests' names: pytest puts them into the environment, which is bounded."""
+    """Shorten tests' names: pytest puts them into the environment, whose size is limited."""
     if isinstance(val, bytes | str) and len(val) > 80:
         return f"{val[:40]!r}... {len(val)}"
     return None
@@ -157,7 +157,7 @@ def recipe(digits: Path, photographs: Path) -> Recipe:
 def exported(
     recipe: Recipe, tmp_path_factory: pytest.TempPathFactory, progress: Progress
 ) -> Path:
-    """A distilled and exported bundle. Do not change it; take `bundle_path` for that."""
+    """A distilled and exported bundle. Do not change it; use `bundle_path` for that."""
     path = tmp_path_factory.mktemp("bundles") / "digits.isogon"
     bundle = distill(recipe, path, progress)
     export_bundle(bundle, progress)
@@ -177,7 +177,7 @@ def bundle(bundle_path: Path) -> Bundle:
 
 @pytest.fixture(scope="session")
 def standalone_file(exported: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The exported ONNX file, away from its bundle, with all that makes it stand alone."""
+    """The exported ONNX file without its bundle, with everything that it needs."""
     path = tmp_path_factory.mktemp("standalone") / "digits.onnx"
     shutil.copy(Bundle.open(exported).file(ONNX), path)
     return path

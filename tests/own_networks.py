@@ -43,7 +43,7 @@ class Transformer(nn.Module):
 
 
 class Tied(nn.Module):
-    """One layer under two names, and a weight that is not in one piece."""
+    """One layer under two names, and a weight that is not contiguous."""
 
     def __init__(self) -> None:
         super().__init__()

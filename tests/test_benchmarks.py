@@ -1,4 +1,4 @@
-"""The benchmarks run, at their smallest, and say what they promise to say."""
+"""The benchmarks run at their smallest size, and print what they should."""
 
 import argparse
 import copy
@@ -205,7 +205,7 @@ def test_rounds_alternate_and_measure_every_runner(exported: Path, benchmark: Lo
 def test_the_gpu_check_reports_what_ran_and_what_did_not(
     exported: Path, tmp_path: Path, benchmark: Load
 ) -> None:
-    """The steps themselves, with CPU runners in the place of a GPU's."""
+    """The steps themselves, with CPU runners in place of a GPU's."""
     steps = benchmark("gpu_steps")
     device = CudaDevice(name="none, in a test", architecture="sm00")
     check = steps.GpuCheck(device, Bundle.open(exported), tmp_path)
@@ -284,7 +284,7 @@ def test_drift_promises_before_it_shows(
 def test_the_serving_benchmark_drives_real_servers(
     exported: Path, photographs: Path, tmp_path: Path
 ) -> None:
-    """As a process: its folder has a module of the name of our package."""
+    """As a process, because its folder has a module with the name of our package."""
     peers = ["plain BentoML", f"LitServe, {os.cpu_count()} workers", "FastAPI"]
     arguments = ["--images", photographs, "--bundle", exported, "--peers", *peers]
     short = ["--rounds", "1", "--seconds", "0.2", "--starts", "1", "--bank", "100"]

@@ -172,7 +172,7 @@ def test_a_missing_extra_is_named(
 
 
 def test_what_is_refused_is_refused_without_torch(bundle_path: Path) -> None:
-    """Loading torch takes seconds; a mistyped path or option is told at once."""
+    """Loading torch takes seconds; a mistyped path or option is refused at once."""
     refused = {
         ("export", "nowhere.isogon"): "found nothing",
         ("export", bundle_path, "--batch", "8"): "MIN:OPT:MAX",
@@ -197,6 +197,10 @@ def test_what_is_refused_is_refused_without_torch(bundle_path: Path) -> None:
         ("recipe", bundle_path, "--unfamiliar", "a:wide=b"): "Expected --unfamiliar",
         ("distill", "--images", "nowhere"): "found nothing",
         ("distill", "--images", bundle_path, "--epochs", "1", "--steps", "1"): "got both",
+        (
+            *("distill", "--images", bundle_path, "--set", "train.learning_rat=1"),
+            *("--teacher", "test_vit", "--student", "test_resnet"),
+        ): "unknown key `learning_rat`; did you mean `learning_rate`",
     }
     code = (
         "import sys; sys.modules.update(torch=None, timm=None, onnx=None)\n"
@@ -277,7 +281,7 @@ def test_json_is_all_that_is_on_stdout(bundle_path: Path) -> None:
 
 
 def test_a_failed_check_is_1(bundle_path: Path) -> None:
-    """A graph of other weights whose hash, report and golden images are all in order."""
+    """A graph with other weights; its hash, report and golden images agree."""
     from isogon.bundle import Bundle
 
     bundle = Bundle.open(bundle_path)

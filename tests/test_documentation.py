@@ -1,4 +1,4 @@
-"""README and docs say what is true: their code runs, their links lead somewhere.
+"""README and docs are correct: their code runs, and their links have targets.
 
 A block of code is run, unless a comment above it says `<!-- not run: REASON -->`. Python
 runs in `make test`; shell, and Python below `<!-- slow -->`, in `make slow`. Blocks of a
@@ -103,7 +103,7 @@ def world(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> Path:
-    """A folder with what the pages speak of."""
+    """A folder with the files that the pages mention."""
     shutil.copytree(digits, tmp_path / "photos")
     shutil.copytree(photographs, tmp_path / "others")
     shutil.copytree(photographs, tmp_path / "quickstart-images/unfamiliar")

@@ -1,4 +1,4 @@
-"""The examples run and do what Isogon does; the edge example needs nothing of it."""
+"""The examples run and do what Isogon does; the edge example does not need Isogon."""
 
 import ast
 import importlib.util
@@ -58,7 +58,7 @@ def test_the_edge_example_is_short_and_imports_few_packages() -> None:
 
 
 def of_every_kind(folder: Path, source: Path) -> list[Path]:
-    """Photographs that differ in what decoding must heed."""
+    """Photographs that differ in everything that decoding has to consider."""
     photograph = Image.open(source).convert("RGB").crop((3, 5, 160, 120))
     for orientation in range(1, 9):
         exif = Image.Exif()

@@ -1,4 +1,4 @@
-"""The exported file in others' hands: their own packages, as their own tools install them.
+"""The exported file in other runtimes: their own packages, as their own tools install them.
 
 Slow, because npm fetches the packages first. Skipped where a tool is missing.
 """

@@ -1,4 +1,4 @@
-"""Progress in a log: plain lines in place of bars."""
+"""Progress in a log: plain lines instead of bars."""
 
 import io
 import re
@@ -46,7 +46,7 @@ def test_a_finished_task_takes_no_longer_until_the_run_ends() -> None:
     assert written(every=60, seconds=1.6, total=3) == "Distilling, loss 0.123: 3/3, 0 s\n"
 
 
-def test_work_without_a_known_length_and_between_tasks_is_told() -> None:
+def test_work_without_a_known_length_and_between_tasks_is_shown() -> None:
     assert "Distilling, loss 0.123: 0 s\n" in written(every=0.05, seconds=0.2, total=None)
     assert "At work for 0 s\n" in written(every=0.05, seconds=0.2, total=3)
 

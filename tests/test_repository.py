@@ -1,4 +1,4 @@
-"""The repository keeps its own promises."""
+"""The repository follows its own rules."""
 
 import ast
 import itertools

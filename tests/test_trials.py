@@ -1,4 +1,4 @@
-"""The benchmarks of students, at their smallest, and what they read out of trials."""
+"""The benchmarks of students at their smallest size, and what they compute from trials."""
 
 import csv
 import importlib.util
@@ -28,7 +28,7 @@ def benchmark(monkeypatch: pytest.MonkeyPatch) -> Load:
 
 
 def archive(path: Path, folders: dict[str, int]) -> None:
-    """Write a tar of so many small images in each folder."""
+    """Write a tar with this number of small images in each folder."""
     path.parent.mkdir(parents=True, exist_ok=True)
     random = np.random.default_rng(0)
     with tarfile.open(path, "w") as opened:

@@ -1,4 +1,4 @@
-"""The wheel, installed where there is no checkout."""
+"""The wheel, installed outside the checkout."""
 
 import os
 import shutil

@@ -101,15 +101,15 @@ def find_copies(
         usable[title] = each.usable[~again]
         if again.any():
             shared[title] = int(again.sum())
-            _tell_shared(title, each, each.usable[again], progress)
+            _print_shared(title, each, each.usable[again], progress)
     found = CopiesFound(
         images=sources[IMAGES].images, pictures=by_source, usable=usable, shared=shared
     )
-    _tell_copies(sources[IMAGES], by_source[IMAGES], progress)
+    _print_copies(sources[IMAGES], by_source[IMAGES], progress)
     return found
 
 
-def _tell_shared(
+def _print_shared(
     title: str, source: ReadSource, again: Indices, progress: Progress
 ) -> None:
     """Print which images of a source are left out as familiar; refuse too many."""
@@ -131,7 +131,7 @@ def _tell_shared(
     say(progress, f"{what}. They are left out.")
 
 
-def _tell_copies(source: ReadSource, shown: Indices, progress: Progress) -> None:
+def _print_copies(source: ReadSource, shown: Indices, progress: Progress) -> None:
     """Print how many images to learn from are copies of others."""
     pictures, counts = np.unique(shown[source.usable], return_counts=True)
     copied, different = int(counts[counts > 1].sum()), int((counts > 1).sum())

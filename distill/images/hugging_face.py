@@ -12,7 +12,7 @@ from isogon.images import ClassChoice, Images
 from isogon.images.classes import (
     classes_by_label,
     column_named,
-    column_words,
+    column_sentence,
     label_column,
     label_text,
 )
@@ -91,7 +91,7 @@ def hugging_face_images(dataset: str, choice: ClassChoice) -> HuggingFaceImages:
     classes = classes_by_label(
         None if label is None else _labels(loaded, label),
         len(loaded),
-        column_words(label, columns, used=(column,)),
+        column_sentence(label, columns, used=(column,)),
         where,
     )
     return HuggingFaceImages(

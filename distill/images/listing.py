@@ -1,8 +1,9 @@
 """The sources of a recipe's images: opened, listed and compared before images are read."""
 
-from collections.abc import Iterable
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from distill.recipe import Recipe
 from isogon import images as sources
@@ -46,20 +47,22 @@ def open_source(source: str, choice: ClassChoice | None = None) -> Images:
     return sources.open_images(source, forms=FORMS, choice=choice)
 
 
-def sources_of(recipe: Recipe) -> list[str]:
-    """Return all sources that a recipe names."""
-    section = recipe.data
-    named = [section.images, section.test, *(each.images for each in recipe.unfamiliar)]
-    return [source for source in named if source is not None]
-
-
-def require_sources(named: Iterable[str]) -> None:
+def require_sources(recipe: Mapping[str, Any]) -> None:
     """Refuse sources whose files do not exist, without opening any.
+
+    Args:
+        recipe: as a document, maybe unchecked; values of wrong types are ignored.
 
     Raises:
         UsageError: names the first of them. Datasets of the hub are not checked.
     """
-    for source in named:
+    data, unfamiliar = recipe.get("data"), recipe.get("unfamiliar")
+    tables = [data] if isinstance(data, Mapping) else []
+    if isinstance(unfamiliar, list | tuple):
+        tables += [one for one in unfamiliar if isinstance(one, Mapping)]
+    for source in (table.get(key) for table in tables for key in ("images", "test")):
+        if not isinstance(source, str):
+            continue
         if source.partition("/")[0] not in {"hfds", *_IN_ORDER_ONLY}:
             sources.require_there(source, forms=FORMS)
 

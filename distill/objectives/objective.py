@@ -129,7 +129,7 @@ class Objective(nn.Module, ABC):
         """
         return None
 
-    def untaught(self, student: Student, name: str) -> str | None:
+    def why_untrained(self, student: Student, name: str) -> str | None:
         """Return why no term trains the student's embedding; None if one does.
 
         A recipe is refused if all of its objectives return a reason.

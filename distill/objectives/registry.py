@@ -60,8 +60,6 @@ def section_from_table(table: Any) -> ObjectiveSection:
     Raises:
         ValueError: the name is missing or unknown, or another key is wrong.
     """
-    if isinstance(table, ObjectiveSection):
-        return table
     name = table.get("name") if isinstance(table, dict) else None
     if not isinstance(name, str):
         raise PydanticCustomError("objective", "`name` is missing; add it.")

@@ -106,7 +106,7 @@ class Vkd(Objective):
         would be wrong queries for an index of the teacher's embeddings.
         """
 
-    def untaught(self, student: Student, name: str) -> str | None:
+    def why_untrained(self, student: Student, name: str) -> str | None:
         """Return a reason unless the embedding is the mean of the cells, as VkD needs."""
         network = student.backbone.plain
         if isinstance(student.backbone, ImportedNetwork):

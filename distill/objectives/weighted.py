@@ -81,9 +81,9 @@ class Weighted(Objective):
         maps = (part.to_teacher() for part in self._parts())
         return next((found for found in maps if found is not None), None)
 
-    def untaught(self, student: Student, name: str) -> str | None:
+    def why_untrained(self, student: Student, name: str) -> str | None:
         """Return the first objective's reason if all have one."""
-        reasons = [part.untaught(student, name) for part in self._parts()]
+        reasons = [part.why_untrained(student, name) for part in self._parts()]
         return None if None in reasons else reasons[0]
 
     def undecayed(self) -> set[str]:

@@ -170,15 +170,13 @@ def _may_add_images(document: dict[str, Any]) -> bool:
 
 def _classes(objectives: object) -> Iterator["type[Objective]"]:
     """Yield the classes of the [[objective]] tables."""
-    if not objectives:
-        return
-    from distill.objectives import objective_class  # loads torch
-
     tables = objectives if isinstance(objectives, list | tuple) else [objectives]
     for table in tables:
         name = table.get("name") if isinstance(table, dict) else None
-        with suppress(UsageError):  # reported when the table is checked
-            if isinstance(name, str):
+        if isinstance(name, str):
+            from distill.objectives import objective_class  # loads torch
+
+            with suppress(UsageError):  # reported when the table is checked
                 yield objective_class(name)
 
 

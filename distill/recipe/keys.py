@@ -61,12 +61,12 @@ def keys_page() -> str:
     """Return the page, in Markdown."""
     lines = [_OPENING, "## At the top", "", *_table("", Recipe, only=_PLAIN)]
     for section, (model, heading) in _sections().items():
-        lines += ["", f"## `{heading}`", "", _said(model), ""]
+        lines += ["", f"## `{heading}`", "", _docstring(model), ""]
         lines += _table(section, model)
     lines += ["", "## `[[objective]]`", "", "One table for each loss; by default `isogon`."]
     for name in objective_names():
         model = objective_class(name).section
-        lines += ["", f'### `name = "{name}"`', "", _said(model), ""]
+        lines += ["", f'### `name = "{name}"`', "", _docstring(model), ""]
         lines += _table("objective", model, leaving={"name"})
     return "\n".join(lines) + "\n"
 
@@ -109,7 +109,7 @@ def _model_in(annotation: Any) -> type[BaseModel] | None:
     return next((model for model in found if model is not None), None)
 
 
-def _said(model: type[BaseModel]) -> str:
+def _docstring(model: type[BaseModel]) -> str:
     return " ".join((model.__doc__ or "").split())
 
 

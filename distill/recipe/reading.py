@@ -9,9 +9,9 @@ from pydantic import ValidationError
 
 from distill.recipe.data_section import DataSection
 from distill.recipe.recipe import Recipe, UnfamiliarSection
-from distill.recipe.sections import renamed_keys
+from distill.recipe.sections import ObjectiveSection, renamed_keys
 from distill.recipe.teacher_section import TeacherSection
-from isogon.errors import UsageError
+from isogon.errors import UsageError, option
 
 # Keys of older recipes, and what to write instead.
 _MOVED: dict[tuple[str, ...], str] = {
@@ -37,6 +37,11 @@ def document_from_toml(path: Path) -> dict[str, Any]:
         raise UsageError(
             f"There is no recipe at {path}. Start from one in `recipes/`."
         ) from error
+    except IsADirectoryError as error:
+        raise UsageError(
+            f"{path} is a folder, not a recipe. If it holds images, write "
+            f"{option('images', str(path))}."
+        ) from error
     except OSError as error:
         raise UsageError(f"{path} cannot be read: {error.strerror}.") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
@@ -48,6 +53,8 @@ def document_from_toml(path: Path) -> dict[str, Any]:
 def recipe_from_document(document: dict[str, Any], *, where: str) -> Recipe:
     """Check a parsed recipe; see `recipe_from_toml`."""
     try:
+        # Checking objectives loads torch. All other tables are checked before.
+        Recipe.model_validate(document | {"objective": (ObjectiveSection(name="isogon"),)})
         return Recipe.model_validate(document)
     except ValidationError as error:
         faults = error.errors()

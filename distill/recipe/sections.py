@@ -1,4 +1,4 @@
-"""What the tables of a recipe share: their base, old names of keys, keys of objectives.
+"""What the tables of a recipe share: their base, old names, own networks, objectives.
 
 An objective's own keys are in its file, `distill/objectives/NAME.py`.
 """
@@ -13,6 +13,14 @@ from pydantic import (
     Field,
     SerializeAsAny,
 )
+
+from isogon.images import Preprocessing
+from isogon.images.preprocessing import Mean, Std
+from isogon.images.sample_range import Range
+
+# Of ImageNet; most published weights were trained with these.
+_MEAN = (0.485, 0.456, 0.406)
+_STD = (0.229, 0.224, 0.225)
 
 
 def formerly(name: str, *before: str) -> AliasChoices:
@@ -31,6 +39,25 @@ def renamed_keys(model: type[BaseModel], table: Any) -> dict[str, str]:
         for before in field.validation_alias.choices[1:]
         if before in table
     }
+
+
+def own_preprocessing(
+    mean: tuple[Mean, Mean, Mean] | None,
+    std: tuple[Std, Std, Std] | None,
+    *,
+    size: int,
+    crop: float = 1.0,
+    samples: Range | None = None,
+) -> Preprocessing:
+    """Return the preprocessing of a user's own network; `mean` and `std` as in a recipe."""
+    return Preprocessing(
+        height=size,
+        width=size,
+        crop=crop,
+        mean=mean or _MEAN,
+        std=std or _STD,
+        range=samples,
+    )
 
 
 class Section(BaseModel):
@@ -68,6 +95,8 @@ class ObjectiveSection(Section):
 
 
 def _section(table: Any) -> ObjectiveSection:
+    if isinstance(table, ObjectiveSection):
+        return table
     from distill.objectives.registry import section_from_table  # loads torch
 
     return section_from_table(table)

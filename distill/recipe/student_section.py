@@ -5,9 +5,8 @@ from typing import Literal
 from pydantic import Field, model_validator
 
 from distill.recipe.sections import Section
-from distill.recipe.teacher_section import MEAN, STD
 from isogon.bundle import is_import_path
-from isogon.images.preprocessing import Std
+from isogon.images.preprocessing import Mean, Std
 
 
 class StudentSection(Section):
@@ -40,7 +39,7 @@ class StudentSection(Section):
         description="start from these weights, given as for the teacher; for your own "
         "network a state dict (.safetensors or .pth) with exactly its names and shapes",
     )
-    mean: tuple[float, float, float] | None = Field(
+    mean: tuple[Mean, Mean, Mean] | None = Field(
         default=None,
         description="of your own network's pixels, in units of [0, 1]; by default "
         "ImageNet's",
@@ -76,11 +75,6 @@ class StudentSection(Section):
     def imported(self) -> bool:
         """Whether `name` is an import path."""
         return is_import_path(self.name)
-
-    @property
-    def normalisation(self) -> dict[str, tuple[float, float, float]]:
-        """The mean and the standard deviation of the user's own network's pixels."""
-        return {"mean": self.mean or MEAN, "std": self.std or STD}
 
     @property
     def from_pretrained(self) -> bool:

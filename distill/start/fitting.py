@@ -18,9 +18,10 @@ from torch import nn
 from distill.images.data import Data
 from distill.images.loading import plain_crops
 from distill.objectives import Objective
-from distill.preparation import RunModels, preprocessing_for
+from distill.preparation import RunModels
 from distill.recipe import Recipe
 from distill.start.closed_form import closed_form, uncentred_pca
+from distill.student_from_recipe import student_preprocessing
 from distill.targets import NetworkTeacher
 from isogon.bundle import Bundle, TeacherCard
 from isogon.networks import FeatureExtractor, source_of
@@ -129,7 +130,7 @@ def as_teacher(backbone: FeatureExtractor, recipe: Recipe, data: Data) -> Networ
         width=backbone.width,
         parameters=0,
     )
-    crops = preprocessing_for(recipe, recipe.student.name)
+    crops = student_preprocessing(recipe)
     own = recipe.student.imported
     return NetworkTeacher(
         backbone,
@@ -224,7 +225,7 @@ def _crops(recipe: Recipe, data: Data, progress: Progress) -> Iterator[torch.Ten
     crops = plain_crops(
         data.familiar,
         data.training[:_RE_ESTIMATED],
-        preprocessing_for(recipe, recipe.student.name),
+        student_preprocessing(recipe),
         workers=recipe.train.workers,
     )
     yield from progress.track(crops, description="Re-estimating batch statistics")

@@ -1,19 +1,19 @@
 """The teacher that a recipe names."""
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from jaxtyping import Float
 
 from distill.recipe import Recipe, TeacherSection
+from distill.recipe.sections import own_preprocessing
 from distill.targets.given import GivenTeacher, given_embeddings
 from distill.targets.joint import JointTeacher
 from distill.targets.network import NetworkTeacher
 from distill.targets.teacher import Teacher
 from distill.weights import pretrained
 from isogon.bundle import TeacherCard
-from isogon.images import Images, Preprocessing
+from isogon.images import Images
 from isogon.networks import (
     Backbone,
     FeatureExtractor,
@@ -61,13 +61,9 @@ def _imported(
 ) -> NetworkTeacher:
     size = section.size or recipe.data.size
     module, source = module_from_path(name)
-    document: dict[str, Any] = {
-        "height": size,
-        "width": size,
-        "crop": recipe.data.crop,
-        **section.normalisation,
-    }
-    preprocessing = Preprocessing.model_validate(document)
+    preprocessing = own_preprocessing(
+        section.mean, section.std, size=size, crop=recipe.data.crop
+    )
     network = ImportedNetwork(module, preprocessing)
     card = _card(name, "of its own", section.license or "unknown", section, network)
     return NetworkTeacher(

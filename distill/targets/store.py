@@ -169,7 +169,7 @@ def filled_store(
             done = rows_done(folder, record)
             if done < record.rows:
                 if not done:
-                    _tell_what_differs(cache, record, progress)
+                    _print_differences(cache, record, progress)
                 _require_room(folder, FEATURES, record.shape, done, progress)
                 with write_errors_explained(folder):
                     _write_record(folder, record)
@@ -318,7 +318,7 @@ def _require_room(
     )
 
 
-def _tell_what_differs(cache: Path, record: StoreRecord, progress: Progress) -> None:
+def _print_differences(cache: Path, record: StoreRecord, progress: Progress) -> None:
     """Print why the most similar store in the cache cannot be used."""
     nearest: tuple[list[str], Path] | None = None
     for path in sorted(cache.glob(f"*/{RECORD}")):

@@ -89,7 +89,7 @@ class RunLoggers:
         for name in self._names:
             try:
                 with _quiet():
-                    logger = self._begun(name, before.get(name))
+                    logger = self._started(name, before.get(name))
             except Exception as error:  # each has errors of its own
                 raise UsageError(
                     f"The logger {name!r} cannot be opened: {_first_line(error)}. Correct "
@@ -146,7 +146,7 @@ class RunLoggers:
                 )
         self._opened = None
 
-    def _begun(self, name: str, identifier: str | None) -> Any:
+    def _started(self, name: str, identifier: str | None) -> Any:
         """Return Lightning's logger of this name, whose run has begun, or goes on."""
         logger = _MAKERS[name](self._recipe.name, self._work, identifier)
         _ = logger.experiment

@@ -60,10 +60,8 @@ class EngineOptions:
         if self.version_compatible or self.hardware_compatible:
             raise UsageError(
                 f"{option('version_compatible')} and {option('hardware_compatible')} are "
-                f"for "
-                f"{option('engine', 'tensorrt')}; TensorRT for RTX builds for named "
-                f"architectures and its own "
-                "version. Leave them out."
+                f"for {option('engine', 'tensorrt')}; TensorRT for RTX builds for named "
+                f"architectures and its own version. Leave them out."
             )
         known = known_architectures()
         unknown = [name for name in self.architectures if name not in known]

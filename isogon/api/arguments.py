@@ -12,13 +12,35 @@ Place = str | Path
 
 
 def path_of(bundle: Place | Bundle) -> Path:
-    """Return the directory of a bundle that is given by its path, or opened."""
-    return bundle.path if isinstance(bundle, Bundle) else Path(bundle)
+    """Return the directory of a bundle that is given by its path, or opened.
+
+    Raises:
+        UsageError: it is neither.
+    """
+    if isinstance(bundle, Bundle):
+        return bundle.path
+    if not isinstance(bundle, str | Path):
+        raise UsageError(f"Expected one bundle, or its path as text, got {bundle!r}.")
+    return Path(bundle)
 
 
 def opened_bundle(bundle: Place | Bundle, *rewriting: Stage) -> Bundle:
     """Open a bundle again, to read it or to let these stages replace their files."""
     return Bundle.open(path_of(bundle), rewriting=rewriting)
+
+
+def source_of(images: Place) -> str:
+    """Return a source of images as text.
+
+    Raises:
+        UsageError: it is neither a text nor a path.
+    """
+    if not isinstance(images, str | Path):
+        raise UsageError(
+            f"Expected a folder, a tar or a list file of images, got {images!r}. To name "
+            f"images one by one, write their paths to a .txt file."
+        )
+    return str(images)
 
 
 def texts(given: str | Sequence[str]) -> tuple[str, ...]:
@@ -37,10 +59,10 @@ def texts(given: str | Sequence[str]) -> tuple[str, ...]:
 def require_counts(**counts: int | None) -> None:
     """Raise `UsageError` unless each is at least 1, or None."""
     for name, count in counts.items():
-        if count is not None and count < 1:
+        if count is not None and not (isinstance(count, int) and count >= 1):
             raise UsageError(
                 f"Expected {option(name)} as a whole number of at least 1, or None for the "
-                f"default; got {count}."
+                f"default; got {count!r}."
             )
 
 

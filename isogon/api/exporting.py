@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import ValidationError
 
-from isogon.api.arguments import Place, opened_bundle, shown, texts
+from isogon.api.arguments import Place, opened_bundle, shown, source_of, texts
 from isogon.bundle import TRAINING_DETECTOR, Bundle, detector_spec
 from isogon.errors import UsageError, option
 from isogon.images import open_images
@@ -239,8 +239,9 @@ def diverge(
         >>> found = isogon.diverge("photos.isogon", "onnx/model.onnx")
         >>> found.first  # None if no layer differs
     """
-    if bound is not None and not 1e-12 <= bound < float("inf"):
-        raise UsageError(f"Expected bound of at least 1e-12, such as 0.01; got {bound}.")
+    is_number = isinstance(bound, int | float)
+    if bound is not None and not (is_number and 1e-12 <= bound < float("inf")):
+        raise UsageError(f"Expected bound of at least 1e-12, such as 0.01; got {bound!r}.")
     opened, bars = opened_bundle(bundle), shown(progress)
     load_stage("export.divergence", extra="export", progress=bars)
     from export.divergence import divergence_of
@@ -283,7 +284,7 @@ def calibrate(
     load_stage("export.calibration", extra="export", progress=bars)
     from export.calibration import calibrate as run
 
-    exported = run(opened, Path(images), bars, spec=spec)
+    exported = run(opened, Path(source_of(images)), bars, spec=spec)
     if check:
         exported.require()
     return exported
@@ -327,6 +328,6 @@ def _more_pixels(
     if images is None:
         return None
     preprocessing = bundle.manifest.preprocessing
-    found = open_images(str(images)).ranging(preprocessing.range)
+    found = open_images(source_of(images)).ranging(preprocessing.range)
     found.say(progress)
     return found.pixels(found.readable(progress), preprocessing, progress)

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from isogon.api.arguments import Place, path_of, require_counts, shown
+from isogon.api.arguments import Place, path_of, require_counts, shown, source_of
 from isogon.bundle import ONNX, Bundle
 from isogon.errors import UsageError
 from isogon.images.collection import LOCAL_LIMITS
@@ -74,16 +74,22 @@ def embed(
         >>> summary.embedded, summary.unreadable
     """
     require_counts(batch=batch, workers=workers)
+    source = source_of(images)
     if executor is not None and workers is not None:
         raise UsageError(
             "Expected workers or executor, got both. Give the number to the executor."
         )
     with needing("bulk"):
-        from isogon.bulk import ProcessExecutor, embed as run
+        from isogon.bulk import Executor, ProcessExecutor, embed as run
 
+    if not isinstance(executor, Executor | None):
+        raise UsageError(
+            f"Expected an executor of `isogon.bulk`, such as `ProcessExecutor(workers=4)`, "
+            f"got {executor!r}."
+        )
     return run(
         path_of(bundle),
-        str(images),
+        source,
         Path(output),
         shown(progress),
         executor=executor or ProcessExecutor(workers=workers or usable_cores()),
@@ -120,12 +126,15 @@ def serve(
     Example:
         >>> isogon.serve("photos.isogon", port=3000)  # until Ctrl-C
     """
+    if not (isinstance(port, int) and 1 <= port <= 65_535):
+        raise UsageError(f"Expected port from 1 to 65535, got {port!r}.")
+    require_counts(processes=processes)
     load_stage("serving", extra="serving")
     from serving import serve as run
 
     given = {"processes": processes, "keys_file": keys, "watch": watch or None}
     run(
-        [str(each.path if isinstance(each, Bundle) else each) for each in bundles],
+        [each if isinstance(each, str) else str(path_of(each)) for each in bundles],
         host=host,
         port=port,
         uds=None if uds is None else Path(uds),

@@ -10,6 +10,7 @@ from isogon.api.arguments import (
     opened_bundle,
     require_counts,
     shown,
+    source_of,
     texts,
     write_text,
 )
@@ -98,7 +99,7 @@ def distill(
     """
     load_stage("distill", extra="distill")
     from distill import Recipe, Wanted, chosen_from
-    from distill.images.listing import require_sources, sources_of
+    from distill.images.listing import require_sources
 
     if not isinstance(settings, Mapping | None):
         raise UsageError(
@@ -137,6 +138,8 @@ def distill(
                 f"instead."
             )
         found = recipe
+    elif not isinstance(recipe, str | Path | None):
+        raise UsageError(f"Expected a recipe's file, or a Recipe, got {recipe!r}.")
     elif "\n" in str(recipe):
         raise UsageError(
             "Expected a recipe's file, got its text. Write the text to a file, for example "
@@ -148,7 +151,7 @@ def distill(
             found = chosen_from(file, wanted, minutes=minutes).recipe
     place, bars = Path(output or f"{found.name}.isogon"), shown(progress)
     require_absent(place)  # these two before torch is loaded
-    require_sources(sources_of(found))
+    require_sources(found.model_dump())
     load_stage("distill.distillation", extra="distill", progress=bars)
     from distill.distillation import distill as run
 
@@ -187,7 +190,7 @@ def recipe(
     from distill import Wanted, chosen_from
 
     wanted = Wanted(
-        images=str(images),
+        images=source_of(images),
         unfamiliar=_unfamiliar_sets(unfamiliar),
         teacher=texts(teacher),
         student=student,
@@ -274,6 +277,10 @@ class Comparison:
     worth: Mapping[str, Worth]  # whether distilling has paid, by the bundle's path
     warnings: Sequence[str]  # why the figures cannot be compared, if so
 
+    def __repr__(self) -> str:
+        """Return which bundles are compared, and by how many figures, for a notebook."""
+        return f"Comparison({', '.join(self.subjects)}: {len(self.figures)} figures)"
+
 
 def compare(*bundles: Place | Bundle) -> Comparison:
     """Compare the stored evaluations of bundles; nothing is measured.
@@ -308,13 +315,15 @@ def compare(*bundles: Place | Bundle) -> Comparison:
 
 
 def _text(place: Place | None) -> str | None:
-    return None if place is None else str(place)
+    return None if place is None else source_of(place)
 
 
 def _by_name(sets: NamedSets) -> dict[str, tuple[str, Kind | None]]:
     """Return each set's place and kind; None: not stated."""
     return {
-        name: (str(one[0]), one[1]) if isinstance(one, tuple) else (str(one), None)
+        name: (source_of(one[0]), one[1])
+        if isinstance(one, tuple)
+        else (source_of(one), None)
         for name, one in sets.items()
     }
 
@@ -332,5 +341,5 @@ def _unfamiliar_sets(
         return ()
     several = (sets,) if isinstance(sets, Path) else texts(sets)  # type: ignore[arg-type]
     return tuple(
-        {"images": str(one)} if isinstance(one, Path) else str(one) for one in several
+        one if isinstance(one, str) else {"images": source_of(one)} for one in several
     )

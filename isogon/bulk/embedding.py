@@ -24,6 +24,7 @@ from isogon.bulk.parts import (
 )
 from isogon.bulk.worker import manifest_of, opened_model
 from isogon.bundle import ONNX
+from isogon.errors import UsageError
 from isogon.images import open_images
 from isogon.model import Model
 from isogon.progress import Progress
@@ -116,11 +117,12 @@ def embed(
         overwrite: replace what is at `output`.
 
     Raises:
-        UsageError: no such images, `output` exists, its unfinished run has other
-            settings, or a worker died.
+        UsageError: no such images, `output` exists or has the suffix of another format,
+            its unfinished run has other settings, or a worker died.
         BundleError: the bundle is damaged, or nothing vouches for its artifact.
         CheckFailedError: the golden images do not come out as they should.
     """
+    _require_parquet(output)
     listing = progress.add_task("Listing images", total=None)
     images = open_images(os.path.abspath(Path(source).expanduser()))  # noqa: PTH100
     model = opened_model(bundle, artifact)
@@ -234,6 +236,16 @@ def merge(
         unreadable=unreadable,
         unreadable_list=listed if unreadable else None,
     )
+
+
+def _require_parquet(output: Path) -> None:
+    """Refuse an output with the suffix of another format; no suffix is accepted."""
+    if output.suffix.lower() not in ("", ".parquet", ".pq"):
+        raise UsageError(
+            f"Expected an output that ends in .parquet, got {output}: Parquet is the only "
+            f"format that is written. Write to {output.with_suffix('.parquet')}; DuckDB "
+            f"and pandas convert it to other formats."
+        )
 
 
 def _metadata(model: Model, job: BulkJob) -> dict[str, str]:

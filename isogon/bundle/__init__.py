@@ -69,6 +69,7 @@ from isogon.bundle.fastest import (
     FASTEST as FASTEST,
     Race as Race,
     Timed as Timed,
+    proven_artifact as proven_artifact,
     race as race,
 )
 from isogon.bundle.manifest import (

@@ -101,13 +101,13 @@ class LoggedProgress(Progress):
         self._thread.join()
         self._thread = None
         for task in self.tasks:
-            self._say(_told(task))
+            self._say(_line_of(task))
 
     def _write(self) -> None:
         while not self._ended.wait(self._every):
-            at_work = [_told(task) for task in self.tasks if not task.finished]
+            at_work = [_line_of(task) for task in self.tasks if not task.finished]
             # Between two tasks there may be work without a task.
-            line = "; ".join(at_work) or f"At work for {_spoken(self._elapsed())}"
+            line = "; ".join(at_work) or f"At work for {_duration(self._elapsed())}"
             self._say(line)
 
     def _say(self, line: str) -> None:
@@ -126,17 +126,17 @@ class _Rate(ProgressColumn):
         return Text("" if speed is None else f"{speed:,.0f}/s", no_wrap=True)
 
 
-def _told(task: Task) -> str:
+def _line_of(task: Task) -> str:
     # `elapsed` of a finished task grows on until the whole run ends.
-    spent = _spoken((task.finished_time if task.finished else task.elapsed) or 0.0)
+    spent = _duration((task.finished_time if task.finished else task.elapsed) or 0.0)
     if task.total is None:
         return f"{task.description}: {spent}"
     left = None if task.finished else task.time_remaining
-    ends = "" if left is None else f", about {_spoken(left)} left"
+    ends = "" if left is None else f", about {_duration(left)} left"
     return f"{task.description}: {task.completed:,.0f}/{task.total:,.0f}, {spent}{ends}"
 
 
-def _spoken(seconds: float) -> str:
+def _duration(seconds: float) -> str:
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     if hours:

@@ -106,7 +106,6 @@ def embed(
     The output is written on this machine. If a machine's files differ or are missing, it
     is named and other machines do its parts; the command fails if none is left.
     """
-    _require_parquet(output)
     from isogon import api
 
     try:
@@ -158,19 +157,6 @@ def show_embedded(summary: "Summary") -> None:
     out.print(table)
     if summary.unreadable_list is not None:
         note(f"Unreadable images, with reasons: {summary.unreadable_list}")
-
-
-def _require_parquet(output: Path) -> None:
-    """Refuse an output with the suffix of another format; no suffix is accepted."""
-    if output.suffix.lower() in ("", ".parquet", ".pq"):
-        return
-    from isogon.errors import UsageError
-
-    raise UsageError(
-        f"Expected an output that ends in .parquet, got {output}: `isogon embed` writes "
-        f"Parquet and no other format. Write to {output.with_suffix('.parquet')}; DuckDB "
-        f"and pandas convert it to other formats."
-    )
 
 
 def _executor(name: str, workers: int | None, address: str | None) -> "Executor":

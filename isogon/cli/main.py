@@ -111,11 +111,11 @@ def failure(error: Exception) -> None:
     # of one process, which prints it itself.
     shown = err if isinstance(error, ProcessError) else aside
     shown.print("[bold red]Error[/]", end=" ")
-    shown.print(_told(error), markup=False, soft_wrap=True)
-    _tell_torchrun(error)
+    shown.print(_message(error), markup=False, soft_wrap=True)
+    _report_to_torchrun(error)
 
 
-def _told(error: Exception) -> str:
+def _message(error: Exception) -> str:
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
         file = f": {error.filename} cannot be written" if error.filename else ""
         return (
@@ -125,7 +125,7 @@ def _told(error: Exception) -> str:
     return str(error)
 
 
-def _tell_torchrun(error: Exception) -> None:
+def _report_to_torchrun(error: Exception) -> None:
     """Give torchrun the error for its own report, which follows ours.
 
     torchrun prints a traceback whenever a process fails; nothing here can prevent that.

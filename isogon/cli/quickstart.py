@@ -123,7 +123,7 @@ def quickstart(
         report = _exported(bundle, progress)
         latencies = _latencies(bundle, progress)
         examples = _examples(recipe, bundle, progress)
-        answers = _asked_over_http(bundle, examples, progress)
+        answers = _answers_over_http(bundle, examples, progress)
     show_quickstart(
         bundle,
         report,
@@ -373,7 +373,7 @@ def _examples(recipe: "Recipe", bundle: "Bundle", progress: Progress) -> tuple[P
     return example_images(recipe, opened, runner, progress)
 
 
-def _asked_over_http(
+def _answers_over_http(
     bundle: "Bundle", images: tuple[Path, ...], progress: Progress
 ) -> list[dict[str, Any]]:
     """Start the service, send it the images, stop it; return its OOD answers."""

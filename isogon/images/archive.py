@@ -23,7 +23,7 @@ from isogon.images.classes import (
     classes_by_folder,
     classes_by_label,
     column_named,
-    column_words,
+    column_sentence,
     label_column,
     label_text,
 )
@@ -304,7 +304,7 @@ def _classes(
         return classes_by_folder(names, choice.level, where)
     column = "cls" if choice.column is None and "cls" in keys else None
     column = column or label_column(keys, choice, where) or _inner_label(keys)
-    words = column_words(column, keys, used=())
+    words = column_sentence(column, keys, used=())
     if column is None:
         return replace(
             by_folder := classes_by_folder(names, None, where),

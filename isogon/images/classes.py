@@ -125,7 +125,7 @@ def classes_by_folder(names: Sequence[str], level: int | None, where: str) -> Cl
         return Classes.none(
             len(names), "these are a camera's folders; `classes` in [data] names a level"
         )
-    telling = [_telling(path) for path in folders]
+    telling = [_class_folders(path) for path in folders]
     for place in range(min(map(len, telling), default=0)):
         here = {
             p[places[place]].casefold() for p, places in zip(folders, telling, strict=True)
@@ -142,7 +142,7 @@ def classes_by_folder(names: Sequence[str], level: int | None, where: str) -> Cl
         ]
         if 1 < len(set(labels)) < len(labels):
             levels = sorted({places[place] + 1 for places in telling})
-            candidates.append(Classes.of(labels, _level_words(levels)))
+            candidates.append(Classes.of(labels, _level_sentence(levels)))
             above = [
                 p[places[place] - 1] for p, places in zip(folders, telling, strict=True)
             ]
@@ -243,7 +243,7 @@ def one_hot_labels(
     return [names[0] for names in hot], f"from the columns {named}: one is 1 in a row"
 
 
-def column_words(
+def column_sentence(
     column: str | None, columns: Sequence[str], *, used: Sequence[str | None]
 ) -> str:
     """Return in words which column the classes are from, and which columns are unused.
@@ -292,7 +292,7 @@ def _of_camera(folders: Sequence[tuple[str, ...]]) -> bool:
     )
 
 
-def _telling(path: tuple[str, ...]) -> list[int]:
+def _class_folders(path: tuple[str, ...]) -> list[int]:
     """Return the indices of a path's folders that may be classes."""
     return [n for n, folder in enumerate(path) if folder.casefold() not in _CONTAINERS]
 
@@ -303,7 +303,7 @@ def _numbers_part(folder: str, above: str) -> bool:
     return bool(_NUMBERED.fullmatch(folder)) or (rest != folder and rest.isdecimal())
 
 
-def _level_words(levels: Sequence[int]) -> str:
+def _level_sentence(levels: Sequence[int]) -> str:
     which = " and ".join(map(str, levels))
     return f"from the folders at level{'s' if len(levels) > 1 else ''} {which}"
 

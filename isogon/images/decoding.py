@@ -35,7 +35,7 @@ from isogon.images.jpeg import TRIES, endings, structure
 from isogon.images.netpbm import is_unusual, unusual
 from isogon.images.orientation import turn_of
 from isogon.images.png import mend_transparency, without_excess
-from isogon.images.sample_range import ASSUMED, Range, eight_bit, is_deep, told_range
+from isogon.images.sample_range import ASSUMED, Range, eight_bit, is_deep, stated_range
 
 # TIFF tags of raw photographs, in which only a preview can be read.
 _DNG_VERSION = 50706
@@ -139,7 +139,7 @@ def decode(
             jpeg2000.require_certain(image, data)
         # Not nested, so that each copy is freed before the next is made.
         if is_deep(image):
-            image = eight_bit(image, samples or told_range(image, data))
+            image = eight_bit(image, samples or stated_range(image, data))
         if turn is not None:
             image = image.transpose(turn)
         result = _rgb(image)

@@ -61,7 +61,7 @@ def storable(image: Image.Image) -> Image.Image:
     if isinstance(image, TiffImageFile) and image.tile:
         mend(image)
     if isinstance(image, ImageFile):
-        told = _told(image) if isinstance(image, TiffImageFile) else {}
+        told = _range_tags(image) if isinstance(image, TiffImageFile) else {}
         image = ImageOps.exif_transpose(image)  # a copy
         image.info[_TOLD] = told
     if image.mode in _BECOMES:
@@ -89,15 +89,15 @@ def saved(
     return buffer.getvalue()
 
 
-def _told(image: TiffImageFile) -> dict[int, Any]:
+def _range_tags(image: TiffImageFile) -> dict[int, Any]:
     """Return the tags that say what the samples of a deep image mean."""
     if not is_deep(image):
         return {}
     tags = image.tag_v2
-    told = {tag: tags[tag] for tag in _RANGE if tag in tags}
+    found = {tag: tags[tag] for tag in _RANGE if tag in tags}
     bits = tags.get(_BITS, (16,))[0]
     if 8 < bits < 16:
-        told.setdefault(_MOST, 2**bits - 1)
+        found.setdefault(_MOST, 2**bits - 1)
     if tags.get(_ZERO_IS) == 0:
-        told[_ZERO_IS] = 0
-    return told
+        found[_ZERO_IS] = 0
+    return found

@@ -27,7 +27,7 @@ from isogon.images.classes import (
     classes_by_folder,
     classes_by_label,
     column_named,
-    column_words,
+    column_sentence,
     label_column,
     label_text,
     one_hot_labels,
@@ -106,7 +106,7 @@ def listed_images(
     others = [each for each in columns if each != path]
     column = label_column(others, choice, where)
     labels = None if column is None else [row[column] for _, row in rows]
-    origin = tables[0].origin or column_words(column, columns, used=(path,))
+    origin = tables[0].origin or column_sentence(column, columns, used=(path,))
     if labels is None and choice.level is None:
         hot = one_hot_labels(others, [row for _, row in rows])
         if hot is not None:

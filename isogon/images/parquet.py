@@ -18,7 +18,7 @@ from isogon.images.classes import (
     classes_by_folder,
     classes_by_label,
     column_named,
-    column_words,
+    column_sentence,
     label_column,
     label_text,
     one_hot_labels,
@@ -46,7 +46,7 @@ class _Columns:
 
     @property
     def words(self) -> str:
-        return column_words(self.label, self.all, used=(self.image, self.path))
+        return column_sentence(self.label, self.all, used=(self.image, self.path))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

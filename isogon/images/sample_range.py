@@ -36,7 +36,7 @@ def is_deep(image: Image.Image) -> bool:
     return image.mode in ("I", "F", *_SIXTEEN)
 
 
-def told_range(image: Image.Image, data: bytes) -> Range | None:
+def stated_range(image: Image.Image, data: bytes) -> Range | None:
     """Return the range that a file states for its deep samples, or None.
 
     Args:

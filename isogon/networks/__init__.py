@@ -17,9 +17,9 @@ from isogon.networks.features import (
 from isogon.networks.imported import (
     ImportedNetwork as ImportedNetwork,
     code_of as code_of,
+    error_line as error_line,
     module_from_path as module_from_path,
     module_of_path as module_of_path,
-    said as said,
     source_of as source_of,
 )
 from isogon.networks.student import (

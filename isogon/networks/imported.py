@@ -93,7 +93,7 @@ class ImportedNetwork(FeatureExtractor):
                 return tried
         raise UsageError(
             f"{type(self.network).__name__} failed on two images of {size[0]} x {size[1]} "
-            f"pixels: {said(failures[0])}. {_EXPECTED}"
+            f"pixels: {error_line(failures[0])}. {_EXPECTED}"
         ) from failures[0]
 
     def _grid(self, tokens: Float[Tensor, "b n d"]) -> tuple[int, int]:
@@ -131,7 +131,7 @@ def module_from_path(
     try:
         network = factory()
     except Exception as error:  # of the user's own code
-        raise UsageError(f"{name}() failed: {said(error)}.") from error
+        raise UsageError(f"{name}() failed: {error_line(error)}.") from error
     if not isinstance(network, nn.Module):
         raise UsageError(
             f"Expected {name}() to return a torch.nn.Module, got a "
@@ -173,7 +173,7 @@ def module_of_path(name: str, role: NetworkRole) -> ModuleType:
             f"{name!r} is not an import path: {error}. {_advice(role)}"
         ) from error
     except Exception as error:  # of the user's own code
-        raise UsageError(f"Importing {module_name} failed: {said(error)}.") from error
+        raise UsageError(f"Importing {module_name} failed: {error_line(error)}.") from error
 
 
 def code_of(name: str, network: nn.Module) -> dict[str, str]:
@@ -240,7 +240,7 @@ def require_code_of_path(name: str, code: dict[str, str]) -> None:
         require_code(name, {module_name: found}, {module_name: code[module_name]})
 
 
-def said(error: Exception) -> str:
+def error_line(error: Exception) -> str:
     """Return an error of the user's code in one line, shortened."""
     return f"{type(error).__name__}: {' '.join(str(error)[:400].split())}"
 

@@ -16,10 +16,10 @@ from isogon.networks.features import FeatureExtractor, Features
 from isogon.networks.imported import (
     ImportedNetwork,
     code_of,
+    error_line,
     module_from_path,
     require_code,
     require_code_of_path,
-    said,
 )
 
 WEIGHTS = "model.safetensors"
@@ -162,7 +162,7 @@ def student_from_bundle(bundle: Bundle) -> Student:
             raise
         raise UsageError(
             f"{card.architecture} returns another network than the one that was trained, "
-            f"although its code is the same: {said(error)} Make it independent of "
+            f"although its code is the same: {error_line(error)} Make it independent of "
             f"settings outside its code, or restore these settings."
         ) from error
     return student.eval().requires_grad_(False)

@@ -1,14 +1,22 @@
-"""The list of all runtimes. A new one is a module, and one name here."""
+"""All runtimes: each `Runtime` of a module in this package."""
 
+import pkgutil
+from collections.abc import Iterator
+from importlib import import_module
 from pathlib import Path
 
 from isogon.errors import UsageError
-from isogon.runtimes.onnx import ONNX_RUNTIME
-from isogon.runtimes.openvino import OPENVINO
 from isogon.runtimes.runner import Runtime
-from isogon.runtimes.tensorrt import TENSORRT
 
-RUNTIMES = (ONNX_RUNTIME, OPENVINO, TENSORRT)
+
+def _runtimes() -> Iterator[Runtime]:
+    for found in pkgutil.iter_modules([str(Path(__file__).parent)]):
+        if f"{__package__}.{found.name}" != __name__:
+            module = import_module(f"{__package__}.{found.name}")
+            yield from (one for one in vars(module).values() if isinstance(one, Runtime))
+
+
+RUNTIMES = tuple(_runtimes())
 
 
 def other_runtimes() -> tuple[Runtime, ...]:

@@ -54,7 +54,7 @@ class BatchProfile:
         Raises:
             UsageError: the text is not three whole numbers in that order.
         """
-        found = re.fullmatch(r"(\d+):(\d+):(\d+)", text.strip(), re.ASCII)
+        found = re.fullmatch(r"(\d+):(\d+):(\d+)", str(text).strip(), re.ASCII)
         if found is None:
             raise UsageError(
                 f"Expected a batch profile MIN:OPT:MAX, such as 1:8:32, got {text!r}."
@@ -109,16 +109,17 @@ class How:
     graphs: bool = False  # replay CUDA graphs
 
     def __post_init__(self) -> None:
-        if self.threads is not None and self.threads < 1:
+        threads = self.threads
+        if threads is not None and not (isinstance(threads, int) and threads >= 1):
             raise UsageError(
                 f"Expected threads of at least 1, or None for the runtime's default; got "
-                f"{self.threads}."
+                f"{threads!r}."
             )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Runtime:
-    """One way to run files of one suffix; `isogon.runtimes.known` lists them all."""
+    """One way to run files of one suffix; `isogon.runtimes.known` finds them all."""
 
     name: str
     suffix: str  # ".onnx"

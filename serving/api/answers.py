@@ -10,17 +10,15 @@ from typing import Any
 import numpy as np
 import orjson
 from fastapi import Request, Response
-from jaxtyping import Bool, Float, Float32
 
 from isogon.bundle import Thumbnails
-from isogon.runtimes import Outputs
+from isogon.model import Answers
 from serving.api.bodies import while_connected
 from serving.api.problems import ProblemError
 from serving.api.schemas import Encoding
 from serving.api.uploads import Upload
 from serving.models import Models
 from serving.observability.observations import Observations
-from serving.served_model import ServedModel
 
 JSON, NPY = "application/json", "application/x-npy"
 
@@ -31,17 +29,14 @@ class RequestAnswer:
 
     model: str
     fingerprint: str  # SHA-256 of the artifact that ran
-    embeddings: Float32[np.ndarray, "b d"]  # unit norm
-    scores: Float32[np.ndarray, " b"]  # larger: less familiar
-    p_values: Float[np.ndarray, " b"]
-    is_ood: Bool[np.ndarray, " b"]
+    answers: Answers  # for the images, in their order
     thumbnails: Thumbnails | None  # of reference images, where the bundle ships them
 
     def embeddings_as(self, encoding: Encoding) -> Sequence[Any]:
         """Return each embedding as `as_json` takes it: an array, or base64 of its bytes."""
         if encoding == "float":
-            return list(self.embeddings)
-        rows = self.embeddings.astype("<f4")
+            return list(self.answers.embeddings)
+        rows = self.answers.embeddings.astype("<f4")
         return [base64.b64encode(row.tobytes()).decode() for row in rows]
 
     def oods(self) -> list[dict[str, Any]]:
@@ -49,9 +44,9 @@ class RequestAnswer:
         return [
             {"score": score, "p_value": p_value, "is_ood": is_ood}
             for score, p_value, is_ood in zip(
-                self.scores,
-                self.p_values.tolist(),
-                self.is_ood.tolist(),
+                self.answers.scores,
+                self.answers.p_values.tolist(),
+                self.answers.is_ood.tolist(),
                 strict=True,
             )
         ]
@@ -70,22 +65,14 @@ async def answered(request: Request, upload: Upload) -> RequestAnswer:
     models: Models = request.app.state.models
     async with models.use(upload.model) as pipeline, while_connected(request):
         outputs = await pipeline.answer(upload.images)
-    answer = _judged(pipeline.model, outputs)
+    model = pipeline.model
+    answers = Answers.of(outputs, model.calibration)
     observations: Observations = request.app.state.observations
-    observations.seen(pipeline.model, answer.scores, answer.is_ood)
-    return answer
-
-
-def _judged(model: ServedModel, outputs: Outputs) -> RequestAnswer:
-    """Return the answer with a decision for each image; every route uses this."""
-    p_values = model.calibration.p_values(outputs.ood_scores)
+    observations.seen(model, answers.scores, answers.is_ood)
     return RequestAnswer(
         model=model.name,
         fingerprint=model.artifact.fingerprint,
-        embeddings=outputs.embeddings,
-        scores=outputs.ood_scores,
-        p_values=p_values,
-        is_ood=p_values <= model.calibration.alpha,
+        answers=answers,
         thumbnails=model.thumbnails,
     )
 

@@ -94,14 +94,14 @@ async def embed(
     kind = negotiated(request.headers.get("accept"), (JSON, NPY))
     answer = await ask(request, model)
     if kind == NPY:
-        return as_npy(answer, answer.embeddings)
+        return as_npy(answer, answer.answers.embeddings)
     results = [
         {"embedding": embedding, "ood": ood}
         for embedding, ood in zip(
             answer.embeddings_as(encoding), answer.oods(), strict=True
         )
     ]
-    width = answer.embeddings.shape[1]
+    width = answer.answers.embeddings.shape[1]
     return as_json(
         answer, {"model": model_name(answer), "width": width, "results": results}
     )
@@ -123,7 +123,8 @@ async def score(request: Request, model: ModelQuery = None) -> Response:
     kind = negotiated(request.headers.get("accept"), (JSON, NPY))
     answer = await ask(request, model)
     if kind == NPY:
-        columns = (answer.scores, answer.p_values, answer.is_ood)
+        found = answer.answers
+        columns = (found.scores, found.p_values, found.is_ood)
         return as_npy(answer, np.stack(columns, axis=1, dtype=np.float64))
     results = [{"ood": ood} for ood in answer.oods()]
     return as_json(answer, {"model": model_name(answer), "results": results})

@@ -190,7 +190,7 @@ def _neighbours(answer: RequestAnswer, k: int) -> list[list[dict[str, Any]]]:
     """Return the nearest reference images of each image, as `Neighbour` has them."""
     shown = answer.thumbnails
     if shown is None:
-        return [[] for _ in answer.scores]
+        return [[] for _ in answer.answers.scores]
     return [
         [
             {
@@ -201,7 +201,9 @@ def _neighbours(answer: RequestAnswer, k: int) -> list[list[dict[str, Any]]]:
             }
             for place, cosine in zip(places.tolist(), cosines.tolist(), strict=True)
         ]
-        for places, cosines in zip(*shown.nearest(answer.embeddings, k), strict=True)
+        for places, cosines in zip(
+            *shown.nearest(answer.answers.embeddings, k), strict=True
+        )
     ]
 
 

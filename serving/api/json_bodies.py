@@ -108,7 +108,7 @@ def parsed(
     except ValidationError as error:
         faults = error.errors(include_url=False)
         if known := [one for one in faults if whole or one["type"] not in _OF_THE_REST]:
-            raise bad_field(*_told(known, model, expected)) from error
+            raise bad_field(*_explained(known, model, expected)) from error
     else:
         if whole:
             return found
@@ -199,7 +199,7 @@ def _without_nulls(document: Any, model: type[BaseModel]) -> Any:
     return {k: v for k, v in document.items() if v is not None or k in known}
 
 
-def _told(
+def _explained(
     faults: Sequence[ErrorDetails], model: type[BaseModel], expected: str
 ) -> tuple[str, int | None]:
     """Return the message for a document that does not fit, and the image it is about.

@@ -359,10 +359,10 @@ def _as_ppm(pixels: np.ndarray) -> bytes:
 def _written(answer: RequestAnswer, asked: InferRequest) -> Response:
     """Return the outputs asked for, binary ones after the JSON."""
     values = {
-        "embedding": answer.embeddings,
-        "ood_score": answer.scores,
-        "p_value": answer.p_values,
-        "is_ood": answer.is_ood,
+        "embedding": answer.answers.embeddings,
+        "ood_score": answer.answers.scores,
+        "p_value": answer.answers.p_values,
+        "is_ood": answer.answers.is_ood,
     }
     by_default = asked.parameters.get("binary_data_output", False) is True
     wanted: dict[str, _Parameters] = {each.name: each.parameters for each in asked.outputs}

@@ -163,7 +163,7 @@ class Workers:
             settled = self._schedule.decoded(work, found, end - start, end)
             self._observer.depth(self._schedule.waiting)
         try:
-            self._tell_of_decoding(work.job, start, end)
+            self._observe_decoding(work.job, start, end)
         finally:
             _settle(settled)
 
@@ -224,18 +224,18 @@ class Workers:
         with self._lock:
             settled = self._schedule.ran(batch, found, end - start)
         try:
-            self._tell_of_run(batch, start, end)
+            self._observe_run(batch, start, end)
         finally:
             _settle(settled)
 
-    def _tell_of_decoding(self, job: RequestJob, start: float, end: float) -> None:
+    def _observe_decoding(self, job: RequestJob, start: float, end: float) -> None:
         self._observer.queued(start - job.admitted)
         self._observer.decoded(end - start)
         if job.trail is not None:
             job.trail.step("queue", job.admitted, start, 1)
             job.trail.step("decode", start, end, 1)
 
-    def _tell_of_run(self, batch: ImageBatch, start: float, end: float) -> None:
+    def _observe_run(self, batch: ImageBatch, start: float, end: float) -> None:
         since: dict[Trail, list[float]] = {}
         for image in batch.images:
             self._observer.batched(start - image.since)

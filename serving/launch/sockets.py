@@ -117,8 +117,7 @@ def _unix(path: Path) -> socket:
         reason = error.strerror or str(error)
         raise UsageError(
             f"Cannot listen on {path}: {reason}. Choose another {option('uds')}, in a "
-            f"folder that "
-            f"this user may write to; a path has at most 107 bytes."
+            f"folder that this user may write to; a path has at most 107 bytes."
         ) from error
     return opened
 

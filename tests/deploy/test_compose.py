@@ -1,4 +1,4 @@
-"""The compose file: by the Compose Specification's schema, and as it fits the rest."""
+"""The compose file agrees with the Compose Specification's schema and with the code."""
 
 import json
 import re
@@ -125,7 +125,7 @@ def test_prometheus_asks_the_service_and_grafana_asks_prometheus() -> None:
         assert mounted("prometheus", name).is_file()
 
 
-def test_grafana_finds_the_dashboard_where_it_is_told_to_look() -> None:
+def test_grafana_finds_the_dashboard_at_the_configured_place() -> None:
     (provider,) = yaml.safe_load(
         mounted("grafana", "/etc/grafana/provisioning/dashboards/isogon.yaml").read_text()
     )["providers"]

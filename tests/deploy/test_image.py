@@ -48,7 +48,7 @@ def test_what_is_copied_into_the_image_is_let_through_and_there() -> None:
     assert all((ROOT / name).exists() for name in copied)
 
 
-def test_the_image_is_told_to_phone_nobody() -> None:
+def test_the_image_sends_no_usage_data() -> None:
     dockerfile = (DEPLOY / "Dockerfile").read_text()
     assert re.search(r"BENTOML_DO_NOT_TRACK=True\b", dockerfile)
     assert re.search(r"ORT_DISABLE_TELEMETRY=1\b", dockerfile)

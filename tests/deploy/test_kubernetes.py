@@ -1,4 +1,4 @@
-"""The Kubernetes manifests: by Kubernetes' own schemas, and as they fit together."""
+"""The Kubernetes manifests agree with Kubernetes' schemas and with each other."""
 
 import json
 import shutil

@@ -1,4 +1,4 @@
-"""`deploy/README.md` says what is true: its settings, commands and files.
+"""`deploy/README.md` is correct: its settings, commands and files.
 
 `PYTHONPATH=. python tests/deploy/test_readme.py` writes the table of settings.
 """

@@ -1,4 +1,4 @@
-"""Fixtures: two processes, without a new interpreter for each."""
+"""Fixtures: two processes that are forked, without a new interpreter for each."""
 
 import multiprocessing
 import os

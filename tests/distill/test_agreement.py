@@ -1,4 +1,4 @@
-"""What two real processes of a run say to one another before the first step."""
+"""What two real processes of a run compare before the first step."""
 
 import os
 import socket
@@ -74,7 +74,7 @@ def test_images_of_other_bytes_and_other_settings_are_refused(
     assert "places of images is ['[data] images'] and [" in two_processes(other_places)[0]
 
 
-def test_a_process_that_ends_is_told_in_a_sentence(two_processes: Run) -> None:
+def test_a_process_that_ends_is_reported_in_a_sentence(two_processes: Run) -> None:
     def work(rank: int) -> None:
         fabric = launched(TrainSection(devices=2))
         with accompanied(fabric):
@@ -131,7 +131,7 @@ def test_a_host_that_calls_itself_loopback_is_refused_across_nodes(
         launched(TrainSection(nodes=2))
 
 
-def test_nodes_without_torchrun_are_told_how_to_start(
+def test_the_error_without_torchrun_says_how_to_start(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.delenv("TORCHELASTIC_RUN_ID", raising=False)

@@ -1,4 +1,4 @@
-"""`isogon recipe` writes a recipe that reads back, with the meaning of every key."""
+"""`isogon recipe` writes a recipe that can be read back, with the meaning of every key."""
 
 import itertools
 from pathlib import Path
@@ -45,6 +45,6 @@ def test_a_recipe_is_never_overwritten(digits: Path, tmp_path: Path) -> None:
     assert path.read_text() == "mine"
 
 
-def test_images_that_are_not_there_are_told_at_once(tmp_path: Path) -> None:
+def test_images_that_are_not_there_are_reported_at_once(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="nowhere"):
         recipe(str(tmp_path / "nowhere"), None, [MODEL], MODEL)

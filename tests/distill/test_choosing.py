@@ -1,4 +1,4 @@
-"""A recipe out of a few choices: what is asked for, what is chosen, and how it is written."""
+"""A recipe from a few choices: what was given, what is chosen, and how it is written."""
 
 import threading
 import time
@@ -32,7 +32,7 @@ def no_hub(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    """A server that answers, if only with 404."""
+    """A server that answers 404 to everything."""
 
     class Handler(BaseHTTPRequestHandler):
         def do_HEAD(self) -> None:

@@ -30,7 +30,7 @@ STUDENT = {
 
 
 def world(n: int = 400, noise: float = 0.05) -> tuple[np.ndarray, np.ndarray]:
-    """Features in the positive corner, of any length, and a teacher they nearly tell."""
+    """Positive features of any length, and a teacher that is almost a function of them."""
     generator = np.random.default_rng(0)
     hidden = generator.normal(size=(n, 12)) + 1
     features = np.abs(hidden @ generator.normal(size=(12, 40))) + 0.1
@@ -107,7 +107,7 @@ def test_uncentred_pca_loses_least_of_the_inner_products() -> None:
 def test_an_objective_is_lower_where_its_heads_and_the_student_start_in_closed_form(
     name: str,
 ) -> None:
-    """A student that gives its target exactly, beside the same with heads at random."""
+    """A student that gives its target exactly, compared with the same with random heads."""
     from isogon.networks import Features
 
     _, vectors = world()
@@ -207,7 +207,7 @@ def test_no_epochs_give_the_closed_form_student_alone(
 def test_the_weights_that_are_best_on_validation_images_are_kept(
     digits: Path, flat_digits: Path, cache: Path, tmp_path: Path
 ) -> None:
-    """At a rate that destroys the student, its start is the best there is."""
+    """A learning rate that destroys the student leaves its start as the best."""
     recipe = recipe_of(digits, cache, steps=6, learning_rate=1.0, warmup_share=0.0)
     document = recipe.model_dump(mode="json", exclude_none=True)
     document["data"]["test"] = str(flat_digits)  # so that all digits are for training

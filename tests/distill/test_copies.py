@@ -1,4 +1,4 @@
-"""Copies among the images of a run: found, kept on one side, and told."""
+"""Copies among the images of a run: found, kept in one part, and reported."""
 
 import io
 import re
@@ -49,7 +49,7 @@ def prepared(recipe: Recipe, *, unfamiliar: str | None = None, **data: object) -
 
 
 @pytest.mark.parametrize("distance", [0.08, 0.0])
-def test_pictures_are_told_apart_and_copies_are_not(distance: float) -> None:
+def test_pictures_are_distinguished_and_copies_are_not(distance: float) -> None:
     image = picture(0)
     same = [image, saved_again(image), image.resize((48, 36)), image.resize((201, 144)),
             Image.fromarray((np.asarray(image) * 0.9).astype(np.uint8)),

@@ -1,4 +1,4 @@
-"""Whole distillations, each by another way of having teacher, labels or batches."""
+"""Whole distillations, each with another kind of teacher, labels or batches."""
 
 from pathlib import Path
 from typing import Any
@@ -236,11 +236,11 @@ def test_an_image_that_disappears_is_named_also_by_a_worker(
         views_in_order,
     )
     from distill.images.views import Views
-    from distill.preparation import preprocessing_for
+    from distill.student_from_recipe import student_preprocessing
 
     training, views = data.split.bank, Views(data.familiar, small.data, 0)
     plan = shuffled_plan(training, batch_size=16, parts=1, repeats=1, seed=0)
-    preprocessing = preprocessing_for(small, small.student.name)
+    preprocessing = student_preprocessing(small)
     for batches in (
         TrainingViews(views, plan, labels=None, workers=1).epoch(0),
         views_in_order(views, training, 1, start=0, workers=1),

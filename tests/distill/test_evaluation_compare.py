@@ -69,7 +69,7 @@ def test_the_network_before_training_stands_below_its_bundle(
     assert "\nb: Whether distilling has paid is not known" in shown
 
 
-def test_what_is_not_comparable_is_said(subject: tuple[Manifest, Evaluation]) -> None:
+def test_what_is_not_comparable_is_explained(subject: tuple[Manifest, Evaluation]) -> None:
     manifest, first = subject
     other = first.model_copy(
         update={
@@ -130,7 +130,7 @@ def test_images_that_are_gone_are_asked_for_by_their_options(
     assert "SOURCE" not in str(refused.value)  # they are there
 
 
-def test_other_test_images_and_a_lost_log_are_told(
+def test_other_test_images_and_a_lost_log_are_reported(
     bundle: Bundle,
     flat_digits: Path,
     progress: Progress,
@@ -154,7 +154,7 @@ def test_other_test_images_and_a_lost_log_are_told(
     assert again.student == found.student
 
 
-def test_test_images_of_other_classes_than_the_banks_are_told(
+def test_test_images_of_other_classes_than_the_banks_are_reported(
     bundle: Bundle,
     flat_digits: Path,
     tmp_path: Path,

@@ -17,7 +17,7 @@ from distill.evaluation.corruptions import (
     why_not,
 )
 from distill.images.data import Data, prepare_data
-from distill.preparation import preprocessing_for
+from distill.student_from_recipe import student_preprocessing
 from isogon.errors import UsageError
 from isogon.images import Preprocessing
 
@@ -38,7 +38,7 @@ def data(recipe: Recipe, progress: Progress) -> Data:
 
 @pytest.fixture(scope="module")
 def preprocessing(recipe: Recipe) -> Preprocessing:
-    return preprocessing_for(recipe, recipe.student.name)
+    return student_preprocessing(recipe)
 
 
 def test_the_corruptions_are_the_fifteen_common_ones() -> None:
@@ -117,7 +117,7 @@ def test_accuracy_under_corruptions_is_against_the_clean_bank() -> None:
     assert set(found.accuracy) | {"fog"} == set(CORRUPTIONS)
 
 
-def test_small_images_and_images_without_classes_are_said_not_to_do(
+def test_small_images_and_images_without_classes_are_refused(
     data: Data, preprocessing: Preprocessing, progress: Progress
 ) -> None:
     assert why_not(data, preprocessing) is None

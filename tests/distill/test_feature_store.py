@@ -115,7 +115,9 @@ def test_what_is_computed_already_needs_no_room(
     filled_store(tmp_path, record(), source(), progress)
 
 
-def test_a_disk_that_fills_up_meanwhile_is_told(tmp_path: Path, progress: Progress) -> None:
+def test_a_disk_that_fills_up_during_the_work_is_reported(
+    tmp_path: Path, progress: Progress
+) -> None:
     folder = tmp_path / record().key[:20]
     folder.mkdir()
     (folder / FEATURES).symlink_to("/dev/full")
@@ -169,7 +171,9 @@ def test_one_computes_and_the_other_waits(tmp_path: Path, progress: Progress) ->
     assert [store.values.shape for store in found] == [(6, 4, 3, 5)] * 2
 
 
-def test_a_cache_that_cannot_be_made_is_told(tmp_path: Path, progress: Progress) -> None:
+def test_a_cache_that_cannot_be_made_is_reported(
+    tmp_path: Path, progress: Progress
+) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(UsageError, match="Name another `cache`"):
         filled_store(tmp_path / "file", record(), source(), progress)

@@ -6,7 +6,7 @@ from distill.training.checkpoint import generator_state, restore_generators
 
 
 def test_a_row_of_several_states_restores_its_own_generator() -> None:
-    """A checkpoint holds a row for each process: all but the first begin in its midst."""
+    """A checkpoint holds a row for each process; all but the first start inside the array."""
     device = torch.device("cpu")
     with torch.random.fork_rng():
         states, draws = [], []

@@ -171,7 +171,7 @@ def test_a_teacher_that_gives_no_numbers_is_named_with_the_image(
     progress: Progress,
     features: str,
 ) -> None:
-    """Of one that divides by zero for one image: no word about the learning rate."""
+    """It divides by zero for one image; the error does not blame the learning rate."""
     images = tmp_path / "images"
     shutil.copytree(flat_digits, images)
     for name in ("grey0.png", "grey1.png", "grey2.png", "grey3.png"):
@@ -233,7 +233,7 @@ def test_a_teacher_that_does_not_do_is_refused(
         ("_faulty", "failed: ZeroDivisionError: division by zero"),
     ],
 )
-def test_a_module_that_cannot_be_imported_is_told(
+def test_a_module_that_cannot_be_imported_is_reported(
     recipe: Recipe, module: str, suffix: str, said: str
 ) -> None:
     with pytest.raises(UsageError, match=said):
@@ -241,7 +241,7 @@ def test_a_module_that_cannot_be_imported_is_told(
 
 
 @pytest.mark.parametrize("name", [":factory", ".relative:factory", "..:x"])
-def test_a_name_that_is_no_import_path_is_told(recipe: Recipe, name: str) -> None:
+def test_a_name_that_is_not_an_import_path_is_explained(recipe: Recipe, name: str) -> None:
     with pytest.raises(UsageError, match=r"package.module:factory"):
         imported(recipe, name)
 

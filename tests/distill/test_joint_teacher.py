@@ -89,7 +89,7 @@ def cosines(vectors: np.ndarray) -> np.ndarray:
 
 
 def clouds(*widths: int) -> list[np.ndarray]:
-    """Features of several teachers: other means, spreads and lengths."""
+    """Features of several teachers, with different means, spreads and lengths."""
     generator = np.random.default_rng(0)
     return [
         10.0**number * (number + generator.normal(size=(500, width))).astype(np.float32)

@@ -1,4 +1,4 @@
-"""Whole runs in processes of their own: killed, stopped, and shared by two processes."""
+"""Whole runs as processes: killed, stopped, and shared by two processes."""
 
 import json
 import os
@@ -194,7 +194,7 @@ def test_two_processes_killed_after_a_checkpoint_end_bit_identical(
 
 @pytest.mark.slow
 def test_two_processes_train_the_student_of_one(recipe: Recipe, tmp_path: Path) -> None:
-    """Their command line is that of one: the first process starts the second."""
+    """The command line is that of one process, which starts the second."""
     document = small(recipe, epochs=2, optimizer="sgd", learning_rate=0.05, clip_norm=1.0)
     # LayerNorm: no batch statistics.
     document["student"] = {"name": "test_vit", "width": 32}

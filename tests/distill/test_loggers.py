@@ -1,4 +1,4 @@
-"""W&B and MLflow get the figures of a run, on this machine alone."""
+"""W&B and MLflow get the figures of a run, on this machine only."""
 
 import json
 import struct
@@ -21,7 +21,7 @@ from isogon.errors import UsageError
 
 @pytest.fixture(autouse=True)
 def _untold(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Take away what the environment says about either logger."""
+    """Remove the loggers' variables from the environment."""
     for name in ("WANDB_MODE", "WANDB_DIR", "WANDB_PROJECT", "MLFLOW_TRACKING_URI"):
         monkeypatch.delenv(name, raising=False)
 

@@ -271,7 +271,7 @@ def test_keys_of_other_networks_are_refused(recipe: Recipe) -> None:
 def test_a_student_whose_design_is_in_a_folder_needs_the_folder_no_more(
     recipe: Recipe, bundle_of: BundleOf, tmp_path: Path
 ) -> None:
-    """What its config.json says stands in the bundle."""
+    """The bundle holds what its config.json says."""
     arguments = {"stem_type": "deep", "stem_width": 24}
     source = timm.create_model("test_resnet", **arguments)
     folder = tmp_path / "mine"

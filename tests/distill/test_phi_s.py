@@ -68,5 +68,5 @@ def test_the_widths_of_networks_have_hadamard_matrices(width: int) -> None:
 
 
 @pytest.mark.parametrize("width", [3, 6, 92])
-def test_there_is_none_or_none_is_known_of_other_widths(width: int) -> None:
+def test_no_hadamard_matrix_is_known_for_other_widths(width: int) -> None:
     assert hadamard(width) is None

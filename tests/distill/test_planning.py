@@ -1,4 +1,4 @@
-"""The plan of a run: computed before it, and right about what can be counted."""
+"""The plan of a run: computed before the run, and exact in what can be counted."""
 
 import io
 import json
@@ -111,7 +111,7 @@ def test_minutes_are_not_spent_on_overfitting(stored: Recipe, tmp_path: Path) ->
     assert "ends before 10000 minutes are over, after 80 passes" in console.export_text()
 
 
-def test_few_steps_are_said_to_be_few() -> None:
+def test_few_steps_are_reported_as_few() -> None:
     steps, remark = _sensible(7, 6, 20.0)
     assert steps == 7
     assert remark.startswith(
@@ -141,7 +141,7 @@ def test_too_few_minutes_are_refused_before_a_feature_is_computed(
     assert not (tmp_path / "features").exists()
 
 
-def test_the_plan_is_said_once_and_on_the_progress_console(
+def test_the_plan_is_printed_once_and_on_the_progress_console(
     recipe: Recipe, tmp_path: Path
 ) -> None:
     console = Console(record=True, file=io.StringIO())
@@ -176,7 +176,7 @@ def test_memory_that_will_not_do_is_refused_with_a_remedy(
 
 @pytest.fixture
 def given(recipe: Recipe, tmp_path: Path) -> Recipe:
-    """The recipe with a teacher known by its embeddings alone: nothing of it runs."""
+    """The recipe with a teacher that is given by its embeddings; no network runs."""
     vectors = tmp_path / "vectors.npy"
     np.save(vectors, np.random.default_rng(0).normal(size=(240, 16)).astype(np.float32))
     document = recipe.model_dump(exclude_none=True)

@@ -7,7 +7,7 @@ from isogon.errors import UsageError
 
 
 def clusters() -> tuple[np.ndarray, np.ndarray]:
-    """Three bundles of directions, each vector of another length."""
+    """Three clusters of directions; each vector has a different length."""
     generator = np.random.default_rng(0)
     labels = np.arange(90) % 3
     centres = np.linalg.qr(generator.normal(size=(8, 8)))[0][:3]

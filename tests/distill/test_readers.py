@@ -1,4 +1,4 @@
-"""The processes that read images, killed and without room."""
+"""The processes that read images: killed, or without shared memory."""
 
 import os
 import signal
@@ -13,7 +13,7 @@ from isogon.errors import UsageError
 
 
 class Faulty(Dataset[torch.Tensor]):
-    """Images, one of which is the end of the process that reads it."""
+    """Images, one of which ends the process that reads it."""
 
     def __init__(self, fault: signal.Signals | Exception) -> None:
         self._fault = fault
@@ -33,7 +33,7 @@ def read(fault: signal.Signals | Exception) -> Iterator[torch.Tensor]:
     yield from Loader(DataLoader(Faulty(fault), batch_size=2, num_workers=1))
 
 
-def test_a_reader_that_is_killed_is_told_with_a_remedy() -> None:
+def test_a_killed_reader_is_reported_with_a_remedy() -> None:
     with pytest.raises(
         UsageError, match=r"^A process that reads images .*workers`"
     ) as told:
@@ -51,13 +51,13 @@ def test_a_reader_that_is_killed_is_told_with_a_remedy() -> None:
         OSError(28, "No space left on device"),
     ],
 )
-def test_no_room_in_shared_memory_is_told_with_both_remedies(error: Exception) -> None:
+def test_no_room_in_shared_memory_is_reported_with_both_remedies(error: Exception) -> None:
     with pytest.raises(UsageError, match=r"/dev/shm.*`workers = 0`.*--shm-size") as told:
         list(read(error))
     assert "\n" not in str(told.value)
 
 
-def test_a_bus_error_is_want_of_shared_memory() -> None:
+def test_a_bus_error_is_reported_as_lack_of_shared_memory() -> None:
     words = (
         "DataLoader worker (pid 7) is killed by signal: Bus error. It is possible that "
         "dataloader's workers are out of shared memory."

@@ -73,10 +73,12 @@ def test_a_wrong_key_or_value_is_explained(change: dict[str, object], says: str)
         recipe_from_document(SMALL | change, where="my.toml")
 
 
-def test_what_is_no_recipe_is_said_to_be_none(tmp_path: Path) -> None:
+def test_what_is_not_a_recipe_is_explained(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="no recipe at"):
         recipe_from_toml(tmp_path / "nowhere.toml")
-    with pytest.raises(UsageError, match="cannot be read: Is a directory"):
+    with pytest.raises(
+        UsageError, match=r"is a folder, not a recipe\. If it holds images, write "
+    ):
         recipe_from_toml(tmp_path)
     path = tmp_path / "broken.toml"
     path.write_text("name = ")
@@ -88,7 +90,7 @@ def test_a_recipe_survives_the_bundle(recipe: Recipe, exported: Path) -> None:
     assert recipe_from_toml(exported / "recipe.toml") == portable(recipe, exported.parent)
 
 
-def test_no_file_of_a_bundle_says_whose_folders_its_images_were_in(
+def test_no_file_of_a_bundle_holds_the_folders_of_its_images(
     exported: Path, digits: Path, photographs: Path
 ) -> None:
     source = str(Path(__file__).parents[2])
@@ -98,7 +100,7 @@ def test_no_file_of_a_bundle_says_whose_folders_its_images_were_in(
             assert told.encode() not in content, f"{path} tells of {told}"
 
 
-def test_the_page_of_keys_is_up_to_date_and_tells_what_every_key_means() -> None:
+def test_the_page_of_keys_is_up_to_date_and_explains_every_key() -> None:
     page = (Path(__file__).parents[2] / "recipes" / "keys.md").read_text(encoding="utf-8")
     assert page == keys_page(), "run `make keys`"
     rows = [line.split(" | ") for line in page.splitlines() if line.startswith("| `")]
@@ -107,7 +109,7 @@ def test_the_page_of_keys_is_up_to_date_and_tells_what_every_key_means() -> None
         assert row[-1].strip(" |"), f"{row[0]} has no description"
 
 
-def test_earlier_names_of_keys_are_read_and_todays_are_told() -> None:
+def test_earlier_names_of_keys_are_read_with_a_note() -> None:
     document = {
         "teacher": {"name": "test_vit", "licence": "MIT"},
         "student": {"name": "test_resnet"},

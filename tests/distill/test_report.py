@@ -48,7 +48,7 @@ VOID = {"meta", "img", "br", "link", "input", "hr"}
 
 
 class Page(HTMLParser):
-    """What a browser would make of the page, as far as the tests ask."""
+    """The parts of the page that the tests look at, as a browser sees them."""
 
     def __init__(self, text: str) -> None:
         super().__init__()
@@ -205,7 +205,7 @@ def test_the_page_is_whole_and_its_figures_are_all_there(page: Page) -> None:
         assert said in page.text
 
 
-def test_the_page_runs_nothing_and_asks_nobody(html: str, page: Page) -> None:
+def test_the_page_runs_nothing_and_loads_nothing(html: str, page: Page) -> None:
     tags = {tag for tag, _ in page.elements}
     assert not tags & {"script", "link", "iframe", "object", "embed", "form", "base"}
     (policy,) = (m for m in page.named("meta") if "http-equiv" in m)

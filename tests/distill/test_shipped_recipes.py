@@ -1,4 +1,4 @@
-"""The recipes of the repository: valid, explained, listed, and of models that exist."""
+"""The recipes of the repository are valid, explained and listed, and their models exist."""
 
 import re
 from pathlib import Path

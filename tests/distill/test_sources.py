@@ -351,7 +351,7 @@ def test_a_missing_package_is_named_with_the_way_to_install_it() -> None:
         open_source("hfds/ylecun/mnist:test")
 
 
-def test_what_is_no_source_is_answered_with_what_is(tmp_path: Path) -> None:
+def test_the_error_of_a_wrong_source_names_the_right_ones(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"read in order only.* tar archives first"):
         open_source("tfds/mnist")
     with pytest.raises(

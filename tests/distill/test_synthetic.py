@@ -1,4 +1,4 @@
-"""Synthetic images: what they show, that they repeat, and that they only ever teach."""
+"""Synthetic images: what they show, that they are repeatable, and only used in training."""
 
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,7 @@ _QUIET = Progress(disable=True)
 
 @pytest.fixture(scope="module")
 def photographs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two classes of 100 pictures of 40 x 30 pixels, each with a pattern of its own."""
+    """Two classes of 100 pictures of 40 x 30 pixels, each with its own pattern."""
     folder = tmp_path_factory.mktemp("photographs")
     generator = np.random.default_rng(0)
     for name in ("a", "b"):

@@ -197,7 +197,7 @@ def test_pooled_features_are_those_of_the_plain_crops_in_order(
 def test_features_of_crops_that_are_known_are_taken_from_there(
     imported: Recipe, tmp_path: Path, progress: Progress
 ) -> None:
-    """Of eight views four are plain, and two of these the crops as they are."""
+    """Four of eight views are plain, and two of these are the unchanged crops."""
     recipe = with_data(with_teacher(imported, features="embedding"), plain=0.5)
     student = recipe.student.model_copy(update={"start": "closed-form"})
     recipe = recipe.model_copy(update={"student": student})
@@ -285,7 +285,7 @@ def changed(recipe: Recipe, what: str) -> Recipe:
         *("content", "code", "names"),
     ],
 )
-def test_whatever_changes_is_computed_anew_and_named(
+def test_whatever_changes_is_computed_again_and_named(
     imported: Recipe, digits: Path, tmp_path: Path, what: str
 ) -> None:
     copy = Path(shutil.copytree(digits, tmp_path / "copy"))

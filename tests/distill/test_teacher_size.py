@@ -1,4 +1,4 @@
-"""A teacher that sees each image at a size of its own."""
+"""A teacher that sees each image at another size than the student."""
 
 import dataclasses
 from pathlib import Path
@@ -19,7 +19,7 @@ from distill.evaluation.reevaluation import reevaluate
 from distill.images.data import prepare_data
 from distill.images.loading import TrainingViews, shuffled_plan
 from distill.images.views import Views
-from distill.preparation import preprocessing_for
+from distill.student_from_recipe import student_preprocessing
 from distill.targets import NetworkTeacher, Targets, teacher_from_recipe
 from distill.targets.store import FEATURES, RECORD
 from isogon.bundle import Bundle
@@ -121,7 +121,7 @@ def test_students_of_all_sizes_share_a_store_unless_views_are_drawn_at_theirs(
 
 
 class Counted(ImageFolder):
-    """A folder that counts what is read of it."""
+    """A folder that counts the images that are read."""
 
     read: ClassVar[list[int]] = []
 
@@ -139,7 +139,7 @@ def test_plain_crops_are_read_once_and_shown_to_each_model_at_its_size(
     counted = Counted.list(Path(recipe.data.images))
     data = dataclasses.replace(data, familiar=counted, held_out=counted)
     teacher = teacher_of(sized)
-    crop = preprocessing_for(sized, sized.student.name)
+    crop = student_preprocessing(sized)
 
     def student(pixels: torch.Tensor) -> torch.Tensor:
         assert pixels.shape[1:3] == (32, 32)

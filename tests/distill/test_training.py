@@ -223,7 +223,7 @@ class StopError(Exception):
 
 
 class StopsAfter(Checkpoint):
-    """A checkpoint after which the run ends, as if it were killed there."""
+    """A checkpoint after which the run ends as if it were killed."""
 
     saves = 1
 
@@ -397,7 +397,7 @@ def test_a_checkpoint_of_another_run_is_not_continued(
         Checkpoint(tmp_path, recipe, ("b",)).load()
 
 
-def test_a_checkpoint_without_room_is_told_and_leaves_the_last_one(
+def test_a_checkpoint_without_room_is_reported_and_the_last_one_stays(
     recipe: Recipe, tmp_path: Path
 ) -> None:
     checkpoint = Checkpoint(tmp_path, recipe, ())
@@ -436,7 +436,7 @@ def test_changes_are_accepted_if_asked_for_and_only_those_that_fit(
 def test_objectives_in_another_order_are_another_run(
     recipe: Recipe, tmp_path: Path
 ) -> None:
-    """The optimiser knows parameters by their place."""
+    """The optimiser identifies parameters by their position."""
 
     def of(*names: str, **train: object) -> Checkpoint:
         document = recipe.model_dump()
@@ -529,7 +529,7 @@ def test_a_checkpoint_is_spoken_of_where_there_is_one() -> None:
 
 @pytest.mark.slow
 def test_a_compiled_student_learns_the_same(recipe: Recipe, tmp_path: Path) -> None:
-    """In processes of their own: what checks types in tests cannot be compiled."""
+    """In separate processes: the type checks of the tests cannot be compiled."""
     document = recipe.model_dump(mode="json", exclude_none=True)
     document["train"] |= {"epochs": 1, "warmup_epochs": 0}
     weights = []

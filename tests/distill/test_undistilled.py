@@ -22,9 +22,8 @@ from distill.evaluation.model_figures import (
 from distill.evaluation.reevaluation import reevaluate
 from distill.evaluation.undistilled import by_class, gains, through_layer, undistilled
 from distill.images.data import prepare_data
-from distill.preparation import preprocessing_for
 from distill.start.fitting import START, start_arrays, start_from_bundle
-from distill.student_from_recipe import student_from_recipe
+from distill.student_from_recipe import student_from_recipe, student_preprocessing
 from isogon.bundle import Bundle
 from isogon.bundle.evaluation import Evaluation
 from isogon.bundle.worth import worth_of
@@ -214,7 +213,7 @@ def stored(bundle: Bundle) -> Evaluation:
 def test_distilling_measures_the_network_it_began_with(
     exported: Path, recipe: Recipe, progress: Progress
 ) -> None:
-    """The figures are those of a network built anew, on the same images."""
+    """The figures are those of a newly built network on the same images."""
     found = stored(Bundle.open(exported))
     data = prepare_data(recipe, progress)
     student, _ = student_from_recipe(recipe)
@@ -224,7 +223,7 @@ def test_distilling_measures_the_network_it_began_with(
         student.embed,
         student.backbone,
         data,
-        preprocessing_for(recipe, recipe.student.name),
+        student_preprocessing(recipe),
         progress,
         device=torch.device("cpu"),
         workers=0,
@@ -310,7 +309,7 @@ def test_evaluate_repeats_the_closed_form_start_that_a_bundle_holds(
 
 
 @pytest.mark.slow
-def test_weights_that_are_gone_leave_the_network_out_and_are_told(
+def test_missing_weights_leave_the_network_out_and_are_reported(
     bundle: Bundle, progress: Progress, capsys: pytest.CaptureFixture[str]
 ) -> None:
     text = bundle.file("recipe.toml").read_text()

@@ -1,4 +1,4 @@
-"""Views in several sizes: one set of draws, every size cut from the original pixels."""
+"""Views in several sizes have the same random crop, each cut from the original pixels."""
 
 import random
 from pathlib import Path
@@ -113,7 +113,7 @@ def test_every_size_is_cut_from_the_original_pixels(images: ImageFolder) -> None
 
 
 def rectangle(pixels: torch.Tensor, colour: int) -> tuple[float, ...] | None:
-    """The box that is not of one colour, in shares of the side."""
+    """The box that is not of one colour, as fractions of the side."""
     rows, columns = (pixels != colour).any(2).nonzero(as_tuple=True)
     if not len(rows):
         return None

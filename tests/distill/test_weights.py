@@ -78,7 +78,7 @@ def test_weights_that_are_not_there_or_do_not_fit_are_explained(tmp_path: Path) 
         pretrained("test_resnet", PACKAGE, size=SIZE)
 
 
-def test_what_does_not_load_is_told_in_plain_words(tmp_path: Path) -> None:
+def test_what_does_not_load_is_explained(tmp_path: Path) -> None:
     layer, path = torch.nn.Linear(2, 3), tmp_path / "w.pth"
 
     def why(state: object, damage: Callable[[bytes], bytes] = bytes) -> str:
@@ -156,7 +156,7 @@ def test_a_checkpoint_that_timm_renames_fills_the_model(tmp_path: Path) -> None:
 
 
 def test_a_checkpoint_may_lack_the_last_norm_where_its_kind_does(tmp_path: Path) -> None:
-    """Those of FCMAE have none, and timm loads them so."""
+    """FCMAE's checkpoints have none, and timm loads them like this."""
     state = timm.create_model("convnextv2_atto").state_dict()
     path = tmp_path / "fcmae.safetensors"
     trunk = {k: v for k, v in state.items() if not k.startswith("head.")}

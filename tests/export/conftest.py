@@ -1,4 +1,4 @@
-"""Small students as ONNX graphs, and what spoils them."""
+"""Small students as ONNX graphs, and changes that break them."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -57,7 +57,7 @@ def node_of() -> Callable[[onnx.ModelProto, str, str], str]:
 
 @pytest.fixture(scope="session")
 def changed() -> Callable[[onnx.ModelProto, str, Change], onnx.ModelProto]:
-    """A copy of a model in which the weights that one node reads are other ones."""
+    """A copy of a model in which the weights of one node are changed."""
 
     def change(model: onnx.ModelProto, node: str, plant: Change) -> onnx.ModelProto:
         copy = onnx.ModelProto()

@@ -161,7 +161,7 @@ def test_an_engine_that_waits_stays_with_the_function_it_was_built_for(
     assert WAITING not in Bundle.open(bundle.path)
 
 
-def test_an_engine_on_its_gpu_that_nothing_vouches_for_is_told_the_command(
+def test_the_error_of_an_unvouched_engine_names_the_command(
     bundle: Bundle, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with bundle.stage("export") as stage:
@@ -227,7 +227,7 @@ def test_bounds_are_set_for_one_precision_or_for_all() -> None:
 
 
 @pytest.mark.skipif(Machine.here().gpu is not None, reason="engines can run here")
-def test_an_engine_that_cannot_run_here_is_built_and_vouched_for_by_nobody(
+def test_an_engine_that_cannot_run_here_is_built_and_stays_unvouched(
     bundle: Bundle, progress: Progress
 ) -> None:
     plan = ExportPlan(engine="tensorrt-rtx", lower=("fp16",), build_only=True)
@@ -251,7 +251,7 @@ def test_an_engine_that_cannot_run_here_is_built_and_vouched_for_by_nobody(
 def test_a_graph_of_more_than_two_gigabytes_keeps_its_weights_beside_it(
     bundle: Bundle, progress: Progress, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """With a lower limit: what is larger takes the same way."""
+    """With a lower limit; a larger graph takes the same path."""
     monkeypatch.setattr("export.onnx.saving.LARGEST", 1000)
     assert export_bundle(bundle, progress)
     again = Bundle.open(bundle.path)

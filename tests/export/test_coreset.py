@@ -1,4 +1,4 @@
-"""The bank in the graph, reduced: which vectors, what it costs, and when it counts."""
+"""The reduced bank: which vectors are kept, what it costs, and when it is in force."""
 
 import tracemalloc
 from collections.abc import Callable
@@ -124,7 +124,7 @@ def test_nnguide_keeps_its_k_and_guides_of_the_energy_of_the_centres(
     assert np.isfinite(fewest.score(bank)).all()
 
 
-def test_the_reduced_detector_still_tells_familiar_from_unfamiliar(
+def test_the_reduced_detector_still_separates_familiar_from_unfamiliar(
     progress: Progress,
 ) -> None:
     generator = np.random.default_rng(1)

@@ -24,7 +24,7 @@ def unit(vectors: np.ndarray) -> np.ndarray:
 
 @pytest.fixture(scope="module")
 def bank() -> tuple[np.ndarray, np.ndarray]:
-    """Unit vectors in overlapping classes around a common mean, as networks give."""
+    """Unit vectors in overlapping classes around a common mean, as networks produce them."""
     generator = np.random.default_rng(0)
     labels = generator.integers(0, CLASSES, 400)
     noise = generator.normal(size=(400, WIDTH)) * np.linspace(1.5, 0.1, WIDTH)

@@ -123,10 +123,10 @@ def test_equal_graphs_do_not_diverge(vit: onnx.ModelProto, pixels: Pixels) -> No
     assert "when ONNX Runtime fuses nodes" in str(fused)
 
 
-def test_an_error_that_only_gathers_is_told_from_one_that_begins(
+def test_an_accumulated_error_is_distinguished_from_a_new_one(
     vit: onnx.ModelProto, pixels: Pixels, changed: Changed
 ) -> None:
-    """Every block adds a little; the bound lies where the sum of several leaves it."""
+    """Every block adds a little error; the sum of several exceeds the bound."""
     candidate = vit
     for node in vit.graph.node:
         if node.op_type == "MatMul" and module_of(node).endswith(("proj", "fc2")):
@@ -247,7 +247,7 @@ def anonymous(model: onnx.ModelProto) -> onnx.ModelProto:
 
 
 class WrongWhenExported(nn.Module):
-    """What an exporter that does not know an operator right would do."""
+    """A module that is exported wrongly, as by an exporter with a faulty operator."""
 
     def forward(self, x: Tensor) -> Tensor:
         return x * 1.5 if torch.compiler.is_exporting() else x

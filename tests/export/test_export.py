@@ -141,7 +141,7 @@ def test_verify_repeats_the_claim(bundle: Bundle, progress: Progress) -> None:
 def test_verify_finds_weights_that_are_not_the_artifacts(
     bundle: Bundle, progress: Progress
 ) -> None:
-    """An attacker, or a mix-up, with every hash right: parity itself must notice."""
+    """Every hash is right, as after an attack or a mix-up; parity itself must notice."""
     arrays = bundle.arrays("model.safetensors")
     arrays["embedding.weight"] = -arrays["embedding.weight"]
     with bundle.stage("distill") as stage:
@@ -250,7 +250,7 @@ def test_too_small_a_site_is_refused_and_nothing_changes(
 
 
 def impossible(precision: Precision) -> ExportPlan:
-    """A file that no bound lets in, and the engine that would come from it."""
+    """A file that cannot pass, and the engine that would be made from it."""
     return ExportPlan(
         lower=(precision,),
         engine="tensorrt-rtx",

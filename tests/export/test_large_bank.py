@@ -33,7 +33,7 @@ REFERENCE = "ood/reference.safetensors"
 def made(
     recipe: Recipe, tmp_path_factory: pytest.TempPathFactory, progress: Progress
 ) -> Path:
-    """A distilled bundle whose bank is as if it had seen a hundred of each digit's kind."""
+    """A distilled bundle whose bank is a hundred times as large."""
     path = tmp_path_factory.mktemp("large") / "digits.isogon"
     document = recipe.model_dump(mode="json", exclude_unset=True)
     document["student"]["width"] = WIDTH
@@ -51,7 +51,7 @@ def made(
 
 @pytest.fixture
 def bundle(made: Path, tmp_path: Path) -> Bundle:
-    """A copy of it that a test may change."""
+    """A copy of the bundle that a test may change."""
     return Bundle.open(Path(shutil.copytree(made, tmp_path / "copy.isogon")))
 
 

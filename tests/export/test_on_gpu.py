@@ -1,4 +1,4 @@
-"""What only a GPU can show. Skipped without one; `make gpu-check` runs these."""
+"""Tests that need a GPU; skipped without one. `make gpu-check` runs these."""
 
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""What goes wrong with artifacts, planted one by one: each must be caught."""
+"""Faults of artifacts, planted one by one: each must be caught."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -174,7 +174,7 @@ def test_a_wrong_resize_is_caught(
     digits: Path,
     progress: Progress,
 ) -> None:
-    """The artifact is right; its pixels were made smaller or larger otherwise."""
+    """The artifact is right; its pixels were resized in another way."""
     folder = ImageFolder.list(digits)
     crop = original.manifest.preprocessing
     chosen = range(0, 240, 4)
@@ -253,7 +253,7 @@ def with_swapped_coordinates(outputs: Outputs) -> Outputs:
 
 
 def leaking_between_images(outputs: Outputs) -> Outputs:
-    """The last image of a batch shows in all."""
+    """The last image of a batch changes the outputs of all."""
     leak = 2e-5 * outputs.embeddings[-1] / np.abs(outputs.embeddings[-1]).max()
     return replace(outputs, embeddings=outputs.embeddings + leak)
 
@@ -313,7 +313,7 @@ def test_answers_that_depend_on_the_batch_are_caught_though_near_the_reference(
 
 
 class Counting(Runner):
-    """Notes how many images each batch held."""
+    """Counts the images of each batch."""
 
     name = "counting"
 

@@ -1,4 +1,4 @@
-"""Repair finds the few nodes that a precision spoils, and keeps no others."""
+"""Repair finds the few nodes that a precision breaks, and keeps no others in float32."""
 
 from collections.abc import Callable
 
@@ -49,7 +49,7 @@ class Gate:
 
 
 class Float16Gate(Gate):
-    """The same on a graph whose tensors are rounded where it stores them."""
+    """The same gate on a graph whose stored tensors are rounded."""
 
     def __call__(self, model: onnx.ModelProto) -> bool:
         self.asked += 1
@@ -58,7 +58,7 @@ class Float16Gate(Gate):
 
 
 class NoisyWeights:
-    """A converter that rounds nothing, but spoils the weights of nodes not kept."""
+    """A converter that rounds nothing, but breaks the weights of nodes that are not kept."""
 
     def __init__(self, model: onnx.ModelProto, noise: dict[str, float]) -> None:
         self._model = model

@@ -165,7 +165,7 @@ def test_the_fingerprint_does_not_change_with_anything_else(bundle: Bundle) -> N
     assert fingerprint(manifest, reduction(size=100)) == expected  # the whole bank
 
 
-def test_the_fingerprint_is_the_hash_it_is_said_to_be(bundle: Bundle) -> None:
+def test_the_fingerprint_is_the_documented_hash(bundle: Bundle) -> None:
     manifest = bundle.manifest
     crop = manifest.preprocessing
     text = (

@@ -1,4 +1,4 @@
-"""Plain state dicts: strict in a network of one's own, and the same embeddings there."""
+"""Plain state dicts load strictly in a new network, and give the same embeddings."""
 
 import os
 import subprocess
@@ -50,7 +50,7 @@ def timm_bundle(bundle_of: BundleOf, name: str, width: int | None, path: Path) -
 
 
 def by_snippet(snippet: str, bundle: Bundle) -> np.ndarray:
-    """Run the lines as a user would, in a process without Isogon."""
+    """Run the snippet as a user would, in a process without Isogon."""
     pixels = bundle.arrays(HELD_OUT)["familiar"]
     images = Path("images.npy").absolute()
     np.save(images, pixels.transpose(0, 3, 1, 2).astype(np.float32) / 255)

@@ -1,4 +1,4 @@
-"""A stand-in of Hugging Face's hub: the routes that a push and a pull ask."""
+"""A stand-in of Hugging Face's hub: the routes that push and pull use."""
 
 import base64
 import hashlib

@@ -86,7 +86,7 @@ def test_pillows_modes_are_taken(model: Model, mode: str) -> None:
         ("https://a.org/b.jpg", "https://a.org/b.jpg is an address"),
     ],
 )
-def test_what_is_no_image_is_told_by_its_place(
+def test_what_is_not_an_image_is_named_by_its_place(
     model: Model, image: object, told: str
 ) -> None:
     with pytest.raises(UsageError, match=told):
@@ -135,7 +135,7 @@ def test_an_argument_for_the_other_kind_of_model_is_refused(
             isogon.load(path, threads=0)
 
 
-def test_an_artifact_that_is_not_there_is_told_with_those_that_are(exported: Path) -> None:
+def test_the_error_of_a_missing_artifact_names_those_that_are_there(exported: Path) -> None:
     with pytest.raises(BundleError) as caught:
         isogon.load(exported, artifact="onnx/model.int8.onnx")
     assert "It has onnx/model.onnx. Run `isogon export --int8 " in str(caught.value)
@@ -165,6 +165,9 @@ def test_one_text_needs_no_list(exported: Path) -> None:
         (lambda path: isogon.diverge(path, "a.onnx", bound=-1.0), "bound of at least"),
         (lambda path: isogon.embed(path, "a", "b", workers=0), "workers as a whole number"),
         (lambda path: isogon.embed(path, "a", "b", batch=0), "batch as a whole number"),
+        (lambda path: isogon.embed(path, path, "out.csv"), r"Write to out\.parquet"),
+        (lambda path: isogon.serve(path, port=70_000), "port from 1 to 65535, got 70000"),
+        (lambda path: isogon.distill(path), "is a folder, not a recipe"),
     ],
 )
 def test_wrong_arguments_are_explained(
@@ -182,6 +185,18 @@ model = isogon.load(path)
 for call in (
     lambda: model.embed(None),
     lambda: model.embed(3),
+    lambda: model.embed([path]),
+    lambda: model.embed(["a"], batch_size="4"),
+    lambda: isogon.load(None),
+    lambda: isogon.load(path, threads="2"),
+    lambda: isogon.compare([path]),
+    lambda: isogon.embed(path, ["a.jpg"], "b.parquet"),
+    lambda: isogon.embed(path, "a", "b.parquet", batch="8"),
+    lambda: isogon.embed(path, "a", "b.parquet", executor="ray"),
+    lambda: isogon.serve(path, port="http"),
+    lambda: isogon.diverge(path, "a", bound="1"),
+    lambda: isogon.export(path, batch=8),
+    lambda: isogon.distill(3),
     lambda: isogon.export(path, engine="trt"),
     lambda: isogon.export(path, ranges="all"),
     lambda: isogon.evaluate(path, unfamiliar="a"),
@@ -211,6 +226,18 @@ def test_arguments_of_wrong_types_are_explained(exported: Path) -> None:
         (
             "Expected a list of images, got a NoneType",
             "Expected a list of images, got a int",
+            f"{exported} is a folder, not an image. Name the images in it",
+            "Expected batch_size of at least 1, got '4'",
+            "Expected one bundle, or its path as text, got None",
+            "Expected threads of at least 1, or None for the runtime's default; got '2'",
+            "Expected one bundle, or its path as text, got ['",
+            "Expected a folder, a tar or a list file of images, got ['a.jpg']",
+            "Expected batch as a whole number of at least 1, or None for the default; got",
+            "Expected an executor of `isogon.bulk`",
+            "Expected port from 1 to 65535, got 'http'",
+            "Expected bound of at least 1e-12, such as 0.01; got '1'",
+            "Expected a batch profile MIN:OPT:MAX, such as 1:8:32, got 8",
+            "Expected a recipe's file, or a Recipe, got 3",
             "Expected engine to be one of None, tensorrt, tensorrt-rtx, got 'trt'",
             "Expected ranges to be one of percentile, entropy, got 'all'",
             "Expected unfamiliar as",
@@ -255,7 +282,15 @@ def test_a_script_without_a_guard_embeds_and_runs_once(
     assert found.stdout.split() == ["begins", "12"], found.stderr
 
 
-def test_a_report_is_one_line_in_a_notebook(exported: Path) -> None:
+def test_results_are_one_line_in_a_notebook(
+    exported: Path, model: Model, photographs: Path
+) -> None:
+    answers = model.embed(sorted(photographs.glob("*.jpg"))[:3])
+    flagged = int(answers.is_ood.sum())
+    told = f"Answers(3 images, embeddings 32 wide, {flagged} out of distribution)"
+    assert repr(answers) == told
+    compared = isogon.compare(exported)
+    assert repr(compared) == f"Comparison({exported}: {len(compared.figures)} figures)"
     (report,) = parity_reports(Bundle.open(exported))
     assert repr(report).startswith("ParityReport(onnx/model.onnx on onnxruntime ")
     assert "passed; minimum cosine 1.0000000, " in repr(report)

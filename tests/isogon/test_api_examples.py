@@ -1,4 +1,4 @@
-"""Every public function has an example in its docstring, and it runs as it stands."""
+"""Every public function has an example in its docstring, and the example runs."""
 
 import doctest
 import inspect

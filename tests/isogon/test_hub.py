@@ -1,4 +1,4 @@
-"""A bundle is pushed to a hub and pulled again, against a stand-in of its API."""
+"""A bundle is pushed to a hub and pulled again, with a stand-in of the hub's API."""
 
 import importlib.util
 import threading
@@ -76,7 +76,7 @@ def test_a_bundle_that_was_changed_on_the_hub_does_not_appear(
     assert not list(tmp_path.iterdir())
 
 
-def test_what_the_hub_refuses_is_said(
+def test_what_the_hub_refuses_is_reported(
     exported: Path, hub: Repositories, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with pytest.raises(UsageError, match="pull from somebody/nothing"):

@@ -84,7 +84,7 @@ def test_an_image_that_cannot_be_read_stops_no_other(
     ]
     assert [each.name for each in found] == [str(path) for path in given]
     reasons = [each.reason for each in found if isinstance(each, Unread)]
-    starts = ["is truncated", "cannot be read", "cannot be read", "is not an image"]
+    starts = ["is truncated", "cannot be read", "is a folder", "is not an image"]
     assert all(r.startswith(s) for r, s in zip(reasons, starts, strict=True)), reasons
     with pytest.raises(ImageError, match="is truncated"):
         model.answer(cut)
@@ -205,7 +205,7 @@ def test_metadata_of_another_form_is_refused(
         Model.open(path)
 
 
-def test_what_is_no_exported_file_is_refused(tmp_path: Path) -> None:
+def test_what_is_not_an_exported_file_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="found nothing"):
         Model.open(tmp_path / "absent.onnx")
     with pytest.raises(BundleError, match=r"is no bundle|manifest"):

@@ -1,4 +1,4 @@
-"""A user's own folders may be named as Isogon's stages are."""
+"""A user's own folders may have the names of Isogon's stages."""
 
 import subprocess
 import sys

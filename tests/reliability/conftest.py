@@ -1,4 +1,4 @@
-"""A service to attack; alone, or in a control group of its own with little memory."""
+"""A service to attack; alone, or in a control group with little memory."""
 
 import os
 import subprocess
@@ -30,7 +30,7 @@ class Attacked:
         return f"http://127.0.0.1:{self.port}"
 
     def memory(self, name: str = "VmRSS") -> int:
-        """Return bytes of its memory: VmRSS those now, VmHWM the most so far."""
+        """Return bytes of its memory: VmRSS now, VmHWM the peak."""
         for line in Path(f"/proc/{self.process.pid}/status").read_text().splitlines():
             if line.startswith(name):
                 return int(line.split()[1]) * 1024
@@ -80,7 +80,7 @@ class Group:
 
     @property
     def peak(self) -> int:
-        """The most bytes that were in use so far."""
+        """The peak of the bytes in use."""
         return int(self.peak_file.read_text())
 
 

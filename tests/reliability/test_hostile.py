@@ -46,7 +46,7 @@ def damaged(data: bytes, random: random.Random) -> bytes:
 
 
 def attacks(photo: bytes) -> dict[str, Callable[[random.Random], bytes]]:
-    """What is sent, by name; each may be answered with anything below 500."""
+    """The bodies that are sent, by name; each status below 500 is allowed."""
     large = encoded((3000, 2000), "WEBP", lossless=True)
     passes = encoded((640, 480), "JPEG", progressive=True)
     last = passes.rfind(b"\xff\xda")

@@ -1,4 +1,4 @@
-"""Images that are small as files and large as pixels, in 2 GiB that are really a limit."""
+"""Images of few bytes and many pixels, under an enforced limit of 2 GiB."""
 
 import struct
 import threading
@@ -14,7 +14,7 @@ SIDE = 8000
 
 
 def flat_webp(side: int) -> bytes:
-    """A WebP of 38 bytes in which every pixel takes no bit."""
+    """A WebP of 38 bytes, whatever its size in pixels."""
     bits, place = 0x2F, 8
     fields = [(side - 1, 14), (side - 1, 14), (0, 1), (0, 3), (0, 1), (0, 1), (0, 1)]
     fields += [(1, 1), (0, 1), (0, 1), (0, 1)] * 5  # codes of one symbol, which is 0

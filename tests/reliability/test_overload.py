@@ -16,7 +16,7 @@ TIMES = 10  # the load
 
 
 def slow_image() -> bytes:
-    """Three megapixels in few bytes: the service has much to do, this test has little."""
+    """Three megapixels in few bytes: much work for the service, little for the test."""
     file = io.BytesIO()
     Image.new("RGB", (2000, 1500), (90, 120, 30)).save(file, "JPEG", quality=50)
     return file.getvalue()

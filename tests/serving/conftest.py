@@ -1,4 +1,4 @@
-"""`isogon serve` as a person starts it, and bundles that differ."""
+"""`isogon serve` as a user starts it, and bundles that differ."""
 
 import json
 import os

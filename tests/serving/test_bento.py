@@ -178,7 +178,7 @@ def test_the_bento_requires_the_base_and_the_serving_extra(bento: Path) -> None:
     }
 
 
-def test_the_image_is_told_where_its_bundle_is_and_not_to_phone_home(bento: Path) -> None:
+def test_the_image_knows_its_bundle_and_sends_no_usage_data(bento: Path) -> None:
     dockerfile = (bento / "env/docker/Dockerfile").read_text()
     assert "ARG ISOGON_BUNDLE=bentoml:bundle\n" in dockerfile
     assert "ARG BENTOML_DO_NOT_TRACK=True\n" in dockerfile

@@ -95,7 +95,7 @@ def test_a_body_that_does_not_arrive_in_time_is_408(service: httpx.Client) -> No
 
 
 def test_bodies_for_which_there_is_no_room_are_429(service: httpx.Client) -> None:
-    """Whoever sent first keeps the room, until they have left or send no more."""
+    """The first sender keeps the memory until it disconnects or stops sending."""
 
     def three_bytes() -> httpx.Response:
         headers = {"content-type": "image/jpeg"}
@@ -128,8 +128,8 @@ HEADS = {
 
 
 @pytest.mark.parametrize("place", HEADS)
-def test_what_is_no_body_ends_within_a_bound(service: httpx.Client, place: str) -> None:
-    """And others are answered meanwhile: it once took all of the process's time."""
+def test_what_is_not_a_body_ends_within_a_bound(service: httpx.Client, place: str) -> None:
+    """Other requests are still answered: parsing once took all of the process's time."""
     sent = 0
     with connection_to(service) as connection:
         connection.sendall(HEADS[place])

@@ -52,7 +52,7 @@ class Held(Runner):
 
 
 class Depths(Observer):
-    """Wakes who waits for a depth of the queue."""
+    """Notifies a waiter when the queue reaches a depth."""
 
     def __init__(self) -> None:
         self._seen: list[int] = []

@@ -10,7 +10,7 @@ MEBIBYTE = 2**20
 
 
 class Bodies:
-    """What is held, and which bodies were cut off."""
+    """The held bodies, and those that were cut off."""
 
     def __init__(self, limit: int, share: int) -> None:
         self.held = HeldBodies(limit, share)
@@ -70,7 +70,7 @@ def test_who_sends_much_and_then_nearly_nothing_gives_way(trickle: bool) -> None
     assert bodies.held.total == fast.bytes + new.bytes
 
 
-def test_nobody_is_cut_off_in_vain_nor_a_body_that_is_complete() -> None:
+def test_a_body_that_is_complete_or_too_small_to_help_is_not_cut_off() -> None:
     bodies = Bodies(100 * MEBIBYTE, 100 * MEBIBYTE)
     slow, done = bodies.begin("slow"), bodies.begin("done")
     bodies.held.add(slow, 10 * MEBIBYTE, 0.0)

@@ -131,7 +131,7 @@ def test_another_site_may_not_ask_unless_it_is_named(client: Client) -> None:
 
 
 @pytest.mark.parametrize("value", ["app.example", "https://app.example/", "ftp://x"])
-def test_what_is_no_origin_is_named(
+def test_what_is_not_an_origin_is_named(
     exported: Path, monkeypatch: pytest.MonkeyPatch, value: str
 ) -> None:
     monkeypatch.setenv("ISOGON_CORS_ORIGINS", f"{SITE},{value}")
@@ -181,7 +181,7 @@ def test_keys_of_a_file_are_known_by_name_and_read_again(
         ("a sha256:12", "line 1"),
     ],
 )
-def test_a_file_of_keys_that_is_wrong_is_told_without_a_key(
+def test_the_error_of_a_wrong_file_of_keys_shows_no_key(
     tmp_path: Path, text: str, told: str
 ) -> None:
     with pytest.raises(UsageError, match=re.escape(told)) as caught:
@@ -191,7 +191,7 @@ def test_a_file_of_keys_that_is_wrong_is_told_without_a_key(
         keys_of(tmp_path / "missing")
 
 
-def test_a_key_has_its_rate_and_is_told_when_to_come_back(
+def test_a_key_has_its_rate_and_its_refusal_says_when_to_retry(
     client: Client, tmp_path: Path
 ) -> None:
     file = written(tmp_path / "keys", "slow 12345678 6/min burst=2\nfast 87654321\n")

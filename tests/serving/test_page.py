@@ -43,7 +43,7 @@ def browser() -> Iterator[Browser]:
 
 
 class Watched:
-    """A page with everything it asked for and complained of."""
+    """A page, with its requests, errors and warnings."""
 
     def __init__(self, browser: Browser, **options: Any) -> None:
         self.context = browser.new_context(**options)
@@ -73,7 +73,7 @@ def test_the_chooser_offers_every_format() -> None:
 
 @pytest.fixture
 def watched(browser: Browser, url: str) -> Iterator[Watched]:
-    """The page, loaded; at the end nothing was wrong and no other host was asked."""
+    """The loaded page; at the end there were no errors and no requests to other hosts."""
     found = Watched(browser)
     found.page.goto(url)
     expect(found.page.get_by_role("heading", level=1)).to_have_text("digits")
@@ -269,7 +269,7 @@ def test_what_is_refused_says_why_and_harms_nothing_else(
 
 
 @in_a_browser
-def test_a_bundle_without_thumbnails_is_served_and_said_to_have_none(
+def test_a_bundle_without_thumbnails_is_served_and_the_page_says_so(
     browser: Browser, bundle: Bundle, tmp_path: Path
 ) -> None:
     with bundle.stage("distill") as stage:
@@ -314,10 +314,10 @@ def test_a_busy_service_is_asked_again(watched: Watched, digit: Path) -> None:
 
 
 @in_a_browser
-def test_an_answer_that_is_none_costs_its_own_image_alone(
+def test_a_failed_answer_affects_its_own_image_alone(
     browser: Browser, url: str, digit: Path, tmp_path: Path
 ) -> None:
-    """More of them than requests are under way at a time, and then a good one."""
+    """More failed answers than parallel requests, and then a good one."""
     watched, bodies = Watched(browser), []
     page = watched.page
     page.goto(url)

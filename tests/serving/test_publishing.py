@@ -134,7 +134,9 @@ def test_a_tag_of_ones_own_is_kept_from_other_content(
         ("digits:latest", "Give another version, or --tag digits."),
     ],
 )
-def test_what_is_no_tag_is_refused(exported: Path, home: Path, tag: str, says: str) -> None:
+def test_what_is_not_a_tag_is_refused(
+    exported: Path, home: Path, tag: str, says: str
+) -> None:
     refused = publish(exported, "--tag", tag, home=home)
     assert refused.returncode == 2
     assert says in refused.stderr
@@ -193,7 +195,7 @@ def test_an_interrupted_block_leaves_nothing_and_a_finished_one_everything(
     assert target.exists()
 
 
-def test_a_full_disk_is_told_before_anything_is_copied(tmp_path: Path) -> None:
+def test_a_full_disk_is_reported_before_anything_is_copied(tmp_path: Path) -> None:
     free = shutil.disk_usage(tmp_path).free
     with pytest.raises(UsageError, match=r"has only [\d,.]+ MB free.*BENTOML_HOME"):
         require_room(tmp_path, free)
@@ -216,7 +218,7 @@ def test_a_path_is_left_as_it_is(tmp_path: Path) -> None:
     assert bundle_path("relative.isogon") == Path("relative.isogon")
 
 
-def test_a_model_that_is_not_there_is_told(home: Path) -> None:
+def test_a_model_that_is_not_there_is_reported(home: Path) -> None:
     for tag, says in (
         ("never-published", "bentoml:never-published is not a model"),
         ("not a tag", "isogon publish BUNDLE"),

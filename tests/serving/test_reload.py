@@ -1,4 +1,4 @@
-"""A changed bundle is loaded while requests run; a faulty one is not. Over real HTTP."""
+"""A changed bundle is loaded while requests run, a faulty one is not; over real HTTP."""
 
 import re
 import shutil
@@ -30,7 +30,7 @@ def until(holds: Callable[[], object]) -> None:
 
 
 def lead_to(link: Path, target: Path) -> None:
-    """Let a link lead elsewhere from one moment to the next."""
+    """Change the target of a link in one step."""
     new = link.with_name("new-link")
     new.symlink_to(target)
     new.replace(link)
@@ -96,7 +96,7 @@ def test_bundles_are_replaced_without_dropping_a_request(
 
 
 @pytest.mark.slow
-def test_watching_goes_on_when_a_look_fails_and_forgets_a_name_that_is_gone(
+def test_watching_continues_after_a_failed_check_and_forgets_a_removed_name(
     isogon_serve: Any, exported: Path, another: Path, tmp_path: Path
 ) -> None:
     link = tmp_path / "current.isogon"
@@ -125,7 +125,7 @@ def test_watching_goes_on_when_a_look_fails_and_forgets_a_name_that_is_gone(
 def test_without_watch_a_bundle_is_taken_up_at_sighup_only(
     isogon_serve: Any, exported: Path, another: Path, tmp_path: Path, supervised: bool
 ) -> None:
-    """Also where BentoML's supervisor gets the signal."""
+    """Also if BentoML's supervisor gets the signal."""
     link = tmp_path / "current.isogon"
     link.symlink_to(exported)
     with isogon_serve(exported, f"linked={link}", supervised=supervised) as serving:

@@ -18,7 +18,7 @@ ROOT = Path(__file__).parents[2]
 
 
 def sent_in_part(port: int, image: bytes) -> socket.socket:
-    """A connection with a request of which the last half is still to come."""
+    """A connection on which only half of a request is sent."""
     connection = socket.create_connection(("127.0.0.1", port), timeout=30)
     connection.sendall(
         b"POST /v1/embed HTTP/1.1\r\nhost: x\r\ncontent-type: image/jpeg\r\n"
@@ -55,7 +55,7 @@ def test_sigterm_answers_what_was_accepted_and_ends_with_0(
 
 
 @pytest.mark.slow
-def test_what_takes_longer_than_its_deadline_is_told_that_the_service_ended(
+def test_a_request_longer_than_the_shutdown_is_told_that_the_service_ended(
     isogon_serve: Any, exported: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("ISOGON_DEADLINE", "1")

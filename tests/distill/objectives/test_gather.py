@@ -1,4 +1,4 @@
-"""Two processes learn what one does with the whole batch, by DistributedDataParallel."""
+"""Two processes (DistributedDataParallel) learn the same as one with the whole batch."""
 
 import copy
 import datetime
@@ -14,37 +14,18 @@ import torch.distributed as dist
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from distill.objectives import Objective, Weighted
-from distill.objectives.cosine import Cosine
-from distill.objectives.cospress import CosPress
-from distill.objectives.coss import Coss
-from distill.objectives.isogon import IsogonObjective
-from distill.objectives.kd import Kd
-from distill.objectives.nd import Nd
-from distill.objectives.proteus import Proteus
-from distill.objectives.queue import Queue
-from distill.objectives.rkd import Rkd
+from distill.objectives import (
+    Objective,
+    Sizes,
+    Weighted,
+    objective_class,
+    objective_names,
+)
 from distill.objectives.terms import whole_batch
-from distill.objectives.vkd import Vkd
 from isogon.networks import Features
 
-GLOBAL = [
-    "cospress",
-    "cospress, no cells",
-    "coss",
-    "coss of one width",
-    "isogon",
-    "isogon, no cells",
-    "rkd",
-    "several",
-    "vkd standardise",
-    "vkd whiten",
-    "vkd whiten, no cells",
-]
-LOCAL = ["cosine", "kd", "nd of one width", "proteus", "queue", "vkd layer_norm"]
 Found = dict[str, dict[str, float]]
 RANKS, BATCH, TEACHER, STUDENT = 2, 12, 8, 6
-TEMPERATURES = (0.05, 0.1)
 
 
 class Pair(nn.Module):
@@ -67,42 +48,33 @@ class Pair(nn.Module):
         return torch.stack(list(terms.values())).sum()
 
 
+def of_recipe(name: str, width: int = STUDENT, **keys: object) -> tuple[Objective, int]:
+    """Return an objective as a recipe's table makes it, and the student's width."""
+    found = objective_class(name)
+    section = found.section.model_validate({"name": name, **keys})
+    sizes = Sizes(teacher_width=TEACHER, student_width=width, classes=3)
+    return found.from_section(section, sizes), width
+
+
 def objectives() -> dict[str, tuple[Objective, int]]:
-    """Every objective without BatchNorm, with the student's width."""
-    gains = {"teacher_temperature": 0.5, "student_temperature": 0.5}
+    """Return every objective by its name with the student's width, and some variants.
 
-    def cospress() -> CosPress:
-        return CosPress(TEACHER, STUDENT, TEMPERATURES, pca_start=True)
-
-    def isogon() -> IsogonObjective:
-        return IsogonObjective(TEACHER, STUDENT, pairs_weight=10.0)
-
-    def rkd() -> Rkd:
-        return Rkd(distance_weight=1.0, angle_weight=2.0)
-
-    def kd() -> Kd:
-        return Kd(TEACHER, STUDENT, 3, temperature=2.0, kd_weight=2.0, warmup_epochs=0.0)
-
-    def queue() -> Queue:
-        settings = {"temperature": 0.3, "cells_weight": 1.0, "cells_temperature": 0.3}
-        return Queue(TEACHER, STUDENT, size=16, **settings)
-
-    return {
-        "cosine": (Cosine(TEACHER, STUDENT), STUDENT),
-        "cospress": (cospress(), STUDENT),
-        "isogon": (isogon(), STUDENT),
-        "vkd layer_norm": (Vkd(TEACHER, STUDENT, "layer_norm"), STUDENT),
-        "vkd standardise": (Vkd(TEACHER, STUDENT, "standardise"), STUDENT),
-        "vkd whiten": (Vkd(TEACHER, STUDENT, "whiten"), STUDENT),
-        "coss": (Coss(TEACHER, STUDENT, weight_space=1.0, **gains), STUDENT),
-        "coss of one width": (Coss(TEACHER, TEACHER, weight_space=1.0, **gains), TEACHER),
-        "rkd": (rkd(), STUDENT),
-        "proteus": (Proteus(TEACHER, STUDENT), STUDENT),
-        "nd of one width": (Nd(TEACHER, TEACHER, 3), TEACHER),
-        "kd": (kd(), STUDENT),
-        "queue": (queue(), STUDENT),
-        "several": (Weighted({"isogon": (1.0, isogon()), "rkd": (3.0, rkd())}), STUDENT),
+    With equal widths `nd` has no BatchNorm, whose statistics each process has for itself.
+    """
+    parts = {"isogon": (1.0, of_recipe("isogon")[0]), "rkd": (3.0, of_recipe("rkd")[0])}
+    made = {name: of_recipe(name) for name in objective_names() if name != "nd"}
+    return made | {
+        "nd": of_recipe("nd", TEACHER),
+        "coss of one width": of_recipe("coss", TEACHER),
+        "vkd standardise": of_recipe("vkd", normalization="standardise"),
+        "vkd whiten": of_recipe("vkd", normalization="whiten"),
+        "several": (Weighted(parts), STUDENT),
     }
+
+
+# Objectives that are also tried on embeddings alone.
+NO_CELLS = ("cospress", "isogon", "vkd whiten")
+CASES = (*objectives(), *(f"{name}, no cells" for name in NO_CELLS))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -131,7 +103,7 @@ def prepared(objective: Objective, width: int, grid: tuple[int, int]) -> Case:
 
 
 def differences(case: Case, rank: int) -> dict[str, float]:
-    """Return how far two processes are from one, relatively, in loss and gradients."""
+    """Return the relative differences of two processes from one, in loss and gradients."""
     mine = [part.chunk(RANKS)[rank] for part in case.batch]
     model = DistributedDataParallel(case.pair)  # must live until the backward pass is done
     loss = model(*mine, case.grid)
@@ -159,7 +131,7 @@ def learn_in_one_of_two(rank: int, folder: Path) -> None:
     cases = {}
     for name, (objective, width) in objectives().items():
         cases[name] = prepared(objective, width, (2, 2))
-    for name in ("cospress", "isogon", "vkd whiten"):  # embeddings alone
+    for name in NO_CELLS:
         objective, width = objectives()[name]
         cases[f"{name}, no cells"] = prepared(objective, width, (0, 0))
     dist.init_process_group(
@@ -184,12 +156,12 @@ def worlds(
     return [json.loads((folder / f"{rank}.json").read_text()) for rank in range(RANKS)]
 
 
-@pytest.mark.parametrize("name", GLOBAL + LOCAL)
+@pytest.mark.parametrize("name", CASES)
 def test_two_processes_have_the_loss_and_gradients_of_one(
     worlds: list[Found], name: str
 ) -> None:
     for found in worlds:
-        assert set(found) == {*GLOBAL, *LOCAL}
+        assert set(found) == set(CASES)
         assert len(found[name]) >= 3  # loss, and the student's weight and bias
         assert all(value <= 1e-9 for value in found[name].values()), found[name]
 

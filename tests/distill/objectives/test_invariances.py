@@ -1,4 +1,4 @@
-"""What each objective must not notice, and that it notices the rest."""
+"""The changes of features to which each objective is invariant, and those to which not."""
 
 import pytest
 import torch
@@ -94,7 +94,7 @@ def test_the_order_of_the_batch_does_not_matter_but_whose_teacher_is_whose_does(
 
 
 def scaled_teacher(teacher: torch.Tensor) -> torch.Tensor:
-    """Each image of another norm."""
+    """Each image has a different norm."""
     return teacher * torch.linspace(0.5, 2, 12).double()[:, None, None]
 
 

@@ -42,7 +42,7 @@ def test_nd_class_means_are_those_of_everything_seen_in_batches() -> None:
 
 
 def test_nd_pushes_the_norm_only_below_the_teachers() -> None:
-    """A student in its class's direction: half the teacher's norm grows, twice rests."""
+    """For a student in its class's direction, half the teacher's norm grows; twice stays."""
     direction = torch.tensor([[1.0, 0.0, 0.0]]).double()
     label = torch.tensor([0])
     for norm, slope in ((1.0, -0.5), (4.0, 0.0)):

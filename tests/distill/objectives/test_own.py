@@ -80,8 +80,6 @@ def test_an_objective_of_ones_own_is_found_by_its_import_path() -> None:
         ({"weight": 2}, "`name` is missing"),
     ],
 )
-def test_what_is_no_objective_of_ones_own_is_said(
-    table: dict[str, object], says: str
-) -> None:
+def test_what_is_not_an_objective_is_explained(table: dict[str, object], says: str) -> None:
     with pytest.raises(UsageError, match=says):
         recipe(**table)

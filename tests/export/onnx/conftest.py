@@ -49,14 +49,14 @@ def model(request: pytest.FixtureRequest) -> onnx.ModelProto:
 
 @pytest.fixture(scope="session")
 def pixels(exported: Path) -> Pixels:
-    """Real images: 36 familiar ones and 12 that are not, 32 pixels wide."""
+    """Real images, 32 pixels wide: 36 familiar and 12 unfamiliar ones."""
     arrays = Bundle.open(exported).arrays("held_out.safetensors")
     return np.concatenate([arrays["familiar"], arrays["unfamiliar"]])
 
 
 @pytest.fixture
 def outputs(tmp_path: Path) -> Callable[..., Outputs]:
-    """What ONNX Runtime makes of pixels with a model."""
+    """The outputs of a model for pixels, in ONNX Runtime."""
 
     def run(model: onnx.ModelProto, pixels: Pixels, batch: int = 7) -> Outputs:
         path = tmp_path / "model.onnx"
@@ -68,7 +68,7 @@ def outputs(tmp_path: Path) -> Callable[..., Outputs]:
 
 @pytest.fixture
 def parsed() -> Callable[[onnx.ModelProto], list[str]]:
-    """What TensorRT-RTX's parser objects to in a model; parsing needs no GPU."""
+    """The errors of TensorRT-RTX's parser for a model; parsing needs no GPU."""
     tensorrt = pytest.importorskip("tensorrt_rtx")
 
     def objections(model: onnx.ModelProto) -> list[str]:

@@ -1,4 +1,4 @@
-"""Fine-tuning of int8: what it simulates is what ONNX Runtime computes, and it helps."""
+"""Fine-tuning of int8: it simulates what ONNX Runtime computes, and it helps."""
 
 from collections.abc import Callable
 from typing import Any

@@ -246,7 +246,7 @@ def test_an_operator_without_float16_stays_and_scales_of_resize_do() -> None:
 def test_a_turned_batch_before_a_weight_opens_in_onnx_runtime(
     kept: tuple[str, ...],
 ) -> None:
-    """In a process of its own: ONNX Runtime 1.24 to 1.31 crashes on it otherwise."""
+    """In a separate process, because ONNX Runtime 1.24 to 1.31 crashes on a wrong file."""
     make = helper.make_node
     weight = np.random.default_rng(0).normal(size=(8, 12)).astype(np.float32)
     graph = helper.make_graph(

@@ -1,4 +1,4 @@
-"""Files as other tools take them: nothing of the exporter's own stands in their way."""
+"""Float32 files have nothing of the exporter's own, so that other tools read them."""
 
 from pathlib import Path
 

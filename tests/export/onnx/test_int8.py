@@ -62,7 +62,7 @@ def weighted(model: onnx.ModelProto) -> dict[str, onnx.NodeProto]:
 
 
 def reading(model: onnx.ModelProto) -> dict[str, list[str | None]]:
-    """By node, the operators that make its inputs; None for weights and pixels."""
+    """The operators that make each node's inputs; None for weights and pixels."""
     makers = {name: node.op_type for node in model.graph.node for name in node.output}
     return {node.name: [makers.get(n) for n in node.input] for node in model.graph.node}
 
@@ -260,7 +260,7 @@ def test_the_same_pixels_give_the_same_bytes_in_every_process(
 def test_a_corrected_bias_makes_up_for_rounded_weights(
     convolutional: onnx.ModelProto, samples: Pixels
 ) -> None:
-    """Naively: run the first convolution with rounded weights, compare the means."""
+    """Compared with a plain run of the first convolution with rounded weights."""
     import torch
     import torch.nn.functional as F
 
@@ -319,7 +319,7 @@ def test_a_sites_samples_come_before_the_trainings(
     assert len(after) < len(before)
 
 
-def test_an_older_bundle_is_told_what_to_do(bundle: Bundle) -> None:
+def test_the_error_of_an_older_bundle_says_what_to_do(bundle: Bundle) -> None:
     with bundle.stage("distill") as stage:
         stage.withdraw(SAMPLES)
     with pytest.raises(UsageError, match='images="FOLDER"'):

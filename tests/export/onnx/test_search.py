@@ -38,7 +38,7 @@ def unit(vectors: np.ndarray) -> np.ndarray:
 
 
 def clustered(count: int, seed: int, spread: float = 0.5, centres: int = 0) -> np.ndarray:
-    """Return directions around class centres, of which `centres` says which ones."""
+    """Return directions around class centres; `centres` has the class of each."""
     middles = unit(np.random.default_rng(centres).normal(size=(CLASSES, WIDTH)))
     generator = np.random.default_rng(seed)
     away = generator.normal(size=(count, WIDTH)) * spread / np.sqrt(WIDTH)
@@ -65,7 +65,7 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Detector], Pa
 
 @pytest.fixture(scope="module")
 def bank() -> np.ndarray:
-    """Embeddings as a trained student makes them, as few as are searched in two steps."""
+    """Embeddings like those of a trained student, just enough for the search in two steps."""
     return clustered(VECTORS, seed=1)
 
 
@@ -76,7 +76,7 @@ def plain(written: Callable[[Detector], Path], bank: np.ndarray) -> onnx.ModelPr
 
 
 def quick_of(model: onnx.ModelProto) -> onnx.ModelProto:
-    """Return the graph as its file searches, in as few bits as do."""
+    """Return the graph with the search in two steps, as its file has it."""
     return reranked(model, coarse_bank(model))
 
 
@@ -114,7 +114,7 @@ def bank_of(model: onnx.ModelProto) -> str:
 
 
 def scores(model: onnx.ModelProto, embeddings: np.ndarray) -> np.ndarray:
-    """Return what the end of a graph answers about embeddings."""
+    """Return the scores that the last part of a graph computes for embeddings."""
     end = Extractor(model).extract_model(["embedding"], ["ood_score"])
     session = onnxruntime.InferenceSession(
         end.SerializeToString(), providers=["CPUExecutionProvider"]
@@ -247,10 +247,10 @@ def test_what_would_gain_nothing_is_left_alone(
     assert quick_of(many) is many
 
 
-def test_embeddings_that_share_a_direction_are_told_apart(
+def test_embeddings_that_share_a_direction_are_distinguished(
     plain: onnx.ModelProto, bank: np.ndarray
 ) -> None:
-    """As those of a student that is hardly trained; few bits alone would not do."""
+    """Like those of a hardly trained student; few bits alone would not be enough."""
     shared = 10 * np.ones(WIDTH, np.float32) / np.sqrt(WIDTH)
     model = with_array(plain, bank_of(plain), unit(bank + shared).T)
     quick = quick_of(model)

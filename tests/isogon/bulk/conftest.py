@@ -1,4 +1,4 @@
-"""Fixtures: images of several kinds, some unreadable, and what a whole run makes of them."""
+"""Fixtures: images of several kinds, some unreadable, and the output of a whole run."""
 
 import os
 import shutil
@@ -30,7 +30,7 @@ def mixed(
 
 @pytest.fixture(scope="session")
 def many(photographs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Enough photographs to be stopped among them: 600 names of 12 files."""
+    """Enough photographs to stop a run among them: 600 names of 12 files."""
     folder = tmp_path_factory.mktemp("bulk") / "many"
     folder.mkdir()
     files = sorted(photographs.glob("*.jpg"))
@@ -83,7 +83,7 @@ class StoppingExecutor(Executor):
 
 @pytest.fixture
 def stopping() -> Callable[[int], Executor]:
-    """return executors that are stopped after so many parts."""
+    """Return executors that are stopped after this number of parts."""
     return StoppingExecutor
 
 
@@ -103,5 +103,5 @@ def stopped_once(
 
 @pytest.fixture
 def stopped(stopped_once: Path, tmp_path: Path) -> Path:
-    """The output of such a run, for a test alone."""
+    """A copy of such an output for one test."""
     return Path(shutil.copytree(stopped_once, tmp_path / "stopped")) / "out.parquet"

@@ -1,4 +1,4 @@
-"""Runs that end early, by whatever, and go on."""
+"""Runs that end early for any reason, and are continued."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""Marks tell a worker's copy of the images from the one that the job was begun with."""
+"""Marks distinguish a worker's copy of the images from the copy of the job's start."""
 
 import os
 import shutil

@@ -1,4 +1,4 @@
-"""What a bundle says of the detector in force."""
+"""What a bundle says about the detector in force."""
 
 from pathlib import Path
 
@@ -8,7 +8,7 @@ from isogon.bundle import FITTED, TRAINING_DETECTOR, Bundle, DetectorInForce
 from isogon.cli.calibration import show_detector
 
 
-def test_the_detector_of_training_is_told_with_what_it_was_fitted_on(
+def test_the_detector_of_training_is_shown_with_what_it_was_fitted_on(
     bundle: Bundle, digits: Path
 ) -> None:
     found = DetectorInForce.of(bundle)
@@ -19,7 +19,7 @@ def test_the_detector_of_training_is_told_with_what_it_was_fitted_on(
     assert found.reduced_bank is None
 
 
-def test_a_bundle_without_the_record_tells_what_its_statistics_do(bundle: Bundle) -> None:
+def test_without_the_record_the_sizes_come_from_the_statistics(bundle: Bundle) -> None:
     with bundle.stage("distill") as stage:
         stage.withdraw(f"{TRAINING_DETECTOR}/{FITTED}")
     found = DetectorInForce.of(Bundle.open(bundle.path))

@@ -1,4 +1,4 @@
-"""Places in a bundle name nobody's folders, and are found again beside it."""
+"""Paths in a bundle hold no user's folders, and are found relative to the bundle."""
 
 from pathlib import Path
 
@@ -26,7 +26,7 @@ from isogon.bundle.names import found_place, portable_place
         ("own.networks:factory", "own.networks:factory"),
     ],
 )
-def test_absolute_places_are_told_as_seen_from_the_bundles_folder(
+def test_absolute_places_are_stored_relative_to_the_bundles_folder(
     text: str, told: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("HOME", "/home/ann")

@@ -41,7 +41,7 @@ from isogon.runtimes import Device, EngineStamp, How, Machine, OnnxRunner
 
 
 def reseal(path: Path, **changes: object) -> None:
-    """Write the manifest anew with these fields, its checksum right."""
+    """Write the manifest again with these fields and a correct checksum."""
     from isogon.bundle.manifest import _canonical, _checksum
 
     document = json.loads((path / MANIFEST).read_bytes()) | changes
@@ -156,7 +156,7 @@ def test_a_missing_and_a_truncated_file_are_named(bundle_path: Path) -> None:
         Bundle.open(bundle_path)
 
 
-def test_what_is_no_bundle_is_said_to_be_none(tmp_path: Path) -> None:
+def test_what_is_not_a_bundle_is_explained(tmp_path: Path) -> None:
     with pytest.raises(BundleError, match="found nothing"):
         Bundle.open(tmp_path / "nowhere")
     with pytest.raises(BundleError, match="a directory without manifest"):
@@ -202,7 +202,7 @@ def test_a_change_by_another_process_is_not_lost(bundle: Bundle) -> None:
 
 
 def interrupted_while_publishing(bundle: Bundle, name: str, content: str) -> None:
-    """Leave what a process leaves that dies right after replacing the manifest."""
+    """Leave the files of a process that dies right after it replaced the manifest."""
     final = bundle.path / name
     old = final.read_bytes()
     with bundle.stage("export") as stage:
@@ -416,7 +416,7 @@ def test_a_schema_version_that_is_no_known_integer_is_refused(
 
 
 def test_a_manifest_of_before_own_students_stays_byte_by_byte(bundle: Bundle) -> None:
-    """Or a stage would take it for one that another process has changed."""
+    """Otherwise a stage would think that another process has changed it."""
     content = (bundle.path / MANIFEST).read_bytes()
     assert b'"code"' not in content
     assert b'"arguments"' not in content
@@ -462,7 +462,7 @@ def test_the_golden_check_fails_on_any_difference(bundle: Bundle, what: str) -> 
 
 
 def test_a_decision_may_flip_where_scores_may_move_so_far(bundle: Bundle) -> None:
-    """As an int8 artifact's scores may; float32's may not."""
+    """The scores of an int8 artifact may move that far; those of float32 may not."""
     artifact = vouched_artifact(bundle)
     arrays = bundle.arrays(GOLDEN)
     scores = arrays["ood_scores"]

@@ -1,4 +1,4 @@
-"""Pictures of reference images: what is kept, what is found, what is refused."""
+"""Thumbnails of reference images: what is kept, what is found, what is refused."""
 
 import io
 import json

@@ -1,4 +1,4 @@
-"""Whether distilling has paid: one rule, told as plainly for bad as for good."""
+"""Whether distilling has paid: one rule, for good and for bad results."""
 
 from typing import Any
 
@@ -125,7 +125,7 @@ def test_what_the_intervals_leave_open_is_unclear(
     assert worth.sentence.startswith(f"Distilling has {said}: ")
 
 
-def test_what_a_student_that_has_paid_lost_is_told_last_and_by_name() -> None:
+def test_what_a_student_that_has_paid_lost_comes_last_and_by_name() -> None:
     worth = worth_of(evaluation(overlap=0.1, distortion=-0.03, knn=0.02, auroc=-0.03))
     assert worth.verdict == "paid"
     lost = "; but worse in AUROC textures 0.920, undistilled 0.950 (-0.030 ["
@@ -149,7 +149,7 @@ def test_without_the_teacher_accuracy_decides(knn: float, verdict: str) -> None:
     assert "overlap" not in worth.sentence
 
 
-def test_nothing_is_claimed_of_what_was_not_measured() -> None:
+def test_nothing_is_claimed_about_figures_that_were_not_measured() -> None:
     found = evaluation(overlap=0.1)
     old = found.model_copy(update={"undistilled": None, "gains": {}, "pretrained": None})
     assert worth_of(old).verdict == "unknown"

@@ -1,4 +1,4 @@
-"""What decoding is told to take, and files that would take far more than they show."""
+"""The estimated memory of decoding, and files that would take far more than they show."""
 
 import io
 import struct
@@ -26,7 +26,7 @@ def run_lengths(width: int, height: int, runs: bytes) -> bytes:
 
 
 def tiled(tile: int) -> bytes:
-    """A TIFF of 16 x 16 grey pixels in one tile, most of which lies outside of it."""
+    """A TIFF of 16 x 16 grey pixels in one tile that is much larger than the image."""
     data = zlib.compress(bytes(tile * tile))
     data += bytes(len(data) % 2)
     entries = [

@@ -1,4 +1,4 @@
-"""What stands beside the pixels is no reason to refuse them, and cannot cost without end."""
+"""Metadata are no reason to refuse an image, and their cost is bounded."""
 
 import io
 import struct
@@ -45,7 +45,7 @@ def chunk(kind: bytes, body: bytes) -> bytes:
 
 
 def with_chunks(*chunks: bytes, at: int = 33) -> bytes:
-    """A PNG with more chunks, after its header or at another place."""
+    """A PNG with additional chunks, after its header or at another place."""
     data = encoded("PNG")
     return data[:at] + b"".join(chunks) + data[at:]
 

@@ -152,7 +152,7 @@ def test_unreadable_exif_is_no_reason_to_refuse() -> None:
         (b"\0\0\0\x18ftypheic\0\0", ImageProblem.UNDECODABLE, "ends early"),
     ],
 )
-def test_what_is_no_image_is_told_apart(
+def test_what_is_not_an_image_is_explained_by_kind(
     data: bytes, problem: ImageProblem, says: str
 ) -> None:
     error = refusal(data)

@@ -1,4 +1,4 @@
-"""Images in memory become files that mean the same pixels."""
+"""Images in memory become files with the same pixels."""
 
 import io
 

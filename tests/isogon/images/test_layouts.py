@@ -1,4 +1,4 @@
-"""Data sets as they come: which files are images, and which classes they have."""
+"""Common layouts of data sets: which files are images, and which classes they have."""
 
 import io
 import json

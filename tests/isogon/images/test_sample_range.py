@@ -112,7 +112,7 @@ def test_netpbm_keeps_its_levels_whatever_its_largest_sample(largest: int) -> No
         decode(data[:-1])
 
 
-def test_what_is_assumed_is_said(tmp_path: Path) -> None:
+def test_an_assumption_is_printed(tmp_path: Path) -> None:
     (tmp_path / "a.png").write_bytes(png(TWELVE))
     (tmp_path / "b.png").write_bytes(png(TWELVE, significant=12))
     images = ImageFolder.list(tmp_path)

@@ -74,7 +74,7 @@ def test_a_name_that_is_no_stamp_is_refused(name: str) -> None:
         EngineStamp.from_name(name)
 
 
-def test_the_machine_tells_what_is_installed_here() -> None:
+def test_the_machine_knows_what_is_installed_here() -> None:
     versions = Machine.here().versions
     assert set(versions) <= {"trt", "rtx", "lean"}
     assert all(version.count(".") == 1 for version in versions.values())

@@ -1,4 +1,4 @@
-"""OpenVINO runs the very files that ONNX Runtime runs, behind the same gate."""
+"""OpenVINO runs the same files as ONNX Runtime, after the same parity check."""
 
 import shutil
 import sys
@@ -35,7 +35,7 @@ SILENT = Progress(disable=True)
 
 @pytest.fixture(scope="module")
 def vouched(exported: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A bundle whose float32 file was let in for OpenVINO too."""
+    """A bundle whose float32 file has passed parity in OpenVINO too."""
     path = tmp_path_factory.mktemp("openvino") / "copy.isogon"
     shutil.copytree(exported, path)
     bundle = Bundle.open(path, rewriting=["export"])
@@ -86,7 +86,7 @@ def test_it_serves_and_embeds(vouched: Path, monkeypatch: pytest.MonkeyPatch) ->
     assert np.abs(first - second).max() < 1e-5
 
 
-def test_the_fastest_artifact_is_found_and_said(
+def test_the_fastest_artifact_is_found_and_logged(
     vouched: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     found = race(Bundle.open(vouched), How(threads=1))
@@ -128,7 +128,7 @@ def test_what_vouches_for_other_bytes_vouches_for_nothing(vouched: Path) -> None
         vouched_artifact(Bundle.open(vouched), ELSEWHERE)
 
 
-def test_what_is_no_graph_of_ours_is_refused(tmp_path: Path) -> None:
+def test_what_is_not_a_graph_of_ours_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "model.onnx"
     path.write_bytes(b"nope")
     with pytest.raises(BundleError, match="does not load in OpenVINO"):

@@ -14,7 +14,7 @@ def test_a_profile_is_read_as_it_is_written() -> None:
 @pytest.mark.parametrize(
     "text", ["", "8", "1:8", "1:8:x", "1:8:32:64", "-1:8:32", "1.5:8:32"]
 )
-def test_what_is_no_profile_is_refused_with_an_example(text: str) -> None:
+def test_what_is_not_a_profile_is_refused_with_an_example(text: str) -> None:
     with pytest.raises(UsageError, match="such as 1:8:32"):
         BatchProfile.parse(text)
 

@@ -1,4 +1,4 @@
-"""What the runners say where there is no GPU, and what they run on where there is none."""
+"""Runners on a machine without a GPU: their errors, and their fallback to the CPU."""
 
 import json
 import os
@@ -41,7 +41,7 @@ print(json.dumps(found))
 
 @pytest.fixture(scope="module")
 def without_device(exported: Path) -> dict[str, Any]:
-    """What a process without a CUDA device is told, on whatever machine this is."""
+    """The answers of a process without a CUDA device; the machine may have one."""
     done = subprocess.run(
         [sys.executable, "-c", SCRIPT, str(exported / ONNX)],
         cwd=Path(__file__).parents[3],
@@ -65,7 +65,9 @@ def test_an_engine_without_a_device_is_refused_before_tensorrt_is_imported(
     assert not {"tensorrt", "tensorrt_rtx", "cuda"} & set(without_device["modules"])
 
 
-def test_a_provider_asked_for_in_vain_is_refused(without_device: dict[str, Any]) -> None:
+def test_a_provider_that_is_not_available_is_refused(
+    without_device: dict[str, Any],
+) -> None:
     for provider in ("cuda", "tensorrt"):
         kind, message = without_device[provider]
         assert kind == "UsageError"
@@ -123,7 +125,7 @@ def test_a_fall_back_of_onnx_runtime_is_an_error_or_is_in_the_name(
     assert capfd.readouterr().out == ""
 
 
-def test_onnx_runtime_tells_nobody_and_leaves_no_identifier(
+def test_onnx_runtime_sends_no_usage_data_and_leaves_no_identifier(
     exported: Path, tmp_path: Path
 ) -> None:
     run = (

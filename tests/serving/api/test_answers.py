@@ -8,6 +8,7 @@ import httpx
 import numpy as np
 import pytest
 
+from isogon.model import Answers
 from serving.api.answers import RequestAnswer, as_json, negotiated
 from serving.api.problems import ProblemError
 
@@ -19,10 +20,12 @@ def answer(embeddings: np.ndarray) -> RequestAnswer:
     return RequestAnswer(
         model="digits",
         fingerprint="0" * 64,
-        embeddings=embeddings,
-        scores=np.linspace(0, 1e9, count, dtype=np.float32),
-        p_values=np.linspace(0, 1, count),
-        is_ood=np.arange(count) % 2 == 0,
+        answers=Answers(
+            embeddings=embeddings,
+            scores=np.linspace(0, 1e9, count, dtype=np.float32),
+            p_values=np.linspace(0, 1, count),
+            is_ood=np.arange(count) % 2 == 0,
+        ),
         thumbnails=None,
     )
 
@@ -44,10 +47,12 @@ def test_a_score_that_is_no_number_is_null_and_not_broken_json() -> None:
     strange = RequestAnswer(
         model="digits",
         fingerprint="0" * 64,
-        embeddings=np.ones((2, 1), np.float32),
-        scores=np.array([np.nan, np.inf], np.float32),
-        p_values=np.array([0.1, 0.1]),
-        is_ood=np.array([True, True]),
+        answers=Answers(
+            embeddings=np.ones((2, 1), np.float32),
+            scores=np.array([np.nan, np.inf], np.float32),
+            p_values=np.array([0.1, 0.1]),
+            is_ood=np.array([True, True]),
+        ),
         thumbnails=None,
     )
     body = json.loads(as_json(strange, {"oods": strange.oods()}).body)
@@ -76,7 +81,7 @@ def test_the_client_chooses_the_format(accept: str | None, chosen: str) -> None:
 
 
 @pytest.mark.parametrize("accept", ["text/html", f"{JSON};q=0", "*/*;q=0", ",;", "x;q=y"])
-def test_a_client_that_takes_nothing_we_have_is_told_what_there_is(accept: str) -> None:
+def test_a_406_names_the_formats_that_there_are(accept: str) -> None:
     with pytest.raises(ProblemError, match=f"{JSON} or {NPY}") as refusal:
         negotiated(accept, (JSON, NPY))
     assert refusal.value.status == 406

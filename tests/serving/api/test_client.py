@@ -123,7 +123,9 @@ def test_bytes_files_and_pictures_of_every_mode_are_taken(
     ],
     ids=["bytes", "a path", "a picture", "a name", "an array"],
 )
-def test_what_is_no_image_is_named(images: Any, kind: type[Exception], told: str) -> None:
+def test_what_is_not_an_image_is_named(
+    images: Any, kind: type[Exception], told: str
+) -> None:
     transport, asked = wire(result())
     with (
         IsogonClient("http://fake", transport=transport) as client,
@@ -384,7 +386,7 @@ def test_requests_stay_below_the_limit_on_bytes() -> None:
     ],
     ids=["too few", "too many", "of no model", "damaged"],
 )
-def test_an_answer_that_does_not_fit_what_was_asked_is_none(
+def test_an_answer_that_does_not_fit_the_request_is_an_error(
     reply: httpx.Response | Exception,
 ) -> None:
     transport, _ = wire(reply)
@@ -407,7 +409,7 @@ def test_a_problem_without_words_is_still_a_refusal(body: bytes) -> None:
 
 
 @pytest.mark.parametrize("url", ["localhost:3000", "127.0.0.1:3000", "ftp://x", ""])
-def test_what_is_no_url_is_refused_as_such(url: str) -> None:
+def test_what_is_not_a_url_is_refused_as_such(url: str) -> None:
     with pytest.raises(ValueError, match=r"URL, such as http://127\.0\.0\.1:3000, got"):
         IsogonClient(url)
 
@@ -426,7 +428,7 @@ def test_something_else_at_the_address_is_named() -> None:
         client.model()
 
 
-def test_nobody_at_the_address_is_said_after_the_last_attempt() -> None:
+def test_no_server_at_the_address_is_reported_after_the_last_attempt() -> None:
     with (
         IsogonClient(f"http://127.0.0.1:{free_port()}", retries=QUICK) as client,
         pytest.raises(UnreachableError, match=r"attempt 4\. Is the service running"),

@@ -97,7 +97,7 @@ def test_base64_is_taken_as_common_tools_write_it(text: str, tmp_path: Path) -> 
         ("data:image/png;base64", 422, "has no comma"),
     ],
 )
-def test_what_is_not_base64_is_told_where(
+def test_what_is_not_base64_is_explained_with_its_place(
     text: str, status: int, says: str, tmp_path: Path
 ) -> None:
     with pytest.raises(ProblemError, match=re.escape(says)) as refused:

@@ -38,7 +38,7 @@ def refused(url: str, path: str, content: bytes, status: int) -> dict[str, Any]:
     ],
     ids=range(9),
 )
-def test_what_is_no_json_is_400(url: str, path: str, content: bytes, says: str) -> None:
+def test_what_is_not_json_is_400(url: str, path: str, content: bytes, says: str) -> None:
     problem = refused(url, path, content, 400)
     assert says in problem["detail"]
     assert "Expected {" in problem["detail"]
@@ -72,7 +72,7 @@ def test_what_is_no_json_is_400(url: str, path: str, content: bytes, says: str) 
     ],
     ids=range(10),
 )
-def test_a_document_that_does_not_fit_is_told_where(
+def test_a_document_that_does_not_fit_is_explained_with_its_place(
     url: str, document: object, says: str, index: int | None
 ) -> None:
     problem = refused(url, "/v1/embed", json.dumps(document).encode(), 422)

@@ -135,7 +135,7 @@ TEXTS = {"name": "images", "datatype": "BYTES", "shape": [1]}
         ({"name": "x", "datatype": "BYTES", "shape": [1], "data": ["AA=="]}, 422, "name"),
     ],
 )
-def test_what_is_wrong_is_told(
+def test_what_is_wrong_is_reported(
     client: httpx.Client, given: dict[str, Any], status: int, told: str
 ) -> None:
     answer = client.post("/models/digits/infer", **asked(given))

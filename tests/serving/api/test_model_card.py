@@ -146,7 +146,7 @@ def test_the_card_says_how_many_unfamiliar_images_are_flagged(
     }
 
 
-def test_another_detector_than_the_one_measured_is_said_to_be(bundle: Bundle) -> None:
+def test_a_detector_other_than_the_measured_one_is_marked(bundle: Bundle) -> None:
     statistics = bundle.manifest.files["ood/reference.safetensors"].sha256
     numbers = {"bank": 168, "size": 40, "k_before": 5, "k": 1, "familiar": 0}
     for reduced, served in (("0" * 64, "same"), (statistics, "reduced")):

@@ -1,4 +1,4 @@
-"""Large images share the memory for decoding: they wait for one another."""
+"""Large images share the memory for decoding, and wait for each other."""
 
 import threading
 

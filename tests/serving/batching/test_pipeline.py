@@ -51,7 +51,7 @@ class Wrapped(Runner):
 
 
 class Held(Wrapped):
-    """Runs one image at a time and, once told to, holds every run until it is let go."""
+    """Runs one image at a time; while held, every run waits until it is released."""
 
     def __init__(self, runner: Runner) -> None:
         super().__init__(runner)
@@ -76,7 +76,7 @@ class Held(Wrapped):
 
 
 class Recorder(Observer):
-    """Everything that was told."""
+    """Everything that the observer was called with."""
 
     def __init__(self) -> None:
         self.depths: list[int] = []
@@ -227,7 +227,7 @@ def test_batches_form_where_they_pay_and_only_there(
     assert sizes(lambda images: 0.01 * images**1.5) == [1] * 8
 
 
-def test_one_request_alone_waits_for_nobody(
+def test_one_request_alone_does_not_wait(
     pipeline: MakePipeline, images: list[bytes]
 ) -> None:
     class Waits(Observer):
@@ -420,7 +420,7 @@ def test_nothing_of_a_request_stays_once_it_is_over(
     caplog: pytest.LogCaptureFixture,
     kind: str,
 ) -> None:
-    """Neither in resting threads, nor until the garbage collector comes."""
+    """Idle threads hold no reference, and none waits for the garbage collector."""
     caplog.set_level(logging.CRITICAL, "isogon.serving")  # pytest keeps what is logged
 
     class Fails(Wrapped):

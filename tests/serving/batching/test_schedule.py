@@ -31,7 +31,7 @@ def schedule(
 
 
 class Request:
-    """A job, and what was delivered for it."""
+    """A job and its delivered result."""
 
     def __init__(self, images: int) -> None:
         self.delivered: list[Outputs | Exception] = []
@@ -329,7 +329,7 @@ def test_a_large_image_is_put_off_while_others_pass() -> None:
     assert (work.job, work.ticket) == (large.job, ticket)
 
 
-def test_a_large_image_that_nobody_waits_for_is_forgotten() -> None:
+def test_a_large_image_of_a_dropped_request_is_forgotten() -> None:
     waiting = schedule()
     request = admitted(waiting, 1)
     ticket = Ticket(1, lambda _: True)

@@ -15,7 +15,7 @@ from serving.observability.traces import traces_are_asked_for
 
 @pytest.fixture
 def logs() -> Iterator[None]:
-    """Put the process's logging back as it was."""
+    """Restore the process's logging."""
     names = (
         "",
         "isogon",
@@ -68,7 +68,7 @@ def test_a_line_is_json_whatever_a_message_holds() -> None:
 
 
 @pytest.mark.usefixtures("logs")
-def test_the_level_decides_what_is_said(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_level_decides_what_is_logged(capsys: pytest.CaptureFixture[str]) -> None:
     client = TestClient(create_app(), raise_server_exceptions=False)
     configure_logs("text", "warning")
     client.get("/page/nowhere")
@@ -94,7 +94,7 @@ def test_python_warnings_and_bentoml_are_of_the_same_form(
     assert (event["logger"], event["message"]) == ("bentoml.serve", "said 2 times")
 
 
-def test_a_line_stays_one_line_whatever_is_said() -> None:
+def test_a_line_stays_one_line_whatever_is_logged() -> None:
     record = logging.LogRecord("isogon", logging.INFO, "", 0, 'a "b"\nc', None, None)
     line = JsonFormatter().format(record)
     assert "\n" not in line

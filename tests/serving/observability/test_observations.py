@@ -1,4 +1,4 @@
-"""What is made of answers, with real models and no server."""
+"""Observations of answers, with real models and no server."""
 
 import os
 import subprocess

@@ -1,4 +1,4 @@
-"""What a real service tells of itself, over real HTTP and to a real OTLP collector."""
+"""Metrics, logs and traces of a real service, over HTTP and with a real OTLP collector."""
 
 import gzip
 import json
@@ -72,7 +72,7 @@ class _Collecting(BaseHTTPRequestHandler):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Observation:
-    """What one service told while it was asked, and after it had ended."""
+    """The metrics, logs and spans of one service, during its requests and after its end."""
 
     answers: dict[str, httpx.Response]
     metrics: str
@@ -89,7 +89,7 @@ def observed(
     photographs: Path,
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[Observation]:
-    """One service, asked good and bad things, then ended."""
+    """One service after good and bad requests, then ended."""
     log = tmp_path_factory.mktemp("observed") / "service.log"
     photo = (photographs / "chelsea.jpg").read_bytes()
     familiar = [path.read_bytes() for path in sorted(digits.rglob("*.png"))[:30]]
@@ -233,7 +233,7 @@ def test_scores_have_buckets_of_the_models_own_scale(
     assert min(buckets) < median < sorted(buckets)[-2]
 
 
-def test_the_drift_of_the_last_window_is_told(observed: Observation) -> None:
+def test_the_drift_of_the_last_window_is_shown(observed: Observation) -> None:
     model = {"model": "digits"}
     assert value(observed, "isogon_drift_window_images", **model) == WINDOW
     distance = value(observed, "isogon_drift_distance", **model)
@@ -243,7 +243,7 @@ def test_the_drift_of_the_last_window_is_told(observed: Observation) -> None:
     assert 0 < value(observed, "isogon_drift_p_value", **model) <= 1
 
 
-def test_what_answers_is_told(observed: Observation, exported: Path) -> None:
+def test_the_metrics_name_what_answers(observed: Observation, exported: Path) -> None:
     artifact = vouched_artifact(Bundle.open(exported))
     (labels,) = (
         dict(labels)
@@ -377,13 +377,13 @@ def expressions() -> Iterator[str]:
 
 
 def named(expression: str) -> dict[str, set[str]]:
-    """Return each metric that an expression names, with the labels it uses of it."""
+    """Return each metric of an expression, with the labels that the expression uses."""
     plain = expression.replace("$__rate_interval", "5m")  # what Grafana puts there
     return _named(promql_parser.parse(plain), set())
 
 
 def _named(node: Any, grouped: set[str]) -> dict[str, set[str]]:
-    """Go through what a part of an expression is made of; `grouped` holds for all of it."""
+    """Visit the parts of an expression; `grouped` applies to all of them."""
     if isinstance(node, promql_parser.VectorSelector):
         return {node.name: grouped | {one.name for one in node.matchers.matchers}}
     if (modifier := getattr(node, "modifier", None)) is not None:
@@ -452,7 +452,7 @@ def test_alerts_mention_only_labels_that_their_expression_keeps(
             assert told <= kept, rule["alert"]
 
 
-def test_the_dashboards_panels_do_not_overlap_and_are_told_apart() -> None:
+def test_the_dashboards_panels_do_not_overlap_and_have_different_titles() -> None:
     panels = json.loads(DASHBOARD.read_text())["panels"]
     assert len({panel["id"] for panel in panels}) == len(panels)
     taken: set[tuple[int, int]] = set()
