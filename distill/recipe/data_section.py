@@ -21,7 +21,7 @@ class DataSection(Section):
 
     images: str = Field(
         description="a folder, with or without class folders; a .tar, or several such "
-        "as `shard-{0000..0009}.tar`, WebDataset's too; a .csv, .tsv, .jsonl or .parquet "
+        "as `shard-{0000..0009}.tar`, WebDataset's too; a .csv, .tsv, .json or .parquet "
         "list with `path` and maybe `label`; a .txt list of paths; Parquet with the images "
         "in `image`; or `hfds/NAME:SPLIT` of Hugging Face"
     )
