@@ -65,7 +65,7 @@ class DataSection(Section):
     )
     range: SampleRange | None = Field(
         default=None,
-        description="black and white of grey images of more than 8 bits, such as "
+        description="black and white of images of more than 8 bits per sample, such as "
         "[0, 4095]; by default from each file's tags, and for 16 bits 0 to 65535",
     )
     size: int = Field(default=224, ge=8, description="pixels, height and width")

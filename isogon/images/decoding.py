@@ -29,6 +29,7 @@ from isogon.images import gif, jpeg2000, tiff
 from isogon.images.boxes import is_complete, without_exif
 from isogon.images.colours import Correction, correction
 from isogon.images.cost import DecodingCost, cost
+from isogon.images.deep_colours import are_read_whole, in_eight_bits, read_low_bytes
 from isogon.images.formats import ACCEPTED, Format, format_of, other_format
 from isogon.images.frames import alone_on_white, first_frame_box
 from isogon.images.jpeg import TRIES, endings, structure
@@ -84,7 +85,7 @@ def decode(
     Args:
         data: a file of one of the formats of `formats.py`.
         limits: the largest image that is decoded.
-        samples: the range of grey images of more than 8 bits; None: that of each file.
+        samples: the range of samples of more than 8 bits; None: that of each file.
         admit: called with the cost before any pixel is decoded. If it raises, nothing is
             decoded.
 
@@ -121,7 +122,9 @@ def decode(
         data = without_exif(data, xmp=found.name == "HEIC")
     image: Image.Image = _opened(found, data)
     _require_bounded(image, passes, limits)
-    takes = cost(found.name, image, passes if ends else passes * TRIES)
+    whole = are_read_whole(image, data, samples)
+    passes = passes if ends else passes * TRIES
+    takes = cost(found.name, image, passes, deep_colours=whole)
     if admit is not None:
         admit(takes)
     try:
@@ -138,7 +141,13 @@ def decode(
         elif isinstance(image, Jpeg2KImageFile):
             jpeg2000.require_certain(image, data)
         # Not nested, so that each copy is freed before the next is made.
-        if is_deep(image):
+        if whole:
+            low = _opened(found, data)
+            read_low_bytes(low)
+            low.load()
+            image = in_eight_bits(image, low, data, samples)
+            del low
+        elif is_deep(image):
             image = eight_bit(image, samples or told_range(image, data))
         if turn is not None:
             image = image.transpose(turn)
