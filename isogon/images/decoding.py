@@ -42,6 +42,7 @@ from isogon.images.sample_range import ASSUMED, Range, eight_bit, is_deep, told_
 _DNG_VERSION = 50706
 _SUBFILE_TYPE, _REDUCED = 254, 1
 
+_KIND_OF_BMP = "Unsupported BMP "  # begins Pillow's errors for them
 _RLE4 = 2  # a BMP's compression that Pillow 12.3 decodes to noise
 
 # An image of any size may have this many passes; one with more must have fewer pixels.
@@ -199,6 +200,12 @@ def _opened(kind: Format, data: bytes) -> ImageFile.ImageFile:
     except Exception as error:
         if kind.name == "TIFF" and (words := tiff.unsupported(data, str(error))):
             raise _not_decoded(words) from error
+        if str(error).startswith(_KIND_OF_BMP):
+            words = str(error).removeprefix(_KIND_OF_BMP)
+            raise ImageError(
+                ImageProblem.UNSUPPORTED,
+                f"is a BMP whose {words} is not supported. Save it as PNG.",
+            ) from error
         # The message of an unforeseen error in a parser is of no use.
         reason = "it breaks off" if error.__cause__ is not None else error
         raise ImageError(
