@@ -70,7 +70,8 @@ def read_low_bytes(image: ImageFile) -> None:
     for place, part in enumerate(image.tile):
         raw_mode = _raw_mode(part.args)
         swapped = raw_mode[:-4] + _SWAPPED[raw_mode[-4:]]
-        args = swapped if isinstance(part.args, str) else (swapped, *part.args[1:])
+        others = part.args[1:] if isinstance(part.args, tuple) else ()
+        args = (swapped, *others) if others else swapped
         image.tile[place] = part._replace(args=args)
 
 
