@@ -69,6 +69,30 @@ def eight_bit(image, data, limits):
     return result
 
 
+def deep_colours(image, tile, data, limits):
+    """Return colours of 16 bits as 8 bits; Pillow has kept only their high bytes."""
+    low = Image.open(io.BytesIO(data))
+    low.tile = []
+    for part in tile:
+        first, *rest = [part.args] if isinstance(part.args, str) else part.args
+        first = first[:-1] + ("L" if first[-1] == "B" else "B")
+        low.tile.append(part._replace(args=(first, *rest) if rest else first))
+    found = np.array(image)
+    samples = found.astype(np.uint16) * 256 + np.asarray(low)
+    colours = samples[..., :3]
+    black, white = limits or black_and_white(image, data, colours)
+    if (black, white) != (0, 65535):
+        step = 256 / (white - black + 1)
+        found[..., :3] = (colours.clip(black, white) - black) * step
+    clear = image.info.pop("transparency", None)
+    if clear is not None:
+        opaque = (colours != np.array(clear)).any(axis=-1)
+        found = np.dstack([found, opaque.astype(np.uint8) * 255])
+    result = Image.fromarray(found)
+    result.info = image.info
+    return result
+
+
 def in_srgb(image):
     """Return the image in RGB or RGBA; an embedded profile says which colours it has."""
     grey, mode = image.mode in ("1", "L", "LA"), "RGB"
@@ -133,15 +157,16 @@ def pixels(path, height, width, crop, limits=None):
         if part.args[0] in ("R", "G", "B") and image.tag_v2[258][0] == 16:  # planes
             rawmode = part.args[0] + (";16B" if data[:2] == b"MM" else ";16L")
             image.tile[n] = part._replace(args=(rawmode, *part.args[1:]))
+    tile = list(image.tile)
     image.load()
     turn = image.getexif().get(0x0112)
     clear = image.info.get("transparency")
-    if image.format == "PNG" and clear is not None:
-        depth = data[24]
-        if image.mode == "L":
-            image.info["transparency"] = clear * (255 // (2**depth - 1))
-        elif image.mode == "RGB" and depth == 16:
-            image.info["transparency"] = tuple(sample >> 8 for sample in clear)
+    if image.format == "PNG" and clear is not None and image.mode == "L":
+        image.info["transparency"] = clear * (255 // (2 ** data[24] - 1))
+    stored = tile[0].args if tile else ""
+    stored = stored if isinstance(stored, str) else stored[0]
+    if image.mode in ("RGB", "RGBA") and stored[-4:-1] == ";16" and stored[:2] != "LA":
+        image = deep_colours(image, tile, data, limits)
     if image.mode[0] in "IF":
         image = eight_bit(image, data, limits)
     if turn:

@@ -38,6 +38,7 @@ def module_at(path: Path) -> ModuleType:
 
 
 icc = module_at(Path(__file__).parent / "isogon/images/icc.py")
+sixteen_bits = module_at(Path(__file__).parent / "isogon/images/sixteen_bits.py")
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +48,7 @@ def edge() -> ModuleType:
 
 def test_the_edge_example_is_short_and_imports_few_packages() -> None:
     text = EDGE.read_text()
-    assert len(text.splitlines()) < 185
+    assert len(text.splitlines()) < 210
     imported = set()
     for node in ast.walk(ast.parse(text)):
         if isinstance(node, ast.Import):
@@ -110,6 +111,13 @@ def of_every_kind(folder: Path, source: Path) -> list[Path]:
     for path in (folder / "12-bit.png", folder / "16-bit-clear.png"):
         data = path.read_bytes()
         path.write_bytes(data[:33] + chunk + data[33:])
+    colours = np.asarray(photograph).astype(np.uint16) * 16 + 3
+    clear = struct.pack(">HHH", *(int(value) for value in colours[0, 0]))
+    bits = {"sBIT": b"\x0c\x0c\x0c", "tRNS": clear}
+    (folder / "12-bit-colours.png").write_bytes(sixteen_bits.png(colours, **bits))
+    for planes in (False, True):
+        path = folder / f"12-bit-colours-{planes}.tiff"
+        path.write_bytes(sixteen_bits.tiff(colours, most=4095, order=">", planes=planes))
     return sorted(folder.iterdir())
 
 
@@ -126,7 +134,7 @@ def test_the_edge_example_makes_exactly_isogons_pixels(
         height=height, width=width, crop=crop, mean=(0.5,) * 3, std=(0.5,) * 3
     )
     paths = of_every_kind(tmp_path, photographs / "coffee.jpg")
-    assert len(paths) == 38
+    assert len(paths) == 41
     for path in paths:
         expected = preprocessing.pixels(decode(path.read_bytes()))
         assert np.array_equal(edge.pixels(path, height, width, crop), expected), path.name

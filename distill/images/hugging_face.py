@@ -121,7 +121,8 @@ def _label_column(loaded: Any, image: str, choice: ClassChoice, where: str) -> s
             f"{where} has columns and no folders, so `classes` in [data] cannot name a "
             f"level of them, got {choice.level}. Name a column with `label`."
         )
-    named = label_column([n for n in loaded.column_names if n != image], choice, where)
+    others = [n for n in loaded.column_names if n != image]
+    named = label_column(others, choice, where, lambda name: _labels(loaded, name))
     if named is not None or choice.level == 0:
         return named
     stated = [n for n, kind in loaded.features.items() if hasattr(kind, "int2str")]
@@ -133,7 +134,7 @@ def _labels(loaded: Any, column: str) -> list[str]:
     return [
         names[value]
         if isinstance(value, int) and 0 <= value < len(names)
-        else label_text(value)
+        else label_text(value, column)
         for value in loaded.select_columns(column)[:][column]
     ]
 

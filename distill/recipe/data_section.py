@@ -21,7 +21,7 @@ class DataSection(Section):
 
     images: str = Field(
         description="a folder, with or without class folders; a .tar, or several such "
-        "as `shard-{0000..0009}.tar`, WebDataset's too; a .csv, .tsv, .jsonl or .parquet "
+        "as `shard-{0000..0009}.tar`, WebDataset's too; a .csv, .tsv, .json or .parquet "
         "list with `path` and maybe `label`; a .txt list of paths; Parquet with the images "
         "in `image`; or `hfds/NAME:SPLIT` of Hugging Face"
     )
@@ -65,7 +65,7 @@ class DataSection(Section):
     )
     range: SampleRange | None = Field(
         default=None,
-        description="black and white of grey images of more than 8 bits, such as "
+        description="black and white of images of more than 8 bits per sample, such as "
         "[0, 4095]; by default from each file's tags, and for 16 bits 0 to 65535",
     )
     size: int = Field(default=224, ge=8, description="pixels, height and width")

@@ -7,7 +7,7 @@ import subprocess
 import sys
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from datetime import timedelta
 
 import torch
@@ -28,6 +28,7 @@ JOIN_MINUTES, _JOINING = "ISOGON_JOIN_MINUTES", 10.0
 # A process that ends is noticed at once.
 _PATIENCE = timedelta(hours=2)
 _INTERFACE = "GLOO_SOCKET_IFNAME"
+_TO_FIRST = "ISOGON_FIRST_PROCESS"  # a socket to the process that started this one
 
 
 def launched(section: TrainSection) -> Fabric:
@@ -226,12 +227,69 @@ def _environment(section: TrainSection) -> ClusterEnvironment:
             "WORLD_SIZE": str(section.devices),
             "LOCAL_RANK": "0",
         }
-        for rank in range(1, section.devices):
-            subprocess.Popen(
-                [sys.executable, *sys.orig_argv[1:]],
-                env=os.environ | {"LOCAL_RANK": str(rank)},
-            )
+        _start(section.devices - 1)
+    elif _TO_FIRST in os.environ:
+        _tell_the_first()
     return LightningEnvironment()
+
+
+def _start(count: int) -> None:
+    """Start further processes, and wait until each is about to join.
+
+    torch would not notice that one has ended before it joined, and wait for its timeout.
+
+    Raises:
+        ProcessError: one has ended, or does not come.
+    """
+    others = []
+    with ExitStack() as opened:
+        for rank in range(1, count + 1):
+            ours, theirs = map(opened.enter_context, socket.socketpair())
+            further = {"LOCAL_RANK": str(rank), _TO_FIRST: str(theirs.fileno())}
+            process = subprocess.Popen(
+                [sys.executable, *sys.orig_argv[1:]],
+                env=os.environ | further,
+                pass_fds=[theirs.fileno()],
+            )
+            theirs.close()
+            others.append((rank, process, ours))
+        for rank, process, ours in others:
+            _await(rank, process, ours)
+        for _, _, ours in others:
+            ours.sendall(b"1")
+
+
+def _await(rank: int, process: subprocess.Popen[bytes], ours: socket.socket) -> None:
+    """Wait until a started process is about to join; raise an error if it ends."""
+    patience = _joining().total_seconds()
+    ours.settimeout(patience)
+    try:
+        came = ours.recv(1)
+    except TimeoutError:
+        raise ProcessError(
+            f"Process {rank} of this run, {process.pid}, has not joined within "
+            f"{patience / 60:g} minutes. With {JOIN_MINUTES} the others wait longer."
+        ) from None
+    if not came:
+        status = process.wait()
+        how = f"signal {-status}" if status < 0 else f"status {status}"
+        raise ProcessError(
+            f"Process {rank} of this run ended with {how} before it joined the others. If "
+            f"nothing above says why, the machine may lack memory for so many processes: "
+            f"lower `devices` in [train]. Run the same command again to continue."
+        )
+
+
+def _tell_the_first() -> None:
+    """Tell the process that started this one that it joins; end if that one has ended."""
+    with socket.socket(fileno=int(os.environ.pop(_TO_FIRST))) as first:
+        try:
+            first.sendall(b"1")
+            goes_on = first.recv(1)
+        except ConnectionError:
+            goes_on = b""
+    if not goes_on:
+        raise SystemExit(0)
 
 
 def _free_port() -> int:

@@ -22,7 +22,7 @@ def embed(
         typer.Argument(
             metavar="IMAGES",
             help="A folder; a .tar, or shards such as 'shard-{0000..0009}.tar'; a .csv, "
-            ".tsv, .jsonl or .parquet list with `path` and maybe `label`; a .txt list of "
+            ".tsv, .json or .parquet list with `path` and maybe `label`; a .txt list of "
             "paths; or Parquet with the images in `image`.",
         ),
     ],

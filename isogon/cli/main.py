@@ -79,6 +79,8 @@ def main() -> None:
     # one other process on two cores, a training step is then up to 20 times slower.
     # OpenMP reads this when torch is loaded.
     os.environ.setdefault("GOMP_SPINCOUNT", "3000")
+    # If a process of a run is lost, torch adds a trace of C++ to the errors that say so.
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     for ending in (signal.SIGTERM, signal.SIGHUP):
         if signal.getsignal(ending) is not signal.SIG_IGN:  # `nohup` ignores SIGHUP
             signal.signal(ending, lambda number, _: sys.exit(128 + number))

@@ -17,13 +17,12 @@ from PIL import Image
 
 from isogon.errors import UsageError
 from isogon.images.classes import (
-    LABELS,
     ClassChoice,
     Classes,
     classes_by_folder,
     classes_by_label,
-    column_named,
     column_sentence,
+    json_values,
     label_column,
     label_text,
 )
@@ -65,7 +64,7 @@ class _Member:
 
 # The fields of the files beside an image: by archive and WebDataset's key, then by the key
 # of its JSON, or `cls`.
-_Stated = dict[tuple[int, str], dict[str, str]]
+_Stated = dict[tuple[int, str], dict[str, object]]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -232,7 +231,7 @@ def _stated(archives: Sequence[Path], members: list[_Member]) -> _Stated:
             continue
         data = _read(archives[member.archive], member.offset, member.size)
         if suffix == ".cls":
-            said = {"cls": _class_text(data)}
+            said: dict[str, object] = {"cls": _class_text(data)}
         else:
             said = _json_fields(data)
         found.setdefault((member.archive, member.key), {}).update(said)
@@ -275,21 +274,13 @@ def _class_text(data: bytes) -> str:
     return text
 
 
-def _json_fields(data: bytes) -> dict[str, str]:
+def _json_fields(data: bytes) -> dict[str, object]:
     """Return the values of a JSON object; of objects inside, by keys such as `a.label`."""
     try:
         document = json.loads(data)
     except (ValueError, RecursionError):
         return {}
-    return dict(_scalars(document, "")) if isinstance(document, dict) else {}
-
-
-def _scalars(document: dict[str, object], above: str) -> Iterator[tuple[str, str]]:
-    for key, value in document.items():
-        if isinstance(value, dict):
-            yield from _scalars(value, f"{above}{key}.")
-        elif not isinstance(value, list) or len(value) == 1:
-            yield f"{above}{key}", label_text(value)
+    return dict(json_values(document)) if isinstance(document, dict) else {}
 
 
 def _classes(
@@ -302,28 +293,26 @@ def _classes(
         if not keys:
             choice.require_no_column(where)
         return classes_by_folder(names, choice.level, where)
+
+    def labels(key: str) -> list[str]:
+        return [label_text(each.get(key), key) for each in fields]
+
     column = "cls" if choice.column is None and "cls" in keys else None
-    column = column or label_column(keys, choice, where) or _inner_label(keys)
+    column = column or label_column(keys, choice, where, labels)
     words = column_sentence(column, keys, used=())
     if column is None:
         return replace(
             by_folder := classes_by_folder(names, None, where),
             origin=f"{by_folder.origin}; {words}",
         )
-    missing = [n for n, each in zip(names, fields, strict=True) if not each.get(column)]
+    found = labels(column)
+    missing = [name for name, label in zip(names, found, strict=True) if not label]
     if missing:
         raise UsageError(
             f"{where} has `{column}` for some images, but not for {len(missing)} of its "
             f"{len(images)}: {', '.join(missing[:10])}. Give all images one, or none."
         )
-    return classes_by_label([each[column] for each in fields], len(images), words, where)
-
-
-def _inner_label(keys: Sequence[str]) -> str | None:
-    """Return the key with a usual name for labels inside an object, if there is one."""
-    inner = {key.rpartition(".")[2]: key for key in reversed(keys) if "." in key}
-    found = column_named(tuple(inner), LABELS)
-    return None if found is None else inner[found]
+    return classes_by_label(found, len(images), words, where)
 
 
 def _read(archive: Path, offset: int, size: int) -> bytes:

@@ -1,20 +1,30 @@
 """The class of each image: from a folder of its path, or from a column of its list."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import PurePosixPath
 
 from isogon.errors import UsageError
 
-# Names of label columns; the first that is present counts. Case and blanks are ignored.
+# Names of label columns, the likeliest first. Case and blanks are ignored.
 LABELS = (
     *("label", "class", "target", "category", "class_name", "label_name", "classname"),
     *("fine_label", "labels", "classes", "species", "class_id", "category_id", "label_id"),
     *("coarse_label", "category_name", "species_name", "breed", "variety", "type", "tag"),
     *("class_label", "image_label", "target_class", "cls", "class_idx", "label_idx"),
-    *("y", "gt", "ground_truth", "annotation", "diagnosis", "dx"),
+    *("y", "gt", "ground_truth", "annotation", "diagnosis", "dx", "disease"),
+    *("scientific_name", "common_name", "klasse", "kategorie", "classe", "catégorie"),
+    *("étiquette", "etiquette", "espèce", "clase", "categoría", "categoria", "etiqueta"),
+    *("especie", "rótulo", "класс", "метка", "标签", "类别", "类", "標籤", "類別"),
+    *("ラベル", "クラス", "라벨", "클래스"),
 )
+
+# Other names are label columns by their last word, apart from words such as `name`:
+# `gt_label`, `class_text`.
+_LABEL_WORDS = {"label", "labels", "class", "classes", "category", "species", "breed"}
+_FORMS = {"name", "names", "text", "str", "string", "code", "id", "ids", "idx", "index"}
+_COUNTS = {"n", "num", "number", "count", "is", "has", "multi", "super"}  # no labels
 
 _CAPITALS = re.compile(r"(?<=[a-z0-9])(?=[A-Z])")  # where a word begins in `classId`
 _NO_WORD = re.compile(r"[\W_]+")  # between the words of ` # Image-Path`
@@ -29,9 +39,16 @@ _NUMBERED = re.compile(
 
 # Folders whose names say nothing about their images, and folders of a split.
 _CONTAINERS = {"images", "image", "imgs", "img", "jpegimages"}
-_DIVISIONS = {
-    *("train", "training", "val", "valid", "validation", "dev", "test", "testing", "eval"),
-}
+_DIVISION = re.compile(
+    r"(images?[_ -])?(train|training|trainval|val|valid|validation|dev|test|testing|eval|"
+    r"unlabell?ed)([_ -]?(set|data|images?|imgs?|split|20\d\d))?"
+)
+
+# Folders of a year, a month or a day, as phones, their clouds and cameras make them.
+_DATE = re.compile(
+    r"(photos from )?(19|20)\d\d([-_. ]?(0[1-9]|1[0-2])([-_. ]?[0-3]\d)?)?_*",
+    re.IGNORECASE,
+)
 
 # A camera's or phone's folder, and those inside it (`100APPLE`), by the standard DCF.
 _CAMERA, _IN_CAMERA = "dcim", re.compile(r"\d{3}[A-Z0-9_]{5}")
@@ -108,7 +125,7 @@ def classes_by_folder(names: Sequence[str], level: int | None, where: str) -> Cl
     Without `level`, the classes are the innermost level of folders that every image has,
     with more than one folder and fewer folders than images. A level with several images
     per folder is preferred, and one that numbers parts (`seq1`) comes last. Folders like
-    `images`, and a level of only `train` and `test`, are ignored.
+    `images`, and a level of only `train` and `test`, or of only dates, are ignored.
 
     Args:
         names: the images' paths below the source, with `/`.
@@ -130,7 +147,7 @@ def classes_by_folder(names: Sequence[str], level: int | None, where: str) -> Cl
         here = {
             p[places[place]].casefold() for p, places in zip(folders, telling, strict=True)
         }
-        if here <= _DIVISIONS:
+        if all(map(_DIVISION.fullmatch, here)):
             telling = [[*places[:place], *places[place + 1 :]] for places in telling]
             break
     depth = min(map(len, telling), default=0)
@@ -140,7 +157,7 @@ def classes_by_folder(names: Sequence[str], level: int | None, where: str) -> Cl
         labels = [
             path[places[place]] for path, places in zip(folders, telling, strict=True)
         ]
-        if 1 < len(set(labels)) < len(labels):
+        if _divides(labels) and not all(map(_DATE.fullmatch, labels)):
             levels = sorted({places[place] + 1 for places in telling})
             candidates.append(Classes.of(labels, _level_sentence(levels)))
             above = [
@@ -181,11 +198,28 @@ def classes_by_label(
             f"{where} gives a label to {len(named) - len(missing)} of its {len(named)} "
             f"images, but not to image {shown}. Label all of them, or none."
         )
+    if 2 < len(set(named)) == len(named):
+        origin += "; every image has a class of its own"
     return Classes.of(named, origin)
 
 
-def label_column(columns: Sequence[str], choice: ClassChoice, where: str) -> str | None:
+def label_column(
+    columns: Sequence[str],
+    choice: ClassChoice,
+    where: str,
+    labels: Callable[[str], Sequence[str]],
+) -> str | None:
     """Return the column with the classes, or None.
+
+    Of several with names of labels, it is the first that divides the images: with more
+    than one label, and fewer labels than images. The only column is taken whatever its
+    name, if it divides the images.
+
+    Args:
+        columns: all but those of images and paths.
+        choice: of the recipe.
+        where: the source, for messages.
+        labels: return the labels in a column.
 
     Raises:
         UsageError: there is no column of the name that the recipe gives.
@@ -194,17 +228,50 @@ def label_column(columns: Sequence[str], choice: ClassChoice, where: str) -> str
         return None
     if choice.column is not None:
         return required_column(columns, choice.column, where)
-    return column_named(columns, LABELS)
+
+    def divides(column: str) -> bool:
+        try:
+            return _divides(found := labels(column)) and "" not in found
+        except UsageError:  # a list, or an object, in place of a label
+            return False
+
+    named = _named_as_labels(columns)
+    if named:
+        return named[0] if len(named) == 1 else next(filter(divides, named), named[0])
+    alone = columns[0] if len(columns) == 1 else None
+    return alone if alone and divides(alone) and not _measures(labels(alone)) else None
 
 
-def label_text(value: object) -> str:
+def label_text(value: object, column: str = "label") -> str:
     """Return a value of JSON or Parquet as text; of a list of one value, that value.
 
     Null is empty.
+
+    Raises:
+        UsageError: it is an object, or a list of no or several values.
     """
-    if isinstance(value, list | tuple) and len(value) == 1:
-        value = value[0]
-    return "" if value is None else str(value)
+    one = value[0] if isinstance(value, list | tuple) and len(value) == 1 else value
+    if isinstance(one, dict | list | tuple):
+        raise UsageError(
+            f"Expected one class per image in the column `{column}`, got {value!r}. Name "
+            f"another column with `label` in [data], write a column of single classes, or "
+            f"do without with `classes = 0`."
+        )
+    return "" if one is None else str(one)
+
+
+def json_values(
+    document: Mapping[str, object], above: str = ""
+) -> Iterator[tuple[str, object]]:
+    """Yield the keys and values of a JSON object; of objects inside, keys as `a.label`.
+
+    A list is yielded as its first few values.
+    """
+    for key, value in document.items():
+        if isinstance(value, dict):
+            yield from json_values(value, f"{above}{key}.")
+        else:
+            yield f"{above}{key}", value[:_SHOWN] if isinstance(value, list) else value
 
 
 def column_named(columns: Sequence[str], known: Sequence[str]) -> str | None:
@@ -232,11 +299,12 @@ def required_column(columns: Sequence[str], wanted: str, where: str) -> str:
 
 
 def one_hot_labels(
-    columns: Sequence[str], rows: Sequence[Mapping[str, str]]
+    columns: Sequence[str], rows: Sequence[Mapping[str, object]]
 ) -> tuple[list[str], str] | None:
     """Return labels and their origin, if each row has 1 in one column and 0 in others."""
-    binary = [each for each in columns if all(row[each].lower() in _BITS for row in rows)]
-    hot = [[each for each in binary if _BITS[row[each].lower()]] for row in rows]
+    bits = {c: [_BITS.get(str(row.get(c)).lower()) for row in rows] for c in columns}
+    binary = [each for each, found in bits.items() if None not in found]
+    hot = [[each for each in binary if bits[each][n]] for n in range(len(rows))]
     if len(binary) < 2 or not all(len(names) == 1 for names in hot):
         return None
     named = _some([f"`{each}`" for each in binary])
@@ -311,6 +379,8 @@ def _level_sentence(levels: Sequence[int]) -> str:
 def _why_none(
     names: Sequence[str], folders: Sequence[tuple[str, ...]], telling: Sequence[list[int]]
 ) -> str:
+    if all(path and _DATE.fullmatch(path[-1]) for path in folders):
+        return "the folders are dates; `classes` in [data] names a level"
     if not any(telling):
         return "no folder divides the images"
     outside = [name for name, places in zip(names, telling, strict=True) if not places]
@@ -323,6 +393,46 @@ def _why_none(
 
 def _tidy(column: str) -> str:
     return _NO_WORD.sub("_", _CAPITALS.sub("_", column)).strip("_").casefold()
+
+
+def _divides(labels: Sequence[str]) -> bool:
+    """Whether there is more than one label, and fewer labels than images."""
+    return 1 < len(set(labels)) < len(labels)
+
+
+def _named_as_labels(columns: Sequence[str]) -> list[str]:
+    """Return the columns with names of labels, the likeliest first.
+
+    Those inside objects (`about.label`) come last.
+    """
+    outer = {_tidy(column): column for column in reversed(columns)}
+    inner = {
+        _tidy(column.rpartition(".")[2]): column
+        for column in reversed(columns)
+        if "." in column
+    }
+    found = [tidied[name] for tidied in (outer, inner) for name in LABELS if name in tidied]
+    others = [
+        column
+        for name, column in reversed(outer.items())
+        if column not in found and _is_of_labels(name.split("_"))
+    ]
+    return [*found, *others]
+
+
+def _is_of_labels(words: list[str]) -> bool:
+    while words and words[-1] in _FORMS:
+        words = words[:-1]
+    return bool(words) and words[-1] in _LABEL_WORDS and words[0] not in _COUNTS
+
+
+def _measures(labels: Sequence[str]) -> bool:
+    """Whether these are no labels: fractions, or the parts of a split."""
+    return all(_DIVISION.fullmatch(label.casefold()) for label in labels) or any(
+        label.replace(".", "", 1).isdecimal() and not _WHOLE.fullmatch(label)
+        for label in labels
+        if "." in label
+    )
 
 
 def _some(names: Sequence[str]) -> str:

@@ -237,7 +237,12 @@ def no_images(where: str, passed_over: Sequence[PassedOver]) -> UsageError:
     there = f" Skipped: {'; '.join(map(str, passed_over))}." if passed_over else ""
     names = [name for each in passed_over for name in each.examples]
     sources = [name for name in names if name.lower().endswith(SOURCES)]
-    if sources:
+    if any(name.lower().endswith(".arrow") for name in names):
+        there += (
+            " `datasets` saved these .arrow files. Write them as Parquet, with "
+            f'`datasets.load_from_disk("{where}").to_parquet("images.parquet")`.'
+        )
+    elif sources:
         suffix = PurePath(sources[0]).suffix
         there += f" To read files such as {sources[0]}, write {where}/*{suffix}."
     return UsageError(

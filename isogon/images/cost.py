@@ -27,6 +27,7 @@ _BYTES = {
 }
 _PROGRESSIVE = 13  # a JPEG whose coefficients stay in memory until the last scan
 _DEEP = 13  # grey samples of more than 8 bits
+_DEEP_COLOURS = 30  # colours of 16 bits, both bytes of them
 
 # Time of a format's slowest files, relative to a pass over a baseline JPEG.
 _WORK = {"HEIC": 3, "AVIF": 3, "WebP": 3, "JPEG 2000": 20}
@@ -48,20 +49,25 @@ class DecodingCost:
     work: int
 
 
-def cost(kind: str, image: Image.Image, passes: int) -> DecodingCost:
+def cost(
+    kind: str, image: Image.Image, passes: int, *, deep_colours: bool = False
+) -> DecodingCost:
     """Return the cost of an image that is opened, but not yet loaded.
 
     Args:
         kind: the format's name.
         image: with its header read.
         passes: over the pixels: the scans of a JPEG.
+        deep_colours: whether both bytes of its colours of 16 bits are read.
 
     Raises:
         ImageError: its tiles or run lengths are far larger than the image.
     """
     pixels = image.width * image.height
     each = _BYTES[kind]
-    if passes > 1:
+    if deep_colours:
+        each, passes = _DEEP_COLOURS, 2
+    elif passes > 1:
         each = _PROGRESSIVE
     elif image.mode.startswith(("I", "F")):
         each = max(each, _DEEP)

@@ -29,6 +29,7 @@ from isogon.images import gif, jpeg2000, tiff
 from isogon.images.boxes import is_complete, without_exif
 from isogon.images.colours import Correction, correction
 from isogon.images.cost import DecodingCost, cost
+from isogon.images.deep_colours import are_read_whole, in_eight_bits, read_low_bytes
 from isogon.images.formats import ACCEPTED, Format, format_of, other_format
 from isogon.images.frames import alone_on_white, first_frame_box
 from isogon.images.jpeg import TRIES, endings, structure
@@ -41,6 +42,7 @@ from isogon.images.sample_range import ASSUMED, Range, eight_bit, is_deep, state
 _DNG_VERSION = 50706
 _SUBFILE_TYPE, _REDUCED = 254, 1
 
+_KIND_OF_BMP = "Unsupported BMP "  # begins Pillow's errors for them
 _RLE4 = 2  # a BMP's compression that Pillow 12.3 decodes to noise
 
 # An image of any size may have this many passes; one with more must have fewer pixels.
@@ -84,7 +86,7 @@ def decode(
     Args:
         data: a file of one of the formats of `formats.py`.
         limits: the largest image that is decoded.
-        samples: the range of grey images of more than 8 bits; None: that of each file.
+        samples: the range of samples of more than 8 bits; None: that of each file.
         admit: called with the cost before any pixel is decoded. If it raises, nothing is
             decoded.
 
@@ -121,7 +123,9 @@ def decode(
         data = without_exif(data, xmp=found.name == "HEIC")
     image: Image.Image = _opened(found, data)
     _require_bounded(image, passes, limits)
-    takes = cost(found.name, image, passes if ends else passes * TRIES)
+    whole = are_read_whole(image, data, samples)
+    passes = passes if ends else passes * TRIES
+    takes = cost(found.name, image, passes, deep_colours=whole)
     if admit is not None:
         admit(takes)
     try:
@@ -138,7 +142,13 @@ def decode(
         elif isinstance(image, Jpeg2KImageFile):
             jpeg2000.require_certain(image, data)
         # Not nested, so that each copy is freed before the next is made.
-        if is_deep(image):
+        if whole:
+            low = _opened(found, data)
+            read_low_bytes(low)
+            low.load()
+            image = in_eight_bits(image, low, data, samples)
+            del low
+        elif is_deep(image):
             image = eight_bit(image, samples or stated_range(image, data))
         if turn is not None:
             image = image.transpose(turn)
@@ -190,6 +200,12 @@ def _opened(kind: Format, data: bytes) -> ImageFile.ImageFile:
     except Exception as error:
         if kind.name == "TIFF" and (words := tiff.unsupported(data, str(error))):
             raise _not_decoded(words) from error
+        if str(error).startswith(_KIND_OF_BMP):
+            words = str(error).removeprefix(_KIND_OF_BMP)
+            raise ImageError(
+                ImageProblem.UNSUPPORTED,
+                f"is a BMP whose {words} is not supported. Save it as PNG.",
+            ) from error
         # The message of an unforeseen error in a parser is of no use.
         reason = "it breaks off" if error.__cause__ is not None else error
         raise ImageError(

@@ -130,9 +130,10 @@ class _Found:
                 self._pass_over(entry, OTHER)
 
     def lists(self) -> list[str]:
-        """Return the skipped files in the folder itself that may be lists of images."""
+        """Return the skipped files that may be lists of images, the outermost first."""
         names = self.passed_over.get(OTHER, [])
-        return [n for n in names if "/" not in n and n.lower().endswith(SOURCES)]
+        found = [name for name in names if name.lower().endswith(SOURCES)]
+        return sorted(found, key=lambda name: name.count("/"))
 
     def _pass_over(self, entry: os.DirEntry[str], reason: str) -> None:
         self.passed_over.setdefault(reason, []).append(entry.path[self._start :])

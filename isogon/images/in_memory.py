@@ -84,6 +84,7 @@ def saved(
     """Return the file of a storable image: its pixels, their profile, and no EXIF."""
     if kind == "TIFF":
         options["tiffinfo"] = image.info.get(_TOLD) or {}
+        options["compression"] = "raw"  # else that of the opened file, which may be JPEG's
     buffer = BytesIO()
     image.save(buffer, kind, icc_profile=image.info.get("icc_profile"), exif=b"", **options)
     return buffer.getvalue()

@@ -3,6 +3,7 @@
 A file may lack its end marker with no pixel missing: `endings` finds out by decoding.
 """
 
+import hashlib
 import re
 from dataclasses import dataclass
 
@@ -20,9 +21,13 @@ _WITH_LENGTH = frozenset(range(0xC0, 0xFF)) - frozenset(range(0xD0, 0xDA))
 _COEFFICIENTS = 64  # of a block
 
 _END = b"\xff\xd9"
-# Scan data that begins with one bits, and with others.
-_NOISE = tuple(bytes.fromhex(each) * 32 for each in ("fed5b3976e2fdc4b", "5a4396fd3ce9b8"))
-TRIES = 4  # ends that `endings` tries
+# Scan data without markers: random bits, of which some begin with one bits.
+_NOISE = tuple(
+    begin + hashlib.shake_128(begin).digest(256).replace(b"\xff", b"\xfe")
+    for begin in (b"\xfe", b"\x5a", b"\x01", b"\xc9")
+)
+_PADDING = 2  # bytes; scan data may end with as many zeros
+TRIES = 6  # ends that `endings` tries
 _RESTARTS = 8  # restart markers are FF D0 to FF D7, in turn
 
 # In a scan, FF is followed by 0 or a restart marker; any other FF begins a marker.
@@ -117,7 +122,9 @@ def endings(data: bytes) -> tuple[bytes, ...]:
     """
     if not structure(data, to_end=True).is_complete:
         return ()
-    whole = data.rstrip(b"\0\xff")  # padding, or half of the marker
+    whole = data.rstrip(b"\0\xff")
+    if len(data) - len(whole) <= _PADDING:
+        whole = data.rstrip(b"\xff")  # half of the marker
     last = max(whole.rfind(bytes([0xFF, 0xD0 + n])) for n in range(_RESTARTS))
     following = (whole[last + 1] - 0xD0 + 1) % _RESTARTS if last >= 0 else 0
     restart = bytes([0xFF, 0xD0 + following])

@@ -1,20 +1,14 @@
-"""Images named by a list: CSV, TSV or JSONL with a column of paths, or plain text.
+"""Images named by a list: a table with a column of paths, or plain text.
 
-Plain text has a path on every line, or a path and a label (`a/0.jpg 3`), as the lists of
-ImageNet and of Caffe do. With a heading it is a table, and a table without a heading is
-read like such text. Where no path leads to a file, the files are searched below the list:
-`0a1b` with `train/0a1b.jpg` beside it, as Kaggle's lists have it, and without the folders
-that all paths begin with, such as those of another machine.
+Where no path leads to a file, the files are searched below the list: `0a1b` with
+`train/0a1b.jpg` beside it, as Kaggle's lists have it, and without the folders that all
+paths begin with, such as those of another machine. For a list in a folder of lists, such
+as Food-101's `meta`, they are searched below the folder above.
 """
 
-import csv
-import io
-import json
 import os
-import re
 import unicodedata
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path, PurePath, PurePosixPath
 from urllib.parse import urlsplit
@@ -22,57 +16,29 @@ from urllib.request import url2pathname
 
 from isogon.errors import UsageError
 from isogon.images.classes import (
-    LABELS,
     ClassChoice,
     classes_by_folder,
     classes_by_label,
-    column_named,
     column_sentence,
     label_column,
-    label_text,
     one_hot_labels,
 )
 from isogon.images.collection import require_unique
 from isogon.images.folder import ImageFolder
 from isogon.images.formats import SUFFIXES
+from isogon.images.tables import ENDS, HINT, Table, table
 
-LISTS = {".csv", ".tsv", ".jsonl", ".ndjson", ".txt"}
-
-# Names of columns of paths; the first that is present counts. Case and blanks are ignored.
-PATHS = (
-    *("path", "image_path", "img_path", "file_path", "filepath", "filename", "file_name"),
-    *("relative_path", "image_file", "file", "image", "img", "image_name", "name"),
-    *("image_filename", "img_name", "img_file", "fname", "paths", "filenames", "uri"),
-    *("images", "photo", "picture", "image_id", "img_id", "id"),
-)
-
-_HINT = "Expected a heading with a column `path` and, if there are classes, `label`."
-_DELIMITERS = (",", "\t", ";", "|")
-
-_DELIMITER = re.compile(r"sep=(.)\r?\n", re.IGNORECASE)
-
-# A path that ends with an image's suffix, followed by a label.
-_ENDS = tuple(SUFFIXES)
-_LABELLED = re.compile(
-    rf'"?(.+(?:{"|".join(map(re.escape, sorted(SUFFIXES, reverse=True)))}))"?'
-    r"(?:\s*[,;|]\s*|\s+)(\S.*)",
-    re.IGNORECASE,
-)
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class _Table:
-    """The content of a list: one row per image."""
-
-    columns: tuple[str, ...]
-    rows: Sequence[Mapping[str, str]]
-    origin: str | None = None  # where the labels are from, if there is no heading
+# Folders of lists; the images are beside them.
+_OF_LISTS = {
+    *("meta", "metadata", "annotations", "annotation", "lists", "splits", "labels"),
+    *("imagesets", "main", "cls-loc"),
+}
 
 
 def listed_images(
     files: Sequence[Path], *, where: str, choice: ClassChoice | None = None
 ) -> ImageFolder:
-    """Return the images of lists: CSV, TSV or JSONL, or text with a path on every line.
+    """Return the images of lists: CSV, TSV or JSON, or text with a path on every line.
 
     Args:
         files: the lists, all with the same columns.
@@ -82,37 +48,38 @@ def listed_images(
     Raises:
         UsageError: a list cannot be read, or `images_at` refuses it.
     """
-    tables = [_table(file) for file in files]
+    tables = [table(file) for file in files]
     columns = tables[0].columns
-    for file, table in zip(files, tables, strict=True):
-        if table.columns != columns:
+    for file, one in zip(files, tables, strict=True):
+        if one.columns != columns:
             raise UsageError(
-                f"{file} has the columns {', '.join(table.columns)}, but {files[0]} has "
+                f"{file} has the columns {', '.join(one.columns)}, but {files[0]} has "
                 f"{', '.join(columns)}. Give all lists the same columns."
             )
-    path = column_named(columns, PATHS)
+    whole = Table(columns=columns, rows=[*chain(*(one.rows for one in tables))])
+    path = whole.path
     if path is None:
         raise UsageError(
             f"{files[0]} has no column of paths, such as `path`, only "
-            f"{', '.join(columns) or 'none'}. {_HINT}"
+            f"{', '.join(columns) or 'none'}. {HINT}"
         )
-    rows = []
-    for file, table in zip(files, tables, strict=True):
-        for number, row in enumerate(table.rows, 1):
-            if not row[path]:
-                raise UsageError(f"{file}: image {number} has no path in `{path}`. {_HINT}")
-            rows.append((file, row))
+    paths = []
+    for file, one in zip(files, tables, strict=True):
+        for number, text in enumerate(one.texts(path), 1):
+            if not text:
+                raise UsageError(f"{file}: image {number} has no path in `{path}`. {HINT}")
+            paths.append((file, text))
     choice = choice or ClassChoice()
     others = [each for each in columns if each != path]
-    column = label_column(others, choice, where)
-    labels = None if column is None else [row[column] for _, row in rows]
+    column = label_column(others, choice, where, whole.texts)
+    labels = None if column is None else whole.texts(column)
     origin = tables[0].origin or column_sentence(column, columns, used=(path,))
     if labels is None and choice.level is None:
-        hot = one_hot_labels(others, [row for _, row in rows])
+        hot = one_hot_labels(others, whole.rows)
         if hot is not None:
             labels, origin = hot
     return images_at(
-        [(file, row[path]) for file, row in rows],
+        paths,
         labels,
         origin,
         where=where,
@@ -144,16 +111,23 @@ def images_at(
         UsageError: nothing is listed, an image is listed twice, or only some have a label.
     """
     if not paths:
-        raise UsageError(f"{where} lists no images. {_HINT}")
+        raise UsageError(f"{where} lists no images. {HINT}")
     root = paths[0][0].parent
     names = tuple(_name(file, path, root) for file, path in paths)
+    written = names
     if not any((root / name).exists() for name in names):
-        written, names = names, _searched(names, root, where)
-        for old, new in zip(written, names, strict=True):
-            if old != new:
-                origin += f"; files were searched below {root}: {old} is {new}"
-                break
+        root = _root(root)
+        names = _searched(names, root, where)
     require_unique(names, where)
+    there = next((n for n, name in enumerate(names) if (root / name).exists()), None)
+    if there is None:
+        raise UsageError(
+            f"None of the {len(names):,} files that {where} lists is there, such as "
+            f"{names[0]}. A path is absolute, or relative to the list's folder."
+        )
+    if names != written or root != paths[0][0].parent:
+        origin += f"; files were searched below {root}: "
+        origin += f"{written[there]} is {names[there]}"
     if level is not None:
         classes = classes_by_folder(names, level, where)
     else:
@@ -208,7 +182,7 @@ def _searched(names: Sequence[str], root: Path, where: str) -> tuple[str, ...]:
     by_stem: dict[str, list[PurePosixPath]] = {}
     for folder, _, files in os.walk(root):
         for file in files:
-            if file.lower().endswith(_ENDS):
+            if file.lower().endswith(ENDS):
                 path = PurePosixPath(os.path.relpath(Path(folder, file), root))
                 by_stem.setdefault(path.stem, []).append(path)
     paths = [PurePosixPath(name) for name in names]
@@ -231,6 +205,15 @@ def _searched(names: Sequence[str], root: Path, where: str) -> tuple[str, ...]:
     return tuple(found)
 
 
+def _root(folder: Path) -> Path:
+    """Return the folder of a data set, of which a list's folder is a part."""
+    return next(
+        above
+        for above in (folder.resolve(), *folder.resolve().parents)
+        if above.name.casefold() not in _OF_LISTS
+    )
+
+
 def _ending(
     by_stem: Mapping[str, Sequence[PurePosixPath]], wanted: PurePosixPath
 ) -> list[PurePosixPath]:
@@ -244,152 +227,3 @@ def _ending(
         if f"/{path.with_suffix('')}".endswith(end)
         and (not whole or path.suffix.lower() == suffix)
     ]
-
-
-def _table(file: Path) -> _Table:
-    suffix = file.suffix.lower()
-    try:
-        data = file.read_bytes()
-        text = data.decode(_encoding(data)).replace("\0", "\n")  # as `find -print0` ends
-        if suffix == ".txt":
-            return _plain(text, file)
-        if suffix in (".jsonl", ".ndjson"):
-            return _json_lines(text, file)
-        return _delimited(text, "\t" if suffix == ".tsv" else ",", file)
-    except (OSError, UnicodeDecodeError, csv.Error, json.JSONDecodeError) as error:
-        expected = "Expected a path on every line." if suffix == ".txt" else _HINT
-        if isinstance(error, UnicodeDecodeError):
-            expected += " Save it as UTF-8; in Excel that is the type `CSV UTF-8`."
-        raise UsageError(f"{file} cannot be read as a list: {error}. {expected}") from error
-
-
-def _encoding(data: bytes) -> str:
-    """Return UTF-8, or UTF-16 by its mark (Excel's "Unicode text") or by its zeros."""
-    mark = data[:4]
-    if len(mark) < 4 or b"\0\0" in mark:
-        return "utf-8-sig"
-    if mark[:2] in (b"\xff\xfe", b"\xfe\xff"):
-        return "utf-16"
-    if mark[1::2] == b"\0\0":
-        return "utf-16-le"
-    return "utf-16-be" if mark[::2] == b"\0\0" else "utf-8-sig"
-
-
-def _plain(text: str, file: Path) -> _Table:
-    """Read a path, or a path and a label, per line; with a heading, read a table."""
-    lines = [line for line in text.replace("\r\n", "\n").split("\n") if line.strip()]
-    heading = re.split(r"[,\t;| ]+", lines[0].strip("# ")) if lines else []
-    if len(heading) > 1 and column_named(heading, PATHS) and column_named(heading, LABELS):
-        usual = next((each for each in _DELIMITERS if each in lines[0]), " ")
-        return _delimited(text, usual, file)
-    rows = []
-    for line in lines:
-        if (file.parent / line).exists():
-            rows.append({"path": line, "label": ""})
-        elif not line.startswith("#"):
-            rows.append(_path_and_label(line.strip(), file.parent))
-    if not any(row["label"] for row in rows):
-        return _Table(columns=("path",), rows=[{"path": row["path"]} for row in rows])
-    origin = "from the text after the path on each line"
-    return _Table(columns=("path", "label"), rows=rows, origin=origin)
-
-
-def _path_and_label(line: str, folder: Path) -> dict[str, str]:
-    """Split a line that is not the path of a file; the label is usually after the path."""
-    first, _, rest = line.partition(" ")
-    if line.lower().endswith(_ENDS):
-        before = rest and (folder / rest.strip()).exists()
-        return {"path": rest.strip() if before else line, "label": first if before else ""}
-    found = _LABELLED.fullmatch(line)
-    if found is None:
-        return {"path": line, "label": ""}
-    return {"path": found[1], "label": _unquoted(found[2])}
-
-
-def _unquoted(text: str) -> str:
-    return text[1:-1] if len(text) > 1 and text[0] == text[-1] == '"' else text
-
-
-def _delimited(text: str, usual: str, file: Path) -> _Table:
-    """Read a table, with a heading or without; the first line tells the delimiter."""
-    text = _without_comments(text)
-    if stated := _DELIMITER.match(text):  # as Excel reads and writes it
-        usual, text = stated[1], text[stated.end() :]
-    delimiter = max((usual, *_DELIMITERS), key=text.partition("\n")[0].count)
-    reader = csv.reader(
-        io.StringIO(text, newline=""),
-        delimiter=delimiter,
-        strict=True,
-        skipinitialspace=True,
-    )
-    first = tuple(field.strip() for field in next(reader, []))
-    headless = _headless(first, file)
-    columns = headless or first
-    twice = sorted({each for each in columns if each and columns.count(each) > 1})
-    if twice:
-        raise UsageError(
-            f"{file} has several columns named {', '.join(twice)}. Give each its own name."
-        )
-    rows = []
-    for fields in chain([first] if headless else [], reader):
-        if not any(map(str.strip, fields)):
-            continue
-        if len(fields) == len(columns) + 1 and not fields[-1]:
-            fields = fields[:-1]  # the line ends with a delimiter
-        if len(fields) != len(columns):
-            raise UsageError(
-                f"{file}, line {reader.line_num}: expected {len(columns)} fields, "
-                f"{', '.join(columns)}, got {fields}. Write fields that contain a "
-                f"delimiter in double quotes."
-            )
-        rows.append(dict(zip(columns, map(str.strip, fields), strict=True)))
-    origin = "from what stands beside the path on each line"
-    labelled = headless is not None and len(headless) > 1
-    return _Table(columns=columns, rows=rows, origin=origin if labelled else None)
-
-
-def _without_comments(text: str) -> str:
-    """Return a table without blank lines and comments above it; `# path` is a heading."""
-    text = text.lstrip("\r\n ")
-    while text.startswith("#"):
-        first, _, rest = text.partition("\n")
-        second = rest.partition("\n")[0]
-        words = re.split(r"[,\t;|]", first.strip("# \r"))
-        fits = any(first.count(each) == second.count(each) > 0 for each in _DELIMITERS)
-        if column_named(words, PATHS) and (fits or len(words) == 1):
-            return text.lstrip("# ")
-        text = rest.lstrip("\r\n ")
-    return text
-
-
-def _headless(first: Sequence[str], file: Path) -> tuple[str, ...] | None:
-    """Return the columns of a table whose first line is an image; None: it is a heading.
-
-    Raises:
-        UsageError: several fields beside the path could be the label.
-    """
-    paths = [
-        number
-        for number, field in enumerate(first)
-        if field.lower().endswith(_ENDS) or (field and (file.parent / field).is_file())
-    ]
-    if not paths or column_named(first, PATHS):
-        return None
-    if len(first) > 2:
-        raise UsageError(
-            f"{file} has no heading, but {len(first)} columns: which is the label? Write "
-            f"a first line with the names of the columns. {_HINT}"
-        )
-    return tuple("path" if number == paths[0] else "label" for number in range(len(first)))
-
-
-def _json_lines(text: str, file: Path) -> _Table:
-    """Read one JSON object per line; a missing key is an empty field."""
-    objects = [json.loads(line) for line in text.split("\n") if line.strip()]
-    if not all(isinstance(each, dict) for each in objects):
-        raise UsageError(f"{file} has lines that are not JSON objects. {_HINT}")
-    columns = tuple(dict.fromkeys(key for each in objects for key in each))
-    return _Table(
-        columns=columns,
-        rows=[{key: label_text(each.get(key)) for key in columns} for each in objects],
-    )

@@ -8,11 +8,12 @@ from isogon.images.archive import TarImages
 from isogon.images.classes import ClassChoice
 from isogon.images.collection import Images
 from isogon.images.folder import ImageFolder
-from isogon.images.listed import LISTS, listed_images
+from isogon.images.listed import listed_images
+from isogon.images.tables import LISTS
 
 FORMS = (
-    "a folder; a .tar, or shards such as `shard-{0000..0009}.tar`; a .csv, .tsv, .jsonl, "
-    ".txt or .parquet list"
+    "a folder; a .tar, or shards such as `shard-{0000..0009}.tar`; a .csv, .tsv, .json, "
+    ".jsonl, .txt or .parquet list"
 )
 
 
@@ -28,7 +29,7 @@ def open_images(
             `shard-{0000..0009}.tar` or `shard-*.tar`, several tars; in WebDataset's,
             `.cls` files or labels in `.json` files are classes; the prefix `wds/` is
             ignored;
-            `list.csv`, `list.tsv`, `list.jsonl`, `list.parquet` with a column `path`
+            `list.csv`, `list.tsv`, `list.json`, `list.parquet` with a column `path`
             and, if there are classes, `label`, or similar names; or Parquet with the
             encoded bytes in `image`;
             `list.txt`, a path on every line.

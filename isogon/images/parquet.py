@@ -24,7 +24,8 @@ from isogon.images.classes import (
     one_hot_labels,
 )
 from isogon.images.collection import Images, Indices, decoded, require_unique
-from isogon.images.listed import PATHS, images_at
+from isogon.images.listed import images_at
+from isogon.images.tables import PATHS
 
 # A row group is the smallest part that can be read; each process caches two.
 _LARGEST_GROUP = 256 * 2**20  # bytes, of encoded images
@@ -123,10 +124,10 @@ def parquet_images(files: Sequence[Path], *, where: str, choice: ClassChoice) ->
                 f"{files[0]} has {', '.join(schema.names)}. Give all files the "
                 f"same columns."
             )
-    columns = _columns(schema, choice, where)
+    columns = _columns(opened, choice, where)
     labels, origin = None, columns.words
     if columns.label is not None:
-        labels = [label for each in opened for label in _labels(each, columns.label)]
+        labels = _labels(opened, columns.label)
     elif choice.level is None:
         hot = _one_hot(opened, columns)
         if hot is not None:
@@ -143,13 +144,14 @@ def parquet_images(files: Sequence[Path], *, where: str, choice: ClassChoice) ->
     return images_at(paths, labels, origin, where=where, level=choice.level)
 
 
-def _columns(schema: pa.Schema, choice: ClassChoice, where: str) -> _Columns:
+def _columns(opened: list[pq.ParquetFile], choice: ClassChoice, where: str) -> _Columns:
+    schema = opened[0].schema_arrow
     names = [field.name for field in schema]
     image = _image_column(schema)
     paths = [name for name in names if _is_text(schema.field(name).type)]
     path = column_named(paths, PATHS)
     others = [name for name in names if name not in (image, path)]
-    label = label_column(others, choice, where)
+    label = label_column(others, choice, where, lambda name: _labels(opened, name))
     if label is None and choice.level is None:  # the only one whose classes have names
         named = [name for name in others if _class_names(schema, name)]
         label = named[0] if len(named) == 1 else None
@@ -255,22 +257,17 @@ def _texts(opened: pq.ParquetFile, column: str) -> list[str | None]:
     return [None if value is None else str(value) for value in values]
 
 
-def _labels(opened: pq.ParquetFile, column: str) -> list[str]:
-    """Return a column's classes, by name if the file's metadata have the names."""
-    values = opened.read(columns=[column], use_threads=False)[column].to_pylist()
-    odd = [v for v in values if isinstance(v, dict) or (isinstance(v, list) and len(v) > 1)]
-    if odd:
-        raise UsageError(
-            f"Expected one class per image in the column `{column}`, got {odd[0]!r}. Name "
-            f"another column with `label` in [data], or write a column of single classes."
-        )
-    names = _class_names(opened.schema_arrow, column)
-    return [
-        names[value]
-        if isinstance(value, int) and 0 <= value < len(names)
-        else label_text(value)
-        for value in values
-    ]
+def _labels(opened: Sequence[pq.ParquetFile], column: str) -> list[str]:
+    """Return a column's classes, by name if the files' metadata have the names."""
+    found = []
+    for each in opened:
+        names = _class_names(each.schema_arrow, column)
+        values = each.read(columns=[column], use_threads=False)[column].to_pylist()
+        for value in values:
+            one = value[0] if isinstance(value, list) and len(value) == 1 else value
+            named = isinstance(one, int) and 0 <= one < len(names)
+            found.append(names[one] if named else label_text(value, column))
+    return found
 
 
 def _one_hot(
@@ -288,7 +285,7 @@ def _one_hot(
     if len(binary) < 2:
         return None
     rows = [
-        {name: label_text(value) for name, value in row.items()}
+        {name: label_text(value, name) for name, value in row.items()}
         for each in opened
         for row in each.read(columns=binary, use_threads=False).to_pylist()
     ]
@@ -299,7 +296,8 @@ def _class_names(schema: pa.Schema, column: str) -> list[str]:
     """Return the names of a column's classes as Hugging Face's `datasets` writes them."""
     try:
         written = json.loads((schema.metadata or {})[b"huggingface"])
-        return list(map(str, written["info"]["features"][column]["names"]))
+        feature = written["info"]["features"][column]
+        return list(map(str, feature.get("feature", feature)["names"]))
     except (KeyError, TypeError, ValueError):
         return []
 

@@ -76,15 +76,13 @@ def mend_transparency(image: PngImagePlugin.PngImageFile, data: bytes) -> None:
     """Scale the transparent colour like the pixels, if Pillow does not.
 
     In the file it has the samples' own bits. Pillow scales pixels of 2- and 4-bit grey to
-    8 bits, and keeps the high byte of 16-bit colours.
+    8 bits. For colours of 16 bits see `deep_colours.py`.
     """
     colour, depth = image.info.get("transparency"), data[_DEPTH]
     if isinstance(colour, str):  # a text chunk named `transparency`
         del image.info["transparency"]
     elif image.mode == "L" and isinstance(colour, int):
         image.info["transparency"] = colour * (255 // (2**depth - 1))
-    elif image.mode == "RGB" and isinstance(colour, tuple) and depth == 16:
-        image.info["transparency"] = tuple(sample >> 8 for sample in colour)
 
 
 def _chunks(data: bytes) -> Iterator[tuple[bytes, int, int]]:

@@ -1,4 +1,4 @@
-"""Grey samples of more than 8 bits ("deep"): their range from black to white.
+"""Samples of more than 8 bits ("deep"): their range from black to white.
 
 The range is, in this order: the one stated (`[data] range` of a recipe), the one of the
 file's tags (TIFF's BitsPerSample, MaxSampleValue and SMaxSampleValue, PNG's sBIT), and for
@@ -44,9 +44,9 @@ def stated_range(image: Image.Image, data: bytes) -> Range | None:
         data: the file.
     """
     if isinstance(image, TiffImageFile):
-        return _range_of_tiff(image)
+        return range_of_tiff(image)
     if isinstance(image, PngImageFile):
-        return _range_of_png(image, significant_bits(data))
+        return range_of_png(np.asarray(image), significant_bits(data))
     return FULL if isinstance(image, PpmImageFile) else None
 
 
@@ -121,13 +121,14 @@ def _table(limits: Range) -> UInt8[np.ndarray, " 65536"]:
     return levels(np.arange(65536), limits)
 
 
-def _range_of_tiff(image: TiffImageFile) -> Range | None:
+def range_of_tiff(image: TiffImageFile) -> Range | None:
+    """Return the range that a TIFF's tags state for its deep samples, or None."""
     tags = image.tag_v2
     least, most = (
         next((v for tag in tried if (v := _number(tags.get(tag))) is not None), None)
         for tried in (_LEAST, _MOST)
     )
-    if image.mode not in _SIXTEEN:
+    if image.mode not in (*_SIXTEEN, "RGB", "RGBA"):
         found = (0.0 if least is None else least, 0.0 if most is None else most)
         return found if found[0] < found[1] else None
     bits = int(_number(tags.get(_BITS_PER_SAMPLE)) or 16)
@@ -147,7 +148,7 @@ def _number(value: object) -> float | None:
         return None
 
 
-def _range_of_png(image: PngImageFile, bits: int | None) -> Range | None:
+def range_of_png(samples: Shaped[np.ndarray, "h ..."], bits: int | None) -> Range | None:
     """Return the range of a 16-bit PNG of which `bits` are significant.
 
     By the standard (sBIT), such samples are scaled up to 16 bits. Many writers do not
@@ -155,9 +156,12 @@ def _range_of_png(image: PngImageFile, bits: int | None) -> Range | None:
     """
     if bits is None or not 8 <= bits < 16:
         return None
-    samples, white = np.asarray(image), 2**bits - 1
+    white = 2**bits - 1
     if samples.max() > white:
         return None
     step = FULL[1] / white
-    scaled = np.abs(samples - np.rint(samples / step) * step) <= 1
-    return None if scaled.all() else (0.0, float(white))
+    for top in range(0, len(samples), _STRIP):
+        strip = samples[top : top + _STRIP]
+        if not (np.abs(strip - np.rint(strip / step) * step) <= 1).all():
+            return 0.0, float(white)
+    return None

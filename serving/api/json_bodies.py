@@ -57,6 +57,9 @@ _KINDS = {
 }
 
 _DATA_URL = re.compile(r"\s*data:", re.IGNORECASE)
+# What stands before the data; a quoted parameter may have a comma: `;name="a,b.jpg"`.
+_HEAD_LIMIT = 1000  # characters
+_DATA_HEAD = re.compile(r'[^,;"]*(?:;(?:[^,;"]+|"[^"]*")*)*')
 _OTHER_URL = re.compile(r"\s*([a-z][a-z0-9+.-]*)://", re.IGNORECASE)
 _NOT_BASE64 = re.compile(r"[^A-Za-z0-9+/_\-= \t\r\n\v\f]")
 _URL_SAFE = bytes.maketrans(b"-_", b"+/")  # RFC 4648, section 5
@@ -226,9 +229,11 @@ def _kind(value: object) -> str:
 
 
 def _from_data_url(url: str, name: str, index: int, settings: Settings) -> bytes:
-    head, comma, data = url.partition(",")
+    found = _DATA_HEAD.match(url, 0, _HEAD_LIMIT)
+    head = "" if found is None else found[0]
+    comma, data = url[len(head) : len(head) + 1], url[len(head) + 1 :]
     kind, *parameters = head.partition(":")[2].lower().split(";")
-    in_base64 = "base64" in (part.strip() for part in parameters[-1:])
+    in_base64 = "base64" in map(str.strip, parameters)
     if not (comma and in_base64):
         lacks = "has no comma" if in_base64 else "is not in base64"
         raise bad_field(

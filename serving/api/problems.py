@@ -43,6 +43,8 @@ _STATUS = {
     ImageProblem.UNSUPPORTED: HTTPStatus.UNSUPPORTED_MEDIA_TYPE,
 }
 
+_ANY_BYTES = {"application/octet-stream", "binary/octet-stream"}  # S3 has the latter
+
 _log = logging.getLogger("isogon.serving")
 
 
@@ -107,7 +109,7 @@ def require_image_type(declared: str, name: str, index: int) -> None:
     decoder looks at its bytes.
     """
     kind = declared.split(";")[0].strip().lower()
-    if kind and not kind.startswith("image/") and kind != "application/octet-stream":
+    if kind and not kind.startswith("image/") and kind not in _ANY_BYTES:
         raise bad_type(f"{name} is declared as {kind[:80]}. Send {ACCEPTED}.", index)
 
 

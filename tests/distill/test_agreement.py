@@ -2,6 +2,7 @@
 
 import os
 import socket
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -103,6 +104,33 @@ def test_a_process_that_never_joins_is_not_waited_for_hours(
     assert "With ISOGON_JOIN_MINUTES they wait longer." in first
     monkeypatch.setenv("ISOGON_JOIN_MINUTES", "soon")
     assert "as minutes, such as 30, got 'soon'" in two_processes(work)[0]
+
+
+@pytest.mark.parametrize(
+    ("program", "how"),
+    [
+        ("import os; os.kill(os.getpid(), 9)", "signal 9"),
+        ("raise SystemExit(3)", "status 3"),
+    ],
+)
+def test_a_started_process_that_ends_before_it_joins_is_told_at_once(
+    monkeypatch: pytest.MonkeyPatch, program: str, how: str
+) -> None:
+    for name in ("MASTER_ADDR", "MASTER_PORT", "WORLD_SIZE", "LOCAL_RANK"):
+        monkeypatch.setenv(name, "")  # restored afterwards
+    monkeypatch.delenv("LOCAL_RANK")
+    monkeypatch.setattr(sys, "orig_argv", [sys.executable, "-c", program])
+    with pytest.raises(ProcessError, match=f"Process 1 .* ended with {how} before it join"):
+        launched(TrainSection(devices=2))
+
+
+def test_a_started_process_ends_with_the_first_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    first, other = socket.socketpair()
+    first.close()
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    monkeypatch.setenv("ISOGON_FIRST_PROCESS", str(other.detach()))
+    with pytest.raises(SystemExit):
+        launched(TrainSection(devices=2))
 
 
 def test_an_error_of_a_further_process_is_its_own(two_processes: Run) -> None:

@@ -271,7 +271,7 @@ def test_labels_are_optional_but_not_for_some_images_only(
 @pytest.mark.parametrize(
     ("text", "says"),
     [
-        ("place,label\na.png,1\n", "no column of paths, such as `path`, only place, lab"),
+        ("place,label\nhere,1\n", "no column of paths, such as `path`, only place, lab"),
         ("path\n", "lists no images"),
         ("", "no column of paths, such as `path`, only none"),
         ("path,label\na.png,1,2\n", "line 2: expected 2 fields"),

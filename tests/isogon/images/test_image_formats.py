@@ -231,6 +231,21 @@ def test_a_bitmap_without_the_files_own_header_is_one(mode: str) -> None:
         decode(data[14:300])
 
 
+@pytest.mark.parametrize(
+    ("place", "value", "says"),
+    [(28, b"\2\0", r"pixel depth \(2\)"), (30, b"\6\0\0\0", r"compression \(6\)"),
+     (30, b"\3\0\0\0", "bitfields layout"), (14, b"\x10\0\0\0", r"header type \(16\)")],
+)  # fmt: skip
+def test_kinds_of_bitmap_that_are_not_decoded_are_named(
+    place: int, value: bytes, says: str
+) -> None:
+    data = bytearray(written("BMP", SMOOTH))
+    data[place : place + len(value)] = value
+    with pytest.raises(ImageError, match=f"a BMP whose {says} is not supported") as refused:
+        decode(bytes(data))
+    assert refused.value.problem == ImageProblem.UNSUPPORTED
+
+
 def test_a_bitmap_that_would_become_noise_is_refused() -> None:
     data = bytearray(written("BMP", SMOOTH.convert("P").quantize(16)))
     data[30] = 2

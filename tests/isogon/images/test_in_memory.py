@@ -59,6 +59,15 @@ def test_what_is_only_opened_keeps_the_range_that_its_file_states() -> None:
     assert np.array_equal(through(Image.open(ppm))[..., 0], NOISE[..., 0])
 
 
+def test_a_loaded_tiff_that_jpeg_has_compressed_is_not_compressed_again() -> None:
+    file = io.BytesIO()
+    image = RGB.convert("CMYK").resize((64, 64))
+    image.save(file, "TIFF", compression="jpeg", quality=50)
+    opened = Image.open(file)
+    opened.load()
+    assert np.array_equal(through(opened), np.asarray(decode(file.getvalue())))
+
+
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "AVIF", "TIFF", "GIF", "BMP"])
 def test_the_file_of_an_image_that_is_only_opened_is_taken(kind: str) -> None:
     file = io.BytesIO()

@@ -105,6 +105,16 @@ NUMBERS = range(6)
          "ab", "at level 1; 4 would be from the folders at level 2"),
         ([f"Video_{m}/{c}/{n}.png" for c in "ab" for m in "12" for n in NUMBERS],
          "ab", "at level 2; 2 would be from the folders at level 1"),
+        ([f"{s}_images/{n}.png" for s in ("train", "test") for n in NUMBERS],
+         "", "no classes"),
+        ([f"{s}2017/{c}/{n}.png" for s in ("train", "val") for c in "ab" for n in NUMBERS],
+         "ab", "at level 2"),
+        ([f"Photos from {y}/{n}.png" for y in (2023, 2024) for n in NUMBERS],
+         "", "the folders are dates"),
+        ([f"{y}/{m}/{n}.png" for y in (2023, 2024) for m in ("2024-05", "2024-06-01")
+          for n in NUMBERS], "", "the folders are dates"),
+        ([f"{c}/2024-0{m}/{n}.png" for c in "ab" for m in (1, 2) for n in NUMBERS],
+         "ab", "at level 1"),
         ([f"{n}.png" for n in NUMBERS], "", "no classes: no folder divides the images"),
         ([f"a/{n}.png" for n in NUMBERS], "", "no classes: all images are in the same folder"),
         ([f"{n}/photo.png" for n in NUMBERS], "", "one folder, or one for each image"),
@@ -163,6 +173,13 @@ def test_a_level_may_be_chosen(tmp_path: Path) -> None:
         ("r.csv", "path,label\nC:\\Users\\jane\\{0}.png,{1}\n"),
         ("s.csv", "path,label\n../input/data/{0}.png,{1}\n"),
         ("t.txt", '"{0}.png" "{1}"\n'),
+        ("u.csv", "Dateiname;Klasse;Breite\n{0}.png;{1};4\n"),
+        ("v.csv", "文件名,标签,宽\n{0}.png,{1},4\n"),
+        ("w.csv", "local_path,gt_label,label_quality\n{0}.png,{1},0.5\n"),
+        ("x.csv", "Image,Id\n{0}.png,{1}\n"),
+        ("y.csv", "id,src,Finding Label\n7,{0}.png,{1}\n"),
+        ("z.csv", "path,label,species\n{0}.png,1,{1}\n"),
+        ("za.csv", "path,labels,species\n{0}.png,,{1}\n"),
         ("f.jsonl", '{{"file_name": "{0}.png", "label": "{1}"}}\n'),
     ],
 )
@@ -183,6 +200,71 @@ def test_a_list_is_read_whatever_its_columns_are_called(
         assert open_images(str(tmp_path / name)).names == tuple(LISTED)
 
 
+JSON = {
+    "records": [{"path": name, "label": name[0], "width": 4} for name in LISTED],
+    "columns": {"path": LISTED, "label": [name[0] for name in LISTED]},
+    "pandas": {
+        "path": dict(enumerate(LISTED)),
+        "label": {number: name[0] for number, name in enumerate(LISTED)},
+    },
+    "map": {name: name[0] for name in LISTED},
+    "objects": {name: {"class": name[0], "box": [1, 2]} for name in LISTED},
+    "stylegan": {"labels": [[name, name[0]] for name in LISTED]},
+    "wrapped": {
+        "version": 1,
+        "samples": [{"img": n, "gt": {"label": n[0]}} for n in LISTED],
+    },
+    "coco": {
+        "info": {"year": 2026},
+        "images": [{"id": n, "file_name": name} for n, name in enumerate(LISTED)],
+        "annotations": [
+            {"image_id": n, "category_id": 7 + "ab".index(name[0]), "bbox": [box] * 4}
+            for n, name in enumerate(LISTED)
+            for box in range(2)
+        ],
+        "categories": [{"id": 7, "name": "a"}, {"id": 8, "name": "b"}],
+    },
+}
+
+
+@pytest.mark.parametrize("form", JSON)
+def test_json_lists_images_as_common_tools_write_it(tmp_path: Path, form: str) -> None:
+    path = write(tmp_path, LISTED) / "images.json"
+    path.write_text(json.dumps(JSON[form]))
+    images = open_images(str(path))
+    assert images.names == tuple(LISTED)
+    assert labels(images) == [name[0] for name in LISTED]
+    indented = json.dumps(JSON[form], indent=1)
+    (tmp_path / "images.jsonl").write_text(indented)
+    assert open_images(str(tmp_path / "images.jsonl")).names == tuple(LISTED)
+
+
+def test_json_of_something_else_is_refused(tmp_path: Path) -> None:
+    for text in ("3", "[]", '{"0": "cat", "1": "dog"}', "[[1, 2]]", '{"names": ["a"]}'):
+        (tmp_path / "a.json").write_text(text)
+        with pytest.raises(
+            UsageError, match=r"not JSON that lists images|no column of path"
+        ):
+            open_images(str(tmp_path / "a.json"))
+
+
+@pytest.mark.parametrize("label", [["a", "b"], {"x": ["a", "b"]}])
+def test_several_labels_of_an_image_are_not_one_class(
+    tmp_path: Path, label: object
+) -> None:
+    path = write(tmp_path, LISTED) / "a.jsonl"
+    rows = [{"path": LISTED[0], "label": label}]
+    rows += [{"path": name, "label": [name[0]]} for name in LISTED[1:]]
+    path.write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+    with pytest.raises(UsageError, match=r"one class per image|but not to image 1"):
+        open_images(str(path))
+    assert open_images(str(path), choice=ClassChoice(level=0)).classes == ()
+    files = {f"{n}.png": IMAGE for n in range(6)}
+    files |= {f"{n}.json": json.dumps(row).encode() for n, row in enumerate(rows)}
+    with pytest.raises(UsageError, match=r"one class per image|not for 1 of its 6"):
+        open_images(str(write_tar(tmp_path / "a.tar", files)))
+
+
 def _halves(text: str) -> tuple[str, str]:
     """Return a list's heading and the pattern of its rows."""
     start = text.index("{0}")
@@ -194,6 +276,7 @@ def _halves(text: str) -> tuple[str, str]:
 def test_a_list_of_text_may_have_a_label_behind_each_path(
     tmp_path: Path, between: str
 ) -> None:
+    write(tmp_path, LISTED)
     rows = [f"./{name}{between}class {name[0]}" for name in LISTED]
     path = tmp_path / "train.txt"
     path.write_text("\n".join([*rows, ""]))
@@ -219,6 +302,56 @@ def test_a_list_of_text_is_read_as_others_write_it(tmp_path: Path) -> None:
     assert labels(images) == [name[0] for name in LISTED]
 
 
+@pytest.mark.parametrize(
+    ("place", "row", "expected"),
+    [
+        # Tiny ImageNet, ImageNet, CUB-200, Food-101, Oxford pets and VOC.
+        ("val_annotations.txt", "{0}.png\t{1}\t0\t{2}\t44\t62", "ab"),
+        ("train_cls.txt", "{0} {2}", ""),
+        ("images.txt", "{2} {0}.png", ""),
+        ("meta/train.txt", "{0}", ""),
+        ("annotations/list.txt", "# Image CLASS-ID SPECIES BREED ID\n{0} {1} 1", "ab"),
+        ("ImageSets/Main/cat.txt", "{0}  {1}", "ab"),
+    ],
+)
+def test_lists_of_known_data_sets_find_their_images(
+    tmp_path: Path, place: str, row: str, expected: str
+) -> None:
+    write(tmp_path / "images", LISTED)
+    path = tmp_path / place
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lines = [row.format(n[:-4], n[0], number + 1) for number, n in enumerate(LISTED)]
+    path.write_text("\n".join(lines))
+    images = open_images(str(path))
+    assert images.names == tuple(f"images/{name}" for name in LISTED)
+    assert images.image(5).size == (4, 4)
+    found = [label.partition(" ")[0] for label in labels(images)] if images.classes else []
+    assert found == ([name[0] for name in LISTED] if expected else [])
+    assert "a/0.png" in images.class_words
+
+
+def test_a_list_of_which_no_file_is_there_is_refused(tmp_path: Path) -> None:
+    write(tmp_path, LISTED)
+    (tmp_path / "truth.txt").write_text("490\n361\n171\n")
+    with pytest.raises(UsageError, match=r"None of the 3 files .* such as 490\. A path is"):
+        open_images(str(tmp_path / "truth.txt"))
+
+
+def test_a_column_that_tells_every_image_apart_is_said_to(tmp_path: Path) -> None:
+    rows = "".join(f"{name},L{number}\n" for number, name in enumerate(LISTED))
+    (write(tmp_path, LISTED) / "a.csv").write_text(f"path,label\n{rows}")
+    said = open_images(str(tmp_path / "a.csv")).class_words
+    assert said.endswith("from the column `label`; every image has a class of its own")
+
+
+def test_the_only_other_column_has_no_classes_if_it_measures(tmp_path: Path) -> None:
+    for values in ("0.5 1.5 2.5".split(), ["train", "test", "val"], list("aaa")):
+        rows = [f"{name},{values[n % 3]}" for n, name in enumerate(LISTED)]
+        (write(tmp_path, LISTED) / "a.csv").write_text("\n".join(["path,x", *rows]))
+        said = open_images(str(tmp_path / "a.csv")).class_words
+        assert said.startswith("no classes: no column of labels; unused: x")
+
+
 def test_a_path_with_blanks_is_a_path(tmp_path: Path) -> None:
     names = ["my.jpg copy 2", "my photo 1.png", "a.png b/2.png", "plain"]
     write(tmp_path, names)
@@ -231,7 +364,7 @@ def test_a_path_with_blanks_is_a_path(tmp_path: Path) -> None:
 def test_a_list_says_its_column_of_classes_and_those_that_nothing_uses(
     tmp_path: Path,
 ) -> None:
-    path = tmp_path / "list.csv"
+    path = write(tmp_path, LISTED) / "list.csv"
     rows = [f"{name},{name[0]},{number % 3}" for number, name in enumerate(LISTED)]
     path.write_text("\n".join(["path,farm,fold", *rows]))
     images = open_images(str(path))
@@ -286,7 +419,7 @@ def test_files_are_searched_below_a_list_of_ids(tmp_path: Path) -> None:
 
 
 def test_a_column_for_each_class_is_a_label(tmp_path: Path) -> None:
-    path = tmp_path / "list.csv"
+    path = write(tmp_path, LISTED) / "list.csv"
     rows = [f"{name},{int(name[0] == 'a')}.0,{int(name[0] == 'b')}" for name in LISTED]
     path.write_text("\n".join(["image,MEL,NV", *rows]))
     images = open_images(str(path))
@@ -298,12 +431,14 @@ def test_a_column_for_each_class_is_a_label(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("missing", ["", "nan", "NaN", "<NA>", "NULL"])
 def test_a_missing_label_is_no_class(tmp_path: Path, missing: str) -> None:
+    write(tmp_path, ["a.png"])
     (tmp_path / "a.csv").write_text(f"path,label\na.png,cat\nb.png,{missing}\nc.png,dog\n")
     with pytest.raises(UsageError, match=r"2 of its 3 images, but not to image 2\."):
         open_images(str(tmp_path / "a.csv"))
 
 
 def test_whole_numbers_are_written_without_a_fraction(tmp_path: Path) -> None:
+    write(tmp_path, ["a.png", "b.png"])
     (tmp_path / "a.csv").write_text("path,label\na.png,1.0\nb.png,10.0\n")
     assert open_images(str(tmp_path / "a.csv")).classes == ("1", "10")
     (tmp_path / "a.csv").write_text("path,label\na.png,1.0\nb.png,1.5\n")
@@ -370,6 +505,18 @@ def test_a_list_in_a_folder_without_classes_is_named(tmp_path: Path) -> None:
     said = ImageFolder.list(tmp_path).class_words
     assert f"write {tmp_path / 'metadata.csv'} in place of the folder" in said
     assert open_images(str(tmp_path / "metadata.csv")).classes == ("a", "b")
+    found = list(tmp_path.iterdir())
+    (tmp_path / "train").mkdir()
+    for path in found:
+        path.rename(tmp_path / "train" / path.name)
+    said = ImageFolder.list(tmp_path).class_words
+    assert f"write {tmp_path / 'train/metadata.csv'} in place of the folder" in said
+
+
+def test_a_dataset_saved_to_disk_is_told_how_to_be_written(tmp_path: Path) -> None:
+    (tmp_path / "data-00000-of-00001.arrow").write_bytes(b"")
+    with pytest.raises(UsageError, match=r"load_from_disk\(.*\)\.to_parquet"):
+        open_images(str(tmp_path))
 
 
 def test_an_address_in_a_list_is_refused(tmp_path: Path) -> None:
@@ -408,10 +555,11 @@ def test_shards_give_the_labels_of_their_json(tmp_path: Path) -> None:
     images = open_images(path)
     assert labels(images) == ["0", "1"] * 3
     assert (
-        images.class_words == "2 classes (0, 1), from the column `label`; unused: caption"
+        images.class_words
+        == "2 classes (0, 1), from the column `label`; unused: caption, box"
     )
     assert open_images(path, choice=ClassChoice(column="caption")).classes == ()
-    with pytest.raises(UsageError, match=r"no column 'fold'.* only label, caption"):
+    with pytest.raises(UsageError, match=r"no column 'fold'.* only label, caption, box"):
         open_images(path, choice=ClassChoice(column="fold"))
     del files["3.json"]
     with pytest.raises(UsageError, match=r"has `label` for some .* 1 of its 6: 3\.jpg"):
@@ -428,6 +576,7 @@ def test_shards_give_the_labels_of_their_json(tmp_path: Path) -> None:
     ],
 )
 def test_parquet_may_store_texts_in_any_way(tmp_path: Path, kind: pa.DataType) -> None:
+    write(tmp_path, LISTED)
     table = pa.table({"path": LISTED, "label": [name[0] for name in LISTED]})
     schema = pa.schema([("path", kind), ("label", kind)])
     pq.write_table(table.cast(schema), tmp_path / "a.parquet")
@@ -441,6 +590,7 @@ def test_parquet_may_store_texts_in_any_way(tmp_path: Path, kind: pa.DataType) -
 def test_parquet_may_have_a_column_for_each_class(
     tmp_path: Path, kind: pa.DataType, held: bool
 ) -> None:
+    write(tmp_path, LISTED)
     second = [name[0] == "b" for name in LISTED]
     columns = {"image": [IMAGE] * 6} if held else {"path": LISTED}
     columns |= {"MEL": pa.array([not b for b in second]), "NV": pa.array(second)}

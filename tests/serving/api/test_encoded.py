@@ -68,10 +68,13 @@ URL_SAFE = base64.urlsafe_b64encode(IMAGE).decode()
         f"data:image/png;base64,{TEXT}",
         f"DATA:IMAGE/PNG;charset=utf-8;name=a.png;BASE64,{LINES}",
         f"data:;base64,{TEXT}",
+        f"data:image/png;base64;charset=utf-8,{TEXT}",
+        f'data:image/png;name="a, b.png";base64,{TEXT}',
+        f"data:binary/octet-stream;base64,{TEXT}",
         f"data:application/octet-stream;base64,{quote(TEXT, safe='')}",
         f"data:image/png;base64,{quote(LINES, safe='')}",
     ],
-    ids=range(13),
+    ids=range(16),
 )
 def test_base64_is_taken_as_common_tools_write_it(text: str, tmp_path: Path) -> None:
     settings = Settings(bundle=tmp_path)
@@ -95,6 +98,7 @@ def test_base64_is_taken_as_common_tools_write_it(text: str, tmp_path: Path) -> 
         ("data:text/plain;base64,aGk=", 415, "images[3] is declared as text/plain"),
         ("data:image/png,%89PNG", 422, "not in base64"),
         ("data:image/png;base64", 422, "has no comma"),
+        ("data:" + ";" * 1001, 422, "is not in base64"),
     ],
 )
 def test_what_is_not_base64_is_explained_with_its_place(
