@@ -36,7 +36,7 @@ class Preprocessing(BaseModel):
     images of any aspect ratio.
 
     `mean` and `std` are in units of [0, 1] and are applied inside the graph. `range` is
-    [black, white] of grey images of more than 8 bits; None, which is not written, means
+    [black, white] of images of more than 8 bits; None, which is not written, means
     the range that each file states.
     """
 
