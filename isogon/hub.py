@@ -70,7 +70,7 @@ def push(
 
 
 def pull(
-    repository: str, output: str | Path | None = None, *, revision: str = "main"
+    repository: str, *, output: str | Path | None = None, revision: str = "main"
 ) -> Bundle:
     """Download a bundle from Hugging Face's hub; it appears complete, or not at all.
 

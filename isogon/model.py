@@ -141,30 +141,7 @@ class Model:
         threads: int | None = None,
         limits: ImageLimits = LOCAL_LIMITS,
     ) -> "Model":
-        """Open a bundle's artifact, or an ONNX file alone.
-
-        A bundle's artifact must have a parity report and reproduce the golden images. A
-        file alone has neither: it is used with the preprocessing and calibration in its
-        metadata, unchecked.
-
-        Args:
-            path: a bundle's directory, or an ONNX file that `isogon export` made.
-            artifact: which artifact of a bundle, such as "onnx/model.int8.onnx", or
-                "onnx/model.int8.onnx@openvino" if it was exported for OpenVINO;
-                "fastest": the fastest on this machine, measured now; None:
-                "onnx/model.onnx".
-            runtime: of a file alone: "onnxruntime", in which its calibration was
-                measured, or "openvino".
-            threads: of one run; None: the runtime's default.
-            limits: the largest image that is decoded.
-
-        Raises:
-            UsageError: there is nothing at `path`, an argument is for the other kind, or
-                `threads` is below 1.
-            BundleError: the bundle is damaged, nothing vouches for its artifact, or the
-                file does not load, has other inputs and outputs, or lacks the metadata.
-            CheckFailedError: the bundle's golden images do not come out as they should.
-        """
+        """Open a bundle's artifact, or an ONNX file alone; see `isogon.load`."""
         path = Path(path)
         if path.is_dir():
             artifact = artifact or ONNX

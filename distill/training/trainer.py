@@ -1,6 +1,7 @@
 """The training loop: a student learns an objective from the teacher's features."""
 
 import time
+from collections.abc import Iterator
 from contextlib import AbstractContextManager, closing, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
@@ -136,7 +137,7 @@ class Trainer:
             UsageError: the loss diverged, or the teacher's features are not finite; the
                 last good checkpoint is kept.
         """
-        course, steps = self._course, len(self._views)
+        course = self._course
         task = self._progress.add_task(
             "Distilling", total=self._total, completed=self._done
         )
@@ -145,41 +146,31 @@ class Trainer:
             if not self._done and self._best is None:
                 self._validate(journal)
                 self._save()  # so that there is a checkpoint from the first step on
-            while self._done < self._total:
-                self._pair.objective.at_epoch(float(course.epoch))
-                self._model.train()
-                freeze_statistics(self._pair.student, self._section.batch_statistics)
-                for micro_batches in self._views.epoch(course.epoch, course.step):
-                    self._step(micro_batches)
-                    course.step += 1
-                    done = self._done == self._total
-                    last = course.step == steps or done
-                    minutes = (time.monotonic() - saved) / 60
-                    due = minutes >= self._section.checkpoint_minutes
-                    stop, save = self._agreed(bool(asked), due or bool(asked), last)
-                    if last or save or self._done % _LOOK == 0:
-                        looked = time.monotonic()
-                        figures = self._look(looked - seen)
-                        seen = looked
-                        if journal is not None:
-                            journal.write(self._done - 1, course.epoch, figures)
-                        self._progress.update(
-                            task, completed=self._done, description=_shown(figures)
-                        )
-                    if done or self._done % self._every == 0:
-                        self._validate(journal)
-                    if last:
-                        self._close_epoch()
-                    if save:
-                        self._save()
-                        saved = time.monotonic()
-                    # An error here would end the first process before it saves.
-                    if stop and not self._fabric.is_global_zero:
-                        raise SystemExit(0)
-                    if stop:
-                        asked.end()
-                    if done:
-                        break
+            for last in self._steps():
+                minutes = (time.monotonic() - saved) / 60
+                due = minutes >= self._section.checkpoint_minutes
+                stop, save = self._agreed(bool(asked), due or bool(asked), last)
+                if last or save or self._done % _LOOK == 0:
+                    looked = time.monotonic()
+                    figures = self._look(looked - seen)
+                    seen = looked
+                    if journal is not None:
+                        journal.write(self._done - 1, course.epoch, figures)
+                    self._progress.update(
+                        task, completed=self._done, description=_shown(figures)
+                    )
+                if self._done == self._total or self._done % self._every == 0:
+                    self._validate(journal)
+                if last:
+                    self._close_epoch()
+                if save:
+                    self._save()
+                    saved = time.monotonic()
+                # An error here would end the first process before it saves.
+                if stop and not self._fabric.is_global_zero:
+                    raise SystemExit(0)
+                if stop:
+                    asked.end()
             self._save()
         if self._best is not None:
             self._pair.load_state_dict(self._best["pair"])
@@ -188,11 +179,28 @@ class Trainer:
         self._pair.eval()
         return TrainingLog(
             epochs=tuple(course.epochs),
-            seconds_per_epoch=course.seconds * steps / self._total,
+            seconds_per_epoch=course.seconds * len(self._views) / self._total,
             steps=self._total,
             kept_step=self._total if self._best is None else self._best["step"],
             validated=tuple(course.validated),
         )
+
+    def _steps(self) -> Iterator[bool]:
+        """Run step after step; yield after each whether it is the last of its epoch.
+
+        The last epoch may end early, with the run.
+        """
+        course = self._course
+        while self._done < self._total:
+            self._pair.objective.at_epoch(float(course.epoch))
+            self._model.train()
+            freeze_statistics(self._pair.student, self._section.batch_statistics)
+            for micro_batches in self._views.epoch(course.epoch, course.step):
+                self._step(micro_batches)
+                course.step += 1
+                yield course.step == len(self._views) or self._done == self._total
+                if self._done == self._total:
+                    break
 
     def _validate(self, journal: Journal | None) -> None:
         """Evaluate the validation images; keep the weights if they are the best so far."""

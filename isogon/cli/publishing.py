@@ -107,7 +107,7 @@ def pull(
     """
     from isogon import api
 
-    print(api.pull(repository, output, revision=revision).path)
+    print(api.pull(repository, output=output, revision=revision).path)
 
 
 def show_published(found: "Published", *, bento: str | None) -> None:

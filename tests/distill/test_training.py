@@ -129,7 +129,7 @@ def test_views_depend_on_seed_epoch_and_image_alone(
     assert not torch.equal(first[0], other[0])
 
 
-def test_an_epoch_goes_on_from_any_step(recipe: Recipe, progress: Progress) -> None:
+def test_an_epoch_continues_from_any_step(recipe: Recipe, progress: Progress) -> None:
     batches = views(recipe, progress, workers=1)
     whole = pixels(batches.epoch(1))
     rest = pixels(batches.epoch(1, start=2))
@@ -297,7 +297,7 @@ def test_gradients_are_clipped(recipe: Recipe, tmp_path: Path, progress: Progres
     assert 0 < sum(squares) ** 0.5 <= 1.01e-3
 
 
-def test_the_average_is_what_remains(
+def test_the_moving_average_becomes_the_student(
     recipe: Recipe, tmp_path: Path, progress: Progress
 ) -> None:
     changes = {"epochs": 1, "warmup_epochs": 0}
@@ -319,7 +319,7 @@ def test_milestones_divide_the_learning_rate(
     assert rates == pytest.approx({0: 0.01, 1: 0.001})
 
 
-def test_a_run_is_written_down_for_people_and_tensorboard(
+def test_a_run_is_logged_for_people_and_tensorboard(
     recipe: Recipe, tmp_path: Path, progress: Progress
 ) -> None:
     made = models(recipe)
@@ -507,7 +507,7 @@ def test_a_loss_that_is_not_finite_stops_with_a_remedy_and_keeps_the_last_checkp
     assert checkpoint.path.read_bytes() == good
 
 
-def test_a_growing_loss_is_told_from_one_that_does_not_fall() -> None:
+def test_a_growing_loss_is_distinguished_from_one_that_does_not_fall() -> None:
     flat = DivergenceWatch()
     for step in range(1000):
         flat.record(step, {"loss": 1 + 0.5 * (-1) ** step, "other": -3.0})
@@ -517,7 +517,7 @@ def test_a_growing_loss_is_told_from_one_that_does_not_fall() -> None:
             growing.record(step, {"loss": 1.05**step})
 
 
-def test_a_checkpoint_is_spoken_of_where_there_is_one() -> None:
+def test_a_checkpoint_is_mentioned_where_there_is_one() -> None:
     for kept, said in (
         (True, "checkpoint is kept.*accept_changes=True"),
         (False, "run again"),
@@ -618,7 +618,7 @@ def test_an_impossible_detector_is_refused_before_training(
         ),
     ],
 )
-def test_a_setting_that_does_not_do_for_the_detector_is_refused_before_training(
+def test_a_setting_that_does_not_suit_the_detector_is_refused_before_training(
     recipe: Recipe, tmp_path: Path, progress: Progress, ood: dict[str, object], says: str
 ) -> None:
     document = recipe.model_dump()

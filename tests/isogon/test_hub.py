@@ -58,12 +58,12 @@ def test_what_is_pushed_is_what_is_pulled(
     named = {"manifest.json", "README.md", *bundle.manifest.files}
     assert set(hub["somebody/digits"]) == named  # no lock, nothing beside the manifest
     assert hub["somebody/digits"]["README.md"].startswith(b"---\nlibrary_name: isogon")
-    pulled = pull("somebody/digits", tmp_path / "digits.isogon")
+    pulled = pull("somebody/digits", output=tmp_path / "digits.isogon")
     assert pulled.manifest == bundle.manifest
     assert {path.name for path in tmp_path.iterdir()} == {"digits.isogon"}
     push(exported, "somebody/digits")  # again: the repository is there
     with pytest.raises(UsageError, match=r"digits\.isogon"):
-        pull("somebody/digits", tmp_path / "digits.isogon")
+        pull("somebody/digits", output=tmp_path / "digits.isogon")
 
 
 def test_a_bundle_that_was_changed_on_the_hub_does_not_appear(
@@ -72,7 +72,7 @@ def test_a_bundle_that_was_changed_on_the_hub_does_not_appear(
     push(exported, "somebody/digits")
     hub["somebody/digits"]["model.safetensors"] += b" "
     with pytest.raises(DamagedFileError, match=r"model\.safetensors"):
-        pull("somebody/digits", tmp_path / "digits.isogon")
+        pull("somebody/digits", output=tmp_path / "digits.isogon")
     assert not list(tmp_path.iterdir())
 
 
@@ -80,9 +80,9 @@ def test_what_the_hub_refuses_is_reported(
     exported: Path, hub: Repositories, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with pytest.raises(UsageError, match="pull from somebody/nothing"):
-        pull("somebody/nothing", tmp_path / "x.isogon")
+        pull("somebody/nothing", output=tmp_path / "x.isogon")
     with pytest.raises(UsageError, match="as user/name"):
-        pull("a/b/c", tmp_path / "x.isogon")
+        pull("a/b/c", output=tmp_path / "x.isogon")
     monkeypatch.setenv("HF_TOKEN", "wrong")
     with pytest.raises(UsageError, match=r"push to somebody/digits.*your token"):
         push(exported, "somebody/digits")
@@ -94,4 +94,4 @@ def test_a_hub_that_does_not_answer_is_named(
     monkeypatch.setattr(constants, "ENDPOINT", f"http://127.0.0.1:{free_port()}")
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
     with pytest.raises(UsageError, match="HF_ENDPOINT"):
-        pull("somebody/digits", tmp_path / "x.isogon")
+        pull("somebody/digits", output=tmp_path / "x.isogon")
