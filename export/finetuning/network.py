@@ -141,6 +141,9 @@ class QuantisedNetwork(nn.Module):
         if node.op_type == "QuantizeLinear":
             return _rounded(values[node.input[0]], scale, zero)
         if key not in self.weights:
+            if scale.ndim and scale.numel() > 1:  # of a kept node's input, by channel
+                shape = [-1, *[1] * (values[node.input[0]].ndim - 2)]
+                scale, zero = scale.reshape(shape), zero.reshape(shape)
             return (values[node.input[0]] - zero) * scale
         weight, axis = values[self._originals[key]], attributes.get("axis", 1)
         if zero.dtype != torch.int8:  # a bias: its grid is so fine that the scale may stay

@@ -2,6 +2,7 @@
 
 import ast
 import math
+from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 
@@ -109,6 +110,22 @@ def ending(model: onnx.ModelProto) -> frozenset[str]:
             reached.update(node.output)
             names.add(node.name)
     return frozenset(names)
+
+
+def rounded_from(name: str, makers: Mapping[str, onnx.NodeProto]) -> str | None:
+    """Return the tensor that an int8 graph rounds to `name`; None if it is not rounded.
+
+    Args:
+        name: of a tensor.
+        makers: the nodes by the names of their outputs.
+    """
+    back = makers.get(name)
+    if back is None or back.op_type != "DequantizeLinear":
+        return None
+    there = makers.get(back.input[0])
+    if there is None or there.op_type != "QuantizeLinear":
+        return None  # a weight, stored as int8
+    return str(there.input[0])
 
 
 def float32_tensors(model: onnx.ModelProto) -> frozenset[str]:

@@ -198,6 +198,7 @@ def exported_document(exported: "Exported") -> dict[str, Any]:
             made.report.artifact: {
                 "kept_nodes": sorted(made.repair.keep),
                 "converted_nodes": made.repair.converted,
+                "kept_work": made.repair.kept_work,
                 "size_ratio": made.repair.size_cost,
                 "time_ratio": made.time_cost,
             }
@@ -245,8 +246,9 @@ def show_exported(bundle: "Bundle", made: "Exported") -> None:
         told = f"{one.report.artifact}: {repair.reason}"
         if one.report and one.time_cost is not None:
             told += (
-                f" That costs {repair.size_cost - 1:+.1%} in size and "
-                f"{one.time_cost - 1:+.0%} in time for one image."
+                f" They do {repair.kept_work:.0%} of the work. That costs "
+                f"{repair.size_cost - 1:+.1%} in size and {one.time_cost - 1:+.0%} in time "
+                f"for one image."
             )
         out.print(told, soft_wrap=True, markup=False)
         for node in repair.harmful[:8]:

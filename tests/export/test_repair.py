@@ -138,7 +138,7 @@ def test_a_precision_that_does_not_suit_the_model_is_given_up(
     gate = Gate(vit, pixels, 0.999)
     found = repaired(convert, gate, vit, pixels, progress=progress)
     assert not found
-    assert len(found.keep) == len(nodes) // 2
+    assert 0 < found.kept_work <= 0.5
     assert "does not suit this model" in found.reason
     few = repaired(convert, gate, vit, pixels, progress=progress, rounds=3)
     assert not few

@@ -14,6 +14,7 @@ from onnx import TensorProto, numpy_helper
 from rich.progress import Progress
 
 from export import calibrate
+from export.divergence.tensors import open_session
 from export.onnx import (
     ObservedActivations,
     Target,
@@ -202,6 +203,44 @@ def test_exactly_the_nodes_asked_for_stay_in_float32(
         assert (sources[name][1] is None) == (name in chosen)
         if name in chosen:  # with its own weights and bias, uncorrected
             assert by_name[name].input[1:] == node.input[1:]
+
+
+def test_kept_nodes_read_float32_where_there_is_any(
+    convolutional: onnx.ModelProto, samples: Pixels
+) -> None:
+    """A copy of what an int8 Conv rounds has a scale per channel; see `_unround`."""
+    seen = observe(convolutional, samples[:8])
+    chosen = list(weighted(convolutional))[1::2]
+    result = quantised(convolutional, seen, keep=frozenset(chosen))
+    onnx.checker.check_model(result, full_check=True)
+    makers = {name: node for node in result.graph.node for name in node.output}
+    stored, by_name = weights(result), {node.name: node for node in result.graph.node}
+    rounded = []
+    for node in map(by_name.get, chosen):
+        back = makers[node.input[0]]
+        if back.op_type != "DequantizeLinear":
+            continue
+        rounded.append(node.name)
+        scale = stored[back.input[1]]
+        assert scale.shape == (stored[node.input[1]].shape[1],)
+        assert (scale == scale[0]).all()
+        quantiser = makers[back.input[0]]
+        assert makers[quantiser.input[0]].op_type in ("Conv", "MaxPool", "AveragePool")
+    assert 0 < len(rounded) < len(chosen)
+
+
+def test_onnx_runtime_rounds_no_weight_of_a_kept_node(
+    convolutional: onnx.ModelProto, samples: Pixels, pixels: Pixels
+) -> None:
+    """Its optimiser would round all those of a Conv that reads int8 with one scale."""
+    seen = observe(convolutional, samples[:8])
+    kept = frozenset(list(weighted(convolutional))[1::2])
+    result = quantised(convolutional, seen, keep=kept)
+    fused, plain = (
+        open_session(result, fused=fused).run(["embedding"], {"images": pixels})[0]
+        for fused in (True, False)
+    )
+    assert (fused * plain).sum(axis=1).min() > 0.9999
 
 
 def test_a_node_that_is_not_there_cannot_be_kept(
