@@ -542,7 +542,7 @@ def test_a_compiled_student_learns_the_same(recipe: Recipe, tmp_path: Path) -> N
         subprocess.run([sys.executable, "-m", "isogon", *arguments], check=True)
         weights.append(Bundle.open(output).arrays("model.safetensors"))
     for name, value in weights[0].items():
-        assert np.allclose(weights[1][name], value, atol=1e-2), name
+        assert np.allclose(weights[1][name], value, rtol=1e-2, atol=1e-2), name
 
 
 def test_the_bundle_holds_the_students_weights_and_nothing_else(exported: Path) -> None:
