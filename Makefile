@@ -55,6 +55,7 @@ reliability: $(INSTALLED)
 SHARED ?= ../shared/data
 PHOTOGRAPHS ?= $(SHARED)/photos/imagenet-samples.tar
 RESULTS := benchmarks/results
+comma := ,
 measured = $(BIN)/python benchmarks/$(1) > $(RESULTS)/$(2).pending && \
   mv $(RESULTS)/$(2).pending $(RESULTS)/$(2)
 benchmarks: $(INSTALLED)
@@ -71,6 +72,7 @@ benchmarks: $(INSTALLED)
 	$(call measured,families.py --images $(PHOTOGRAPHS) --runs families-runs,families-cpu.md)
 	$(call measured,runtime.py --images $(PHOTOGRAPHS),runtime-cpu.md)
 	$(call measured,serving.py --images $(PHOTOGRAPHS) --runs serving-runs,serving-cpu.md)
+	$(call measured,serving.py --images $(PHOTOGRAPHS) --runs serving-runs --bank 0 --peers "Isogon" "Isogon$(comma) 2 processes" "FastAPI$(comma) 2 workers",serving-processes-cpu.md)
 	$(call measured,embedding.py --bundle comparison-runs/chain-tiny-64.isogon --images $(PHOTOGRAPHS),embedding-cpu.md)
 	$(BIN)/python benchmarks/tables.py
 	$(BIN)/python benchmarks/charts.py
