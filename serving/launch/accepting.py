@@ -99,7 +99,10 @@ class Acceptor:
             self._accepting.append(asyncio.create_task(self._keep_accepting(each)))
 
     async def stop(self) -> None:
-        """Accept the connections that wait, which the kernel would reset, and no more."""
+        """Accept the connections that wait, which the kernel would reset; then close.
+
+        Later ones are refused at once, unless another process accepts them.
+        """
         for task in self._accepting:
             task.cancel()
         await asyncio.gather(*self._accepting, return_exceptions=True)
@@ -107,6 +110,7 @@ class Acceptor:
             with contextlib.suppress(OSError):
                 while True:
                     self._accept(each)
+            each.close()
         self._count.end()
         await asyncio.gather(*self._connecting, return_exceptions=True)
 

@@ -44,6 +44,8 @@ def test_sigterm_answers_what_was_accepted_and_ends_with_0(
             serving.process.send_signal(signal.SIGTERM)
             time.sleep(1.5)
             assert serving.process.poll() is None
+            with pytest.raises(ConnectionRefusedError):
+                socket.create_connection(("127.0.0.1", serving.port), timeout=5)
             connection.sendall(image[len(image) // 2 :])
             answer = everything(connection)
         assert answer.startswith(b"HTTP/1.1 200 ")
